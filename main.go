@@ -1,0 +1,47 @@
+// Command ctbox is conntrack, conntrackd and nfct in one static binary; which
+// of them it is depends on the name it was started under.
+package main
+
+import (
+	"context"
+	"os"
+	"os/signal"
+	"syscall"
+	"time"
+
+	"ctbox/applets"
+)
+
+func main() {
+	os.Exit(run())
+}
+
+// grace is what an applet has to end in order after SIGINT or SIGTERM. An
+// applet that cannot (its output is a pipe that nobody empties) then dies of
+// the signal, as it would without us.
+const grace = time.Second
+
+// run gives the applet a context that ends with the first SIGINT or SIGTERM,
+// so that an event stream can write its footer and its summary. A second
+// signal kills at once.
+//
+// SIGPIPE stays as the Go runtime has it: a write to a closed pipe on standard
+// output or standard error kills the process by SIGPIPE, quietly, as it does
+// every C tool in a shell pipeline, and on any other descriptor the write
+// returns EPIPE. Applets therefore write to the stdout they are given (it is
+// the *os.File of descriptor 1) and never have to look for EPIPE there.
+func run() int {
+	caught := make(chan os.Signal, 1)
+	signal.Notify(caught, syscall.SIGINT, syscall.SIGTERM)
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	go func() {
+		sig := <-caught
+		signal.Reset(syscall.SIGINT, syscall.SIGTERM)
+		cancel()
+		time.Sleep(grace)
+		// The process ends with the applet, so getting here means it has not.
+		_ = syscall.Kill(os.Getpid(), sig.(syscall.Signal))
+	}()
+	return applets.Run(ctx, applets.All(), os.Args, os.Stdin, os.Stdout, os.Stderr)
+}
