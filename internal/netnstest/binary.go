@@ -1,0 +1,87 @@
+package netnstest
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"sync"
+	"testing"
+)
+
+// built is the binary under test, made once a test process.
+var built struct {
+	once sync.Once
+	dir  string // set by Main, the directory of the binary and its links
+	err  error
+}
+
+// Main runs the tests of a package that needs our binary; call it from
+// TestMain. The binary itself is built when the first test asks for it, and
+// removed at the end.
+func Main(m *testing.M) {
+	os.Exit(runTests(m))
+}
+
+func runTests(m *testing.M) int {
+	dir, err := os.MkdirTemp("", "ctbox-test-")
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "netnstest:", err)
+		return 1
+	}
+	defer os.RemoveAll(dir)
+	built.dir = dir
+	return m.Run()
+}
+
+// BinDir returns the directory with ctbox and its links, as `make` builds them.
+func BinDir(t testing.TB) string {
+	t.Helper()
+	if built.dir == "" {
+		t.Fatal("netnstest: TestMain does not call netnstest.Main")
+	}
+	built.once.Do(func() {
+		root, err := ModuleRoot()
+		if err == nil {
+			var out []byte
+			if out, err = exec.Command("make", "-s", "-C", root, "BIN="+built.dir).CombinedOutput(); err != nil {
+				err = fmt.Errorf("make: %w\n%s", err, out)
+			}
+		}
+		built.err = err
+	})
+	if built.err != nil {
+		t.Fatalf("netnstest: build ctbox: %v", built.err)
+	}
+	return built.dir
+}
+
+// Applet returns the path of our program of that name ("conntrack"), or of
+// "ctbox" itself.
+func Applet(t testing.TB, name string) string {
+	t.Helper()
+	path := filepath.Join(BinDir(t), name)
+	if _, err := os.Stat(path); err != nil {
+		t.Fatalf("netnstest: ctbox has no applet %s: %v", name, err)
+	}
+	return path
+}
+
+// ModuleRoot returns the directory of the module's go.mod, which is the
+// test's own directory or one above it.
+func ModuleRoot() (string, error) {
+	dir, err := os.Getwd()
+	if err != nil {
+		return "", err
+	}
+	for {
+		if _, err := os.Stat(filepath.Join(dir, "go.mod")); err == nil {
+			return dir, nil
+		}
+		parent := filepath.Dir(dir)
+		if parent == dir {
+			return "", fmt.Errorf("no go.mod above the test's directory")
+		}
+		dir = parent
+	}
+}
