@@ -1,0 +1,193 @@
+// Package conntrack is the conntrack applet: conntrack(8)'s command line and
+// output over nl. A command line becomes a Command here, with all its option
+// rules checked, before anything talks to the kernel.
+package conntrack
+
+import "ctbox/nl"
+
+// Op is what a command line asks for. The zero Op is a line without a command,
+// which prints the help.
+type Op uint8
+
+// The commands, in the order of conntrack(8).
+const (
+	OpNone    Op = iota
+	OpList       // -L, --dump
+	OpCreate     // -I, --create: fails if the flow exists
+	OpAdd        // -A, --add: creates, or updates what exists
+	OpUpdate     // -U, --update
+	OpDelete     // -D, --delete
+	OpGet        // -G, --get
+	OpFlush      // -F, --flush
+	OpEvents     // -E, --event
+	OpCount      // -C, --counter
+	OpStats      // -S, --stats
+	OpHelp       // -h, --help
+	OpVersion    // -V, --version
+	OpLoad       // -R, --load-file; LoadFile names the file
+)
+
+// Table is the table that a command works on.
+type Table uint8
+
+// The tables. TableDying and TableUnconfirmed go with OpList only.
+const (
+	TableConntrack Table = iota
+	TableExpect
+	TableDying
+	TableUnconfirmed
+)
+
+// Option is a set of generic options; protocol options (--sport …) show in the
+// presence bits of Command.Flow and Command.Expect.
+type Option uint64
+
+// The generic options, one bit each, in the order in which a violation of the
+// command's option rules is looked for.
+const (
+	OptSrc Option = 1 << iota
+	OptDst
+	OptReplySrc
+	OptReplyDst
+	OptProto
+	OptTimeout
+	OptStatus
+	OptZero
+	OptEventMask
+	OptTupleSrc
+	OptTupleDst
+	OptMaskSrc // --mask-src, or a prefix length shorter than the address
+	OptMaskDst
+	OptNATRange
+	OptMark
+	OptID
+	OptFamily
+	OptSrcNAT
+	OptDstNAT
+	OptOutput
+	OptSecmark
+	OptBufferSize
+	OptAnyNAT
+	OptZone
+	OptLabel
+	OptLabelAdd
+	OptLabelDel
+	OptOrigZone
+	OptReplyZone
+	OptLabelMap
+	OptEventBacklog
+)
+
+// Compared are the options that make a filter compare the fields of
+// Command.Flow with an entry's. NAT and label filters come on top of them.
+const Compared = OptSrc | OptDst | OptReplySrc | OptReplyDst | OptProto | OptMark |
+	OptSecmark | OptStatus | OptID | OptTimeout | OptZone | OptLabel | OptOrigZone | OptReplyZone
+
+// Output is a set of -o words.
+type Output uint16
+
+// The -o words. OutSave stands alone. OutJSON goes with any but OutXML and
+// OutSave, and says everything whatever stands beside it.
+const (
+	OutXML Output = 1 << iota
+	OutExtended
+	OutTimestamp
+	OutID
+	OutKTimestamp
+	OutLabels
+	OutUserspace
+	OutSave
+	OutJSON
+)
+
+// Events is a set of event kinds, -e.
+type Events uint8
+
+// The event kinds of -e.
+const (
+	EventNew Events = 1 << iota
+	EventUpdate
+	EventDestroy
+
+	EventAll = EventNew | EventUpdate | EventDestroy
+)
+
+// LabelSet is the labels that an option names.
+type LabelSet struct {
+	Bits nl.Labels
+	// Beyond says that a named label's bit is beyond nl.MaxLabels: no entry has
+	// it, and none can be given it.
+	Beyond bool
+}
+
+// Command is one parsed command line, or one line of a load file. It stands for
+// itself: nothing in it depends on another line's. All option rules have been
+// checked.
+//
+// Flow says what a command sends (OpCreate, OpAdd, OpGet), compares entries
+// with (OpList, OpDelete, OpGet, OpEvents), or both (OpUpdate); only what the
+// line gave has its presence bit set. In detail:
+//
+//   - OpCreate and OpAdd: Flow is ready to be sent. The direction that was not
+//     given is derived from the other, Status has nl.StatusConfirmed if -u was
+//     given, NATSrc and NATDst hold -n and -g (ports for TCP and UDP only), and
+//     there is no MarkMask or StatusMask.
+//   - OpUpdate: Orig is compared if OptSrc, OptDst or OptProto was given, Reply
+//     if OptReplySrc or OptReplyDst was; ID is compared; Timeout, Status (bits
+//     to add), Mark with MarkMask, protocol states and vtags are to be set.
+//   - Filters: an entry matches when (mark & MarkMask) == Mark and
+//     (status & StatusMask) == Status. A StatusMask of 0 (-u UNSET) asks for
+//     nothing: conntrack-tools has the kernel refuse it as invalid parameters.
+//   - TCP: the flags be-liberal and SACK (with -p tcp) are to be sent, never
+//     compared.
+//
+// Expect is what an expectation command sends: Master, Tuple, Mask and Timeout
+// for OpCreate; only Tuple, the expected one, for OpDelete and OpGet.
+type Command struct {
+	Op    Op
+	Table Table
+	Given Option // options on the line, and masks that prefix lengths imply
+
+	// Family is that of the addresses or of -f, else the command's default:
+	// nl.FamilyUnspec stands for both.
+	Family uint8
+
+	Flow   nl.Flow
+	Expect nl.Expect
+
+	// SrcMask and DstMask count with OptMaskSrc and OptMaskDst: an entry's
+	// original source matches when entry & SrcMask == Flow.Orig.Src & SrcMask.
+	SrcMask, DstMask nl.Addr
+
+	// NAT filters: they count with OptSrcNAT, OptDstNAT and OptAnyNAT. Without
+	// address: translated at all. The address is of Family.
+	SrcNAT, DstNAT, AnyNAT nl.NAT
+
+	Labels      LabelSet // -l: entries must have them all
+	LabelsAdd   LabelSet // --label-add
+	LabelsDel   LabelSet // --label-del with a list
+	LabelDelAll bool     // --label-del without one
+
+	Output Output
+	Events Events // OpEvents on TableConntrack: 0 without -e stands for EventAll
+
+	BufferSize   int64 // -b, bytes, as given: may be 0 or negative
+	EventBacklog int64 // --event-backlog, bytes; 0: the default
+
+	// LabelMap names labels in the output; nil when no option asked for the
+	// label file, or it could not be read (the parser has said so).
+	LabelMap *LabelMap
+
+	HelpProto string // OpHelp with -p: the protocol's name, or "unknown"
+	LoadFile  string // OpLoad: a path, or "-"
+}
+
+// Has reports whether any of opts was given.
+func (c *Command) Has(opts Option) bool { return c.Given&opts != 0 }
+
+// Reset makes c an empty command and keeps the memory of its variable parts.
+func (c *Command) Reset() {
+	flow := c.Flow
+	flow.Reset()
+	*c = Command{Flow: flow}
+}
