@@ -17,7 +17,7 @@ type Type uint16
 // Message types of the conntrack and expectation subsystems
 // (ipctnl_msg_types, ctnl_exp_msg_types).
 const (
-	TypeFlowNew            Type = subsysConntrack<<8 | 0
+	TypeFlowNew            Type = subsysConntrack << 8
 	TypeFlowGet            Type = subsysConntrack<<8 | 1
 	TypeFlowDelete         Type = subsysConntrack<<8 | 2
 	TypeFlowGetZero        Type = subsysConntrack<<8 | 3
@@ -26,7 +26,7 @@ const (
 	TypeFlowGetDying       Type = subsysConntrack<<8 | 6
 	TypeFlowGetUnconfirmed Type = subsysConntrack<<8 | 7
 
-	TypeExpectNew      Type = subsysExpect<<8 | 0
+	TypeExpectNew      Type = subsysExpect << 8
 	TypeExpectGet      Type = subsysExpect<<8 | 1
 	TypeExpectDelete   Type = subsysExpect<<8 | 2
 	TypeExpectStatsCPU Type = subsysExpect<<8 | 3

@@ -1,0 +1,255 @@
+package nl
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"golang.org/x/sys/unix"
+)
+
+const (
+	// batchBytes keeps a batch well below the default send buffer, which limits
+	// what one system call may carry.
+	batchBytes = 64 << 10
+	batchMax   = 512
+
+	// What an acknowledgement and an answer may take of the receive buffer:
+	// the kernel charges a message's whole allocation.
+	ackCharge    = 2 << 10
+	answerCharge = 8 << 10
+)
+
+// Failure is a request of a Batch that the kernel refused.
+type Failure struct {
+	Index int // as Add returned it
+	Err   error
+}
+
+// Batch is a number of requests that go to the kernel in one system call. The
+// kernel carries them out in order; a refused one does not stop the rest.
+type Batch struct {
+	// Tag is the caller's, kept until the batch is reused.
+	Tag any
+
+	buf      []byte
+	last     int // offset of the last request in buf
+	n        int
+	charge   int // estimate of what the replies need
+	limit    int
+	firstSeq uint32
+	failures []Failure
+	answers  []byte
+	answerAt []answer
+	err      error
+}
+
+type answer struct{ index, at int }
+
+// Len is the number of requests in the batch.
+func (b *Batch) Len() int { return b.n }
+
+// Full reports whether the batch should be submitted before more is added.
+func (b *Batch) Full() bool {
+	return b.n >= batchMax || len(b.buf) >= batchBytes-4096 || b.charge+answerCharge > b.limit
+}
+
+// Add appends a request and returns its index. A TypeFlowGet or TypeExpectGet
+// request has an answer, which Answer gives when the batch is complete.
+func (b *Batch) Add(r Request) int {
+	b.last = len(b.buf)
+	b.buf = r.append(b.buf, 0, 0)
+	b.charge += ackCharge
+	if r.Type == TypeFlowGet || r.Type == TypeExpectGet {
+		b.charge += answerCharge
+	}
+	b.n++
+	return b.n - 1
+}
+
+// Failures lists the refused requests of a complete batch, in order.
+func (b *Batch) Failures() []Failure { return b.failures }
+
+// Answers calls each for every answer of a complete batch with the index of its
+// request. The Message is good until each returns.
+func (b *Batch) Answers(each func(index int, m *Message) error) error {
+	var m Message
+	for _, a := range b.answerAt {
+		n := int(native.Uint32(b.answers[a.at:]))
+		if err := parseMessage(b.answers[a.at:a.at+n], &m); err != nil {
+			return err
+		}
+		if err := each(a.index, &m); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (b *Batch) reset() {
+	b.buf, b.last, b.n, b.charge, b.err = b.buf[:0], 0, 0, 0, nil
+	b.failures, b.answers, b.answerAt = b.failures[:0], b.answers[:0], b.answerAt[:0]
+}
+
+// Pipeline keeps batches of requests on their way to the kernel while the caller
+// prepares the next ones. It uses its Conn alone until Close has returned. Its
+// methods are for one goroutine.
+type Pipeline struct {
+	conn     *Conn
+	complete func(*Batch) error
+	submit   chan *Batch
+	done     chan *Batch
+	free     []*Batch
+	inFlight int
+	err      error
+	stop     func() bool
+}
+
+// pipelineDepth batches exist: one being filled, one with the kernel, one or two
+// waiting or complete.
+const pipelineDepth = 4
+
+// NewPipeline starts a pipeline. complete is called for each batch that the
+// kernel has carried out, in the order of submission and in the goroutine that
+// calls the Pipeline's methods; its error ends the pipeline.
+func (c *Conn) NewPipeline(ctx context.Context, complete func(*Batch) error) *Pipeline {
+	p := &Pipeline{
+		conn:     c,
+		complete: complete,
+		submit:   make(chan *Batch, pipelineDepth),
+		done:     make(chan *Batch, pipelineDepth),
+		stop:     c.until(ctx),
+	}
+	for range pipelineDepth {
+		p.free = append(p.free, &Batch{limit: c.rcvbuf})
+	}
+	if c.reply == nil {
+		c.reply = make([]byte, replySize)
+	}
+	go func() {
+		defer close(p.done)
+		failed := false
+		for b := range p.submit {
+			if failed || ctx.Err() != nil {
+				b.err = ctxError(ctx, errNotSent)
+			} else if b.err = c.execute(b); b.err != nil {
+				failed = true
+				b.err = ctxError(ctx, b.err)
+			}
+			p.done <- b
+		}
+	}()
+	return p
+}
+
+var errNotSent = errors.New("request not sent after an earlier failure")
+
+// Batch returns an empty batch to fill, waiting for one if need be.
+func (p *Pipeline) Batch() (*Batch, error) {
+	for p.err == nil && len(p.free) == 0 {
+		p.finish(<-p.done)
+	}
+	for p.err == nil && p.inFlight > 0 {
+		select {
+		case b := <-p.done:
+			p.finish(b)
+			continue
+		default:
+		}
+		break
+	}
+	if p.err != nil {
+		return nil, p.err
+	}
+	b := p.free[len(p.free)-1]
+	p.free = p.free[:len(p.free)-1]
+	b.reset()
+	return b, nil
+}
+
+// Submit sends b on its way. The caller must not touch it again until it comes
+// to complete.
+func (p *Pipeline) Submit(b *Batch) error {
+	if p.err != nil {
+		return p.err
+	}
+	p.inFlight++
+	p.submit <- b
+	return nil
+}
+
+func (p *Pipeline) finish(b *Batch) {
+	p.inFlight--
+	err := b.err
+	if err == nil && p.err == nil {
+		err = p.complete(b)
+	}
+	if p.err == nil {
+		p.err = err
+	}
+	p.free = append(p.free, b)
+}
+
+// Close waits for all submitted batches and returns the first error of sending,
+// receiving or complete. Refusals of single requests are no such error.
+func (p *Pipeline) Close() error {
+	close(p.submit)
+	for b := range p.done {
+		p.finish(b)
+	}
+	p.stop()
+	return p.err
+}
+
+// execute sends b and reads its replies. Only the last request asks for an
+// acknowledgement: the kernel reports every failure anyway, and carries the
+// requests out within the send.
+func (c *Conn) execute(b *Batch) error {
+	if b.n == 0 {
+		return nil
+	}
+	b.firstSeq = c.seq + 1
+	for at := 0; at < len(b.buf); {
+		native.PutUint32(b.buf[at+seqOffset:], c.nextSeq())
+		at += int(native.Uint32(b.buf[at:]))
+	}
+	flags := b.buf[b.last+flagsOffset:]
+	native.PutUint16(flags, native.Uint16(flags)|unix.NLM_F_ACK)
+	if err := c.send(b.buf); err != nil {
+		return fmt.Errorf("send netlink batch: %w", err)
+	}
+	for done := false; !done; {
+		in, err := c.recv(c.reply)
+		if err != nil {
+			return fmt.Errorf("receive netlink acknowledgements: %w", err)
+		}
+		if done, err = b.take(in); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// take files the replies in b and reports whether the last one is among them.
+func (b *Batch) take(in []byte) (done bool, err error) {
+	ms := messages{rest: in}
+	for ms.next() {
+		index := int(int32(ms.seq() - b.firstSeq))
+		if index < 0 || index >= b.n {
+			continue
+		}
+		if ms.typ() != unix.NLMSG_ERROR {
+			b.answerAt = append(b.answerAt, answer{index, len(b.answers)})
+			b.answers = append(b.answers, ms.raw...)
+			continue
+		}
+		if err := parseAck(ms.raw); err != nil {
+			b.failures = append(b.failures, Failure{index, err})
+		}
+		done = done || index == b.n-1
+	}
+	if ms.bad {
+		return done, errShort
+	}
+	return done, nil
+}

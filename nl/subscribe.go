@@ -1,0 +1,383 @@
+package nl
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"sync"
+	"time"
+	"unsafe"
+
+	"github.com/mdlayher/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// Group is a bit per multicast group of ctnetlink (NFNLGRP_*).
+type Group uint32
+
+// Groups of events. AllFlowEvents is the three of flows, AllExpectEvents those
+// of expectations.
+const (
+	GroupFlowNew Group = 1 << iota
+	GroupFlowUpdate
+	GroupFlowDestroy
+	GroupExpectNew
+	GroupExpectUpdate
+	GroupExpectDestroy
+
+	AllFlowEvents   = GroupFlowNew | GroupFlowUpdate | GroupFlowDestroy
+	AllExpectEvents = GroupExpectNew | GroupExpectUpdate | GroupExpectDestroy
+)
+
+// DefaultEventBuffer and DefaultEventBacklog bound what waits for a slow
+// consumer: first in this process, then in the kernel. A busy kernel makes
+// bursts of 100,000 events and more in a second; both are limits, memory is
+// taken only as events wait.
+const (
+	DefaultEventBuffer  = 64 << 20
+	DefaultEventBacklog = 32 << 20
+)
+
+// EventOptions says what to receive and how much may wait.
+type EventOptions struct {
+	Groups Group
+	// Buffer is the kernel's receive buffer in bytes, DefaultEventBuffer if 0.
+	// It exceeds net.core.rmem_max only with CAP_NET_ADMIN; Subscription.Buffer
+	// tells what was granted.
+	Buffer int
+	// Backlog bounds the received events that wait in this process, in bytes,
+	// DefaultEventBacklog if 0.
+	Backlog int
+	// Filter, if not nil, lets the kernel drop events that cannot match.
+	Filter *EventFilter
+	// Reliable asks the kernel to keep and retry what it could not deliver
+	// (NETLINK_BROADCAST_SEND_ERROR), at the price of flows that linger.
+	Reliable bool
+}
+
+// Subscription receives events. A goroutine of its own does nothing but read the
+// socket, many events a system call, so that printing or replicating them never
+// delays it.
+type Subscription struct {
+	conn    *Conn
+	backlog int
+	read    mmsgReader
+
+	mu      sync.Mutex
+	arrived *sync.Cond // signalled when something below changes
+	waiting []*Events  // oldest first; the reader appends to the last
+	spare   []*Events
+	bytes   int // in waiting and with the consumer
+	drops   uint64
+	err     error
+	closed  bool
+	done    chan struct{}
+}
+
+// Events is a run of received events in the order of arrival.
+type Events struct {
+	buf   []byte
+	marks []mark
+	// Dropped is how many events the kernel has dropped, since the
+	// subscription began, before the end of this run (SO_MEMINFO's drop
+	// counter): exact, since each undelivered message counts one.
+	Dropped uint64
+}
+
+// mark says when the events up to an offset were received.
+type mark struct {
+	end int
+	at  time.Time
+}
+
+// Subscribe joins the groups. Everything that happens in the kernel after it has
+// returned is received or counted as dropped. The Subscription must be closed.
+// Joining needs CAP_NET_ADMIN; the error then is EPERM.
+func Subscribe(opts EventOptions) (*Subscription, error) {
+	c, err := dial()
+	if err != nil {
+		return nil, err
+	}
+	s, err := subscribe(c, opts)
+	if err != nil {
+		c.Close()
+		return nil, err
+	}
+	go s.run()
+	return s, nil
+}
+
+func subscribe(c *Conn, opts EventOptions) (*Subscription, error) {
+	if opts.Buffer == 0 {
+		opts.Buffer = DefaultEventBuffer
+	}
+	if opts.Backlog == 0 {
+		opts.Backlog = DefaultEventBacklog
+	}
+	if err := c.setReceiveBuffer(opts.Buffer); err != nil {
+		return nil, err
+	}
+	// With ENOBUFS reported the kernel drops everything from the first overrun
+	// until the socket is empty; without it only what does not fit, and the
+	// drop counter tells the loss exactly.
+	if err := c.nl.SetOption(netlink.NoENOBUFS, true); err != nil {
+		return nil, fmt.Errorf("set NETLINK_NO_ENOBUFS: %w", err)
+	}
+	if opts.Reliable {
+		if err := c.nl.SetOption(netlink.BroadcastError, true); err != nil {
+			return nil, fmt.Errorf("set NETLINK_BROADCAST_SEND_ERROR: %w", err)
+		}
+	}
+	if opts.Filter != nil {
+		prog, err := opts.Filter.assemble()
+		if err != nil {
+			return nil, err
+		}
+		if err := c.nl.SetBPF(prog); err != nil {
+			return nil, fmt.Errorf("attach event filter: %w", err)
+		}
+	}
+	for g := uint32(0); g < 6; g++ {
+		if opts.Groups&(1<<g) != 0 {
+			if err := c.nl.JoinGroup(g + 1); err != nil {
+				return nil, fmt.Errorf("join conntrack event group %d: %w", g+1, err)
+			}
+		}
+	}
+	s := &Subscription{conn: c, backlog: opts.Backlog, done: make(chan struct{})}
+	s.arrived = sync.NewCond(&s.mu)
+	s.read.init()
+	return s, nil
+}
+
+// Buffer is the kernel's receive buffer in bytes, as it reports it.
+func (s *Subscription) Buffer() int { return s.conn.rcvbuf }
+
+// Close ends the subscription. Events that wait are dropped; Next returns
+// net.ErrClosed or the reader's error.
+func (s *Subscription) Close() error {
+	s.mu.Lock()
+	s.closed = true
+	s.arrived.Broadcast()
+	s.mu.Unlock()
+	err := s.conn.Close()
+	<-s.done
+	return err
+}
+
+// Next returns what has arrived, waiting for at least one event or for a change
+// of the drop counter. The Events are the caller's until its next call of Next,
+// which must give them back as reuse (nil the first time). The error is ctx's,
+// or the one that ended the reading.
+func (s *Subscription) Next(ctx context.Context, reuse *Events) (*Events, error) {
+	stop := context.AfterFunc(ctx, func() {
+		s.mu.Lock()
+		s.arrived.Broadcast()
+		s.mu.Unlock()
+	})
+	defer stop()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	seen := uint64(0)
+	if reuse != nil {
+		seen = reuse.Dropped
+		s.bytes -= len(reuse.buf)
+		reuse.buf, reuse.marks = reuse.buf[:0], reuse.marks[:0]
+		if len(s.spare) < maxSpare {
+			s.spare = append(s.spare, reuse)
+		}
+		s.arrived.Broadcast()
+	}
+	for len(s.waiting) == 0 && s.drops == seen {
+		switch {
+		case ctx.Err() != nil:
+			return nil, context.Cause(ctx)
+		case s.err != nil:
+			return nil, s.err
+		case s.closed:
+			return nil, os.ErrClosed
+		}
+		s.arrived.Wait()
+	}
+	if len(s.waiting) == 0 {
+		e := s.empty()
+		e.Dropped = s.drops
+		return e, nil
+	}
+	first := s.waiting[0]
+	n := copy(s.waiting, s.waiting[1:])
+	s.waiting = s.waiting[:n]
+	return first, nil
+}
+
+// empty returns Events without content.
+func (s *Subscription) empty() *Events {
+	if n := len(s.spare); n > 0 {
+		e := s.spare[n-1]
+		s.spare = s.spare[:n-1]
+		return e
+	}
+	return &Events{}
+}
+
+// Len is the size of the run in bytes.
+func (e *Events) Len() int { return len(e.buf) }
+
+// Each calls each for every event with the time of its reception. The Message is
+// good until each returns; an error of each ends the walk and is returned.
+func (e *Events) Each(each func(m *Message, received time.Time) error) error {
+	var m Message
+	ms := messages{rest: e.buf}
+	at := 0
+	for ms.next() {
+		for at < len(e.marks)-1 && len(e.buf)-len(ms.rest) > e.marks[at].end {
+			at++
+		}
+		if ms.typ() < unix.NLMSG_MIN_TYPE {
+			continue
+		}
+		if err := parseMessage(ms.raw, &m); err != nil {
+			return err
+		}
+		if err := each(&m, e.marks[at].at); err != nil {
+			return err
+		}
+	}
+	if ms.bad {
+		return errShort
+	}
+	return nil
+}
+
+// dropPoll is how often an otherwise idle reader looks at the drop counter:
+// without ENOBUFS nothing else wakes it after a loss.
+const dropPoll = 200 * time.Millisecond
+
+func (s *Subscription) run() {
+	defer close(s.done)
+	for {
+		_ = s.conn.nl.SetReadDeadline(time.Now().Add(dropPoll))
+		n, err := s.read.receive(s.conn)
+		if errors.Is(err, os.ErrDeadlineExceeded) {
+			n, err = 0, nil
+		}
+		drops := s.conn.drops()
+		now := time.Now()
+
+		s.mu.Lock()
+		if n > 0 {
+			s.file(n, now, drops)
+		}
+		wake := n > 0 || drops != s.drops || err != nil
+		s.drops = drops
+		s.err = err
+		if wake {
+			s.arrived.Broadcast()
+		}
+		// A full backlog is waited out here; then the kernel's buffer takes
+		// what comes, and counts what it cannot take.
+		for s.bytes > s.backlog && !s.closed {
+			s.arrived.Wait()
+		}
+		end := s.closed || err != nil
+		s.mu.Unlock()
+		if end {
+			return
+		}
+	}
+}
+
+// file appends the n datagrams just read to what waits.
+func (s *Subscription) file(n int, now time.Time, drops uint64) {
+	last := len(s.waiting) - 1
+	if last < 0 || len(s.waiting[last].buf) >= eventsRun {
+		s.waiting = append(s.waiting, s.empty())
+		last++
+	}
+	e := s.waiting[last]
+	before := len(e.buf)
+	for i := range n {
+		e.buf = append(e.buf, s.read.datagram(i)...)
+	}
+	e.marks = append(e.marks, mark{end: len(e.buf), at: now})
+	e.Dropped = drops
+	s.bytes += len(e.buf) - before
+}
+
+// drops is the number of messages the kernel could not queue on the socket.
+func (c *Conn) drops() uint64 {
+	var info [9]uint32 // SK_MEMINFO_VARS
+	size := uint32(unsafe.Sizeof(info))
+	const drops = 8 // SK_MEMINFO_DROPS
+	_ = c.raw.Control(func(fd uintptr) {
+		_, _, _ = unix.Syscall6(unix.SYS_GETSOCKOPT, fd, unix.SOL_SOCKET, unix.SO_MEMINFO,
+			uintptr(unsafe.Pointer(&info)), uintptr(unsafe.Pointer(&size)), 0)
+	})
+	return uint64(info[drops])
+}
+
+const (
+	eventsRun = 128 << 10 // a run is full beyond this
+	maxSpare  = 8         // runs kept for reuse
+
+	eventsPerRead = 64
+	// eventSize holds any event: the kernel allocates them with at most a page
+	// for the fixed part, and a helper's private data never reaches events.
+	eventSize = 8 << 10
+)
+
+// mmsghdr is struct mmsghdr of recvmmsg(2).
+type mmsghdr struct {
+	hdr unix.Msghdr
+	len uint32
+}
+
+// mmsgReader reads many datagrams with one system call into memory of its own.
+type mmsgReader struct {
+	buf  []byte
+	iov  [eventsPerRead]unix.Iovec
+	hdrs [eventsPerRead]mmsghdr
+	n    int
+	err  error
+	fn   func(fd uintptr) bool
+}
+
+func (r *mmsgReader) init() {
+	r.buf = make([]byte, eventsPerRead*eventSize)
+	for i := range r.hdrs {
+		r.iov[i].Base = &r.buf[i*eventSize]
+		r.iov[i].SetLen(eventSize)
+		r.hdrs[i].hdr.Iov = &r.iov[i]
+		r.hdrs[i].hdr.SetIovlen(1)
+	}
+	r.fn = func(fd uintptr) bool {
+		for {
+			n, _, errno := unix.Syscall6(unix.SYS_RECVMMSG, fd, uintptr(unsafe.Pointer(&r.hdrs[0])),
+				eventsPerRead, unix.MSG_DONTWAIT, 0, 0)
+			switch errno {
+			case 0:
+				r.n, r.err = int(n), nil
+			case unix.EINTR:
+				continue
+			case unix.EAGAIN:
+				return false
+			default:
+				r.n, r.err = 0, errno
+			}
+			return true
+		}
+	}
+}
+
+func (r *mmsgReader) receive(c *Conn) (int, error) {
+	if err := c.raw.Read(r.fn); err != nil {
+		return 0, err
+	}
+	return r.n, r.err
+}
+
+func (r *mmsgReader) datagram(i int) []byte {
+	b := r.buf[i*eventSize:]
+	return b[:align4(int(min(r.hdrs[i].len, eventSize)))]
+}
