@@ -1,0 +1,180 @@
+package wire
+
+import (
+	"bytes"
+	"encoding/binary"
+
+	"ctbox/nl"
+)
+
+// attrHeaderLen is the size of an attribute's length and number.
+const attrHeaderLen = 4
+
+// PayloadError says why the attributes of a message were refused. The whole
+// message is; it counts as Counters.BadPayload.
+type PayloadError string
+
+func (e PayloadError) Error() string { return "malformed payload: " + string(e) }
+
+// Reasons to refuse a message's attributes. The C daemon makes the first three
+// checks only. A flow without the rest cannot be committed, and without
+// addresses it kills a C daemon that dumps its cache.
+const (
+	ErrAttrLength PayloadError = "attribute length is beyond the message or below 4"
+	ErrAttrNumber PayloadError = "unknown attribute number"
+	ErrAttrSize   PayloadError = "attribute has the wrong size for its number"
+	ErrAttrValue  PayloadError = "attribute value is out of range"
+	ErrNoAddress  PayloadError = "no addresses"
+	ErrNoProto    PayloadError = "no layer-4 protocol"
+	ErrNoPorts    PayloadError = "no ports, or no ICMP type, code and identifier"
+	ErrFamily     PayloadError = "addresses of two families"
+)
+
+// IncompleteError says what a flow or expectation lacks that a receiver needs.
+type IncompleteError string
+
+func (e IncompleteError) Error() string { return "cannot be replicated: " + string(e) }
+
+// What Encoder's methods refuse to send.
+const (
+	ErrIncompleteTuple  IncompleteError = "addresses, protocol or ports are unknown"
+	ErrIncompleteExpect IncompleteError = "master, expected tuple or mask are unknown"
+)
+
+// attrSize is the rule for one attribute number: the payload's exact size, or
+// with atMost the largest.
+type attrSize struct {
+	size   int
+	atMost bool
+}
+
+func (s attrSize) accepts(n int) bool { return n == s.size || s.atMost && n < s.size }
+
+// nextAttr cuts one attribute off b. At the end ok is false; up to 4 bytes that
+// are too few for an attribute with a payload are ignored there. sizes is the
+// table of the number space.
+func nextAttr(b []byte, sizes []attrSize) (num int, payload, rest []byte, ok bool, err error) {
+	if len(b) <= attrHeaderLen {
+		return 0, nil, nil, false, nil
+	}
+	n := int(binary.BigEndian.Uint16(b))
+	num = int(binary.BigEndian.Uint16(b[2:]))
+	if n < attrHeaderLen || n > len(b) {
+		return 0, nil, nil, false, ErrAttrLength
+	}
+	if num >= len(sizes) {
+		return 0, nil, nil, false, ErrAttrNumber
+	}
+	payload = b[attrHeaderLen:n]
+	if !sizes[num].accepts(len(payload)) {
+		return 0, nil, nil, false, ErrAttrSize
+	}
+	return num, payload, b[min(align4(n), len(b)):], true, nil
+}
+
+func align4(n int) int { return (n + 3) &^ 3 }
+
+func appendAttr(dst []byte, num uint16, payload int) []byte {
+	return append(dst, byte((attrHeaderLen+payload)>>8), byte(attrHeaderLen+payload), byte(num>>8), byte(num))
+}
+
+func appendU8(dst []byte, num uint16, v uint8) []byte {
+	return append(appendAttr(dst, num, 1), v, 0, 0, 0)
+}
+
+func appendU16(dst []byte, num, v uint16) []byte {
+	return append(appendAttr(dst, num, 2), byte(v>>8), byte(v), 0, 0)
+}
+
+// appendU16LE is for the three attributes that the C daemon swaps once too
+// often.
+func appendU16LE(dst []byte, num, v uint16) []byte {
+	return append(appendAttr(dst, num, 2), byte(v), byte(v>>8), 0, 0)
+}
+
+func appendU32(dst []byte, num uint16, v uint32) []byte {
+	return binary.BigEndian.AppendUint32(appendAttr(dst, num, 4), v)
+}
+
+func appendPorts(dst []byte, num uint16, src, dst16 uint16) []byte {
+	return append(appendAttr(dst, num, 4), byte(src>>8), byte(src), byte(dst16>>8), byte(dst16))
+}
+
+// appendAddrs appends a tuple's two addresses under num4 or num6, whichever is
+// its family's.
+func appendAddrs(dst []byte, num4, num6 uint16, t *nl.Tuple) []byte {
+	num, n := num4, 4
+	if t.Family == nl.FamilyIPv6 {
+		num, n = num6, 16
+	}
+	dst = appendAttr(dst, num, 2*n)
+	dst = append(dst, t.Src[:n]...)
+	return append(dst, t.Dst[:n]...)
+}
+
+// appendAddr appends one address of the family under num4 or num6.
+func appendAddr(dst []byte, num4, num6 uint16, family uint8, a *nl.Addr) []byte {
+	if family == nl.FamilyIPv6 {
+		return append(appendAttr(dst, num6, 16), a[:]...)
+	}
+	return append(appendAttr(dst, num4, 4), a[:4]...)
+}
+
+// appendText appends text with its final NUL, padded.
+func appendText(dst []byte, num uint16, text []byte) []byte {
+	n := len(text) + 1
+	dst = append(appendAttr(dst, num, n), text...)
+	for i := len(text); i < align4(n); i++ {
+		dst = append(dst, 0)
+	}
+	return dst
+}
+
+// parseAddrs stores two addresses, 4 or 16 bytes each.
+func parseAddrs(t *nl.Tuple, p []byte) {
+	n := len(p) / 2
+	t.Src, t.Dst = nl.Addr{}, nl.Addr{}
+	copy(t.Src[:], p[:n])
+	copy(t.Dst[:], p[n:])
+	t.Family = familyOf(n)
+	t.Has |= nl.TupleAddrs
+}
+
+func familyOf(addrLen int) uint8 {
+	if addrLen == 16 {
+		return nl.FamilyIPv6
+	}
+	return nl.FamilyIPv4
+}
+
+func parseProto(t *nl.Tuple, p []byte) {
+	t.Proto = p[0]
+	t.Has |= nl.TupleProto
+}
+
+func parsePorts(t *nl.Tuple, p []byte) {
+	t.SrcPort = binary.BigEndian.Uint16(p)
+	t.DstPort = binary.BigEndian.Uint16(p[2:])
+	t.Has |= nl.TuplePorts
+}
+
+// parseText copies NUL-terminated text into dst, zeroes after it, and returns its
+// length, or -1 where the NUL is missing or dst too small for text and NUL.
+func parseText(dst, p []byte) int {
+	n := bytes.IndexByte(p, 0)
+	if n < 0 || n >= len(dst) {
+		return -1
+	}
+	clear(dst[copy(dst, p[:n]):])
+	return n
+}
+
+// hasWirePorts reports whether flows of the protocol carry a PORT attribute: all
+// with ports but UDP-Lite, which the C daemon forgets.
+func hasWirePorts(proto uint8) bool {
+	switch proto {
+	case nl.ProtoTCP, nl.ProtoUDP, nl.ProtoSCTP, nl.ProtoDCCP:
+		return true
+	}
+	return false
+}

@@ -1,0 +1,262 @@
+package wire
+
+import (
+	"encoding/binary"
+
+	"ctbox/nl"
+)
+
+// Attribute numbers of flows (sheet section 4).
+const (
+	flowIPv4         = 0
+	flowIPv6         = 1
+	flowProto        = 2
+	flowPorts        = 3
+	flowTCPState     = 4
+	flowStatus       = 5
+	flowTimeout      = 6
+	flowMark         = 7
+	flowMasterIPv4   = 8
+	flowMasterIPv6   = 9
+	flowMasterProto  = 10
+	flowMasterPorts  = 11
+	flowSNATIPv4     = 12
+	flowDNATIPv4     = 13
+	flowSNATPort     = 14
+	flowDNATPort     = 15
+	flowSeqAdj       = 16
+	flowSCTPState    = 17
+	flowSCTPVtagOrig = 18
+	flowSCTPVtagRepl = 19
+	flowDCCPState    = 20
+	flowDCCPRole     = 21
+	flowICMPType     = 22
+	flowICMPCode     = 23
+	flowICMPID       = 24
+	flowTCPWScaleOrg = 25
+	flowTCPWScaleRpl = 26
+	flowHelper       = 27
+	flowLabels       = 28
+	flowSNATIPv6     = 29
+	flowDNATIPv6     = 30
+	flowSynproxy     = 31
+	flowZone         = 32
+)
+
+// flowSizes are the sizes that a receiver demands.
+var flowSizes = [...]attrSize{
+	flowIPv4: {size: 8}, flowIPv6: {size: 32},
+	flowProto: {size: 1}, flowPorts: {size: 4},
+	flowTCPState: {size: 1}, flowStatus: {size: 4}, flowTimeout: {size: 4}, flowMark: {size: 4},
+	flowMasterIPv4: {size: 8}, flowMasterIPv6: {size: 32},
+	flowMasterProto: {size: 1}, flowMasterPorts: {size: 4},
+	flowSNATIPv4: {size: 4}, flowDNATIPv4: {size: 4}, flowSNATPort: {size: 2}, flowDNATPort: {size: 2},
+	flowSeqAdj:    {size: 24},
+	flowSCTPState: {size: 1}, flowSCTPVtagOrig: {size: 4}, flowSCTPVtagRepl: {size: 4},
+	flowDCCPState: {size: 1}, flowDCCPRole: {size: 1},
+	flowICMPType: {size: 1}, flowICMPCode: {size: 1}, flowICMPID: {size: 2},
+	flowTCPWScaleOrg: {size: 1}, flowTCPWScaleRpl: {size: 1},
+	flowHelper: {size: 12, atMost: true}, flowLabels: {size: 1024, atMost: true},
+	flowSNATIPv6: {size: 16}, flowDNATIPv6: {size: 16},
+	flowSynproxy: {size: 12}, flowZone: {size: 2},
+}
+
+// maxHelperName is the longest helper name that a C daemon takes; with a longer
+// one it refuses the whole message.
+const maxHelperName = 11
+
+// MaxFlowLen is a bound on the bytes of a message with a flow, header included.
+const MaxFlowLen = 512
+
+// Encoder says what this node tells others about its flows.
+type Encoder struct {
+	// OmitTimeout leaves the timeout out, so that receivers decide: what a node
+	// with CommitTimeout does.
+	OmitTimeout bool
+	// WindowTracking sends TCP's window scales (TCPWindowTracking).
+	WindowTracking bool
+}
+
+// AppendFlow appends the message with header h and flow f: attributes in the C
+// daemon's order, each where f has it. Translated addresses and ports come from
+// NATSrc and NATDst where f has those, else from what the reply tuple differs in.
+// A helper with a name that a C daemon refuses is left out. Reply tuple,
+// counters, secmark and identifiers have no attribute.
+//
+// A flow that a receiver could do nothing with (addresses, protocol or ports
+// unknown) is an IncompleteError and dst is returned as it was.
+func (e Encoder) AppendFlow(dst []byte, h Header, f *nl.Flow) ([]byte, error) {
+	if !complete(&f.Orig) {
+		return dst, ErrIncompleteTuple
+	}
+	start := len(dst)
+	dst = appendHeader(dst, h, 0)
+	dst = appendAddrs(dst, flowIPv4, flowIPv6, &f.Orig)
+	var status uint32
+	if f.Has&nl.HasStatus != 0 {
+		status = f.Status
+	}
+	dst = appendU32(dst, flowStatus, status)
+	dst = appendU8(dst, flowProto, f.Orig.Proto)
+	dst = e.appendProtoinfo(dst, f)
+	if f.Has&nl.HasTimeout != 0 && !e.OmitTimeout {
+		dst = appendU32(dst, flowTimeout, f.Timeout)
+	}
+	if f.Has&nl.HasMark != 0 {
+		dst = appendU32(dst, flowMark, f.Mark)
+	}
+	dst = appendMaster(dst, &f.Master)
+	dst = appendNAT(dst, f)
+	if both := nl.HasSeqAdjOrig | nl.HasSeqAdjReply; f.Has&both == both {
+		dst = appendAttr(dst, flowSeqAdj, 24)
+		for _, a := range [...]nl.SeqAdj{f.SeqAdjOrig, f.SeqAdjReply} {
+			dst = binary.BigEndian.AppendUint32(dst, a.CorrectionPos)
+			dst = binary.BigEndian.AppendUint32(dst, a.OffsetBefore)
+			dst = binary.BigEndian.AppendUint32(dst, a.OffsetAfter)
+		}
+	}
+	if f.Has&nl.HasHelper != 0 {
+		if name := f.Helper.Bytes(); len(name) > 0 && len(name) <= maxHelperName {
+			dst = appendText(dst, flowHelper, name)
+		}
+	}
+	if words := f.Labels[:min(int(f.LabelsLen), nl.LabelWords)]; f.Has&nl.HasLabels != 0 && anySet(words) {
+		dst = appendAttr(dst, flowLabels, 4*len(words))
+		for _, w := range words {
+			dst = binary.BigEndian.AppendUint32(dst, w)
+		}
+	}
+	if f.Has&nl.HasSynproxy != 0 {
+		dst = appendAttr(dst, flowSynproxy, 12)
+		dst = binary.BigEndian.AppendUint32(dst, f.Synproxy.ITS)
+		dst = binary.BigEndian.AppendUint32(dst, f.Synproxy.ISN)
+		dst = binary.BigEndian.AppendUint32(dst, f.Synproxy.TSOff)
+	}
+	if f.Has&nl.HasZone != 0 {
+		dst = appendU16(dst, flowZone, f.Zone)
+	}
+	setLength(dst, start)
+	return dst, nil
+}
+
+// complete reports whether t says enough to name a flow elsewhere.
+func complete(t *nl.Tuple) bool {
+	need := nl.TupleAddrs | nl.TupleProto
+	switch {
+	case hasWirePorts(t.Proto):
+		need |= nl.TuplePorts
+	case nl.IsICMP(t.Proto):
+		need |= nl.TupleICMP
+	}
+	return t.Has&need == need && t.Family != nl.FamilyUnspec
+}
+
+// appendProtoinfo appends the layer-4 group: ports or ICMP fields, then the
+// protocol's state.
+func (e Encoder) appendProtoinfo(dst []byte, f *nl.Flow) []byte {
+	t := &f.Orig
+	switch {
+	case hasWirePorts(t.Proto):
+		dst = appendPorts(dst, flowPorts, t.SrcPort, t.DstPort)
+	case nl.IsICMP(t.Proto):
+		dst = appendU8(dst, flowICMPType, t.ICMPType)
+		dst = appendU8(dst, flowICMPCode, t.ICMPCode)
+		dst = appendU16LE(dst, flowICMPID, t.ICMPID)
+	}
+	switch {
+	case t.Proto == nl.ProtoTCP && f.Has&nl.HasTCPState != 0:
+		dst = appendU8(dst, flowTCPState, f.TCPState)
+		if e.WindowTracking && f.Has&nl.HasTCPWScaleOrig != 0 {
+			dst = appendU8(dst, flowTCPWScaleOrg, f.TCPWScaleOrig)
+		}
+		if e.WindowTracking && f.Has&nl.HasTCPWScaleReply != 0 {
+			dst = appendU8(dst, flowTCPWScaleRpl, f.TCPWScaleRepl)
+		}
+	case t.Proto == nl.ProtoSCTP && f.Has&nl.HasSCTPState != 0:
+		dst = appendU8(dst, flowSCTPState, f.SCTPState)
+		if f.Has&nl.HasSCTPVtagOrig != 0 {
+			dst = appendU32(dst, flowSCTPVtagOrig, f.SCTPVtagOrig)
+		}
+		if f.Has&nl.HasSCTPVtagReply != 0 {
+			dst = appendU32(dst, flowSCTPVtagRepl, f.SCTPVtagReply)
+		}
+	case t.Proto == nl.ProtoDCCP && f.Has&nl.HasDCCPState != 0:
+		dst = appendU8(dst, flowDCCPState, f.DCCPState)
+		if f.Has&nl.HasDCCPRole != 0 {
+			dst = appendU8(dst, flowDCCPRole, f.DCCPRole)
+		}
+	}
+	return dst
+}
+
+func appendMaster(dst []byte, t *nl.Tuple) []byte {
+	if need := nl.TupleAddrs | nl.TupleProto; t.Has&need != need || t.Family == nl.FamilyUnspec {
+		return dst
+	}
+	dst = appendAddrs(dst, flowMasterIPv4, flowMasterIPv6, t)
+	dst = appendU8(dst, flowMasterProto, t.Proto)
+	if t.Has&nl.TuplePorts == nl.TuplePorts {
+		dst = appendPorts(dst, flowMasterPorts, t.SrcPort, t.DstPort)
+	}
+	return dst
+}
+
+// appendNAT appends how the flow is translated. Ports of ICMP flows never are;
+// the C daemon sends zeroes for those, which say nothing.
+func appendNAT(dst []byte, f *nl.Flow) []byte {
+	src, dest := translation(f)
+	if src.HasAddr {
+		dst = appendAddr(dst, flowSNATIPv4, flowSNATIPv6, f.Orig.Family, &src.Addr)
+	}
+	if dest.HasAddr {
+		dst = appendAddr(dst, flowDNATIPv4, flowDNATIPv6, f.Orig.Family, &dest.Addr)
+	}
+	if src.HasPort {
+		dst = appendU16LE(dst, flowSNATPort, src.Port)
+	}
+	if dest.HasPort {
+		dst = appendU16LE(dst, flowDNATPort, dest.Port)
+	}
+	return dst
+}
+
+// translation returns what f's source and destination are mapped to. The tuples
+// count only where the kernel says that it has set up NAT; without a status they
+// always do (sheet section 4, note B).
+func translation(f *nl.Flow) (src, dst nl.NAT) {
+	status := f.Status
+	if f.Has&nl.HasStatus == 0 {
+		status = nl.StatusSrcNATDone | nl.StatusDstNATDone
+	}
+	o, r := &f.Orig, &f.Reply
+	addrs := r.Has&nl.TupleAddrs == nl.TupleAddrs && r.Family == o.Family
+	ports := r.Has&o.Has&nl.TuplePorts == nl.TuplePorts
+	switch {
+	case f.Has&nl.HasNATSrc != 0:
+		src = f.NATSrc
+	case status&nl.StatusSrcNATDone != 0:
+		src = nl.NAT{
+			Addr: r.Dst, HasAddr: addrs && r.Dst != o.Src,
+			Port: r.DstPort, HasPort: ports && r.DstPort != o.SrcPort,
+		}
+	}
+	switch {
+	case f.Has&nl.HasNATDst != 0:
+		dst = f.NATDst
+	case status&nl.StatusDstNATDone != 0:
+		dst = nl.NAT{
+			Addr: r.Src, HasAddr: addrs && r.Src != o.Dst,
+			Port: r.SrcPort, HasPort: ports && r.SrcPort != o.DstPort,
+		}
+	}
+	return src, dst
+}
+
+func anySet(words []uint32) bool {
+	for _, w := range words {
+		if w != 0 {
+			return true
+		}
+	}
+	return false
+}

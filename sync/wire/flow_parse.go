@@ -1,0 +1,271 @@
+package wire
+
+import (
+	"encoding/binary"
+
+	"ctbox/nl"
+)
+
+// Largest state numbers that a kernel knows (nf_conntrack_tcp.h,
+// nf_conntrack_sctp.h; DCCP as it was). Older kernels index tables with what
+// they are told.
+const (
+	maxTCPState  = 9
+	maxSCTPState = 9
+	maxDCCPState = 9
+	maxDCCPRole  = 1
+)
+
+// ParseFlow decodes the attributes of a flow message into f, which it resets
+// first. Attributes may come in any order; of several with one number the last
+// counts. Every error is a PayloadError; f is then of no use.
+//
+// Translations go to f.NATSrc and f.NATDst. Window scales beyond
+// nl.MaxWindowScale are cut to it here, at the border, so that none ever gets
+// near a kernel. Attributes that do not belong to the flow's protocol are
+// dropped, and so are translated ports of 0, which C daemons send with ICMP.
+func ParseFlow(body []byte, f *nl.Flow) error {
+	f.Reset()
+	f.NATSrc, f.NATDst = nl.NAT{}, nl.NAT{}
+	families := familySet(0)
+	for {
+		num, p, rest, ok, err := nextAttr(body, flowSizes[:])
+		if err != nil {
+			return err
+		}
+		if !ok {
+			break
+		}
+		body = rest
+		if err := storeFlowAttr(f, num, p, &families); err != nil {
+			return err
+		}
+	}
+	if f.Orig.Has&nl.TupleAddrs == 0 {
+		return ErrNoAddress
+	}
+	if f.Orig.Has&nl.TupleProto == 0 {
+		return ErrNoProto
+	}
+	if !complete(&f.Orig) {
+		return ErrNoPorts
+	}
+	if !families.within(f.Orig.Family) || f.Master.Has&nl.TupleAddrs != 0 && f.Master.Family != f.Orig.Family {
+		return ErrFamily
+	}
+	keepOwnAttrs(f)
+	return nil
+}
+
+// familySet is the address families that translations of one message came in.
+type familySet uint8
+
+const (
+	hasIPv4 familySet = 1 << iota
+	hasIPv6
+)
+
+func (s *familySet) add(addr []byte) {
+	if len(addr) == 16 {
+		*s |= hasIPv6
+	} else {
+		*s |= hasIPv4
+	}
+}
+
+// within reports whether all of them are family.
+func (s familySet) within(family uint8) bool {
+	if family == nl.FamilyIPv6 {
+		return s&^hasIPv6 == 0
+	}
+	return s&^hasIPv4 == 0
+}
+
+func storeFlowAttr(f *nl.Flow, num int, p []byte, families *familySet) error {
+	switch num {
+	case flowIPv4, flowIPv6:
+		parseAddrs(&f.Orig, p)
+	case flowProto:
+		parseProto(&f.Orig, p)
+	case flowPorts:
+		parsePorts(&f.Orig, p)
+	case flowICMPType:
+		f.Orig.ICMPType = p[0]
+		f.Orig.Has |= nl.TupleICMPType
+	case flowICMPCode:
+		f.Orig.ICMPCode = p[0]
+		f.Orig.Has |= nl.TupleICMPCode
+	case flowICMPID:
+		f.Orig.ICMPID = binary.LittleEndian.Uint16(p)
+		f.Orig.Has |= nl.TupleICMPID
+	case flowStatus:
+		f.Status = binary.BigEndian.Uint32(p)
+		f.Has |= nl.HasStatus
+	case flowTimeout:
+		f.Timeout = binary.BigEndian.Uint32(p)
+		f.Has |= nl.HasTimeout
+	case flowMark:
+		f.Mark = binary.BigEndian.Uint32(p)
+		f.Has |= nl.HasMark
+	case flowZone:
+		f.Zone = binary.BigEndian.Uint16(p)
+		f.Has |= nl.HasZone
+	case flowMasterIPv4, flowMasterIPv6:
+		parseAddrs(&f.Master, p)
+	case flowMasterProto:
+		parseProto(&f.Master, p)
+	case flowMasterPorts:
+		parsePorts(&f.Master, p)
+	case flowTCPState:
+		return storeState(f, &f.TCPState, p[0], maxTCPState, nl.HasTCPState)
+	case flowTCPWScaleOrg:
+		f.TCPWScaleOrig = min(p[0], nl.MaxWindowScale)
+		f.Has |= nl.HasTCPWScaleOrig
+	case flowTCPWScaleRpl:
+		f.TCPWScaleRepl = min(p[0], nl.MaxWindowScale)
+		f.Has |= nl.HasTCPWScaleReply
+	case flowSCTPState:
+		return storeState(f, &f.SCTPState, p[0], maxSCTPState, nl.HasSCTPState)
+	case flowSCTPVtagOrig:
+		f.SCTPVtagOrig = binary.BigEndian.Uint32(p)
+		f.Has |= nl.HasSCTPVtagOrig
+	case flowSCTPVtagRepl:
+		f.SCTPVtagReply = binary.BigEndian.Uint32(p)
+		f.Has |= nl.HasSCTPVtagReply
+	case flowDCCPState:
+		return storeState(f, &f.DCCPState, p[0], maxDCCPState, nl.HasDCCPState)
+	case flowDCCPRole:
+		return storeState(f, &f.DCCPRole, p[0], maxDCCPRole, nl.HasDCCPRole)
+	case flowSNATIPv4, flowSNATIPv6:
+		families.add(p)
+		storeNATAddr(&f.NATSrc, p)
+		f.Has |= nl.HasNATSrc
+	case flowDNATIPv4, flowDNATIPv6:
+		families.add(p)
+		storeNATAddr(&f.NATDst, p)
+		f.Has |= nl.HasNATDst
+	case flowSNATPort:
+		storeNATPort(&f.NATSrc, p)
+		f.Has |= nl.HasNATSrc
+	case flowDNATPort:
+		storeNATPort(&f.NATDst, p)
+		f.Has |= nl.HasNATDst
+	case flowSeqAdj:
+		f.SeqAdjOrig = parseSeqAdj(p)
+		f.SeqAdjReply = parseSeqAdj(p[12:])
+		f.Has |= nl.HasSeqAdjOrig | nl.HasSeqAdjReply
+	case flowHelper:
+		switch n := parseText(f.Helper[:], p); {
+		case n < 0:
+			return ErrAttrValue
+		case n > 0:
+			f.Has |= nl.HasHelper
+		}
+	case flowLabels:
+		storeLabels(f, p)
+	case flowSynproxy:
+		f.Synproxy = nl.Synproxy{
+			ITS:   binary.BigEndian.Uint32(p),
+			ISN:   binary.BigEndian.Uint32(p[4:]),
+			TSOff: binary.BigEndian.Uint32(p[8:]),
+		}
+		f.Has |= nl.HasSynproxy
+	}
+	return nil
+}
+
+func storeState(f *nl.Flow, field *uint8, v, largest uint8, has nl.Attr) error {
+	if v > largest {
+		return ErrAttrValue
+	}
+	*field = v
+	f.Has |= has
+	return nil
+}
+
+func storeNATAddr(n *nl.NAT, p []byte) {
+	n.Addr = nl.Addr{}
+	copy(n.Addr[:], p)
+	n.HasAddr = true
+}
+
+func storeNATPort(n *nl.NAT, p []byte) {
+	n.Port = binary.LittleEndian.Uint16(p)
+	n.HasPort = n.Port != 0
+}
+
+func parseSeqAdj(p []byte) nl.SeqAdj {
+	return nl.SeqAdj{
+		CorrectionPos: binary.BigEndian.Uint32(p),
+		OffsetBefore:  binary.BigEndian.Uint32(p[4:]),
+		OffsetAfter:   binary.BigEndian.Uint32(p[8:]),
+	}
+}
+
+// storeLabels takes as many words as a kernel has. A field of odd size is
+// ignored, as the C daemon ignores it.
+func storeLabels(f *nl.Flow, p []byte) {
+	if len(p) == 0 || len(p)%4 != 0 {
+		return
+	}
+	f.Labels = nl.Labels{}
+	n := min(len(p)/4, nl.LabelWords)
+	for i := range n {
+		f.Labels[i] = binary.BigEndian.Uint32(p[4*i:])
+	}
+	f.LabelsLen = uint8(n)
+	f.Has |= nl.HasLabels
+}
+
+// protoAttrs are the attributes that belong to one protocol only.
+const (
+	tcpAttrs  = nl.HasTCPState | nl.HasTCPWScaleOrig | nl.HasTCPWScaleReply
+	sctpAttrs = nl.HasSCTPState | nl.HasSCTPVtagOrig | nl.HasSCTPVtagReply
+	dccpAttrs = nl.HasDCCPState | nl.HasDCCPRole
+)
+
+// keepOwnAttrs drops what does not belong to f's protocol, so that f is like one
+// that a kernel could have sent and its tuples compare equal to those.
+func keepOwnAttrs(f *nl.Flow) {
+	proto := f.Orig.Proto
+	if proto != nl.ProtoTCP {
+		f.Has &^= tcpAttrs
+	}
+	if proto != nl.ProtoSCTP {
+		f.Has &^= sctpAttrs
+	}
+	if proto != nl.ProtoDCCP {
+		f.Has &^= dccpAttrs
+	}
+	keepOwnFields(&f.Orig)
+	keepOwnFields(&f.Master)
+	if !hasPortsOrKeys(proto) {
+		f.NATSrc.HasPort = false
+		f.NATDst.HasPort = false
+	}
+	if !f.NATSrc.HasAddr && !f.NATSrc.HasPort {
+		f.Has &^= nl.HasNATSrc
+	}
+	if !f.NATDst.HasAddr && !f.NATDst.HasPort {
+		f.Has &^= nl.HasNATDst
+	}
+	// A master that is not named whole names nothing.
+	if need := nl.TupleAddrs | nl.TupleProto; f.Master.Has&need != need {
+		f.Master = nl.Tuple{}
+	}
+}
+
+// keepOwnFields makes the layer-4 fields absent, and zero, that t's protocol
+// does not have.
+func keepOwnFields(t *nl.Tuple) {
+	if !hasPortsOrKeys(t.Proto) {
+		t.Has &^= nl.TuplePorts
+		t.SrcPort, t.DstPort = 0, 0
+	}
+	if !nl.IsICMP(t.Proto) {
+		t.Has &^= nl.TupleICMP
+		t.ICMPID, t.ICMPType, t.ICMPCode = 0, 0, 0
+	}
+}
+
+func hasPortsOrKeys(proto uint8) bool { return nl.HasPorts(proto) || proto == nl.ProtoGRE }

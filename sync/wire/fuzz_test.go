@@ -1,0 +1,120 @@
+package wire
+
+import (
+	"bytes"
+	"testing"
+
+	"ctbox/nl"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+// FuzzDatagram feeds whole datagrams: walking ends, loses no byte on a stream,
+// and whatever parses can be sent on and parses to the same again.
+func FuzzDatagram(f *testing.F) {
+	for _, d := range flowDumps {
+		f.Add(unhex(f, d.hex))
+	}
+	f.Add(unhex(f, expectHex))
+	for _, m := range capturedMessages(f) {
+		f.Add(m.raw)
+	}
+	f.Fuzz(func(t *testing.T, b []byte) {
+		var c Counters
+		var flow nl.Flow
+		var expect nl.Expect
+		used := 0
+		for r := ReadDatagram(b); ; {
+			m, ok := r.Next(&c)
+			if !ok {
+				break
+			}
+			used += HeaderLen + len(m.Body)
+			switch {
+			case m.Type.IsFlow() && ParseFlow(m.Body, &flow) == nil:
+				resend(t, m.Header, &flow)
+			case m.Type.IsExpect() && ParseExpect(m.Body, &expect) == nil:
+				resendExpect(t, m.Header, &expect)
+			}
+		}
+		if used > len(b) {
+			t.Errorf("%d bytes of messages in %d bytes", used, len(b))
+		}
+		if c.Truncated+c.BadSize > 1 {
+			t.Errorf("the end was counted more than once: %+v", c)
+		}
+		for r := ReadStream(b); ; {
+			if _, ok := r.Next(&c); ok {
+				continue
+			}
+			if rest := r.Rest(); !bytes.HasSuffix(b, rest) {
+				t.Errorf("the rest of the stream %x is no end of %x", rest, b)
+			}
+			break
+		}
+	})
+}
+
+func resend(t *testing.T, h Header, f *nl.Flow) {
+	enc := Encoder{WindowTracking: true}
+	h.Type, h.Flags = FlowUpdate, 0
+	once, err := enc.AppendFlow(nil, h, f)
+	if err != nil || len(once) > MaxFlowLen {
+		t.Fatalf("%d bytes, %v: %+v", len(once), err, f)
+	}
+	var again nl.Flow
+	if err := ParseFlow(once[HeaderLen:], &again); err != nil {
+		t.Fatalf("%v: %x", err, once)
+	}
+	twice, err := enc.AppendFlow(nil, h, &again)
+	if err != nil || !bytes.Equal(once, twice) {
+		t.Fatalf("%v\n once %x\ntwice %x", err, once, twice)
+	}
+}
+
+func resendExpect(t *testing.T, h Header, x *nl.Expect) {
+	h.Type, h.Flags = ExpectNew, 0
+	once, err := Encoder{}.AppendExpect(nil, h, x)
+	if err != nil || len(once) > MaxFlowLen {
+		t.Fatalf("%d bytes, %v: %+v", len(once), err, x)
+	}
+	var again nl.Expect
+	if err := ParseExpect(once[HeaderLen:], &again); err != nil {
+		t.Fatalf("%v: %x", err, once)
+	}
+	twice, err := Encoder{}.AppendExpect(nil, h, &again)
+	if err != nil || !bytes.Equal(once, twice) {
+		t.Fatalf("%v\n once %x\ntwice %x", err, once, twice)
+	}
+}
+
+// FuzzFlow is the way of a flow from one kernel to another: what is sent of any
+// flow parses, and to the same as far as the wire carries it.
+func FuzzFlow(f *testing.F) {
+	for _, d := range flowDumps {
+		f.Add(unhex(f, d.hex)[HeaderLen:], uint32(0x19f), "ftp", uint8(3), uint16(7))
+	}
+	f.Fuzz(func(t *testing.T, body []byte, status uint32, helper string, scale uint8, zone uint16) {
+		var flow nl.Flow
+		if ParseFlow(body, &flow) != nil {
+			return
+		}
+		flow.Has |= nl.HasStatus | nl.HasHelper | nl.HasZone | nl.HasTCPWScaleOrig
+		flow.Status, flow.Zone, flow.TCPWScaleOrig = status, zone, scale
+		flow.Helper.Set(helper)
+		b, err := Encoder{WindowTracking: true}.AppendFlow(nil, Header{}, &flow)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var got nl.Flow
+		if err := ParseFlow(b[HeaderLen:], &got); err != nil {
+			t.Fatalf("%v: %x", err, b)
+		}
+		if got.Orig != flow.Orig || got.Master != flow.Master || got.Status != status || got.Zone != zone {
+			t.Errorf("%s", cmp.Diff(flow, got))
+		}
+		if got.Has&nl.HasTCPWScaleOrig != 0 && got.TCPWScaleOrig > nl.MaxWindowScale {
+			t.Errorf("window scale %d", got.TCPWScaleOrig)
+		}
+	})
+}

@@ -1,0 +1,47 @@
+package wire
+
+import (
+	"bytes"
+	"slices"
+	"testing"
+)
+
+func TestMessagesArePackedToTheCapacity(t *testing.T) {
+	for _, c := range []struct {
+		name     string
+		capacity int
+		messages []int // their lengths
+		want     []int // the datagrams' lengths
+	}{
+		{"none", 100, nil, nil},
+		{"one", 100, []int{60}, []int{60}},
+		{"to the last byte", 100, []int{60, 40, 1}, []int{100, 1}},
+		{"one too many", 100, []int{60, 41, 59}, []int{60, 100}},
+		{"longer than a datagram", 100, []int{101, 20, 300, 20}, []int{101, 20, 300, 20}},
+		{"MTU 1500", 1472, slices.Repeat([]int{84}, 20), []int{17 * 84, 3 * 84}},
+		{"nothing appended", 100, []int{60, 0, 0, 60, 0}, []int{60, 60}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			p := NewPacker(1)
+			p.SetCapacity(c.capacity)
+			for range 2 { // the second time in the first one's memory
+				p.Reset()
+				var all []byte
+				for i, n := range c.messages {
+					m := bytes.Repeat([]byte{byte(i)}, n)
+					all = append(all, m...)
+					p.Add(append(p.Buffer(), m...))
+				}
+				var got []int
+				var joined []byte
+				for i := range p.Datagrams() {
+					got = append(got, len(p.Datagram(i)))
+					joined = append(joined, p.Datagram(i)...)
+				}
+				if !slices.Equal(got, c.want) || !bytes.Equal(joined, all) || !bytes.Equal(p.Bytes(), all) {
+					t.Errorf("datagrams of %v, want %v", got, c.want)
+				}
+			}
+		})
+	}
+}

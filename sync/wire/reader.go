@@ -1,0 +1,119 @@
+package wire
+
+import "encoding/binary"
+
+// Counters count received messages that were refused, by the first check that
+// they failed (sheet section 7, the names are those of `conntrackd -s network`).
+// This package counts the first three; the others are for whoever makes the
+// later checks.
+type Counters struct {
+	Truncated  uint64 // Truncated message: fewer bytes than a header
+	BadSize    uint64 // Bad message size: the length is impossible
+	BadVersion uint64 // Wrong protocol version
+	BadHeader  uint64 // Malformed header: type and flags that mean nothing in this mode
+	BadType    uint64 // Bad message type
+	BadPayload uint64 // Malformed payload: ParseFlow or ParseExpect refused it
+}
+
+// Malformed is the sum that `Malformed messages` shows.
+func (c *Counters) Malformed() uint64 {
+	return c.Truncated + c.BadSize + c.BadVersion + c.BadHeader + c.BadType + c.BadPayload
+}
+
+// Message is one received message. Body holds the attributes and is a part of
+// the buffer that the Reader reads; control messages have none.
+type Message struct {
+	Header
+	Body []byte
+}
+
+// Reader walks the messages in a run of received bytes. It keeps no copy: what
+// it returns is valid as long as those bytes are.
+type Reader struct {
+	rest   []byte
+	stream bool
+	broken bool
+}
+
+// ReadDatagram returns a Reader over one datagram, which holds whole messages.
+func ReadDatagram(b []byte) Reader { return Reader{rest: b} }
+
+// ReadStream returns a Reader over what has come of a TCP stream. The last
+// message may be incomplete; it stays in Rest, to be put before what comes next.
+// No message is longer than 65535 bytes.
+func ReadStream(b []byte) Reader { return Reader{rest: b, stream: true} }
+
+// Next returns the next message of this version. Messages of another version
+// are counted and skipped. At the end, or where the bytes cease to make sense,
+// ok is false; the reason is counted in c, once.
+func (r *Reader) Next(c *Counters) (m Message, ok bool) {
+	for len(r.rest) > 0 {
+		b := r.rest
+		if len(b) < HeaderLen {
+			return r.partial(&c.Truncated)
+		}
+		length := int(binary.BigEndian.Uint16(b[2:]))
+		if length == 0 {
+			return r.stop(&c.BadSize)
+		}
+		if length > len(b) {
+			return r.partial(&c.BadSize)
+		}
+		h := Header{
+			Type:  Type(b[0] & 0xf),
+			Flags: Flags(b[1]),
+			Seq:   Seq(binary.BigEndian.Uint32(b[4:])),
+		}
+		head := HeaderLen
+		if h.Ranged() {
+			head = RangedHeaderLen
+			if len(b) < head {
+				return r.partial(&c.Truncated)
+			}
+		}
+		if length < head {
+			return r.stop(&c.BadSize)
+		}
+		r.rest = b[length:]
+		if b[0]>>4 != Version {
+			c.BadVersion++
+			continue
+		}
+		if h.Ranged() {
+			h.From = Seq(binary.BigEndian.Uint32(b[8:]))
+			h.To = Seq(binary.BigEndian.Uint32(b[12:]))
+		}
+		m.Header = h
+		if h.Type != Control {
+			m.Body = b[head:length:length]
+		}
+		return m, true
+	}
+	return Message{}, false
+}
+
+// partial ends the walk where bytes are missing: on a stream they are still to
+// come, in a datagram they never will, and why counts it.
+func (r *Reader) partial(why *uint64) (Message, bool) {
+	if r.stream {
+		return Message{}, false
+	}
+	return r.stop(why)
+}
+
+// stop ends the walk for good: where the next message starts is unknown.
+func (r *Reader) stop(why *uint64) (Message, bool) {
+	*why++
+	r.rest = nil
+	r.broken = true
+	return Message{}, false
+}
+
+// Rest returns the bytes not yet consumed: on a stream, after Next returned
+// false, the beginning of a message whose end is still to come.
+func (r *Reader) Rest() []byte { return r.rest }
+
+// Broken reports whether the walk ended at a length that cannot be. On a stream
+// the boundaries of messages are then lost and only a new connection finds them
+// again.
+func (r *Reader) Broken() bool { return r.broken }

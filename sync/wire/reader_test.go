@@ -1,0 +1,292 @@
+package wire
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"slices"
+	"testing"
+
+	"ctbox/nl"
+)
+
+// verdicts is what became of the messages in some bytes.
+type verdicts struct {
+	seqs     []Seq // of the messages that Next returned
+	counters Counters
+	broken   bool
+	rest     int
+}
+
+func walk(r Reader) verdicts {
+	var v verdicts
+	for {
+		m, ok := r.Next(&v.counters)
+		if !ok {
+			v.broken = r.Broken()
+			v.rest = len(r.Rest())
+			return v
+		}
+		v.seqs = append(v.seqs, m.Seq)
+	}
+}
+
+// The vectors that a C daemon was seen to judge (sheet section 7).
+func TestFramingIsJudgedLikeTheCDaemon(t *testing.T) {
+	const good = "1a 10 00 08 00 00 00 07"
+	for _, c := range []struct {
+		name     string
+		hex      string
+		datagram verdicts
+		stream   verdicts
+	}{
+		{"nothing", "", verdicts{}, verdicts{}},
+		{"5 bytes", "10 00 00 08 00",
+			verdicts{counters: Counters{Truncated: 1}, broken: true}, verdicts{rest: 5}},
+		{"length 0", "10 00 00 00 00 00 00 01" + good,
+			verdicts{counters: Counters{BadSize: 1}, broken: true}, verdicts{counters: Counters{BadSize: 1}, broken: true}},
+		{"length 4", "10 00 00 04 00 00 00 01" + good,
+			verdicts{counters: Counters{BadSize: 1}, broken: true}, verdicts{counters: Counters{BadSize: 1}, broken: true}},
+		{"length 100 in 8", "10 00 00 64 00 00 00 01",
+			verdicts{counters: Counters{BadSize: 1}, broken: true}, verdicts{rest: 8}},
+		{"version 2", "20 00 00 08 00 00 00 01" + good,
+			verdicts{seqs: []Seq{7}, counters: Counters{BadVersion: 1}}, verdicts{seqs: []Seq{7}, counters: Counters{BadVersion: 1}}},
+		{"version 0", "00 00 00 08 00 00 00 01" + good,
+			verdicts{seqs: []Seq{7}, counters: Counters{BadVersion: 1}}, verdicts{seqs: []Seq{7}, counters: Counters{BadVersion: 1}}},
+		{"ACK with 8 bytes", "1a 08 00 08 00 00 00 01",
+			verdicts{counters: Counters{Truncated: 1}, broken: true}, verdicts{rest: 8}},
+		{"ACK of length 16 in 12 bytes", "1a 08 00 10 00 00 00 01 00 00 00 01",
+			verdicts{counters: Counters{BadSize: 1}, broken: true}, verdicts{rest: 12}},
+		{"ACK of length 8 in 16 bytes", "1a 08 00 08 00 00 00 01 00 00 00 01 00 00 00 01",
+			verdicts{counters: Counters{BadSize: 1}, broken: true}, verdicts{counters: Counters{BadSize: 1}, broken: true}},
+		{"3 bytes after a message", good + "00 00 00",
+			verdicts{seqs: []Seq{7}, counters: Counters{Truncated: 1}, broken: true}, verdicts{seqs: []Seq{7}, rest: 3}},
+		{"two messages", good + good, verdicts{seqs: []Seq{7, 7}}, verdicts{seqs: []Seq{7, 7}}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			raw := unhex(t, c.hex)
+			for _, side := range []struct {
+				name string
+				got  verdicts
+				want verdicts
+			}{{"datagram", walk(ReadDatagram(raw)), c.datagram}, {"stream", walk(ReadStream(raw)), c.stream}} {
+				g, w := side.got, side.want
+				if !slices.Equal(g.seqs, w.seqs) || g.counters != w.counters || g.broken != w.broken || g.rest != w.rest {
+					t.Errorf("%s: got %+v, want %+v", side.name, g, w)
+				}
+			}
+		})
+	}
+}
+
+func TestKindsOfHeaders(t *testing.T) {
+	for _, c := range []struct {
+		typ   Type
+		flags Flags
+		want  Kind
+	}{
+		{FlowNew, 0, KindData}, {ExpectDelete, 0, KindData}, {FlowNew, Hello, KindData}, {FlowUpdate, Hello | HelloBack, KindData},
+		{FlowNew, Alive, KindInvalid}, {FlowNew, Ack, KindInvalid}, {FlowNew, 0x01, KindInvalid}, {FlowNew, 0x80, KindInvalid},
+		{6, 0, KindInvalid}, {9, 0, KindInvalid}, {15, 0, KindInvalid},
+		{Control, 0, KindInvalid}, {Control, Hello, KindInvalid}, {Control, 0x01, KindInvalid},
+		{Control, Alive | Hello, KindAlive}, {Control, Ack | Nack, KindAck}, {Control, Nack | Resync, KindNack},
+		{Control, Resync | Alive, KindResync},
+	} {
+		if got := (Header{Type: c.typ, Flags: c.flags}).Kind(); got != c.want {
+			t.Errorf("type %d flags %#x: kind %d, want %d", c.typ, c.flags, got, c.want)
+		}
+	}
+}
+
+func TestStreamIsReadInAnyPieces(t *testing.T) {
+	var all []byte
+	for _, d := range flowDumps {
+		all = append(all, unhex(t, d.hex)...)
+	}
+	for size := 1; size < 200; size += 7 {
+		var buf []byte
+		var c Counters
+		n := 0
+		for at := 0; at < len(all); at += size {
+			buf = append(buf, all[at:min(at+size, len(all))]...)
+			r := ReadStream(buf)
+			for {
+				m, ok := r.Next(&c)
+				if !ok {
+					break
+				}
+				if m.Header != flowDumps[n].header {
+					t.Fatalf("pieces of %d: message %d is %+v", size, n, m.Header)
+				}
+				n++
+			}
+			buf = append(buf[:0], r.Rest()...)
+		}
+		if n != len(flowDumps) || len(buf) != 0 || c != (Counters{}) {
+			t.Errorf("pieces of %d: %d messages, %d bytes left, %+v", size, n, len(buf), c)
+		}
+	}
+}
+
+const (
+	someAddrs = "00 0c 00 00 c0 00 02 02 c6 33 64 02"
+	someProto = "00 05 00 02 11 00 00 00"
+	somePorts = "00 08 00 03 ad 9c 00 35"
+	someFlow  = someAddrs + someProto + somePorts
+)
+
+func TestPayloadsThatAreRefused(t *testing.T) {
+	for _, c := range []struct {
+		name string
+		hex  string
+		want error
+	}{
+		{"whole", someFlow, nil},
+		{"last attribute without its padding", someFlow + "00 06 00 20 00 07", nil},
+		{"tail of 4 bytes", someFlow + "ff ff ff ff", nil},
+		{"tail of 1 byte", someFlow + "ff", nil},
+		{"labels of odd size", someFlow + "00 09 00 1c 0000000100 000000", nil},
+		{"labels without words", someFlow + "00 04 00 1c 00 08 00 07 00000001", nil},
+		{"zero translated ports", someFlow + "00 06 00 0e 0000 0000 00 06 00 0f 0000 0000", nil},
+		{"11 characters of helper", someFlow + "00 10 00 1b 6162636465666768696a6b00", nil},
+		{"empty helper name", someFlow + "00 05 00 1b 00 000000", nil},
+		{"length 3", someFlow + "00 03 00 07 00000001", ErrAttrLength},
+		{"length past the end", someFlow + "00 09 00 07 00000001", ErrAttrLength},
+		{"attribute 33", someFlow + "00 08 00 21 00000001", ErrAttrNumber},
+		{"attribute 0x8007", someFlow + "00 08 80 07 00000001", ErrAttrNumber},
+		{"short mark", someFlow + "00 07 00 07 00000100", ErrAttrSize},
+		{"long mark", someFlow + "00 0c 00 07 0000000100000001", ErrAttrSize},
+		{"12 characters of helper", someFlow + "00 11 00 1b 6162636465666768696a6b6c 00 000000", ErrAttrSize},
+		{"helper without NUL", someFlow + "00 10 00 1b 6162636465666768696a6b6c", ErrAttrValue},
+		{"TCP state 10", someFlow + "00 05 00 04 0a 000000", ErrAttrValue},
+		{"nothing", "", ErrNoAddress},
+		{"no addresses", someProto + somePorts, ErrNoAddress},
+		{"no protocol", someAddrs + somePorts, ErrNoProto},
+		{"no ports", someAddrs + someProto, ErrNoPorts},
+		{"half of ICMP", someAddrs + "00 05 00 02 01 00 00 00 | 00 05 00 16 08 00 00 00", ErrNoPorts},
+		{"translation to another family", someFlow + "00 14 00 1d 20010db8000200000000000000000001", ErrFamily},
+		{"master of another family", someFlow + "00 24 00 09 20010db8000200000000000000000001 20010db8000200000000000000000002", ErrFamily},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			var f nl.Flow
+			if err := ParseFlow(unhex(t, c.hex), &f); !errors.Is(err, c.want) {
+				t.Errorf("got %v, want %v", err, c.want)
+			}
+		})
+	}
+}
+
+func TestExpectPayloadsThatAreRefused(t *testing.T) {
+	whole := unhex(t, expectHex)[HeaderLen:]
+	without := func(num uint16) []byte {
+		var out []byte
+		for at := 0; at < len(whole); {
+			n := align4(int(binary.BigEndian.Uint16(whole[at:])))
+			if binary.BigEndian.Uint16(whole[at+2:]) != num {
+				out = append(out, whole[at:at+n]...)
+			}
+			at += n
+		}
+		return out
+	}
+	for _, c := range []struct {
+		name string
+		body []byte
+		want error
+	}{
+		{"whole", whole, nil},
+		{"no NAT address", without(expNATIPv4), nil},
+		{"no NAT direction", without(expNATDir), nil},
+		{"no master address", without(expMasterIPv4), ErrNoAddress},
+		{"no expected protocol", without(expTupleProto), ErrNoProto},
+		{"no mask", without(expMaskIPv4), ErrNoAddress},
+		{"no master ports", without(expMasterPorts), ErrNoPorts},
+		{"no mask ports", without(expMaskPorts), ErrNoPorts},
+		{"attribute 21", append(slices.Clone(whole), 0, 8, 0, 21, 0, 0, 0, 0), ErrAttrNumber},
+		{"direction 2", append(slices.Clone(whole), 0, 8, 0, 18, 0, 0, 0, 2), ErrAttrValue},
+		{"function without NUL", append(slices.Clone(whole), 0, 8, 0, 20, 'a', 'b', 'c', 'd'), ErrAttrValue},
+		{"another family", append(slices.Clone(whole), append([]byte{0, 36, 0, 9}, make([]byte, 32)...)...), ErrFamily},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			var x nl.Expect
+			if err := ParseExpect(c.body, &x); !errors.Is(err, c.want) {
+				t.Errorf("got %v, want %v", err, c.want)
+			}
+		})
+	}
+}
+
+func TestWhatDoesNotBelongIsDropped(t *testing.T) {
+	var f nl.Flow
+	body := unhex(t, someAddrs+"00 05 00 02 01 00 00 00"+ // ICMP with everything
+		"00 05 00 16 08 000000 00 05 00 17 00 000000 00 06 00 18 34 12 0000"+
+		somePorts+"00 05 00 04 03 000000 00 06 00 0e 4400 0000 00 05 00 11 03 000000"+
+		"00 08 00 0b 00010002")
+	if err := ParseFlow(body, &f); err != nil {
+		t.Fatal(err)
+	}
+	want := icmp(tuple4(nl.ProtoICMP, client, server), 8, 0, 0x1234)
+	if f.Has != 0 || f.Orig != want || f.Master != (nl.Tuple{}) {
+		t.Errorf("has %b, original %+v, master %+v", f.Has, f.Orig, f.Master)
+	}
+}
+
+func TestWindowScalesAreCut(t *testing.T) {
+	var f nl.Flow
+	body := unhex(t, someAddrs+"00 05 00 02 06 00 00 00"+somePorts+"00 05 00 19 0f 000000 00 05 00 1a ff 000000")
+	if err := ParseFlow(body, &f); err != nil || f.TCPWScaleOrig != 14 || f.TCPWScaleRepl != 14 {
+		t.Errorf("%v, scales %d and %d", err, f.TCPWScaleOrig, f.TCPWScaleRepl)
+	}
+}
+
+func TestNothingIsSentThatACDaemonRefuses(t *testing.T) {
+	f := flowDumps[0].flow
+	plain, err := Encoder{}.AppendFlow(nil, Header{}, &f)
+	if err != nil {
+		t.Fatal(err)
+	}
+	f.Has |= nl.HasHelper | nl.HasLabels
+	f.Helper.Set("twelve-chars")
+	f.LabelsLen = 4
+	got, err := Encoder{}.AppendFlow(nil, Header{}, &f)
+	if err != nil || !bytes.Equal(got, plain) {
+		t.Errorf("long helper name, empty labels: %v\n got %x\nwant %x", err, got, plain)
+	}
+
+	x := expectDump()
+	x.Helper.Set("twelve-chars")
+	x.SetFn("an-expectation-function-name")
+	b, err := Encoder{}.AppendExpect(nil, Header{Type: ExpectNew}, &x)
+	if err != nil || ParseExpect(b[HeaderLen:], &x) != nil || x.Has&(nl.ExpectHasHelper|nl.ExpectHasFn) != 0 {
+		t.Errorf("long names in an expectation: %v, %x", err, b)
+	}
+}
+
+func TestIncompleteObjectsAreNotSent(t *testing.T) {
+	dst := []byte("before")
+	for _, lack := range []nl.TupleAttr{nl.TupleSrc, nl.TupleDst, nl.TupleProto, nl.TupleDstPort} {
+		f := flowDumps[0].flow
+		f.Orig.Has &^= lack
+		if got, err := (Encoder{}).AppendFlow(dst, Header{}, &f); !errors.Is(err, ErrIncompleteTuple) || len(got) != len(dst) {
+			t.Errorf("flow without %b: %v", lack, err)
+		}
+		x := expectDump()
+		x.Mask.Has &^= lack
+		if got, err := (Encoder{}).AppendExpect(dst, Header{}, &x); !errors.Is(err, ErrIncompleteExpect) || len(got) != len(dst) {
+			t.Errorf("expectation without %b: %v", lack, err)
+		}
+	}
+}
+
+func TestSequenceNumbersWrap(t *testing.T) {
+	for _, c := range []struct {
+		a, b   Seq
+		before bool
+	}{
+		{1, 2, true}, {2, 1, false}, {1, 1, false}, {0xffffffff, 0, true}, {0, 0xffffffff, false}, {0xfffffff0, 10, true},
+	} {
+		if c.a.Before(c.b) != c.before || c.b.After(c.a) != c.before {
+			t.Errorf("%d before %d: want %v", c.a, c.b, c.before)
+		}
+	}
+}

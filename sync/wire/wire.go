@@ -1,0 +1,153 @@
+// Package wire is the bytes of the state replication protocol, version 1, the
+// one that conntrackd of conntrack-tools speaks: message headers, the attributes
+// of flows and expectations, and how messages share a datagram.
+//
+// A message is a header of 8 bytes (16 for acknowledgements, negative
+// acknowledgements and resync requests) and, for data, attributes: length,
+// number, payload, padding to 4. Messages follow each other without separators,
+// in a datagram or in a TCP stream.
+//
+// Encoding appends to the caller's buffer, decoding fills the caller's nl.Flow
+// or nl.Expect, so neither allocates. Nothing here knows of sockets, of time, or
+// of which message to send when: package proto decides that.
+//
+// Byte order: everything is big-endian but three 16-bit attributes, the
+// translated ports and the ICMP identifier. The C daemon swaps those once too
+// often, so that on the little-endian machines it runs on they travel
+// little-endian; this package writes and reads them little-endian on every
+// machine (sheet section 4, note A).
+package wire
+
+import "encoding/binary"
+
+// Version is the protocol's version, the high nibble of a message's first byte.
+const Version = 1
+
+// Type is what a message is about: the low nibble of its first byte.
+type Type uint8
+
+// Message types (sheet section 2). A flow or expectation that the receiver does
+// not know must be created by an update as by a new one.
+const (
+	FlowNew      Type = 0
+	FlowUpdate   Type = 1
+	FlowDelete   Type = 2
+	ExpectNew    Type = 3
+	ExpectUpdate Type = 4
+	ExpectDelete Type = 5
+	Control      Type = 10
+)
+
+// IsFlow reports whether messages of type t carry a flow.
+func (t Type) IsFlow() bool { return t <= FlowDelete }
+
+// IsExpect reports whether messages of type t carry an expectation.
+func (t Type) IsExpect() bool { return t >= ExpectNew && t <= ExpectDelete }
+
+// Flags is the header's second byte.
+type Flags uint8
+
+// Header flags (sheet section 2). Hello and HelloBack may ride on any message,
+// the others belong to control messages. Bit 0 is never set.
+const (
+	Resync    Flags = 0x02 // send me everything
+	Nack      Flags = 0x04 // sequence numbers From to To are missing here
+	Ack       Flags = 0x08 // sequence numbers From to To have arrived here
+	Alive     Flags = 0x10 // nothing to say, but alive
+	Hello     Flags = 0x20 // I have just started
+	HelloBack Flags = 0x40 // answer to a Hello
+)
+
+// ranged are the control flags whose header carries From and To.
+const ranged = Resync | Nack | Ack
+
+// HeaderLen and RangedHeaderLen are the sizes of the two headers in bytes.
+const (
+	HeaderLen       = 8
+	RangedHeaderLen = 16
+)
+
+// Seq is a message's sequence number. A process counts every message that it
+// sends, of any type and over any link, from a number taken from the clock at
+// its start; the count wraps around.
+type Seq uint32
+
+// Before reports whether s was given out before t. It is a signed difference, so
+// it holds across the wrap-around for numbers less than 2^31 apart.
+func (s Seq) Before(t Seq) bool { return int32(s-t) < 0 }
+
+// After reports whether s was given out after t.
+func (s Seq) After(t Seq) bool { return t.Before(s) }
+
+// Header is a message's header but for its length and version.
+type Header struct {
+	Type  Type
+	Flags Flags
+	Seq   Seq
+	// From and To are the first and last sequence number, both included, of a
+	// control message with Ack or Nack; both are 0 with Resync.
+	From, To Seq
+}
+
+// Ranged reports whether the header is one of 16 bytes, with From and To.
+func (h Header) Ranged() bool { return h.Type == Control && h.Flags&ranged != 0 }
+
+// Kind is what a receiver takes a message for.
+type Kind uint8
+
+// Kinds of messages. KindInvalid is every combination of type and flags that
+// stands for nothing.
+const (
+	KindInvalid Kind = iota
+	KindData
+	KindAck
+	KindNack
+	KindResync
+	KindAlive
+)
+
+// Kind classifies the message. Where several control flags are set the first in
+// the order Ack, Nack, Resync, Alive decides, as in the C daemon. Hello and
+// HelloBack have no part in it: they are looked at on messages of any kind.
+func (h Header) Kind() Kind {
+	switch {
+	case h.Type <= ExpectDelete && h.Flags&^(Hello|HelloBack) == 0:
+		return KindData
+	case h.Type != Control:
+		return KindInvalid
+	case h.Flags&Ack != 0:
+		return KindAck
+	case h.Flags&Nack != 0:
+		return KindNack
+	case h.Flags&Resync != 0:
+		return KindResync
+	case h.Flags&Alive != 0:
+		return KindAlive
+	}
+	return KindInvalid
+}
+
+// AppendControl appends the control message that h describes. h.Type must be
+// Control.
+func AppendControl(dst []byte, h Header) []byte {
+	if !h.Ranged() {
+		return appendHeader(dst, h, HeaderLen)
+	}
+	dst = appendHeader(dst, h, RangedHeaderLen)
+	dst = binary.BigEndian.AppendUint32(dst, uint32(h.From))
+	return binary.BigEndian.AppendUint32(dst, uint32(h.To))
+}
+
+// appendHeader appends the part that all headers share. length is that of the
+// whole message in bytes, this header included.
+func appendHeader(dst []byte, h Header, length uint16) []byte {
+	dst = append(dst, Version<<4|byte(h.Type), byte(h.Flags))
+	dst = binary.BigEndian.AppendUint16(dst, length)
+	return binary.BigEndian.AppendUint32(dst, uint32(h.Seq))
+}
+
+// setLength fills in the length of the message that starts at start and ends
+// with msg.
+func setLength(msg []byte, start int) {
+	binary.BigEndian.PutUint16(msg[start+2:], uint16(len(msg)-start))
+}
