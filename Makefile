@@ -1,12 +1,14 @@
 # ctbox: `make help` lists the targets.
 #
 #   BIN=bin             where the binary and its links are built
-#   GOARCH=arm64        builds for another machine (see also: make cross)
+#   GOARCH=arm64        builds for another machine (all of them: make cross)
 #   DESTDIR= PREFIX=    where `make install` installs to
+#   FUZZTIME=20s        how long `make fuzz` stays at each target
 
-GO     ?= go
-BIN    ?= bin
-PREFIX ?= /usr/local
+GO       ?= go
+BIN      ?= bin
+PREFIX   ?= /usr/local
+FUZZTIME ?= 20s
 
 # Nothing of the machine, the folder or the clock goes into the binary, so two
 # builds of one commit are the same byte for byte. The tag leaves out urfave/cli's
@@ -15,19 +17,128 @@ TAGS       = urfave_cli_no_docs
 BUILDFLAGS = -tags $(TAGS) -trimpath -buildvcs=false -ldflags "-s -w -buildid="
 export CGO_ENABLED = 0
 
+# for what runs on the machine that builds, whatever we build for
+HOST = GOOS= GOARCH= GOARM= GOMIPS=
+
+STATICCHECK = $(BIN)/tools/staticcheck-v0.8.2
+
 SOURCES := go.mod $(wildcard go.sum) $(shell find . -name '*.go' -not -name '*_test.go' -not -path './.git/*')
 
 .PHONY: all
 all: $(BIN)/ctbox ## build the static binary and the applets' links in ./bin
 
-# The links are made by a ctbox for the machine that builds, which need not be
-# the one we build for.
-$(BIN)/ctbox: $(SOURCES) Makefile
-	@mkdir -p $(BIN)
+# Not built again where nothing has changed, so that `sudo make install` after
+# `make` needs no Go in root's search path.
+$(BIN)/ctbox: $(SOURCES) Makefile $(BIN)/.settings
 	$(GO) build $(BUILDFLAGS) -o $@ .
-	@for name in $$(GOOS= GOARCH= GOARM= GOMIPS= $(GO) run -tags $(TAGS) . --list); do \
-		ln -sf ctbox $(BIN)/$$name || exit 1; \
+	@names=$$($(HOST) $(GO) run -tags $(TAGS) . --list) || exit 1; \
+	for name in $$names; do ln -sf ctbox $(BIN)/$$name || exit 1; done
+
+# What else a build depends on; the file changes when one of these does.
+SETTINGS = $(GOOS) $(GOARCH) $(GOARM) $(GOMIPS) $(GOFLAGS)
+
+.PHONY: always
+$(BIN)/.settings: always
+	@mkdir -p $(BIN)
+	@echo '$(SETTINGS)' | cmp -s - $@ || echo '$(SETTINGS)' >$@
+
+.PHONY: test
+test: all ## run the tests (root: they make network namespaces)
+	@scripts/need test
+	@[ "$$(id -u)" = 0 ] || { echo "make test: needs root, to make network namespaces" >&2; exit 1; }
+	$(GO) test -count=1 -tags $(TAGS) ./...
+
+.PHONY: check
+check: lint race ## gofmt, vet, staticcheck, and the tests with the race detector
+
+.PHONY: lint
+lint: $(STATICCHECK) ## gofmt, vet and staticcheck
+	@bad=$$(gofmt -l $$(find . -name '*.go' -not -path './.git/*')); \
+	[ -z "$$bad" ] || { echo "gofmt would change:" $$bad >&2; exit 1; }
+	$(GO) vet -tags $(TAGS) ./...
+	$(STATICCHECK) -tags $(TAGS) ./...
+	@for script in scripts/need scripts/*.sh; do sh -n $$script || exit 1; done
+	@bash -n .ci/run
+
+# Built from the module proxy into a folder of our own: a tool is no dependency
+# of the program, so go.mod does not have it.
+$(STATICCHECK):
+	$(HOST) GOBIN=$(abspath $(BIN))/tools $(GO) install honnef.co/go/tools/cmd/staticcheck@$(@:$(BIN)/tools/staticcheck-%=%)
+	@mv $(BIN)/tools/staticcheck $@
+
+.PHONY: race
+race: ## run the tests with the race detector
+	@scripts/need test race
+	CGO_ENABLED=1 $(GO) test -count=1 -race -tags $(TAGS) ./...
+
+# Two big-endian machines and two of 32 bits.
+EMULATED = s390x mips arm
+
+.PHONY: emulated
+emulated: ## run the codecs' and parsers' tests on other architectures, under qemu-user
+	@scripts/need emulated
+	@for arch in $(EMULATED); do \
+		echo "== $$arch"; GO="$(GO)" TAGS="$(TAGS)" GOMIPS=softfloat scripts/emulated.sh $$arch || exit 1; \
 	done
+
+.PHONY: fuzz
+fuzz: ## fuzz every fuzz target for FUZZTIME
+	@GO="$(GO)" TAGS="$(TAGS)" FUZZTIME="$(FUZZTIME)" scripts/fuzz.sh
+
+.PHONY: demo
+demo: all ## show list, filter, events, update, delete, save and load on a NAT firewall
+	@scripts/need demo
+	@scripts/demo.sh
+
+.PHONY: bench
+bench: all ## measure against Debian's conntrack and the kernel alone
+	@scripts/need bench
+	@scripts/bench
+
+# Each target's architecture, as Go's environment has it.
+CROSS = amd64 arm64 armv5 armv7 mips-softfloat mipsle-softfloat riscv64 ppc64le s390x
+amd64            = GOARCH=amd64
+arm64            = GOARCH=arm64
+armv5            = GOARCH=arm GOARM=5
+armv7            = GOARCH=arm GOARM=7
+mips-softfloat   = GOARCH=mips GOMIPS=softfloat
+mipsle-softfloat = GOARCH=mipsle GOMIPS=softfloat
+riscv64          = GOARCH=riscv64
+ppc64le          = GOARCH=ppc64le
+s390x            = GOARCH=s390x
+
+.PHONY: cross
+cross: $(CROSS:%=$(BIN)/cross/ctbox-%) ## build for every architecture, in ./bin/cross
+
+$(BIN)/cross/ctbox-%: $(SOURCES) Makefile
+	GOOS=linux $($*) $(GO) build $(BUILDFLAGS) -o $@ .
+
+# The links that `make` made are installed as they are: they lead to ctbox
+# beside them. Where a name is taken by anything but such a link, by Debian's
+# conntrack say, nothing is installed.
+sbindir = $(DESTDIR)$(PREFIX)/sbin
+man8dir = $(DESTDIR)$(PREFIX)/share/man/man8
+bashdir = $(DESTDIR)$(PREFIX)/share/bash-completion/completions
+
+.PHONY: install
+install: all ## install the binary, its links, man pages and completions
+	@for link in $$(find $(BIN) -maxdepth 1 -type l); do \
+		path=$(sbindir)/$${link##*/}; \
+		[ -e $$path ] || [ -L $$path ] || continue; \
+		case $$(readlink $$path) in ctbox | */ctbox) continue ;; esac; \
+		echo "make install: $$path is there and is not ours; nothing was installed" >&2; exit 1; \
+	done
+	install -d $(sbindir)
+	install -m 755 $(BIN)/ctbox $(sbindir)/ctbox
+	@for link in $$(find $(BIN) -maxdepth 1 -type l); do \
+		echo "$${link##*/} -> ctbox"; ln -sfn ctbox $(sbindir)/$${link##*/} || exit 1; \
+	done
+	@for page in docs/*.8; do [ ! -f $$page ] || { install -d $(man8dir) && install -m 644 $$page $(man8dir)/; } || exit 1; done
+	@for file in scripts/completions/*; do [ ! -f $$file ] || { install -d $(bashdir) && install -m 644 $$file $(bashdir)/; } || exit 1; done
+
+.PHONY: clean
+clean: ## remove what was built
+	rm -rf $(BIN)
 
 .PHONY: help
 help: ## list the targets

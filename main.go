@@ -13,7 +13,7 @@ import (
 )
 
 func main() {
-	os.Exit(run())
+	os.Exit(run(applets.All()))
 }
 
 // grace is what an applet has to end in order after SIGINT or SIGTERM. An
@@ -30,7 +30,7 @@ const grace = time.Second
 // every C tool in a shell pipeline, and on any other descriptor the write
 // returns EPIPE. Applets therefore write to the stdout they are given (it is
 // the *os.File of descriptor 1) and never have to look for EPIPE there.
-func run() int {
+func run(table []applets.Applet) int {
 	caught := make(chan os.Signal, 1)
 	signal.Notify(caught, syscall.SIGINT, syscall.SIGTERM)
 	ctx, cancel := context.WithCancel(context.Background())
@@ -43,5 +43,5 @@ func run() int {
 		// The process ends with the applet, so getting here means it has not.
 		_ = syscall.Kill(os.Getpid(), sig.(syscall.Signal))
 	}()
-	return applets.Run(ctx, applets.All(), os.Args, os.Stdin, os.Stdout, os.Stderr)
+	return applets.Run(ctx, table, os.Args, os.Stdin, os.Stdout, os.Stderr)
 }

@@ -12,11 +12,9 @@ func (f *Flow) Append(dst []byte) []byte {
 	dst = f.Orig.append(dst, ctaTupleOrig)
 	dst = f.Reply.append(dst, ctaTupleReply)
 	dst = f.Master.append(dst, ctaTupleMaster)
-	if f.Has&HasStatus != 0 {
+	filter := f.Has&HasStatusMask != 0
+	if f.Has&HasStatus != 0 && !filter {
 		dst = appendU32(dst, ctaStatus, f.Status)
-	}
-	if f.Has&HasStatusMask != 0 {
-		dst = appendU32(dst, ctaStatusMask, f.StatusMask)
 	}
 	if f.Has&HasTimeout != 0 {
 		dst = appendU32(dst, ctaTimeout, f.Timeout)
@@ -26,6 +24,13 @@ func (f *Flow) Append(dst []byte) []byte {
 	}
 	if f.Has&HasMarkMask != 0 {
 		dst = appendU32(dst, ctaMarkMask, f.MarkMask)
+	}
+	if filter {
+		// A filter's status follows its mark.
+		if f.Has&HasStatus != 0 {
+			dst = appendU32(dst, ctaStatus, f.Status)
+		}
+		dst = appendU32(dst, ctaStatusMask, f.StatusMask)
 	}
 	if f.Has&hasProtoinfo != 0 {
 		dst = f.appendProtoinfo(dst)
@@ -264,8 +269,8 @@ func (t *Tuple) filterFlags() uint32 {
 // Append appends e's attributes as an expectation request carries them. Absent
 // tuples and attributes are left out; the id is the kernel's own.
 func (e *Expect) Append(dst []byte) []byte {
-	dst = e.Master.append(dst, ctaExpectMaster)
 	dst = e.Tuple.append(dst, ctaExpectTuple)
+	dst = e.Master.append(dst, ctaExpectMaster)
 	dst = e.Mask.append(dst, ctaExpectMask)
 	if e.Has&ExpectHasTimeout != 0 {
 		dst = appendU32(dst, ctaExpectTimeout, e.Timeout)

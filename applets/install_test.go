@@ -1,0 +1,111 @@
+package applets
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// newBinary makes a file that stands for the running ctbox.
+func newBinary(t *testing.T, dir string) string {
+	t.Helper()
+	path := filepath.Join(dir, "ctbox")
+	if err := os.WriteFile(path, []byte("binary"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+func wantLink(t *testing.T, path, target string) {
+	t.Helper()
+	if got, err := os.Readlink(path); err != nil || got != target {
+		t.Errorf("%s leads to %q (%v), want %q", filepath.Base(path), got, err, target)
+	}
+}
+
+func TestInstallMakesLinks(t *testing.T) {
+	self, dir := newBinary(t, t.TempDir()), t.TempDir()
+	for range 2 { // the second time finds everything in place
+		if err := install(testTable, dir, self); err != nil {
+			t.Fatal(err)
+		}
+		wantLink(t, filepath.Join(dir, "alpha"), self)
+		wantLink(t, filepath.Join(dir, "beta"), self)
+	}
+}
+
+func TestInstallBesideTheBinaryIsRelative(t *testing.T) {
+	dir := t.TempDir()
+	if err := install(testTable, dir, newBinary(t, dir)); err != nil {
+		t.Fatal(err)
+	}
+	wantLink(t, filepath.Join(dir, "alpha"), "ctbox")
+	moved := filepath.Join(t.TempDir(), "moved")
+	if err := os.Rename(dir, moved); err != nil {
+		t.Fatal(err)
+	}
+	if err := install(testTable, moved, filepath.Join(moved, "ctbox")); err != nil {
+		t.Error(err)
+	}
+	wantLink(t, filepath.Join(moved, "alpha"), "ctbox")
+}
+
+func TestInstallReplacesLinksToAnotherCtbox(t *testing.T) {
+	self, dir := newBinary(t, t.TempDir()), t.TempDir()
+	gone := filepath.Join(t.TempDir(), "old", "ctbox")
+	if err := os.Symlink(gone, filepath.Join(dir, "alpha")); err != nil {
+		t.Fatal(err)
+	}
+	if err := install(testTable, dir, self); err != nil {
+		t.Fatal(err)
+	}
+	wantLink(t, filepath.Join(dir, "alpha"), self)
+	entries, err := os.ReadDir(dir)
+	if err != nil || len(entries) != 2 {
+		t.Errorf("%d entries after a replacement, want 2 (%v)", len(entries), err)
+	}
+}
+
+// The name that is taken is the second one, so that a first link made before
+// the check would be seen.
+func TestInstallRefusesWhatIsNotOurs(t *testing.T) {
+	for name, occupy := range map[string]func(path string) error{
+		"a file":              func(p string) error { return os.WriteFile(p, []byte("theirs"), 0o755) },
+		"a directory":         func(p string) error { return os.Mkdir(p, 0o755) },
+		"a link to something": func(p string) error { return os.Symlink("/bin/true", p) },
+		"a dangling link":     func(p string) error { return os.Symlink("/nonexistent/conntrack", p) },
+		"a link to itself":    func(p string) error { return os.Symlink(p, p) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			self, dir := newBinary(t, t.TempDir()), t.TempDir()
+			path := filepath.Join(dir, "beta")
+			if err := occupy(path); err != nil {
+				t.Fatal(err)
+			}
+			before, err := os.Lstat(path)
+			if err != nil {
+				t.Fatal(err)
+			}
+			err = install(testTable, dir, self)
+			if err == nil || !strings.Contains(err.Error(), path) || strings.Contains(err.Error(), "\n") {
+				t.Errorf("error %v, want one line that names %s", err, path)
+			}
+			if _, err := os.Lstat(filepath.Join(dir, "alpha")); !os.IsNotExist(err) {
+				t.Error("a link was made before the refusal")
+			}
+			if after, err := os.Lstat(path); err != nil || !os.SameFile(before, after) {
+				t.Errorf("%s was changed (%v)", path, err)
+			}
+		})
+	}
+}
+
+func TestInstallNeedsADirectory(t *testing.T) {
+	self := newBinary(t, t.TempDir())
+	for _, dir := range []string{self, filepath.Join(t.TempDir(), "missing")} {
+		if err := install(testTable, dir, self); err == nil || !strings.Contains(err.Error(), dir) {
+			t.Errorf("install in %s: %v", dir, err)
+		}
+	}
+}
