@@ -93,7 +93,7 @@ demo: all ## show list, filter, events, update, delete, save and load on a NAT f
 .PHONY: bench
 bench: all ## measure against Debian's conntrack and the kernel alone
 	@scripts/need bench
-	@scripts/bench
+	$(HOST) $(GO) run -tags $(TAGS) ./scripts/bench -bin $(BIN) $(BENCHFLAGS)
 
 # Each target's architecture, as Go's environment has it.
 CROSS = amd64 arm64 armv5 armv7 mips-softfloat mipsle-softfloat riscv64 ppc64le s390x

@@ -1,0 +1,89 @@
+// Command bench measures our programs against Debian's conntrack-tools on this
+// machine, in one run, each on a network namespace filled alike, and prints
+// tables of medians and ratios. Where it makes sense it also measures what the
+// kernel alone takes: a client that does the least that is possible.
+//
+//	go run ./scripts/bench [-runs N] [-flows N] [-only REGEXP] -bin DIR
+//
+// It needs root, Debian's conntrack in the path, and our binary in DIR. When
+// net.netfilter.nf_conntrack_max is too small it is raised and restored; nothing
+// else outside the namespaces that it makes is touched.
+package main
+
+import (
+	"flag"
+	"fmt"
+	"os"
+	"path/filepath"
+	"regexp"
+	"runtime"
+	"strings"
+)
+
+type bench struct {
+	runs   int
+	flows  int    // in the table that is listed
+	ours   string // path of our conntrack
+	debian string // path of Debian's
+	dir    string // scratch files
+	only   *regexp.Regexp
+}
+
+func main() {
+	var b bench
+	bin := flag.String("bin", "bin", "folder with our programs")
+	only := flag.String("only", "", "measure only the rows that match this regular expression")
+	flag.IntVar(&b.runs, "runs", 3, "runs of each row; the median counts")
+	flag.IntVar(&b.flows, "flows", 500_000, "flows in the table that is listed")
+	flag.StringVar(&b.debian, "debian", "/usr/sbin/conntrack", "Debian's conntrack")
+	flag.Parse()
+	if err := b.run(*bin, *only); err != nil {
+		fmt.Fprintln(os.Stderr, "bench:", err)
+		os.Exit(1)
+	}
+}
+
+func (b *bench) run(bin, only string) (err error) {
+	if b.only, err = regexp.Compile(only); err != nil {
+		return err
+	}
+	if b.ours, err = filepath.Abs(filepath.Join(bin, "conntrack")); err != nil {
+		return err
+	}
+	for _, program := range []string{b.ours, b.debian} {
+		if _, err := os.Stat(program); err != nil {
+			return err
+		}
+	}
+	if b.dir, err = os.MkdirTemp("", "ctbox-bench"); err != nil {
+		return err
+	}
+	defer os.RemoveAll(b.dir)
+	restore, err := raiseTableLimit(b.flows + 100_000)
+	if err != nil {
+		return err
+	}
+	defer restore()
+
+	fmt.Printf("%s, Linux %s, %d CPUs, %s; Debian's %s\n\n", cpuModel(), kernelRelease(), runtime.NumCPU(),
+		runtime.Version(), debianVersion(b.debian))
+	return b.conntrack()
+}
+
+// wanted tells whether a row was asked for.
+func (b *bench) wanted(row string) bool { return b.only.MatchString(row) }
+
+func cpuModel() string {
+	info, _ := os.ReadFile("/proc/cpuinfo")
+	for line := range strings.Lines(string(info)) {
+		if name, value, ok := strings.Cut(line, ":"); ok && strings.TrimSpace(name) == "model name" {
+			return strings.TrimSpace(value)
+		}
+	}
+	return runtime.GOARCH
+}
+
+func kernelRelease() string {
+	release, _ := os.ReadFile("/proc/sys/kernel/osrelease")
+	return strings.TrimSpace(string(release))
+}

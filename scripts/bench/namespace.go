@@ -1,0 +1,145 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"runtime"
+	"strconv"
+	"strings"
+
+	"ctbox/nl"
+
+	"golang.org/x/sys/unix"
+)
+
+// namespace is a network namespace of the benchmark's own.
+type namespace struct{ name string }
+
+func newNamespace(label string) (*namespace, error) {
+	n := &namespace{name: fmt.Sprintf("ctbench-%d-%s", os.Getpid(), label)}
+	if out, err := exec.Command("ip", "netns", "add", n.name).CombinedOutput(); err != nil {
+		return nil, fmt.Errorf("ip netns add %s: %w: %s", n.name, err, out)
+	}
+	return n, nil
+}
+
+func (n *namespace) close() { _ = exec.Command("ip", "netns", "del", n.name).Run() }
+
+// do runs f with the goroutine's thread in the namespace.
+func (n *namespace) do(f func() error) error {
+	result := make(chan error, 1)
+	go func() {
+		// The thread is not unlocked: it ends with the goroutine.
+		runtime.LockOSThread()
+		fd, err := unix.Open("/run/netns/"+n.name, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+		if err == nil {
+			err = unix.Setns(fd, unix.CLONE_NEWNET)
+			unix.Close(fd)
+		}
+		if err == nil {
+			err = f()
+		}
+		result <- err
+	}()
+	return <-result
+}
+
+func (n *namespace) dial() (c *nl.Conn, err error) {
+	err = n.do(func() (err error) { c, err = nl.Dial(); return err })
+	return c, err
+}
+
+// command is the program in the namespace; nsenter execs it, so that its pid,
+// times and memory are the program's.
+func (n *namespace) command(program string, args ...string) *exec.Cmd {
+	return exec.Command("nsenter", append([]string{"--net=/run/netns/" + n.name, program}, args...)...)
+}
+
+// flow is flow number i of a table: TCP, established, both directions, as a busy
+// firewall has them.
+func flow(i int, f *nl.Flow) {
+	f.Reset()
+	f.Has = nl.HasTimeout | nl.HasStatus | nl.HasTCPState
+	f.Timeout, f.TCPState = 3600, nl.TCPStateEstablished
+	f.Status = nl.StatusConfirmed | nl.StatusSeenReply | nl.StatusAssured
+	f.Orig = nl.Tuple{Has: nl.TupleAddrs | nl.TupleProto | nl.TuplePorts, Family: nl.FamilyIPv4, Proto: nl.ProtoTCP,
+		Src: nl.Addr{10, 0, byte(i >> 16), byte(i >> 8)}, Dst: nl.Addr{198, 51, 100, byte(i)},
+		SrcPort: uint16(1024 + i%60000), DstPort: 443}
+	f.Reply = f.Orig.Inverted()
+}
+
+// fill creates flows first, first+1, … until n exist; it is also what the kernel
+// alone takes for a load.
+func fill(c *nl.Conn, n int) error {
+	p := c.NewPipeline(context.Background(), func(b *nl.Batch) error {
+		for _, f := range b.Failures() {
+			if !errors.Is(f.Err, unix.EEXIST) {
+				return f.Err
+			}
+		}
+		return nil
+	})
+	err := fillPipeline(p, n)
+	if cerr := p.Close(); err == nil {
+		err = cerr
+	}
+	return err
+}
+
+func fillPipeline(p *nl.Pipeline, n int) error {
+	b, err := p.Batch()
+	if err != nil {
+		return err
+	}
+	var f nl.Flow
+	for i := range n {
+		flow(i, &f)
+		b.Add(nl.Request{Type: nl.TypeFlowNew, Flags: unix.NLM_F_CREATE | unix.NLM_F_EXCL, Family: nl.FamilyIPv4, Flow: &f})
+		if b.Full() {
+			if err := p.Submit(b); err != nil {
+				return err
+			}
+			if b, err = p.Batch(); err != nil {
+				return err
+			}
+		}
+	}
+	return p.Submit(b)
+}
+
+func flush(c *nl.Conn) error {
+	return c.Do(context.Background(), nl.Request{Type: nl.TypeFlowDelete}, nil)
+}
+
+// refill makes the table hold exactly the first n flows.
+func refill(c *nl.Conn, n int) error {
+	if err := flush(c); err != nil {
+		return err
+	}
+	return fill(c, n)
+}
+
+const limitFile = "/proc/sys/net/netfilter/nf_conntrack_max"
+
+// raiseTableLimit makes room for n flows in each namespace. The limit is one
+// number for the whole machine.
+func raiseTableLimit(n int) (restore func(), err error) {
+	old, err := os.ReadFile(limitFile)
+	if err != nil {
+		return nil, err
+	}
+	now, err := strconv.Atoi(strings.TrimSpace(string(old)))
+	if err != nil || now >= n {
+		return func() {}, err
+	}
+	fmt.Printf("nf_conntrack_max is %d for this run, %d before and after.\n", n, now)
+	return func() { _ = os.WriteFile(limitFile, old, 0) }, os.WriteFile(limitFile, []byte(strconv.Itoa(n)), 0)
+}
+
+func debianVersion(program string) string {
+	out, _ := exec.Command(program, "-V").Output()
+	return strings.TrimSpace(string(out))
+}
