@@ -1,0 +1,151 @@
+// Package format writes flows and expectations for people and for programs: as
+// conntrack(8)'s text, as a command line that makes the flow again (save), as
+// XML and as JSON. It reads the JSON back.
+//
+// Everything appends to a buffer of the caller and allocates nothing else, so
+// that listing a table of a million flows costs no garbage. Nothing here does
+// I/O, reads a clock or looks up a time zone: the caller hands them in.
+package format
+
+import (
+	"time"
+
+	"ctbox/nl"
+)
+
+// Format is one of the ways to write a flow or an expectation.
+type Format uint8
+
+// Text is the default of conntrack(8). Expectations have no Save form: they are
+// written as Text there.
+const (
+	Text Format = iota
+	Save
+	XML
+	JSON
+)
+
+// EventType is what happened to an entry; None when it is only listed.
+type EventType uint8
+
+// Types of events.
+const (
+	None EventType = iota
+	New
+	Update
+	Destroy
+)
+
+// Event is what a line says beyond the entry itself.
+type Event struct {
+	Type EventType
+	// Time is nanoseconds since the epoch: when the kernel made the event if it
+	// says so, else when it was received. 0 means unknown.
+	Time int64
+	// PortID is the netlink port of the process that caused the event; 0 is
+	// the kernel.
+	PortID uint32
+	// Progname is the name of that process, empty when it isn't known.
+	Progname string
+}
+
+// listed is the Event of an entry that is merely listed.
+var listed = &Event{}
+
+// Style says how to write. The zero value is conntrack(8)'s default text. A
+// Style is not changed by writing and may be shared.
+type Style struct {
+	Format Format
+
+	Extended   bool // layer-3 columns (Text)
+	Timestamp  bool // time of the event in front (Text), <when> (XML)
+	ID         bool // id=N (Text); XML and JSON always have it
+	KTimestamp bool // start and stop of the flow (Text, XML); JSON always has them
+
+	// Delete makes Save write a listed flow as a deletion.
+	Delete bool
+
+	// Labels are the names of label bits by bit; an empty one has no name. A nil
+	// slice means that names were not asked for, and then Text and XML show no
+	// labels at all.
+	Labels []string
+
+	// Now is the time that ages are counted to, in nanoseconds since the epoch.
+	// It must not lie before the start of the flows by more than the time since
+	// it was taken; a flow that is younger than Now has the age 0.
+	Now int64
+
+	// Location is the time zone of the dates in Text and XML; nil is UTC.
+	Location *time.Location
+
+	// Without and WithoutExpect are attributes to leave out even when they are
+	// there, such as the counters of a cached copy.
+	Without       nl.Attr
+	WithoutExpect nl.ExpectAttr
+}
+
+// CacheWithout is Style.Without for a copy of a flow that is kept outside the
+// kernel, where these grow stale at once (conntrackd(8) -i and -e).
+const CacheWithout = nl.HasTimeout | nl.HasUse | nl.HasCountersOrig | nl.HasCountersReply
+
+// AppendFlow appends f to dst in the style s, without a final newline, and
+// returns the extended buffer. e may be nil for a flow that is merely listed.
+func AppendFlow(dst []byte, f *nl.Flow, s *Style, e *Event) []byte {
+	if e == nil {
+		e = listed
+	}
+	switch s.Format {
+	case Save:
+		return appendPort(appendFlowSave(dst, f, s, e), e)
+	case XML:
+		return appendFlowXML(dst, f, s, e)
+	case JSON:
+		return appendFlowJSON(dst, f, s, e)
+	}
+	return appendPort(appendFlowText(dst, f, s, e), e)
+}
+
+// AppendExpect appends x to dst as AppendFlow does with flows.
+func AppendExpect(dst []byte, x *nl.Expect, s *Style, e *Event) []byte {
+	if e == nil {
+		e = listed
+	}
+	switch s.Format {
+	case XML:
+		return appendExpectXML(dst, x, s, e)
+	case JSON:
+		return appendExpectJSON(dst, x, s, e)
+	}
+	return appendPort(appendExpectText(dst, x, s, e), e)
+}
+
+// age is the number of whole seconds since start, and up to stop when the flow
+// has ended. Both ends are cut to seconds first, as in the text of
+// conntrack-tools.
+func (s *Style) age(start, stop uint64, stopped bool) uint64 {
+	end := uint64(max(s.Now, 0))
+	if stopped {
+		end = stop
+	}
+	if end <= start {
+		return 0
+	}
+	return end/1e9 - start/1e9
+}
+
+// local is the time ns, in nanoseconds since the epoch, in the style's zone.
+func (s *Style) local(ns int64) time.Time {
+	loc := s.Location
+	if loc == nil {
+		loc = time.UTC
+	}
+	return time.Unix(ns/1e9, ns%1e9).In(loc)
+}
+
+// tupleProto is the protocol by which a tuple's layer-4 fields are written.
+func tupleProto(t *nl.Tuple) uint8 {
+	if t.Has&nl.TupleProto == 0 {
+		return 0
+	}
+	return t.Proto
+}

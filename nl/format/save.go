@@ -1,0 +1,163 @@
+package format
+
+import (
+	"math/bits"
+	"strconv"
+
+	"ctbox/nl"
+)
+
+// saveStatus are the status bits that a command line can name with -u.
+var saveStatus = maskedBits{
+	{nl.StatusExpected, "EXPECTED"},
+	{nl.StatusSeenReply, "SEEN_REPLY"},
+	{nl.StatusAssured, "ASSURED"},
+	{nl.StatusFixedTimeout, "FIXED_TIMEOUT"},
+}
+
+// appendFlowSave writes the conntrack(8) options that make, change or delete
+// the flow (sheet section 5.5). Mark, labels and helper are not part of it, as
+// with conntrack-tools; JSON has them.
+func appendFlowSave(dst []byte, f *nl.Flow, s *Style, e *Event) []byte {
+	has := f.Has &^ s.Without
+	switch {
+	case e.Type == Destroy || s.Delete:
+		dst = append(dst, "-D "...)
+	case e.Type == Update:
+		dst = append(dst, "-U "...)
+	default:
+		dst = append(dst, "-A "...)
+	}
+	if has&nl.HasTimeout != 0 {
+		dst = appendNumber(dst, "-t ", uint64(f.Timeout))
+	}
+	if has&nl.HasStatus != 0 {
+		var any bool
+		if dst, any = saveStatus.appendBits(append(dst, "-u "...), f.Status); !any {
+			dst = append(dst, "UNSET"...)
+		}
+		dst = append(dst, ' ')
+	}
+	if has&nl.HasSecmark != 0 {
+		dst = appendNumber(dst, "-c ", uint64(f.Secmark))
+	}
+	if has&nl.HasZone != 0 {
+		dst = appendNumber(dst, "-w ", uint64(f.Zone))
+	}
+	if f.Orig.Has&nl.TupleZone != 0 {
+		dst = appendNumber(dst, "--orig-zone ", uint64(f.Orig.Zone))
+	}
+	if f.Reply.Has&nl.TupleZone != 0 {
+		dst = appendNumber(dst, "--reply-zone ", uint64(f.Reply.Zone))
+	}
+	dst = appendSaveAddrs(dst, f, has)
+
+	proto, known := f.Proto()
+	if !known {
+		return trimSpace(dst)
+	}
+	dst = append(dst, "-p "...)
+	if name := nl.ProtoName(proto); name != "unknown" {
+		dst = append(dst, name...)
+	} else {
+		dst = strconv.AppendUint(dst, uint64(proto), 10)
+	}
+	dst = append(dst, ' ')
+	switch {
+	case nl.HasPorts(proto):
+		dst = appendSavePorts(dst, f, "--sport ", "--dport ", "--reply-port-src ", "--reply-port-dst ")
+		dst = appendSaveState(dst, f, has)
+	case proto == nl.ProtoGRE:
+		dst = appendSavePorts(dst, f, "--srckey ", "--dstkey ", "--reply-key-src ", "--reply-key-dst ")
+	case proto == nl.ProtoICMP:
+		dst = appendSaveICMP(dst, &f.Orig, "--icmp-type ", "--icmp-code ", "--icmp-id ")
+	case proto == nl.ProtoICMPv6:
+		dst = appendSaveICMP(dst, &f.Orig, "--icmpv6-type ", "--icmpv6-code ", "--icmpv6-id ")
+	}
+	return trimSpace(dst)
+}
+
+// appendSaveAddrs writes the addresses; one that NAT has changed is written as
+// the NAT that changes it.
+func appendSaveAddrs(dst []byte, f *nl.Flow, has nl.Attr) []byte {
+	option := func(name string, family uint8, a *nl.Addr) {
+		dst = append(AppendAddr(append(dst, name...), family, a), ' ')
+	}
+	if f.Orig.Has&nl.TupleSrc != 0 {
+		option("-s ", f.Orig.Family, &f.Orig.Src)
+	}
+	if f.Orig.Has&nl.TupleDst != 0 {
+		option("-d ", f.Orig.Family, &f.Orig.Dst)
+	}
+	status := f.Status
+	if has&nl.HasStatus == 0 {
+		status = 0
+	}
+	if f.Reply.Has&nl.TupleSrc != 0 {
+		name := "-r "
+		if status&nl.StatusDstNATDone != 0 && f.Reply.Src != f.Orig.Dst {
+			name = "-g "
+		}
+		option(name, f.Reply.Family, &f.Reply.Src)
+	}
+	if f.Reply.Has&nl.TupleDst != 0 {
+		name := "-q "
+		if status&nl.StatusSrcNATDone != 0 && f.Reply.Dst != f.Orig.Src {
+			name = "-n "
+		}
+		option(name, f.Reply.Family, &f.Reply.Dst)
+	}
+	return dst
+}
+
+func appendSavePorts(dst []byte, f *nl.Flow, names ...string) []byte {
+	for i, t := range [...]*nl.Tuple{&f.Orig, &f.Reply} {
+		if t.Has&nl.TupleSrcPort != 0 {
+			dst = appendNumber(dst, names[2*i], uint64(t.SrcPort))
+		}
+		if t.Has&nl.TupleDstPort != 0 {
+			dst = appendNumber(dst, names[2*i+1], uint64(t.DstPort))
+		}
+	}
+	return dst
+}
+
+func appendSaveICMP(dst []byte, t *nl.Tuple, typ, code, id string) []byte {
+	if t.Has&nl.TupleICMPType != 0 {
+		dst = appendNumber(dst, typ, uint64(t.ICMPType))
+	}
+	if t.Has&nl.TupleICMPCode != 0 {
+		dst = appendNumber(dst, code, uint64(t.ICMPCode))
+	}
+	if t.Has&nl.TupleICMPID != 0 {
+		dst = appendNumber(dst, id, uint64(t.ICMPID))
+	}
+	return dst
+}
+
+func appendSaveState(dst []byte, f *nl.Flow, has nl.Attr) []byte {
+	if name, ok := stateName(f, has); ok {
+		dst = append(append(append(dst, "--state "...), name...), ' ')
+	}
+	if has&nl.HasSCTPVtagOrig != 0 {
+		dst = appendNumber(dst, "--orig-vtag ", uint64(SaveVtag(f.SCTPVtagOrig)))
+	}
+	if has&nl.HasSCTPVtagReply != 0 {
+		dst = appendNumber(dst, "--reply-vtag ", uint64(SaveVtag(f.SCTPVtagReply)))
+	}
+	if has&nl.HasDCCPRole != 0 {
+		role := "--role client "
+		if f.DCCPRole != 0 {
+			role = "--role server "
+		}
+		dst = append(dst, role...)
+	}
+	return dst
+}
+
+// SaveVtag turns an SCTP verification tag into the number that conntrack(8)'s
+// options --orig-vtag and --reply-vtag show and take, and back. conntrack-tools
+// has the tag's bytes in the wrong order there, on little-endian machines at
+// least; files saved by it must load, so the options keep that order. (JSON has
+// the tag as RFC 9260 has it.)
+func SaveVtag(tag uint32) uint32 { return bits.ReverseBytes32(tag) }

@@ -1,0 +1,298 @@
+package format
+
+import (
+	"strconv"
+	"time"
+
+	"ctbox/nl"
+)
+
+// prefixes are the event's marks in front of a line of text.
+var prefixes = [...]string{New: "    [NEW] ", Update: " [UPDATE] ", Destroy: "[DESTROY] "}
+
+// appendFlowText writes the fields of sheet section 5.1. Each is followed by
+// one space, the last of which is removed.
+func appendFlowText(dst []byte, f *nl.Flow, s *Style, e *Event) []byte {
+	has := f.Has &^ s.Without
+	if s.Timestamp {
+		dst = appendStamp(dst, e.Time)
+	}
+	if e.Type != None {
+		dst = append(dst, prefixes[e.Type]...)
+	}
+	if s.Extended {
+		family := f.Family()
+		dst = appendNumbered(dst, nl.FamilyName(family), uint64(family))
+	}
+	if proto, known := f.Proto(); known {
+		dst = appendNumbered(dst, nl.ProtoName(proto), uint64(proto))
+	}
+	if has&nl.HasTimeout != 0 {
+		dst = append(strconv.AppendUint(dst, uint64(f.Timeout), 10), ' ')
+	}
+	if name, ok := stateName(f, has); ok {
+		dst = append(append(dst, name...), ' ')
+	}
+
+	dst = appendTupleText(dst, &f.Orig, tupleProto(&f.Orig), "src=", "dst=")
+	if f.Orig.Has&nl.TupleZone != 0 {
+		dst = appendNumber(dst, "zone-orig=", uint64(f.Orig.Zone))
+	}
+	if has&nl.HasCountersOrig != 0 {
+		dst = appendCounters(dst, &f.CountersOrig)
+	}
+	if has&nl.HasStatus != 0 && f.Status&nl.StatusSeenReply == 0 {
+		dst = append(dst, "[UNREPLIED] "...)
+	}
+	dst = appendTupleText(dst, &f.Reply, tupleProto(&f.Reply), "src=", "dst=")
+	if f.Reply.Has&nl.TupleZone != 0 {
+		dst = appendNumber(dst, "zone-reply=", uint64(f.Reply.Zone))
+	}
+	if has&nl.HasCountersReply != 0 {
+		dst = appendCounters(dst, &f.CountersReply)
+	}
+
+	if has&nl.HasStatus != 0 {
+		switch {
+		case f.Status&nl.StatusHWOffload != 0:
+			dst = append(dst, "[HW_OFFLOAD] "...)
+		case f.Status&nl.StatusOffload != 0:
+			dst = append(dst, "[OFFLOAD] "...)
+		case f.Status&nl.StatusAssured != 0:
+			dst = append(dst, "[ASSURED] "...)
+		}
+	}
+	if has&nl.HasMark != 0 {
+		dst = appendNumber(dst, "mark=", uint64(f.Mark))
+	}
+	if has&nl.HasSecmark != 0 {
+		dst = appendNumber(dst, "secmark=", uint64(f.Secmark))
+	}
+	if has&nl.HasSecctx != 0 {
+		dst = append(append(append(dst, "secctx="...), f.Secctx...), ' ')
+	}
+	if has&nl.HasZone != 0 && f.Zone != 0 {
+		dst = appendNumber(dst, "zone=", uint64(f.Zone))
+	}
+	if has&nl.HasTimestampStart != 0 {
+		dst = appendNumber(dst, "delta-time=", s.age(f.TimestampStart, f.TimestampStop, has&nl.HasTimestampStop != 0))
+	}
+	if s.KTimestamp {
+		if has&nl.HasTimestampStart != 0 {
+			dst = append(appendDate(append(dst, "[start="...), s.local(int64(f.TimestampStart))), "] "...)
+		}
+		if has&nl.HasTimestampStop != 0 {
+			dst = append(appendDate(append(dst, "[stop="...), s.local(int64(f.TimestampStop))), "] "...)
+		}
+	}
+	if has&nl.HasHelper != 0 {
+		dst = append(append(append(dst, "helper="...), f.Helper.Bytes()...), ' ')
+	}
+	if has&nl.HasUse != 0 {
+		dst = appendNumber(dst, "use=", uint64(f.Use))
+	}
+	if s.ID && has&nl.HasID != 0 {
+		dst = appendNumber(dst, "id=", uint64(f.ID))
+	}
+	if s.Labels != nil && has&nl.HasLabels != 0 {
+		dst = appendLabels(dst, f, s.Labels)
+	}
+	return trimSpace(dst)
+}
+
+// stateName is the name of the layer-4 state, if the flow has one.
+func stateName(f *nl.Flow, has nl.Attr) (string, bool) {
+	switch {
+	case has&nl.HasTCPState != 0:
+		return nl.TCPStateName(f.TCPState), true
+	case has&nl.HasSCTPState != 0:
+		return nl.SCTPStateName(f.SCTPState), true
+	case has&nl.HasDCCPState != 0:
+		return nl.DCCPStateName(f.DCCPState), true
+	}
+	return "", false
+}
+
+// appendTupleText writes addresses and layer-4 fields, or nothing for a tuple
+// that isn't there. Layer-4 fields that the kernel did not send are zero: so it
+// is for a protocol without a tracker (DCCP since Linux 6.18).
+func appendTupleText(dst []byte, t *nl.Tuple, proto uint8, srcName, dstName string) []byte {
+	if t.Family == nl.FamilyIPv4 || t.Family == nl.FamilyIPv6 {
+		dst = AppendAddr(append(dst, srcName...), t.Family, &t.Src)
+		dst = append(append(dst, ' '), dstName...)
+		dst = append(AppendAddr(dst, t.Family, &t.Dst), ' ')
+	}
+	switch {
+	case nl.HasPorts(proto):
+		dst = appendNumber(dst, "sport=", uint64(t.SrcPort))
+		dst = appendNumber(dst, "dport=", uint64(t.DstPort))
+	case nl.IsICMP(proto):
+		dst = appendNumber(dst, "type=", uint64(t.ICMPType))
+		dst = appendNumber(dst, "code=", uint64(t.ICMPCode))
+		dst = appendNumber(dst, "id=", uint64(t.ICMPID))
+	case proto == nl.ProtoGRE:
+		dst = append(appendHex(append(dst, "srckey=0x"...), uint64(t.SrcPort)), ' ')
+		dst = append(appendHex(append(dst, "dstkey=0x"...), uint64(t.DstPort)), ' ')
+	}
+	return dst
+}
+
+func appendCounters(dst []byte, c *nl.Counters) []byte {
+	return appendNumber(appendNumber(dst, "packets=", c.Packets), "bytes=", c.Bytes)
+}
+
+// appendLabels writes the names of the labels that are set. With no name to
+// show the equals sign is missing too, as conntrack-tools has it.
+func appendLabels(dst []byte, f *nl.Flow, names []string) []byte {
+	dst = append(dst, "labels"...)
+	sep := byte('=')
+	for bit, name := range names {
+		if name != "" && f.Labels.Bit(bit) {
+			dst = append(append(dst, sep), name...)
+			sep = ','
+		}
+	}
+	return append(dst, ' ')
+}
+
+// appendPort writes which process caused the event, if the kernel did not.
+func appendPort(dst []byte, e *Event) []byte {
+	if e.PortID == 0 {
+		return dst
+	}
+	dst = strconv.AppendUint(append(dst, " [USERSPACE] portid="...), uint64(e.PortID), 10)
+	if e.Progname != "" {
+		dst = append(append(dst, " progname="...), e.Progname...)
+	}
+	return dst
+}
+
+// appendNumbered writes a name in a column of eight and its number.
+func appendNumbered(dst []byte, name string, number uint64) []byte {
+	dst = append(dst, name...)
+	for n := len(name); n < 8; n++ {
+		dst = append(dst, ' ')
+	}
+	return append(strconv.AppendUint(append(dst, ' '), number, 10), ' ')
+}
+
+// appendNumber writes name and number and a space.
+func appendNumber(dst []byte, name string, v uint64) []byte {
+	return append(strconv.AppendUint(append(dst, name...), v, 10), ' ')
+}
+
+// appendStamp writes "[SECONDS.MICROS]" and a tab, zero-filled to 8 and 6
+// digits. conntrack-tools blank-pads the latter for expectations, which moves
+// the decimal places; here they are always digits.
+func appendStamp(dst []byte, ns int64) []byte {
+	ns = max(ns, 0)
+	dst = appendPadded(append(dst, '['), uint64(ns/1e9), 8)
+	dst = appendPadded(append(dst, '.'), uint64(ns%1e9/1e3), 6)
+	return append(dst, ']', '\t')
+}
+
+// appendPadded writes v with at least width digits.
+func appendPadded(dst []byte, v uint64, width int) []byte {
+	for limit := uint64(10); width > 1; width-- {
+		if v < limit {
+			for ; width > 1; width-- {
+				dst = append(dst, '0')
+			}
+			break
+		}
+		limit *= 10
+	}
+	return strconv.AppendUint(dst, v, 10)
+}
+
+// appendDate writes a time as ctime(3) does: "Mon Nov 23 01:00:25 2026".
+func appendDate(dst []byte, t time.Time) []byte {
+	year, month, day := t.Date()
+	hour, minute, second := t.Clock()
+	dst = append(append(dst, t.Weekday().String()[:3]...), ' ')
+	dst = append(append(dst, month.String()[:3]...), ' ')
+	if day < 10 {
+		dst = append(dst, ' ')
+	}
+	dst = append(strconv.AppendInt(dst, int64(day), 10), ' ')
+	dst = append(appendTwo(dst, hour), ':')
+	dst = append(appendTwo(dst, minute), ':')
+	dst = append(appendTwo(dst, second), ' ')
+	return strconv.AppendInt(dst, int64(year), 10)
+}
+
+func appendTwo(dst []byte, v int) []byte {
+	return append(dst, byte('0'+v/10), byte('0'+v%10))
+}
+
+func trimSpace(dst []byte) []byte {
+	if n := len(dst); n > 0 && dst[n-1] == ' ' {
+		return dst[:n-1]
+	}
+	return dst
+}
+
+// maskedBits are names of bits, written in the order of the bits.
+type maskedBits []struct {
+	bit  uint32
+	name string
+}
+
+// appendBits writes the names of the bits that are set in v, with commas.
+func (names maskedBits) appendBits(dst []byte, v uint32) ([]byte, bool) {
+	any := false
+	for _, n := range names {
+		if v&n.bit == 0 {
+			continue
+		}
+		if any {
+			dst = append(dst, ',')
+		}
+		dst = append(dst, n.name...)
+		any = true
+	}
+	return dst, any
+}
+
+// expectFlags are the names of expectation flags.
+var expectFlags = maskedBits{
+	{nl.ExpectPermanent, "PERMANENT"},
+	{nl.ExpectInactive, "INACTIVE"},
+	{nl.ExpectUserspace, "USERSPACE"},
+}
+
+// appendExpectText writes the fields of sheet section 5.7.
+func appendExpectText(dst []byte, x *nl.Expect, s *Style, e *Event) []byte {
+	has := x.Has &^ s.WithoutExpect
+	if s.Timestamp {
+		dst = appendStamp(dst, e.Time)
+	}
+	if e.Type != None {
+		dst = append(dst, prefixes[e.Type]...)
+	}
+	if has&nl.ExpectHasTimeout != 0 {
+		dst = append(strconv.AppendUint(dst, uint64(x.Timeout), 10), ' ')
+	}
+	if x.Tuple.Has&nl.TupleProto != 0 {
+		dst = appendNumber(dst, "proto=", uint64(x.Tuple.Proto))
+	}
+	dst = appendTupleText(dst, &x.Tuple, tupleProto(&x.Tuple), "src=", "dst=")
+	dst = appendTupleText(dst, &x.Mask, tupleProto(&x.Tuple), "mask-src=", "mask-dst=")
+	dst = appendTupleText(dst, &x.Master, tupleProto(&x.Master), "master-src=", "master-dst=")
+	if has&nl.ExpectHasZone != 0 {
+		dst = appendNumber(dst, "zone=", uint64(x.Zone))
+	}
+	if has&nl.ExpectHasFlags != 0 {
+		var any bool
+		if dst, any = expectFlags.appendBits(dst, x.Flags); any {
+			dst = append(dst, ' ')
+		}
+	}
+	if has&nl.ExpectHasClass != 0 {
+		dst = appendNumber(dst, "class=", uint64(x.Class))
+	}
+	if has&nl.ExpectHasHelper != 0 {
+		dst = append(append(dst, "helper="...), x.Helper.Bytes()...)
+	}
+	return trimSpace(dst)
+}
