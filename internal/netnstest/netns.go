@@ -123,7 +123,8 @@ func environ() []string {
 // IP runs ip(8) in the namespace and fails the test if ip fails.
 func (ns *NS) IP(args ...string) {
 	ns.t.Helper()
-	must(ns.t, "", "ip", append([]string{"-n", ns.Name}, args...)...)
+	// Not `ip -n`, which also remounts /sys, and cannot in every container.
+	must(ns.t, "", "nsenter", append([]string{"--net=" + ns.Path(), "--", "ip"}, args...)...)
 }
 
 // NFT loads an nft(8) ruleset in the namespace and fails the test if nft does.
