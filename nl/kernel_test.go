@@ -358,6 +358,17 @@ func TestEventFilter(t *testing.T) {
 		{"both", EventFilter{Src: netip.MustParsePrefix("192.0.2.0/24"), Dst: netip.MustParsePrefix("198.51.100.1/32")}, 10},
 		{"source6", EventFilter{Src: netip.MustParsePrefix("2001:db8::1/128")}, 1},
 		{"network6", EventFilter{Dst: netip.MustParsePrefix("2001:db8::/33")}, 1},
+		{"accept tcp", EventFilter{Protos: List[uint8]{Accept, []uint8{ProtoSCTP, ProtoTCP}}}, 10},
+		{"ignore tcp", EventFilter{Protos: List[uint8]{Ignore, []uint8{ProtoTCP}}}, 1},
+		{"accept nothing", EventFilter{Protos: List[uint8]{Accept, nil}}, 0},
+		{"accept reply source", EventFilter{Prefixes: List[netip.Prefix]{Accept, []netip.Prefix{
+			netip.MustParsePrefix("203.0.113.0/24"), netip.MustParsePrefix("198.51.100.1/32")}}}, 10},
+		{"accept ipv6 only", EventFilter{Prefixes: List[netip.Prefix]{Accept, []netip.Prefix{netip.MustParsePrefix("2001:db8::2/127")}}}, 1},
+		{"ignore both", EventFilter{Prefixes: List[netip.Prefix]{Ignore, []netip.Prefix{
+			netip.MustParsePrefix("2001:db8::/32"), netip.MustParsePrefix("192.0.0.0/8")}}}, 0},
+		{"ignore others", EventFilter{Prefixes: List[netip.Prefix]{Ignore, manyPrefixes(300)}}, 11},
+		{"accept established", EventFilter{States: List[uint8]{Accept, []uint8{TCPStateEstablished}}}, 11},
+		{"ignore established", EventFilter{States: List[uint8]{Ignore, []uint8{TCPStateEstablished}}}, 1},
 		{"other6", EventFilter{Dst: netip.MustParsePrefix("2001:db8:8000::/33")}, 0},
 	}
 	var subs []*Subscription
@@ -377,5 +388,20 @@ func TestEventFilter(t *testing.T) {
 			t.Errorf("%s: more than %d events", tt.name, tt.want)
 		}
 		cancel()
+	}
+}
+
+// manyPrefixes are networks that none of the tests' flows is in.
+func manyPrefixes(n int) (p []netip.Prefix) {
+	for i := range n {
+		p = append(p, netip.PrefixFrom(netip.AddrFrom4([4]byte{203, 0, byte(i >> 8), byte(i)}), 32))
+	}
+	return p
+}
+
+func TestEventFilterTooLong(t *testing.T) {
+	f := EventFilter{Prefixes: List[netip.Prefix]{Accept, manyPrefixes(1000)}}
+	if _, err := f.assemble(); err == nil {
+		t.Error("a program beyond the kernel's limit was assembled")
 	}
 }

@@ -1,0 +1,178 @@
+package nl
+
+import (
+	"errors"
+	"net/netip"
+
+	"golang.org/x/net/bpf"
+)
+
+// program is a classic BPF program under construction. Jumps lead to labels
+// that are placed later; since conditional jumps reach only 255 instructions,
+// each is followed by an unconditional one that reaches anywhere.
+type program struct {
+	ins    []bpf.Instruction
+	labels []int         // offset of each label, -1 until placed
+	jumps  map[int]label // unconditional jumps to complete
+}
+
+type label int
+
+func (p *program) add(i bpf.Instruction) { p.ins = append(p.ins, i) }
+
+func (p *program) newLabel() label {
+	p.labels = append(p.labels, -1)
+	return label(len(p.labels) - 1)
+}
+
+// place makes l the next instruction.
+func (p *program) place(l label) { p.labels[l] = len(p.ins) }
+
+func (p *program) jump(to label) {
+	if p.jumps == nil {
+		p.jumps = map[int]label{}
+	}
+	p.jumps[len(p.ins)] = to
+	p.add(bpf.Jump{})
+}
+
+// jumpIf jumps when the accumulator compares with val.
+func (p *program) jumpIf(cond bpf.JumpTest, val uint32, to label) {
+	p.add(bpf.JumpIf{Cond: cond, Val: val, SkipFalse: 1})
+	p.jump(to)
+}
+
+// require rejects the event unless the accumulator is val.
+func (p *program) require(val uint32) {
+	p.add(bpf.JumpIf{Cond: bpf.JumpEqual, Val: val, SkipTrue: 1})
+	p.add(bpfReject)
+}
+
+// maxProgram is BPF_MAXINSNS of linux/bpf_common.h.
+const maxProgram = 4096
+
+var errProgramTooLong = errors.New("event filter is too long for the kernel: " +
+	"use fewer addresses or filter in user space")
+
+// link completes the jumps.
+func (p *program) link() error {
+	if len(p.ins) > maxProgram {
+		return errProgramTooLong
+	}
+	for at, to := range p.jumps {
+		p.ins[at] = bpf.Jump{Skip: uint32(p.labels[to] - at - 1)}
+	}
+	return nil
+}
+
+// nested loads the offset of a nested attribute into X, or goes to absent.
+func (p *program) nested(absent label, path ...uint32) {
+	p.add(bpf.LoadConstant{Dst: bpf.RegA, Val: headers})
+	for level, typ := range path {
+		ext := bpf.ExtNetlinkAttrNested
+		if level == 0 {
+			ext = bpf.ExtNetlinkAttr
+		}
+		p.add(bpf.LoadConstant{Dst: bpf.RegX, Val: typ})
+		p.add(bpf.LoadExtension{Num: ext})
+		p.jumpIf(bpf.JumpEqual, 0, absent)
+	}
+	p.add(bpf.TAX{})
+}
+
+// prefix goes to match when the address in the attribute at X is in the prefix,
+// and on otherwise.
+func (p *program) prefix(prefix netip.Prefix, match label) {
+	other := p.newLabel()
+	addr := prefix.Masked().Addr().AsSlice()
+	for word, bits := 0, prefix.Bits(); bits > 0; word, bits = word+1, bits-32 {
+		mask := ^uint32(0)
+		if bits < 32 {
+			mask <<= 32 - bits
+		}
+		p.add(bpf.LoadIndirect{Off: uint32(attrHeader + 4*word), Size: 4})
+		p.add(bpf.ALUOpConstant{Op: bpf.ALUOpAnd, Val: mask})
+		p.jumpIf(bpf.JumpNotEqual, be.Uint32(addr[4*word:]), other)
+	}
+	p.jump(match)
+	p.place(other)
+}
+
+// lists appends the tests of the filter's lists.
+func (p *program) lists(f *EventFilter) {
+	if f.Protos.Action != NoList {
+		next, found := p.newLabel(), p.newLabel()
+		p.nested(next, ctaTupleOrig, ctaTupleProto, ctaProtoNum)
+		p.add(bpf.LoadIndirect{Off: attrHeader, Size: 1})
+		for _, proto := range f.Protos.Items {
+			p.jumpIf(bpf.JumpEqual, uint32(proto), found)
+		}
+		p.decide(f.Protos.Action, found, next)
+	}
+	if f.Prefixes.Action != NoList {
+		p.prefixes(&f.Prefixes)
+	}
+	if f.States.Action != NoList {
+		next, found := p.newLabel(), p.newLabel()
+		// The message's low byte: a flow's end is told whatever its last state.
+		p.add(bpf.LoadAbsolute{Off: messageByte(), Size: 1})
+		p.jumpIf(bpf.JumpEqual, uint32(TypeFlowDelete)&0xff, next)
+		p.nested(next, ctaProtoinfo, ctaProtoinfoTCP, ctaTCPState)
+		p.add(bpf.LoadIndirect{Off: attrHeader, Size: 1})
+		for _, state := range f.States.Items {
+			p.jumpIf(bpf.JumpEqual, uint32(state), found)
+		}
+		p.decide(f.States.Action, found, next)
+	}
+}
+
+// decide ends a list: what did not jump to found is not on it.
+func (p *program) decide(action ListAction, found, next label) {
+	if action == Accept {
+		p.add(bpfReject)
+		p.place(found)
+	} else {
+		p.jump(next)
+		p.place(found)
+		p.add(bpfReject)
+	}
+	p.place(next)
+}
+
+// prefixes tests the sources of both directions against the list. An event with
+// neither source passes.
+func (p *program) prefixes(l *List[netip.Prefix]) {
+	next, found := p.newLabel(), p.newLabel()
+	for _, tuple := range [...]uint32{ctaTupleOrig, ctaTupleReply} {
+		notV4, done := p.newLabel(), p.newLabel()
+		p.nested(notV4, tuple, ctaTupleIP, ctaIPv4Src)
+		for _, prefix := range l.Items {
+			if prefix.Addr().Is4() {
+				p.prefix(prefix, found)
+			}
+		}
+		p.jump(done)
+		p.place(notV4)
+		absent := next
+		if tuple == ctaTupleReply {
+			absent = done
+		}
+		p.nested(absent, tuple, ctaTupleIP, ctaIPv6Src)
+		for _, prefix := range l.Items {
+			if !prefix.Addr().Is4() {
+				p.prefix(prefix, found)
+			}
+		}
+		p.place(done)
+	}
+	p.decide(l.Action, found, next)
+}
+
+// messageByte is the offset of the byte of nlmsg_type that tells the message;
+// the other one tells the subsystem.
+func messageByte() uint32 {
+	if littleEndian {
+		return 4
+	}
+	return 5
+}
