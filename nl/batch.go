@@ -102,7 +102,7 @@ type Pipeline struct {
 	free     []*Batch
 	inFlight int
 	err      error
-	stop     func() bool
+	stop     func()
 }
 
 // pipelineDepth batches exist: one being filled, one with the kernel, one or two

@@ -196,6 +196,25 @@ func TestDumpStopsEarly(t *testing.T) {
 	}
 }
 
+// A dump's own context ends as its last read returns; that must not leave the
+// socket with a deadline in the past.
+func TestConnOutlivesAContext(t *testing.T) {
+	c := dialIn(t, netnstest.New(t, "outlives"))
+	for range 2000 {
+		count(t, c, Dump{Type: TypeExpectGet})
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	for range 100 {
+		if err := c.Do(ctx, Request{Type: TypeFlowStats}, nil); err != nil && !errors.Is(err, context.Canceled) {
+			t.Fatalf("cancelled request: %v", err)
+		}
+		if err := c.Do(context.Background(), Request{Type: TypeFlowStats}, nil); err != nil {
+			t.Fatalf("the request after it: %v", err)
+		}
+	}
+}
+
 func TestKernelFilters(t *testing.T) {
 	ns := netnstest.New(t, "filter")
 	c := dialIn(t, ns)

@@ -140,9 +140,20 @@ func (c *Conn) send(buf []byte) error {
 	return c.out.err
 }
 
-// until makes reads end when ctx does; the returned function undoes that.
-func (c *Conn) until(ctx context.Context) func() bool {
-	return context.AfterFunc(ctx, func() { _ = c.nl.SetReadDeadline(time.Unix(1, 0)) })
+// until makes reads end when ctx does; the returned function undoes that, also
+// where ctx ends at the same moment, so that the Conn's next read can wait again.
+func (c *Conn) until(ctx context.Context) func() {
+	done := make(chan struct{})
+	stop := context.AfterFunc(ctx, func() {
+		_ = c.nl.SetReadDeadline(time.Unix(1, 0))
+		close(done)
+	})
+	return func() {
+		if !stop() {
+			<-done
+			_ = c.nl.SetReadDeadline(time.Time{})
+		}
+	}
 }
 
 // ctxError prefers the reason why ctx ended to the read error that it caused.
