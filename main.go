@@ -35,13 +35,17 @@ func run(table []applets.Applet) int {
 	signal.Notify(caught, syscall.SIGINT, syscall.SIGTERM)
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
+	returned := make(chan struct{})
+	defer close(returned)
 	go func() {
 		sig := <-caught
 		signal.Reset(syscall.SIGINT, syscall.SIGTERM)
 		cancel()
-		time.Sleep(grace)
-		// The process ends with the applet, so getting here means it has not.
-		_ = syscall.Kill(os.Getpid(), sig.(syscall.Signal))
+		select {
+		case <-returned:
+		case <-time.After(grace):
+			_ = syscall.Kill(os.Getpid(), sig.(syscall.Signal))
+		}
 	}()
 	return applets.Run(ctx, table, os.Args, os.Stdin, os.Stdout, os.Stderr)
 }
