@@ -75,7 +75,7 @@ const (
 	OptOrigZone
 	OptReplyZone
 	OptLabelMap
-	OptEventBacklog
+	OptQueueSize
 )
 
 // Compared are the options that make a filter compare the fields of
@@ -171,8 +171,8 @@ type Command struct {
 	Output Output
 	Events Events // OpEvents on TableConntrack: 0 without -e stands for EventAll
 
-	BufferSize   int64 // -b, bytes, as given: may be 0 or negative
-	EventBacklog int64 // --event-backlog, bytes; 0: the default
+	BufferSize int64 // -b, bytes, as given: may be 0 or negative
+	QueueSize  int64 // --queue-size, bytes; 0: the default
 
 	// LabelMap names labels in the output; nil when no option asked for the
 	// label file, or it could not be read (the parser has said so).

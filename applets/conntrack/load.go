@@ -1,0 +1,271 @@
+package conntrack
+
+import (
+	"bufio"
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"math"
+	"os"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// Limits of a load file. The words' are conntrack-tools'.
+const (
+	maxLoadLine = 64 << 10 // bytes, the newline included
+	maxLoadWord = 1023
+	maxWords    = 253
+)
+
+// spoolInMemory is how much of a pipe is kept in memory; more goes to a file.
+const spoolInMemory = 1 << 20
+
+// LoadFile is a file of commands, one a line, that can be read more than once:
+// to see that every line is right before the first is carried out, and to carry
+// them out. A regular file is read in place, anything else is spooled. Memory
+// does not grow with the file.
+type LoadFile struct {
+	name   string
+	source io.ReaderAt
+	start  int64
+	files  []*os.File // to be closed
+}
+
+// OpenLoadFile opens the file called name; "-" is stdin. The error is a
+// *UsageError when the file cannot be opened.
+func OpenLoadFile(name string, stdin io.Reader) (*LoadFile, error) {
+	l := &LoadFile{name: name}
+	from := stdin
+	if name != "-" {
+		f, err := os.Open(name)
+		if err != nil {
+			return nil, usage("Failed to open file " + name + " for reading")
+		}
+		l.files = append(l.files, f)
+		from = f
+	}
+	if err := l.hold(from); err != nil {
+		l.Close()
+		return nil, err
+	}
+	return l, nil
+}
+
+// hold makes the input readable at any place, as often as needed.
+func (l *LoadFile) hold(from io.Reader) error {
+	if f, ok := from.(*os.File); ok {
+		info, err := f.Stat()
+		if err != nil {
+			return l.readError(err)
+		}
+		if info.IsDir() {
+			return usage("Failed to open file " + l.name + " for reading")
+		}
+		if info.Mode().IsRegular() {
+			if l.start, err = f.Seek(0, io.SeekCurrent); err != nil {
+				return l.readError(err)
+			}
+			l.source = f
+			return nil
+		}
+	}
+	head, err := io.ReadAll(io.LimitReader(from, spoolInMemory))
+	if err != nil {
+		return l.readError(err)
+	}
+	l.source = bytes.NewReader(head)
+	if len(head) < spoolInMemory {
+		return nil
+	}
+	spool, err := newSpool()
+	if err != nil {
+		return l.readError(err)
+	}
+	l.files = append(l.files, spool)
+	l.source = spool
+	if _, err := spool.Write(head); err != nil {
+		return l.readError(err)
+	}
+	if _, err := io.Copy(spool, from); err != nil {
+		return l.readError(err)
+	}
+	return nil
+}
+
+func (l *LoadFile) readError(err error) error { return fmt.Errorf("read %s: %w", l.name, err) }
+
+// newSpool makes a file without a name. Where no directory can be written to,
+// it is in memory.
+func newSpool() (*os.File, error) {
+	f, err := os.CreateTemp("", "conntrack-load-")
+	if err == nil {
+		return f, os.Remove(f.Name())
+	}
+	fd, err := unix.MemfdCreate("conntrack-load", unix.MFD_CLOEXEC)
+	if err != nil {
+		return nil, err
+	}
+	return os.NewFile(uintptr(fd), "conntrack-load"), nil
+}
+
+// Close closes what OpenLoadFile opened.
+func (l *LoadFile) Close() error {
+	var errs []error
+	for _, f := range l.files {
+		errs = append(errs, f.Close())
+	}
+	l.files = nil
+	return errors.Join(errs...)
+}
+
+// ReadJSON turns a line that begins with { into a command. The line is valid
+// during the call only.
+type ReadJSON func(line []byte, cmd *Command) error
+
+// Each parses every line from the first and calls do with its number, counted
+// from 1, and its command, which is valid until do returns. Blank lines and
+// lines that begin with # are skipped. It ends with the first error: a
+// *UsageError that names file and line when a line is wrong or its command not
+// allowed in a load file, or what do returned.
+func (l *LoadFile) Each(p *Parser, program string, readJSON ReadJSON, do func(line int, cmd *Command) error) error {
+	in := bufio.NewReaderSize(io.NewSectionReader(l.source, l.start, math.MaxInt64-l.start), maxLoadLine)
+	var cmd Command
+	var words wordSplitter
+	for line := 1; ; line++ {
+		text, err := in.ReadSlice('\n')
+		if err == bufio.ErrBufferFull {
+			return l.at(line, usage("Line too long"))
+		}
+		if err != nil && err != io.EOF {
+			return l.readError(err)
+		}
+		last := err == io.EOF
+		if text = bytes.TrimLeft(bytes.TrimSuffix(text, []byte("\n")), " \t"); len(text) > 0 && text[0] != '#' {
+			if text[0] == '{' {
+				err = readJSON(text, &cmd)
+			} else {
+				err = p.parseLine(&words, program, text, &cmd)
+			}
+			if err != nil {
+				return l.at(line, err)
+			}
+			if err := do(line, &cmd); err != nil {
+				return err
+			}
+		}
+		if last {
+			return nil
+		}
+	}
+}
+
+// at names the line that err is about.
+func (l *LoadFile) at(line int, err error) error {
+	var bad *UsageError
+	if !errors.As(err, &bad) {
+		bad = usage(err.Error())
+	}
+	bad.File, bad.Line = l.name, line
+	return bad
+}
+
+// parseLine parses one line, whose words it takes for the arguments of program.
+func (p *Parser) parseLine(words *wordSplitter, program string, text []byte, cmd *Command) error {
+	argv, err := words.split(program, text)
+	if err != nil {
+		return err
+	}
+	cmd.Reset()
+	if err := p.parse(argv, cmd); err != nil {
+		return err
+	}
+	if !loadable(cmd) {
+		return usage("Cannot use command `" + commandName(cmd) + "' with --load-file")
+	}
+	return nil
+}
+
+// loadable reports whether a load file may contain the command.
+func loadable(c *Command) bool {
+	switch c.Op {
+	case OpCreate, OpAdd, OpUpdate, OpDelete, OpFlush:
+		return c.Table == TableConntrack
+	}
+	return false
+}
+
+// commandName is how messages about load files call a command.
+func commandName(c *Command) string {
+	for _, d := range commands {
+		if d.op != c.Op {
+			continue
+		}
+		name := "-" + string(rune(d.short))
+		if c.Table == TableExpect {
+			name += " expect"
+		}
+		return name
+	}
+	return "unknown"
+}
+
+// wordSplitter takes lines apart into words. It keeps its memory from line to
+// line; the words of one line are gone with the next.
+type wordSplitter struct {
+	words    []string
+	unquoted []byte // the text of words that had quotes
+}
+
+// split returns program and the words of line, which must not change while
+// they are used. Blanks separate words. A double quote begins a quoted piece,
+// in which a backslash takes the next byte as it is; the closing quote ends the
+// word.
+func (w *wordSplitter) split(program string, line []byte) ([]string, error) {
+	w.words = append(w.words[:0], program)
+	w.unquoted = w.unquoted[:0]
+	for i := 0; i < len(line); {
+		if isBlank(line[i]) {
+			i++
+			continue
+		}
+		start := i
+		for i < len(line) && !isBlank(line[i]) && line[i] != '"' {
+			i++
+		}
+		word := line[start:i]
+		if i < len(line) && line[i] == '"' {
+			from := len(w.unquoted)
+			w.unquoted = append(w.unquoted, word...)
+			i = w.quoted(line, i+1)
+			word = w.unquoted[from:]
+		}
+		if len(word) > maxLoadWord {
+			return nil, usage("Parameter too long!")
+		}
+		if len(w.words) > maxWords {
+			return nil, usage("too many arguments")
+		}
+		w.words = append(w.words, unsafe.String(unsafe.SliceData(word), len(word)))
+	}
+	return w.words, nil
+}
+
+// quoted appends a quoted piece that begins at line[i] to w.unquoted and
+// returns the place behind its closing quote. Without one it runs to the end.
+func (w *wordSplitter) quoted(line []byte, i int) int {
+	for ; i < len(line); i++ {
+		switch {
+		case line[i] == '"':
+			return i + 1
+		case line[i] == '\\' && i+1 < len(line):
+			i++
+		}
+		w.unquoted = append(w.unquoted, line[i])
+	}
+	return i
+}
+
+func isBlank(c byte) bool { return c == ' ' || c == '\t' }

@@ -1,0 +1,96 @@
+package conntrack
+
+import (
+	"math"
+	"strings"
+
+	"ctbox/applets/internal/cnum"
+	"ctbox/nl"
+)
+
+// wholeNumber reads all of s as an unsigned number up to most.
+func wholeNumber(s string, most uint64) (uint64, bool) {
+	v, rest, ok := cnum.Uint(s)
+	return v, ok && rest == "" && v <= most
+}
+
+func unexpected(arg, name string) error {
+	return refused("unexpected value '" + arg + "' with " + name + " option")
+}
+
+// setNumber sets the options whose argument is one number and nothing else.
+func (p *Parser) setNumber(o *option, arg string, _ bool) error {
+	most := uint64(math.MaxUint32)
+	if o.bit&(OptZone|OptOrigZone|OptReplyZone) != 0 {
+		most = math.MaxUint16
+	}
+	v, ok := wholeNumber(arg, most)
+	if !ok {
+		return unexpected(arg, "-"+string(rune(o.short)))
+	}
+	f := &p.cmd.Flow
+	switch o.bit {
+	case OptID:
+		f.ID = uint32(v)
+		f.Has |= nl.HasID
+	case OptSecmark:
+		f.Secmark = uint32(v)
+		f.Has |= nl.HasSecmark
+	case OptZone:
+		f.Zone = uint16(v)
+		f.Has |= nl.HasZone
+	case OptOrigZone:
+		f.Orig.Zone = uint16(v)
+		f.Orig.Has |= nl.TupleZone
+	case OptReplyZone:
+		f.Reply.Zone = uint16(v)
+		f.Reply.Has |= nl.TupleZone
+	}
+	return nil
+}
+
+// setMark reads VALUE[/MASK]. The mask is cut to 32 bits; an empty one is 0.
+func (p *Parser) setMark(o *option, arg string, _ bool) error {
+	value, maskText, hasMask := strings.Cut(arg, "/")
+	v, ok := wholeNumber(value, math.MaxUint32)
+	m := uint64(math.MaxUint32)
+	if ok && hasMask && maskText == "" {
+		m = 0
+	} else if ok && hasMask {
+		m, ok = wholeNumber(maskText, math.MaxUint64)
+	}
+	if !ok {
+		return unexpected(arg, "-"+string(rune(o.short)))
+	}
+	p.cmd.Flow.Mark, p.cmd.Flow.MarkMask = uint32(v), uint32(m)
+	p.cmd.Flow.Has |= nl.HasMark | nl.HasMarkMask
+	return nil
+}
+
+// setTimeout reads seconds as atol(3) does and keeps the low 32 bits.
+func (p *Parser) setTimeout(_ *option, arg string, _ bool) error {
+	p.cmd.Flow.Timeout = uint32(cnum.Atol(arg))
+	p.cmd.Flow.Has |= nl.HasTimeout
+	return nil
+}
+
+func (p *Parser) setBufferSize(_ *option, arg string, _ bool) error {
+	p.cmd.BufferSize = cnum.Atol(arg)
+	return nil
+}
+
+func (p *Parser) setQueueSize(o *option, arg string, _ bool) error {
+	v, ok := wholeNumber(arg, math.MaxInt64)
+	if !ok || v == 0 {
+		return unexpected(arg, "--"+o.name)
+	}
+	p.cmd.QueueSize = int64(v)
+	return nil
+}
+
+func (p *Parser) setNothing(*option, string, bool) error { return nil }
+
+func (p *Parser) ignoreNATRange(*option, string, bool) error {
+	p.warn("WARNING: ignoring -a, deprecated option.\n")
+	return nil
+}

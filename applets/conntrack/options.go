@@ -1,0 +1,219 @@
+package conntrack
+
+import "ctbox/applets/internal/getopt"
+
+// This file is the command line's one declaration: commands and generic
+// options. Scanning, the rules, the help, the shell completion and the man
+// page's option lists are all made from it; protocols.go has the protocols'.
+
+// command declares one command.
+type command struct {
+	op    Op
+	short byte
+	long  []string // the first is the canonical one
+	// Kinds of the two forms. A table word is not an argument of either, but
+	// an attached one is taken as the table.
+	shortKind, longKind getopt.Kind
+	column              int  // in an option's rules, for the conntrack tables
+	expectColumn        int  // same for the expectation table; noColumn: refused
+	anyFamily           bool // the default family on the conntrack tables is both
+	args                string
+	help                string
+}
+
+// Columns of an option's rules, as written in the options table: commands on
+// the conntrack tables, then the informative ones, then those on expectations.
+const (
+	colList = iota
+	colCreate
+	colAdd
+	colUpdate
+	colDelete
+	colGet
+	colFlush
+	colEvents
+	colInfo // -V, -C, -S
+	colHelp
+	colExpectList
+	colExpectCreate
+	colExpectDelete
+	colExpectGet
+	colExpectEvents
+	colExpectInfo // -F, -C, -S
+	columns
+
+	noColumn = -1
+)
+
+var commands = [...]command{
+	{OpList, 'L', []string{"dump"}, getopt.None, getopt.Optional, colList, colExpectList, true,
+		"[TABLE] [OPTIONS]", "list flows or expectations"},
+	{OpGet, 'G', []string{"get"}, getopt.None, getopt.Optional, colGet, colExpectGet, true,
+		"[TABLE] PARAMETERS", "show one flow or expectation"},
+	{OpDelete, 'D', []string{"delete"}, getopt.None, getopt.Optional, colDelete, colExpectDelete, true,
+		"[TABLE] PARAMETERS", "delete the flows that match, or one expectation"},
+	{OpCreate, 'I', []string{"create"}, getopt.None, getopt.Optional, colCreate, colExpectCreate, false,
+		"[TABLE] PARAMETERS", "create a flow or expectation, which must not exist"},
+	{OpAdd, 'A', []string{"add"}, getopt.None, getopt.Optional, colAdd, noColumn, false,
+		"PARAMETERS", "create a flow, or update it if it exists"},
+	{OpUpdate, 'U', []string{"update"}, getopt.None, getopt.Optional, colUpdate, noColumn, true,
+		"PARAMETERS", "update the flows that match"},
+	{OpEvents, 'E', []string{"event"}, getopt.None, getopt.Optional, colEvents, colExpectEvents, true,
+		"[TABLE] [OPTIONS]", "show changes as they happen"},
+	{OpFlush, 'F', []string{"flush"}, getopt.None, getopt.Optional, colFlush, colExpectInfo, true,
+		"[TABLE]", "empty a table"},
+	{OpCount, 'C', []string{"counter"}, getopt.Optional, getopt.Optional, colInfo, colExpectInfo, false,
+		"[TABLE]", "show the number of entries"},
+	{OpStats, 'S', []string{"stats"}, getopt.None, getopt.None, colInfo, colExpectInfo, false,
+		"[TABLE]", "show the counters of each CPU"},
+	{OpHelp, 'h', []string{"help"}, getopt.None, getopt.None, colHelp, colHelp, false,
+		"[-p PROTO]", "show this help, and that of a protocol's options"},
+	{OpVersion, 'V', []string{"version"}, getopt.None, getopt.None, colInfo, colInfo, false,
+		"", "show the version"},
+}
+
+// The load command is not scanned by getopt: it is recognised as the first
+// argument only, spelled in one of these ways.
+const (
+	loadShort = "-R"
+	loadLong  = "--load-file"
+	loadHelp  = "carry out the commands in FILE, one a line; - is standard input"
+)
+
+// group is a section of the help.
+type group uint8
+
+const (
+	groupConntrack group = iota
+	groupExpect
+	groupUpdate
+	groupCommon
+	groups
+)
+
+var groupTitles = [groups]string{
+	groupConntrack: "Conntrack parameters and options",
+	groupExpect:    "Expectation parameters and options",
+	groupUpdate:    "Updating parameters and options",
+	groupCommon:    "Common parameters and options",
+}
+
+// option declares one generic option.
+type option struct {
+	bit   Option
+	short byte     // 0: none
+	long  []string // never empty
+	name  string   // what messages call it
+	kind  getopt.Kind
+	// next says that the following word is the argument, if nothing is
+	// attached and it starts with neither - nor !.
+	next  bool
+	group group
+	arg   string // what the help calls the argument
+	help  string
+	// rules has a letter for each column: M mandatory, o optional, . refused,
+	// ~ never looked at, 3 a part of the pairs --src, --dst or --reply-src,
+	// --reply-dst, one of which must be there. Blanks are for the reader.
+	rules string
+	set   func(p *Parser, o *option, arg string, given bool) error
+}
+
+// options are the generic options in the order of their bits, which is the
+// order in which violated rules are reported.
+//
+//	LIAUDGFE Vh LIDGEF (expectations)
+var options = [...]option{
+	{OptSrc, 's', []string{"orig-src", "src"}, "src", getopt.Required, false, groupCommon, "ADDR[/LEN]",
+		"source of the original direction", "o33oo3.o .. .MMM..", (*Parser).setAddr},
+	{OptDst, 'd', []string{"orig-dst", "dst"}, "dst", getopt.Required, false, groupCommon, "ADDR[/LEN]",
+		"destination of the original direction", "o33oo3.o .. .MMM..", (*Parser).setAddr},
+	{OptReplySrc, 'r', []string{"reply-src"}, "reply-src", getopt.Required, false, groupCommon, "ADDR",
+		"source of the reply direction", "o33oo3.o .. .ooo..", (*Parser).setAddr},
+	{OptReplyDst, 'q', []string{"reply-dst"}, "reply-dst", getopt.Required, false, groupCommon, "ADDR",
+		"destination of the reply direction", "o33oo3.o .. .ooo..", (*Parser).setAddr},
+	{OptProto, 'p', []string{"protonum"}, "protonum", getopt.Required, false, groupCommon, "PROTO",
+		"layer 4 protocol, name or number; goes before the protocol's own options", "oMMooM.o .o .MMM..", (*Parser).setProto},
+	{OptTimeout, 't', []string{"timeout"}, "timeout", getopt.Required, false, groupCommon, "SECONDS",
+		"timeout", ".MMoo... .. .M....", (*Parser).setTimeout},
+	{OptStatus, 'u', []string{"status"}, "status", getopt.Required, false, groupCommon, "STATUS[,...]",
+		"status: ASSURED, SEEN_REPLY, FIXED_TIMEOUT, EXPECTED, OFFLOAD, HW_OFFLOAD, UNSET; as a filter also UNREPLIED and !STATUS", "ooooo... .. .o....", (*Parser).setStatus},
+	{OptZero, 'z', []string{"zero"}, "zero", getopt.None, false, groupConntrack, "",
+		"set the counters to zero while listing", "o....... .. ......", (*Parser).setNothing},
+	{OptEventMask, 'e', []string{"event-mask"}, "event-mask", getopt.Required, false, groupConntrack, "EVENT[,...]",
+		"events to show: ALL, NEW, UPDATES, DESTROY", ".......o .. ......", (*Parser).setEvents},
+	{OptTupleSrc, '[', []string{"tuple-src"}, "tuple-src", getopt.Required, false, groupExpect, "ADDR[/LEN]",
+		"source of the expected flow", "........ .. .M....", (*Parser).setAddr},
+	{OptTupleDst, ']', []string{"tuple-dst"}, "tuple-dst", getopt.Required, false, groupExpect, "ADDR[/LEN]",
+		"destination of the expected flow", "........ .. .M....", (*Parser).setAddr},
+	{OptMaskSrc, '{', []string{"mask-src"}, "mask-src", getopt.Required, false, groupCommon, "MASK",
+		"mask for the source, written as an address", "o..oo..o .. .M....", (*Parser).setAddr},
+	{OptMaskDst, '}', []string{"mask-dst"}, "mask-dst", getopt.Required, false, groupCommon, "MASK",
+		"mask for the destination, written as an address", "o..oo..o .. .M....", (*Parser).setAddr},
+	{OptNATRange, 'a', []string{"nat-range"}, "nat-range", getopt.Required, false, groupCommon, "RANGE",
+		"ignored; there for old scripts", "~~~~~~~~ ~~ ~~~~~~", (*Parser).ignoreNATRange},
+	{OptMark, 'm', []string{"mark"}, "mark", getopt.Required, false, groupConntrack, "MARK[/MASK]",
+		"mark", "ooooo..o .. ......", (*Parser).setMark},
+	{OptID, 'i', []string{"id"}, "id", getopt.Required, false, groupConntrack, "ID",
+		"the kernel's number of a flow", "...ooo.. .. ......", (*Parser).setNumber},
+	{OptFamily, 'f', []string{"family"}, "family", getopt.Required, false, groupCommon, "FAMILY",
+		"layer 3 protocol: ipv4 or ipv6", "o..oo.oo .. o.....", (*Parser).setFamily},
+	{OptSrcNAT, 'n', []string{"src-nat"}, "src-nat", getopt.Optional, true, groupConntrack, "[ADDR[:PORT]]",
+		"source NAT: to set up, or as a filter", "ooooo..o .. ......", (*Parser).setNAT},
+	{OptDstNAT, 'g', []string{"dst-nat"}, "dst-nat", getopt.Optional, true, groupConntrack, "[ADDR[:PORT]]",
+		"destination NAT: to set up, or as a filter", "ooooo..o .. ......", (*Parser).setNAT},
+	{OptOutput, 'o', []string{"output"}, "output", getopt.Required, false, groupConntrack, "TYPE[,...]",
+		"output: json, xml, save, or extended, timestamp, id, ktimestamp, labels, userspace", "o..ooo.o .. o...o.", (*Parser).setOutput},
+	{OptSecmark, 'c', []string{"secmark"}, "secmark", getopt.Required, false, groupConntrack, "SECMARK",
+		"security mark", "o......o .. ......", (*Parser).setNumber},
+	{OptBufferSize, 'b', []string{"buffer-size"}, "buffer-size", getopt.Required, false, groupCommon, "BYTES",
+		"size of the kernel's buffer for events", ".......o .. ......", (*Parser).setBufferSize},
+	{OptAnyNAT, 'j', []string{"any-nat"}, "any-nat", getopt.Optional, true, groupConntrack, "[ADDR[:PORT]]",
+		"source or destination NAT", "o......o .. ......", (*Parser).setNAT},
+	{OptZone, 'w', []string{"zone"}, "zone", getopt.Required, false, groupCommon, "ZONE",
+		"zone of both directions", "ooo.o..o .. ......", (*Parser).setNumber},
+	{OptLabel, 'l', []string{"label"}, "label", getopt.Required, false, groupConntrack, "LABEL[,...]",
+		"labels, by name", "o..ooo.o .. ......", (*Parser).setLabels},
+	{OptLabelAdd, '<', []string{"label-add"}, "label-add", getopt.Required, false, groupUpdate, "LABEL[,...]",
+		"labels to add", ".ooo.... .. ......", (*Parser).setLabels},
+	{OptLabelDel, '>', []string{"label-del"}, "label-del", getopt.Optional, true, groupUpdate, "[LABEL[,...]]",
+		"labels to take away; without any, all", "...o.... .. ......", (*Parser).setLabels},
+	{OptOrigZone, '(', []string{"orig-zone"}, "orig-zone", getopt.Required, false, groupCommon, "ZONE",
+		"zone of the original direction", "ooo.o..o .. ......", (*Parser).setNumber},
+	{OptReplyZone, ')', []string{"reply-zone"}, "reply-zone", getopt.Required, false, groupCommon, "ZONE",
+		"zone of the reply direction", "ooo.o..o .. ......", (*Parser).setNumber},
+	{OptLabelMap, 'M', []string{"labelmap"}, "labelmap", getopt.Required, false, groupConntrack, "FILE",
+		"file with the names of labels", "o..oo..o .. ......", (*Parser).setLabelMap},
+	// The name shares no first letter with an older option, so that every
+	// abbreviation keeps its meaning.
+	{OptQueueSize, 0, []string{"queue-size"}, "queue-size", getopt.Required, false, groupCommon, "BYTES",
+		"memory for events that wait to be printed", ".......o .. ....o.", (*Parser).setQueueSize},
+}
+
+// Codes of the scanner: options by index, then commands, then protocol options.
+const (
+	codeOption   = 0
+	codeCommand  = 100
+	codeProtocol = 200
+	protoStride  = 20 // codes of one protocol
+)
+
+var genericSet = getopt.New(genericOptions())
+
+func genericOptions() []getopt.Option {
+	var all []getopt.Option
+	for i, o := range options {
+		if o.short != 0 {
+			all = append(all, getopt.Option{Short: o.short, Kind: o.kind, Code: codeOption + i})
+		}
+		for _, long := range o.long {
+			all = append(all, getopt.Option{Long: long, Kind: o.kind, Code: codeOption + i})
+		}
+	}
+	for i, c := range commands {
+		all = append(all, getopt.Option{Short: c.short, Kind: c.shortKind, Code: codeCommand + i})
+		for _, long := range c.long {
+			all = append(all, getopt.Option{Long: long, Kind: c.longKind, Code: codeCommand + i})
+		}
+	}
+	return all
+}

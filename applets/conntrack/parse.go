@@ -1,0 +1,246 @@
+package conntrack
+
+import (
+	"errors"
+	"io"
+	"math/bits"
+	"strings"
+
+	"ctbox/applets/internal/getopt"
+	"ctbox/nl"
+)
+
+// Parser turns command lines into Commands. It keeps memory between lines, so
+// that parsing a load file allocates nothing for a line without labels. A
+// Parser is for one goroutine.
+type Parser struct {
+	// Warnings takes the lines that conntrack-tools prints while it parses:
+	// options that are ignored, a label file that cannot be read.
+	Warnings io.Writer
+	// Posix is POSIXLY_CORRECT: the first word ends the options.
+	Posix bool
+	// ProtocolsFile is where names of protocols are looked up, protocols(5).
+	ProtocolsFile string
+	// LabelFile is the label file without --labelmap.
+	LabelFile string
+
+	scan          getopt.Scanner
+	protocolNames map[string]uint8 // read when first needed
+	labelMaps     map[string]*LabelMap
+
+	// The line being parsed.
+	cmd          *Command
+	command      *command // nil before the command
+	proto        int      // index in protocols, or noProtocol
+	protoOpts    uint64   // its options given, by position in its table
+	notStatus    uint32   // -u bits that must be clear
+	labelFile    string   // --labelmap, if hasLabelFile
+	hasLabelFile bool
+	labelArgs    []labelArg
+}
+
+// labelArg is the argument of a label option: names are looked up only after
+// all options, when the label file is known.
+type labelArg struct {
+	opt Option
+	arg string
+}
+
+// NewParser returns a Parser with the system's files.
+func NewParser(warnings io.Writer, posix bool) *Parser {
+	return &Parser{
+		Warnings:      warnings,
+		Posix:         posix,
+		ProtocolsFile: "/etc/protocols",
+		LabelFile:     DefaultLabelFile,
+	}
+}
+
+// Parse parses argv, whose first element is the program's name, and checks all
+// rules of the command line. It resets cmd first; cmd keeps no part of argv but
+// file names. The error is a *UsageError.
+func (p *Parser) Parse(argv []string, cmd *Command) error {
+	cmd.Reset()
+	if len(argv) > 2 && (argv[1] == loadShort || argv[1] == loadLong) {
+		cmd.Op = OpLoad
+		cmd.LoadFile = argv[2]
+		return nil
+	}
+	return p.parse(argv, cmd)
+}
+
+func (p *Parser) parse(argv []string, cmd *Command) error {
+	p.cmd = cmd
+	p.command, p.proto = nil, noProtocol
+	p.protoOpts, p.notStatus = 0, 0
+	p.labelFile, p.hasLabelFile = "", false
+	p.labelArgs = p.labelArgs[:0]
+
+	p.scan.Start(genericSet, argv, p.Posix)
+	for {
+		m, err := p.scan.Next()
+		if err != nil {
+			var bad *getopt.Error
+			if errors.As(err, &bad) {
+				return usage(bad.Error())
+			}
+			return err
+		}
+		switch {
+		case m.Code == getopt.End:
+			return p.finish()
+		case m.Code >= codeProtocol:
+			err = p.protocolOption(m)
+		case m.Code >= codeCommand:
+			err = p.setCommand(&commands[m.Code-codeCommand], m)
+		default:
+			err = p.setOption(&options[m.Code-codeOption], m)
+		}
+		if err != nil {
+			return err
+		}
+	}
+}
+
+func (p *Parser) setOption(o *option, m getopt.Match) error {
+	arg, given := m.Arg, m.HasArg
+	if o.next && !given {
+		arg, given = p.nextWord()
+	}
+	if o.bit != OptNATRange {
+		p.cmd.Given |= o.bit
+	}
+	return o.set(p, o, arg, given)
+}
+
+// nextWord takes the next element if it can be the argument of an option that
+// may go without.
+func (p *Parser) nextWord() (string, bool) {
+	word, ok := p.scan.Operand()
+	if !ok || word != "" && (word[0] == '-' || word[0] == '!') {
+		return "", false
+	}
+	p.scan.Take()
+	return word, true
+}
+
+var tableNames = [...]struct {
+	name  string
+	table Table
+}{
+	{"expect", TableExpect},
+	{"conntrack", TableConntrack},
+	{"dying", TableDying},
+	{"unconfirmed", TableUnconfirmed},
+}
+
+func (p *Parser) setCommand(c *command, m getopt.Match) error {
+	if p.command != nil {
+		return usage("Invalid commands combination")
+	}
+	p.command = c
+	p.cmd.Op = c.op
+	word, given := m.Arg, m.HasArg
+	if !given {
+		word, given = p.nextWord()
+	}
+	if !given {
+		return nil
+	}
+	table, ok := tableNamed(word)
+	if !ok {
+		return usage("unknown type `" + word + "'")
+	}
+	p.cmd.Table = table
+	switch {
+	case table == TableExpect && c.expectColumn == noColumn:
+		return usage("Can't do --" + c.long[0] + " on expectations")
+	case (table == TableDying || table == TableUnconfirmed) && c.op != OpList:
+		return usage("Can't do that command with tables `dying' and `unconfirmed'")
+	}
+	return nil
+}
+
+// tableNamed returns the first table whose name begins with word.
+func tableNamed(word string) (Table, bool) {
+	for _, t := range tableNames {
+		if strings.HasPrefix(t.name, word) {
+			return t.table, true
+		}
+	}
+	return 0, false
+}
+
+// noProtocol is Parser.proto without -p, and for protocols without options.
+const noProtocol = -1
+
+// protocolOption handles an option of the protocol that -p named. When -p was
+// given twice, the names of both are known and the last one's table rules.
+func (p *Parser) protocolOption(m getopt.Match) error {
+	from, i := (m.Code-codeProtocol)/protoStride, (m.Code-codeProtocol)%protoStride
+	if from != p.proto {
+		name := protocols[from].options[i].long[0]
+		if i = protoOptionNamed(p.proto, name); i < 0 {
+			return illegal(name)
+		}
+	}
+	p.protoOpts |= 1 << i
+	return protocols[p.proto].options[i].apply(p, m.Arg)
+}
+
+// protoOptionNamed returns the position of a protocol's option by its first
+// name, or -1.
+func protoOptionNamed(proto int, name string) int {
+	if proto == noProtocol {
+		return -1
+	}
+	for i, o := range protocols[proto].options {
+		if o.long[0] == name {
+			return i
+		}
+	}
+	return -1
+}
+
+// switchProtocol makes proto the protocol whose options and rules count.
+// Options given for another one before must be proto's, too.
+func (p *Parser) switchProtocol(proto int) error {
+	if p.proto == proto {
+		return nil
+	}
+	var moved uint64
+	for set := p.protoOpts; set != 0; set &= set - 1 {
+		name := protocols[p.proto].options[bits.TrailingZeros64(set)].long[0]
+		i := protoOptionNamed(proto, name)
+		if i < 0 {
+			return illegal(name)
+		}
+		moved |= 1 << i
+	}
+	p.proto, p.protoOpts = proto, moved
+	return nil
+}
+
+// finish checks the rules of the whole line and completes the command.
+func (p *Parser) finish() error {
+	if err := p.resolveLabels(); err != nil {
+		return err
+	}
+	if err := p.checkRules(); err != nil {
+		return err
+	}
+	c := p.cmd
+	if c.Family == nl.FamilyUnspec {
+		c.Family = p.defaultFamily()
+	}
+	p.completeStatus()
+	p.completeTuples()
+	return nil
+}
+
+func (p *Parser) defaultFamily() uint8 {
+	if p.command != nil && p.command.anyFamily && p.cmd.Table != TableExpect {
+		return nl.FamilyUnspec
+	}
+	return nl.FamilyIPv4
+}

@@ -1,0 +1,216 @@
+package conntrack
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"ctbox/applets/internal/getopt"
+)
+
+// words takes a test's command line apart: blanks separate, single quotes
+// group.
+func words(line string) []string {
+	argv := []string{"conntrack"}
+	for line = strings.TrimLeft(line, " "); line != ""; line = strings.TrimLeft(line, " ") {
+		var word string
+		if line[0] == '\'' {
+			word, line, _ = strings.Cut(line[1:], "'")
+		} else {
+			word, line, _ = strings.Cut(line, " ")
+		}
+		argv = append(argv, word)
+	}
+	return argv
+}
+
+// labelFile has the labels that tests name.
+const labelFile = "# labels\n1 one\n2 two\n40 forty\n127 last\n128 beyond\n1023 far beyond\n"
+
+// testParser returns a parser whose label file is labelFile's text, and what
+// it warns of.
+func testParser(t testing.TB) (*Parser, *strings.Builder) {
+	t.Helper()
+	var warnings strings.Builder
+	p := NewParser(&warnings, false)
+	p.LabelFile = filepath.Join(t.TempDir(), "connlabel.conf")
+	if err := os.WriteFile(p.LabelFile, []byte(labelFile), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	return p, &warnings
+}
+
+// parseLine parses a line; text and status are "" and 0 when it is right.
+func parseLine(t testing.TB, p *Parser, line string) (c Command, text string, status int) {
+	t.Helper()
+	err := p.Parse(words(line), &c)
+	if err == nil {
+		return c, "", exitOK
+	}
+	var bad *UsageError
+	if !errors.As(err, &bad) {
+		t.Fatalf("%s: error %T", line, err)
+	}
+	return c, bad.Text, bad.Status
+}
+
+// accepted stands for no message.
+const accepted = ""
+
+// TestMessages has every message of the command line that conntrack-tools
+// 1.4.9 has and the 1.4.7 of the parity test lacks or words otherwise, and the
+// ones that are ours.
+func TestMessages(t *testing.T) {
+	for _, c := range []struct {
+		line, text string
+		status     int
+	}{
+		// Numbers are checked since 1.4.9.
+		{"-L -w 10", accepted, 0},
+		{"-L -w 0x10", accepted, 0},
+		{"-L -w 010", accepted, 0},
+		{"-L -w +5", accepted, 0},
+		{"-L -w ' 5'", accepted, 0},
+		{"-L -w 65535", accepted, 0},
+		{"-L -w 65536", "unexpected value '65536' with -w option", 1},
+		{"-L -w -1", "unexpected value '-1' with -w option", 1},
+		{"-L -w x", "unexpected value 'x' with -w option", 1},
+		{"-L -w 5x", "unexpected value '5x' with -w option", 1},
+		{"-L -w ''", "unexpected value '' with -w option", 1},
+		{"-L --orig-zone x", "unexpected value 'x' with -( option", 1},
+		{"-L --reply-zone x", "unexpected value 'x' with -) option", 1},
+		{"-D -i 4294967296", "unexpected value '4294967296' with -i option", 1},
+		{"-D --id x", "unexpected value 'x' with -i option", 1},
+		{"-L -c x", "unexpected value 'x' with -c option", 1},
+		{"-L -m 5", accepted, 0},
+		{"-L -m 5/", accepted, 0},
+		{"-L -m 5/-1", accepted, 0},
+		{"-L -m /5", "unexpected value '/5' with -m option", 1},
+		{"-L -m 5x", "unexpected value '5x' with -m option", 1},
+		{"-L -m 5/x", "unexpected value '5/x' with -m option", 1},
+		{"-L -m 5/5/5", "unexpected value '5/5/5' with -m option", 1},
+		{"-L -m -1", "unexpected value '-1' with -m option", 1},
+		{"-L -m 4294967296", "unexpected value '4294967296' with -m option", 1},
+		{"-L -m ''", "unexpected value '' with -m option", 1},
+		// Short commands take no argument since 1.4.8.
+		{"-Lexpect", "Bad parameter `xpect'", 2},
+		{"-Lx", "unknown option `-Lx'", 2},
+		{"-Lxo", "unknown option `conntrack'", 2},
+		{"-zLo id", accepted, 0},
+		{"-D --id", "option `--id' requires an argument", 2},
+		// Labels, with names of a file.
+		{"-L -l one", accepted, 0},
+		{"-L -l one,two", accepted, 0},
+		{"-L -l nix", "unknown label 'nix'", 2},
+		{"-L -l one,", "unknown label ''", 2},
+		{"-L -l ONE", "unknown label 'ONE'", 2},
+		{"-U --label-add one --label-del", "cannot use --label-add and --label-del at the same time", 1},
+		{"-U --label-del --label-add nix", "cannot use --label-add and --label-del at the same time", 1},
+		{"-L -M a --labelmap b", "option `--labelmap' can only be specified once", 2},
+		{"-L -M '' -M ''", "option `--labelmap' can only be specified once", 2},
+		{"-I -M a", "You need to supply the `--protonum' option for this command", 2},
+		// conntrack-tools dies of a wrong SCTP state.
+		{"-L -p sctp --state LISTEN", "unknown SCTP state `LISTEN'", 2},
+		{"-L -p sctp --state HEARTBEAT_SENT", "unknown SCTP state `HEARTBEAT_SENT'", 2},
+		// Attached arguments count.
+		{"-L -n192.0.2.1", accepted, 0},
+		{"-L --src-nat=x", "Invalid IP address `x'", 2},
+		{"-L --src-nat=", "Invalid IP address `'", 2},
+		{"-U --label-del=nix", "unknown label 'nix'", 2},
+		{"--dump=zzz", "unknown type `zzz'", 2},
+		{"-Czzz", "unknown type `zzz'", 2},
+		// An option of a protocol that a later -p replaced.
+		{"-L -p tcp -p udp --state NONE", "Illegal option `--state' with this command", 2},
+		{"-L -p tcp --state NONE -p udp", "Illegal option `--state' with this command", 2},
+		{"-L -p tcp --sport 1 -p icmp", "Illegal option `--sport' with this command", 2},
+		{"-L -p tcp --sport 1 -p udp", accepted, 0},
+		// Masks without an address on all the tables that can be filtered.
+		{"-L dying --mask-src 192.0.2.1", "Can't use --mask-src without --src", 2},
+		// Options of ours.
+		{"-L -o json", accepted, 0},
+		{"-L -o j", accepted, 0},
+		{"-E -o json,id,timestamp,ktimestamp,labels,extended,userspace", accepted, 0},
+		{"-L -o json,xml", "cannot combine json output with xml output", 1},
+		{"-L -o json -o save", "cannot combine save output with any other output type, use -o save only", 1},
+		{"-E --queue-size 1048576", accepted, 0},
+		{"-E expect --queue-size 1048576", accepted, 0},
+		{"-E --queue-size 0", "unexpected value '0' with --queue-size option", 1},
+		{"-E --queue-size 1M", "unexpected value '1M' with --queue-size option", 1},
+		{"-L --queue-size 1", "Illegal option `--queue-size' with this command", 2},
+		// What every option does without a command.
+		{"-n", "Illegal option `--src-nat' with this command", 2},
+		{"-o id", "Illegal option `--output' with this command", 2},
+		{"-a x", accepted, 0},
+	} {
+		p, _ := testParser(t)
+		if _, text, status := parseLine(t, p, c.line); text != c.text || status != c.status {
+			t.Errorf("%s: %q, status %d; want %q, %d", c.line, text, status, c.text, c.status)
+		}
+	}
+}
+
+// TestAbbreviations holds the abbreviations that 1.4.9 understands: an option
+// of ours must not make one ambiguous.
+func TestAbbreviations(t *testing.T) {
+	for _, line := range []string{
+		"--count", "--co", "--dum", "--du expect", "--cr -h", "--de", "--g -h", "--fl", "--ad -h", "--up",
+		"--stats", "--v", "--h", "-L --b 1 -h", "-L --out id", "-L --p tcp", "-L --proto tcp",
+		"-L --fa ipv4", "-L --mar 1", "-L --sec 1", "-L --src-n", "-L --dst-n", "-L --an", "-L --orig-s 192.0.2.1", "-L --orig-d 192.0.2.1", "-L --orig-z 1", "-L --reply-s 192.0.2.1",
+		"-L --reply-z 1", "-L --zo 1", "-L --labelm x", "-E --event- NEW", "-E --bu 1", "-U --label-a one",
+		"-U --label-d one", "-U --ti 5", "-L --n x", "-D --i 5", "-L -p tcp --sp 1", "-L -p tcp --dp 1",
+		"-L -p tcp --state NONE", "-L -p gre --srck 1", "-L -p icmp --icmp-t 8", "-L -p tcp --reply-port-s 1",
+		"-L -p tcp --orig-port-d 1",
+	} {
+		p, _ := testParser(t)
+		_, text, _ := parseLine(t, p, line)
+		if strings.HasPrefix(text, "unknown option") {
+			t.Errorf("%s: %s", line, text)
+		}
+	}
+}
+
+// TestAmbiguous holds prefixes that 1.4.9 refuses.
+func TestAmbiguous(t *testing.T) {
+	for _, line := range []string{
+		"-L --sr 192.0.2.1", "-L --ma 1", "-L --d 1", "--c", "--f", "-L --z", "-L --re 1", "-L -p tcp --stat NONE",
+		"--stat", "-L --label 1 --l x", "-L --e NEW", "-L -p tcp --orig-p 1", "-L --sport 1", "-L --s", "-L -R x",
+		"-L --o id", "-L --ds 192.0.2.1", "-L --a", "-U --t 5",
+	} {
+		p, _ := testParser(t)
+		_, text, status := parseLine(t, p, line)
+		if !strings.HasPrefix(text, "unknown ") || status != exitUsage {
+			t.Errorf("%s: %q, status %d", line, text, status)
+		}
+	}
+}
+
+// TestOwnOptionsKeepAbbreviations compares every prefix of every long option
+// of 1.4.9 with and without our own options beside it.
+func TestOwnOptionsKeepAbbreviations(t *testing.T) {
+	var theirs []getopt.Option
+	for _, o := range genericOptions() {
+		if o.Code < codeCommand && options[o.Code].bit == OptQueueSize {
+			continue
+		}
+		theirs = append(theirs, o)
+	}
+	old := getopt.New(theirs)
+	find := func(set *getopt.Set, name string) int {
+		var s getopt.Scanner
+		s.Start(set, []string{"conntrack", "--" + name, "x"}, false)
+		m, err := s.Next()
+		if err != nil {
+			return -2
+		}
+		return m.Code
+	}
+	for _, o := range theirs {
+		for n := 1; n <= len(o.Long); n++ {
+			if was, is := find(old, o.Long[:n]), find(genericSet, o.Long[:n]); was != is {
+				t.Errorf("--%s: was %d, is %d", o.Long[:n], was, is)
+			}
+		}
+	}
+}

@@ -1,0 +1,286 @@
+package conntrack
+
+import (
+	"strings"
+
+	"ctbox/applets/internal/cnum"
+	"ctbox/applets/internal/getopt"
+	"ctbox/nl"
+)
+
+// protocol declares the options that exist once -p has named it.
+type protocol struct {
+	name    string
+	number  uint8
+	options []protoOption
+	// pairs: where rules say so, all of the first or all of the second must be
+	// there.
+	pairs [2]pair
+}
+
+// protoOption declares one option of a protocol.
+type protoOption struct {
+	long []string // the first is the one in messages
+	arg  string
+	help string
+	// rules has a letter for each column of protoColumns, with the meaning of
+	// option.rules.
+	rules string
+	apply func(p *Parser, arg string) error
+}
+
+// Columns of a protocol option's rules.
+const (
+	protoColFilter       = iota // -L, -D, -E
+	protoColUpdate              // -U
+	protoColCreate              // -I, -A
+	protoColGet                 // -G
+	protoColExpectCreate        // -I expect
+	protoColExpectOne           // -D expect, -G expect
+	protoColumns
+)
+
+// pair is a set of options that must be given together.
+type pair struct {
+	bits    uint64 // by position in the table
+	missing string // the message when some are there, or none at all
+}
+
+// protocols are the ones with options of their own, in the order of
+// conntrack-tools' list.
+var protocols = [...]protocol{
+	{name: "tcp", number: nl.ProtoTCP, pairs: portPairs, options: concat(ports[:6], []protoOption{
+		{[]string{"state"}, "STATE", "TCP state, such as ESTABLISHED", "ooMo..", setTCPState},
+	}, ports[6:])},
+	{name: "udp", number: nl.ProtoUDP, pairs: portPairs, options: ports},
+	{name: "udplite", number: nl.ProtoUDPLite, pairs: portPairs, options: ports},
+	{name: "sctp", number: nl.ProtoSCTP, pairs: portPairs, options: concat(ports[:6], []protoOption{
+		{[]string{"state"}, "STATE", "SCTP state, such as ESTABLISHED", "ooMo..", setSCTPState},
+	}, ports[6:], []protoOption{
+		{[]string{"orig-vtag"}, "TAG", "verification tag of the original direction", ".oMoM.", setOrigVtag},
+		{[]string{"reply-vtag"}, "TAG", "verification tag of the reply direction", ".oMoM.", setReplyVtag},
+	})},
+	{name: "dccp", number: nl.ProtoDCCP, pairs: dccpPairs, options: concat(ports[:6], []protoOption{
+		{[]string{"state"}, "STATE", "DCCP state, such as OPEN", "ooMo..", setDCCPState},
+	}, ports[6:], []protoOption{
+		{[]string{"role"}, "ROLE", "role of the originator: client or server", "..M.M.", setDCCPRole},
+	})},
+	{name: "icmp", number: nl.ProtoICMP, options: icmpOptions("icmp")},
+	{name: "icmpv6", number: nl.ProtoICMPv6, options: icmpOptions("icmpv6")},
+	{name: "gre", number: nl.ProtoGRE, pairs: keyPairs, options: keys},
+}
+
+// unknownProtocol stands for every protocol without options.
+const unknownProtocol = "unknown"
+
+const (
+	firstPair  = 1<<0 | 1<<1
+	secondPair = 1<<2 | 1<<3
+)
+
+// The messages name options that do not exist: that is how conntrack-tools
+// words them.
+var (
+	portPairs = [2]pair{
+		{firstPair, "you have to specify `--sport' and `--dport'"},
+		{secondPair, "you have to specify `--reply-src-port' and `--reply-dst-port'"},
+	}
+	dccpPairs = [2]pair{
+		{firstPair, "you have to specify `--sport' and `--dport'"},
+		{secondPair, "you have to specify `--reply-port-src' and `--report-port-dst'"},
+	}
+	keyPairs = [2]pair{
+		{firstPair, "you have to specify `--srckey' and `--dstkey'"},
+		{secondPair, "you have to specify `--reply-src-key' and `--reply-dst-key'"},
+	}
+)
+
+var ports = []protoOption{
+	{[]string{"sport", "orig-port-src"}, "PORT", "source port of the original direction", "oo33MM", setPort(orig, source)},
+	{[]string{"dport", "orig-port-dst"}, "PORT", "destination port of the original direction", "oo33MM", setPort(orig, destination)},
+	{[]string{"reply-port-src"}, "PORT", "source port of the reply direction", "oo33.M", setPort(reply, source)},
+	{[]string{"reply-port-dst"}, "PORT", "destination port of the reply direction", "oo33.M", setPort(reply, destination)},
+	{[]string{"mask-port-src"}, "PORT", "mask for the expected source port", "....M.", setPort(mask, source)},
+	{[]string{"mask-port-dst"}, "PORT", "mask for the expected destination port", "....M.", setPort(mask, destination)},
+	{[]string{"tuple-port-src"}, "PORT", "source port of the expected flow", "....M.", setPort(expected, source)},
+	{[]string{"tuple-port-dst"}, "PORT", "destination port of the expected flow", "....M.", setPort(expected, destination)},
+}
+
+var keys = []protoOption{
+	{[]string{"srckey", "orig-key-src"}, "KEY", "source key of the original direction", "oo33MM", setKey(orig, source)},
+	{[]string{"dstkey", "orig-key-dst"}, "KEY", "destination key of the original direction", "oo33MM", setKey(orig, destination)},
+	{[]string{"reply-key-src"}, "KEY", "source key of the reply direction", "oo33MM", setKey(reply, source)},
+	{[]string{"reply-key-dst"}, "KEY", "destination key of the reply direction", "oo33MM", setKey(reply, destination)},
+	{[]string{"mask-key-src"}, "KEY", "mask for the expected source key", "....M.", setKey(mask, source)},
+	{[]string{"mask-key-dst"}, "KEY", "mask for the expected destination key", "....M.", setKey(mask, destination)},
+	{[]string{"tuple-key-src"}, "KEY", "source key of the expected flow", "....M.", setKey(expected, source)},
+	{[]string{"tuple-key-dst"}, "KEY", "destination key of the expected flow", "....M.", setKey(expected, destination)},
+}
+
+func icmpOptions(name string) []protoOption {
+	return []protoOption{
+		{[]string{name + "-type"}, "TYPE", "type, a number", "ooMM..", setICMPType},
+		{[]string{name + "-code"}, "CODE", "code, a number", "ooMM..", setICMPCode},
+		{[]string{name + "-id"}, "ID", "identifier", "oooo..", setICMPID},
+	}
+}
+
+func concat(parts ...[]protoOption) []protoOption {
+	var all []protoOption
+	for _, p := range parts {
+		all = append(all, p...)
+	}
+	return all
+}
+
+// protocolSets has the scanner's options of each protocol.
+var protocolSets = makeProtocolSets()
+
+func makeProtocolSets() (sets [len(protocols)]*getopt.Set) {
+	for i := range protocols {
+		var all []getopt.Option
+		for j, o := range protocols[i].options {
+			for _, long := range o.long {
+				all = append(all, getopt.Option{Long: long, Kind: getopt.Required,
+					Code: codeProtocol + i*protoStride + j})
+			}
+		}
+		sets[i] = getopt.New(all)
+	}
+	return sets
+}
+
+// place is a tuple that an option writes to.
+type place uint8
+
+const (
+	orig place = iota
+	reply
+	mask
+	expected
+)
+
+func (p *Parser) tuple(at place) *nl.Tuple {
+	switch at {
+	case orig:
+		return &p.cmd.Flow.Orig
+	case reply:
+		return &p.cmd.Flow.Reply
+	case mask:
+		return &p.cmd.Expect.Mask
+	default:
+		return &p.cmd.Expect.Tuple
+	}
+}
+
+// side is which end of a tuple an option writes to.
+type side uint8
+
+const (
+	source side = iota
+	destination
+)
+
+func setEnd(t *nl.Tuple, end side, v uint16) {
+	if end == source {
+		t.SrcPort = v
+		t.Has |= nl.TupleSrcPort
+		return
+	}
+	t.DstPort = v
+	t.Has |= nl.TupleDstPort
+}
+
+// setPort reads a port as atoi(3) does and keeps its low 16 bits.
+func setPort(at place, end side) func(*Parser, string) error {
+	return func(p *Parser, arg string) error {
+		setEnd(p.tuple(at), end, uint16(cnum.Atol(arg)))
+		return nil
+	}
+}
+
+// setKey reads a GRE key as strtoul(3) does and keeps its low 16 bits.
+func setKey(at place, end side) func(*Parser, string) error {
+	return func(p *Parser, arg string) error {
+		v, _, _ := cnum.Uint(arg)
+		setEnd(p.tuple(at), end, uint16(v))
+		return nil
+	}
+}
+
+func setICMPType(p *Parser, arg string) error {
+	p.cmd.Flow.Orig.ICMPType = uint8(cnum.Atol(arg))
+	p.cmd.Flow.Orig.Has |= nl.TupleICMPType
+	return nil
+}
+
+func setICMPCode(p *Parser, arg string) error {
+	p.cmd.Flow.Orig.ICMPCode = uint8(cnum.Atol(arg))
+	p.cmd.Flow.Orig.Has |= nl.TupleICMPCode
+	return nil
+}
+
+func setICMPID(p *Parser, arg string) error {
+	p.cmd.Flow.Orig.ICMPID = uint16(cnum.Atol(arg))
+	p.cmd.Flow.Orig.Has |= nl.TupleICMPID
+	return nil
+}
+
+func setTCPState(p *Parser, arg string) error {
+	state, ok := nl.TCPStateNumber(arg)
+	if !ok {
+		return usage("unknown TCP state `" + arg + "'")
+	}
+	p.cmd.Flow.TCPState = state
+	p.cmd.Flow.Has |= nl.HasTCPState
+	return nil
+}
+
+// SCTP's HEARTBEAT states are printed but not taken: the kernel no longer has
+// them.
+const lastSCTPState = 7
+
+func setSCTPState(p *Parser, arg string) error {
+	state, ok := nl.SCTPStateNumber(arg)
+	if !ok || state > lastSCTPState {
+		return usage("unknown SCTP state `" + arg + "'")
+	}
+	p.cmd.Flow.SCTPState = state
+	p.cmd.Flow.Has |= nl.HasSCTPState
+	return nil
+}
+
+func setOrigVtag(p *Parser, arg string) error {
+	p.cmd.Flow.SCTPVtagOrig = nl.CommandVtag(uint32(cnum.Atol(arg)))
+	p.cmd.Flow.Has |= nl.HasSCTPVtagOrig
+	return nil
+}
+
+func setReplyVtag(p *Parser, arg string) error {
+	p.cmd.Flow.SCTPVtagReply = nl.CommandVtag(uint32(cnum.Atol(arg)))
+	p.cmd.Flow.Has |= nl.HasSCTPVtagReply
+	return nil
+}
+
+func setDCCPState(p *Parser, arg string) error {
+	state, ok := nl.DCCPStateNumber(arg)
+	if !ok {
+		return usage("Unknown DCCP state `" + arg + "'")
+	}
+	p.cmd.Flow.DCCPState = state
+	p.cmd.Flow.Has |= nl.HasDCCPState
+	return nil
+}
+
+var dccpRoles = [...]string{"client", "server"}
+
+func setDCCPRole(p *Parser, arg string) error {
+	for i, role := range dccpRoles {
+		if len(arg) <= len(role) && strings.EqualFold(arg, role[:len(arg)]) {
+			p.cmd.Flow.DCCPRole = uint8(i)
+			p.cmd.Flow.Has |= nl.HasDCCPRole
+			return nil
+		}
+	}
+	return usage("Unknown DCCP role `" + arg + "'")
+}

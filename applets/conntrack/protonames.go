@@ -1,0 +1,94 @@
+package conntrack
+
+import (
+	"math"
+	"os"
+	"strings"
+
+	"ctbox/applets/internal/cnum"
+	"ctbox/nl"
+)
+
+// setProto resolves a protocol: one with options by its name, whatever the
+// case; any that protocols(5) names, then without options; a number.
+func (p *Parser) setProto(_ *option, arg string, _ bool) error {
+	index := noProtocol
+	number, ok := uint8(0), false
+	for i := range protocols {
+		if strings.EqualFold(arg, protocols[i].name) {
+			index, number, ok = i, protocols[i].number, true
+		}
+	}
+	if !ok {
+		number, ok = p.protocolNamed(arg)
+	}
+	if !ok {
+		var v uint64
+		if v, ok = wholeNumber(arg, math.MaxUint8); ok {
+			number = uint8(v)
+			index = protocolNumbered(number)
+		}
+	}
+	if !ok {
+		return usage("`" + arg + "' unsupported protocol")
+	}
+	if err := p.switchProtocol(index); err != nil {
+		return err
+	}
+	p.cmd.HelpProto = unknownProtocol
+	if index != noProtocol {
+		p.cmd.HelpProto = protocols[index].name
+		p.scan.Add(protocolSets[index])
+	}
+	p.cmd.Flow.Orig.Proto = number
+	p.cmd.Flow.Orig.Has |= nl.TupleProto
+	return nil
+}
+
+func protocolNumbered(number uint8) int {
+	for i := range protocols {
+		if protocols[i].number == number {
+			return i
+		}
+	}
+	return noProtocol
+}
+
+// protocolNamed looks a name or alias up in protocols(5).
+func (p *Parser) protocolNamed(name string) (uint8, bool) {
+	// A digit begins no protocol's name, and load files are full of numbers.
+	if name == "" || name[0] >= '0' && name[0] <= '9' {
+		return 0, false
+	}
+	if p.protocolNames == nil {
+		// Without the file there are no names, as for getprotobyname(3).
+		text, _ := os.ReadFile(p.ProtocolsFile)
+		p.protocolNames = parseProtocolNames(string(text))
+	}
+	number, ok := p.protocolNames[name]
+	return number, ok
+}
+
+// parseProtocolNames reads lines of a name, a number and aliases, with #
+// beginning a comment. The first line with a name counts.
+func parseProtocolNames(text string) map[string]uint8 {
+	names := make(map[string]uint8)
+	for line := range strings.Lines(text) {
+		line, _, _ = strings.Cut(line, "#")
+		fields := strings.Fields(line)
+		if len(fields) < 2 {
+			continue
+		}
+		number, rest, ok := cnum.Int(fields[1])
+		if !ok || rest != "" || number < 0 || number > math.MaxUint8 {
+			continue
+		}
+		fields[1] = fields[0]
+		for _, name := range fields[1:] {
+			if _, taken := names[name]; !taken {
+				names[name] = uint8(number)
+			}
+		}
+	}
+	return names
+}
