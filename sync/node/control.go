@@ -1,0 +1,121 @@
+// Package node is a conntrackd node: the one place where the kernel's events, the
+// caches, the replication protocol and the links meet.
+//
+// What an operator may ask of a running node, and what it answers, is in
+// control.go and status.go. Every such method may be called by any goroutine,
+// many at once; each hands its question to the node's own goroutine and waits
+// there for its turn, and none holds up replication for longer than a slice of
+// work takes. A method returns ctx's error as soon as ctx ends, whatever the node
+// was about to do; once begun, a change of the kernel's table is finished all the
+// same. After the node has stopped every method returns ErrStopped.
+package node
+
+import (
+	"errors"
+	"time"
+
+	"ctbox/nl"
+)
+
+// What a method returns when the node does not do what it was asked. The texts
+// are for the person who typed the command.
+var (
+	// ErrStopped: the node has stopped or is about to.
+	ErrStopped = errors.New("the daemon is shutting down")
+	// ErrUnsupported: this mode or configuration has no such thing: a commit
+	// in statistics mode, expectations without ExpectationSync. conntrack-tools
+	// does nothing then and says nothing to the client.
+	ErrUnsupported = errors.New("not supported in this mode")
+	// ErrCommitRunning: another commit has not ended yet, and what was asked
+	// for cannot be done beside it.
+	ErrCommitRunning = errors.New("a commit is in progress")
+)
+
+// Cache is a set of caches, or one of them.
+type Cache uint8
+
+// The caches of a node. Statistics mode has one, which is Internal.
+const (
+	Internal Cache = 1 << iota
+	External
+)
+
+// Tables is a set of tables, or one of them.
+type Tables uint8
+
+// The tables. Expects needs ExpectationSync.
+const (
+	Flows Tables = 1 << iota
+	Expects
+)
+
+// Entry is one object of a cache, as Dump hands it out. Either Flow or Expect is
+// set; both point to memory that the next entry reuses.
+type Entry struct {
+	Flow   *nl.Flow
+	Expect *nl.Expect
+
+	// Live says that there is no cache (DisableInternalCache) and the entry
+	// comes from the kernel's table itself: counters, timeout and use are true,
+	// ActiveSince and ExpiresIn mean nothing.
+	Live bool
+
+	ActiveSince time.Duration // since it was inserted
+	// ExpiresIn is what is left until the cache forgets it, which only ALARM's
+	// external entries have.
+	ExpiresIn time.Duration
+	Expires   bool
+}
+
+// CommitResult is what became of a commit.
+type CommitResult struct {
+	Tables  Tables // that were committed
+	Flows   CommitCount
+	Expects CommitCount
+	Began   time.Time
+	Took    time.Duration
+}
+
+// CommitCount counts the entries of one table. What existed already and was
+// replaced counts as committed.
+type CommitCount struct {
+	Committed uint64
+	Failed    uint64 // each named in the log
+}
+
+// Failed is the number of entries that could not be committed.
+func (r *CommitResult) Failed() uint64 { return r.Flows.Failed + r.Expects.Failed }
+
+// The control methods of a Node; they are implemented beside what they work on.
+//
+//	Status(ctx) (Status, error)
+//	ResendQueue(ctx) ([]Resend, error)
+//		FT-FW's queue in its order; ErrUnsupported in other modes.
+//	Dump(ctx, cache Cache, table Tables, each func(*Entry) error) error
+//		Calls each for every object of one table of one cache, from the
+//		caller's goroutine, reading the cache in slices. An object that is
+//		there from beginning to end is handed out exactly once; one that
+//		comes or goes meanwhile may be or not. each may block for as long as
+//		it likes, and nothing waits for it. An error from each ends the dump
+//		and is returned.
+//	Commit(ctx, Tables) (CommitResult, error)
+//		Returns when the commit has ended. Entries that fail are counted and
+//		are no error. If ctx ends before, the commit goes on without a witness.
+//	Flush(ctx, Cache) error
+//		Empties caches, flows and expectations; the kernel's table stays, except
+//		that there is no internal cache with DisableInternalCache: then its
+//		flows are deleted from the kernel, as conntrack-tools does.
+//	FlushKernel(ctx, Tables) error
+//		Deletes what passes the filter from the kernel; returns when it is done.
+//	Refill(ctx, Tables) error
+//		-R: merges the kernel's tables into the internal cache.
+//	RequestResync(ctx) error
+//		-n: asks the peer for all it has.
+//	Bulk(ctx) error
+//		-B: sends all of the internal cache to the peers.
+//	SchedulePurge(ctx) error
+//		-t: flushes the kernel's table after PurgeTimeout, unless a commit or a
+//		flush comes first. No error if that was scheduled already.
+//
+// The node itself logs what conntrack-tools logs about these ("committing
+// conntrack cache", "flushing caches" …), see log.go for the levels.

@@ -1,0 +1,20 @@
+package node
+
+import (
+	"log/slog"
+
+	"ctbox/nl"
+)
+
+// LevelNotice is the level of conntrackd's notices, between info and warning.
+const LevelNotice = slog.Level(2)
+
+// EntryKey is the key of the attribute that carries the entry which a log record
+// is about, as text without a final newline ("commit-create: File exists", and
+// which flow that was). The log has it on a line of its own behind the message.
+const EntryKey = "entry"
+
+// Ended is what a node in statistics mode calls for each cached flow that ended,
+// with the counters and timestamps that came with its end. It is called by the
+// node's goroutine: it must not block, nor keep f.
+type Ended func(f *nl.Flow)
