@@ -186,8 +186,10 @@ type Command struct {
 func (c *Command) Has(opts Option) bool { return c.Given&opts != 0 }
 
 // Reset makes c an empty command and keeps the memory of its variable parts.
+// All of the flow is zero, what is absent, too: two lines that say the same
+// give equal commands.
 func (c *Command) Reset() {
-	flow := c.Flow
-	flow.Reset()
-	*c = Command{Flow: flow}
+	info, ctx := c.Flow.HelperInfo[:0], c.Flow.Secctx[:0]
+	*c = Command{}
+	c.Flow.HelperInfo, c.Flow.Secctx = info, ctx
 }

@@ -232,7 +232,7 @@ func (w *wordSplitter) split(program string, line []byte) ([]string, error) {
 			continue
 		}
 		start := i
-		for i < len(line) && !isBlank(line[i]) && line[i] != '"' {
+		for i < len(line) && (line[i] > '"' || !isBlank(line[i]) && line[i] != '"') {
 			i++
 		}
 		word := line[start:i]

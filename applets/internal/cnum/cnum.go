@@ -74,7 +74,8 @@ func scan(s string, base uint64) (v uint64, neg, over bool, rest string, ok bool
 		if d >= base {
 			break
 		}
-		if v > (math.MaxUint64-d)/base {
+		// Below this no base overflows, and the division is dear.
+		if v >= 1<<59 && v > (math.MaxUint64-d)/base {
 			over = true
 			continue
 		}
