@@ -1,0 +1,164 @@
+package cache
+
+import (
+	"runtime"
+	"testing"
+	"time"
+
+	"ctbox/nl"
+)
+
+const million = 1 << 20
+
+var shapes = []struct {
+	name string
+	ipv6 bool
+	flow func(*nl.Flow, uint32, bool)
+}{
+	{"internal/IPv4", false, internalFlow},
+	{"internal/IPv6", true, internalFlow},
+	{"external/IPv4", false, externalFlow},
+	{"external/IPv6", true, externalFlow},
+}
+
+// scatter is a bijection on the numbers below a million: an order that no cache of
+// the processor foresees.
+func scatter(i int) uint32 { return uint32(i) * 2654435761 % million }
+
+// BenchmarkMemory prints what the process's heap grows by for a flow, index, slack
+// and all, and what one garbage collection takes with a million of them.
+func BenchmarkMemory(b *testing.B) {
+	for _, s := range shapes {
+		b.Run(s.name, func(b *testing.B) {
+			for b.Loop() {
+				b.StopTimer()
+				var before, after runtime.MemStats
+				runtime.GC()
+				runtime.ReadMemStats(&before)
+				c := NewFlows(Config{})
+				fill(c, 0, million, s.ipv6, s.flow)
+				runtime.GC()
+				runtime.ReadMemStats(&after)
+				b.ReportMetric(float64(after.HeapAlloc-before.HeapAlloc)/million, "B/flow")
+				b.ReportMetric(float64(after.HeapSys-before.HeapSys)/million, "B-sys/flow")
+				b.ReportMetric(float64(c.Bytes())/million, "B-counted/flow")
+				b.StartTimer()
+				runtime.GC()
+				runtime.KeepAlive(c)
+			}
+		})
+	}
+}
+
+func BenchmarkInsert(b *testing.B) {
+	for _, s := range shapes {
+		b.Run(s.name, func(b *testing.B) {
+			b.ReportAllocs()
+			var c *Flows
+			var f nl.Flow
+			for i := 0; b.Loop(); i++ {
+				if i%million == 0 {
+					c = NewFlows(Config{})
+				}
+				s.flow(&f, scatter(i%million), s.ipv6)
+				c.Replace(&f, t0)
+			}
+		})
+	}
+}
+
+// BenchmarkUpdate updates flows of a table of a million, in scattered order.
+func BenchmarkUpdate(b *testing.B) {
+	for _, s := range shapes {
+		b.Run(s.name, func(b *testing.B) {
+			c := NewFlows(Config{})
+			fill(c, 0, million, s.ipv6, s.flow)
+			b.ReportAllocs()
+			var f nl.Flow
+			for i := 0; b.Loop(); i++ {
+				s.flow(&f, scatter(i%million), s.ipv6)
+				f.TCPState = uint8(i & 7)
+				c.Put(&f, t0)
+			}
+		})
+	}
+}
+
+func BenchmarkFindAndLoad(b *testing.B) {
+	for _, s := range shapes {
+		b.Run(s.name, func(b *testing.B) {
+			c := NewFlows(Config{})
+			fill(c, 0, million, s.ipv6, s.flow)
+			b.ReportAllocs()
+			var f nl.Flow
+			for i := 0; b.Loop(); i++ {
+				s.flow(&f, scatter(i%million), s.ipv6)
+				c.Load(c.Find(&f), &f)
+			}
+		})
+	}
+}
+
+// BenchmarkTurnover deletes one flow of a million and inserts another.
+func BenchmarkTurnover(b *testing.B) {
+	for _, s := range shapes {
+		b.Run(s.name, func(b *testing.B) {
+			c := NewFlows(Config{})
+			fill(c, 0, million, s.ipv6, s.flow)
+			b.ReportAllocs()
+			var f nl.Flow
+			for i := 0; b.Loop(); i++ {
+				s.flow(&f, scatter(i%million), s.ipv6)
+				c.Delete(c.Find(&f))
+				c.Replace(&f, t0)
+			}
+		})
+	}
+}
+
+// BenchmarkList goes through a million flows in slices of 256.
+func BenchmarkList(b *testing.B) {
+	c := NewFlows(Config{})
+	fill(c, 0, million, false, internalFlow)
+	b.ReportAllocs()
+	batch := make([]Handle, 256)
+	var f nl.Flow
+	for b.Loop() {
+		var cursor Cursor
+		for more := true; more; {
+			var n int
+			n, more = c.Next(&cursor, batch)
+			for _, h := range batch[:n] {
+				c.Load(h, &f)
+			}
+		}
+	}
+	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/million, "ns/flow")
+}
+
+// BenchmarkRefresh is ALARM's load: a million timers, each armed again when it ends.
+func BenchmarkRefresh(b *testing.B) {
+	c := NewFlows(Config{Timers: true})
+	fill(c, 0, million, false, internalFlow)
+	now := t0
+	i := 0
+	for h := range collect(c.Next) {
+		c.Arm(h, now, time.Duration(i%600)*tick)
+		i++
+	}
+	b.ReportAllocs()
+	b.ResetTimer()
+	batch := make([]Handle, 256)
+	n := 0
+	for n < b.N {
+		now += tick
+		for more := true; more; {
+			var k int
+			k, more = c.Expired(now, batch)
+			for _, h := range batch[:k] {
+				c.Arm(h, now, time.Minute)
+			}
+			n += k
+		}
+	}
+}

@@ -1,0 +1,145 @@
+package cache
+
+import (
+	"hash/maphash"
+	"time"
+
+	"ctbox/nl"
+)
+
+// Expects is a table of expectations, internal or external. There are few of them
+// (the kernel's limit is thousands), so each is kept as it is.
+//
+// An expectation is known by master, expected and mask tuple and by its zone, which
+// is what the kernel refuses a second one of. Everything else is content.
+type Expects struct {
+	objects
+	records slab[nl.Expect]
+	buf     [3 * (tupleTailSize + 32)]byte
+}
+
+// NewExpects returns an empty table.
+func NewExpects(c Config) *Expects {
+	return &Expects{objects: newObjects(c)}
+}
+
+// Put inserts e, or puts it in the place of the expectation that is there, which is
+// then Alive: an update carries the whole expectation.
+func (t *Expects) Put(e *nl.Expect, now time.Duration) (Handle, Outcome) {
+	return t.insertOr(e, now, func(slot uint32, r *nl.Expect) Outcome {
+		before := *r
+		*r = *e
+		t.touch(slot, now)
+		if before.Timeout = e.Timeout; before == *e {
+			return Unchanged
+		}
+		return Updated
+	})
+}
+
+// Replace inserts e, or puts it in the place of the expectation that is there; the
+// expectation is New. Counters count one that ended and one that began.
+func (t *Expects) Replace(e *nl.Expect, now time.Duration) (Handle, Outcome) {
+	return t.insertOr(e, now, func(slot uint32, r *nl.Expect) Outcome {
+		*r = *e
+		t.replace(slot, now)
+		return Replaced
+	})
+}
+
+func (t *Expects) insertOr(e *nl.Expect, now time.Duration, there func(uint32, *nl.Expect) Outcome) (Handle, Outcome) {
+	if e.Master.Has&whole != whole || e.Tuple.Has&whole != whole {
+		t.stats.CreateFailed++
+		return 0, Malformed
+	}
+	hash := t.hash(e)
+	if slot := t.find(e, hash); slot != 0 {
+		return t.handle(slot), there(slot, t.records.at(slot))
+	}
+	if t.full() {
+		t.stats.CreateFailed++
+		t.stats.NoSpace++
+		return 0, Full
+	}
+	slot, grow := t.insert(hash, now)
+	if grow {
+		t.records.grow(slot)
+	}
+	*t.records.at(slot) = *e
+	return t.handle(slot), Created
+}
+
+// Find returns the handle of the expectation with e's tuples and zone, or 0.
+func (t *Expects) Find(e *nl.Expect) Handle {
+	slot := t.find(e, t.hash(e))
+	if slot == 0 {
+		return 0
+	}
+	return t.handle(slot)
+}
+
+// Load makes e the expectation that h names, dead or not, and reports whether there
+// is one.
+func (t *Expects) Load(h Handle, e *nl.Expect) bool {
+	slot := t.slot(h)
+	if slot == 0 {
+		return false
+	}
+	*e = *t.records.at(slot)
+	return true
+}
+
+// Release frees a dead expectation, and reports whether h was one.
+func (t *Expects) Release(h Handle) bool {
+	slot := t.slot(h)
+	if slot == 0 || t.heads.at(slot).state != Dead {
+		return false
+	}
+	if t.remove(slot) {
+		t.records.shrink(slot)
+	}
+	return true
+}
+
+// Delete is Kill and Release in one, for an expectation that nothing else refers to.
+func (t *Expects) Delete(h Handle) bool { return t.Kill(h) && t.Release(h) }
+
+// Flush forgets all expectations, dead ones too: their handles name nothing any
+// more. The living ones count as destroyed.
+func (t *Expects) Flush() {
+	t.flush()
+	t.records = slab[nl.Expect]{}
+}
+
+// Bytes returns the memory the table's objects and index take.
+func (t *Expects) Bytes() int { return t.objects.bytes() + t.records.bytes() }
+
+func (t *Expects) hash(e *nl.Expect) uint32 {
+	b := appendTuple(t.buf[:0], &e.Master)
+	b = appendTuple(b, &e.Tuple)
+	b = appendTuple(b, &e.Mask)
+	h := maphash.Bytes(t.seed, b)
+	return uint32(h) ^ uint32(h>>32)
+}
+
+func (t *Expects) find(e *nl.Expect, hash uint32) uint32 {
+	for slot := *t.index.bucket(hash); slot != 0; {
+		h := t.heads.at(slot)
+		if h.hash == hash {
+			r := t.records.at(slot)
+			if r.Master == e.Master && r.Tuple == e.Tuple && r.Mask == e.Mask && expectZone(r) == expectZone(e) {
+				return slot
+			}
+		}
+		slot = h.next
+	}
+	return 0
+}
+
+// expectZone is the zone of e; none is zone 0, which the kernel doesn't send.
+func expectZone(e *nl.Expect) uint16 {
+	if e.Has&nl.ExpectHasZone == 0 {
+		return 0
+	}
+	return e.Zone
+}

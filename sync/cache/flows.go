@@ -1,0 +1,375 @@
+package cache
+
+import (
+	"bytes"
+	"time"
+
+	"ctbox/nl"
+)
+
+// Flows is a table of flows: the internal cache, fed by the kernel, the external
+// one, fed by the peers, or that of statistics mode.
+type Flows struct {
+	objects
+	records slab[record]
+
+	pairs     slab[[2]nl.Addr] // original addresses of IPv6 flows
+	pairSlots slots
+
+	tails    tails
+	contexts contexts
+	scratch  nl.Flow // for merging
+	tailBuf  [tailLargest]byte
+}
+
+// NewFlows returns an empty table.
+func NewFlows(c Config) *Flows {
+	return &Flows{objects: newObjects(c)}
+}
+
+// Put inserts f, or merges it into the flow that is there: attributes present in f
+// overwrite, the others stay, the original tuple stays, and the flow is Alive. It
+// is what an UPDATE event, an entry of a dump and a peer's UPD mean.
+//
+// The reply tuple is overwritten too: in the life of a flow it doesn't change, so if
+// it differs the flow is another one whose beginning was lost. For the same reason
+// a known id that changes makes Put a Replace.
+func (t *Flows) Put(f *nl.Flow, now time.Duration) (Handle, Outcome) {
+	k, ok := keyOfFlow(f)
+	if !ok {
+		t.stats.CreateFailed++
+		return 0, Malformed
+	}
+	hash := k.hash(t.seed)
+	slot := t.find(&k, hash)
+	if slot == 0 {
+		return t.create(&k, hash, f, now)
+	}
+	r := t.records.at(slot)
+	if r.has&f.Has&nl.HasID != 0 && r.id != f.ID {
+		return t.renew(slot, f, now)
+	}
+	changed := t.merge(r, f)
+	t.touch(slot, now)
+	if !changed {
+		return t.handle(slot), Unchanged
+	}
+	return t.handle(slot), Updated
+}
+
+// Replace inserts f, or puts it in the place of the flow that is there, of which
+// nothing is kept but the handle; the flow is New. It is what a NEW
+// event and a peer's NEW mean. Counters count a flow that ended and one that began.
+func (t *Flows) Replace(f *nl.Flow, now time.Duration) (Handle, Outcome) {
+	k, ok := keyOfFlow(f)
+	if !ok {
+		t.stats.CreateFailed++
+		return 0, Malformed
+	}
+	hash := k.hash(t.seed)
+	if slot := t.find(&k, hash); slot != 0 {
+		return t.renew(slot, f, now)
+	}
+	return t.create(&k, hash, f, now)
+}
+
+// Find returns the handle of the flow with f's original tuple and zone, or 0.
+func (t *Flows) Find(f *nl.Flow) Handle {
+	k, ok := keyOfFlow(f)
+	return t.lookup(&k, ok)
+}
+
+// FindTuple returns the handle of the flow with this original tuple and zone, or 0.
+func (t *Flows) FindTuple(orig *nl.Tuple, zone uint16) Handle {
+	k, ok := keyOf(orig, zone)
+	return t.lookup(&k, ok)
+}
+
+func (t *Flows) lookup(k *key, ok bool) Handle {
+	if !ok {
+		return 0
+	}
+	slot := t.find(k, k.hash(t.seed))
+	if slot == 0 {
+		return 0
+	}
+	return t.handle(slot)
+}
+
+// Load makes f the flow that h names, dead or not, and reports whether there is
+// one. Attributes that the table does not keep are absent.
+func (t *Flows) Load(h Handle, f *nl.Flow) bool {
+	slot := t.slot(h)
+	if slot == 0 {
+		return false
+	}
+	f.Reset()
+	t.load(t.records.at(slot), f)
+	return true
+}
+
+// Release frees a dead flow, and reports whether h was one.
+func (t *Flows) Release(h Handle) bool {
+	slot := t.slot(h)
+	if slot == 0 || t.heads.at(slot).state != Dead {
+		return false
+	}
+	r := t.records.at(slot)
+	t.tails.free(r.tail)
+	if r.has&recIPv6 != 0 {
+		t.freePair(le.Uint32(r.addr[:]))
+	}
+	if t.remove(slot) {
+		t.records.shrink(slot)
+	}
+	return true
+}
+
+// Delete is Kill and Release in one, for a flow that nothing else refers to.
+func (t *Flows) Delete(h Handle) bool { return t.Kill(h) && t.Release(h) }
+
+// Flush forgets all flows, dead ones too: their handles name nothing any more. The
+// living ones count as destroyed.
+func (t *Flows) Flush() {
+	t.flush()
+	t.records = slab[record]{}
+	t.pairs, t.pairSlots = slab[[2]nl.Addr]{}, slots{}
+	t.tails = tails{}
+}
+
+// Bytes returns the memory the table's objects and index take.
+func (t *Flows) Bytes() int {
+	return t.objects.bytes() + t.records.bytes() + t.pairs.bytes() + t.tails.bytes()
+}
+
+func (t *Flows) find(k *key, hash uint32) uint32 {
+	for slot := *t.index.bucket(hash); slot != 0; {
+		h := t.heads.at(slot)
+		if h.hash == hash && t.is(t.records.at(slot), k) {
+			return slot
+		}
+		slot = h.next
+	}
+	return 0
+}
+
+func (t *Flows) is(r *record, k *key) bool {
+	if r.orig != k.l4 || r.proto != k.proto || r.zone != k.zone || r.origZone != k.origZone ||
+		(r.has&recIPv6 != 0) != k.ipv6 {
+		return false
+	}
+	if k.ipv6 {
+		p := t.pairs.at(le.Uint32(r.addr[:]))
+		return p[0] == k.src && p[1] == k.dst
+	}
+	return [4]byte(r.addr[:4]) == [4]byte(k.src[:4]) && [4]byte(r.addr[4:8]) == [4]byte(k.dst[:4])
+}
+
+func (t *Flows) create(k *key, hash uint32, f *nl.Flow, now time.Duration) (Handle, Outcome) {
+	if t.full() {
+		t.stats.CreateFailed++
+		t.stats.NoSpace++
+		return 0, Full
+	}
+	slot, grow := t.insert(hash, now)
+	if grow {
+		t.records.grow(slot)
+	}
+	r := t.records.at(slot)
+	*r = record{orig: k.l4, zone: k.zone, origZone: k.origZone, proto: k.proto}
+	if k.ipv6 {
+		r.has = recIPv6
+		le.PutUint32(r.addr[:], t.newPair(k))
+	} else {
+		copy(r.addr[:4], k.src[:4])
+		copy(r.addr[4:8], k.dst[:4])
+	}
+	t.store(r, f)
+	return t.handle(slot), Created
+}
+
+func (t *Flows) renew(slot uint32, f *nl.Flow, now time.Duration) (Handle, Outcome) {
+	t.replace(slot, now)
+	t.store(t.records.at(slot), f)
+	return t.handle(slot), Replaced
+}
+
+func (t *Flows) newPair(k *key) uint32 {
+	slot, grow := t.pairSlots.take()
+	if grow {
+		t.pairs.grow(slot)
+	}
+	*t.pairs.at(slot) = [2]nl.Addr{k.src, k.dst}
+	return slot
+}
+
+func (t *Flows) freePair(slot uint32) {
+	if t.pairSlots.give(slot) {
+		t.pairs.shrink(slot)
+	}
+}
+
+// store makes r, whose key is set, hold f. What r held besides is lost; its tail is
+// used again or freed.
+func (t *Flows) store(r *record, f *nl.Flow) {
+	_, bits := l4Of(&f.Orig)
+	r.has = r.has&recIPv6 | bits<<recOrigShift
+	r.status, r.timeout, r.mark, r.id, r.secmark = 0, 0, 0, 0, 0
+	r.state = [3]uint8{}
+	r.other = l4{}
+	if r.has&recIPv6 == 0 {
+		clear(r.addr[8:])
+	}
+	if f.Orig.Has&nl.TupleZone != 0 {
+		r.has |= recOrigZone
+	}
+	r.setHot(f)
+	r.has |= kept(f.Has, r.proto) & coldAttrs
+	switch {
+	case f.Reply.Has == 0:
+		if r.has&natAttrs != 0 && r.has&recIPv6 == 0 {
+			r.setNAT(f)
+		}
+	case plainReply(f):
+		r.setReply(&f.Reply)
+	default:
+		r.has |= recTailReply
+	}
+	if f.Master.Has != 0 {
+		r.has |= recMaster
+	}
+	if r.has&nl.HasSynproxy != 0 && f.Synproxy == (nl.Synproxy{}) {
+		r.has |= recNoSynproxy
+	}
+	if r.has&nl.HasSecctx != 0 && !t.contexts.known(f.Secctx) {
+		r.has &^= nl.HasSecctx
+	}
+	r.tail = t.tails.put(r.tail, t.appendTail(t.tailBuf[:0], r, f))
+}
+
+// load is store's inverse, into a flow that was reset.
+func (t *Flows) load(r *record, f *nl.Flow) {
+	f.Has = r.has & (hotAttrs | coldAttrs)
+	o := &f.Orig
+	o.Has, o.Proto, o.Family = whole, r.proto, nl.FamilyIPv4
+	setL4(o, r.orig, r.has&recOrigBits>>recOrigShift)
+	if r.has&recOrigZone != 0 {
+		o.Has |= nl.TupleZone
+		o.Zone = r.origZone
+	}
+	if r.has&recIPv6 != 0 {
+		o.Family = nl.FamilyIPv6
+		p := t.pairs.at(le.Uint32(r.addr[:]))
+		o.Src, o.Dst = p[0], p[1]
+	} else {
+		copy(o.Src[:4], r.addr[:4])
+		copy(o.Dst[:4], r.addr[4:8])
+	}
+	if r.has&recReply != 0 {
+		p := &f.Reply
+		p.Has, p.Proto, p.Family = whole, r.proto, o.Family
+		setL4(p, r.other, r.has&recOtherBits>>recOtherShift)
+		if r.has&recIPv6 != 0 {
+			p.Src, p.Dst = o.Dst, o.Src
+		} else {
+			copy(p.Src[:4], r.addr[8:12])
+			copy(p.Dst[:4], r.addr[12:16])
+		}
+	}
+	r.loadHot(f)
+	if r.has&recNAT != 0 {
+		r.loadNAT(f)
+	}
+	if r.has&(coldAttrs|recTailReply|recMaster) != 0 {
+		t.cutTail(t.tails.at(r.tail), r, f)
+	}
+}
+
+// merge writes what f has over what r holds, and reports whether anything but the
+// timeout changed.
+func (t *Flows) merge(r *record, f *nl.Flow) (changed bool) {
+	before := *r
+	r.setHot(f)
+	if !r.cold(f) {
+		switch {
+		case f.Reply.Has != 0:
+			r.setReply(&f.Reply)
+		case f.Has&natAttrs != 0:
+			r.setNAT(f)
+		}
+	} else {
+		s := &t.scratch
+		s.Reset()
+		t.load(r, s)
+		mergeCold(s, f)
+		var old [tailLargest]byte
+		tail := old[:copy(old[:], t.tails.at(r.tail))]
+		t.store(r, s)
+		changed = !bytes.Equal(tail, t.tails.at(r.tail))
+		before.tail = r.tail
+	}
+	before.timeout = r.timeout
+	return changed || before != *r
+}
+
+// cold reports whether merging f into r may need the tail.
+func (r *record) cold(f *nl.Flow) bool {
+	attrs := kept(f.Has, r.proto) & coldAttrs
+	if r.has&recNoSynproxy != 0 && f.Synproxy == (nl.Synproxy{}) {
+		attrs &^= nl.HasSynproxy
+	}
+	if r.has&recNAT != 0 && f.Reply.Has == 0 {
+		attrs &^= natAttrs
+	}
+	return attrs != 0 || f.Master.Has != 0 ||
+		f.Reply.Has != 0 && (r.has&recReply == 0 || !plainReply(f))
+}
+
+// mergeCold writes the tuples and attributes of f that have no place in a record
+// over those of s.
+func mergeCold(s, f *nl.Flow) {
+	has := f.Has & coldAttrs
+	s.Has |= has
+	if f.Reply.Has != 0 {
+		s.Reply = f.Reply
+	}
+	if f.Master.Has != 0 {
+		s.Master = f.Master
+	}
+	if has&nl.HasSCTPVtagOrig != 0 {
+		s.SCTPVtagOrig = f.SCTPVtagOrig
+	}
+	if has&nl.HasSCTPVtagReply != 0 {
+		s.SCTPVtagReply = f.SCTPVtagReply
+	}
+	if has&nl.HasTimestampStart != 0 {
+		s.TimestampStart = f.TimestampStart
+	}
+	if has&nl.HasTimestampStop != 0 {
+		s.TimestampStop = f.TimestampStop
+	}
+	if has&nl.HasSeqAdjOrig != 0 {
+		s.SeqAdjOrig = f.SeqAdjOrig
+	}
+	if has&nl.HasSeqAdjReply != 0 {
+		s.SeqAdjReply = f.SeqAdjReply
+	}
+	if has&nl.HasSynproxy != 0 {
+		s.Synproxy = f.Synproxy
+	}
+	if has&nl.HasNATSrc != 0 {
+		s.NATSrc = f.NATSrc
+	}
+	if has&nl.HasNATDst != 0 {
+		s.NATDst = f.NATDst
+	}
+	if has&nl.HasLabels != 0 {
+		s.Labels, s.LabelsLen = f.Labels, f.LabelsLen
+	}
+	if has&nl.HasHelper != 0 {
+		s.Helper = f.Helper
+	}
+	if has&nl.HasSecctx != 0 {
+		s.Secctx = append(s.Secctx[:0], f.Secctx...)
+	}
+}

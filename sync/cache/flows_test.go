@@ -1,0 +1,297 @@
+package cache
+
+import (
+	"math/rand/v2"
+	"testing"
+	"time"
+
+	"ctbox/nl"
+)
+
+const t0 = 100 * time.Second
+
+// internalFlow is flow i as the kernel's events give it: TCP, source NAT, id.
+func internalFlow(f *nl.Flow, i uint32, ipv6 bool) {
+	f.Reset()
+	tuple(&f.Orig, i, ipv6)
+	f.Reply = f.Orig.Inverted()
+	if !ipv6 {
+		f.Reply.Dst = nl.Addr{203, 0, 113, 1}
+		f.Reply.DstPort = uint16(i)
+	}
+	f.Has = nl.HasStatus | nl.HasTimeout | nl.HasID | nl.HasTCPState | nl.HasTCPWScaleOrig | nl.HasTCPWScaleReply
+	f.Status, f.Timeout, f.ID, f.TCPState = 0x19e, 432000, i*2654435761, nl.TCPStateEstablished
+	f.TCPWScaleOrig, f.TCPWScaleRepl = 7, 7
+}
+
+// externalFlow is the same flow as a peer tells of it.
+func externalFlow(f *nl.Flow, i uint32, ipv6 bool) {
+	f.Reset()
+	tuple(&f.Orig, i, ipv6)
+	f.Has = nl.HasStatus | nl.HasTimeout | nl.HasTCPState | nl.HasNATSrc
+	f.Status, f.Timeout, f.TCPState = 0x19e, 432000, nl.TCPStateEstablished
+	f.NATSrc = nl.NAT{HasAddr: true, HasPort: true, Port: uint16(i), Addr: nl.Addr{203, 0, 113, 1}}
+	if ipv6 {
+		f.NATSrc.Addr = nl.Addr{0x20, 0x01, 0x0d, 0xb8, 15: 1}
+	}
+}
+
+func tuple(t *nl.Tuple, i uint32, ipv6 bool) {
+	*t = nl.Tuple{Family: nl.FamilyIPv4, Proto: nl.ProtoTCP, Has: whole | nl.TuplePorts,
+		Src: nl.Addr{198, 51, 100, byte(i >> 16)}, Dst: nl.Addr{192, 0, 2, byte(i >> 24)},
+		SrcPort: uint16(i), DstPort: 443}
+	if ipv6 {
+		t.Family = nl.FamilyIPv6
+		t.Src = nl.Addr{0x20, 0x01, 0x0d, 0xb8, 13: byte(i >> 16), 15: 1}
+		t.Dst = nl.Addr{0x20, 0x01, 0x0d, 0xb8, 13: byte(i >> 24), 15: 2}
+	}
+}
+
+func fill(c *Flows, from, to uint32, ipv6 bool, flow func(*nl.Flow, uint32, bool)) {
+	var f nl.Flow
+	for i := from; i < to; i++ {
+		flow(&f, i, ipv6)
+		c.Put(&f, t0)
+	}
+}
+
+// Identity is tuple and zones; everything else is content.
+func TestIdentity(t *testing.T) {
+	base := func() *nl.Flow {
+		var f nl.Flow
+		internalFlow(&f, 1, false)
+		return &f
+	}
+	for name, c := range map[string]struct {
+		change func(f *nl.Flow)
+		same   bool
+	}{
+		"nothing":      {func(f *nl.Flow) {}, true},
+		"mark":         {func(f *nl.Flow) { f.Has |= nl.HasMark; f.Mark = 1 }, true},
+		"zone 0":       {func(f *nl.Flow) { f.Has |= nl.HasZone; f.Zone = 0 }, true},
+		"zone":         {func(f *nl.Flow) { f.Has |= nl.HasZone; f.Zone = 1 }, false},
+		"orig zone":    {func(f *nl.Flow) { f.Orig.Has |= nl.TupleZone; f.Orig.Zone = 1 }, false},
+		"reply zone":   {func(f *nl.Flow) { f.Reply.Has |= nl.TupleZone; f.Reply.Zone = 1 }, true},
+		"source":       {func(f *nl.Flow) { f.Orig.Src[3]++ }, false},
+		"destination":  {func(f *nl.Flow) { f.Orig.Dst[3]++ }, false},
+		"source port":  {func(f *nl.Flow) { f.Orig.SrcPort++ }, false},
+		"dest. port":   {func(f *nl.Flow) { f.Orig.DstPort++ }, false},
+		"protocol":     {func(f *nl.Flow) { f.Orig.Proto = nl.ProtoUDP }, false},
+		"GRE key":      {func(f *nl.Flow) { f.Orig.Proto = nl.ProtoGRE; f.Orig.SrcPort = 9 }, false},
+		"other family": {func(f *nl.Flow) { f.Orig.Family = nl.FamilyIPv6 }, false},
+	} {
+		tab := NewFlows(Config{})
+		a, _ := tab.Put(base(), t0)
+		f := base()
+		c.change(f)
+		b, _ := tab.Put(f, t0)
+		if (a == b) != c.same {
+			t.Errorf("%s: same flow = %v, want %v", name, a == b, c.same)
+		}
+	}
+}
+
+// Two GRE flows between the same hosts are two flows where the keys are known.
+func TestGREKeys(t *testing.T) {
+	c := NewFlows(Config{})
+	var f nl.Flow
+	for key := range uint16(3) {
+		tuple(&f.Orig, 0, false)
+		f.Orig.Proto, f.Orig.SrcPort, f.Orig.DstPort = nl.ProtoGRE, key, 100+key
+		c.Replace(&f, t0)
+	}
+	if c.Len() != 3 {
+		t.Fatalf("%d flows, want 3", c.Len())
+	}
+	if h := c.FindTuple(&f.Orig, 0); !c.Load(h, &f) || f.Orig.SrcPort != 2 || f.Orig.DstPort != 102 {
+		t.Fatalf("keys %d, %d after Load", f.Orig.SrcPort, f.Orig.DstPort)
+	}
+	f.Orig.Has &^= nl.TuplePorts // as a peer sends it
+	f.Orig.SrcPort, f.Orig.DstPort = 0, 0
+	if h := c.FindTuple(&f.Orig, 0); h != 0 {
+		t.Fatal("a flow without keys found one with keys")
+	}
+}
+
+// A dead flow keeps its contents and makes way for a new one with its tuple.
+func TestDeadAndSuccessor(t *testing.T) {
+	c := NewFlows(Config{})
+	var f nl.Flow
+	internalFlow(&f, 1, true)
+	old, _ := c.Replace(&f, t0)
+	c.Kill(old)
+	f.Mark, f.Has = 7, f.Has|nl.HasMark
+	h, outcome := c.Put(&f, t0+time.Second)
+	if outcome != Created || h == old {
+		t.Fatalf("outcome %d, handle %x after %x", outcome, h, old)
+	}
+	if s, _ := c.State(h); s != New {
+		t.Errorf("the successor is in state %d", s)
+	}
+	if !c.Load(old, &f) || f.Has&nl.HasMark != 0 {
+		t.Error("the dead flow lost its contents")
+	}
+	if !c.Release(old) || c.Release(h) || c.Load(old, &f) || !c.Load(h, &f) {
+		t.Error("Release freed the wrong flow")
+	}
+}
+
+// A million entries come and go; the memory comes and goes with them.
+func TestMemoryIsGivenBack(t *testing.T) {
+	const n = 20000
+	c := NewFlows(Config{Timers: true})
+	empty := c.Bytes()
+	var f nl.Flow
+	for round := range 3 {
+		var handles []Handle
+		for i := range uint32(n) {
+			internalFlow(&f, i, i%2 == 1)
+			f.Helper.Set("ftp")
+			f.Has |= nl.HasHelper
+			h, _ := c.Put(&f, t0)
+			c.Arm(h, t0, time.Minute)
+			handles = append(handles, h)
+		}
+		if got := c.Bytes() / n; got > 200 {
+			t.Errorf("round %d: %d bytes for a flow", round, got)
+		}
+		rand.Shuffle(n, func(i, j int) { handles[i], handles[j] = handles[j], handles[i] })
+		for _, h := range handles {
+			if !c.Delete(h) {
+				t.Fatal("a flow is gone")
+			}
+		}
+		// The index and a segment of each kind stay.
+		if got, most := c.Bytes(), empty+n*8+segmentSize*200+segmentSize*(24+64+32+16+16); got > most {
+			t.Errorf("round %d: %d bytes when empty, want at most %d", round, got, most)
+		}
+	}
+	internalFlow(&f, 1, true)
+	h, _ := c.Put(&f, t0)
+	c.Flush()
+	if c.Load(h, &f) || c.Bytes() > empty {
+		t.Errorf("after Flush: the handle is valid, or %d bytes are left", c.Bytes())
+	}
+	internalFlow(&f, 1, true)
+	if again, _ := c.Put(&f, t0); again == h {
+		t.Error("a handle from before Flush names a new flow")
+	}
+}
+
+// What is there all the time is visited exactly once, whatever else happens.
+func TestCursor(t *testing.T) {
+	r := rand.New(rand.NewPCG(7, 7))
+	c := NewFlows(Config{})
+	fill(c, 0, 5000, false, internalFlow)
+	keep := map[Handle]int{}
+	var others []Handle
+	for h := range collect(c.Next) {
+		if r.IntN(2) == 0 {
+			keep[h] = 0
+		} else {
+			others = append(others, h)
+		}
+	}
+	var cursor Cursor
+	var batch [64]Handle
+	fresh := uint32(100000)
+	for more := true; more; {
+		var n int
+		n, more = c.Next(&cursor, batch[:])
+		for _, h := range batch[:n] {
+			if _, ok := keep[h]; ok {
+				keep[h]++
+			}
+		}
+		for range 100 {
+			if len(others) > 0 {
+				c.Delete(others[0])
+				others = others[1:]
+			}
+			fill(c, fresh, fresh+2, true, externalFlow)
+			fresh += 2
+		}
+		if fresh > 200000 {
+			t.Fatal("the iteration runs after the insertions")
+		}
+	}
+	for h, n := range keep {
+		if n != 1 {
+			t.Fatalf("%x visited %d times", h, n)
+		}
+	}
+}
+
+// The index grows by one bucket at a time and keeps its chains short.
+func TestIndexGrowth(t *testing.T) {
+	c := NewFlows(Config{Buckets: 1})
+	var f nl.Flow
+	for i := range uint32(50000) {
+		before := c.index.n
+		internalFlow(&f, i, false)
+		c.Put(&f, t0)
+		if c.index.n-before > 1 {
+			t.Fatalf("%d buckets split by one insertion", c.index.n-before)
+		}
+	}
+	longest := 0
+	for b := range c.index.n {
+		n := 0
+		for s := c.index.buckets[b>>bucketBits][b&bucketMask]; s != 0; s = c.heads.at(s).next {
+			n++
+		}
+		longest = max(longest, n)
+	}
+	if longest > 16 {
+		t.Errorf("the longest chain has %d flows", longest)
+	}
+}
+
+// More distinct security contexts than are kept: the flow stays, the text goes.
+func TestTooManyContexts(t *testing.T) {
+	c := NewFlows(Config{})
+	var f nl.Flow
+	for i := range uint32(maxSecctx + 10) {
+		internalFlow(&f, i, false)
+		f.Has |= nl.HasSecctx
+		f.Secctx = append(f.Secctx[:0], 's', byte(i>>8), byte(i))
+		h, _ := c.Put(&f, t0)
+		if c.Load(h, &f); f.Has&nl.HasSecctx != 0 != (i < maxSecctx) {
+			t.Fatalf("context %d kept: %v", i, f.Has&nl.HasSecctx != 0)
+		}
+	}
+}
+
+// In the steady state nothing allocates.
+func TestAllocs(t *testing.T) {
+	for name, ipv6 := range map[string]bool{"IPv4": false, "IPv6": true} {
+		c := NewFlows(Config{Timers: true})
+		fill(c, 0, 3000, ipv6, internalFlow)
+		var in, ex, out nl.Flow
+		var cursor Cursor
+		batch := make([]Handle, 16)
+		i := uint32(0)
+		now := t0
+		if n := testing.AllocsPerRun(2000, func() {
+			i++
+			now += 10 * time.Millisecond
+			internalFlow(&in, i, ipv6)
+			externalFlow(&ex, 10000+i, ipv6)
+			ex.Has |= nl.HasLabels | nl.HasHelper
+			ex.LabelsLen = 4
+			h, _ := c.Put(&in, now)
+			c.Arm(h, now, time.Minute)
+			c.Load(h, &out)
+			x, _ := c.Replace(&ex, now)
+			c.Put(&ex, now)
+			c.Load(x, &out)
+			c.Find(&in)
+			c.Next(&cursor, batch)
+			c.NextUnseen(&cursor, batch)
+			c.Expired(now, batch)
+			c.Delete(x)
+		}); n != 0 {
+			t.Errorf("%s: %v allocations", name, n)
+		}
+	}
+}
