@@ -1,0 +1,295 @@
+package conntrack
+
+import "strings"
+
+// Shells for AppendCompletion.
+const (
+	Bash = "bash"
+	Zsh  = "zsh"
+	Fish = "fish"
+)
+
+// AppendCompletion appends the completion script for shell, which must be
+// Bash, Zsh or Fish; for any other shell it appends nothing.
+func AppendCompletion(dst []byte, shell string) []byte {
+	switch shell {
+	case Bash:
+		return appendBash(dst)
+	case Zsh:
+		return appendZsh(dst)
+	case Fish:
+		return appendFish(dst)
+	}
+	return dst
+}
+
+// spelled is one option as completion sees it.
+type spelled struct {
+	names  []string // with dashes
+	arg    string   // what the help calls the argument; "" takes none
+	values []string // what the argument can be; nil for anything
+	list   bool     // the argument is a comma list of values
+	file   bool     // the argument is a file
+	next   bool     // the argument can be left out
+	help   string
+}
+
+// tableWords are the tables that a command can name.
+func tableWords(op Op) []string {
+	var names []string
+	for _, t := range tableNames {
+		if op == OpList || t.table == TableConntrack || t.table == TableExpect {
+			names = append(names, t.name)
+		}
+	}
+	return names
+}
+
+// completedCommands are the commands with the table word as their argument.
+func completedCommands() []spelled {
+	var all []spelled
+	for _, c := range commands {
+		s := spelled{names: dashed(c.short, c.long), help: c.help}
+		if strings.Contains(c.args, "TABLE") {
+			s.arg, s.values, s.next = "TABLE", tableWords(c.op), true
+		}
+		all = append(all, s)
+	}
+	return append(all, spelled{names: []string{loadShort, loadLong}, arg: "FILE", file: true, help: loadHelp})
+}
+
+func completedOption(o *option) spelled {
+	s := spelled{names: dashed(o.short, o.long), arg: o.arg, next: o.next, help: o.help}
+	switch o.bit {
+	case OptProto:
+		for i := range protocols {
+			s.values = append(s.values, protocols[i].name)
+		}
+	case OptFamily:
+		s.values = []string{"ipv4", "ipv6"}
+	case OptStatus:
+		s.list = true
+		for _, w := range statusWords {
+			s.values = append(s.values, w.name)
+		}
+		s.values = append(s.values, unreplied)
+	case OptEventMask:
+		s.list = true
+		for _, w := range eventWords {
+			s.values = append(s.values, w.name)
+		}
+	case OptOutput:
+		s.list = true
+		for _, w := range outputWords {
+			s.values = append(s.values, w.name)
+		}
+	case OptLabelMap:
+		s.file = true
+	}
+	return s
+}
+
+func completedProtoOption(o *protoOption) spelled {
+	return spelled{names: dashed(0, o.long), arg: o.arg, help: o.help}
+}
+
+// dashed spells an option's names; punctuation is left out.
+func dashed(short byte, long []string) []string {
+	var names []string
+	if isAlnum(short) {
+		names = append(names, "-"+string(rune(short)))
+	}
+	for _, l := range long {
+		names = append(names, "--"+l)
+	}
+	return names
+}
+
+// allowedIn returns the names of the options that column does not refuse.
+func allowedIn(column int) []string {
+	var names []string
+	for i, o := range options {
+		if genericRules[column].refused&(1<<i) == 0 && o.bit != OptNATRange {
+			names = append(names, dashed(o.short, o.long)...)
+		}
+	}
+	return names
+}
+
+const completionHeader = "conntrack(8), made from its tables of options\n"
+
+func appendBash(dst []byte) []byte {
+	dst = append(dst, "# bash completion for "+completionHeader+`_conntrack() {
+    local cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD-1]}
+    local words='' list='' i
+    COMPREPLY=()
+    case $prev in
+`...)
+	all := completedCommands()
+	for i := range options {
+		all = append(all, completedOption(&options[i]))
+	}
+	for _, s := range all {
+		pattern := strings.Join(s.names, "|")
+		values := strings.Join(s.values, " ")
+		switch {
+		case s.file:
+			dst = append(dst, "    "+pattern+") compopt -o filenames 2>/dev/null; COMPREPLY=($(compgen -f -- \"$cur\")); return ;;\n"...)
+		case s.list:
+			dst = append(dst, "    "+pattern+") list='"+values+"' ;;\n"...)
+		case s.values != nil:
+			dst = append(dst, "    "+pattern+") words='"+values+"' ;;\n"...)
+		case s.arg != "" && !s.next:
+			dst = append(dst, "    "+pattern+") return ;;\n"...)
+		}
+	}
+	dst = append(dst, `    esac
+    if [[ $list ]]; then
+        COMPREPLY=($(compgen -P "${cur%"${cur##*,}"}" -W "$list" -- "${cur##*,}"))
+        compopt -o nospace 2>/dev/null
+        return
+    fi
+    [[ $words && $cur != -* ]] && { COMPREPLY=($(compgen -W "$words" -- "$cur")); return; }
+    words=''
+    for ((i = 1; i < COMP_CWORD; i++)); do
+        case ${COMP_WORDS[i]} in
+`...)
+	for _, c := range commands {
+		pattern := strings.Join(dashed(c.short, c.long), "|")
+		dst = append(dst, "        "+pattern+") "...)
+		if c.expectColumn != noColumn && c.expectColumn != c.column {
+			dst = append(dst, "[[ ${COMP_WORDS[i+1]} == e* ]] && words+=' "+strings.Join(allowedIn(c.expectColumn), " ")+"' || "...)
+		}
+		dst = append(dst, "words+=' "+strings.Join(allowedIn(c.column), " ")+"' ;;\n"...)
+	}
+	dst = append(dst, `        -p|--protonum)
+            case ${COMP_WORDS[i+1]} in
+`...)
+	for i := range protocols {
+		var names []string
+		for j := range protocols[i].options {
+			names = append(names, dashed(0, protocols[i].options[j].long)...)
+		}
+		dst = append(dst, "            "+protocols[i].name+") words+=' "+strings.Join(names, " ")+"' ;;\n"...)
+	}
+	dst = append(dst, `            esac ;;
+        esac
+    done
+    [[ $words ]] || words='`...)
+	for i, s := range completedCommands() {
+		if i > 0 {
+			dst = append(dst, ' ')
+		}
+		dst = append(dst, strings.Join(s.names, " ")...)
+	}
+	return append(dst, `'
+    COMPREPLY=($(compgen -W "$words" -- "$cur"))
+}
+complete -F _conntrack conntrack
+`...)
+}
+
+func appendZsh(dst []byte) []byte {
+	dst = append(dst, "#compdef conntrack\n# zsh completion for "+completionHeader+`local -a options
+options=(
+`...)
+	for _, s := range completedCommands() {
+		dst = appendZshOption(dst, "  ", s)
+	}
+	for i := range options {
+		dst = appendZshOption(dst, "  ", completedOption(&options[i]))
+	}
+	dst = append(dst, `)
+local i
+for ((i = 2; i < CURRENT; i++)); do
+  [[ $words[i] == (-p|--protonum) ]] || continue
+  case $words[i+1] in
+`...)
+	for i := range protocols {
+		dst = append(dst, "    "+protocols[i].name+") options+=(\n"...)
+		for j := range protocols[i].options {
+			dst = appendZshOption(dst, "      ", completedProtoOption(&protocols[i].options[j]))
+		}
+		dst = append(dst, "    ) ;;\n"...)
+	}
+	return append(dst, `  esac
+done
+_arguments -s $options
+`...)
+}
+
+func appendZshOption(dst []byte, indent string, s spelled) []byte {
+	action := ""
+	switch {
+	case s.file:
+		action = "_files"
+	case s.list:
+		action = "_values -s , " + strings.ToLower(s.arg[:strings.IndexByte(s.arg, '[')]) + " " + strings.Join(s.values, " ")
+	case s.values != nil:
+		action = "(" + strings.Join(s.values, " ") + ")"
+	}
+	for _, name := range s.names {
+		dst = append(dst, indent+"'("+strings.Join(s.names, " ")+")"+name+"["+zshText(s.help)+"]"...)
+		if s.arg != "" {
+			dst = append(dst, ':')
+			if s.next {
+				dst = append(dst, ':')
+			}
+			dst = append(dst, zshText(strings.Trim(s.arg, "[]"))+":"+action...)
+		}
+		dst = append(dst, "'\n"...)
+	}
+	return dst
+}
+
+// zshText escapes what means something in an option's specification.
+func zshText(s string) string {
+	return strings.NewReplacer("[", `\[`, "]", `\]`, ":", `\:`, "'", `'\''`).Replace(s)
+}
+
+func appendFish(dst []byte) []byte {
+	dst = append(dst, "# fish completion for "+completionHeader+"complete -c conntrack -f\n"...)
+	for _, s := range completedCommands() {
+		dst = appendFishOption(dst, "", s)
+	}
+	for i := range options {
+		dst = appendFishOption(dst, "", completedOption(&options[i]))
+	}
+	for i := range protocols {
+		dst = append(dst, "function __conntrack_"+protocols[i].name+"\n"+
+			"    string match -qr -- '(^| )(-p ?|--protonum[ =])"+protocols[i].name+"( |$)' (commandline -cp)\nend\n"...)
+		for j := range protocols[i].options {
+			dst = appendFishOption(dst, " -n __conntrack_"+protocols[i].name, completedProtoOption(&protocols[i].options[j]))
+		}
+	}
+	return dst
+}
+
+func appendFishOption(dst []byte, condition string, s spelled) []byte {
+	dst = append(dst, "complete -c conntrack"+condition...)
+	for _, name := range s.names {
+		if strings.HasPrefix(name, "--") {
+			dst = append(dst, " -l "+name[2:]...)
+		} else {
+			dst = append(dst, " -s "+name[1:]...)
+		}
+	}
+	switch {
+	case s.file:
+		dst = append(dst, " -r -F"...)
+	case s.list:
+		// Each word, and each as a further one behind a comma.
+		dst = append(dst, ` -x -a '(__fish_complete_list , "string split \" \" \"`+strings.Join(s.values, " ")+`\"" "")'`...)
+	case s.values != nil && !s.next:
+		dst = append(dst, " -x -a '"+strings.Join(s.values, " ")+"'"...)
+	case s.arg != "" && !s.next:
+		dst = append(dst, " -x"...)
+	}
+	dst = append(dst, " -d '"+strings.ReplaceAll(s.help, "'", `\'`)+"'\n"...)
+	if s.values != nil && s.next {
+		// To fish the word behind the option is no argument of it.
+		dst = append(dst, "complete -c conntrack -n \"string match -qr -- '("+strings.Join(s.names, "|")+
+			") +[^ ]*\\$' (commandline -cp)\" -a '"+strings.Join(s.values, " ")+"'\n"...)
+	}
+	return dst
+}

@@ -1,0 +1,80 @@
+# bash completion for conntrack(8), made from its tables of options
+_conntrack() {
+    local cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD-1]}
+    local words='' list='' i
+    COMPREPLY=()
+    case $prev in
+    -L|--dump) words='expect conntrack dying unconfirmed' ;;
+    -G|--get) words='expect conntrack' ;;
+    -D|--delete) words='expect conntrack' ;;
+    -I|--create) words='expect conntrack' ;;
+    -E|--event) words='expect conntrack' ;;
+    -F|--flush) words='expect conntrack' ;;
+    -C|--counter) words='expect conntrack' ;;
+    -S|--stats) words='expect conntrack' ;;
+    -R|--load-file) compopt -o filenames 2>/dev/null; COMPREPLY=($(compgen -f -- "$cur")); return ;;
+    -s|--orig-src|--src) return ;;
+    -d|--orig-dst|--dst) return ;;
+    -r|--reply-src) return ;;
+    -q|--reply-dst) return ;;
+    -p|--protonum) words='tcp udp udplite sctp dccp icmp icmpv6 gre' ;;
+    -t|--timeout) return ;;
+    -u|--status) list='ASSURED SEEN_REPLY UNSET FIXED_TIMEOUT EXPECTED OFFLOAD HW_OFFLOAD UNREPLIED' ;;
+    -e|--event-mask) list='ALL NEW UPDATES DESTROY' ;;
+    --tuple-src) return ;;
+    --tuple-dst) return ;;
+    --mask-src) return ;;
+    --mask-dst) return ;;
+    -a|--nat-range) return ;;
+    -m|--mark) return ;;
+    -i|--id) return ;;
+    -f|--family) words='ipv4 ipv6' ;;
+    -o|--output) list='xml extended timestamp id ktimestamp labels userspace save json' ;;
+    -c|--secmark) return ;;
+    -b|--buffer-size) return ;;
+    -w|--zone) return ;;
+    -l|--label) return ;;
+    --label-add) return ;;
+    --orig-zone) return ;;
+    --reply-zone) return ;;
+    -M|--labelmap) compopt -o filenames 2>/dev/null; COMPREPLY=($(compgen -f -- "$cur")); return ;;
+    --queue-size) return ;;
+    esac
+    if [[ $list ]]; then
+        COMPREPLY=($(compgen -P "${cur%"${cur##*,}"}" -W "$list" -- "${cur##*,}"))
+        compopt -o nospace 2>/dev/null
+        return
+    fi
+    [[ $words && $cur != -* ]] && { COMPREPLY=($(compgen -W "$words" -- "$cur")); return; }
+    words=''
+    for ((i = 1; i < COMP_CWORD; i++)); do
+        case ${COMP_WORDS[i]} in
+        -L|--dump) [[ ${COMP_WORDS[i+1]} == e* ]] && words+=' -f --family -o --output' || words+=' -s --orig-src --src -d --orig-dst --dst -r --reply-src -q --reply-dst -p --protonum -u --status -z --zero --mask-src --mask-dst -m --mark -f --family -n --src-nat -g --dst-nat -o --output -c --secmark -j --any-nat -w --zone -l --label --orig-zone --reply-zone -M --labelmap' ;;
+        -G|--get) [[ ${COMP_WORDS[i+1]} == e* ]] && words+=' -s --orig-src --src -d --orig-dst --dst -r --reply-src -q --reply-dst -p --protonum' || words+=' -s --orig-src --src -d --orig-dst --dst -r --reply-src -q --reply-dst -p --protonum -i --id -o --output -l --label' ;;
+        -D|--delete) [[ ${COMP_WORDS[i+1]} == e* ]] && words+=' -s --orig-src --src -d --orig-dst --dst -r --reply-src -q --reply-dst -p --protonum' || words+=' -s --orig-src --src -d --orig-dst --dst -r --reply-src -q --reply-dst -p --protonum -t --timeout -u --status --mask-src --mask-dst -m --mark -i --id -f --family -n --src-nat -g --dst-nat -o --output -w --zone -l --label --orig-zone --reply-zone -M --labelmap' ;;
+        -I|--create) [[ ${COMP_WORDS[i+1]} == e* ]] && words+=' -s --orig-src --src -d --orig-dst --dst -r --reply-src -q --reply-dst -p --protonum -t --timeout -u --status --tuple-src --tuple-dst --mask-src --mask-dst' || words+=' -s --orig-src --src -d --orig-dst --dst -r --reply-src -q --reply-dst -p --protonum -t --timeout -u --status -m --mark -n --src-nat -g --dst-nat -w --zone --label-add --orig-zone --reply-zone' ;;
+        -A|--add) words+=' -s --orig-src --src -d --orig-dst --dst -r --reply-src -q --reply-dst -p --protonum -t --timeout -u --status -m --mark -n --src-nat -g --dst-nat -w --zone --label-add --orig-zone --reply-zone' ;;
+        -U|--update) words+=' -s --orig-src --src -d --orig-dst --dst -r --reply-src -q --reply-dst -p --protonum -t --timeout -u --status --mask-src --mask-dst -m --mark -i --id -f --family -n --src-nat -g --dst-nat -o --output -l --label --label-add --label-del -M --labelmap' ;;
+        -E|--event) [[ ${COMP_WORDS[i+1]} == e* ]] && words+=' -o --output --queue-size' || words+=' -s --orig-src --src -d --orig-dst --dst -r --reply-src -q --reply-dst -p --protonum -e --event-mask --mask-src --mask-dst -m --mark -f --family -n --src-nat -g --dst-nat -o --output -c --secmark -b --buffer-size -j --any-nat -w --zone -l --label --orig-zone --reply-zone -M --labelmap --queue-size' ;;
+        -F|--flush) [[ ${COMP_WORDS[i+1]} == e* ]] && words+=' ' || words+=' -f --family' ;;
+        -C|--counter) [[ ${COMP_WORDS[i+1]} == e* ]] && words+=' ' || words+=' ' ;;
+        -S|--stats) [[ ${COMP_WORDS[i+1]} == e* ]] && words+=' ' || words+=' ' ;;
+        -h|--help) words+=' -p --protonum' ;;
+        -V|--version) words+=' ' ;;
+        -p|--protonum)
+            case ${COMP_WORDS[i+1]} in
+            tcp) words+=' --sport --orig-port-src --dport --orig-port-dst --reply-port-src --reply-port-dst --mask-port-src --mask-port-dst --state --tuple-port-src --tuple-port-dst' ;;
+            udp) words+=' --sport --orig-port-src --dport --orig-port-dst --reply-port-src --reply-port-dst --mask-port-src --mask-port-dst --tuple-port-src --tuple-port-dst' ;;
+            udplite) words+=' --sport --orig-port-src --dport --orig-port-dst --reply-port-src --reply-port-dst --mask-port-src --mask-port-dst --tuple-port-src --tuple-port-dst' ;;
+            sctp) words+=' --sport --orig-port-src --dport --orig-port-dst --reply-port-src --reply-port-dst --mask-port-src --mask-port-dst --state --tuple-port-src --tuple-port-dst --orig-vtag --reply-vtag' ;;
+            dccp) words+=' --sport --orig-port-src --dport --orig-port-dst --reply-port-src --reply-port-dst --mask-port-src --mask-port-dst --state --tuple-port-src --tuple-port-dst --role' ;;
+            icmp) words+=' --icmp-type --icmp-code --icmp-id' ;;
+            icmpv6) words+=' --icmpv6-type --icmpv6-code --icmpv6-id' ;;
+            gre) words+=' --srckey --orig-key-src --dstkey --orig-key-dst --reply-key-src --reply-key-dst --mask-key-src --mask-key-dst --tuple-key-src --tuple-key-dst' ;;
+            esac ;;
+        esac
+    done
+    [[ $words ]] || words='-L --dump -G --get -D --delete -I --create -A --add -U --update -E --event -F --flush -C --counter -S --stats -h --help -V --version -R --load-file'
+    COMPREPLY=($(compgen -W "$words" -- "$cur"))
+}
+complete -F _conntrack conntrack

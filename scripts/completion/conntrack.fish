@@ -1,0 +1,138 @@
+# fish completion for conntrack(8), made from its tables of options
+complete -c conntrack -f
+complete -c conntrack -s L -l dump -d 'list flows or expectations'
+complete -c conntrack -n "string match -qr -- '(-L|--dump) +[^ ]*\$' (commandline -cp)" -a 'expect conntrack dying unconfirmed'
+complete -c conntrack -s G -l get -d 'show one flow or expectation'
+complete -c conntrack -n "string match -qr -- '(-G|--get) +[^ ]*\$' (commandline -cp)" -a 'expect conntrack'
+complete -c conntrack -s D -l delete -d 'delete the flows that match, or one expectation'
+complete -c conntrack -n "string match -qr -- '(-D|--delete) +[^ ]*\$' (commandline -cp)" -a 'expect conntrack'
+complete -c conntrack -s I -l create -d 'create a flow or expectation, which must not exist'
+complete -c conntrack -n "string match -qr -- '(-I|--create) +[^ ]*\$' (commandline -cp)" -a 'expect conntrack'
+complete -c conntrack -s A -l add -d 'create a flow, or update it if it exists'
+complete -c conntrack -s U -l update -d 'update the flows that match'
+complete -c conntrack -s E -l event -d 'show changes as they happen'
+complete -c conntrack -n "string match -qr -- '(-E|--event) +[^ ]*\$' (commandline -cp)" -a 'expect conntrack'
+complete -c conntrack -s F -l flush -d 'empty a table'
+complete -c conntrack -n "string match -qr -- '(-F|--flush) +[^ ]*\$' (commandline -cp)" -a 'expect conntrack'
+complete -c conntrack -s C -l counter -d 'show the number of entries'
+complete -c conntrack -n "string match -qr -- '(-C|--counter) +[^ ]*\$' (commandline -cp)" -a 'expect conntrack'
+complete -c conntrack -s S -l stats -d 'show the counters of each CPU'
+complete -c conntrack -n "string match -qr -- '(-S|--stats) +[^ ]*\$' (commandline -cp)" -a 'expect conntrack'
+complete -c conntrack -s h -l help -d 'show this help, and that of a protocol\'s options'
+complete -c conntrack -s V -l version -d 'show the version'
+complete -c conntrack -s R -l load-file -r -F -d 'carry out the commands in FILE, one a line; - is standard input'
+complete -c conntrack -s s -l orig-src -l src -x -d 'source of the original direction'
+complete -c conntrack -s d -l orig-dst -l dst -x -d 'destination of the original direction'
+complete -c conntrack -s r -l reply-src -x -d 'source of the reply direction'
+complete -c conntrack -s q -l reply-dst -x -d 'destination of the reply direction'
+complete -c conntrack -s p -l protonum -x -a 'tcp udp udplite sctp dccp icmp icmpv6 gre' -d 'layer 4 protocol, name or number; goes before the protocol\'s own options'
+complete -c conntrack -s t -l timeout -x -d 'timeout'
+complete -c conntrack -s u -l status -x -a '(__fish_complete_list , "string split \" \" \"ASSURED SEEN_REPLY UNSET FIXED_TIMEOUT EXPECTED OFFLOAD HW_OFFLOAD UNREPLIED\"" "")' -d 'status: ASSURED, SEEN_REPLY, FIXED_TIMEOUT, EXPECTED, OFFLOAD, HW_OFFLOAD, UNSET; as a filter also UNREPLIED and !STATUS'
+complete -c conntrack -s z -l zero -d 'set the counters to zero while listing'
+complete -c conntrack -s e -l event-mask -x -a '(__fish_complete_list , "string split \" \" \"ALL NEW UPDATES DESTROY\"" "")' -d 'events to show: ALL, NEW, UPDATES, DESTROY'
+complete -c conntrack -l tuple-src -x -d 'source of the expected flow'
+complete -c conntrack -l tuple-dst -x -d 'destination of the expected flow'
+complete -c conntrack -l mask-src -x -d 'mask for the source, written as an address'
+complete -c conntrack -l mask-dst -x -d 'mask for the destination, written as an address'
+complete -c conntrack -s a -l nat-range -x -d 'ignored; there for old scripts'
+complete -c conntrack -s m -l mark -x -d 'mark'
+complete -c conntrack -s i -l id -x -d 'the kernel\'s number of a flow'
+complete -c conntrack -s f -l family -x -a 'ipv4 ipv6' -d 'layer 3 protocol: ipv4 or ipv6'
+complete -c conntrack -s n -l src-nat -d 'source NAT: to set up, or as a filter'
+complete -c conntrack -s g -l dst-nat -d 'destination NAT: to set up, or as a filter'
+complete -c conntrack -s o -l output -x -a '(__fish_complete_list , "string split \" \" \"xml extended timestamp id ktimestamp labels userspace save json\"" "")' -d 'output: json, xml, save, or extended, timestamp, id, ktimestamp, labels, userspace'
+complete -c conntrack -s c -l secmark -x -d 'security mark'
+complete -c conntrack -s b -l buffer-size -x -d 'size of the kernel\'s buffer for events'
+complete -c conntrack -s j -l any-nat -d 'source or destination NAT'
+complete -c conntrack -s w -l zone -x -d 'zone of both directions'
+complete -c conntrack -s l -l label -x -d 'labels, by name'
+complete -c conntrack -l label-add -x -d 'labels to add'
+complete -c conntrack -l label-del -d 'labels to take away; without any, all'
+complete -c conntrack -l orig-zone -x -d 'zone of the original direction'
+complete -c conntrack -l reply-zone -x -d 'zone of the reply direction'
+complete -c conntrack -s M -l labelmap -r -F -d 'file with the names of labels'
+complete -c conntrack -l queue-size -x -d 'memory for events that wait to be printed'
+function __conntrack_tcp
+    string match -qr -- '(^| )(-p ?|--protonum[ =])tcp( |$)' (commandline -cp)
+end
+complete -c conntrack -n __conntrack_tcp -l sport -l orig-port-src -x -d 'source port of the original direction'
+complete -c conntrack -n __conntrack_tcp -l dport -l orig-port-dst -x -d 'destination port of the original direction'
+complete -c conntrack -n __conntrack_tcp -l reply-port-src -x -d 'source port of the reply direction'
+complete -c conntrack -n __conntrack_tcp -l reply-port-dst -x -d 'destination port of the reply direction'
+complete -c conntrack -n __conntrack_tcp -l mask-port-src -x -d 'mask for the expected source port'
+complete -c conntrack -n __conntrack_tcp -l mask-port-dst -x -d 'mask for the expected destination port'
+complete -c conntrack -n __conntrack_tcp -l state -x -d 'TCP state, such as ESTABLISHED'
+complete -c conntrack -n __conntrack_tcp -l tuple-port-src -x -d 'source port of the expected flow'
+complete -c conntrack -n __conntrack_tcp -l tuple-port-dst -x -d 'destination port of the expected flow'
+function __conntrack_udp
+    string match -qr -- '(^| )(-p ?|--protonum[ =])udp( |$)' (commandline -cp)
+end
+complete -c conntrack -n __conntrack_udp -l sport -l orig-port-src -x -d 'source port of the original direction'
+complete -c conntrack -n __conntrack_udp -l dport -l orig-port-dst -x -d 'destination port of the original direction'
+complete -c conntrack -n __conntrack_udp -l reply-port-src -x -d 'source port of the reply direction'
+complete -c conntrack -n __conntrack_udp -l reply-port-dst -x -d 'destination port of the reply direction'
+complete -c conntrack -n __conntrack_udp -l mask-port-src -x -d 'mask for the expected source port'
+complete -c conntrack -n __conntrack_udp -l mask-port-dst -x -d 'mask for the expected destination port'
+complete -c conntrack -n __conntrack_udp -l tuple-port-src -x -d 'source port of the expected flow'
+complete -c conntrack -n __conntrack_udp -l tuple-port-dst -x -d 'destination port of the expected flow'
+function __conntrack_udplite
+    string match -qr -- '(^| )(-p ?|--protonum[ =])udplite( |$)' (commandline -cp)
+end
+complete -c conntrack -n __conntrack_udplite -l sport -l orig-port-src -x -d 'source port of the original direction'
+complete -c conntrack -n __conntrack_udplite -l dport -l orig-port-dst -x -d 'destination port of the original direction'
+complete -c conntrack -n __conntrack_udplite -l reply-port-src -x -d 'source port of the reply direction'
+complete -c conntrack -n __conntrack_udplite -l reply-port-dst -x -d 'destination port of the reply direction'
+complete -c conntrack -n __conntrack_udplite -l mask-port-src -x -d 'mask for the expected source port'
+complete -c conntrack -n __conntrack_udplite -l mask-port-dst -x -d 'mask for the expected destination port'
+complete -c conntrack -n __conntrack_udplite -l tuple-port-src -x -d 'source port of the expected flow'
+complete -c conntrack -n __conntrack_udplite -l tuple-port-dst -x -d 'destination port of the expected flow'
+function __conntrack_sctp
+    string match -qr -- '(^| )(-p ?|--protonum[ =])sctp( |$)' (commandline -cp)
+end
+complete -c conntrack -n __conntrack_sctp -l sport -l orig-port-src -x -d 'source port of the original direction'
+complete -c conntrack -n __conntrack_sctp -l dport -l orig-port-dst -x -d 'destination port of the original direction'
+complete -c conntrack -n __conntrack_sctp -l reply-port-src -x -d 'source port of the reply direction'
+complete -c conntrack -n __conntrack_sctp -l reply-port-dst -x -d 'destination port of the reply direction'
+complete -c conntrack -n __conntrack_sctp -l mask-port-src -x -d 'mask for the expected source port'
+complete -c conntrack -n __conntrack_sctp -l mask-port-dst -x -d 'mask for the expected destination port'
+complete -c conntrack -n __conntrack_sctp -l state -x -d 'SCTP state, such as ESTABLISHED'
+complete -c conntrack -n __conntrack_sctp -l tuple-port-src -x -d 'source port of the expected flow'
+complete -c conntrack -n __conntrack_sctp -l tuple-port-dst -x -d 'destination port of the expected flow'
+complete -c conntrack -n __conntrack_sctp -l orig-vtag -x -d 'verification tag of the original direction'
+complete -c conntrack -n __conntrack_sctp -l reply-vtag -x -d 'verification tag of the reply direction'
+function __conntrack_dccp
+    string match -qr -- '(^| )(-p ?|--protonum[ =])dccp( |$)' (commandline -cp)
+end
+complete -c conntrack -n __conntrack_dccp -l sport -l orig-port-src -x -d 'source port of the original direction'
+complete -c conntrack -n __conntrack_dccp -l dport -l orig-port-dst -x -d 'destination port of the original direction'
+complete -c conntrack -n __conntrack_dccp -l reply-port-src -x -d 'source port of the reply direction'
+complete -c conntrack -n __conntrack_dccp -l reply-port-dst -x -d 'destination port of the reply direction'
+complete -c conntrack -n __conntrack_dccp -l mask-port-src -x -d 'mask for the expected source port'
+complete -c conntrack -n __conntrack_dccp -l mask-port-dst -x -d 'mask for the expected destination port'
+complete -c conntrack -n __conntrack_dccp -l state -x -d 'DCCP state, such as OPEN'
+complete -c conntrack -n __conntrack_dccp -l tuple-port-src -x -d 'source port of the expected flow'
+complete -c conntrack -n __conntrack_dccp -l tuple-port-dst -x -d 'destination port of the expected flow'
+complete -c conntrack -n __conntrack_dccp -l role -x -d 'role of the originator: client or server'
+function __conntrack_icmp
+    string match -qr -- '(^| )(-p ?|--protonum[ =])icmp( |$)' (commandline -cp)
+end
+complete -c conntrack -n __conntrack_icmp -l icmp-type -x -d 'type, a number'
+complete -c conntrack -n __conntrack_icmp -l icmp-code -x -d 'code, a number'
+complete -c conntrack -n __conntrack_icmp -l icmp-id -x -d 'identifier'
+function __conntrack_icmpv6
+    string match -qr -- '(^| )(-p ?|--protonum[ =])icmpv6( |$)' (commandline -cp)
+end
+complete -c conntrack -n __conntrack_icmpv6 -l icmpv6-type -x -d 'type, a number'
+complete -c conntrack -n __conntrack_icmpv6 -l icmpv6-code -x -d 'code, a number'
+complete -c conntrack -n __conntrack_icmpv6 -l icmpv6-id -x -d 'identifier'
+function __conntrack_gre
+    string match -qr -- '(^| )(-p ?|--protonum[ =])gre( |$)' (commandline -cp)
+end
+complete -c conntrack -n __conntrack_gre -l srckey -l orig-key-src -x -d 'source key of the original direction'
+complete -c conntrack -n __conntrack_gre -l dstkey -l orig-key-dst -x -d 'destination key of the original direction'
+complete -c conntrack -n __conntrack_gre -l reply-key-src -x -d 'source key of the reply direction'
+complete -c conntrack -n __conntrack_gre -l reply-key-dst -x -d 'destination key of the reply direction'
+complete -c conntrack -n __conntrack_gre -l mask-key-src -x -d 'mask for the expected source key'
+complete -c conntrack -n __conntrack_gre -l mask-key-dst -x -d 'mask for the expected destination key'
+complete -c conntrack -n __conntrack_gre -l tuple-key-src -x -d 'source key of the expected flow'
+complete -c conntrack -n __conntrack_gre -l tuple-key-dst -x -d 'destination key of the expected flow'
