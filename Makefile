@@ -118,8 +118,11 @@ $(BIN)/cross/ctbox-%: $(SOURCES) Makefile
 # beside them. Where a name is taken by anything but such a link, by Debian's
 # conntrack say, nothing is installed.
 sbindir = $(DESTDIR)$(PREFIX)/sbin
-man8dir = $(DESTDIR)$(PREFIX)/share/man/man8
-bashdir = $(DESTDIR)$(PREFIX)/share/bash-completion/completions
+sharedir = $(DESTDIR)$(PREFIX)/share
+man8dir = $(sharedir)/man/man8
+bashdir = $(sharedir)/bash-completion/completions
+zshdir  = $(sharedir)/zsh/site-functions
+fishdir = $(sharedir)/fish/vendor_completions.d
 
 .PHONY: install
 install: all ## install the binary, its links, man pages and completions
@@ -134,8 +137,15 @@ install: all ## install the binary, its links, man pages and completions
 	@for link in $$(find $(BIN) -maxdepth 1 -type l); do \
 		echo "$${link##*/} -> ctbox"; ln -sfn ctbox $(sbindir)/$${link##*/} || exit 1; \
 	done
-	@for page in docs/*.8; do [ ! -f $$page ] || { install -d $(man8dir) && install -m 644 $$page $(man8dir)/; } || exit 1; done
-	@for file in scripts/completions/*; do [ ! -f $$file ] || { install -d $(bashdir) && install -m 644 $$file $(bashdir)/; } || exit 1; done
+	install -d $(man8dir) $(bashdir) $(zshdir) $(fishdir)
+	@for page in docs/*.8; do \
+		[ ! -f $$page ] || install -m 644 $$page $(man8dir)/ || exit 1; \
+	done
+	@for file in scripts/completion/*.bash; do \
+		install -m 644 $$file $(bashdir)/$$(basename $$file .bash) || exit 1; \
+	done
+	install -m 644 scripts/completion/_* $(zshdir)/
+	install -m 644 scripts/completion/*.fish $(fishdir)/
 
 .PHONY: clean
 clean: ## remove what was built

@@ -379,6 +379,12 @@ func TestInstallTarget(t *testing.T) {
 			t.Fatalf("make install: %v\n%s", err, out)
 		}
 	}
+	for _, file := range []string{"bash-completion/completions/conntrack", "zsh/site-functions/_conntrack",
+		"fish/vendor_completions.d/conntrack.fish"} {
+		if _, err := os.Stat(filepath.Join(dest, "usr", "share", file)); err != nil {
+			t.Error(err)
+		}
+	}
 	sbin := filepath.Join(dest, "usr", "sbin")
 	if got := output(t, filepath.Join(sbin, "ctbox"), "--version"); !strings.HasPrefix(got, "ctbox v") {
 		t.Errorf("the installed binary says %q", got)
