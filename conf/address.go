@@ -1,0 +1,142 @@
+package conf
+
+import (
+	"net/netip"
+	"strconv"
+	"strings"
+)
+
+// Addresses are told from other words by their look first; what looks like one
+// and is none earns a warning only and counts as not given, as in
+// conntrack-tools. Its lexer takes a short hexadecimal word for an IPv6 address.
+
+// looksIPv4 reports whether s is four groups of digits.
+func looksIPv4(s string) bool {
+	groups := strings.Split(s, ".")
+	if len(groups) != 4 {
+		return false
+	}
+	for _, g := range groups {
+		if g == "" || strings.Trim(g, "0123456789") != "" {
+			return false
+		}
+	}
+	return true
+}
+
+// looksIPv6 reports whether s is groups of hexadecimal digits and colons, with
+// at most one pair of colons, or one short group that is no number.
+func looksIPv6(s string) bool {
+	if strings.Trim(s, "0123456789abcdefABCDEF:") != "" {
+		return false
+	}
+	colons := strings.Count(s, ":")
+	if colons == 0 {
+		return len(s) <= 4 && strings.Trim(s, "0123456789") != ""
+	}
+	return colons <= 7 && strings.Count(s, "::") <= 1 && !strings.Contains(s, ":::") &&
+		(s[0] != ':' || strings.HasPrefix(s, "::")) && (s[len(s)-1] != ':' || strings.HasSuffix(s, "::"))
+}
+
+// addressWord parses a word that looks like an address of either family. The
+// length behind the slash is -1 if there is none.
+func (p *parser) addressWord(expected string) (t token, addr string, length int, err *Error) {
+	if t, err = p.word(expected); err != nil {
+		return t, "", 0, err
+	}
+	addr, digits, slash := strings.Cut(t.text, "/")
+	if !looksIPv4(addr) && !looksIPv6(addr) || slash && (digits == "" || strings.Trim(digits, "0123456789") != "") {
+		return t, "", 0, p.mismatch(t, expected)
+	}
+	length = -1
+	if slash {
+		const longer = 1000 // than any prefix
+		if length = longer; len(digits) < 4 {
+			length, _ = strconv.Atoi(digits)
+		}
+	}
+	return t, addr, length, nil
+}
+
+// parseAddr parses an address of the family. Groups of an IPv4 address with a
+// leading zero are octal, as inet_aton(3) has it.
+func parseAddr(s string, six bool) (netip.Addr, bool) {
+	if six {
+		addr, err := netip.ParseAddr(s)
+		return addr, err == nil && addr.Is6() && !addr.Is4In6()
+	}
+	groups := strings.Split(s, ".")
+	if len(groups) != 4 {
+		return netip.Addr{}, false
+	}
+	var octets [4]byte
+	for i, g := range groups {
+		base := 10
+		if len(g) > 1 && g[0] == '0' {
+			base = 8
+		}
+		n, err := strconv.ParseUint(g, base, 8)
+		if err != nil {
+			return netip.Addr{}, false
+		}
+		octets[i] = byte(n)
+	}
+	return netip.AddrFrom4(octets), true
+}
+
+// octal tells those who check the file of an address that is not what it seems.
+func (p *parser) octal(t token, addr netip.Addr) {
+	if text, _, _ := strings.Cut(t.text, "/"); addr.Is4() && text != addr.String() {
+		p.warn(t.pos, OnCheck, text+" is read as "+addr.String()+": a group that starts with 0 is octal")
+	}
+}
+
+func family(six bool) string {
+	if six {
+		return "IPv6"
+	}
+	return "IPv4"
+}
+
+// address parses the address of a host. One that is not valid earns a warning
+// and is returned as the zero Addr.
+func (p *parser) address(six bool) (netip.Addr, *Error) {
+	t, text, length, err := p.addressWord("an " + family(six) + " address")
+	if err != nil {
+		return netip.Addr{}, err
+	}
+	addr, ok := parseAddr(text, six)
+	if !ok || length >= 0 {
+		p.warn(t.pos, Always, t.text+" is not a valid "+family(six)+" address")
+		return netip.Addr{}, nil
+	}
+	p.octal(t, addr)
+	return addr, nil
+}
+
+// network parses an address with or without a prefix length. One that is not
+// valid earns a warning and is returned as the zero Prefix.
+func (p *parser) network(six bool) (token, netip.Prefix, *Error) {
+	t, text, length, err := p.addressWord("an " + family(six) + " address or network")
+	if err != nil {
+		return t, netip.Prefix{}, err
+	}
+	bits := 32
+	if six {
+		bits = 128
+	}
+	if length > bits {
+		p.warn(t.pos, Always, t.text+" is not a valid network, ignoring")
+		return t, netip.Prefix{}, nil
+	}
+	addr, ok := parseAddr(text, six)
+	if !ok {
+		p.warn(t.pos, Always, text+" is not a valid "+family(six)+", ignoring")
+		return t, netip.Prefix{}, nil
+	}
+	p.octal(t, addr)
+	if length < 0 {
+		length = bits
+	}
+	return t, netip.PrefixFrom(addr, length).Masked(), nil
+}

@@ -1,0 +1,241 @@
+package conf
+
+import (
+	"net/netip"
+	"time"
+)
+
+// Config is a parsed file, with the defaults of everything that it leaves out.
+// It is made by Parse or Default, is not copied, and once made may be read by
+// several goroutines.
+type Config struct {
+	File string // the name given to Parse, for messages
+
+	General General
+	Sync    *Sync   // nil without a Sync clause: no replication
+	Stats   *Stats  // nil without a Stats clause; never beside Sync
+	Helper  *Helper // nil without a Helper clause
+
+	pos map[any]Pos // where fields were set, by the pointer to the field
+}
+
+// Where returns where the file set a field, and whether it did or left it at
+// its default. field is a pointer to a field of c (&c.General.HashSize), or the
+// *Sync, *Stats, *Helper, *Link or *HelperType itself for the place of its clause.
+func (c *Config) Where(field any) (Pos, bool) {
+	pos, ok := c.pos[field]
+	return pos, ok
+}
+
+// General is the General clause.
+type General struct {
+	HashSize  uint32 // buckets of every cache in conntrack-tools; a hint here
+	HashLimit uint32 // objects in a cache, at most
+
+	LogFile  string   // absolute path, "" for none
+	Syslog   Facility // FacilityOff for none
+	LockFile string   // absolute path
+	UNIXPath string   // path of the control socket; "" for none
+
+	NetlinkBufferSize          uint32        // bytes; 0 leaves the system's default
+	NetlinkBufferSizeMaxGrowth uint32        // bytes
+	NetlinkOverrunResync       time.Duration // delay from an overrun to the resynchronisation; 0 for none
+	NetlinkEventsReliable      bool
+	PollInterval               time.Duration // period of polling; 0 for events
+	EventIterationLimit        uint32        // events handled in a row
+
+	Systemd   bool
+	Scheduler Scheduler
+	Filter    Filter
+}
+
+// Facility is a syslog facility with the number of syslog(3) (LOG_DAEMON is
+// 3<<3), or FacilityOff.
+type Facility uint8
+
+// The facilities that conntrackd.conf knows; there are eight local ones.
+const (
+	FacilityOff    Facility = 0
+	FacilityDaemon Facility = 3 << 3
+	FacilityLocal0 Facility = 16 << 3
+	FacilityLocal7 Facility = 23 << 3
+)
+
+// Scheduler is the Scheduler clause: a real-time policy of sched(7).
+type Scheduler struct {
+	Type     SchedulerType
+	Priority uint32 // 0 to 99; sched(7) wants 1 at least
+}
+
+// SchedulerType is a policy with the number of sched_setscheduler(2).
+type SchedulerType uint8
+
+// The two policies.
+const (
+	SchedulerFIFO SchedulerType = 1
+	SchedulerRR   SchedulerType = 2
+)
+
+// Filter is the Filter clause. A flow has to pass all three parts; a part that
+// is not Active passes every flow. Which parts there are also decides whether
+// there is a filter at all: see Active.
+type Filter struct {
+	Kernelspace bool // filter events in the kernel, on the event socket
+
+	Protocol struct {
+		Action    Action
+		Protocols ProtocolSet
+	}
+	// Address is matched against the original source and the reply source.
+	Address struct {
+		Action   Action
+		Prefixes []netip.Prefix // masked, each once, in the file's order
+	}
+	// State concerns TCP flows only.
+	State struct {
+		Action Action
+		States TCPStates
+	}
+}
+
+// Active reports whether there is anything to filter.
+func (f *Filter) Active() bool {
+	return f.Protocol.Action != NoAction || f.Address.Action != NoAction || f.State.Action != NoAction
+}
+
+// Action is what a filter does with a flow that is on its list. One on no list
+// of an Accept filter is dropped, even if the list is empty.
+type Action uint8
+
+// NoAction is that of a filter that is not in the file.
+const (
+	NoAction Action = iota
+	Accept
+	Ignore
+)
+
+// ProtocolSet is a set of layer 4 protocol numbers.
+type ProtocolSet [4]uint64
+
+// Add adds a protocol.
+func (s *ProtocolSet) Add(protocol uint8) { s[protocol/64] |= 1 << (protocol % 64) }
+
+// Has reports whether the protocol is in the set.
+func (s *ProtocolSet) Has(protocol uint8) bool { return s[protocol/64]>>(protocol%64)&1 != 0 }
+
+// TCPStates is a set of enum tcp_conntrack states (linux/netfilter/nf_conntrack_tcp.h),
+// bit n for state n.
+type TCPStates uint16
+
+// Has reports whether the state is in the set.
+func (s TCPStates) Has(state uint8) bool { return state < 16 && s>>state&1 != 0 }
+
+// Sync is the Sync clause.
+type Sync struct {
+	Mode Mode
+
+	ResendQueueSize uint32 // ModeFTFW: messages kept until acknowledged
+	ACKWindowSize   uint32 // ModeFTFW: messages between acknowledgements
+
+	RefreshTime  time.Duration // ModeALARM: base of the period in which a state is sent again
+	CacheTimeout time.Duration // ModeALARM: life of an external entry that is not refreshed
+
+	CommitTimeout time.Duration // timeout of committed flows; 0: what is left of their own
+	PurgeTimeout  time.Duration // from conntrackd -t to the flush of the kernel's table
+
+	DisableInternalCache bool // ModeNOTRACK
+	DisableExternalCache bool // ModeFTFW, ModeNOTRACK
+	StartupResync        bool // ModeFTFW, ModeNOTRACK: ask the peer for everything at start
+
+	Links []*Link // at most MaxLinks, all of one Transport, exactly one Default unless empty
+
+	TCPWindowTracking bool
+	ExpectationSync   bool
+	// ExpectationHelpers limits ExpectationSync to these helpers; none means
+	// all. A name is compared without regard to case and matches every helper
+	// whose name starts with it: sip matches sip-5060.
+	ExpectationHelpers []string
+}
+
+// Mode is a replication protocol.
+type Mode uint8
+
+// FTFW is what a Sync clause without a Mode gets.
+const (
+	ModeFTFW Mode = iota
+	ModeALARM
+	ModeNOTRACK
+)
+
+// MaxLinks is how many dedicated links a file can have.
+const MaxLinks = 4
+
+// Link is a dedicated link: a Multicast, UDP or TCP clause. The addresses are
+// the zero Addr where the file gives none or none that is valid.
+type Link struct {
+	Transport Transport
+	Default   bool // the link to start with
+
+	Interface   string     // "" if missing
+	Address     netip.Addr // Multicast: the group. UDP, TCP: the local address, zero for any
+	Local       netip.Addr // Multicast: the IPv4 address of the interface
+	Destination netip.Addr // UDP, TCP: the peer
+	Port        uint16     // Group of Multicast, Port of UDP and TCP; 0 if missing
+
+	SndSocketBuffer  uint32 // bytes; 0 leaves the system's default
+	RcvSocketBuffer  uint32 // bytes; 0 leaves the system's default
+	Checksum         bool   // Multicast, UDP: fill in the UDP checksum
+	ErrorQueueLength uint32 // TCP: buffers kept while the peer is away
+}
+
+// Is6 reports whether the link runs over IPv6. The family is the peer's or the
+// group's, and that of Address if there is no Destination.
+func (l *Link) Is6() bool {
+	if l.Destination.IsValid() {
+		return l.Destination.Is6()
+	}
+	return l.Address.Is6()
+}
+
+// Transport is how a link carries messages.
+type Transport uint8
+
+// The names are those of the clauses.
+const (
+	Multicast Transport = iota
+	UDP
+	TCP
+)
+
+// Stats is the Stats clause.
+type Stats struct {
+	LogFile string   // absolute path, "" for none
+	Syslog  Facility // FacilityOff for none; if General has one too, that one
+}
+
+// Helper is the Helper clause.
+type Helper struct {
+	Setup bool          // create the kernel's helper objects, rather than expect them there
+	Types []*HelperType // in the file's order; conntrack-tools sets them up from the last to the first
+}
+
+// HelperType is a Type clause: a user-space helper and its queue.
+type HelperType struct {
+	Name     string
+	IPv6     bool  // inet6, otherwise inet
+	Protocol uint8 // IPPROTO_TCP or IPPROTO_UDP
+
+	QueueNum uint16 // NFQUEUE number
+	QueueLen uint32 // packets that may wait; 0 leaves the kernel's default of 1024
+
+	// Policies are all of the helper's, with its defaults where the file says
+	// nothing. A Policy clause counts for every Type of that name and protocol.
+	Policies []HelperPolicy
+}
+
+// HelperPolicy limits the expectations of a helper.
+type HelperPolicy struct {
+	Name          string        // the kernel's name of the class, at most 16 bytes
+	ExpectMax     uint32        // expectations of a flow at one time, 1 to 255
+	ExpectTimeout time.Duration // life of an expectation, whole seconds
+}

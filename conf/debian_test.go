@@ -1,0 +1,186 @@
+package conf
+
+import (
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"ctbox/internal/netnstest"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+// peerLine is a log line of conntrackd on the console.
+var peerLine = regexp.MustCompile(`(?m)^\[[^]]*\] \(pid=\d+\) \[(\w+)\] (.*)$`)
+
+// TestSameAsDebian runs Debian's conntrackd over the files of the other tests.
+// It must accept what is accepted here and warn of the same; what it refuses
+// must be refused here too. Where that is not so, the reason stands in
+// differences.
+func TestSameAsDebian(t *testing.T) {
+	var files []string
+	for _, tt := range clauseTests {
+		files = append(files, tt.src)
+	}
+	for _, tt := range errorTests {
+		files = append(files, tt.src)
+	}
+	for _, tt := range warningTests {
+		files = append(files, tt.src)
+	}
+	ns := netnstest.New(t, "conf")
+	name := filepath.Join(t.TempDir(), "conntrackd.conf")
+	excused := make(map[string]bool)
+	for _, src := range files {
+		if err := os.WriteFile(name, []byte(src), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		r := ns.Run("", "/usr/sbin/conntrackd", "-C", name, "-s")
+		theirs := peerLine.FindAllStringSubmatch(r.Stdout+r.Stderr, -1)
+		if len(theirs) == 0 || r.Code != 1 {
+			t.Fatalf("%q: unexpected answer %+v", src, r)
+		}
+		verdict := theirs[len(theirs)-1][2]
+		accepted := strings.HasPrefix(verdict, "can't connect")
+		_, ours, err := Parse(name, []byte(src))
+
+		if why := differs(src); why != "" {
+			excused[why] = true
+			if accepted == (err == nil) && accepted && slices.Equal(texts(ours), peerTexts(theirs)) {
+				t.Errorf("%q: no difference, but one is listed: %s", src, why)
+			}
+			continue
+		}
+		if accepted != (err == nil) {
+			t.Errorf("%q:\nours: %v\ntheirs: %s", src, err, verdict)
+			continue
+		}
+		if accepted {
+			if diff := cmp.Diff(peerTexts(theirs), texts(ours)); diff != "" {
+				t.Errorf("%q: warnings (-theirs +ours):\n%s", src, diff)
+			}
+		}
+	}
+	for _, d := range differences {
+		if !excused[d.why] {
+			t.Errorf("no file for the difference: %s", d.why)
+		}
+	}
+}
+
+// texts returns our warnings that every command shows, sorted.
+func texts(warnings []Warning) []string {
+	texts := []string{}
+	for _, w := range warnings {
+		if w.When == Always {
+			texts = append(texts, strings.TrimSpace(w.Text))
+		}
+	}
+	slices.Sort(texts)
+	return texts
+}
+
+// peerTexts returns Debian's warnings, sorted, but for those about the host's
+// interfaces, which Check has here.
+func peerTexts(lines [][]string) []string {
+	texts := []string{}
+	for _, l := range lines {
+		if l[1] == "warning" && !strings.HasSuffix(l[2], " is an invalid interface") {
+			texts = append(texts, strings.TrimSpace(l[2]))
+		}
+	}
+	slices.Sort(texts)
+	return texts
+}
+
+// differences are the files on which the verdicts or the warnings differ, by a
+// pattern of the file.
+var differences = []struct{ why, file string }{
+	{"a comment may end the file without a newline", `^# a comment without`},
+	{"a path ends at a tab, and at the braces at its end", `Path /x(}|\t)`},
+	{"protocols may be numbers", `GRE 255 0`},
+	{"persistent may be written in lower case", `Mode persistent `},
+	{"names may look like hexadecimal numbers or like keywords", `Interface (a|fe0|TCP) |RAS ad `},
+	{"a number that does not fit is an error, and not another number",
+		`HashSize (2147483648|9999)|CommitTimeout 9999|Port 65536|QueueNum 65536|ExpectMax 256|/99999999999`},
+	{"a boolean has no bar in it", `Systemd \|n`},
+	{"a path has no null byte in it", `/x\x00`},
+	{"links without clauses count as links", `UDP { } UDP { } UDP`},
+	{"what was set for a mode that is not used is ignored", `Mode NOTRACK { Disable.*Mode (FTFW|ALARM)|Mode FTFW.*Mode NOTRACK`},
+	{"the IPv6 network ::/0 is no repetition of anything", `::/0`},
+}
+
+func differs(src string) string {
+	for _, d := range differences {
+		if regexp.MustCompile(d.file).MatchString(src) {
+			return d.why
+		}
+	}
+	return ""
+}
+
+// TestDebianExamples reads the files that Debian's packages bring.
+func TestDebianExamples(t *testing.T) {
+	const docs = "/usr/share/doc/conntrackd/examples/"
+	sync := func(mode Mode) *Config {
+		c := Default()
+		newLink(Multicast, func(l *Link) {
+			l.Address, l.Port, l.Local, l.Interface = addr("225.0.0.50"), 3780, addr("192.168.100.100"), "eth2"
+			l.SndSocketBuffer, l.RcvSocketBuffer = 1249280, 1249280
+		})(c)
+		c.Sync.Mode = mode
+		g := &c.General
+		g.HashSize, g.HashLimit, g.LogFile = 32768, 131072, "/var/log/conntrackd.log"
+		g.LockFile, g.UNIXPath = "/var/lock/conntrack.lock", "/var/run/conntrackd.ctl"
+		g.NetlinkBufferSize, g.NetlinkBufferSizeMaxGrowth = 2097152, 8388608
+		g.Filter.Protocol.Action, g.Filter.Protocol.Protocols = Accept, protocols(6, 132, 33)
+		g.Filter.Address.Action = Ignore
+		for _, host := range []string{"127.0.0.1", "192.168.0.100", "192.168.1.100", "192.168.0.1", "192.168.1.1", "192.168.100.100"} {
+			a := addr(host)
+			prefix, _ := a.Prefix(32)
+			g.Filter.Address.Prefixes = append(g.Filter.Address.Prefixes, prefix)
+		}
+		return c
+	}
+	alarm := sync(ModeALARM)
+	alarm.Sync.RefreshTime = 15 * time.Second
+
+	stats := Default()
+	newStats(func(s *Stats) { s.LogFile = "/var/log/conntrackd-stats.log" })(stats)
+	g := &stats.General
+	g.HashSize, g.HashLimit, g.LockFile, g.UNIXPath = 8192, 65535, "/var/lock/conntrack.lock", "/var/run/conntrackd.ctl"
+	g.NetlinkBufferSize, g.NetlinkBufferSizeMaxGrowth = 262142, 655355
+	g.Filter.Protocol.Action, g.Filter.Protocol.Protocols = Accept, protocols(6)
+	g.Filter.Address.Action = Ignore
+	loopback, _ := addr("127.0.0.1").Prefix(32)
+	g.Filter.Address.Prefixes = append(g.Filter.Address.Prefixes, loopback)
+
+	etc := Default()
+	newStats(func(s *Stats) { s.LogFile = "/var/log/conntrackd-stats.log" })(etc)
+	g = &etc.General
+	g.HashSize, g.HashLimit, g.Syslog = 8192, 65535, FacilityDaemon
+	g.LockFile, g.UNIXPath = "/var/lock/conntrackd.lock", "/var/run/conntrackd.sock"
+	g.NetlinkBufferSize, g.NetlinkBufferSizeMaxGrowth = 262142, 655355
+
+	for name, want := range map[string]*Config{
+		docs + "sync/ftfw/conntrackd.conf":    sync(ModeFTFW),
+		docs + "sync/alarm/conntrackd.conf":   alarm,
+		docs + "sync/notrack/conntrackd.conf": sync(ModeNOTRACK),
+		docs + "stats/conntrackd.conf":        stats,
+		"/etc/conntrackd/conntrackd.conf":     etc,
+	} {
+		c, _, err := Load(name)
+		if err != nil {
+			t.Errorf("the tests need Debian's conntrackd with its documentation: %v", err)
+			continue
+		}
+		if diff := cmp.Diff(want, c, sameConfig); diff != "" {
+			t.Errorf("%s:\n%s", name, diff)
+		}
+		roundTrip(t, c)
+	}
+}

@@ -1,0 +1,327 @@
+package conf
+
+import "time"
+
+// grammar is the table: the whole file as a block. The order of clauses is that
+// of the printed file and of the reference. It is not changed after start.
+var grammar = block{
+	title: "conntrackd.conf",
+	clauses: []clause{
+		{
+			name: "General",
+			doc:  "What concerns the daemon in every mode.",
+			value: group{block: &block{
+				title:   "General",
+				syntax:  "{ ... }",
+				clauses: generalClauses,
+			}},
+		},
+		{
+			name: "Sync",
+			doc: "Replicates the states of flows to other nodes. It cannot stand beside Stats. Without a Mode in it, " +
+				"the mode is FTFW. There may be up to four dedicated links, all of one transport.",
+			value: group{
+				block:     &block{title: "Sync", syntax: "{ ... }", clauses: syncClauses},
+				instances: true,
+				enter:     enterSync,
+				each: func(s scope) []instance {
+					if s.cfg.Sync == nil {
+						return nil
+					}
+					return []instance{{"Sync", s}}
+				},
+				always: true,
+			},
+		},
+		{
+			name: "Stats",
+			doc:  "Collects statistics and logs flows that end. It cannot stand beside Sync.",
+			value: group{
+				block:     &block{title: "Stats", syntax: "{ ... }", clauses: statsClauses},
+				instances: true,
+				enter:     enterStats,
+				each: func(s scope) []instance {
+					if s.cfg.Stats == nil {
+						return nil
+					}
+					return []instance{{"Stats", s}}
+				},
+				always: true,
+			},
+		},
+		{
+			name: "Helper",
+			doc:  "Runs connection tracking helpers in user space. It may be the only mode, or stand beside another.",
+			value: group{
+				block:     &block{title: "Helper", syntax: "{ ... }", clauses: helperClauses},
+				instances: true,
+				enter:     enterHelper,
+				each: func(s scope) []instance {
+					if s.cfg.Helper == nil {
+						return nil
+					}
+					return []instance{{"Helper", s}}
+				},
+				always: true,
+			},
+		},
+	},
+}
+
+// Default returns what an empty file means.
+func Default() *Config {
+	c := &Config{pos: make(map[any]Pos)}
+	grammar.reset(scope{cfg: c})
+	return c
+}
+
+const bothModes = "cannot use both `Stats' and `Sync' clauses in conntrackd.conf"
+
+// once makes the one instance of a top-level clause: the first time it is found,
+// with its defaults. Later ones add to it.
+func once[T any](p *parser, s scope, at Pos, instance **T, b []clause) {
+	if *instance == nil {
+		*instance = new(T)
+		p.cfg.pos[*instance] = at
+		(&block{clauses: b}).reset(s)
+	}
+}
+
+func enterSync(p *parser, s scope, at Pos) (scope, *Error) {
+	if s.cfg.Stats != nil {
+		return s, &Error{Pos: at, Text: bothModes}
+	}
+	once(p, s, at, &s.cfg.Sync, syncClauses)
+	return s, nil
+}
+
+func enterStats(p *parser, s scope, at Pos) (scope, *Error) {
+	if s.cfg.Sync != nil {
+		return s, &Error{Pos: at, Text: bothModes}
+	}
+	once(p, s, at, &s.cfg.Stats, statsClauses)
+	return s, nil
+}
+
+func enterHelper(p *parser, s scope, at Pos) (scope, *Error) {
+	once(p, s, at, &s.cfg.Helper, helperClauses)
+	return s, nil
+}
+
+var generalClauses = []clause{
+	{
+		name:  "Systemd",
+		value: boolean{at: func(s scope) *bool { return &s.cfg.General.Systemd }, def: true},
+		doc:   "Tell systemd when the daemon is ready and stops, and feed its watchdog. Without systemd it does nothing.",
+	},
+	{
+		name: "HashSize",
+		value: number[uint32]{
+			at: func(s scope) *uint32 { return &s.cfg.General.HashSize }, max: maxInt, def: 65536,
+		},
+		doc: "Buckets of the caches' hash tables.",
+	},
+	{
+		name: "HashLimit",
+		value: number[uint32]{
+			at: func(s scope) *uint32 { return &s.cfg.General.HashLimit }, max: maxInt, def: 262144,
+		},
+		doc: "Objects in a cache, at most. Twice net.netfilter.nf_conntrack_max leaves room for flows that have ended " +
+			"but are not acknowledged yet.",
+	},
+	{
+		name: "LogFile",
+		value: logFile{
+			at:      func(s scope) *string { return &s.cfg.General.LogFile },
+			usual:   "/var/log/conntrackd.log",
+			tooLong: "LogFile path is longer than 256 characters",
+		},
+		doc: "Log to a file; on is /var/log/conntrackd.log. An off does not undo a LogFile before it.",
+	},
+	{
+		name: "Syslog",
+		value: facility{
+			at: func(s scope) *Facility { return &s.cfg.General.Syslog },
+			usual: func(s scope) Facility {
+				// The one of Stats goes along, without the warning that another name
+				// would earn.
+				if s.cfg.Stats != nil && s.cfg.Stats.Syslog != FacilityOff {
+					s.cfg.Stats.Syslog = FacilityDaemon
+				}
+				return FacilityDaemon
+			},
+			unknown: "ignoring",
+		},
+		doc: "Log to syslog; on is daemon.",
+	},
+	{
+		name: "LockFile",
+		value: path{
+			at:      func(s scope) *string { return &s.cfg.General.LockFile },
+			def:     "/var/lock/conntrackd.lock",
+			most:    maxLogPath,
+			tooLong: "LockFile path is longer than 256 characters",
+		},
+		doc: "The file whose existence keeps a second daemon from starting.",
+	},
+	{
+		name: "UNIX",
+		doc:  "The control socket, through which conntrackd's commands reach the daemon.",
+		value: group{block: &block{
+			title:  "UNIX",
+			syntax: "{ ... }",
+			clauses: []clause{
+				{
+					name: "Path",
+					value: path{
+						at:      func(s scope) *string { return &s.cfg.General.UNIXPath },
+						most:    107,
+						tooLong: "Path is longer than 107 characters",
+					},
+					doc: "Where the socket is. Without it nothing can control the daemon.",
+				},
+				{
+					name:    "Backlog",
+					value:   ignored{skip: skipNumber, form: "N"},
+					warning: "deprecated unix backlog configuration, ignoring.",
+					doc:     "Ignored.",
+				},
+			},
+		}},
+	},
+	{
+		name:    "NetlinkBufferSize",
+		aliases: []string{"SocketBufferSize"},
+		value: number[uint32]{
+			at: func(s scope) *uint32 { return &s.cfg.General.NetlinkBufferSize }, max: maxInt,
+		},
+		doc: "Receive buffer of the event socket in bytes. Without it, or above NetlinkBufferSizeMaxGrowth, it is the " +
+			"system's default.",
+	},
+	{
+		name:    "NetlinkBufferSizeMaxGrowth",
+		aliases: []string{"SocketBufferSizeMaxGrown", "SocketBufferSizeMaxGrowth"},
+		value: number[uint32]{
+			at: func(s scope) *uint32 { return &s.cfg.General.NetlinkBufferSizeMaxGrowth }, max: maxInt,
+		},
+		doc: "The size in bytes up to which the buffer is doubled when events were lost.",
+	},
+	{
+		name: "NetlinkOverrunResync",
+		value: seconds{
+			at:    func(s scope) *time.Duration { return &s.cfg.General.NetlinkOverrunResync },
+			def:   30 * time.Second,
+			onOff: true,
+		},
+		doc: "How long after a loss of events the caches are compared with the kernel's table; on is 30 seconds, and so " +
+			"is 0.",
+	},
+	{
+		name:  "NetlinkEventsReliable",
+		value: boolean{at: func(s scope) *bool { return &s.cfg.General.NetlinkEventsReliable }},
+		doc:   "Make the kernel deliver an event again that did not fit the buffer, at the cost of packets it drops meanwhile.",
+	},
+	{
+		name: "PollSecs",
+		value: seconds{
+			at: func(s scope) *time.Duration { return &s.cfg.General.PollInterval }, min: 1,
+			tooFar: "`PollSecs' clause must be > 0",
+		},
+		doc: "Dump the kernel's table with this period instead of listening to events.",
+	},
+	{
+		name: "EventIterationLimit",
+		value: number[uint32]{
+			at: func(s scope) *uint32 { return &s.cfg.General.EventIterationLimit }, max: maxInt, def: 100,
+		},
+		doc: "Events handled in a row before peers and commands get their turn.",
+	},
+	{
+		name:    "Nice",
+		value:   ignored{skip: skipSigned, form: "+N | -N"},
+		warning: "deprecated nice configuration, ignoring. The nice value can be set externally with nice(1) and renice(1).",
+		doc:     "Ignored. The sign is mandatory.",
+	},
+	{
+		name: "Scheduler",
+		doc:  "The scheduling policy of the daemon; see sched(7).",
+		value: group{block: &block{
+			title:  "Scheduler",
+			syntax: "{ ... }",
+			clauses: []clause{
+				{
+					name:  "Type",
+					value: scheduler{at: func(s scope) *SchedulerType { return &s.cfg.General.Scheduler.Type }},
+					doc:   "The real-time policy, in any letter case.",
+				},
+				{
+					name: "Priority",
+					value: number[uint32]{
+						at: func(s scope) *uint32 { return &s.cfg.General.Scheduler.Priority }, max: 99, def: 99, keepZero: true,
+						tooFar: "`Priority' must be [0, 99]",
+					},
+					doc: "0 to 99; sched(7) wants 1 at least.",
+				},
+			},
+		}},
+	},
+	{
+		name: "Filter",
+		doc: "Which flows to cache and replicate. Several Filter clauses add up; the last one says where events are " +
+			"filtered. Without From it is Userspace.",
+		value: filter{&block{
+			title:   "Filter",
+			syntax:  "[From Userspace | From Kernelspace] { ... }",
+			clauses: filterClauses,
+		}},
+	},
+}
+
+var statsClauses = []clause{
+	{
+		name: "LogFile",
+		value: logFile{
+			at:      func(s scope) *string { return &s.cfg.Stats.LogFile },
+			usual:   "/var/log/conntrackd-stats.log",
+			tooLong: "stats LogFile path is longer than 256 characters",
+		},
+		doc: "Log flows that end to a file; on is /var/log/conntrackd-stats.log. An off does not undo a LogFile before it.",
+	},
+	{
+		name: "Syslog",
+		value: facility{
+			at: func(s scope) *Facility { return &s.cfg.Stats.Syslog },
+			usual: func(s scope) Facility {
+				if f := s.cfg.General.Syslog; f != FacilityOff {
+					return f
+				}
+				return FacilityDaemon
+			},
+			unknown: "ignoring.",
+		},
+		doc: "Log flows that end to syslog; on is daemon. If General has a facility too, that one counts.",
+	},
+}
+
+func skipNumber(p *parser) *Error {
+	_, err := p.number(0, maxInt, "")
+	return err
+}
+
+// skipSigned skips an integer with its sign.
+func skipSigned(p *parser) *Error {
+	const expected = "a number with its sign, as +5 or -5"
+	t, err := p.word(expected)
+	if err != nil {
+		return err
+	}
+	if sign := t.text[0]; len(t.text) < 2 || sign != '+' && sign != '-' {
+		return p.mismatch(t, expected)
+	}
+	for _, c := range t.text[1:] {
+		if c < '0' || c > '9' {
+			return p.mismatch(t, expected)
+		}
+	}
+	return nil
+}

@@ -1,0 +1,298 @@
+package conf
+
+import (
+	"net/netip"
+	"slices"
+)
+
+var filterClauses = []clause{
+	{
+		name:  "Protocol",
+		value: protocolFilter{},
+		doc:   "By layer 4 protocol. Several add up; the last action counts.",
+	},
+	{
+		name:  "Address",
+		value: addressFilter{&block{title: "Address", syntax: "Accept | Ignore { ... }", clauses: addressClauses}},
+		doc: "By address. In user space a flow is on the list if its original source or its reply source is. Several add " +
+			"up; the last action counts. An Accept list without any IPv4 network drops all IPv4 flows, and likewise for IPv6.",
+	},
+	{
+		name:  "State",
+		value: stateFilter{},
+		doc:   "By state, which TCP flows only have. Several add up; the last action counts.",
+	},
+}
+
+var addressClauses = []clause{
+	{name: "IPv4_address", value: network{}, doc: "A host or a network."},
+	{name: "IPv6_address", value: network{six: true}, doc: "A host or a network."},
+}
+
+// filter is the Filter block.
+type filter struct{ block *block }
+
+func (v filter) blocks() []*block { return []*block{v.block} }
+func (v filter) syntax() string   { return v.block.syntax }
+func (v filter) standard() string { return "" }
+
+func (v filter) reset(s scope) {
+	s.cfg.General.Filter.Kernelspace = false
+	v.block.reset(s)
+}
+
+func (v filter) read(p *parser, c *clause, s scope, at Pos) *Error {
+	f := &s.cfg.General.Filter
+	kernel := 0
+	if p.tok.kind == tokenWord {
+		if _, err := p.oneOf(false, "From"); err != nil {
+			err.Expected = `From or "{"`
+			return err
+		}
+		var err *Error
+		if kernel, err = p.oneOf(false, "Userspace", "Kernelspace"); err != nil {
+			return err
+		}
+	}
+	p.cfg.pos[f] = at
+	f.Kernelspace = kernel == 1
+	return p.body(v.block, s)
+}
+
+func (v filter) print(w *printer, c *clause, s scope) {
+	head := "Filter From Userspace"
+	kernel := s.cfg.General.Filter.Kernelspace
+	if kernel {
+		head = "Filter From Kernelspace"
+	}
+	w.block(head, kernel, func() { w.clauses(v.block, s) })
+}
+
+// action parses Accept or Ignore.
+func (p *parser) action() (Action, *Error) {
+	i, err := p.oneOf(false, "Accept", "Ignore")
+	return Accept + Action(i), err
+}
+
+// String returns the action's keyword.
+func (a Action) String() string {
+	switch a {
+	case Accept:
+		return "Accept"
+	case Ignore:
+		return "Ignore"
+	}
+	return "none"
+}
+
+// items parses words in braces; each word is used by item, which may take more.
+func (p *parser) items(title, expected string, item func(t token) *Error) *Error {
+	open, err := p.open()
+	if err != nil {
+		return err
+	}
+	for p.tok.kind != tokenClose {
+		if p.tok.kind == tokenEOF {
+			return p.unclosed(title, open)
+		}
+		t, err := p.word(expected + ` or "}"`)
+		if err != nil {
+			return err
+		}
+		if err := item(t); err != nil {
+			return err
+		}
+	}
+	p.next()
+	return nil
+}
+
+// protocolFilter is the Protocol block of names.
+type protocolFilter struct{}
+
+func (protocolFilter) syntax() string   { return "Accept | Ignore { TCP UDP NAME ... }" }
+func (protocolFilter) standard() string { return "" }
+
+func (protocolFilter) reset(s scope) {
+	f := &s.cfg.General.Filter.Protocol
+	f.Action, f.Protocols = NoAction, ProtocolSet{}
+}
+
+func (protocolFilter) read(p *parser, c *clause, s scope, at Pos) *Error {
+	f := &s.cfg.General.Filter.Protocol
+	action, err := p.action()
+	if err != nil {
+		return err
+	}
+	f.Action = action
+	p.cfg.pos[f] = at
+	const expected = "the name of a protocol"
+	return p.items("Protocol", expected, func(t token) *Error {
+		number, ok := p.protocol(t.text)
+		switch {
+		case ok:
+			f.Protocols.Add(number)
+		case isName(t.text):
+			p.warn(t.pos, Always, "getprotobyname() cannot find protocol `"+t.text+"' in /etc/protocols")
+		default:
+			return p.mismatch(t, expected)
+		}
+		return nil
+	})
+}
+
+func (protocolFilter) print(w *printer, c *clause, s scope) {
+	f := &s.cfg.General.Filter.Protocol
+	if f.Action == NoAction {
+		return
+	}
+	w.block("Protocol "+f.Action.String(), true, func() {
+		for number := range 256 {
+			if f.Protocols.Has(uint8(number)) {
+				w.line(protocolName(uint8(number)))
+			}
+		}
+	})
+}
+
+// addressFilter is the Address block. It prints the clauses in it: they share
+// one list.
+type addressFilter struct{ block *block }
+
+func (v addressFilter) blocks() []*block { return []*block{v.block} }
+func (v addressFilter) syntax() string   { return v.block.syntax }
+func (v addressFilter) standard() string { return "" }
+
+func (v addressFilter) reset(s scope) {
+	f := &s.cfg.General.Filter.Address
+	f.Action, f.Prefixes = NoAction, nil
+}
+
+func (v addressFilter) read(p *parser, c *clause, s scope, at Pos) *Error {
+	f := &s.cfg.General.Filter.Address
+	action, err := p.action()
+	if err != nil {
+		return err
+	}
+	f.Action = action
+	p.cfg.pos[f] = at
+	return p.body(v.block, s)
+}
+
+func (v addressFilter) print(w *printer, c *clause, s scope) {
+	f := &s.cfg.General.Filter.Address
+	if f.Action == NoAction {
+		return
+	}
+	w.block("Address "+f.Action.String(), true, func() {
+		for _, prefix := range f.Prefixes {
+			keyword := "IPv4_address"
+			if prefix.Addr().Is6() {
+				keyword = "IPv6_address"
+			}
+			if prefix.IsSingleIP() {
+				w.line(keyword, prefix.Addr().String())
+			} else {
+				w.line(keyword, prefix.String())
+			}
+		}
+	})
+}
+
+// network is an address of the Address block, with or without a prefix length.
+type network struct{ six bool }
+
+func (v network) read(p *parser, c *clause, s scope, at Pos) *Error {
+	t, prefix, err := p.network(v.six)
+	if err != nil || !prefix.IsValid() {
+		return err
+	}
+	f := &s.cfg.General.Filter.Address
+	key := prefixKey{prefix}
+	if _, twice := p.cfg.pos[key]; !twice {
+		p.cfg.pos[key] = t.pos
+		f.Prefixes = append(f.Prefixes, prefix)
+	} else if !v.six && !prefix.IsSingleIP() {
+		p.warn(t.pos, Always, "netmask "+prefix.Addr().String()+" is repeated in the ignore pool")
+	}
+	return nil
+}
+
+// prefixKey is the key of Config.pos of a network of the filter.
+type prefixKey struct{ prefix netip.Prefix }
+
+func (v network) reset(scope)                    {}
+func (v network) print(*printer, *clause, scope) {}
+func (v network) standard() string               { return "" }
+func (v network) syntax() string                 { return "ADDRESS[/LENGTH]" }
+
+// stateFilter is the State block: states, then "for TCP", any number of times.
+type stateFilter struct{}
+
+// tcpStateNames are the states of the file; several have the number of enum
+// tcp_conntrack under two names, of which the first is printed.
+var tcpStateNames = []struct {
+	name  string
+	state uint8
+}{
+	{"SYN_SENT", 1}, {"SYN_RECV", 2}, {"ESTABLISHED", 3}, {"FIN_WAIT", 4}, {"CLOSE_WAIT", 5},
+	{"LAST_ACK", 6}, {"TIME_WAIT", 7}, {"CLOSED", 8}, {"CLOSE", 8}, {"LISTEN", 9},
+}
+
+func (stateFilter) syntax() string   { return "Accept | Ignore { STATE ... for TCP }" }
+func (stateFilter) standard() string { return "" }
+
+func (stateFilter) reset(s scope) {
+	f := &s.cfg.General.Filter.State
+	f.Action, f.States = NoAction, 0
+}
+
+func (stateFilter) read(p *parser, c *clause, s scope, at Pos) *Error {
+	f := &s.cfg.General.Filter.State
+	action, err := p.action()
+	if err != nil {
+		return err
+	}
+	f.Action = action
+	p.cfg.pos[f] = at
+	names := []string{"for"}
+	for _, n := range tcpStateNames {
+		names = append(names, n.name)
+	}
+	const expected = `a TCP state or "for TCP"`
+	return p.items("State", expected, func(t token) *Error {
+		i := slices.Index(names, t.text)
+		switch {
+		case i < 0:
+			return p.mismatch(t, expected, names...)
+		case i == 0:
+			_, err := p.oneOf(false, "TCP")
+			return err
+		}
+		f.States |= 1 << tcpStateNames[i-1].state
+		if p.tok.kind == tokenClose {
+			return p.unexpected(expected)
+		}
+		return nil
+	})
+}
+
+func (stateFilter) print(w *printer, c *clause, s scope) {
+	f := &s.cfg.General.Filter.State
+	if f.Action == NoAction {
+		return
+	}
+	w.block("State "+f.Action.String(), true, func() {
+		var words []string
+		printed := TCPStates(0)
+		for _, n := range tcpStateNames {
+			if f.States.Has(n.state) && !printed.Has(n.state) {
+				words = append(words, n.name)
+				printed |= 1 << n.state
+			}
+		}
+		if words != nil {
+			w.line(append(words, "for", "TCP")...)
+		}
+	})
+}

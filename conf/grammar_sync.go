@@ -1,0 +1,269 @@
+package conf
+
+import (
+	"strings"
+	"time"
+)
+
+var syncClauses = []clause{
+	{
+		name: "Mode",
+		value: mode{
+			ModeFTFW:    {title: "Mode FTFW", syntax: "{ ... }", doc: docFTFW, clauses: ftfwClauses},
+			ModeALARM:   {title: "Mode ALARM", syntax: "{ ... }", doc: docALARM, clauses: alarmClauses},
+			ModeNOTRACK: {title: "Mode NOTRACK", syntax: "{ ... }", doc: docNOTRACK, clauses: notrackClauses},
+		},
+		doc: "The replication protocol, in any letter case, and its clauses. Of several, FTFW goes before ALARM, and " +
+			"ALARM before NOTRACK. NACK is an old name of FTFW, and PERSISTENT one of ALARM.",
+	},
+	in(refreshTime, func(s scope) bool { return s.cfg.Sync.Mode == ModeALARM }),
+	in(cacheTimeout, func(s scope) bool { return s.cfg.Sync.Mode == ModeALARM }),
+	in(commitTimeout, func(scope) bool { return true }),
+	in(purgeTimeout, func(scope) bool { return true }),
+	{
+		name:  "Multicast",
+		value: linkGroup(Multicast, multicastClauses),
+		doc:   "A dedicated link over multicast UDP. " + docDefault,
+	},
+	{
+		name:  "UDP",
+		value: linkGroup(UDP, udpClauses),
+		doc:   "A dedicated link over UDP to one peer. " + docDefault,
+	},
+	{
+		name:  "TCP",
+		value: linkGroup(TCP, tcpClauses),
+		doc:   "A dedicated link over TCP to one peer. " + docDefault,
+	},
+	{
+		name: "Options",
+		doc:  "What is replicated.",
+		value: group{block: &block{
+			title:  "Options",
+			syntax: "{ ... }",
+			clauses: []clause{
+				{
+					name:  "TCPWindowTracking",
+					value: boolean{at: func(s scope) *bool { return &s.cfg.Sync.TCPWindowTracking }},
+					doc: "Replicate window scales, and have the kernel check windows of committed flows. Otherwise it is told " +
+						"to be liberal with these.",
+				},
+				{
+					name:  "ExpectationSync",
+					value: expectationSync{},
+					doc: "Replicate expectations, all or those of the helpers named. A name stands for all that start with it: " +
+						"sip for sip-5060. Lists add up.",
+				},
+			},
+		}},
+	},
+}
+
+// in returns the clause for the Sync block itself; unless says when its mode's
+// block is the place to print it.
+func in(c clause, unless func(scope) bool) clause {
+	c.unless = unless
+	return c
+}
+
+const (
+	docFTFW  = "Reliable: messages are numbered, acknowledged and sent again when lost. For two nodes."
+	docALARM = "Unreliable: every state is sent again from time to time, and forgotten by those that do not hear of it " +
+		"any more."
+	docDefault = "The one with Default is used first; without any, that is the first."
+	docNOTRACK = "Unreliable: every change is sent once."
+)
+
+var (
+	refreshTime = clause{
+		name:  "RefreshTime",
+		value: seconds{at: func(s scope) *time.Duration { return &s.cfg.Sync.RefreshTime }, def: 60 * time.Second},
+		doc:   "A state is sent again at random times up to this many seconds apart.",
+	}
+	cacheTimeout = clause{
+		name:  "CacheTimeout",
+		value: seconds{at: func(s scope) *time.Duration { return &s.cfg.Sync.CacheTimeout }, def: 180 * time.Second},
+		doc:   "A state in the external cache is forgotten when nothing was heard of it for so long.",
+	}
+	commitTimeout = clause{
+		name:  "CommitTimeout",
+		value: seconds{at: func(s scope) *time.Duration { return &s.cfg.Sync.CommitTimeout }},
+		doc: "The timeout of flows that are committed to the kernel. Without it they have what is left of their own. It " +
+			"is ignored with DisableExternalCache.",
+	}
+	purgeTimeout = clause{
+		name:  "PurgeTimeout",
+		value: seconds{at: func(s scope) *time.Duration { return &s.cfg.Sync.PurgeTimeout }, def: 60 * time.Second},
+		doc:   "The time from `conntrackd -t` to the flush of the kernel's table.",
+	}
+	disableExternalCache = clause{
+		name:  "DisableExternalCache",
+		value: boolean{at: func(s scope) *bool { return &s.cfg.Sync.DisableExternalCache }},
+		doc:   "Put the states of other nodes into the kernel's table at once rather than into a cache.",
+	}
+	startupResync = clause{
+		name:  "StartupResync",
+		value: boolean{at: func(s scope) *bool { return &s.cfg.Sync.StartupResync }},
+		doc:   "Ask the other node for all its states at start.",
+	}
+)
+
+var ftfwClauses = []clause{
+	{
+		name: "ResendQueueSize",
+		value: number[uint32]{
+			at: func(s scope) *uint32 { return &s.cfg.Sync.ResendQueueSize }, max: maxInt, def: defaultResendQueueSize,
+		},
+		doc: "Messages kept until the other node acknowledges them, at most.",
+	},
+	{
+		name: "ACKWindowSize",
+		value: number[uint32]{
+			at: func(s scope) *uint32 { return &s.cfg.Sync.ACKWindowSize }, max: maxInt, def: defaultACKWindowSize,
+		},
+		doc: "Messages received for one acknowledgement.",
+	},
+	commitTimeout,
+	purgeTimeout,
+	disableExternalCache,
+	startupResync,
+}
+
+var alarmClauses = []clause{refreshTime, cacheTimeout, commitTimeout, purgeTimeout}
+
+var notrackClauses = []clause{
+	{
+		name:  "DisableInternalCache",
+		value: boolean{at: func(s scope) *bool { return &s.cfg.Sync.DisableInternalCache }},
+		doc:   "Send events as they come and keep no cache of the kernel's table.",
+	},
+	commitTimeout,
+	purgeTimeout,
+	disableExternalCache,
+	startupResync,
+}
+
+// mode is the Mode clause with its three blocks.
+type mode [3]block
+
+var modeNames = [3]string{ModeFTFW: "FTFW", ModeALARM: "ALARM", ModeNOTRACK: "NOTRACK"}
+
+// oldModeNames have warnings of their own; the first one's ends in a newline.
+var oldModeNames = []struct {
+	name    string
+	mode    Mode
+	warning string
+}{
+	{"NACK", ModeFTFW, "Now `nack' mode is called `ftfw'. Please, update your conntrackd.conf file.\n"},
+	{"PERSISTENT", ModeALARM, "Now `persistent' mode is called `alarm'. Please, update your conntrackd.conf file."},
+}
+
+// String returns the mode's name in the file.
+func (m Mode) String() string { return modeNames[m] }
+
+func (v mode) blocks() []*block { return []*block{&v[0], &v[1], &v[2]} }
+func (v mode) syntax() string   { return "FTFW | ALARM | NOTRACK { ... }" }
+func (v mode) standard() string { return "FTFW" }
+
+func (v mode) reset(s scope) {
+	s.cfg.Sync.Mode = ModeFTFW
+	for i := range v {
+		v[i].reset(s)
+	}
+}
+
+func (v mode) read(p *parser, c *clause, s scope, at Pos) *Error {
+	m, err := p.mode()
+	if err != nil {
+		return err
+	}
+	field := &s.cfg.Sync.Mode
+	before, twice := p.cfg.pos[field]
+	switch {
+	case twice && m > *field:
+		p.warn(at, OnCheck, "Mode "+m.String()+" does not count beside Mode "+field.String())
+	case twice && m < *field:
+		p.warn(before, OnCheck, "Mode "+field.String()+" does not count beside Mode "+m.String())
+		fallthrough
+	case !twice:
+		*field = m
+		p.cfg.pos[field] = at
+	}
+	return p.body(&v[m], s)
+}
+
+// mode parses the name of a mode, in any letter case.
+func (p *parser) mode() (Mode, *Error) {
+	if p.tok.kind == tokenWord {
+		for _, old := range oldModeNames {
+			if strings.EqualFold(old.name, p.tok.text) {
+				p.warn(p.next().pos, Always, old.warning)
+				return old.mode, nil
+			}
+		}
+	}
+	i, err := p.oneOf(true, modeNames[:]...)
+	return Mode(i), err
+}
+
+func (v mode) print(w *printer, c *clause, s scope) {
+	m := s.cfg.Sync.Mode
+	w.block("Mode "+m.String(), true, func() { w.clauses(&v[m], s) })
+}
+
+// expectationSync is on, off or a list of helpers.
+type expectationSync struct{}
+
+func (expectationSync) syntax() string   { return "on | off | { HELPER ... }" }
+func (expectationSync) standard() string { return "off" }
+
+func (expectationSync) reset(s scope) {
+	s.cfg.Sync.ExpectationSync, s.cfg.Sync.ExpectationHelpers = false, nil
+}
+
+func (expectationSync) read(p *parser, c *clause, s scope, at Pos) *Error {
+	field, helpers := &s.cfg.Sync.ExpectationSync, &s.cfg.Sync.ExpectationHelpers
+	if p.tok.kind == tokenOpen {
+		p.cfg.pos[field] = at
+		*field = true
+		const expected = "the name of a helper"
+		return p.items("ExpectationSync", expected, func(t token) *Error {
+			if !isName(t.text) {
+				return p.mismatch(t, expected)
+			}
+			if _, twice := p.helpers[t.text]; !twice {
+				p.helpers[t.text] = struct{}{}
+				*helpers = append(*helpers, t.text)
+			}
+			return nil
+		})
+	}
+	on, err := p.flag()
+	if err != nil {
+		err.Expected = `on, off or "{" and the names of helpers`
+		return err
+	}
+	p.mark(field, c, at)
+	*field, *helpers = on, nil
+	clear(p.helpers)
+	return nil
+}
+
+func (expectationSync) print(w *printer, c *clause, s scope) {
+	on, helpers := s.cfg.Sync.ExpectationSync, s.cfg.Sync.ExpectationHelpers
+	switch {
+	case on && len(helpers) > 0:
+		w.block(c.name, true, func() {
+			for _, name := range helpers {
+				w.line(name)
+			}
+		})
+	case on || w.all:
+		w.line(c.name, onOff(on))
+	}
+}
+
+const (
+	defaultResendQueueSize = 131072
+	defaultACKWindowSize   = 300
+)

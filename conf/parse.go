@@ -1,0 +1,202 @@
+package conf
+
+import (
+	"strconv"
+	"strings"
+)
+
+// parser is the state of one Parse. Its methods return *Error, which is nil for
+// success, and leave p.tok at the first token they did not use.
+type parser struct {
+	lex      lexer
+	tok      token // the one to look at
+	cfg      *Config
+	ext      Parser
+	warnings []Warning
+
+	helpers map[string]struct{} // those of ExpectationSync
+
+	loose    *HelperType    // what stood directly in Helper, for the next Type
+	policies []*policyDraft // of that Type, or of the one that is open
+	shared   map[helperObject][]HelperPolicy
+}
+
+// maxSize is the size of a file, in bytes, that no hand or generator writes.
+const maxSize = 16 << 20
+
+// file parses the whole file, of so many bytes.
+func (p *parser) file(size int) *Error {
+	if size > maxSize {
+		return &Error{Text: "the file is larger than 16 MiB"}
+	}
+	s := scope{cfg: p.cfg}
+	grammar.reset(s)
+	p.next()
+	for p.tok.kind != tokenEOF {
+		if err := p.clause(&grammar, s); err != nil {
+			return err
+		}
+	}
+	p.finish()
+	return nil
+}
+
+// body parses a block from its opening to its closing brace.
+func (p *parser) body(b *block, s scope) *Error {
+	open, err := p.open()
+	if err != nil {
+		return err
+	}
+	for p.tok.kind != tokenClose {
+		if p.tok.kind == tokenEOF {
+			return p.unclosed(b.title, open)
+		}
+		if err := p.clause(b, s); err != nil {
+			return err
+		}
+	}
+	p.next()
+	return nil
+}
+
+// clause parses one clause of the block.
+func (p *parser) clause(b *block, s scope) *Error {
+	word := p.tok
+	var c *clause
+	if word.kind == tokenWord {
+		c = b.find(word.text)
+	}
+	if c == nil {
+		return p.unknown(b)
+	}
+	p.next()
+	if err := c.value.read(p, c, s, word.pos); err != nil {
+		return err
+	}
+	if c.warning != "" {
+		p.warn(word.pos, Always, c.warning)
+	}
+	switch {
+	case c.notice != "":
+		p.warn(word.pos, OnCheck, c.notice)
+	case word.text != c.name:
+		p.warn(word.pos, OnCheck, word.text+" is an old name of "+c.name)
+	}
+	return nil
+}
+
+// next moves on to the next token and returns the one before.
+func (p *parser) next() token {
+	t := p.tok
+	p.tok = p.lex.next()
+	return t
+}
+
+// open expects an opening brace.
+func (p *parser) open() (token, *Error) {
+	if p.tok.kind != tokenOpen {
+		return token{}, p.unexpected(`"{"`)
+	}
+	return p.next(), nil
+}
+
+// word expects a word. expected describes it; candidates are for the suggestion.
+func (p *parser) word(expected string, candidates ...string) (token, *Error) {
+	if p.tok.kind != tokenWord {
+		return token{}, p.unexpected(expected, candidates...)
+	}
+	return p.next(), nil
+}
+
+// oneOf expects one of the words and returns its index. fold ignores case.
+func (p *parser) oneOf(fold bool, words ...string) (int, *Error) {
+	if p.tok.kind == tokenWord {
+		for i, w := range words {
+			if p.tok.text == w || fold && strings.EqualFold(p.tok.text, w) {
+				p.next()
+				return i, nil
+			}
+		}
+	}
+	return 0, p.unexpected(alternatives(words), words...)
+}
+
+// mark remembers where a field was set. If it was set before, those who check
+// the file are told.
+func (p *parser) mark(field any, c *clause, at Pos) {
+	if before, twice := p.cfg.pos[field]; twice {
+		p.warn(at, OnCheck, c.name+" is given again and replaces the one in line "+strconv.Itoa(before.Line))
+	}
+	p.cfg.pos[field] = at
+}
+
+func (p *parser) warn(at Pos, when When, text string) {
+	p.warnings = append(p.warnings, Warning{Pos: at, When: when, Text: text})
+}
+
+// unexpected is the error that the token at hand is not what is expected.
+func (p *parser) unexpected(expected string, candidates ...string) *Error {
+	return p.mismatch(p.tok, expected, candidates...)
+}
+
+// mismatch is the error that t is not what is expected.
+func (p *parser) mismatch(t token, expected string, candidates ...string) *Error {
+	err := &Error{Pos: t.pos, Found: t.String(), Expected: expected}
+	if t.kind == tokenWord {
+		if near := nearest(t.text, candidates); near != "" {
+			err.Suggestion = "did you mean " + near + "?"
+		}
+	}
+	return err
+}
+
+// unclosed is the error that the file ends in a block.
+func (p *parser) unclosed(title string, open token) *Error {
+	return p.unexpected(`"}" for the ` + title + " block that was opened in line " + strconv.Itoa(open.pos.Line))
+}
+
+// unknown is the error that the token at hand starts no clause of the block.
+func (p *parser) unknown(b *block) *Error {
+	keywords := b.keywords()
+	expected := "a clause of " + b.title
+	if b == &grammar {
+		expected = alternatives(keywords)
+	} else {
+		expected += ` or "}"`
+	}
+	err := p.unexpected(expected)
+	if p.tok.kind != tokenWord {
+		return err
+	}
+	if places := belongs(&grammar, p.tok.text, nil); len(places) > 0 {
+		err.Suggestion = p.tok.text + " belongs in " + alternatives(places)
+		return err
+	}
+	return p.unexpected(expected, keywords...)
+}
+
+// belongs appends the titles of the blocks below b that have the clause.
+func belongs(b *block, keyword string, titles []string) []string {
+	if c := b.find(keyword); c != nil && b != &grammar {
+		if _, stray := c.value.(forNext); !stray {
+			titles = append(titles, b.title)
+		}
+	}
+	for i := range b.clauses {
+		if n, ok := b.clauses[i].value.(nested); ok {
+			for _, sub := range n.blocks() {
+				titles = belongs(sub, keyword, titles)
+			}
+		}
+	}
+	return titles
+}
+
+// alternatives returns "a, b or c".
+func alternatives(words []string) string {
+	if len(words) < 2 {
+		return strings.Join(words, "")
+	}
+	last := len(words) - 1
+	return strings.Join(words[:last], ", ") + " or " + words[last]
+}
