@@ -1,0 +1,238 @@
+package conf
+
+import (
+	"errors"
+	"io/fs"
+	"net/netip"
+	"path/filepath"
+	"strconv"
+)
+
+// Severity is how bad a Finding is.
+type Severity uint8
+
+const (
+	// Note is for what is as the file says, but may surprise.
+	Note Severity = iota
+	// Caution is for what will probably not do what was meant.
+	Caution
+	// Fatal is for what keeps the daemon from starting or from working.
+	Fatal
+)
+
+// Finding is something that Check found.
+type Finding struct {
+	File     string
+	Pos      Pos // of the clause, or of the block where one is missing; may be no place
+	Severity Severity
+	Text     string
+}
+
+// String returns the finding as one line with its place in front.
+func (f Finding) String() string { return string(appendPlace(nil, f.File, f.Pos)) + f.Text }
+
+// Env is the host that a Config is checked against. Host is the real one.
+type Env struct {
+	// Interfaces returns the network interfaces.
+	Interfaces func() ([]Interface, error)
+
+	// Creatable returns nil if the file can be created or, when it exists,
+	// written; if not, what is in the way.
+	Creatable func(path string) error
+
+	// Exists reports whether there is a file at path.
+	Exists func(path string) bool
+
+	// Kernel returns nil if the kernel has the feature, or what is missing.
+	Kernel func(Feature) error
+
+	// Sysctl returns a kernel parameter by its path below /proc/sys. The error of
+	// one that this kernel does not have wraps fs.ErrNotExist.
+	Sysctl func(path string) (string, error)
+}
+
+// Interface is a network interface of the host.
+type Interface struct {
+	Name      string
+	MTU       int // bytes
+	Up        bool
+	Loopback  bool
+	Multicast bool
+	Addresses []netip.Addr // without zones
+}
+
+// Feature is something of the kernel that a configuration needs.
+type Feature string
+
+// The features that Check asks for.
+const (
+	FeatureConntrack Feature = "ctnetlink" // flows over netlink: nf_conntrack_netlink
+	FeatureQueue     Feature = "nfqueue"   // packets to user space: nfnetlink_queue
+	FeatureHelper    Feature = "cthelper"  // helpers in user space: nfnetlink_cthelper
+)
+
+// Check tells what would go wrong if the daemon were started on this host with
+// c. It changes nothing. The order of the findings is that of the clauses in
+// the grammar's table. No Fatal finding does not promise that the start
+// succeeds: ports may be in use, and the rest may have changed by then.
+func (c *Config) Check(env Env) []Finding {
+	k := &check{cfg: c, env: env}
+	k.general()
+	if c.Sync != nil {
+		k.sync()
+	}
+	if c.Stats != nil {
+		k.stats()
+	}
+	if c.Helper != nil {
+		k.helper()
+	}
+	k.kernel()
+	return k.found
+}
+
+// check is the state of one Check.
+type check struct {
+	cfg   *Config
+	env   Env
+	found []Finding
+}
+
+// report adds a finding. field is the pointer to the field in question, or to
+// what it is part of; the first one that has a place in the file gives it.
+func (k *check) report(severity Severity, text string, fields ...any) {
+	f := Finding{File: k.cfg.File, Severity: severity, Text: text}
+	for _, field := range fields {
+		if pos, ok := k.cfg.Where(field); ok {
+			f.Pos = pos
+			break
+		}
+	}
+	k.found = append(k.found, f)
+}
+
+func (k *check) general() {
+	g := &k.cfg.General
+	k.creatable("LogFile", g.LogFile, &g.LogFile)
+	k.creatable("LockFile", g.LockFile, &g.LockFile)
+	if k.env.Exists(g.LockFile) {
+		k.report(Note, "lockfile `"+g.LockFile+"' exists, perhaps conntrackd already running?", &g.LockFile)
+	}
+	if g.UNIXPath == "" {
+		k.report(Caution, "no Path in UNIX: the daemon could not be controlled")
+	} else {
+		k.creatable("Path", g.UNIXPath, &g.UNIXPath)
+	}
+	if g.NetlinkBufferSize > g.NetlinkBufferSizeMaxGrowth {
+		k.report(Caution, "NetlinkBufferSize is greater than NetlinkBufferSizeMaxGrowth, the system's default is used instead",
+			&g.NetlinkBufferSize)
+	}
+	if g.Scheduler.Priority == 0 {
+		k.report(Caution, "Priority 0 is none of a real-time policy, whose priorities are 1 to 99", &g.Scheduler.Priority)
+	}
+	if g.PollInterval > 0 && g.NetlinkEventsReliable {
+		k.report(Note, "NetlinkEventsReliable has no effect with PollSecs", &g.NetlinkEventsReliable)
+	}
+	k.filter(&g.Filter)
+	if limit, err := k.env.Sysctl("net/netfilter/nf_conntrack_max"); err == nil {
+		if n, err := strconv.ParseUint(limit, 10, 64); err == nil && n > uint64(g.HashLimit) {
+			k.report(Note, "HashLimit "+strconv.FormatUint(uint64(g.HashLimit), 10)+
+				" is below net.netfilter.nf_conntrack_max, "+limit+": a full table does not fit the cache", &g.HashLimit)
+		}
+	}
+}
+
+func (k *check) filter(f *Filter) {
+	if f.Protocol.Action == Accept && f.Protocol.Protocols == (ProtocolSet{}) {
+		k.report(Caution, "Protocol Accept with an empty list drops every flow", &f.Protocol)
+	}
+	if f.Address.Action != Accept {
+		return
+	}
+	var four, six bool
+	for _, p := range f.Address.Prefixes {
+		four, six = four || p.Addr().Is4(), six || p.Addr().Is6()
+	}
+	switch {
+	case !four && !six:
+		k.report(Caution, "Address Accept with an empty list drops every flow", &f.Address)
+	case !four:
+		k.report(Note, "Address Accept lists no IPv4 address, so every IPv4 flow is dropped", &f.Address)
+	case !six:
+		k.report(Note, "Address Accept lists no IPv6 address, so every IPv6 flow is dropped", &f.Address)
+	}
+}
+
+func (k *check) stats() {
+	s := k.cfg.Stats
+	k.creatable("stats LogFile", s.LogFile, &s.LogFile, s)
+	if s.LogFile != "" && filepath.Clean(s.LogFile) == filepath.Clean(k.cfg.General.LogFile) {
+		k.report(Caution, "the flows and the daemon's messages go to one LogFile", &s.LogFile)
+	}
+	if v, err := k.env.Sysctl("net/netfilter/nf_conntrack_acct"); err == nil && v == "0" {
+		k.report(Note, "net.netfilter.nf_conntrack_acct is 0: flows have no packet and byte counts", s)
+	}
+}
+
+func (k *check) helper() {
+	h := k.cfg.Helper
+	type key struct {
+		helperObject
+		six bool
+	}
+	queues, types := make(map[uint16]*HelperType), make(map[key]bool)
+	for _, t := range h.Types {
+		if types[key{t.object(), t.IPv6}] {
+			k.report(Fatal, "Type "+t.Name+" "+t.family()+" "+t.transport()+" is there already", t)
+		} else if other := queues[t.QueueNum]; other != nil {
+			k.report(Fatal, "QueueNum "+strconv.Itoa(int(t.QueueNum))+" is that of Type "+other.Name+" already", &t.QueueNum, t)
+		}
+		types[key{t.object(), t.IPv6}], queues[t.QueueNum] = true, t
+	}
+	if len(h.Types) == 0 {
+		k.report(Caution, "Helper without any Type does nothing", h)
+		return
+	}
+	for _, f := range []Feature{FeatureQueue, FeatureHelper} {
+		if err := k.env.Kernel(f); err != nil {
+			k.report(Fatal, "the kernel has no "+string(f)+", which Helper needs: "+err.Error(), h)
+		}
+	}
+}
+
+// kernel checks what the daemon needs of the kernel in every mode.
+func (k *check) kernel() {
+	c := k.cfg
+	if c.Sync == nil && c.Stats == nil {
+		if c.Helper == nil {
+			k.report(Caution, "neither Sync nor Stats nor Helper: the daemon would do nothing")
+		}
+		return
+	}
+	if err := k.env.Kernel(FeatureConntrack); err != nil {
+		k.report(Fatal, "the kernel has no "+string(FeatureConntrack)+": "+err.Error())
+		return
+	}
+	if c.General.PollInterval > 0 {
+		return
+	}
+	if v, err := k.env.Sysctl("net/netfilter/nf_conntrack_events"); err == nil && v == "0" {
+		k.report(Fatal, "net.netfilter.nf_conntrack_events is 0: the kernel tells of no flow, set it to 1 or use PollSecs")
+	}
+}
+
+// creatable checks that a file can be made. What is in the way is told without
+// the path in it twice.
+func (k *check) creatable(keyword, path string, fields ...any) {
+	if path == "" {
+		return
+	}
+	if err := k.env.Creatable(path); err != nil {
+		var pathErr *fs.PathError
+		where := path
+		if errors.As(err, &pathErr) {
+			where, err = pathErr.Path, pathErr.Err
+		}
+		k.report(Fatal, "cannot create "+keyword+" "+path+": "+where+": "+err.Error(), fields...)
+	}
+}

@@ -1,0 +1,143 @@
+package conf
+
+import (
+	"net/netip"
+	"slices"
+	"strconv"
+)
+
+// minMTU is the least MTU at which a link carries every message: the largest,
+// an expectation with long names over IPv6, and the packet's headers stay below
+// what every IPv4 host takes (RFC 1122, section 3.3.2).
+const minMTU = 576
+
+func (k *check) sync() {
+	s := k.cfg.Sync
+	if s.Mode == ModeFTFW && s.ACKWindowSize == 1 {
+		k.report(Caution, "ACKWindowSize 1 makes nodes with conntrack-tools acknowledge acknowledgements for ever", &s.ACKWindowSize)
+	}
+	if s.ExpectationSync && k.cfg.General.PollInterval > 0 {
+		k.report(Note, "ExpectationSync has no effect with PollSecs on nodes with conntrack-tools", &s.ExpectationSync)
+	}
+	if len(s.Links) == 0 {
+		k.report(Fatal, "no dedicated link: one Multicast, UDP or TCP clause is needed", s)
+		return
+	}
+	interfaces, err := k.env.Interfaces()
+	if err != nil {
+		k.report(Fatal, "cannot list the interfaces: "+err.Error(), s)
+		return
+	}
+	for i, l := range s.Links {
+		k.link(l, interfaces)
+		for _, other := range s.Links[:i] {
+			k.sameSocket(l, other)
+		}
+	}
+}
+
+// link checks one link on its own.
+func (k *check) link(l *Link, interfaces []Interface) {
+	name := l.Transport.String()
+	if l.Port == 0 {
+		keyword := "Port"
+		if l.Transport == Multicast {
+			keyword = "Group"
+		}
+		k.report(Fatal, "the "+name+" link needs a "+keyword+" from 1 to 65535", &l.Port, l)
+	}
+	if l.Transport == Multicast {
+		k.group(l)
+	} else {
+		k.peer(l)
+	}
+	if l.Interface == "" {
+		k.report(Fatal, "the "+name+" link needs an Interface", l)
+		return
+	}
+	i := slices.IndexFunc(interfaces, func(dev Interface) bool { return dev.Name == l.Interface })
+	if i < 0 {
+		k.report(Fatal, l.Interface+" is an invalid interface", &l.Interface)
+		return
+	}
+	dev := interfaces[i]
+	if !dev.Up {
+		k.report(Caution, l.Interface+" is down", &l.Interface)
+	}
+	if dev.MTU < minMTU {
+		k.report(Caution, l.Interface+" has an MTU of "+strconv.Itoa(dev.MTU)+", messages need "+strconv.Itoa(minMTU),
+			&l.Interface)
+	}
+	if l.Transport == Multicast && !dev.Multicast && !dev.Loopback {
+		k.report(Fatal, l.Interface+" has no multicast", &l.Interface)
+	}
+	local := &l.Address
+	if l.Transport == Multicast {
+		local = &l.Local
+	}
+	k.local(*local, local, dev, interfaces)
+}
+
+// group checks the addresses of a multicast link.
+func (k *check) group(l *Link) {
+	switch {
+	case !l.Address.IsValid():
+		k.report(Fatal, "the Multicast link needs the group's address, in IPv4_address or IPv6_address", &l.Address, l)
+	case !l.Address.IsMulticast():
+		k.report(Fatal, l.Address.String()+" is no multicast address", &l.Address)
+	case l.Address.Is4() && !l.Local.IsValid():
+		k.report(Caution, "without IPv4_interface the route to "+l.Address.String()+" says which interface is used", l)
+	case l.Address.Is6() && l.Local.IsValid():
+		k.report(Note, "IPv4_interface has no effect with an IPv6 group", &l.Local)
+	}
+}
+
+// peer checks the addresses of a link to one peer.
+func (k *check) peer(l *Link) {
+	switch {
+	case !l.Destination.IsValid():
+		k.report(Fatal, "the "+l.Transport.String()+
+			" link needs the peer's address, in IPv4_Destination_Address or IPv6_Destination_Address", l)
+	case l.Destination.IsMulticast() || l.Destination.IsUnspecified():
+		k.report(Fatal, l.Destination.String()+" is no address of a peer", &l.Destination)
+	case !l.Address.IsValid():
+		k.report(Note, "without "+family(l.Is6())+"_address the link listens on every address", l)
+	case l.Address.Is6() != l.Destination.Is6():
+		k.report(Fatal, "the local address "+l.Address.String()+" and the peer's, "+l.Destination.String()+
+			", are not of one family", &l.Destination)
+	case l.Address == l.Destination && !l.Address.IsLoopback():
+		k.report(Fatal, "the peer's address is the local one", &l.Destination)
+	}
+}
+
+// local checks that an address is one of the host's.
+func (k *check) local(addr netip.Addr, field *netip.Addr, dev Interface, interfaces []Interface) {
+	if !addr.IsValid() || addr.IsUnspecified() || slices.Contains(dev.Addresses, addr) {
+		return
+	}
+	if addr.IsLoopback() && dev.Loopback {
+		return
+	}
+	for _, other := range interfaces {
+		if slices.Contains(other.Addresses, addr) {
+			k.report(Caution, addr.String()+" is an address of "+other.Name+", not of "+dev.Name, field)
+			return
+		}
+	}
+	k.report(Fatal, addr.String()+" is no address of this host", field)
+}
+
+// sameSocket checks that two links can be open at the same time.
+func (k *check) sameSocket(l, other *Link) {
+	if l.Port == 0 || l.Port != other.Port {
+		return
+	}
+	switch {
+	case l.Transport == Multicast:
+		if l.Address == other.Address {
+			k.report(Caution, "the links share a group and a port: each receives what is for the other", &l.Port, l)
+		}
+	case l.Address == other.Address, !l.Address.IsValid(), !other.Address.IsValid():
+		k.report(Fatal, "port "+strconv.Itoa(int(l.Port))+" of that address belongs to the link before", &l.Port, l)
+	}
+}

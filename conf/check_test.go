@@ -1,0 +1,260 @@
+package conf
+
+import (
+	"errors"
+	"io/fs"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+
+	"ctbox/internal/netnstest"
+
+	"golang.org/x/sys/unix"
+)
+
+// lab is a host on which a good configuration has no findings: lo, eth0 with a
+// service address, sync0 and sync1 as dedicated links, and some odd devices.
+func lab() Env {
+	addrs := func(list ...string) (all []netip.Addr) {
+		for _, a := range list {
+			all = append(all, addr(a))
+		}
+		return all
+	}
+	sysctls := map[string]string{"net/netfilter/nf_conntrack_max": "262144", "net/netfilter/nf_conntrack_acct": "1", "net/netfilter/nf_conntrack_events": "2"}
+	return Env{
+		Interfaces: func() ([]Interface, error) {
+			return []Interface{
+				{Name: "lo", MTU: 65536, Up: true, Loopback: true, Addresses: addrs("127.0.0.1", "::1")},
+				{Name: "eth0", MTU: 1500, Up: true, Multicast: true, Addresses: addrs("198.51.100.1")},
+				{Name: "sync0", MTU: 1500, Up: true, Multicast: true, Addresses: addrs("192.0.2.1", "2001:db8::1")},
+				{Name: "sync1", MTU: 1500, Up: true, Multicast: true, Addresses: addrs("203.0.113.1")},
+				{Name: "down0", MTU: 1500, Multicast: true, Addresses: addrs("192.0.2.65")},
+				{Name: "tiny0", MTU: 575, Up: true, Addresses: addrs("192.0.2.129")},
+			}, nil
+		},
+		Creatable: func(path string) error {
+			switch {
+			case strings.HasPrefix(path, "/ro/"):
+				return &fs.PathError{Op: "access", Path: "/ro", Err: unix.EROFS}
+			case strings.HasPrefix(path, "/missing/"):
+				return &fs.PathError{Op: "stat", Path: "/missing", Err: unix.ENOENT}
+			}
+			return nil
+		},
+		Exists: func(path string) bool { return path == "/run/locked" },
+		Kernel: func(f Feature) error { return nil },
+		Sysctl: func(path string) (string, error) {
+			if v, ok := sysctls[path]; ok {
+				return v, nil
+			}
+			return "", fs.ErrNotExist
+		},
+	}
+}
+
+const unixPath = "General { UNIX { Path /run/x } }\n"
+
+func TestCheck(t *testing.T) {
+	const link = "UDP { IPv4_address 192.0.2.1 IPv4_Destination_Address 192.0.2.2 Port 3780 Interface sync0 }"
+	const group = "Multicast { IPv4_address 225.0.0.50 IPv4_interface 192.0.2.1 Group 3780 Interface sync0 }"
+	sync := func(links string) string { return unixPath + "Sync { Mode FTFW { }\n" + links + " }" }
+	for _, tt := range []struct {
+		src  string
+		want []string // with a letter for the severity in front
+	}{
+		{sync(link), nil},
+		{sync(group), nil},
+		{sync(group + " Multicast { IPv4_address 225.0.0.51 IPv4_interface 203.0.113.1 Group 3781 Interface sync1 }"), nil},
+		{sync("TCP { IPv6_address 2001:db8::1 IPv6_Destination_Address 2001:db8::2 Port 3780 Interface sync0 }"), nil},
+		{sync("Multicast { IPv6_address ff08::1 Group 3780 Interface sync0 }"), nil},
+		{sync("UDP { IPv4_address 127.0.0.2 IPv4_Destination_Address 127.0.0.2 Port 3780 Interface lo }"), nil},
+		{unixPath + "Stats { LogFile on }", nil},
+		{unixPath + "Helper { Type ftp inet tcp { } Type ftp inet6 tcp { QueueNum 1 } }", nil},
+
+		{"", []string{"C no Path in UNIX: the daemon could not be controlled", "C neither Sync nor Stats nor Helper: the daemon would do nothing"}},
+		{"Stats { }", []string{"C no Path in UNIX: the daemon could not be controlled"}},
+		{"General { UNIX { Path /missing/x } LogFile /ro/log LockFile /ro/lock }\nStats { LogFile /ro/stats }", []string{
+			"F 1:36: cannot create LogFile /ro/log: /ro: read-only file system",
+			"F 1:52: cannot create LockFile /ro/lock: /ro: read-only file system",
+			"F 1:18: cannot create Path /missing/x: /missing: no such file or directory",
+			"F 2:9: cannot create stats LogFile /ro/stats: /ro: read-only file system"}},
+		{"General { UNIX { Path /run/x } LockFile /run/locked LogFile /x }\nStats { LogFile //x }", []string{
+			"N 1:32: lockfile `/run/locked' exists, perhaps conntrackd already running?",
+			"C 2:9: the flows and the daemon's messages go to one LogFile"}},
+		{"General { UNIX { Path /run/x } NetlinkBufferSize 2 NetlinkBufferSizeMaxGrowth 1\nScheduler { Priority 0 } HashLimit 5 }\nStats { }", []string{
+			"C 1:32: NetlinkBufferSize is greater than NetlinkBufferSizeMaxGrowth, the system's default is used instead",
+			"C 2:13: Priority 0 is none of a real-time policy, whose priorities are 1 to 99",
+			"N 2:26: HashLimit 5 is below net.netfilter.nf_conntrack_max, 262144: a full table does not fit the cache"}},
+		{"General { UNIX { Path /run/x } PollSecs 5 NetlinkEventsReliable on }\nStats { }", []string{"N 1:43: NetlinkEventsReliable has no effect with PollSecs"}},
+		{"General { UNIX { Path /run/x } Filter { Protocol Accept { } Address Accept { } } }\nStats { }", []string{
+			"C 1:41: Protocol Accept with an empty list drops every flow", "C 1:61: Address Accept with an empty list drops every flow"}},
+		{"General { UNIX { Path /run/x } Filter { Address Accept { IPv4_address 192.0.2.1 } } }\nStats { }", []string{
+			"N 1:41: Address Accept lists no IPv6 address, so every IPv6 flow is dropped"}},
+		{"General { UNIX { Path /run/x } Filter { Address Accept { IPv6_address ::1 } } }\nStats { }", []string{
+			"N 1:41: Address Accept lists no IPv4 address, so every IPv4 flow is dropped"}},
+
+		{unixPath + "Sync { }", []string{"F 2:1: no dedicated link: one Multicast, UDP or TCP clause is needed"}},
+		{unixPath + "Sync { Mode FTFW { ACKWindowSize 1 }\n" + link + " }", []string{"C 2:20: ACKWindowSize 1 makes nodes with conntrack-tools acknowledge acknowledgements for ever"}},
+		{unixPath + "General { PollSecs 1 } Sync { Options { ExpectationSync on }\n" + link + " }", []string{"N 2:41: ExpectationSync has no effect with PollSecs on nodes with conntrack-tools"}},
+		{sync("UDP { }"), []string{"F 3:1: the UDP link needs a Port from 1 to 65535",
+			"F 3:1: the UDP link needs the peer's address, in IPv4_Destination_Address or IPv6_Destination_Address",
+			"F 3:1: the UDP link needs an Interface"}},
+		{sync("Multicast { Group 0 }"), []string{"F 3:13: the Multicast link needs a Group from 1 to 65535",
+			"F 3:1: the Multicast link needs the group's address, in IPv4_address or IPv6_address",
+			"F 3:1: the Multicast link needs an Interface"}},
+		{sync(strings.Replace(link, "sync0", "nosuch", 1)), []string{"F 3:75: nosuch is an invalid interface"}},
+		{sync(strings.Replace(link, "sync0", "eth0", 1)), []string{"C 3:7: 192.0.2.1 is an address of sync0, not of eth0"}},
+		{sync(strings.Replace(link, "192.0.2.1 ", "192.0.2.9 ", 1)), []string{"F 3:7: 192.0.2.9 is no address of this host"}},
+		{sync(strings.Replace(link, "192.0.2.2", "192.0.2.1", 1)), []string{"F 3:30: the peer's address is the local one"}},
+		{sync(strings.Replace(link, "192.0.2.2", "225.0.0.50", 1)), []string{"F 3:30: 225.0.0.50 is no address of a peer"}},
+		{sync(strings.Replace(link, "IPv4_address 192.0.2.1", "", 1)), []string{"N 3:1: without IPv4_address the link listens on every address"}},
+		{sync(strings.Replace(link, "IPv4_address 192.0.2.1", "IPv6_address 2001:db8::1", 1)), []string{
+			"F 3:32: the local address 2001:db8::1 and the peer's, 192.0.2.2, are not of one family"}},
+		{sync("UDP { IPv4_address 192.0.2.65 IPv4_Destination_Address 192.0.2.66 Port 1 Interface down0 }"), []string{"C 3:74: down0 is down"}},
+		{sync("UDP { IPv4_address 192.0.2.129 IPv4_Destination_Address 192.0.2.130 Port 1 Interface tiny0 }"), []string{"C 3:76: tiny0 has an MTU of 575, messages need 576"}},
+		{sync("Multicast { IPv4_address 225.0.0.1 IPv4_interface 192.0.2.129 Group 1 Interface tiny0 }"), []string{
+			"C 3:71: tiny0 has an MTU of 575, messages need 576", "F 3:71: tiny0 has no multicast"}},
+		{sync(strings.Replace(group, "225.0.0.50", "192.0.2.50", 1)), []string{"F 3:13: 192.0.2.50 is no multicast address"}},
+		{sync(strings.Replace(group, "IPv4_interface 192.0.2.1", "", 1)), []string{"C 3:1: without IPv4_interface the route to 225.0.0.50 says which interface is used"}},
+		{sync(strings.Replace(group, "IPv4_interface 192.0.2.1", "IPv4_interface 203.0.113.1", 1)), []string{"C 3:37: 203.0.113.1 is an address of sync1, not of sync0"}},
+		{sync(strings.Replace(group, "IPv4_address 225.0.0.50", "IPv6_address ff08::1", 1)), []string{"N 3:34: IPv4_interface has no effect with an IPv6 group"}},
+		{sync(group + "\n" + group), []string{"C 4:62: the links share a group and a port: each receives what is for the other"}},
+		{sync(link + "\n" + link), []string{"F 4:65: port 3780 of that address belongs to the link before"}},
+
+		{unixPath + "Helper { }", []string{"C 2:1: Helper without any Type does nothing"}},
+		{unixPath + "Helper { Type ftp inet tcp { }\nType tftp inet udp { } Type ftp inet tcp { QueueNum 1 } }", []string{
+			"F 3:1: QueueNum 0 is that of Type ftp already", "F 3:24: Type ftp inet tcp is there already"}},
+	} {
+		c, _ := mustParse(t, tt.src)
+		compareFindings(t, tt.src, c.Check(lab()), tt.want)
+	}
+}
+
+func compareFindings(t *testing.T, src string, found []Finding, want []string) {
+	t.Helper()
+	var got []string
+	for _, f := range found {
+		got = append(got, string("NCF"[f.Severity])+" "+strings.TrimPrefix(strings.TrimPrefix(f.String(), "x.conf:"), " "))
+	}
+	if !slices.Equal(got, want) {
+		t.Errorf("%s:\n got %q\nwant %q", src, got, want)
+	}
+}
+
+// A host that lacks what the configuration needs.
+func TestCheckKernel(t *testing.T) {
+	poor := lab()
+	poor.Interfaces = func() ([]Interface, error) { return nil, errors.New("no netlink") }
+	poor.Kernel = func(f Feature) error { return errors.New("no " + string(f) + " here") }
+	poor.Sysctl = func(string) (string, error) { return "0", nil }
+	const link = "UDP { IPv4_address 192.0.2.1 IPv4_Destination_Address 192.0.2.2 Port 3780 Interface sync0 }"
+	for _, tt := range []struct {
+		src  string
+		want []string
+	}{
+		{unixPath + "Sync { " + link + " }", []string{"F 2:1: cannot list the interfaces: no netlink", "F the kernel has no ctnetlink: no ctnetlink here"}},
+		{unixPath + "Stats { }", []string{"N 2:1: net.netfilter.nf_conntrack_acct is 0: flows have no packet and byte counts",
+			"F the kernel has no ctnetlink: no ctnetlink here"}},
+		{unixPath + "Helper { Type ftp inet tcp { } }", []string{
+			"F 2:1: the kernel has no nfqueue, which Helper needs: no nfqueue here",
+			"F 2:1: the kernel has no cthelper, which Helper needs: no cthelper here"}},
+	} {
+		c, _ := mustParse(t, tt.src)
+		compareFindings(t, tt.src, c.Check(poor), tt.want)
+	}
+
+	quiet := lab()
+	quiet.Sysctl = func(path string) (string, error) {
+		if path == "net/netfilter/nf_conntrack_events" {
+			return "0", nil
+		}
+		return "1", nil
+	}
+	c, _ := mustParse(t, unixPath+"Stats { }")
+	compareFindings(t, "no events", c.Check(quiet), []string{
+		"F net.netfilter.nf_conntrack_events is 0: the kernel tells of no flow, set it to 1 or use PollSecs"})
+	c, _ = mustParse(t, unixPath+"General { PollSecs 5 } Stats { }")
+	compareFindings(t, "polling", c.Check(quiet), nil)
+}
+
+// TestHost checks a configuration against a namespace of the real kernel.
+func TestHost(t *testing.T) {
+	ns, peer := netnstest.New(t, "host"), netnstest.New(t, "peer")
+	netnstest.Link(t, netnstest.End{NS: ns, Dev: "sync0", Addrs: []string{"192.0.2.1/24", "2001:db8::1/64"}},
+		netnstest.End{NS: peer, Dev: "sync0", Addrs: []string{"192.0.2.2/24"}})
+	dir := t.TempDir()
+	good := "General { HashLimit 2147483647 LockFile " + dir + "/lock UNIX { Path " + dir + "/ctl } LogFile " + dir + "/log }\n" +
+		"Sync { Mode FTFW { }\n" +
+		"UDP { IPv4_address 192.0.2.1 IPv4_Destination_Address 192.0.2.2 Port 3780 Interface sync0 }\n" +
+		"UDP { IPv6_address 2001:db8::1 IPv6_Destination_Address 2001:db8::2 Port 3781 Interface sync0 } }"
+	bad := strings.NewReplacer("192.0.2.1", "192.0.2.3", "sync0", "lo", dir+"/log", dir+"/none/log", dir+"/lock", dir).Replace(good)
+	ns.Do(func() {
+		c, _ := mustParse(t, good)
+		compareFindings(t, good, c.Check(Host()), nil)
+		c, _ = mustParse(t, bad)
+		compareFindings(t, bad, c.Check(Host()), []string{
+			"F 1:" + column(bad, "LogFile") + ": cannot create LogFile " + dir + "/none/log: " + dir + "/none: no such file or directory",
+			"F 1:" + column(bad, "LockFile") + ": cannot create LockFile " + dir + ": " + dir + ": is a directory",
+			"N 1:" + column(bad, "LockFile") + ": lockfile `" + dir + "' exists, perhaps conntrackd already running?",
+			"F 3:7: 192.0.2.3 is no address of this host",
+			"C 4:7: 2001:db8::1 is an address of sync0, not of lo",
+		})
+	})
+
+	ns.IP("link", "set", "sync0", "down", "mtu", "500")
+	ns.Sysctl("net.netfilter.nf_conntrack_events", "0")
+	ns.Do(func() {
+		c, _ := mustParse(t, strings.Replace(good, "UDP { IPv6", "# UDP { IPv6", 1)+"\n}")
+		compareFindings(t, "down", c.Check(Host()), []string{
+			"C 3:75: sync0 is down",
+			"C 3:75: sync0 has an MTU of 500, messages need 576",
+			"F net.netfilter.nf_conntrack_events is 0: the kernel tells of no flow, set it to 1 or use PollSecs",
+		})
+	})
+}
+
+// column returns the byte column of a word in the first line.
+func column(src, word string) string {
+	return strconv.Itoa(strings.Index(src, word) + 1)
+}
+
+func TestHostFeatures(t *testing.T) {
+	env := Host()
+	ns := netnstest.New(t, "features")
+	peer := ns.Run("", "/usr/sbin/nfct", "list", "helper")
+	ns.Do(func() {
+		for _, f := range []Feature{FeatureConntrack, FeatureQueue} {
+			if err := env.Kernel(f); err != nil {
+				t.Errorf("%s: %v", f, err)
+			}
+		}
+		// Not every kernel has this one; the answer has to be that of Debian's nfct.
+		if err := env.Kernel(FeatureHelper); (err == nil) != (peer.Code == 0) {
+			t.Errorf("%s: %v, but nfct says: %+v", FeatureHelper, err, peer)
+		}
+		if err := env.Kernel("time travel"); err == nil {
+			t.Error("the kernel has every feature")
+		}
+	})
+	if err := env.Creatable("/proc/conntrackd.log"); err != nil && !errors.Is(err, unix.EACCES) && !errors.Is(err, unix.EROFS) {
+		t.Errorf("/proc: %v", err)
+	}
+	file := filepath.Join(t.TempDir(), "file")
+	if err := os.WriteFile(file, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := env.Creatable(file); err != nil {
+		t.Errorf("an existing file: %v", err)
+	}
+	if err := env.Creatable(file + "/x"); !errors.Is(err, unix.ENOTDIR) {
+		t.Errorf("a file in a file: %v", err)
+	}
+	if !env.Exists(file) || env.Exists(file+"x") {
+		t.Error("Exists is wrong")
+	}
+}

@@ -1,0 +1,127 @@
+package conf
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/mdlayher/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// Host returns the running host as the calling thread sees it: its network
+// namespace, root directory and privileges. It creates no file; asking for a
+// feature may make the kernel load the module that has it.
+func Host() Env {
+	return Env{
+		Interfaces: interfaces,
+		Creatable:  creatable,
+		Exists:     func(path string) bool { _, err := os.Lstat(path); return err == nil },
+		Kernel:     kernel,
+		Sysctl:     sysctl,
+	}
+}
+
+func interfaces() ([]Interface, error) {
+	devs, err := net.Interfaces()
+	if err != nil {
+		return nil, err
+	}
+	var all []Interface
+	for _, dev := range devs {
+		addrs, err := dev.Addrs()
+		if err != nil {
+			return nil, fmt.Errorf("addresses of %s: %w", dev.Name, err)
+		}
+		i := Interface{
+			Name:      dev.Name,
+			MTU:       dev.MTU,
+			Up:        dev.Flags&net.FlagUp != 0,
+			Loopback:  dev.Flags&net.FlagLoopback != 0,
+			Multicast: dev.Flags&net.FlagMulticast != 0,
+		}
+		for _, addr := range addrs {
+			if ipnet, ok := addr.(*net.IPNet); ok {
+				if a, ok := netip.AddrFromSlice(ipnet.IP); ok {
+					i.Addresses = append(i.Addresses, a.Unmap())
+				}
+			}
+		}
+		all = append(all, i)
+	}
+	return all, nil
+}
+
+// creatable asks for write permission on the file, or on its directory if there
+// is no file yet.
+func creatable(path string) error {
+	info, err := os.Stat(path)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		path = filepath.Dir(path)
+		if info, err = os.Stat(path); err == nil && !info.IsDir() {
+			err = &fs.PathError{Op: "stat", Path: path, Err: unix.ENOTDIR}
+		}
+	case err == nil && info.IsDir():
+		err = &fs.PathError{Op: "open", Path: path, Err: unix.EISDIR}
+	}
+	if err != nil {
+		return err
+	}
+	if err := unix.Faccessat(unix.AT_FDCWD, path, unix.W_OK, unix.AT_EACCESS); err != nil {
+		return &fs.PathError{Op: "access", Path: path, Err: err}
+	}
+	return nil
+}
+
+func sysctl(path string) (string, error) {
+	value, err := os.ReadFile(filepath.Join("/proc/sys", path))
+	return strings.TrimSpace(string(value)), err
+}
+
+// probes are requests that only a kernel with the feature understands. Others
+// answer EINVAL: no subsystem of that number.
+var probes = map[Feature]struct {
+	msg    uint16 // of a dump: subsystem<<8 | type, as in linux/netfilter/nfnetlink.h
+	module string
+}{
+	// IPCTNL_MSG_CT_GET_STATS_CPU: the answer is short whatever is tracked.
+	FeatureConntrack: {unix.NFNL_SUBSYS_CTNETLINK<<8 | 4, "nf_conntrack_netlink"},
+	// NFNL_MSG_CTHELPER_GET
+	FeatureHelper: {unix.NFNL_SUBSYS_CTHELPER<<8 | 1, "nfnetlink_cthelper"},
+}
+
+func kernel(f Feature) error {
+	if f == FeatureQueue {
+		// The subsystem has no request without effect, but a file.
+		if _, err := os.Stat("/proc/thread-self/net/netfilter/nfnetlink_queue"); err != nil {
+			return errors.New("no module nfnetlink_queue")
+		}
+		return nil
+	}
+	probe, ok := probes[f]
+	if !ok {
+		return fmt.Errorf("unknown feature %s", f)
+	}
+	conn, err := netlink.Dial(unix.NETLINK_NETFILTER, nil)
+	if err != nil {
+		return fmt.Errorf("open nfnetlink: %w", err)
+	}
+	defer conn.Close()
+	_, err = conn.Execute(netlink.Message{
+		Header: netlink.Header{Type: netlink.HeaderType(probe.msg), Flags: netlink.Request | netlink.Dump},
+		Data:   []byte{unix.AF_UNSPEC, unix.NFNETLINK_V0, 0, 0},
+	})
+	switch {
+	case errors.Is(err, unix.EPERM):
+		return errors.New("no privilege: CAP_NET_ADMIN is needed")
+	case err != nil:
+		return fmt.Errorf("no module %s (%w)", probe.module, err)
+	}
+	return nil
+}
