@@ -37,7 +37,10 @@ func parseIPv4(s string) (uint32, bool) {
 		if s == "" || s[0] < '0' || s[0] > '9' {
 			return 0, false
 		}
-		v, rest, _ := cnum.Uint(s)
+		v, rest, ok := decimal(s)
+		if !ok {
+			v, rest, _ = cnum.Uint(s)
+		}
 		if rest != "" && rest[0] == '.' {
 			if part == 3 || v > 0xff {
 				return 0, false
@@ -51,6 +54,20 @@ func parseIPv4(s string) (uint32, bool) {
 		}
 		return addr | uint32(v), true
 	}
+}
+
+// decimal reads a short decimal number without a 0 in front, which is how most
+// parts are written.
+func decimal(s string) (v uint64, rest string, ok bool) {
+	i := 0
+	for i < len(s) && s[i] >= '0' && s[i] <= '9' {
+		v = v*10 + uint64(s[i]-'0')
+		i++
+	}
+	if i > 3 || s[0] == '0' && len(s) > 1 && s[1] != '.' {
+		return 0, s, false
+	}
+	return v, s[i:], true
 }
 
 // addrArg reads an argument ADDR[/LEN] and settles the line's family.

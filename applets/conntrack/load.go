@@ -129,7 +129,9 @@ type ReadJSON func(line []byte, cmd *Command) error
 // from 1, and its command, which is valid until do returns. Blank lines and
 // lines that begin with # are skipped. It ends with the first error: a
 // *UsageError that names file and line when a line is wrong or its command not
-// allowed in a load file, or what do returned.
+// allowed in a load file, or what do returned. readJSON must not be nil.
+//
+// The parser's warnings come with every reading: discard those of the second.
 func (l *LoadFile) Each(p *Parser, program string, readJSON ReadJSON, do func(line int, cmd *Command) error) error {
 	in := bufio.NewReaderSize(io.NewSectionReader(l.source, l.start, math.MaxInt64-l.start), maxLoadLine)
 	var cmd Command

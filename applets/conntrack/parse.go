@@ -46,7 +46,8 @@ type labelArg struct {
 	arg string
 }
 
-// NewParser returns a Parser with the system's files.
+// NewParser returns a Parser with the system's files. posix is whether the
+// environment has POSIXLY_CORRECT.
 func NewParser(warnings io.Writer, posix bool) *Parser {
 	return &Parser{
 		Warnings:      warnings,

@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"ctbox/applets/internal/getopt"
+	"ctbox/internal/version"
 )
 
 // words takes a test's command line apart: blanks separate, single quotes
@@ -211,6 +212,65 @@ func TestOwnOptionsKeepAbbreviations(t *testing.T) {
 			if was, is := find(old, o.Long[:n]), find(genericSet, o.Long[:n]); was != is {
 				t.Errorf("--%s: was %d, is %d", o.Long[:n], was, is)
 			}
+		}
+	}
+}
+
+// TestPosix: with POSIXLY_CORRECT the first word ends the options.
+func TestPosix(t *testing.T) {
+	p, _ := testParser(t)
+	p.Posix = true
+	for _, c := range []struct {
+		line string
+		want Op
+	}{{"foo -L", OpNone}, {"-L -z foo -q", OpList}, {"-L conn -z", OpList}} {
+		cmd, text, _ := parseLine(t, p, c.line)
+		if text != accepted || cmd.Op != c.want {
+			t.Errorf("%s: command %d, %s", c.line, cmd.Op, text)
+		}
+	}
+}
+
+func TestParseWithoutProgram(t *testing.T) {
+	p, _ := testParser(t)
+	var cmd Command
+	if err := p.Parse(nil, &cmd); err != nil || cmd.Op != OpNone {
+		t.Errorf("command %d, %v", cmd.Op, err)
+	}
+}
+
+func TestUsageErrorMessage(t *testing.T) {
+	const program = "conntrack v" + version.Number + " (ctbox): "
+	const try = "Try `conntrack -h' or 'conntrack --help' for more information.\n"
+	for _, c := range []struct {
+		err  *UsageError
+		want string
+	}{
+		{usage("x"), program + "x\n" + try},
+		{refused("x"), program + "x\n"},
+		{&UsageError{Text: "x", Status: exitUsage, File: "f", Line: 3}, program + "f:3: x\n" + try},
+	} {
+		if got := string(c.err.AppendMessage(nil)); got != c.want {
+			t.Errorf("%q, want %q", got, c.want)
+		}
+	}
+}
+
+// TestLabelFileWarnings: what cannot be read is said once, however many lines
+// need it.
+func TestLabelFileWarnings(t *testing.T) {
+	p, warnings := testParser(t)
+	for _, c := range []struct{ line, text, warning string }{
+		{"-L -o labels -M /nonexistent", accepted, "nfct_labelmap_new: No such file or directory\n"},
+		{"-L -M /nonexistent -l one", "unknown label 'one'", ""},
+		{"-L -M /dev/null -l one", "unknown label 'one'", "nfct_labelmap_new: Success\n"},
+		{"-L -M / -o labels", accepted, "nfct_labelmap_new: Is a directory\n"},
+		{"-L -M /nonexistent2", accepted, ""},
+		{"-L -l one", accepted, ""},
+	} {
+		warnings.Reset()
+		if _, text, _ := parseLine(t, p, c.line); text != c.text || warnings.String() != c.warning {
+			t.Errorf("%s: %q, warning %q", c.line, text, warnings.String())
 		}
 	}
 }

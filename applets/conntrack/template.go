@@ -74,6 +74,10 @@ func addProto(t *nl.Tuple, proto, family uint8) {
 
 // fill gives t each part of the opposite tuple that t lacks, inverted.
 func fill(t, opposite *nl.Tuple) {
+	const portTuple = nl.TupleAddrs | nl.TuplePorts
+	if t.Has&portTuple == portTuple {
+		return
+	}
 	inv := opposite.Inverted()
 	lacks := inv.Has &^ t.Has
 	if lacks&nl.TupleSrc != 0 {

@@ -119,8 +119,9 @@ func (s *Scanner) Start(set *Set, argv []string, posix bool) {
 	s.sets[0], s.nsets = set, 1
 }
 
-// Add makes the options of set known from here on, too. It reports whether
-// there was room; a set that is known already needs none.
+// Add makes the options of set known from here on, too; a name that an earlier
+// set has means the option of the later one. It reports whether there was room;
+// a set that is known already needs none.
 func (s *Scanner) Add(set *Set) bool {
 	for _, have := range s.sets[:s.nsets] {
 		if have == set {
@@ -283,7 +284,9 @@ func (s *Scanner) longOption(word string) (Match, error) {
 
 // find returns the long option that name is, or abbreviates.
 func (s *Scanner) find(name string) (Option, bool) {
-	for _, set := range s.sets[:s.nsets] {
+	// An added set is asked first: its options are what mostly follows.
+	for n := s.nsets - 1; n >= 0; n-- {
+		set := s.sets[n]
 		if i, ok := set.byName[name]; ok {
 			return set.long[i], true
 		}
