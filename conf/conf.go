@@ -53,6 +53,7 @@ type Parser struct {
 // always an *Error and ends the parse: the Config is nil then.
 func (ps *Parser) Parse(name string, src []byte) (*Config, []Warning, error) {
 	p := &parser{
+		top: &grammar,
 		lex: lexer{src: bytes.TrimPrefix(src, []byte("\xef\xbb\xbf")), line: 1, col: 1},
 		cfg: &Config{File: name, pos: make(map[any]Pos)},
 		ext: *ps,

@@ -132,7 +132,7 @@ func (protocolFilter) read(p *parser, c *clause, s scope, at Pos) *Error {
 		switch {
 		case ok:
 			f.Protocols.Add(number)
-		case isName(t.text):
+		case p.isName(t.text):
 			p.warn(t.pos, Always, "getprotobyname() cannot find protocol `"+t.text+"' in /etc/protocols")
 		default:
 			return p.mismatch(t, expected)

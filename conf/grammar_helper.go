@@ -154,7 +154,7 @@ func enterType(p *parser, s scope, at Pos) (scope, *Error) {
 	switch {
 	case err != nil:
 		return s, err
-	case !isName(name.text):
+	case !p.isName(name.text):
 		return s, p.mismatch(name, helper)
 	}
 	l3, err := p.word(layer3, "inet", "inet6")
@@ -170,7 +170,7 @@ func enterType(p *parser, s scope, at Pos) (scope, *Error) {
 	case "inet6":
 		t.IPv6 = true
 	default:
-		if isName(l3.text) {
+		if p.isName(l3.text) {
 			return s, &Error{Pos: l3.pos, Text: "unknown layer 3 protocol"}
 		}
 		return s, p.mismatch(l3, layer3, "inet", "inet6")
@@ -181,7 +181,7 @@ func enterType(p *parser, s scope, at Pos) (scope, *Error) {
 	case "udp":
 		t.Protocol = protocolUDP
 	default:
-		if isName(l4.text) {
+		if p.isName(l4.text) {
 			return s, &Error{Pos: l4.pos, Text: "unknown layer 4 protocol"}
 		}
 		return s, p.mismatch(l4, layer4, "tcp", "udp")
@@ -251,7 +251,7 @@ func enterPolicy(p *parser, s scope, at Pos) (scope, *Error) {
 	switch {
 	case err != nil:
 		return s, err
-	case !isName(name.text):
+	case !p.isName(name.text):
 		return s, p.mismatch(name, expected)
 	case len(name.text) > maxPolicyName:
 		return s, &Error{Pos: name.pos, Text: "Helper Policy is longer than 16 characters"}

@@ -228,7 +228,7 @@ func (expectationSync) read(p *parser, c *clause, s scope, at Pos) *Error {
 		*field = true
 		const expected = "the name of a helper"
 		return p.items("ExpectationSync", expected, func(t token) *Error {
-			if !isName(t.text) {
+			if !p.isName(t.text) {
 				return p.mismatch(t, expected)
 			}
 			if _, twice := p.helpers[t.text]; !twice {

@@ -8,13 +8,15 @@ import (
 // parser is the state of one Parse. Its methods return *Error, which is nil for
 // success, and leave p.tok at the first token they did not use.
 type parser struct {
+	top      *block // the grammar
 	lex      lexer
 	tok      token // the one to look at
 	cfg      *Config
 	ext      Parser
 	warnings []Warning
 
-	helpers map[string]struct{} // those of ExpectationSync
+	keywords map[string]bool     // of all clauses, made when first asked for
+	helpers  map[string]struct{} // those of ExpectationSync
 
 	loose    *HelperType    // what stood directly in Helper, for the next Type
 	policies []*policyDraft // of that Type, or of the one that is open
@@ -30,10 +32,10 @@ func (p *parser) file(size int) *Error {
 		return &Error{Text: "the file is larger than 16 MiB"}
 	}
 	s := scope{cfg: p.cfg}
-	grammar.reset(s)
+	p.top.reset(s)
 	p.next()
 	for p.tok.kind != tokenEOF {
-		if err := p.clause(&grammar, s); err != nil {
+		if err := p.clause(p.top, s); err != nil {
 			return err
 		}
 	}
@@ -159,7 +161,7 @@ func (p *parser) unclosed(title string, open token) *Error {
 func (p *parser) unknown(b *block) *Error {
 	keywords := b.keywords()
 	expected := "a clause of " + b.title
-	if b == &grammar {
+	if b == p.top {
 		expected = alternatives(keywords)
 	} else {
 		expected += ` or "}"`
@@ -168,25 +170,27 @@ func (p *parser) unknown(b *block) *Error {
 	if p.tok.kind != tokenWord {
 		return err
 	}
-	if places := belongs(&grammar, p.tok.text, nil); len(places) > 0 {
+	if places := p.top.belongs(p.tok.text, nil); len(places) > 0 {
 		err.Suggestion = p.tok.text + " belongs in " + alternatives(places)
 		return err
 	}
 	return p.unexpected(expected, keywords...)
 }
 
-// belongs appends the titles of the blocks below b that have the clause.
-func belongs(b *block, keyword string, titles []string) []string {
-	if c := b.find(keyword); c != nil && b != &grammar {
-		if _, stray := c.value.(forNext); !stray {
-			titles = append(titles, b.title)
-		}
-	}
+// belongs appends the titles of the blocks in b that have the clause.
+func (b *block) belongs(keyword string, titles []string) []string {
 	for i := range b.clauses {
-		if n, ok := b.clauses[i].value.(nested); ok {
-			for _, sub := range n.blocks() {
-				titles = belongs(sub, keyword, titles)
+		n, ok := b.clauses[i].value.(nested)
+		if !ok {
+			continue
+		}
+		for _, sub := range n.blocks() {
+			if c := sub.find(keyword); c != nil {
+				if _, stray := c.value.(forNext); !stray {
+					titles = append(titles, sub.title)
+				}
 			}
+			titles = sub.belongs(keyword, titles)
 		}
 	}
 	return titles

@@ -384,3 +384,41 @@ func TestWhere(t *testing.T) {
 		t.Error("the field of another Config has a place")
 	}
 }
+
+func TestSizeLimit(t *testing.T) {
+	src := make([]byte, maxSize+1)
+	for i := range src {
+		src[i] = ' '
+	}
+	if _, _, err := Parse("x.conf", src[1:]); err != nil {
+		t.Error(err)
+	}
+	const want = "x.conf: the file is larger than 16 MiB"
+	if _, _, err := Parse("x.conf", src); err == nil || err.Error() != want {
+		t.Errorf("got %v, want %s", err, want)
+	}
+}
+
+func TestFilterActive(t *testing.T) {
+	for src, want := range map[string]bool{
+		"Filter { }": false, "Filter From Kernelspace { }": false, "Filter { Protocol Ignore { } }": true,
+		"Filter { Address Ignore { } }": true, "Filter { State Accept { } }": true,
+	} {
+		c, _ := mustParse(t, "General { "+src+" }")
+		if got := c.General.Filter.Active(); got != want {
+			t.Errorf("%s: %v", src, got)
+		}
+	}
+}
+
+func TestLinkFamily(t *testing.T) {
+	for src, want := range map[string]bool{
+		"": false, "IPv4_address 192.0.2.1": false, "IPv6_address ::1": true,
+		"IPv6_Destination_Address ::1": true, "IPv6_address ::1 IPv4_Destination_Address 192.0.2.1": false,
+	} {
+		c, _ := mustParse(t, "Sync { UDP { "+src+" } }")
+		if got := c.Sync.Links[0].Is6(); got != want {
+			t.Errorf("%s: %v", src, got)
+		}
+	}
+}

@@ -142,7 +142,7 @@ func (v facility) read(p *parser, c *clause, s scope, at Pos) *Error {
 			return nil
 		}
 	}
-	if !isName(t.text) {
+	if !p.isName(t.text) {
 		return p.mismatch(t, expected)
 	}
 	p.warn(t.pos, Always, "'"+t.text+"' is not a known syslog facility, "+v.unknown)
@@ -184,7 +184,7 @@ func (v scheduler) read(p *parser, c *clause, s scope, at Pos) *Error {
 		*field = SchedulerRR
 	case strings.EqualFold(t.text, "FIFO"):
 		*field = SchedulerFIFO
-	case isName(t.text):
+	case p.isName(t.text):
 		return &Error{Pos: t.pos, Text: "unknown scheduler `" + t.text + "'"}
 	default:
 		return p.mismatch(t, "RR or FIFO", "RR", "FIFO")
@@ -206,8 +206,8 @@ func (v scheduler) standard() string { return "RR" }
 
 // isName reports whether s is a word as protocols, helpers and facilities are
 // named: letters, digits, dots, dashes and underscores, at least one letter, and
-// neither a dot nor a dash in front.
-func isName(s string) bool {
+// neither a dot nor a dash in front. A keyword is none: the name was forgotten.
+func (p *parser) isName(s string) bool {
 	letter := false
 	for i := range len(s) {
 		switch c := s[i]; {
@@ -218,5 +218,23 @@ func isName(s string) bool {
 			return false
 		}
 	}
-	return letter
+	if p.keywords == nil {
+		p.keywords = make(map[string]bool)
+		p.top.collect(p.keywords)
+	}
+	return letter && !p.keywords[s]
+}
+
+// collect adds the keywords of all blocks in b to the set.
+func (b *block) collect(set map[string]bool) {
+	for i := range b.clauses {
+		if n, ok := b.clauses[i].value.(nested); ok {
+			for _, sub := range n.blocks() {
+				for _, keyword := range sub.keywords() {
+					set[keyword] = true
+				}
+				sub.collect(set)
+			}
+		}
+	}
 }
