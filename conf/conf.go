@@ -49,7 +49,8 @@ type Parser struct {
 }
 
 // Parse parses the bytes of a file; name is the file's name in messages. The
-// warnings come in the order of the file and also with an error. An error is
+// warnings come in the order of the file, those about several clauses last, and
+// also with an error. An error is
 // always an *Error and ends the parse: the Config is nil then.
 func (ps *Parser) Parse(name string, src []byte) (*Config, []Warning, error) {
 	p := &parser{
