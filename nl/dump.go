@@ -50,6 +50,9 @@ func (c *Conn) Dump(ctx context.Context, d Dump, each func(*Message) error) (Dum
 	stopped := make(chan struct{})
 	go func() {
 		defer close(stopped)
+		defer close(r.full)
+		// Undone before full closes: what follows is the cancel below, whose
+		// read deadline would stay and end the Conn's next call.
 		defer c.until(ctx)()
 		r.run(ctx)
 	}()
@@ -108,7 +111,6 @@ type dumpReader struct {
 }
 
 func (r *dumpReader) run(ctx context.Context) {
-	defer close(r.full)
 	for done := false; !done; {
 		var buf []byte
 		select {
