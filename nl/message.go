@@ -143,7 +143,9 @@ func parseAck(raw []byte) error {
 }
 
 // Request is one message to the kernel. Flow or Expect, if not nil, gives its
-// attributes; Append's documentation says which.
+// attributes; Append's documentation says which. Attrs are the encoded
+// attributes of another subsystem's message: the packages below this one speak
+// those, with message types of their own.
 type Request struct {
 	Type    Type
 	Flags   uint16 // NLM_F_CREATE, NLM_F_EXCL …; NLM_F_REQUEST is implied
@@ -151,6 +153,7 @@ type Request struct {
 	Version uint8 // of nfgenmsg; 0 but for a flush that is to respect Family
 	Flow    *Flow
 	Expect  *Expect
+	Attrs   []byte
 }
 
 // append adds the whole message to dst.
@@ -168,6 +171,7 @@ func (r *Request) append(dst []byte, seq uint32, flags uint16) []byte {
 	if r.Expect != nil {
 		dst = r.Expect.Append(dst)
 	}
+	dst = append(dst, r.Attrs...)
 	native.PutUint32(dst[at:], uint32(len(dst)-at))
 	return dst
 }
