@@ -68,7 +68,7 @@ func (o *object) token(name, v string) {
 
 func (o *object) text(name string, v []byte) {
 	o.name(name)
-	o.dst = appendJSONString(o.dst, v)
+	o.dst = AppendJSONString(o.dst, v)
 }
 
 // seconds writes a time in nanoseconds as seconds with nine decimals: exact, and
@@ -505,8 +505,9 @@ func AppendStatsJSON(dst []byte, cpu uint, counters []Counter) []byte {
 	return o.dst
 }
 
-// appendJSONString writes text in quotes. Bytes that are no UTF-8 become U+FFFD.
-func appendJSONString(dst, text []byte) []byte {
+// AppendJSONString appends text as a JSON string, in quotes. Bytes that are no
+// UTF-8 become U+FFFD.
+func AppendJSONString(dst, text []byte) []byte {
 	dst = append(dst, '"')
 	for len(text) > 0 {
 		c := text[0]
