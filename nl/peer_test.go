@@ -1,10 +1,6 @@
 package nl
 
 import (
-	"os"
-	"path/filepath"
-	"regexp"
-	"strconv"
 	"strings"
 	"testing"
 
@@ -12,37 +8,6 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 )
-
-// sentByPeer runs Debian's conntrack under strace and returns the netlink
-// messages that it sends, in order.
-func sentByPeer(t *testing.T, ns *netnstest.NS, args ...string) [][]byte {
-	t.Helper()
-	trace := filepath.Join(t.TempDir(), "trace")
-	ns.Run("", "strace", append([]string{"-o", trace, "-e", "trace=sendto,sendmsg", "-e", "write=all", "conntrack"}, args...)...)
-	text, err := os.ReadFile(trace)
-	if err != nil {
-		t.Fatal(err)
-	}
-	var sent [][]byte
-	dump := regexp.MustCompile(`^ \| ([0-9a-f]+)  ((?:[0-9a-f]{2} +)+)`)
-	for _, line := range strings.Split(string(text), "\n") {
-		m := dump.FindStringSubmatch(line)
-		if m == nil {
-			continue
-		}
-		if strings.Trim(m[1], "0") == "" {
-			sent = append(sent, nil)
-		}
-		for _, h := range strings.Fields(m[2]) {
-			c, err := strconv.ParseUint(h, 16, 8)
-			if err != nil {
-				t.Fatal(err)
-			}
-			sent[len(sent)-1] = append(sent[len(sent)-1], byte(c))
-		}
-	}
-	return sent
-}
 
 // Each case is what conntrack-tools sends for a command line and the Flow or
 // Expect from which this package must make the same attributes.
@@ -105,7 +70,7 @@ func TestRequestsEqualThePeers(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			ns := netnstest.New(t, "peer")
-			sent := sentByPeer(t, ns, strings.Fields(tt.args)...)
+			_, sent := ns.Sent("conntrack", strings.Fields(tt.args)...)
 			if len(sent) == 0 {
 				t.Fatal("the peer sent nothing")
 			}
