@@ -174,16 +174,3 @@ func addr4Tail(a nl.Addr) (tail [12]byte) {
 	copy(tail[:], a[4:])
 	return tail
 }
-
-// FuzzProtocolNames reads protocols(5) files.
-func FuzzProtocolNames(f *testing.F) {
-	f.Add("ip\t0\tIP\t# internet protocol\nicmp 1 ICMP\nipv6-icmp 58 IPv6-ICMP\n")
-	f.Add("x\nx y\nx 256\nx -1\n# x 1\nx 1# y\nx 2")
-	f.Fuzz(func(t *testing.T, text string) {
-		for name := range parseProtocolNames(text) {
-			if name == "" || strings.Contains(name, "#") || !strings.Contains(text, name) {
-				t.Fatalf("name %q", name)
-			}
-		}
-	})
-}

@@ -5,6 +5,7 @@ import (
 	"strings"
 	"syscall"
 
+	"ctbox/applets/internal/cerror"
 	"ctbox/nl"
 )
 
@@ -92,6 +93,5 @@ func cause(err error) string {
 	if !errors.As(err, &errno) {
 		return "Success"
 	}
-	text := errno.Error()
-	return strings.ToUpper(text[:1]) + text[1:]
+	return cerror.Text(errno)
 }

@@ -5,7 +5,7 @@ import (
 	"os"
 	"strings"
 
-	"ctbox/applets/internal/cnum"
+	"ctbox/applets/internal/protofile"
 	"ctbox/nl"
 )
 
@@ -63,32 +63,8 @@ func (p *Parser) protocolNamed(name string) (uint8, bool) {
 	if p.protocolNames == nil {
 		// Without the file there are no names, as for getprotobyname(3).
 		text, _ := os.ReadFile(p.ProtocolsFile)
-		p.protocolNames = parseProtocolNames(string(text))
+		p.protocolNames = protofile.Parse(string(text))
 	}
 	number, ok := p.protocolNames[name]
 	return number, ok
-}
-
-// parseProtocolNames reads lines of a name, a number and aliases, with #
-// beginning a comment. The first line with a name counts.
-func parseProtocolNames(text string) map[string]uint8 {
-	names := make(map[string]uint8)
-	for line := range strings.Lines(text) {
-		line, _, _ = strings.Cut(line, "#")
-		fields := strings.Fields(line)
-		if len(fields) < 2 {
-			continue
-		}
-		number, rest, ok := cnum.Int(fields[1])
-		if !ok || rest != "" || number < 0 || number > math.MaxUint8 {
-			continue
-		}
-		fields[1] = fields[0]
-		for _, name := range fields[1:] {
-			if _, taken := names[name]; !taken {
-				names[name] = uint8(number)
-			}
-		}
-	}
-	return names
 }
