@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"strings"
 
+	"ctbox/applets/nfct"
 	"ctbox/internal/version"
 )
 
@@ -31,7 +32,9 @@ type Applet struct {
 
 // All returns the applets this binary has, sorted by name.
 func All() []Applet {
-	return []Applet{}
+	return []Applet{
+		{"nfct", nfct.Run},
+	}
 }
 
 // exitUsage is the status for a command line that names nothing we can run.

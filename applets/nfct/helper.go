@@ -1,0 +1,224 @@
+package nfct
+
+import (
+	"errors"
+
+	"ctbox/nl"
+	"ctbox/nl/cthelper"
+
+	"golang.org/x/sys/unix"
+)
+
+const (
+	errNoHelperName = argError("missing helper policy name")
+	errHelperProto  = argError("unsupported layer 4 protocol")
+	errNotBuiltin   = argError("that helper is not supported")
+
+	syntaxAddHelper     = argError("missing parameters\nsyntax: nfct add helper name family protocol")
+	syntaxDisableHelper = argError("missing parameters\nsyntax: nfct disable helper name family protocol")
+)
+
+// helper carries out a command on the kernel's entries of user-space helpers.
+func (s *session) helper(argv0 string, inv invocation) error {
+	switch inv.command {
+	case cmdList:
+		if len(inv.args) > 0 {
+			return errTooMany
+		}
+		return s.helperRefusal(inv, cthelper.Key{}, cthelper.List(s.ctx, s.conn, s.showHelper))
+	case cmdAdd:
+		if len(inv.args) < 3 {
+			return syntaxAddHelper
+		}
+		return s.addHelper(inv)
+	case cmdDisable:
+		if len(inv.args) < 3 {
+			return syntaxDisableHelper
+		}
+		return s.disableHelper(inv)
+	case cmdGet, cmdDelete:
+		if len(inv.args) < 1 {
+			return errNoHelperName
+		}
+		if len(inv.args) > 3 {
+			return errTooMany
+		}
+		key, err := parseKey(inv.args)
+		if err != nil {
+			return err
+		}
+		if inv.command == cmdGet {
+			return s.getHelper(inv, key)
+		}
+		return s.deleteHelpers(inv, key)
+	case cmdFlush:
+		if len(inv.args) > 0 {
+			return errTooMany
+		}
+		return s.helperRefusal(inv, cthelper.Key{}, cthelper.Flush(s.ctx, s.conn))
+	default: // default-set, default-get
+		return argError("Unknown command: " + inv.word + "\n" + prefix + "Missing command\n" + argv0 +
+			" helper list|add|delete|disable|get|flush [parameters...]")
+	}
+}
+
+// addHelper makes the kernel's entry of a helper, without a queue and disabled:
+// rules can name it from now on, and conntrackd brings it to life.
+func (s *session) addHelper(inv invocation) error {
+	key, known, err := parseBuiltin(inv.args)
+	if err != nil {
+		return err
+	}
+	return s.helperRefusal(inv, key, cthelper.Set(s.ctx, s.conn, &cthelper.Helper{
+		Has:         cthelper.HasName | cthelper.HasTuple | cthelper.HasPrivDataLen | cthelper.HasPolicies,
+		Name:        key.Name,
+		Family:      key.Family,
+		Proto:       key.Proto,
+		PrivDataLen: known.privDataLen,
+		Policies:    []cthelper.Policy{{Name: known.name, ExpectMax: known.expectMax, ExpectTimeout: known.expectTimeout}},
+	}))
+}
+
+// disableHelper makes the kernel accept a helper's packets instead of queueing
+// them; the rest of the entry stays as it is.
+func (s *session) disableHelper(inv invocation) error {
+	key, _, err := parseBuiltin(inv.args)
+	if err != nil {
+		return err
+	}
+	return s.helperRefusal(inv, key, cthelper.Set(s.ctx, s.conn, &cthelper.Helper{
+		Has:    cthelper.HasName | cthelper.HasTuple | cthelper.HasStatus,
+		Name:   key.Name,
+		Family: key.Family,
+		Proto:  key.Proto,
+		Status: cthelper.Disabled,
+	}))
+}
+
+// getHelper shows the first helper that the key stands for.
+func (s *session) getHelper(inv invocation, key cthelper.Key) error {
+	if key.Family != 0 && key.Proto == 0 {
+		found, err := s.helpersOf(key)
+		if err != nil {
+			return s.helperRefusal(inv, key, err)
+		}
+		return s.showHelper(&found[0])
+	}
+	h, err := cthelper.Get(s.ctx, s.conn, key)
+	if err != nil {
+		return s.helperRefusal(inv, key, err)
+	}
+	return s.showHelper(h)
+}
+
+func (s *session) deleteHelpers(inv invocation, key cthelper.Key) error {
+	keys := []cthelper.Key{key}
+	if key.Family != 0 && key.Proto == 0 {
+		found, err := s.helpersOf(key)
+		if err != nil {
+			return s.helperRefusal(inv, key, err)
+		}
+		keys = keys[:0]
+		for _, h := range found {
+			keys = append(keys, cthelper.Key{Name: h.Name, Family: h.Family, Proto: h.Proto})
+		}
+	}
+	for _, key := range keys {
+		if err := cthelper.Delete(s.ctx, s.conn, key); err != nil {
+			return s.helperRefusal(inv, key, err)
+		}
+	}
+	return nil
+}
+
+// helpersOf finds the helpers with a name and a family, at least one. The
+// kernel's own lookup wants the protocol, too.
+func (s *session) helpersOf(key cthelper.Key) ([]cthelper.Helper, error) {
+	var found []cthelper.Helper
+	err := cthelper.List(s.ctx, s.conn, func(h *cthelper.Helper) error {
+		if h.Name == key.Name && h.Family == key.Family {
+			found = append(found, *h)
+		}
+		return nil
+	})
+	if err == nil && len(found) == 0 {
+		err = &nl.Error{Errno: unix.ENOENT}
+	}
+	return found, err
+}
+
+var errIncomplete = errors.New("attributes are missing")
+
+func (s *session) showHelper(h *cthelper.Helper) error {
+	const needed = cthelper.HasName | cthelper.HasTuple | cthelper.HasQueue | cthelper.HasPolicies | cthelper.HasStatus
+	if h.Has&needed != needed {
+		return errIncomplete
+	}
+	if s.json {
+		s.buf = appendHelperJSON(s.buf[:0], h)
+	} else {
+		s.buf = appendHelper(s.buf[:0], h)
+	}
+	s.out.Write(s.buf) // the Writer keeps an error until Flush
+	return nil
+}
+
+// parseKey reads NAME [FAMILY [PROTOCOL]].
+func parseKey(args []string) (cthelper.Key, error) {
+	key := cthelper.Key{Name: cut(args[0], cthelper.NameMax)}
+	var ok bool
+	if len(args) > 1 {
+		if key.Family, ok = families[args[1]]; !ok {
+			return key, errFamily
+		}
+	}
+	if len(args) > 2 {
+		if key.Proto, ok = helperProtocols[args[2]]; !ok {
+			return key, errHelperProto
+		}
+	}
+	return key, nil
+}
+
+// helperProtocols are the protocols with helpers, in no other spelling.
+var helperProtocols = map[string]uint8{"tcp": nl.ProtoTCP, "udp": nl.ProtoUDP}
+
+// parseBuiltin reads NAME FAMILY PROTOCOL of a helper that conntrackd has.
+func parseBuiltin(args []string) (cthelper.Key, builtin, error) {
+	key, err := parseKey(args[:3])
+	if err != nil {
+		return key, builtin{}, err
+	}
+	for _, b := range builtins {
+		if b.name == args[0] && b.proto == key.Proto {
+			return key, b, nil
+		}
+	}
+	return key, builtin{}, errNotBuiltin
+}
+
+// builtin is a helper of conntrackd as the kernel has to know it.
+type builtin struct {
+	name          string // of its policy, too
+	proto         uint8
+	privDataLen   uint32 // bytes
+	expectMax     uint32
+	expectTimeout uint32 // seconds
+}
+
+// builtins are equal to conntrack-tools' to the number: an entry that one
+// program made is one that the other's daemon can take over.
+var builtins = []builtin{
+	{"amanda", nl.ProtoUDP, 0, 3, 180},
+	{"dhcpv6", nl.ProtoUDP, 0, 1, 300},
+	{"ftp", nl.ProtoTCP, 24, 1, 300},
+	{"mdns", nl.ProtoUDP, 0, 8, 30},
+	{"rpc", nl.ProtoTCP, 16, 1, 300},
+	{"rpc", nl.ProtoUDP, 16, 1, 300},
+	{"sane", nl.ProtoTCP, 4, 1, 300},
+	{"slp", nl.ProtoUDP, 0, 8, 16},
+	{"ssdp", nl.ProtoUDP, 0, 8, 300},
+	{"ssdp", nl.ProtoTCP, 0, 8, 300},
+	{"tftp", nl.ProtoUDP, 0, 1, 300},
+	{"tns", nl.ProtoTCP, 1, 1, 300},
+}

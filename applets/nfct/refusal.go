@@ -1,0 +1,154 @@
+package nfct
+
+import (
+	"context"
+	"errors"
+	"strconv"
+	"syscall"
+
+	"ctbox/applets/internal/cerror"
+	"ctbox/nl"
+	"ctbox/nl/cthelper"
+	"ctbox/nl/cttimeout"
+
+	"golang.org/x/sys/unix"
+)
+
+// A refusal's line begins as conntrack-tools has it, "netlink error: " and the
+// C library's text, and ends with the reason in parentheses. Error numbers mean
+// something else for every request, so the reasons are told where the request
+// is known.
+
+// timeoutRefusal explains the error, if any, of a request about p. p is nil for
+// a request about the whole table.
+func (s *session) timeoutRefusal(inv invocation, p *cttimeout.Policy, err error) error {
+	errno, err := s.kernelError(err, "nfct_timeout_nlmsg_parse_payload")
+	if err == nil || errno == 0 {
+		return err
+	}
+	reason := ""
+	switch {
+	case errno == unix.EBUSY && inv.command == cmdAdd:
+		reason = "a timeout policy named `" + p.Name + "' exists"
+	case errno == unix.EBUSY && inv.command == cmdDelete:
+		reason = "timeout policy `" + p.Name + "' is in use by a rule"
+	case errno == unix.ENOENT && p != nil:
+		reason = "there is no timeout policy named `" + p.Name + "'"
+	case errno == unix.EOPNOTSUPP && p != nil:
+		reason = "this kernel has no timeouts for " + protocolText(p.Proto)
+	case errno == unix.EINVAL && s.lacks(cttimeout.Available):
+		reason = "kernel without timeout policies: load module nfnetlink_cttimeout or set CONFIG_NF_CT_NETLINK_TIMEOUT"
+	case errno == unix.EINVAL && inv.command == cmdAdd && p.Timeouts == (cttimeout.Timeouts{}):
+		reason = "no state and timeout given"
+	}
+	return refusal{err, reason, ""}
+}
+
+// helperRefusal explains the error, if any, of a request about the helper.
+func (s *session) helperRefusal(inv invocation, key cthelper.Key, err error) error {
+	errno, err := s.kernelError(err, "nfct_helper_nlmsg_parse_payload")
+	if err == nil || errno == 0 {
+		return err
+	}
+	reason, hint := "", ""
+	switch {
+	case errno == unix.EBUSY && inv.command == cmdAdd:
+		// Two things are refused with the same number.
+		if _, err := cthelper.Get(s.ctx, s.conn, key); err == nil {
+			reason = keyText(key) + " exists with another private data length or other policies"
+		} else {
+			reason = "the kernel has a helper of its own by that name"
+			hint = "Maybe unload nf_conntrack_" + key.Name + ".ko first?"
+		}
+	case errno == unix.EBUSY && inv.command == cmdDelete:
+		reason = keyText(key) + " is in use by a rule or a flow"
+	case errno == unix.EBUSY:
+		reason = "a helper is in use by a rule or a flow"
+	case errno == unix.ENOENT:
+		reason = "there is no " + keyText(key)
+	case errno == unix.EINVAL && s.lacks(cthelper.Available):
+		reason = "kernel without user-space helpers: load module nfnetlink_cthelper or set CONFIG_NF_CT_NETLINK_HELPER"
+	case errno == unix.EINVAL && inv.command == cmdDisable:
+		reason = "there is no " + keyText(key)
+	}
+	return refusal{err, reason, hint}
+}
+
+// refusal is an error of the kernel and what it means.
+type refusal struct {
+	err    error  // *nl.Error
+	reason string // may be empty
+	hint   string // a line of its own, without the program's name; may be empty
+}
+
+func (r refusal) Error() string {
+	var e *nl.Error
+	errors.As(r.err, &e)
+	text := "netlink error: " + cerror.Text(syscall.Errno(e.Errno))
+	reason := r.reason
+	if e.Errno == unix.EPERM {
+		reason = "this needs CAP_NET_ADMIN"
+	}
+	if e.Text != "" {
+		if reason != "" {
+			reason += "; "
+		}
+		reason += "kernel: " + e.Text
+	}
+	if reason != "" {
+		text += " (" + reason + ")"
+	}
+	if r.hint != "" {
+		text += "\n" + r.hint
+	}
+	return text
+}
+
+func (r refusal) Unwrap() error { return r.err }
+
+// kernelError tells refusals of the kernel, with their number, from everything
+// else that a request may end with, which it words as a line. notRead is that
+// line's beginning when the answer could not be understood.
+func (s *session) kernelError(err error, notRead argError) (unix.Errno, error) {
+	if err == nil {
+		return 0, nil
+	}
+	var e *nl.Error
+	if errors.As(err, &e) {
+		return e.Errno, err
+	}
+	var errno syscall.Errno
+	switch {
+	case s.ctx.Err() != nil:
+		return 0, errors.New("interrupted")
+	case errors.As(err, &errno):
+		return 0, errors.New("netlink error: " + cerror.Text(errno))
+	}
+	return 0, errors.New(string(notRead) + " (" + err.Error() + ")")
+}
+
+// lacks reports whether the kernel has nothing of a subsystem.
+func (s *session) lacks(available func(context.Context, *nl.Conn) (bool, error)) bool {
+	ok, err := available(s.ctx, s.conn)
+	return err == nil && !ok
+}
+
+func protocolText(proto uint8) string {
+	text := "layer 4 protocol " + strconv.Itoa(int(proto))
+	if name := protocolName(proto); name != "" {
+		text += " (" + name + ")"
+	}
+	return text
+}
+
+// keyText names a helper as the command line does.
+func keyText(k cthelper.Key) string {
+	text := "user-space helper `" + k.Name + "'"
+	if k.Family != 0 {
+		text += " for " + familyName(k.Family)
+		if k.Proto != 0 {
+			text += " " + protocolName(k.Proto)
+		}
+	}
+	return text
+}
