@@ -138,7 +138,7 @@ install: all ## install the binary, its links, man pages and completions
 		echo "$${link##*/} -> ctbox"; ln -sfn ctbox $(sbindir)/$${link##*/} || exit 1; \
 	done
 	install -d $(man8dir) $(bashdir) $(zshdir) $(fishdir)
-	@for page in docs/*.8; do \
+	@for page in docs/man/*.8; do \
 		[ ! -f $$page ] || install -m 644 $$page $(man8dir)/ || exit 1; \
 	done
 	@for file in scripts/completion/*.bash; do \
