@@ -6,12 +6,12 @@ import (
 	"flag"
 	"fmt"
 	"os"
-	"path/filepath"
 	"testing"
 	"time"
 
 	"ctbox/internal/netnstest"
 	"ctbox/nl"
+	"ctbox/sync/internal/peertest"
 
 	"golang.org/x/sys/unix"
 )
@@ -20,19 +20,9 @@ var update = flag.Bool("update", false, "write what Debian's conntrackd sends to
 
 const patience = 20 * time.Second
 
-// daemon is one of Debian's conntrackd in a namespace of its own.
-type daemon struct {
-	ns      *netnstest.NS
-	config  string
-	process *netnstest.Process
-}
-
-func startDaemon(t *testing.T, ns *netnstest.NS, local, peer string) *daemon {
-	t.Helper()
-	dir := t.TempDir()
-	d := &daemon{ns: ns, config: filepath.Join(dir, "conntrackd.conf")}
-	config := fmt.Sprintf(`Sync {
-	Mode FTFW {
+// ftfw is the Sync clause of a daemon that replicates over sync0.
+func ftfw(local, peer string) string {
+	return fmt.Sprintf(`Mode FTFW {
 		ACKWindowSize 5
 	}
 	UDP {
@@ -44,28 +34,7 @@ func startDaemon(t *testing.T, ns *netnstest.NS, local, peer string) *daemon {
 	Options {
 		TCPWindowTracking On
 		ExpectationSync On
-	}
-}
-General {
-	HashSize 1024
-	HashLimit 65536
-	LogFile %s/log
-	LockFile %s/lock
-	UNIX {
-		Path %s/ctl
-	}
-}
-`, local, peer, dir, dir, dir)
-	if err := os.WriteFile(d.config, []byte(config), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	d.process = ns.Start("/usr/sbin/conntrackd", "-C", d.config)
-	return d
-}
-
-// tell runs conntrackd as a client of the daemon.
-func (d *daemon) tell(args ...string) {
-	d.ns.Must("/usr/sbin/conntrackd", append([]string{"-C", d.config}, args...)...)
+	}`, local, peer)
 }
 
 // sniffer sees the messages on an interface, both ways.
@@ -312,9 +281,9 @@ func TestDebianDaemons(t *testing.T) {
 	b.NFT(`table ip filter { chain in { type filter hook input priority 0; }; }`)
 	s := sniff(t, b)
 
-	var da, db *daemon
-	s.await("start of the first", func() { da = startDaemon(t, a, "192.0.2.129", "192.0.2.130") }, flagIs(Alive))
-	s.await("start of the second", func() { db = startDaemon(t, b, "192.0.2.130", "192.0.2.129") }, flagIs(HelloBack))
+	var da, db *peertest.Daemon
+	s.await("start of the first", func() { da = peertest.Start(t, a, ftfw("192.0.2.129", "192.0.2.130")) }, flagIs(Alive))
+	s.await("start of the second", func() { db = peertest.Start(t, b, ftfw("192.0.2.130", "192.0.2.129")) }, flagIs(HelloBack))
 	k := openKernel(t, a)
 
 	flows := liveFlows()
@@ -340,7 +309,7 @@ func TestDebianDaemons(t *testing.T) {
 	change.Mark, change.Status = 42, nl.StatusConfirmed|nl.StatusSeenReply|nl.StatusAssured
 	s.await("update", func() { k.do(nl.Request{Type: nl.TypeFlowNew, Family: nl.FamilyIPv4, Flow: &change}) }, typeIs(FlowUpdate))
 
-	s.await("resync with the kernel and bulk", func() { da.tell("-R"); da.tell("-B") }, typeIs(ExpectUpdate))
+	s.await("resync with the kernel and bulk", func() { da.Tell("-R"); da.Tell("-B") }, typeIs(ExpectUpdate))
 
 	b.NFT(`add rule ip filter in udp dport 3780 drop`)
 	lost := nl.Flow{Orig: ports(tuple4(nl.ProtoUDP, client, server), 44444, 53)}
@@ -350,11 +319,11 @@ func TestDebianDaemons(t *testing.T) {
 		k.do(nl.Request{Type: nl.TypeExpectDelete, Family: nl.FamilyIPv4, Expect: &nl.Expect{Tuple: expect.Tuple, Mask: expect.Mask, Master: expect.Master}})
 	}, flagIs(Nack))
 	s.await("acknowledgement", func() {}, flagIs(Ack))
-	s.await("resync request", func() { db.tell("-n") }, flagIs(Resync))
+	s.await("resync request", func() { db.Tell("-n") }, flagIs(Resync))
 	s.await("deletes", func() { k.do(nl.Request{Type: nl.TypeFlowDelete, Family: nl.FamilyIPv6, Flow: &nl.Flow{}}) }, typeIs(FlowDelete))
 
-	db.process.Stop(unix.SIGTERM)
-	da.process.Stop(unix.SIGTERM)
+	db.Stop()
+	da.Stop()
 	s.poll()
 	for _, m := range s.seen {
 		checkRoundTrip(t, m)

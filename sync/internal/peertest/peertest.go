@@ -1,0 +1,103 @@
+// Package peertest runs Debian's conntrackd in a test's network namespace, as the
+// peer that our side of the replication has to get on with.
+package peertest
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"testing"
+
+	"ctbox/internal/netnstest"
+
+	"golang.org/x/sys/unix"
+)
+
+const program = "/usr/sbin/conntrackd"
+
+// Daemon is a running conntrackd. Its methods belong to the test's goroutine.
+type Daemon struct {
+	Process *netnstest.Process
+
+	t      testing.TB
+	ns     *netnstest.NS
+	dir    string
+	config string
+}
+
+// Start starts conntrackd in the namespace. sync is the contents of the
+// configuration's Sync clause. The daemon ends with the test, if not before.
+func Start(t testing.TB, ns *netnstest.NS, sync string) *Daemon {
+	t.Helper()
+	dir := t.TempDir()
+	d := &Daemon{t: t, ns: ns, dir: dir, config: filepath.Join(dir, "conntrackd.conf")}
+	config := fmt.Sprintf(`Sync {
+%s
+}
+General {
+	HashSize 16384
+	HashLimit 65536
+	LogFile %s/log
+	LockFile %s/lock
+	UNIX {
+		Path %s/ctl
+	}
+}
+`, sync, dir, dir, dir)
+	if err := os.WriteFile(d.config, []byte(config), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	d.Restart()
+	return d
+}
+
+// Restart starts the daemon again with the same configuration, after Stop.
+func (d *Daemon) Restart() {
+	d.t.Helper()
+	d.Process = d.ns.Start(program, "-C", d.config)
+}
+
+// Stop ends the daemon and waits for that.
+func (d *Daemon) Stop() {
+	d.t.Helper()
+	d.Process.Stop(unix.SIGTERM)
+}
+
+// Tell runs conntrackd as a client of the daemon ("-n", "-s", "network") and
+// returns its output. The test fails if the client does.
+func (d *Daemon) Tell(args ...string) string {
+	d.t.Helper()
+	return d.ns.Must(program, append([]string{"-C", d.config}, args...)...)
+}
+
+// Answers reports whether the daemon answers requests yet.
+func (d *Daemon) Answers() bool {
+	return d.ns.Run("", program, "-C", d.config, "-s", "runtime").Code == 0
+}
+
+// Malformed is the number of messages that the daemon has refused.
+func (d *Daemon) Malformed() int {
+	d.t.Helper()
+	stats := d.Tell("-s", "network")
+	m := regexp.MustCompile(`Malformed messages:\s+(\d+)`).FindStringSubmatch(stats)
+	if m == nil {
+		d.t.Fatalf("peertest: no count of malformed messages in:\n%s", stats)
+	}
+	n, err := strconv.Atoi(m[1])
+	if err != nil {
+		d.t.Fatalf("peertest: %v", err)
+	}
+	return n
+}
+
+// Log returns the daemon's log file.
+func (d *Daemon) Log() string {
+	d.t.Helper()
+	b, err := os.ReadFile(filepath.Join(d.dir, "log"))
+	if err != nil {
+		d.t.Fatalf("peertest: %v", err)
+	}
+	return string(b)
+}
