@@ -3,7 +3,7 @@
 // of flows and expectations, and how messages share a datagram.
 //
 // A message is a header of 8 bytes (16 for acknowledgements, negative
-// acknowledgements and resync requests) and, for data, attributes: length,
+// acknowledgements, resync requests and the marks around a bulk) and, for data, attributes: length,
 // number, payload, padding to 4. Messages follow each other without separators,
 // in a datagram or in a TCP stream.
 //
@@ -48,14 +48,17 @@ func (t Type) IsExpect() bool { return t >= ExpectNew && t <= ExpectDelete }
 type Flags uint8
 
 // Header flags (sheet section 2). Hello and HelloBack may ride on any message,
-// the others belong to control messages. Bit 0 is never set.
+// the others belong to control messages. BulkBegin and BulkEnd are ours: they go
+// with Alive, where a C daemon does not look at them.
 const (
+	BulkBegin Flags = 0x01 // everything I have follows
 	Resync    Flags = 0x02 // send me everything
 	Nack      Flags = 0x04 // sequence numbers From to To are missing here
 	Ack       Flags = 0x08 // sequence numbers From to To have arrived here
 	Alive     Flags = 0x10 // nothing to say, but alive
 	Hello     Flags = 0x20 // I have just started
 	HelloBack Flags = 0x40 // answer to a Hello
+	BulkEnd   Flags = 0x80 // that was everything
 )
 
 // ranged are the control flags whose header carries From and To.
@@ -85,12 +88,18 @@ type Header struct {
 	Flags Flags
 	Seq   Seq
 	// From and To are the first and last sequence number, both included, of a
-	// control message with Ack or Nack; both are 0 with Resync.
+	// control message with Ack or Nack; both are 0 with Resync. With BulkBegin
+	// and BulkEnd they number the bulk.
 	From, To Seq
 }
 
 // Ranged reports whether the header is one of 16 bytes, with From and To.
-func (h Header) Ranged() bool { return h.Type == Control && h.Flags&ranged != 0 }
+func (h Header) Ranged() bool { return h.Type == Control && (h.Flags&ranged != 0 || h.IsMark()) }
+
+// IsMark reports whether the message is the beginning or end of a bulk.
+func (h Header) IsMark() bool {
+	return h.Type == Control && h.Flags&Alive != 0 && h.Flags&(BulkBegin|BulkEnd) != 0
+}
 
 // Kind is what a receiver takes a message for.
 type Kind uint8
