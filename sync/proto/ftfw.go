@@ -1,0 +1,217 @@
+package proto
+
+import (
+	"iter"
+	"time"
+
+	"ctbox/sync/wire"
+)
+
+// FTFWConfig is how an FT-FW machine starts.
+type FTFWConfig struct {
+	// FirstSeq is the first sequence number: the time of day in seconds.
+	FirstSeq wire.Seq
+	// Window is after how many received messages the peer gets an
+	// acknowledgement at once (ACKWindowSize); 0 is 300.
+	Window int
+	// Resend is how many messages are kept for retransmission
+	// (ResendQueueSize); 0 is 131072.
+	Resend int
+	// StartupResync asks the peer for everything at the start.
+	StartupResync bool
+}
+
+const (
+	defaultWindow = 300
+	defaultResend = 131072
+)
+
+// greeting is how far our HELLO has come.
+type greeting uint8
+
+const (
+	saying greeting = iota // on every message, until the peer answers
+	said
+)
+
+// FTFW is the mode FT-FW: two nodes, every message is acknowledged or sent
+// again. What is sent follows the C daemon (sheet section 11); how a node
+// converges where the C daemon gives up stands in the package comment.
+type FTFW struct {
+	queues
+	config FTFWConfig
+
+	now      time.Duration // of the last Receive or Tick
+	seq      wire.Seq      // the next to give out
+	hello    greeting
+	sayBack  bool // answer the peer's HELLO with the next message
+	alive    time.Duration
+	gaveUp   bool // messages up to gaveUpTo can't be sent again
+	gaveUpTo wire.Seq
+
+	stuck      wire.Seq // the oldest unacknowledged, when newer ones are
+	stuckSince time.Duration
+
+	peer   peer
+	resync resync
+	bulk   bulk
+	stats  Stats
+}
+
+// NewFTFW returns an FT-FW machine that starts at now.
+func NewFTFW(now time.Duration, config FTFWConfig) *FTFW {
+	if config.Window <= 0 {
+		config.Window = defaultWindow
+	}
+	if config.Resend <= 0 {
+		config.Resend = defaultResend
+	}
+	m := &FTFW{config: config, seq: config.FirstSeq, alive: now + aliveInterval}
+	m.init()
+	m.resync.interval = resyncInterval
+	m.bulk.number = config.FirstSeq
+	if config.StartupResync {
+		m.RequestResync(now)
+	}
+	return m
+}
+
+// Next implements Machine. The owner fills a batch of datagrams with what it
+// returns; an object's content is what its cache holds at that moment.
+func (m *FTFW) Next() (Send, bool) {
+	i, e, ok := m.pop(&m.transmit)
+	if !ok && m.resend.len < m.bulkWindow() {
+		i, e, ok = m.pop(&m.background)
+	}
+	if !ok {
+		return Send{}, false
+	}
+	s := Send{Header: wire.Header{Seq: m.seq}}
+	m.seq++
+	if m.hello == saying {
+		s.Header.Flags |= wire.Hello
+	}
+	if m.sayBack {
+		s.Header.Flags |= wire.HelloBack
+		m.sayBack = false
+	}
+	e.seq = s.Header.Seq
+	if !i.isControl() {
+		s.Object = m.named(i, e)
+		m.keep(i, e)
+		return s, true
+	}
+	c := m.control(i)
+	s.Control = true
+	s.Header.Type = wire.Control
+	s.Header.Flags |= c.flags
+	s.Header.From, s.Header.To = c.from, c.to
+	if c.flags == wire.Alive {
+		m.done(i, e)
+		return s, true
+	}
+	m.keep(i, e)
+	return s, true
+}
+
+// bulkWindow is how far the resend queue may fill up for a bulk: so far that an
+// acknowledgement comes before it is full, and that it holds what comes between.
+func (m *FTFW) bulkWindow() int {
+	return max(1, min(max(bulkWindow, 4*m.config.Window), m.config.Resend-1))
+}
+
+// keep puts a sent element into the resend queue, whose oldest has to go when it
+// is full.
+func (m *FTFW) keep(i id, e *element) {
+	if m.resend.len >= m.config.Resend {
+		if old, oldE, ok := m.pop(&m.resend); ok {
+			m.stats.GivenUp++
+			m.giveUp(old, oldE)
+		}
+	}
+	m.append(&m.resend, i, e)
+}
+
+// giveUp ends the way of an element that was in the resend queue and that the
+// peer has not acknowledged.
+func (m *FTFW) giveUp(i id, e *element) {
+	m.gaveUp, m.gaveUpTo = true, e.seq
+	m.bulk.failed = m.bulk.failed || e.inBulk
+	m.outOfBulk(e)
+	if i.isControl() {
+		switch c := m.control(i); {
+		case m.resync.is(c):
+			m.resync.sent = false
+		case c.flags == wire.Nack:
+			// What it asked for will not come any more.
+			m.resync.want()
+		}
+	}
+	m.done(i, e)
+}
+
+// Sent implements Machine.
+func (m *FTFW) Sent(now time.Duration) { m.alive = now + aliveInterval }
+
+// Tick implements Machine.
+func (m *FTFW) Tick(now time.Duration) Events {
+	m.now = now
+	if p := &m.peer; now >= m.alive || p.owed && now >= p.ackDue {
+		if p.owed {
+			m.acknowledge()
+		} else {
+			m.queueControl(control{flags: wire.Alive})
+		}
+		m.alive = now + aliveInterval
+	}
+	events := m.tickResync(now)
+	if m.peer.present(now) {
+		events |= m.bulk.tick(now)
+	}
+	return events
+}
+
+// Deadline implements Machine.
+func (m *FTFW) Deadline() time.Duration {
+	d := min(m.alive, m.resync.deadline())
+	if m.peer.present(m.now) {
+		d = min(d, m.bulk.deadline())
+	}
+	if m.peer.owed {
+		d = min(d, m.peer.ackDue)
+	}
+	return d
+}
+
+// Stats implements Machine.
+func (m *FTFW) Stats() Stats {
+	s := m.stats
+	s.Transmit, s.Resend, s.ResendLimit = m.transmit.len+m.background.len, m.resend.len, m.config.Resend
+	s.Controls = len(m.controls) - m.free.len
+	return s
+}
+
+// Unacknowledged is an element of the resend queue, as `conntrackd -s rsqueue`
+// lists it.
+type Unacknowledged struct {
+	Control bool
+	Seq     wire.Seq
+	Flags   wire.Flags // of control messages
+}
+
+// Unacknowledged walks the resend queue, the oldest message first.
+func (m *FTFW) Unacknowledged() iter.Seq[Unacknowledged] {
+	return func(yield func(Unacknowledged) bool) {
+		for i := m.resend.head; i != none; {
+			e := m.at(i)
+			u := Unacknowledged{Control: i.isControl(), Seq: e.seq}
+			if u.Control {
+				u.Flags = m.control(i).flags
+			}
+			if !yield(u) {
+				return
+			}
+			i = e.next
+		}
+	}
+}

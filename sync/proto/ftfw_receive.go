@@ -1,0 +1,224 @@
+package proto
+
+import (
+	"net/netip"
+	"time"
+
+	"ctbox/sync/wire"
+)
+
+// Receive implements Machine.
+func (m *FTFW) Receive(now time.Duration, link int, from netip.Addr, h wire.Header) (Verdict, Events) {
+	kind := h.Kind()
+	if kind == wire.KindInvalid || (kind == wire.KindAck || kind == wire.KindNack) && h.To.Before(h.From) {
+		return BadHeader, 0
+	}
+	m.now = now
+	p := &m.peer
+	fresh, ours := p.meet(now, link, from)
+	if !ours {
+		return Ignore, m.countThird(from)
+	}
+	if fresh {
+		m.restarted(h.Seq)
+	}
+	p.heard = now
+	if h.Flags&wire.HelloBack != 0 {
+		m.hello = said
+	}
+	var events Events
+	if h.Flags&wire.Hello != 0 {
+		if p.starts(now, h.Seq, m.resync.granted) {
+			m.restarted(h.Seq)
+			events |= PeerStarted
+		}
+		p.greeted, p.helloLast, p.helloAt = true, h.Seq, now
+		m.sayBack = true
+	}
+	switch {
+	case !p.have || h.Seq == p.last+1:
+	case h.Seq.After(p.last + 1):
+		m.gap(h.Seq)
+	default:
+		m.stats.Before++
+		if !p.countsAnew(now, h.Seq) {
+			return Ignore, events
+		}
+		m.restarted(h.Seq)
+		events |= PeerStarted
+	}
+	verdict := Handled
+	switch kind {
+	case wire.KindData:
+		verdict = Apply
+	case wire.KindAck:
+		m.acknowledged(now, h.From, h.To)
+	case wire.KindNack:
+		events |= m.missed(now, h.From, h.To)
+	case wire.KindResync:
+		events |= ResyncReceived | m.bulk.want(now)
+	case wire.KindAlive:
+		events |= m.marked(now, h)
+	}
+	m.arrived(now, h.Seq, kind)
+	return verdict, events
+}
+
+// gap reacts to missing messages before seq: what came before them is
+// acknowledged, they are asked for.
+func (m *FTFW) gap(seq wire.Seq) {
+	p := &m.peer
+	missing := uint32(seq - p.last - 1)
+	m.stats.Lost += uint64(missing)
+	if p.owed {
+		m.acknowledge()
+	}
+	m.queueAnswer(control{flags: wire.Nack, from: p.last + 1, to: seq - 1})
+	p.window = m.config.Window
+	if int64(missing) >= int64(m.config.Resend-m.config.Window) {
+		// More than a resend queue holds: part of it is lost for good.
+		m.resync.want()
+	}
+}
+
+// arrived takes seq as received and acknowledges it when it is time. Pure
+// acknowledgements and signs of life never cause one at once: two nodes with a
+// window of one would never stop.
+func (m *FTFW) arrived(now time.Duration, seq wire.Seq, kind wire.Kind) {
+	p := &m.peer
+	if !p.owed {
+		p.owed, p.ackFrom, p.ackDue = true, seq, now+aliveInterval
+	}
+	p.have, p.last = true, seq
+	if kind == wire.KindAck || kind == wire.KindAlive {
+		return
+	}
+	if p.window--; p.window <= 0 {
+		m.acknowledge()
+		p.window = m.config.Window
+	}
+}
+
+// acknowledge queues an acknowledgement of all that arrived since the last one,
+// or extends the one that is queued last.
+func (m *FTFW) acknowledge() {
+	p := &m.peer
+	if last := m.transmit.tail; last != none && last.isControl() {
+		if c := m.control(last); c.flags == wire.Ack && c.to+1 == p.ackFrom {
+			c.to = p.last
+			p.owed = false
+			return
+		}
+	}
+	m.queueAnswer(control{flags: wire.Ack, from: p.ackFrom, to: p.last})
+	p.owed = false
+}
+
+// queueAnswer queues an acknowledgement of either kind, unless so many wait for
+// transmission already that something is wrong.
+func (m *FTFW) queueAnswer(c control) {
+	if m.transmit.controls < maxControls {
+		m.queueControl(c)
+	} else if c.flags == wire.Nack {
+		m.resync.want()
+	}
+}
+
+// acknowledged drops from the resend queue what the peer has. A range that we
+// never sent is not about this life of ours.
+func (m *FTFW) acknowledged(now time.Duration, from, to wire.Seq) {
+	m.eachSent(from, to, func(i id, e *element) {
+		m.remove(i, e)
+		if i.isControl() && m.resync.is(m.control(i)) {
+			m.resync.granted = true
+		}
+		m.outOfBulk(e)
+		m.done(i, e)
+	})
+	m.resendStuck(now, from)
+}
+
+// resendStuck queues again what is older than the range that the peer has just
+// acknowledged and has been so for long: the peer has either not got it and asks
+// no more, or its acknowledgement was lost for good.
+func (m *FTFW) resendStuck(now time.Duration, from wire.Seq) {
+	if m.resend.head == none {
+		return
+	}
+	oldest := m.at(m.resend.head).seq
+	switch {
+	case !oldest.Before(from) || !from.Before(m.seq):
+		return
+	case oldest != m.stuck:
+		m.stuck, m.stuckSince = oldest, now
+	case now-m.stuckSince >= stuckTime:
+		m.requeue(oldest, from-1)
+	}
+}
+
+// requeue queues again what was sent in the range and not acknowledged.
+func (m *FTFW) requeue(from, to wire.Seq) {
+	m.eachSent(from, to, func(i id, e *element) {
+		if i.isControl() && m.outdated(m.control(i)) {
+			m.remove(i, e)
+			m.done(i, e)
+			return
+		}
+		m.stats.Resent++
+		m.move(&m.transmit, i, e)
+	})
+}
+
+// missed queues again what the peer has not got.
+func (m *FTFW) missed(now time.Duration, from, to wire.Seq) Events {
+	m.requeue(from, to)
+	if m.gaveUp && to.Before(m.seq) && !from.After(m.gaveUpTo) {
+		// Some of it is gone. The peer need not know, so we do not wait until
+		// it asks.
+		return m.bulk.want(now)
+	}
+	return 0
+}
+
+// eachSent calls do for the elements of the resend queue in the range, which do
+// may take out. The queue is in the order of sequence numbers.
+func (m *FTFW) eachSent(from, to wire.Seq, do func(id, *element)) {
+	if !to.Before(m.seq) {
+		return
+	}
+	for i := m.resend.head; i != none; {
+		e := m.at(i)
+		if e.seq.After(to) {
+			return
+		}
+		next := e.next
+		if !e.seq.Before(from) {
+			do(i, e)
+		}
+		i = next
+	}
+}
+
+// restarted begins anew with a peer that has started with seq: what it was sent
+// before is gone with its former life, and so is what it told us then.
+func (m *FTFW) restarted(seq wire.Seq) {
+	for {
+		i, e, ok := m.pop(&m.resend)
+		if !ok {
+			break
+		}
+		m.giveUp(i, e)
+	}
+	m.peer.begin(seq, m.config.Window)
+	m.resync.want()
+}
+
+// countThird counts a message of a node that is not our peer.
+func (m *FTFW) countThird(from netip.Addr) Events {
+	m.stats.ThirdNode++
+	m.stats.Third = from
+	if m.peer.noteStranger(from) {
+		return ThirdNode
+	}
+	return 0
+}

@@ -1,0 +1,189 @@
+package proto
+
+import (
+	"testing"
+	"time"
+
+	"ctbox/sync/wire"
+)
+
+// quiet is long enough for the slowest repetition of a resync request.
+const quiet = 4 * time.Minute
+
+// randomFTFW draws a configuration.
+func randomFTFW(s *sim, resendSizes ...int) func(time.Duration, wire.Seq) Machine {
+	pick := func(of ...int) int { return of[s.rng.IntN(len(of))] }
+	window := pick(1, 2, 3, 10, 300)
+	resend := pick(resendSizes...)
+	return func(now time.Duration, first wire.Seq) Machine {
+		return NewFTFW(now, FTFWConfig{FirstSeq: first, Window: window, Resend: resend, StartupResync: true})
+	}
+}
+
+func randomFaults(s *sim) faults {
+	f := faults{}
+	if s.chance(80) {
+		f.loss = s.rng.IntN(40)
+	}
+	if s.chance(50) {
+		f.duplicate = s.rng.IntN(30)
+	}
+	if s.chance(50) {
+		f.garble = s.rng.IntN(20)
+	}
+	switch s.rng.IntN(3) {
+	case 0:
+		f.delay = 5 * time.Millisecond
+	case 1:
+		f.delay = 300 * time.Millisecond
+	}
+	return f
+}
+
+// TestFTFWConverges: whatever the network does, whenever nodes restart, after
+// quiet each holds exactly what the other's kernel has.
+func TestFTFWConverges(t *testing.T) {
+	forSeeds(t, func(s *sim) {
+		a, b := s.addDaemon(randomFTFW(s, 8, 16, 60, 131072)), s.addDaemon(randomFTFW(s, 8, 16, 60, 131072))
+		for _, d := range []*daemon{a, b} {
+			d.links = 1 + s.rng.IntN(3)
+		}
+		s.boot(3 * time.Second)
+		s.faults = randomFaults(s)
+		s.trouble(15*time.Second, 60, s.rng.IntN(5))
+		s.run(20 * time.Second)
+		s.logf("quiet")
+		s.faults = faults{}
+		s.run(20*time.Second + quiet)
+		if t.Failed() {
+			return
+		}
+		s.same("a at b", a.table, b.external())
+		s.same("b at a", b.table, a.external())
+		for _, d := range []*daemon{a, b} {
+			if st := d.m.Stats(); st.Resend > 8 {
+				t.Errorf("node %d: %d messages in the resend queue after quiet", d.id, st.Resend)
+			}
+		}
+	})
+}
+
+// TestFTFWConvergesWithTheCDaemon: a lossy network between a node of ours and one
+// of C. Once both are up, nothing stays lost in either direction.
+func TestFTFWConvergesWithTheCDaemon(t *testing.T) {
+	forSeeds(t, func(s *sim) {
+		ours, c := s.addDaemon(randomFTFW(s, 131072)), s.addCDaemon(uint32(2+s.rng.IntN(10)), 131072)
+		ours.boot()
+		c.boot()
+		s.run(4 * time.Second)
+		c.requestResync()
+		s.faults = randomFaults(s)
+		s.trouble(15*time.Second, 60, 0)
+		s.run(20 * time.Second)
+		s.logf("quiet")
+		s.faults = faults{}
+		s.run(20*time.Second + quiet)
+		if t.Failed() {
+			return
+		}
+		s.same("the C daemon's at ours", c.table, ours.external())
+		s.same("ours at the C daemon", ours.table, c.external())
+		if len(c.rs) > 20 {
+			t.Errorf("%d messages in the C daemon's resend queue after quiet", len(c.rs))
+		}
+	})
+}
+
+// TestFTFWAndTheCDaemonRestart: with restarts a C daemon keeps what went while it
+// did not listen, but nothing is missing or outdated once a bulk was asked of it.
+func TestFTFWAndTheCDaemonRestart(t *testing.T) {
+	forSeeds(t, func(s *sim) {
+		ours, c := s.addDaemon(randomFTFW(s, 131072)), s.addCDaemon(uint32(2+s.rng.IntN(10)), 131072)
+		s.boot(3 * time.Second)
+		s.faults = randomFaults(s)
+		s.trouble(15*time.Second, 60, 1+s.rng.IntN(4))
+		s.run(20 * time.Second)
+		s.logf("quiet")
+		s.faults = faults{}
+		s.run(50 * time.Second)
+		c.requestResync()
+		ours.m.RequestResync(s.now)
+		s.run(20*time.Second + quiet)
+		if t.Failed() {
+			return
+		}
+		s.covers("the C daemon's at ours", c.table, ours.external())
+		s.covers("ours at the C daemon", ours.table, c.external())
+	})
+}
+
+// TestThirdNodeIsNoticed: it does not disturb the pair, is counted and said once.
+func TestThirdNodeIsNoticed(t *testing.T) {
+	forSeeds(t, func(s *sim) {
+		a, b := s.addDaemon(randomFTFW(s, 131072)), s.addDaemon(randomFTFW(s, 131072))
+		third := s.addDaemon(randomFTFW(s, 131072))
+		s.after(0, a.boot)
+		s.after(0, b.boot)
+		s.after(s.randomTime(3*time.Second)+3*time.Second, third.boot)
+		s.run(2 * time.Second)
+		s.faults.loss = s.rng.IntN(10)
+		s.trouble(15*time.Second, 60, 0)
+		s.run(20 * time.Second)
+		s.faults = faults{}
+		s.run(20*time.Second + quiet)
+		if t.Failed() {
+			return
+		}
+		s.same("a at b", a.table, b.external())
+		s.same("b at a", b.table, a.external())
+		for _, d := range []*daemon{a, b} {
+			if st := d.m.Stats(); d.strange != 1 || st.ThirdNode < 10 || st.Third != address(third.id) {
+				t.Errorf("node %d: third node said %d times, counted %d, is %v", d.id, d.strange, st.ThirdNode, st.Third)
+			}
+		}
+	})
+}
+
+// TestGarbageIsSurvived: what is garbled arrives, with any numbers and flags.
+// Nothing is promised then but that the queues stay bounded, which every step
+// checks.
+func TestGarbageIsSurvived(t *testing.T) {
+	forSeeds(t, func(s *sim) {
+		s.addDaemon(randomFTFW(s, 8, 131072))
+		s.addDaemon(randomFTFW(s, 8, 131072))
+		s.boot(time.Second)
+		s.faults = faults{loss: 5, garble: 30, forge: true, delay: 10 * time.Millisecond}
+		s.trouble(15*time.Second, 60, 2)
+		s.run(30 * time.Second)
+	})
+}
+
+// TestWindowOfOneIsNoStorm: two nodes that acknowledge every message come to rest.
+func TestWindowOfOneIsNoStorm(t *testing.T) {
+	one := func(now time.Duration, first wire.Seq) Machine {
+		return NewFTFW(now, FTFWConfig{FirstSeq: first, Window: 1, StartupResync: true})
+	}
+	for _, peer := range []string{"ours", "C"} {
+		s := newSim(t, 1)
+		d := s.addDaemon(one)
+		if peer == "C" {
+			s.addCDaemon(1, 131072)
+		} else {
+			s.addDaemon(one)
+		}
+		s.boot(0)
+		s.faults.loss = 20
+		s.trouble(10*time.Second, 50, 0)
+		s.run(15 * time.Second)
+		s.faults = faults{}
+		s.run(20 * time.Second)
+		before := s.sent
+		s.run(30 * time.Second)
+		if n := s.sent - before; n > 60 {
+			t.Errorf("with %s: %d datagrams in 10 s of quiet", peer, n)
+		}
+		if st := d.m.Stats(); st.Resend > 100 {
+			t.Errorf("with %s: %d messages wait for acknowledgement", peer, st.Resend)
+		}
+	}
+}

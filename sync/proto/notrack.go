@@ -1,0 +1,141 @@
+package proto
+
+import (
+	"net/netip"
+	"time"
+
+	"ctbox/sync/wire"
+)
+
+// maxTracked bounds the addresses whose sequence numbers NoTrack follows.
+const maxTracked = 64
+
+// NoTrack is the mode NOTRACK: best effort. Any number of nodes may share a
+// group. Sequence numbers are followed, for each address, for the statistics
+// only (sheet section 9).
+type NoTrack struct {
+	queues
+	seq    wire.Seq
+	alive  time.Duration // when to say that we are alive
+	bulk   bulk
+	peers  map[netip.Addr]wire.Seq // the last sequence number of each
+	lost   uint64
+	before uint64
+	asked  uint64
+	bulks  uint64
+}
+
+// NewNoTrack returns a NOTRACK machine that starts at now. first is its first
+// sequence number, the time of day in seconds. With startupResync it asks for
+// everything at once.
+func NewNoTrack(now time.Duration, first wire.Seq, startupResync bool) *NoTrack {
+	m := &NoTrack{seq: first, alive: now + aliveInterval, peers: make(map[netip.Addr]wire.Seq)}
+	m.init()
+	if startupResync {
+		m.RequestResync(now)
+	}
+	return m
+}
+
+// RequestResync implements Machine.
+func (m *NoTrack) RequestResync(time.Duration) {
+	m.asked++
+	m.queueControl(control{flags: wire.Resync})
+}
+
+// BeginBulk implements Machine. A bulk may begin at any time: nothing marks its
+// ends on the wire.
+func (m *NoTrack) BeginBulk(now time.Duration) bool {
+	m.bulks++
+	m.bulk.due = now + bulkInterval
+	return true
+}
+
+// Bulk implements Machine.
+func (m *NoTrack) Bulk(o Object) { m.Changed(o) }
+
+// EndBulk implements Machine.
+func (m *NoTrack) EndBulk() {}
+
+// Receive implements Machine. Late messages are applied as if they were not.
+func (m *NoTrack) Receive(now time.Duration, _ int, from netip.Addr, h wire.Header) (Verdict, Events) {
+	m.track(from, h.Seq)
+	var verdict Verdict
+	var events Events
+	switch h.Kind() {
+	case wire.KindData:
+		verdict = Apply
+	case wire.KindResync:
+		verdict, events = Handled, ResyncReceived|m.bulk.want(now)
+	case wire.KindAlive:
+		verdict = Handled
+	default:
+		return BadHeader, 0
+	}
+	if _, known := m.peers[from]; !known && len(m.peers) >= maxTracked {
+		clear(m.peers)
+	}
+	m.peers[from] = h.Seq
+	return verdict, events
+}
+
+func (m *NoTrack) track(from netip.Addr, seq wire.Seq) {
+	last, ok := m.peers[from]
+	switch {
+	case !ok || seq == last+1:
+	case seq.After(last + 1):
+		m.lost += uint64(seq - last - 1)
+	default:
+		m.before++
+	}
+}
+
+// Tick implements Machine.
+func (m *NoTrack) Tick(now time.Duration) Events {
+	if now >= m.alive {
+		m.queueControl(control{flags: wire.Alive})
+		m.alive = now + aliveInterval
+	}
+	return m.bulk.tick(now)
+}
+
+// Deadline implements Machine.
+func (m *NoTrack) Deadline() time.Duration { return min(m.alive, m.bulk.deadline()) }
+
+// Next implements Machine.
+func (m *NoTrack) Next() (Send, bool) {
+	i, e, ok := m.pop(&m.transmit)
+	if !ok {
+		return Send{}, false
+	}
+	s := Send{Header: m.Unqueued()}
+	if i.isControl() {
+		s.Control = true
+		s.Header.Type = wire.Control
+		s.Header.Flags = m.control(i).flags
+	} else {
+		s.Object = m.named(i, e)
+	}
+	m.done(i, e)
+	return s, true
+}
+
+// Unqueued returns the header for a message that passes the queue by: what a
+// node without internal caches makes of an event. Its Type is for the caller to
+// fill in.
+func (m *NoTrack) Unqueued() wire.Header {
+	h := wire.Header{Seq: m.seq}
+	m.seq++
+	return h
+}
+
+// Sent implements Machine.
+func (m *NoTrack) Sent(now time.Duration) { m.alive = now + aliveInterval }
+
+// Stats implements Machine.
+func (m *NoTrack) Stats() Stats {
+	return Stats{
+		Lost: m.lost, Before: m.before, Resyncs: m.asked, Bulks: m.bulks,
+		Transmit: m.transmit.len, Controls: len(m.controls) - m.free.len,
+	}
+}

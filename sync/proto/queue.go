@@ -1,0 +1,244 @@
+package proto
+
+import "ctbox/sync/wire"
+
+// id is an element's place: the table in the two top bits, the slot below.
+type id uint32
+
+const (
+	none      id = 1<<32 - 1
+	slotBits     = 30
+	slotMask     = 1<<slotBits - 1
+	segmentLg    = 10
+	segment      = 1 << segmentLg
+	segMask      = segment - 1
+)
+
+// controlTable holds the control messages, beside the owner's Flows and Expects.
+const controlTable = 2
+
+// queueName says in which list an element is.
+type queueName uint8
+
+const (
+	unqueued   queueName = iota
+	transmit             // to be sent
+	background           // to be sent when nothing else is and the peer keeps up
+	resend               // sent, until it is acknowledged
+	released             // dead and done with, for NextReleased
+	free                 // an unused control message
+)
+
+// element is the machine's side of an object or control message: its links in
+// the one list it is in. An object is in a list at most once, which is what lets
+// its changes coalesce.
+type element struct {
+	prev, next id
+	seq        wire.Seq // as last sent
+	gen        uint32   // upper half of the owner's handle
+	queue      queueName
+	dead       bool
+	inBulk     bool // to be acknowledged before the bulk's end is told
+}
+
+// slab holds the elements of a table by slot. It grows in segments, so that
+// growing moves nothing.
+type slab [][]element
+
+func (s *slab) at(slot uint32) *element {
+	i := int(slot >> segmentLg)
+	for i >= len(*s) {
+		*s = append(*s, nil)
+	}
+	if (*s)[i] == nil {
+		(*s)[i] = make([]element, segment)
+	}
+	return &(*s)[i][slot&segMask]
+}
+
+// list is a doubly linked list through elements.
+type list struct {
+	name       queueName
+	head, tail id
+	len        int
+	controls   int // how many of them are control messages
+}
+
+// control is what a queued control message says; its element has the same slot.
+type control struct {
+	flags    wire.Flags // without Hello and HelloBack
+	from, to wire.Seq   // as the header has them
+	number   uint64     // which request a RESYNC is
+}
+
+// queues are the lists of a machine and the elements in them.
+type queues struct {
+	tables   [3]slab
+	controls []control
+	free     list // of control elements
+
+	transmit, background, resend, released list
+}
+
+func (q *queues) init() {
+	for _, l := range []struct {
+		list *list
+		name queueName
+	}{{&q.free, free}, {&q.transmit, transmit}, {&q.background, background}, {&q.resend, resend}, {&q.released, released}} {
+		*l.list = list{name: l.name, head: none, tail: none}
+	}
+}
+
+func (q *queues) at(i id) *element { return q.tables[i>>slotBits].at(uint32(i) & slotMask) }
+
+// object returns the element of o.
+func (q *queues) object(o Object) (id, *element) {
+	i := id(o.Table)<<slotBits | id(uint32(o.Handle)&slotMask)
+	e := q.at(i)
+	e.gen = uint32(o.Handle >> 32)
+	return i, e
+}
+
+// named is object's inverse.
+func (q *queues) named(i id, e *element) Object {
+	return Object{Table: Table(i >> slotBits), Handle: uint64(e.gen)<<32 | uint64(i&slotMask)}
+}
+
+func (i id) isControl() bool { return i>>slotBits == controlTable }
+
+func (q *queues) control(i id) *control { return &q.controls[i&slotMask] }
+
+func (q *queues) list(name queueName) *list {
+	switch name {
+	case transmit:
+		return &q.transmit
+	case background:
+		return &q.background
+	case resend:
+		return &q.resend
+	case released:
+		return &q.released
+	case free:
+		return &q.free
+	}
+	return nil
+}
+
+// append puts the element, which is in no list, at the end of l.
+func (q *queues) append(l *list, i id, e *element) {
+	e.queue, e.prev, e.next = l.name, l.tail, none
+	if l.tail == none {
+		l.head = i
+	} else {
+		q.at(l.tail).next = i
+	}
+	l.tail = i
+	l.count(i, 1)
+}
+
+func (l *list) count(i id, n int) {
+	l.len += n
+	if i.isControl() {
+		l.controls += n
+	}
+}
+
+// remove takes the element out of the list it is in, if any.
+func (q *queues) remove(i id, e *element) {
+	l := q.list(e.queue)
+	if l == nil {
+		return
+	}
+	if e.prev == none {
+		l.head = e.next
+	} else {
+		q.at(e.prev).next = e.next
+	}
+	if e.next == none {
+		l.tail = e.prev
+	} else {
+		q.at(e.next).prev = e.prev
+	}
+	l.count(i, -1)
+	e.queue = unqueued
+}
+
+// move puts the element at the end of l, whatever list it was in.
+func (q *queues) move(l *list, i id, e *element) {
+	q.remove(i, e)
+	q.append(l, i, e)
+}
+
+// pop takes the first element out of l.
+func (q *queues) pop(l *list) (id, *element, bool) {
+	i := l.head
+	if i == none {
+		return none, nil, false
+	}
+	e := q.at(i)
+	q.remove(i, e)
+	return i, e, true
+}
+
+// queueControl puts a control message at the end of the transmit queue.
+func (q *queues) queueControl(c control) {
+	i, e, ok := q.pop(&q.free)
+	if !ok {
+		i = controlTable<<slotBits | id(len(q.controls))
+		q.controls = append(q.controls, control{})
+		e = q.at(i)
+	}
+	*q.control(i) = c
+	q.append(&q.transmit, i, e)
+}
+
+// done ends an element's way through the queues, which it is in none of now: a
+// control message is freed, a dead object given back to its owner.
+func (q *queues) done(i id, e *element) {
+	switch {
+	case i.isControl():
+		q.append(&q.free, i, e)
+	case e.dead:
+		q.append(&q.released, i, e)
+	}
+}
+
+// Changed queues o, which is new, has changed or is to be told again. If it is
+// queued already it keeps its place: what will be sent is what the cache then
+// holds. An object that was reported deleted lives again.
+func (q *queues) Changed(o Object) {
+	i, e := q.object(o)
+	e.dead = false
+	if e.queue != transmit {
+		q.move(&q.transmit, i, e)
+	}
+}
+
+// Deleted queues o's end. The owner keeps o's slot, and what it needs to encode
+// the DEL, until NextReleased hands o back.
+func (q *queues) Deleted(o Object) {
+	i, e := q.object(o)
+	e.dead = true
+	if e.queue != transmit {
+		q.move(&q.transmit, i, e)
+	}
+}
+
+// Dropped forgets o, which the owner has removed without telling anybody, as a
+// flush of the internal cache does. Its slot may be used again at once.
+func (q *queues) Dropped(o Object) {
+	i, e := q.object(o)
+	q.remove(i, e)
+	e.dead = false
+}
+
+// NextReleased returns an object that was Deleted and that nobody needs to be
+// told of any more; its slot is the owner's again.
+func (q *queues) NextReleased() (Object, bool) {
+	i, e, ok := q.pop(&q.released)
+	if !ok {
+		return Object{}, false
+	}
+	e.dead = false
+	return q.named(i, e), true
+}

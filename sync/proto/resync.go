@@ -1,0 +1,184 @@
+package proto
+
+import (
+	"time"
+
+	"ctbox/sync/wire"
+)
+
+// resync is our wish to be told everything.
+type resync struct {
+	wanted   bool
+	number   uint64        // of the last request
+	sent     bool          // the request is on its way
+	granted  bool          // the peer has acknowledged it
+	begun    bool          // and begun to tell everything: it is one of ours
+	bulk     wire.Seq      // the number of that bulk
+	next     time.Duration // no request before
+	interval time.Duration
+}
+
+// want wishes for everything, whatever was asked for before.
+func (r *resync) want() {
+	r.wanted = true
+	r.sent, r.granted, r.begun = false, false, false
+}
+
+// begin notes that the peer has begun to tell everything.
+func (r *resync) begin(now time.Duration, number wire.Seq) {
+	r.wanted, r.sent, r.granted, r.begun = true, true, true, true
+	r.bulk = number
+	r.next = now + maxResyncInterval
+}
+
+func (r *resync) deadline() time.Duration {
+	if !r.wanted || r.granted && !r.begun {
+		return None
+	}
+	return r.next
+}
+
+// is reports whether c is the request that stands.
+func (r *resync) is(c *control) bool {
+	return r.sent && c.flags == wire.Resync && c.number == r.number
+}
+
+// RequestResync implements Machine.
+func (m *FTFW) RequestResync(now time.Duration) {
+	m.resync.wanted = true
+	m.ask(now)
+}
+
+// tickResync repeats the request until the peer has it.
+func (m *FTFW) tickResync(now time.Duration) Events {
+	r := &m.resync
+	if now < r.deadline() {
+		return 0
+	}
+	if r.sent && !r.granted {
+		// It is in the resend queue and gets there as soon as anything does.
+		r.next = now + r.interval
+		return 0
+	}
+	m.ask(now)
+	return ResyncSent
+}
+
+func (m *FTFW) ask(now time.Duration) {
+	r := &m.resync
+	r.sent, r.granted, r.begun = true, false, false
+	r.next = now + r.interval
+	r.interval = min(2*r.interval, maxResyncInterval)
+	m.stats.Resyncs++
+	r.number++
+	m.queueControl(control{flags: wire.Resync, number: r.number})
+}
+
+// marked looks at the marks around a bulk. The peer sends the end when all that
+// it sent since the beginning is acknowledged, so losses in between do not
+// matter.
+func (m *FTFW) marked(now time.Duration, h wire.Header) Events {
+	r := &m.resync
+	switch {
+	case !h.IsMark():
+	case h.Flags&wire.BulkBegin != 0:
+		r.begin(now, h.From)
+		return BulkBegan
+	case r.begun && r.bulk == h.From:
+		r.wanted, r.begun = false, false
+		r.interval = resyncInterval
+		return BulkComplete
+	default:
+		// We missed the beginning. Whatever it was for has to be done again.
+		r.want()
+	}
+	return 0
+}
+
+// BeginBulk implements Machine.
+func (m *FTFW) BeginBulk(now time.Duration) bool {
+	b := &m.bulk
+	if b.running {
+		return false
+	}
+	b.running, b.told, b.failed = true, false, false
+	b.number++
+	b.due = now + bulkInterval
+	m.gaveUp = false
+	m.stats.Bulks++
+	m.queueControl(b.mark(wire.BulkBegin))
+	return true
+}
+
+// Bulk implements Machine. The object is sent after the beginning even if it was
+// queued before, but changes go first, and no more is on its way than the peer
+// acknowledges.
+func (m *FTFW) Bulk(o Object) {
+	i, e := m.object(o)
+	if e.queue == transmit {
+		m.move(&m.transmit, i, e)
+	} else {
+		m.move(&m.background, i, e)
+	}
+	if !e.inBulk {
+		e.inBulk = true
+		m.bulk.left++
+	}
+}
+
+// EndBulk implements Machine. The peer is told when it has everything.
+func (m *FTFW) EndBulk() {
+	m.bulk.told = true
+	m.finishBulk()
+}
+
+// outOfBulk takes an element out of the bulk it may be in: acknowledged, given up
+// or dropped.
+func (m *FTFW) outOfBulk(e *element) {
+	if e.inBulk {
+		e.inBulk = false
+		m.bulk.left--
+		m.finishBulk()
+	}
+}
+
+func (m *FTFW) finishBulk() {
+	b := &m.bulk
+	if !b.running || !b.told || b.left > 0 {
+		return
+	}
+	b.running = false
+	if b.failed {
+		b.wanted = true
+		return
+	}
+	m.queueControl(b.mark(wire.BulkEnd))
+}
+
+// Dropped implements Machine.
+func (m *FTFW) Dropped(o Object) {
+	_, e := m.object(o)
+	m.outOfBulk(e)
+	m.queues.Dropped(o)
+}
+
+// mark is the control message for an end of the bulk.
+func (b *bulk) mark(end wire.Flags) control {
+	return control{flags: wire.Alive | end, from: b.number, to: b.number}
+}
+
+// outdated reports whether a lost control message must not be sent again: the
+// beginning of a bulk, because what it was to enclose has been sent; the end of a
+// bulk when the next one has begun, which it would seem to end; a request that a
+// later one has replaced.
+func (m *FTFW) outdated(c *control) bool {
+	switch {
+	case c.flags&wire.BulkBegin != 0:
+		return true
+	case c.flags&wire.BulkEnd != 0:
+		return c.from != m.bulk.number
+	case c.flags == wire.Resync:
+		return c.number != m.resync.number
+	}
+	return false
+}

@@ -1,0 +1,354 @@
+package proto
+
+import (
+	"time"
+
+	"ctbox/nl"
+	"ctbox/sync/wire"
+)
+
+// daemon is a node of ours with model caches.
+type daemon struct {
+	s    *sim
+	id   int
+	make func(now time.Duration, first wire.Seq) Machine
+
+	table map[uint16]uint32 // the kernel's
+	base  uint16            // its first key
+
+	m        Machine
+	up       bool
+	links    int
+	slots    [2][]slot // the internal caches
+	free     [2][]uint32
+	index    map[uint16]uint32
+	ext      map[uint16]entry
+	round    int
+	bulkAt   int // next slot of a bulk in progress, or -1
+	packer   *wire.Packer
+	counters wire.Counters
+	strange  int // how often a third node was reported
+	lastSeen wire.Seq
+}
+
+type slot struct {
+	key     uint16
+	version uint32
+	state   wire.Type // FlowNew, FlowUpdate, FlowDelete
+	used    bool
+	gen     uint32
+	refresh time.Duration // ALARM: when to tell it again
+}
+
+type entry struct {
+	version uint32
+	round   int
+	heard   time.Duration
+}
+
+func (s *sim) addDaemon(make func(now time.Duration, first wire.Seq) Machine) *daemon {
+	d := &daemon{s: s, id: len(s.nodes), make: make, table: map[uint16]uint32{}, packer: wire.NewPacker(200 + s.rng.IntN(1272))}
+	s.nodes = append(s.nodes, d)
+	return d
+}
+
+// tableOf spreads the keys over both tables.
+func tableOf(key uint16) Table { return Table(key & 1) }
+
+func (d *daemon) boot() {
+	d.up = true
+	d.m = d.make(d.s.now, wire.Seq(d.s.epoch+uint32(d.s.now/time.Second)))
+	d.slots, d.free = [2][]slot{}, [2][]uint32{}
+	d.index = map[uint16]uint32{}
+	d.ext = map[uint16]entry{}
+	d.bulkAt = -1
+	for key := d.base; key < d.base+simKeys; key++ {
+		if v, ok := d.table[key]; ok {
+			d.insert(key, v)
+		}
+	}
+	d.pump()
+}
+
+func (d *daemon) keys() (first, end uint16) { return d.base, d.base + simKeys }
+func (d *daemon) crash()                    { d.up = false }
+func (d *daemon) running() bool             { return d.up }
+func (d *daemon) kernel() map[uint16]uint32 { return d.table }
+
+func (d *daemon) external() map[uint16]uint32 {
+	out := map[uint16]uint32{}
+	for k, e := range d.ext {
+		out[k] = e.version
+	}
+	return out
+}
+
+func (d *daemon) insert(key uint16, version uint32) Object {
+	t := tableOf(key)
+	var i uint32
+	if n := len(d.free[t]); n > 0 {
+		i = d.free[t][n-1]
+		d.free[t] = d.free[t][:n-1]
+	} else {
+		i = uint32(len(d.slots[t]))
+		d.slots[t] = append(d.slots[t], slot{})
+	}
+	gen := d.slots[t][i].gen + 1
+	d.slots[t][i] = slot{key: key, version: version, state: wire.FlowNew, used: true, gen: gen}
+	d.index[key] = i
+	d.arm(t, i)
+	return Object{t, uint64(gen)<<32 | uint64(i)}
+}
+
+func (d *daemon) object(t Table, i uint32) Object {
+	return Object{t, uint64(d.slots[t][i].gen)<<32 | uint64(i)}
+}
+
+func (d *daemon) changed(key uint16) {
+	t := tableOf(key)
+	version, there := d.table[key]
+	i, known := d.index[key]
+	switch {
+	case there && known:
+		sl := &d.slots[t][i]
+		sl.version, sl.state = version, wire.FlowUpdate
+		d.arm(t, i)
+		d.m.Changed(d.object(t, i))
+	case there:
+		d.m.Changed(d.insert(key, version))
+	case known:
+		// The dead object keeps its slot; a new flow of that key gets another.
+		d.slots[t][i].state = wire.FlowDelete
+		delete(d.index, key)
+		d.m.Deleted(d.object(t, i))
+	}
+	// Events of one moment share a transmission.
+	d.s.after(0, func() {
+		if d.up {
+			d.pump()
+		}
+	})
+}
+
+func (d *daemon) timer() {
+	if d.s.now >= d.m.Deadline() {
+		d.happened(d.m.Tick(d.s.now))
+	}
+	if _, ok := d.m.(*Alarm); ok {
+		d.alarms()
+	}
+	d.pump()
+}
+
+func (d *daemon) deadline() time.Duration {
+	next := d.m.Deadline()
+	if _, ok := d.m.(*Alarm); !ok {
+		return next
+	}
+	for t := range d.slots {
+		for _, sl := range d.slots[t] {
+			if sl.used && sl.state != wire.FlowDelete {
+				next = min(next, sl.refresh)
+			}
+		}
+	}
+	for _, e := range d.ext {
+		next = min(next, e.heard+simCacheTimeout)
+	}
+	return next
+}
+
+// simCacheTimeout is how long ALARM keeps an external entry.
+const simCacheTimeout = 20 * time.Second
+
+// arm sets the timer after which ALARM tells an object again.
+func (d *daemon) arm(t Table, i uint32) {
+	if a, ok := d.m.(*Alarm); ok {
+		d.slots[t][i].refresh = d.s.now + a.RefreshDelay()
+	}
+}
+
+// alarms tells again and forgets what it is time for.
+func (d *daemon) alarms() {
+	for t := range d.slots {
+		for i := range d.slots[t] {
+			sl := &d.slots[t][i]
+			if sl.used && sl.state != wire.FlowDelete && sl.refresh <= d.s.now {
+				d.m.Changed(d.object(Table(t), uint32(i)))
+				d.arm(Table(t), uint32(i))
+			}
+		}
+	}
+	for k, e := range d.ext {
+		if e.heard+simCacheTimeout <= d.s.now {
+			delete(d.ext, k)
+		}
+	}
+}
+
+func (d *daemon) datagram(from int, b []byte) {
+	for r := wire.ReadDatagram(b); ; {
+		msg, ok := r.Next(&d.counters)
+		if !ok {
+			break
+		}
+		verdict, events := d.m.Receive(d.s.now, d.s.rng.IntN(max(d.links, 1)), address(from), msg.Header)
+		d.noteOrder(events)
+		// What the events enclose begins after an earlier and ends before a
+		// later message.
+		d.happened(events)
+		if verdict == Apply {
+			d.apply(msg)
+		}
+	}
+	d.pump()
+}
+
+// noteOrder checks that the last sequence number never goes back within a life
+// of the peer.
+func (d *daemon) noteOrder(events Events) {
+	m, ok := d.m.(*FTFW)
+	if !ok {
+		return
+	}
+	if last := m.peer.last; events&PeerStarted == 0 && d.s.pair() && m.peer.have && last.Before(d.lastSeen) && d.lastSeen != 0 && m.peer.greeted {
+		d.s.t.Errorf("node %d: the window went back from %d to %d", d.id, d.lastSeen, last)
+	}
+	d.lastSeen = m.peer.last
+}
+
+func (d *daemon) apply(msg wire.Message) {
+	var f nl.Flow
+	if wire.ParseFlow(msg.Body, &f) != nil {
+		return
+	}
+	key := f.Orig.SrcPort
+	if d.s.trace {
+		d.s.logf("%d applies %s of flow %d", d.id, describeHeader(msg.Header), key)
+	}
+	if msg.Type == wire.FlowDelete {
+		delete(d.ext, key)
+		return
+	}
+	d.ext[key] = entry{f.Mark, d.round, d.s.now}
+}
+
+func (d *daemon) happened(e Events) {
+	if e != 0 {
+		d.s.logf("%d has events %b", d.id, e)
+	}
+	if e&BulkWanted != 0 && d.bulkAt < 0 && d.m.BeginBulk(d.s.now) {
+		d.bulkAt = 0
+		d.bulkSlice()
+	}
+	if e&BulkBegan != 0 {
+		d.round++
+	}
+	if e&BulkComplete != 0 {
+		for k, x := range d.ext {
+			if x.round != d.round {
+				delete(d.ext, k)
+			}
+		}
+	}
+	if e&ThirdNode != 0 {
+		d.strange++
+		d.s.logf("%d notices the third node %v", d.id, d.m.Stats().Third)
+	}
+}
+
+// bulkSlice tells a few objects, and the rest a little later.
+func (d *daemon) bulkSlice() {
+	m := d.m
+	for range 7 {
+		t, i := Flows, d.bulkAt
+		if i >= len(d.slots[Flows]) {
+			t, i = Expects, i-len(d.slots[Flows])
+		}
+		if t == Expects && i >= len(d.slots[Expects]) {
+			d.bulkAt = -1
+			m.EndBulk()
+			return
+		}
+		if sl := d.slots[t][i]; sl.used && sl.state != wire.FlowDelete {
+			m.Bulk(d.object(t, uint32(i)))
+		}
+		d.bulkAt++
+	}
+	d.s.after(time.Millisecond, func() {
+		if d.up && d.m == m {
+			d.bulkSlice()
+			d.pump()
+		}
+	})
+}
+
+// pump transmits what there is.
+func (d *daemon) pump() {
+	for d.release(); ; {
+		send, ok := d.m.Next()
+		if !ok {
+			break
+		}
+		if send.Control {
+			d.packer.Add(wire.AppendControl(d.packer.Buffer(), send.Header))
+			continue
+		}
+		sl := &d.slots[send.Object.Table][uint32(send.Object.Handle)]
+		if !sl.used || uint32(send.Object.Handle>>32) != sl.gen {
+			d.s.t.Errorf("node %d: told to send %+v, which holds %+v", d.id, send.Object, *sl)
+			continue
+		}
+		send.Header.Type = sl.state
+		if i, alive := d.index[sl.key]; alive && sl.state == wire.FlowDelete {
+			// The end of an old flow is told after a new one of its tuple may
+			// have been: tell that again.
+			d.m.Changed(d.object(send.Object.Table, i))
+		}
+		f := flowOf(sl.key, sl.version)
+		b, err := wire.Encoder{}.AppendFlow(d.packer.Buffer(), send.Header, &f)
+		if err != nil {
+			d.s.t.Error(err)
+		}
+		d.packer.Add(b)
+	}
+	d.release()
+	if d.packer.Datagrams() == 0 {
+		return
+	}
+	for i := range d.packer.Datagrams() {
+		d.s.transmit(d.id, d.packer.Datagram(i))
+	}
+	d.packer.Reset()
+	d.m.Sent(d.s.now)
+}
+
+func (d *daemon) release() {
+	for {
+		o, ok := d.m.NextReleased()
+		if !ok {
+			return
+		}
+		sl := &d.slots[o.Table][uint32(o.Handle)]
+		if !sl.used || sl.state != wire.FlowDelete || uint32(o.Handle>>32) != sl.gen {
+			d.s.t.Errorf("node %d: got %+v back, which holds %+v", d.id, o, *sl)
+		}
+		sl.used = false
+		d.free[o.Table] = append(d.free[o.Table], uint32(o.Handle))
+	}
+}
+
+// check holds the bounds of the queues.
+func (d *daemon) check() {
+	st := d.m.Stats()
+	objects := len(d.slots[Flows]) + len(d.slots[Expects])
+	if st.ResendLimit > 0 && st.Resend > st.ResendLimit {
+		d.s.t.Errorf("node %d: %d messages in the resend queue, the limit is %d", d.id, st.Resend, st.ResendLimit)
+	}
+	if st.Transmit+st.Resend > objects+st.Controls {
+		d.s.t.Errorf("node %d: %d+%d messages queued of %d objects and %d controls", d.id, st.Transmit, st.Resend, objects, st.Controls)
+	}
+	if st.Controls > 200 && d.s.pair() {
+		d.s.t.Errorf("node %d: %d control messages are queued", d.id, st.Controls)
+	}
+}
