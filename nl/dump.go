@@ -14,8 +14,9 @@ type Dump struct {
 
 	// Filter lets the kernel leave flows out: mark with mask, status with mask,
 	// zone, and with FilterTuples the present fields of the tuples. Kernels
-	// ignore what they don't know (the zone before 6.8, tuples before 5.8), so
-	// the receiver must check again. FilterTuples needs a Family.
+	// ignore what they don't know (the zone before 6.8, tuples before 5.8) and
+	// IPv6 addresses are not compared, so the receiver must check again.
+	// FilterTuples needs a Family.
 	Filter       *Flow
 	FilterTuples bool
 }

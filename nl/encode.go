@@ -244,8 +244,14 @@ func (f *Flow) appendFilter(dst []byte) []byte {
 	return endNest(dst, at)
 }
 
-// filterFlags are the CTA_FILTER bits of the tuple's present fields.
+// filterFlags are the CTA_FILTER bits of the tuple's present fields, but for IPv6
+// addresses: the kernel (Linux 5.8 to 6.18 at least) takes the result of their
+// comparison for its opposite, and would leave out just the flows that match.
 func (t *Tuple) filterFlags() uint32 {
+	has := t.Has
+	if t.Family == FamilyIPv6 {
+		has &^= TupleAddrs
+	}
 	var flags uint32
 	icmp := [3]uint32{filterICMPType, filterICMPCode, filterICMPID}
 	if t.Proto == ProtoICMPv6 {
@@ -259,7 +265,7 @@ func (t *Tuple) filterFlags() uint32 {
 		{TupleSrcPort, filterSrcPort}, {TupleDstPort, filterDstPort},
 		{TupleICMPType, icmp[0]}, {TupleICMPCode, icmp[1]}, {TupleICMPID, icmp[2]},
 	} {
-		if t.Has&m.has != 0 {
+		if has&m.has != 0 {
 			flags |= m.flag
 		}
 	}
