@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"sync"
 	"time"
@@ -61,6 +62,7 @@ type EventOptions struct {
 // delays it.
 type Subscription struct {
 	conn    *Conn
+	groups  Group
 	backlog int
 	read    mmsgReader
 
@@ -72,6 +74,7 @@ type Subscription struct {
 	drops   uint64
 	err     error
 	closed  bool
+	left    bool // no member of a group any more: what is queued is all
 	done    chan struct{}
 }
 
@@ -145,7 +148,7 @@ func subscribe(c *Conn, opts EventOptions) (*Subscription, error) {
 			}
 		}
 	}
-	s := &Subscription{conn: c, backlog: opts.Backlog, done: make(chan struct{})}
+	s := &Subscription{conn: c, groups: opts.Groups, backlog: opts.Backlog, done: make(chan struct{})}
 	s.arrived = sync.NewCond(&s.mu)
 	s.read.init()
 	return s, nil
@@ -164,6 +167,26 @@ func (s *Subscription) Close() error {
 	err := s.conn.Close()
 	<-s.done
 	return err
+}
+
+// Leave ends the stream without losing count: no event after it is received,
+// Next returns those before it, with their number of drops, and then io.EOF.
+func (s *Subscription) Leave() error {
+	for g := uint32(0); g < 6; g++ {
+		if s.groups&(1<<g) == 0 {
+			continue
+		}
+		if err := s.conn.nl.LeaveGroup(g + 1); err != nil {
+			return fmt.Errorf("leave conntrack event group %d: %w", g+1, err)
+		}
+	}
+	s.mu.Lock()
+	s.left = true
+	s.mu.Unlock()
+	// Wakes the reader; if that comes between two of its reads it wakes by
+	// itself a little later.
+	_ = s.conn.nl.SetReadDeadline(time.Unix(1, 0))
+	return nil
 }
 
 // Next returns what has arrived, waiting for at least one event or for a change
@@ -257,11 +280,10 @@ const dropPoll = 200 * time.Millisecond
 func (s *Subscription) run() {
 	defer close(s.done)
 	for {
-		_ = s.conn.nl.SetReadDeadline(time.Now().Add(dropPoll))
-		n, err := s.read.receive(s.conn)
-		if errors.Is(err, os.ErrDeadlineExceeded) {
-			n, err = 0, nil
-		}
+		s.mu.Lock()
+		left := s.left
+		s.mu.Unlock()
+		n, err := s.receive(left)
 		drops := s.conn.drops()
 		now := time.Now()
 
@@ -286,6 +308,20 @@ func (s *Subscription) run() {
 			return
 		}
 	}
+}
+
+// receive reads what there is, waiting a while for something. Once the groups are
+// left it does not wait, and io.EOF says that there is no more.
+func (s *Subscription) receive(left bool) (int, error) {
+	if left {
+		return s.read.rest(s.conn)
+	}
+	_ = s.conn.nl.SetReadDeadline(time.Now().Add(dropPoll))
+	n, err := s.read.receive(s.conn)
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		return 0, nil
+	}
+	return n, err
 }
 
 // file appends the n datagrams just read to what waits.
@@ -373,6 +409,18 @@ func (r *mmsgReader) init() {
 func (r *mmsgReader) receive(c *Conn) (int, error) {
 	if err := c.raw.Read(r.fn); err != nil {
 		return 0, err
+	}
+	return r.n, r.err
+}
+
+// rest reads without waiting; io.EOF says that nothing is queued.
+func (r *mmsgReader) rest(c *Conn) (int, error) {
+	empty := false
+	if err := c.raw.Control(func(fd uintptr) { empty = !r.fn(fd) }); err != nil {
+		return 0, err
+	}
+	if empty {
+		return 0, io.EOF
 	}
 	return r.n, r.err
 }
