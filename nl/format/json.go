@@ -381,7 +381,8 @@ func (o *object) adjustments(f *nl.Flow, has nl.Attr) {
 		}
 		o.close()
 	}
-	if has&nl.HasSynproxy != 0 {
+	// The kernel sends it with every flow that could have one.
+	if has&nl.HasSynproxy != 0 && f.Synproxy != (nl.Synproxy{}) {
 		o.name("synproxy")
 		o.open()
 		o.uint("isn", uint64(f.Synproxy.ISN))

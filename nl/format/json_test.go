@@ -156,6 +156,9 @@ func randomFlow(r *rand.Rand) *nl.Flow {
 	u32(nl.HasID, &f.ID)
 	u32(nl.HasSecmark, &f.Secmark)
 	u32(nl.HasSynproxy, &f.Synproxy.ISN, &f.Synproxy.ITS, &f.Synproxy.TSOff)
+	if f.Synproxy == (nl.Synproxy{}) {
+		f.Has &^= nl.HasSynproxy
+	}
 	u32(nl.HasSeqAdjOrig, &f.SeqAdjOrig.CorrectionPos, &f.SeqAdjOrig.OffsetBefore, &f.SeqAdjOrig.OffsetAfter)
 	u32(nl.HasSeqAdjReply, &f.SeqAdjReply.CorrectionPos, &f.SeqAdjReply.OffsetBefore, &f.SeqAdjReply.OffsetAfter)
 	u64(nl.HasCountersOrig, &f.CountersOrig.Packets, &f.CountersOrig.Bytes)

@@ -1,7 +1,6 @@
 package format
 
 import (
-	"math/bits"
 	"strconv"
 
 	"ctbox/nl"
@@ -140,10 +139,10 @@ func appendSaveState(dst []byte, f *nl.Flow, has nl.Attr) []byte {
 		dst = append(append(append(dst, "--state "...), name...), ' ')
 	}
 	if has&nl.HasSCTPVtagOrig != 0 {
-		dst = appendNumber(dst, "--orig-vtag ", uint64(SaveVtag(f.SCTPVtagOrig)))
+		dst = appendNumber(dst, "--orig-vtag ", uint64(nl.CommandVtag(f.SCTPVtagOrig)))
 	}
 	if has&nl.HasSCTPVtagReply != 0 {
-		dst = appendNumber(dst, "--reply-vtag ", uint64(SaveVtag(f.SCTPVtagReply)))
+		dst = appendNumber(dst, "--reply-vtag ", uint64(nl.CommandVtag(f.SCTPVtagReply)))
 	}
 	if has&nl.HasDCCPRole != 0 {
 		role := "--role client "
@@ -154,10 +153,3 @@ func appendSaveState(dst []byte, f *nl.Flow, has nl.Attr) []byte {
 	}
 	return dst
 }
-
-// SaveVtag turns an SCTP verification tag into the number that conntrack(8)'s
-// options --orig-vtag and --reply-vtag show and take, and back. conntrack-tools
-// has the tag's bytes in the wrong order there, on little-endian machines at
-// least; files saved by it must load, so the options keep that order. (JSON has
-// the tag as RFC 9260 has it.)
-func SaveVtag(tag uint32) uint32 { return bits.ReverseBytes32(tag) }

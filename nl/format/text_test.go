@@ -148,7 +148,7 @@ func TestFlowSave(t *testing.T) {
 			"-A -u SEEN_REPLY,FIXED_TIMEOUT -c 2 -w 7 -s 192.0.2.1 -d 192.0.2.2 -r 192.0.2.2 -q 192.0.2.1 -p icmp --icmp-type 8 --icmp-code 0 --icmp-id 3"},
 		{"icmpv6", flow(icmp(tuple(58, "2001:db8::1", "2001:db8::2"), 128, 0, 3)), Style{Delete: true}, nil,
 			"-D -s 2001:db8::1 -d 2001:db8::2 -r 2001:db8::2 -q 2001:db8::1 -p icmpv6 --icmpv6-type 128 --icmpv6-code 0 --icmpv6-id 3"},
-		{"sctp", flow(ports(tuple(132, v4a, v4b), 5, 6), sctp(8, 0x01020304, 0x07000000)), Style{}, &Event{Type: Update},
+		{"sctp", flow(ports(tuple(132, v4a, v4b), 5, 6), sctp(8, nl.CommandVtag(67305985), nl.CommandVtag(7))), Style{}, &Event{Type: Update},
 			"-U -s 192.0.2.1 -d 192.0.2.2 -r 192.0.2.2 -q 192.0.2.1 -p sctp --sport 5 --dport 6 --reply-port-src 6 --reply-port-dst 5 --state HEARTBEAT_SENT --orig-vtag 67305985 --reply-vtag 7"},
 		{"dccp", dccp, Style{}, &Event{Type: New},
 			"-A -s 192.0.2.1 -d 192.0.2.2 -r 192.0.2.2 -q 192.0.2.1 -p dccp --sport 10 --dport 20 --reply-port-src 20 --reply-port-dst 10 --state OPEN --role server"},
