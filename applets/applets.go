@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"strings"
 
+	"ctbox/applets/conntrack"
 	"ctbox/applets/nfct"
 	"ctbox/internal/version"
 )
@@ -33,6 +34,7 @@ type Applet struct {
 // All returns the applets this binary has, sorted by name.
 func All() []Applet {
 	return []Applet{
+		{"conntrack", conntrack.Run},
 		{"nfct", nfct.Run},
 	}
 }

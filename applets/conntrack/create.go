@@ -1,0 +1,48 @@
+package conntrack
+
+import (
+	"golang.org/x/sys/unix"
+
+	"ctbox/nl"
+)
+
+// create makes one flow or expectation, or with -A updates a flow that exists.
+func (s *session) create(c *Command) (uint64, error) {
+	conn, err := s.ask()
+	if err != nil {
+		return 0, err
+	}
+	r, err := createRequest(c)
+	if err != nil {
+		return 0, err
+	}
+	if err := conn.Do(s.ctx, r, nil); err != nil {
+		return 0, s.refused(c, err)
+	}
+	return 1, nil
+}
+
+// createRequest is what -I and -A ask of the kernel. It uses memory of c.
+func createRequest(c *Command) (nl.Request, error) {
+	if c.Table == TableExpect {
+		return nl.Request{Type: nl.TypeExpectNew, Flags: unix.NLM_F_CREATE | unix.NLM_F_EXCL,
+			Family: c.Family, Expect: &c.Expect}, nil
+	}
+	if c.LabelsAdd.Beyond {
+		return nl.Request{}, errLabelBeyond(c)
+	}
+	if c.Has(OptLabelAdd) {
+		c.Flow.Labels, c.Flow.LabelsLen = c.LabelsAdd.Bits, nl.LabelWords
+		c.Flow.Has |= nl.HasLabels
+	}
+	r := nl.Request{Type: nl.TypeFlowNew, Flags: unix.NLM_F_CREATE, Family: c.Family, Flow: &c.Flow}
+	if c.Op == OpCreate {
+		r.Flags |= unix.NLM_F_EXCL
+	}
+	return r, nil
+}
+
+// errLabelBeyond is the kernel's answer to a label that it has no bit for.
+func errLabelBeyond(c *Command) error {
+	return &refusal{op: c.Op, table: c.Table, err: unix.ERANGE}
+}

@@ -1,0 +1,205 @@
+package conntrack
+
+import (
+	"context"
+	"errors"
+	"io"
+	"math"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"ctbox/nl"
+	"ctbox/nl/format"
+)
+
+// events prints events until the context ends. Reading the socket is nl's, in
+// a goroutine of its own; what the kernel could not deliver is counted and said.
+func (s *session) events(c *Command) (uint64, error) {
+	opts := eventOptions(c)
+	sub, err := nl.Subscribe(opts)
+	if err != nil {
+		return 0, s.cannotListen(c, err)
+	}
+	defer sub.Close()
+	s.sayBuffer(c, sub.Buffer())
+
+	w := &watcher{session: s, printer: newPrinter(s.out, c), filter: newFilter(c), expect: c.Table == TableExpect}
+	err = w.watch(sub)
+	w.sayLoss(true)
+	if end := w.printer.finish(); err == nil {
+		err = end
+	}
+	return w.printer.entries, err
+}
+
+// watch prints until the context ends, and then what had happened by then.
+func (w *watcher) watch(sub *nl.Subscription) error {
+	ctx, left := w.ctx, false
+	var run *nl.Events
+	for {
+		var err error
+		if !left && w.ctx.Err() != nil {
+			// main gives us a second to come to the end.
+			ctx, left = context.WithoutCancel(ctx), true
+			if err = sub.Leave(); err != nil {
+				return err
+			}
+		}
+		run, err = sub.Next(ctx, run)
+		switch {
+		case err == nil:
+			err = w.take(run)
+		case !left && w.ctx.Err() != nil:
+			continue
+		case left && errors.Is(err, io.EOF):
+			return nil
+		}
+		var write *writeError
+		if err != nil && !errors.As(err, &write) {
+			err = &failure{"failed to received netlink event", err} // sic
+		}
+		if err != nil {
+			return err
+		}
+	}
+}
+
+func eventOptions(c *Command) nl.EventOptions {
+	opts := nl.EventOptions{Groups: nl.AllExpectEvents}
+	if c.Table != TableExpect {
+		opts.Groups = eventGroups(c)
+		opts.Filter = eventFilter(c)
+	}
+	if c.Has(OptBufferSize) {
+		opts.Buffer = int(min(max(c.BufferSize, 1), math.MaxInt32))
+	}
+	if c.Has(OptQueueSize) {
+		opts.Backlog = int(min(c.QueueSize, math.MaxInt32))
+	}
+	return opts
+}
+
+// eventGroups are the groups of -e. A list of nothing but ignored words joins
+// none, and then nothing is ever shown.
+func eventGroups(c *Command) nl.Group {
+	if !c.Has(OptEventMask) {
+		return nl.AllFlowEvents
+	}
+	var groups nl.Group
+	for _, g := range [...]struct {
+		event Events
+		group nl.Group
+	}{{EventNew, nl.GroupFlowNew}, {EventUpdate, nl.GroupFlowUpdate}, {EventDestroy, nl.GroupFlowDestroy}} {
+		if c.Events&g.event != 0 {
+			groups |= g.group
+		}
+	}
+	return groups
+}
+
+func (s *session) cannotListen(c *Command, err error) error {
+	if isErrno(err, unix.EPERM) {
+		r := refusal{op: c.Op, table: c.Table, err: unix.EPERM}
+		err = errors.New(r.text())
+	}
+	return &failure{"Can't open netlink socket", err}
+}
+
+// sayBuffer tells the size of the socket's buffer when it was asked for, and
+// when less was granted than a busy machine needs.
+func (s *session) sayBuffer(c *Command, granted int) {
+	switch {
+	case c.Has(OptBufferSize):
+		s.warn("NOTICE: Netlink socket buffer size has been set to %d bytes.", granted)
+	case granted < nl.DefaultEventBuffer:
+		s.warn("NOTICE: Netlink socket buffer size has been set to %d bytes; net.core.rmem_max allows no more.", granted)
+	}
+}
+
+// watcher prints the events that match.
+type watcher struct {
+	*session
+	printer *printer
+	filter  *filter
+	expect  bool
+	flow    nl.Flow
+	expects nl.Expect
+	event   format.Event
+	names   portNames
+
+	dropped uint64    // by the kernel, so far
+	said    uint64    // of these, on stderr
+	saidAt  time.Time // when
+}
+
+// lossEvery is how often losses are said at most; none goes unsaid.
+const lossEvery = time.Second
+
+// take prints a run of events and what was lost by its end, and hands it all
+// to the writer: whoever reads our output sees each event at once.
+func (w *watcher) take(run *nl.Events) error {
+	if err := run.Each(w.print); err != nil {
+		return err
+	}
+	if run.Dropped != w.dropped {
+		if w.printer.style.Format == format.JSON {
+			e := format.Event{Time: time.Now().UnixNano()}
+			w.out.buf = append(format.AppendLostJSON(w.out.buf, run.Dropped-w.dropped, &e), '\n')
+		}
+		w.dropped = run.Dropped
+		w.sayLoss(false)
+	}
+	return w.out.flush()
+}
+
+func (w *watcher) print(m *nl.Message, received time.Time) error {
+	if m.IsExpect() != w.expect {
+		return nil
+	}
+	w.event = format.Event{Type: eventType(m), Time: received.UnixNano(), PortID: m.PortID}
+	w.printer.style.Now = w.event.Time
+	if w.expect {
+		if err := w.expects.Decode(m.Attrs); err != nil {
+			return err
+		}
+		w.event.Progname = w.names.lookup(m.PortID, received)
+		return w.printer.expect(&w.expects, &w.event)
+	}
+	if err := w.flow.Decode(m.Attrs); err != nil {
+		return err
+	}
+	if !w.filter.match(&w.flow) {
+		return nil
+	}
+	if w.flow.Has&nl.HasTimestampEvent != 0 {
+		w.event.Time = int64(w.flow.TimestampEvent)
+	}
+	w.event.Progname = w.names.lookup(m.PortID, received)
+	return w.printer.flow(&w.flow, &w.event)
+}
+
+func eventType(m *nl.Message) format.EventType {
+	switch {
+	case m.IsDelete():
+		return format.Destroy
+	case m.IsNew():
+		return format.New
+	}
+	return format.Update
+}
+
+// sayLoss tells how many events were lost since it was last said: at once the
+// first time, then now and then, and what is left at the end.
+func (w *watcher) sayLoss(end bool) {
+	if w.dropped == w.said || !end && w.said != 0 && time.Since(w.saidAt) < lossEvery {
+		return
+	}
+	if w.said == 0 {
+		w.warn("WARNING: We have hit ENOBUFS! We are losing events.")
+		w.warn("This message means that the current netlink socket buffer size is too small.")
+		w.warn("Please, check --buffer-size in conntrack(8) manpage.")
+	}
+	w.warn("WARNING: %d events lost, %d in all.", w.dropped-w.said, w.dropped)
+	w.said, w.saidAt = w.dropped, time.Now()
+}

@@ -1,0 +1,310 @@
+package conntrack
+
+import (
+	"net/netip"
+
+	"ctbox/nl"
+)
+
+// filter decides which flows a command is about (sheet sections 7.1 to 7.3). It
+// looks at everything that the command line gave, whatever the kernel was asked
+// to leave out already: an older kernel ignores filters that it doesn't know.
+type filter struct {
+	want *Command
+	// From want, so that one look tells that a test is not needed.
+	family   uint8
+	nat      bool
+	labels   bool
+	mark     bool
+	status   bool
+	orig     tupleFilter
+	reply    tupleFilter
+	compared nl.Attr // attributes of want.Flow that must be equal
+}
+
+// newFilter makes the filter of a command that lists, deletes, updates, gets or
+// watches flows. c must not change while the filter is in use.
+func newFilter(c *Command) *filter {
+	f := &filter{
+		want:   c,
+		family: c.Family,
+		nat:    c.Has(OptSrcNAT | OptDstNAT | OptAnyNAT),
+		labels: c.Has(OptLabel),
+		orig:   newTupleFilter(&c.Flow.Orig),
+		reply:  newTupleFilter(&c.Flow.Reply),
+	}
+	if c.Has(OptMaskSrc) {
+		f.orig.srcMask = c.SrcMask
+	}
+	if c.Has(OptMaskDst) {
+		f.orig.dstMask = c.DstMask
+	}
+	if c.Op == OpUpdate {
+		// The rest is what to set.
+		f.compared = c.Flow.Has & nl.HasID
+		return f
+	}
+	f.mark = c.Has(OptMark)
+	f.status = c.Has(OptStatus)
+	f.compared = c.Flow.Has & (nl.HasID | nl.HasTimeout | nl.HasZone | nl.HasSecmark | comparedProtocol)
+	return f
+}
+
+// comparedProtocol is what is compared of the protocols' own attributes. The
+// TCP flags that go with -p tcp are to be sent, never compared.
+const comparedProtocol = nl.HasTCPState | nl.HasSCTPState | nl.HasDCCPState |
+	nl.HasSCTPVtagOrig | nl.HasSCTPVtagReply | nl.HasDCCPRole
+
+// match reports whether f is one of the wanted flows.
+func (w *filter) match(f *nl.Flow) bool {
+	if w.family != nl.FamilyUnspec && f.Family() != w.family {
+		return false
+	}
+	if w.nat && !w.matchNAT(f) {
+		return false
+	}
+	want := &w.want.Flow
+	if w.mark && (f.Has&nl.HasMark == 0 || f.Mark&want.MarkMask != want.Mark) {
+		return false
+	}
+	if w.labels && !hasLabels(f, &w.want.Labels) {
+		return false
+	}
+	if w.status && (f.Has&nl.HasStatus == 0 || f.Status&want.StatusMask != want.Status) {
+		return false
+	}
+	return w.orig.match(&f.Orig) && w.reply.match(&f.Reply) &&
+		(w.compared == 0 || w.matchAttributes(f))
+}
+
+func hasLabels(f *nl.Flow, want *LabelSet) bool {
+	if want.Beyond || f.Has&nl.HasLabels == 0 {
+		return false
+	}
+	for i, word := range want.Bits {
+		if f.Labels[i]&word != word {
+			return false
+		}
+	}
+	return true
+}
+
+func (w *filter) matchAttributes(f *nl.Flow) bool {
+	want := &w.want.Flow
+	// A flow without one of these is not meant, but for zone and security mark:
+	// the kernel leaves those out when they are 0.
+	if f.Has&w.compared|nl.HasZone|nl.HasSecmark != w.compared|nl.HasZone|nl.HasSecmark {
+		return false
+	}
+	has := w.compared
+	switch {
+	case has&nl.HasID != 0 && f.ID != want.ID,
+		has&nl.HasTimeout != 0 && f.Timeout != want.Timeout,
+		has&nl.HasTCPState != 0 && f.TCPState != want.TCPState,
+		has&nl.HasSCTPState != 0 && f.SCTPState != want.SCTPState,
+		has&nl.HasSCTPVtagOrig != 0 && f.SCTPVtagOrig != want.SCTPVtagOrig,
+		has&nl.HasSCTPVtagReply != 0 && f.SCTPVtagReply != want.SCTPVtagReply,
+		has&nl.HasDCCPState != 0 && f.DCCPState != want.DCCPState,
+		has&nl.HasDCCPRole != 0 && f.DCCPRole != want.DCCPRole:
+		return false
+	}
+	if has&nl.HasZone != 0 && present(f.Has&nl.HasZone != 0, f.Zone) != want.Zone {
+		return false
+	}
+	return has&nl.HasSecmark == 0 || present(f.Has&nl.HasSecmark != 0, f.Secmark) == want.Secmark
+}
+
+// present is v, or 0 when it is absent.
+func present[T uint16 | uint32](there bool, v T) T {
+	if !there {
+		return 0
+	}
+	return v
+}
+
+// tupleFilter compares the fields that are present in want.
+type tupleFilter struct {
+	want             *nl.Tuple
+	has              nl.TupleAttr
+	srcMask, dstMask nl.Addr
+}
+
+var noMask = nl.Addr{0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff}
+
+func newTupleFilter(want *nl.Tuple) tupleFilter {
+	return tupleFilter{want: want, has: want.Has, srcMask: noMask, dstMask: noMask}
+}
+
+func (w *tupleFilter) match(t *nl.Tuple) bool {
+	has, want := w.has, w.want
+	if has == 0 {
+		return true
+	}
+	// An absent zone is zone 0; everything else must be there to be compared.
+	if t.Has&has|nl.TupleZone != has|nl.TupleZone {
+		return false
+	}
+	switch {
+	case has&nl.TupleProto != 0 && t.Proto != want.Proto,
+		has&nl.TupleSrcPort != 0 && t.SrcPort != want.SrcPort,
+		has&nl.TupleDstPort != 0 && t.DstPort != want.DstPort,
+		has&nl.TupleICMPType != 0 && t.ICMPType != want.ICMPType,
+		has&nl.TupleICMPCode != 0 && t.ICMPCode != want.ICMPCode,
+		has&nl.TupleICMPID != 0 && t.ICMPID != want.ICMPID,
+		has&nl.TupleZone != 0 && t.Zone != want.Zone:
+		return false
+	}
+	if has&nl.TupleAddrs == 0 {
+		return true
+	}
+	return t.Family == want.Family &&
+		(has&nl.TupleSrc == 0 || equalMasked(&t.Src, &want.Src, &w.srcMask)) &&
+		(has&nl.TupleDst == 0 || equalMasked(&t.Dst, &want.Dst, &w.dstMask))
+}
+
+func equalMasked(a, b, mask *nl.Addr) bool {
+	if *a == *b {
+		return true
+	}
+	if *mask == noMask {
+		return false
+	}
+	for i := range a {
+		if (a[i]^b[i])&mask[i] != 0 {
+			return false
+		}
+	}
+	return true
+}
+
+// matchNAT decides -n, -g and -j (sheet section 7.2). Unlike conntrack-tools it
+// compares IPv6 addresses, and takes an ICMP flow for translated only if its
+// addresses or its id are.
+func (w *filter) matchNAT(f *nl.Flow) bool {
+	c := w.want
+	if c.Has(OptAnyNAT) {
+		return sourceNAT(f).matches(&c.AnyNAT) || destinationNAT(f).matches(&c.AnyNAT)
+	}
+	return (!c.Has(OptSrcNAT) || sourceNAT(f).matches(&c.SrcNAT)) &&
+		(!c.Has(OptDstNAT) || destinationNAT(f).matches(&c.DstNAT))
+}
+
+// translation is one end of a flow as the original and the reply direction see
+// it: NAT is where they differ.
+type translation struct {
+	addr, port bool // translated
+	to         *nl.Addr
+	toPort     uint16
+}
+
+func sourceNAT(f *nl.Flow) translation {
+	n := translation{to: &f.Reply.Dst, toPort: f.Reply.DstPort}
+	if f.Has&nl.HasStatus != 0 && f.Status&nl.StatusSrcNATDone == 0 {
+		return n
+	}
+	n.addr = f.Reply.Dst != f.Orig.Src
+	n.port = f.Reply.DstPort != f.Orig.SrcPort || f.Reply.ICMPID != f.Orig.ICMPID
+	return n
+}
+
+func destinationNAT(f *nl.Flow) translation {
+	n := translation{to: &f.Reply.Src, toPort: f.Reply.SrcPort}
+	if f.Has&nl.HasStatus != 0 && f.Status&nl.StatusDstNATDone == 0 {
+		return n
+	}
+	n.addr = f.Reply.Src != f.Orig.Dst
+	n.port = f.Reply.SrcPort != f.Orig.DstPort
+	return n
+}
+
+// matches compares with what a NAT option asks for: without an address any
+// translation, with an address one to it, with a port also one to that port.
+func (n translation) matches(want *nl.NAT) bool {
+	if !want.HasAddr {
+		return n.addr || n.port
+	}
+	return n.addr && *n.to == want.Addr && (!want.HasPort || n.port && n.toPort == want.Port)
+}
+
+// kernelFilter is the part of a filter that a dump can leave to the kernel, and
+// whether there are tuples in it. It never excludes what match would take.
+func kernelFilter(c *Command) (wanted *nl.Flow, tuples bool) {
+	w := &nl.Flow{}
+	if c.Op != OpUpdate {
+		if c.Has(OptMark) {
+			w.Mark, w.MarkMask = c.Flow.Mark, c.Flow.MarkMask
+			w.Has |= nl.HasMark | nl.HasMarkMask
+		}
+		if c.Has(OptStatus) {
+			w.Status, w.StatusMask = c.Flow.Status, c.Flow.StatusMask
+			w.Has |= nl.HasStatus | nl.HasStatusMask
+		}
+		// The zone of one direction makes the kernel's zone differ from what
+		// the flow's own attribute says, so zone 0 is not for the kernel.
+		if c.Flow.Has&nl.HasZone != 0 && c.Flow.Zone != 0 {
+			w.Zone = c.Flow.Zone
+			w.Has |= nl.HasZone
+		}
+	}
+	if c.Family != nl.FamilyUnspec {
+		w.Orig, w.Reply = c.Flow.Orig, c.Flow.Reply
+		w.Orig.Family, w.Reply.Family = c.Family, c.Family
+		w.Orig.Has &^= nl.TupleZone
+		w.Reply.Has &^= nl.TupleZone
+		if c.Has(OptMaskSrc) {
+			w.Orig.Has &^= nl.TupleSrc
+		}
+		if c.Has(OptMaskDst) {
+			w.Orig.Has &^= nl.TupleDst
+		}
+		tuples = w.Orig.Has|w.Reply.Has != 0
+	}
+	if w.Has == 0 && !tuples {
+		return nil, false
+	}
+	return w, tuples
+}
+
+// eventFilter is the part of a filter that the event socket can leave to the
+// kernel; nil if that is nothing.
+func eventFilter(c *Command) *nl.EventFilter {
+	e := &nl.EventFilter{Family: c.Family}
+	orig := &c.Flow.Orig
+	if orig.Has&nl.TupleProto != 0 {
+		e.Proto = orig.Proto
+	}
+	if orig.Has&nl.TupleSrc != 0 {
+		e.Src = prefix(orig.Family, &orig.Src, c.Has(OptMaskSrc), &c.SrcMask)
+	}
+	if orig.Has&nl.TupleDst != 0 {
+		e.Dst = prefix(orig.Family, &orig.Dst, c.Has(OptMaskDst), &c.DstMask)
+	}
+	if e.Empty() {
+		return nil
+	}
+	return e
+}
+
+// prefix is the address and mask as a prefix; the zero Prefix if the mask has a
+// hole, which only match can decide.
+func prefix(family uint8, a *nl.Addr, masked bool, mask *nl.Addr) netip.Prefix {
+	size := 16
+	addr := netip.AddrFrom16(*a)
+	if family == nl.FamilyIPv4 {
+		size = 4
+		addr = netip.AddrFrom4([4]byte(a[:4]))
+	}
+	bits := 8 * size
+	if masked {
+		bits = 0
+		for bits < 8*size && mask[bits/8]&(0x80>>(bits%8)) != 0 {
+			bits++
+		}
+		for i := bits; i < 8*size; i++ {
+			if mask[i/8]&(0x80>>(i%8)) != 0 {
+				return netip.Prefix{}
+			}
+		}
+	}
+	return netip.PrefixFrom(addr, bits)
+}

@@ -1,0 +1,248 @@
+package conntrack
+
+import (
+	"errors"
+	"io"
+	"os"
+	"syscall"
+	"time"
+
+	"ctbox/nl"
+	"ctbox/nl/format"
+)
+
+// output writes standard output from a goroutine of its own, so that a slow
+// terminal or disk does not hold up the reading of a table. Its memory is
+// bounded: a few chunks wait, then the producer does. Methods are for one
+// goroutine.
+type output struct {
+	w    io.Writer
+	buf  []byte // the chunk being filled
+	free chan []byte
+	full chan []byte
+	done chan struct{}
+	err  error // of the writer; the producer's once done is closed, or from failed
+	fail chan error
+}
+
+const (
+	outputChunk  = 64 << 10
+	outputChunks = 4
+)
+
+// newOutput starts the writer. close must be called.
+func newOutput(w io.Writer) *output {
+	o := &output{
+		w:    w,
+		free: make(chan []byte, outputChunks),
+		full: make(chan []byte, outputChunks),
+		done: make(chan struct{}),
+		fail: make(chan error, 1),
+	}
+	for range outputChunks - 1 {
+		o.free <- nil // allocated when first needed
+	}
+	go o.run()
+	return o
+}
+
+func (o *output) run() {
+	defer close(o.done)
+	failed := false
+	for b := range o.full {
+		if !failed {
+			if _, err := o.w.Write(b); err != nil {
+				failed = true
+				o.fail <- err
+			}
+		}
+		o.free <- b[:0]
+	}
+}
+
+// next is called after buf has got another line: a full chunk goes to the
+// writer. The error is that of an earlier write; the output is then useless.
+func (o *output) next() error {
+	if len(o.buf) < outputChunk {
+		return o.err
+	}
+	return o.flush()
+}
+
+// flush sends what there is to the writer and does not wait for it.
+func (o *output) flush() error {
+	o.check()
+	if len(o.buf) == 0 || o.err != nil {
+		o.buf = o.buf[:0]
+		return o.err
+	}
+	o.full <- o.buf
+	if o.buf = <-o.free; o.buf == nil {
+		o.buf = make([]byte, 0, outputChunk+4096)
+	}
+	o.check()
+	return o.err
+}
+
+// sync is flush, and waits until everything is written.
+func (o *output) sync() error {
+	if err := o.flush(); err != nil {
+		return err
+	}
+	// With every chunk but the producer's own back, nothing is on its way.
+	var held [outputChunks - 1][]byte
+	for i := range held {
+		held[i] = <-o.free
+	}
+	for _, b := range held {
+		o.free <- b
+	}
+	o.check()
+	return o.err
+}
+
+func (o *output) check() {
+	select {
+	case err := <-o.fail:
+		o.err = &writeError{err}
+	default:
+	}
+}
+
+// close writes what is left and ends the writer. It may be called twice.
+func (o *output) close() error {
+	if o.full == nil {
+		return o.err
+	}
+	_ = o.flush()
+	close(o.full)
+	<-o.done
+	o.full = nil
+	o.check()
+	return o.err
+}
+
+// writeError is a failure to write standard output.
+type writeError struct{ err error }
+
+func (e *writeError) Error() string {
+	var path *os.PathError
+	if errors.As(e.err, &path) {
+		return "can't write to standard output: " + path.Err.Error()
+	}
+	return "can't write to standard output: " + e.err.Error()
+}
+
+func (e *writeError) Unwrap() error { return e.err }
+
+// quiet reports whether the reader of a pipe has simply gone.
+func (e *writeError) quiet() bool { return errors.Is(e.err, syscall.EPIPE) }
+
+// printer writes the flows or expectations of one command.
+type printer struct {
+	out     *output
+	style   format.Style
+	header  string // of XML, before the first entry
+	footer  string
+	begun   bool
+	entries uint64 // printed so far
+}
+
+// newPrinter makes the printer for a command's -o. XML that is no whole
+// document, that of -D and -U, has neither header nor footer.
+func newPrinter(out *output, c *Command) *printer {
+	p := &printer{out: out, style: format.Style{
+		Extended:   c.Output&OutExtended != 0,
+		ID:         c.Output&OutID != 0,
+		KTimestamp: c.Output&OutKTimestamp != 0,
+		Delete:     c.Op == OpDelete,
+		Now:        time.Now().UnixNano(),
+		Location:   time.Local,
+	}}
+	switch {
+	case c.Output&OutJSON != 0:
+		p.style.Format = format.JSON
+	case c.Output&OutXML != 0:
+		p.style.Format = format.XML
+	case c.Output&OutSave != 0:
+		p.style.Format = format.Save
+	}
+	if c.Output&OutLabels != 0 && c.LabelMap != nil && c.Op != OpDelete {
+		p.style.Labels = c.LabelMap.names[:]
+	}
+	// The time is for events and for expectations; ages of flows are not shown
+	// in full where the flow is about to change.
+	p.style.Timestamp = c.Output&OutTimestamp != 0 && (c.Op == OpEvents || c.Table == TableExpect)
+	switch c.Op {
+	case OpList, OpGet, OpEvents:
+		p.setDocument(c)
+	default:
+		p.style.KTimestamp = false
+	}
+	return p
+}
+
+func (p *printer) setDocument(c *Command) {
+	switch {
+	case p.style.Format != format.XML:
+	case c.Table == TableExpect:
+		p.header, p.footer = format.XMLExpectHeader, format.XMLExpectFooter
+	default:
+		p.header, p.footer = format.XMLHeader, format.XMLFooter
+	}
+}
+
+// flow prints a flow; e may be nil.
+func (p *printer) flow(f *nl.Flow, e *format.Event) error {
+	p.begin()
+	p.out.buf = append(format.AppendFlow(p.out.buf, f, &p.style, e), '\n')
+	p.entries++
+	return p.out.next()
+}
+
+// expect prints an expectation; e may be nil.
+func (p *printer) expect(x *nl.Expect, e *format.Event) error {
+	p.begin()
+	p.out.buf = append(format.AppendExpect(p.out.buf, x, &p.style, e), '\n')
+	p.entries++
+	return p.out.next()
+}
+
+// text prints lines that were formatted before, n of them.
+func (p *printer) text(lines []byte, n int) error {
+	p.begin()
+	p.out.buf = append(p.out.buf, lines...)
+	p.entries += uint64(n)
+	return p.out.next()
+}
+
+// ahead writes a line at once, before the change that it reports.
+func (p *printer) ahead(line []byte) error {
+	if err := p.text(line, 1); err != nil {
+		return err
+	}
+	return p.out.sync()
+}
+
+func (p *printer) begin() {
+	if !p.begun {
+		p.begun = true
+		p.out.buf = append(p.out.buf, p.header...)
+	}
+}
+
+// finish ends the document, if it was begun, and waits for the writer.
+func (p *printer) finish() error {
+	if p.begun {
+		p.out.buf = append(p.out.buf, p.footer...)
+	}
+	return p.out.sync()
+}
+
+// clock keeps the style's Now close to the time, without asking for the time
+// at every flow.
+func (p *printer) clock() {
+	if p.entries%64 == 0 {
+		p.style.Now = time.Now().UnixNano()
+	}
+}

@@ -1,0 +1,303 @@
+package conntrack
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"ctbox/nl"
+	"ctbox/nl/format"
+)
+
+// load carries out the commands of a load file, -R. Every line is read and
+// checked before the first is carried out. New flows go to the kernel in
+// batches; other commands wait for what stands before them.
+func (s *session) load(name string) error {
+	file, err := OpenLoadFile(name, s.stdin)
+	if err != nil {
+		return err
+	}
+	defer file.Close()
+	r := &replay{session: s, name: name}
+	if err := file.Each(s.parser, s.argv[0], r.json.command, func(int, *Command) error {
+		r.lines++
+		return s.ctx.Err()
+	}); err != nil {
+		return err
+	}
+	s.parser.Warnings = io.Discard // it has said what it had to
+	r.progress = newProgress(s.stderr, name, r.lines)
+	err = r.carryOut(file)
+	r.progress.clear()
+	if err == nil {
+		err = s.out.sync()
+	}
+	return err
+}
+
+// replay is the carrying out of a load file.
+type replay struct {
+	*session
+	name     string
+	json     jsonCommands
+	progress *progress
+
+	lines  int // commands in the file
+	done   int // carried out
+	denied int // by the kernel, in batches
+	failed error
+
+	pipe  *nl.Pipeline
+	batch *nl.Batch
+
+	related  bool // there are flows whose master must be there first
+	relating bool // it is their turn
+}
+
+// sentLine is a line whose request is in a batch.
+type sentLine struct {
+	line int
+	op   Op
+}
+
+func (r *replay) carryOut(file *LoadFile) error {
+	err := file.Each(r.parser, r.argv[0], r.json.command, r.line)
+	if err == nil && r.related {
+		r.relating = true
+		err = file.Each(r.parser, r.argv[0], r.json.command, r.line)
+	}
+	if end := r.drain(err != nil); err == nil || errors.Is(err, errStop) {
+		err = end
+	}
+	if r.failed != nil {
+		r.progress.clear()
+		fmt.Fprintf(r.stderr, "%s%v\n", messagePrefix, r.failed)
+		return fmt.Errorf("%s: %d lines were carried out, %d refused, %d not tried",
+			r.name, r.done, r.denied, r.lines-r.done-r.denied)
+	}
+	return err
+}
+
+// line carries out one line, or puts it into a batch.
+func (r *replay) line(line int, c *Command) error {
+	if r.failed != nil {
+		return errStop
+	}
+	if err := r.ctx.Err(); err != nil {
+		return err
+	}
+	r.progress.at(r.done)
+	// In a listing, flows may stand before the one they are related to.
+	later := c.Flow.Master.Has != 0 && r.json.listing()
+	if later != r.relating {
+		r.related = r.related || later
+		return nil
+	}
+	switch c.Op {
+	case OpCreate, OpAdd:
+		if later {
+			if err := r.checkMaster(c); err != nil {
+				return r.at(line, err)
+			}
+		}
+		return r.send(line, c)
+	}
+	if err := r.drain(false); err != nil || r.failed != nil {
+		return errors.Join(err, errStop)
+	}
+	if _, err := r.execute(c); err != nil {
+		if errors.Is(err, r.ctx.Err()) {
+			return err
+		}
+		r.denied++
+		r.failed = r.at(line, err)
+		return errStop
+	}
+	r.done++
+	return nil
+}
+
+// send puts a new flow into the batch.
+func (r *replay) send(line int, c *Command) error {
+	request, err := createRequest(c)
+	if err != nil {
+		r.denied++
+		r.failed = r.at(line, err)
+		return errStop
+	}
+	if r.batch == nil {
+		if r.batch, err = r.newBatch(); err != nil {
+			return err
+		}
+	}
+	sent := r.batch.Tag.(*[]sentLine)
+	*sent = append(*sent, sentLine{line, c.Op})
+	r.batch.Add(request)
+	if !r.batch.Full() {
+		return nil
+	}
+	full := r.batch
+	r.batch = nil
+	return r.pipe.Submit(full)
+}
+
+func (r *replay) newBatch() (*nl.Batch, error) {
+	if r.pipe == nil {
+		conn, err := r.change()
+		if err != nil {
+			return nil, err
+		}
+		r.pipe = conn.NewPipeline(r.ctx, r.complete)
+	}
+	b, err := r.pipe.Batch()
+	if err != nil {
+		return nil, err
+	}
+	if b.Tag == nil {
+		b.Tag = new([]sentLine)
+	}
+	sent := b.Tag.(*[]sentLine)
+	*sent = (*sent)[:0]
+	return b, nil
+}
+
+// complete takes what the kernel said to a batch. What was sent behind a refused
+// line before that was known is carried out all the same, and counted.
+func (r *replay) complete(b *nl.Batch) error {
+	sent := *b.Tag.(*[]sentLine)
+	for _, f := range b.Failures() {
+		r.denied++
+		if r.failed == nil {
+			l := sent[f.Index]
+			r.failed = r.at(l.line, r.refused(&Command{Op: l.op}, f.Err))
+		}
+	}
+	r.done += b.Len() - len(b.Failures())
+	return nil
+}
+
+// drain waits for all that was sent. What is not sent yet is, unless the run has
+// failed.
+func (r *replay) drain(failed bool) error {
+	if r.pipe == nil {
+		return nil
+	}
+	var err error
+	if r.batch != nil && !failed && r.failed == nil {
+		err = r.pipe.Submit(r.batch)
+	}
+	if end := r.pipe.Close(); err == nil {
+		err = end
+	}
+	r.pipe, r.batch = nil, nil
+	return err
+}
+
+// checkMaster drops the master of a related flow if it has ended: the flow can
+// live without.
+func (r *replay) checkMaster(c *Command) error {
+	if err := r.drain(false); err != nil {
+		return err
+	}
+	conn, err := r.ask()
+	if err != nil {
+		return err
+	}
+	want := nl.Flow{Orig: c.Flow.Master, Zone: c.Flow.Zone, Has: c.Flow.Has & nl.HasZone}
+	var master nl.Flow
+	err = conn.Get(r.ctx, &want, &master)
+	if isErrno(err, unix.ENOENT) {
+		c.Flow.Master = nl.Tuple{}
+		return nil
+	}
+	return err
+}
+
+// at names the line that err is about.
+func (r *replay) at(line int, err error) error {
+	return fmt.Errorf("%s:%d: %w", r.name, line, err)
+}
+
+// jsonCommands makes commands of the flows and events that -o json has written.
+type jsonCommands struct {
+	reader format.FlowReader
+	flow   nl.Flow
+	event  format.Event
+}
+
+// listing reports whether the last flow was not part of an event.
+func (j *jsonCommands) listing() bool { return j.event.Type == format.None }
+
+// command is the ReadJSON of a load file: a flow, listed, new or updated, is
+// one to add or to update; a destroyed one is to be deleted, if it is there.
+func (j *jsonCommands) command(line []byte, c *Command) error {
+	c.Reset()
+	if err := j.reader.Flow(line, &j.flow, &j.event); err != nil {
+		return err
+	}
+	c.Family = j.flow.Family()
+	if j.event.Type == format.Destroy {
+		c.Op = OpDelete
+		c.Given = OptSrc | OptDst | OptProto | OptZone
+		c.Flow.Orig = original(&j.flow)
+		c.Flow.Zone = present(j.flow.Has&nl.HasZone != 0, j.flow.Zone)
+		c.Flow.Has = nl.HasZone
+		c.Output = OutJSON
+		return nil
+	}
+	c.Op = OpAdd
+	restore(&c.Flow, &j.flow)
+	return nil
+}
+
+// original is the original tuple of a flow that may have only the reply.
+func original(f *nl.Flow) nl.Tuple {
+	if f.Orig.Has != 0 {
+		return f.Orig
+	}
+	return f.Reply.Inverted()
+}
+
+// progress is a line on a terminal that says how far a long file is.
+type progress struct {
+	w     io.Writer // nil: no terminal
+	name  string
+	total int
+	next  time.Time
+	shown bool
+}
+
+const (
+	progressLines = 10000 // a shorter file needs none
+	progressEvery = 100 * time.Millisecond
+)
+
+func newProgress(w io.Writer, name string, total int) *progress {
+	p := &progress{name: name, total: total, next: time.Now().Add(progressEvery)}
+	if f, ok := w.(*os.File); ok && total >= progressLines {
+		if _, err := unix.IoctlGetTermios(int(f.Fd()), unix.TCGETS); err == nil {
+			p.w = w
+		}
+	}
+	return p
+}
+
+func (p *progress) at(done int) {
+	if p.w == nil || done%256 != 0 || time.Now().Before(p.next) {
+		return
+	}
+	p.next, p.shown = time.Now().Add(progressEvery), true
+	fmt.Fprintf(p.w, "\r%s: %d of %d lines", p.name, done, p.total)
+}
+
+// clear removes the line.
+func (p *progress) clear() {
+	if p.shown {
+		p.shown = false
+		fmt.Fprint(p.w, "\r\x1b[K")
+	}
+}

@@ -1,0 +1,235 @@
+package conntrack
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+
+	"golang.org/x/sys/unix"
+
+	"ctbox/nl"
+)
+
+// Run is the applet: it carries out the command line argv and returns the exit
+// status. ctx ends the run in order: an event stream ends with its footer and
+// summary.
+func Run(ctx context.Context, argv []string, stdin io.Reader, stdout, stderr io.Writer) int {
+	_, posix := os.LookupEnv("POSIXLY_CORRECT")
+	s := &session{
+		ctx:    ctx,
+		argv:   argv,
+		stdin:  stdin,
+		stdout: stdout,
+		stderr: stderr,
+		parser: NewParser(stderr, posix),
+	}
+	defer s.close()
+	var c Command
+	if err := s.parser.Parse(argv, &c); err != nil {
+		return s.fail(err)
+	}
+	return s.run(&c)
+}
+
+// session is one run of the program: its streams and its sockets.
+type session struct {
+	ctx            context.Context
+	argv           []string
+	stdin          io.Reader
+	stdout, stderr io.Writer
+	parser         *Parser
+	out            *output
+	asks           *nl.Conn // requests and dumps
+	changes        *nl.Conn // changes while a dump is read
+}
+
+func (s *session) close() {
+	for _, c := range []*nl.Conn{s.asks, s.changes} {
+		if c != nil {
+			c.Close()
+		}
+	}
+	if s.out != nil {
+		_ = s.out.close()
+	}
+}
+
+// run carries out a command and says how it went.
+func (s *session) run(c *Command) int {
+	s.out = newOutput(s.stdout)
+	switch c.Op {
+	case OpNone, OpHelp:
+		s.out.buf = AppendHelp(s.out.buf, s.argv[0], c.HelpProto)
+		return s.end(s.out.sync())
+	case OpVersion:
+		s.out.buf = AppendVersion(s.out.buf)
+		return s.end(s.out.sync())
+	}
+	if c.Op == OpLoad {
+		return s.end(s.load(c.LoadFile))
+	}
+	n, err := s.execute(c)
+	if err != nil && (n == 0 || !partial(c)) {
+		return s.fail(err)
+	}
+	s.summary(c, n)
+	if err != nil {
+		return s.fail(err)
+	}
+	if n == 0 && wantsMatch(c) {
+		return exitFailed
+	}
+	return exitOK
+}
+
+func (s *session) end(err error) int {
+	if err != nil {
+		return s.fail(err)
+	}
+	return exitOK
+}
+
+// execute carries out one command and returns how many entries it was about.
+// Entries are printed; the summary is the caller's.
+func (s *session) execute(c *Command) (uint64, error) {
+	expect := c.Table == TableExpect
+	switch c.Op {
+	case OpList:
+		if expect {
+			return s.listExpects(c)
+		}
+		return s.list(c)
+	case OpGet:
+		if expect {
+			return s.getExpect(c)
+		}
+		return s.get(c)
+	case OpCreate, OpAdd:
+		return s.create(c)
+	case OpUpdate:
+		return s.update(c)
+	case OpDelete:
+		if expect {
+			return s.deleteExpect(c)
+		}
+		return s.delete(c)
+	case OpFlush:
+		return 0, s.flush(c)
+	case OpEvents:
+		return s.events(c)
+	case OpCount:
+		return 0, s.count(c)
+	case OpStats:
+		return 0, s.stats(c)
+	}
+	return 0, fmt.Errorf("command %d is not one that can be carried out", c.Op)
+}
+
+// partial reports whether a failed command may have done a part of its work,
+// which is then said before the error.
+func partial(c *Command) bool {
+	return c.Op == OpDelete || c.Op == OpUpdate || c.Op == OpEvents
+}
+
+// wantsMatch reports whether no match at all is a failure.
+func wantsMatch(c *Command) bool {
+	switch c.Op {
+	case OpGet, OpUpdate, OpDelete:
+		return c.Table == TableConntrack
+	}
+	return false
+}
+
+// summaries are what is said after a command, behind the number of entries.
+// They are never in the singular: scripts know them so.
+var summaries = map[Op]struct{ flows, expects string }{
+	OpList:   {" flow entries have been shown.", " expectations have been shown."},
+	OpGet:    {" flow entries have been shown.", ""},
+	OpCreate: {" flow entries have been created.", ""},
+	OpAdd:    {" flow entries have been added.", ""},
+	OpUpdate: {" flow entries have been updated.", ""},
+	OpDelete: {" flow entries have been deleted.", " expectations have been deleted."},
+	OpEvents: {" flow events have been shown.", " expectation events have been shown."},
+}
+
+func (s *session) summary(c *Command, n uint64) {
+	texts := summaries[c.Op]
+	text := texts.flows
+	if c.Table == TableExpect {
+		text = texts.expects
+	}
+	if text != "" {
+		fmt.Fprintf(s.stderr, "%s%d%s\n", messagePrefix, n, text)
+	}
+}
+
+// exitInterrupted is the status of a command that SIGINT has ended, as a shell
+// gives it.
+const exitInterrupted = 130
+
+// fail says what went wrong in one line and returns the exit status.
+func (s *session) fail(err error) int {
+	var bad *UsageError
+	var write *writeError
+	switch {
+	case errors.As(err, &bad):
+		_, _ = s.stderr.Write(bad.AppendMessage(nil))
+		return bad.Status
+	case s.ctx.Err() != nil && errors.Is(err, context.Cause(s.ctx)):
+		return exitInterrupted
+	case errors.As(err, &write) && write.quiet():
+		return exitFailed
+	}
+	fmt.Fprintf(s.stderr, "%s%v\n", messagePrefix, err)
+	return exitFailed
+}
+
+// warn prints a line without the program's name in front.
+func (s *session) warn(format string, args ...any) {
+	fmt.Fprintf(s.stderr, format+"\n", args...)
+}
+
+// ask returns the socket for requests and dumps, opening it the first time.
+func (s *session) ask() (*nl.Conn, error) { return open(&s.asks) }
+
+// change returns the socket for changes that are made while a dump is read.
+func (s *session) change() (*nl.Conn, error) { return open(&s.changes) }
+
+func open(c **nl.Conn) (*nl.Conn, error) {
+	if *c == nil {
+		conn, err := nl.Dial()
+		if err != nil {
+			return nil, &failure{"Can't open handler", err}
+		}
+		*c = conn
+	}
+	return *c, nil
+}
+
+// refused makes the kernel's refusal of c the user's message; other errors
+// stay as they are.
+func (s *session) refused(c *Command, err error) error {
+	var k *nl.Error
+	if !errors.As(err, &k) {
+		return err
+	}
+	r := &refusal{op: c.Op, table: c.Table, err: err}
+	if k.Errno == unix.EINVAL && s.noConntrack() {
+		r.hint = "this kernel has no nf_conntrack_netlink"
+	}
+	return r
+}
+
+// noConntrack finds out whether the kernel refuses everything, even a request
+// that has nothing to be invalid.
+func (s *session) noConntrack() bool {
+	conn, err := nl.Dial()
+	if err != nil {
+		return false
+	}
+	defer conn.Close()
+	_, _, err = conn.Count(s.ctx)
+	return isErrno(err, unix.EINVAL, unix.EOPNOTSUPP)
+}
