@@ -114,6 +114,14 @@ func (m *FTFW) Next() (Send, bool) {
 	return s, true
 }
 
+// Pending implements Machine.
+func (m *FTFW) Pending() int {
+	if room := m.bulkWindow() - m.resend.len; room > 0 {
+		return m.transmit.len + min(m.background.len, room)
+	}
+	return m.transmit.len
+}
+
 // bulkWindow is how far the resend queue may fill up for a bulk: so far that an
 // acknowledgement comes before it is full, and that it holds what comes between.
 func (m *FTFW) bulkWindow() int {

@@ -112,6 +112,8 @@ type Machine interface {
 	// Next returns the next message to transmit, if there is one that may be sent
 	// now.
 	Next() (Send, bool)
+	// Pending is how many messages Next has to give now.
+	Pending() int
 	// Sent reports that everything that Next gave is on its way.
 	Sent(now time.Duration)
 

@@ -242,3 +242,6 @@ func (q *queues) NextReleased() (Object, bool) {
 	e.dead = false
 	return q.named(i, e), true
 }
+
+// Pending implements Machine.
+func (q *queues) Pending() int { return q.transmit.len }

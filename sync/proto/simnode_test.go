@@ -286,7 +286,11 @@ func (d *daemon) bulkSlice() {
 // pump transmits what there is.
 func (d *daemon) pump() {
 	for d.release(); ; {
+		pending := d.m.Pending()
 		send, ok := d.m.Next()
+		if ok != (pending > 0) {
+			d.s.t.Errorf("node %d: %d messages pending, Next says %v", d.id, pending, ok)
+		}
 		if !ok {
 			break
 		}
