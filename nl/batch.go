@@ -190,6 +190,14 @@ func (p *Pipeline) finish(b *Batch) {
 	p.free = append(p.free, b)
 }
 
+// Drain waits until every submitted batch is complete.
+func (p *Pipeline) Drain() error {
+	for p.inFlight > 0 {
+		p.finish(<-p.done)
+	}
+	return p.err
+}
+
 // Close waits for all submitted batches and returns the first error of sending,
 // receiving or complete. Refusals of single requests are no such error.
 func (p *Pipeline) Close() error {

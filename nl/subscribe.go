@@ -157,6 +157,10 @@ func subscribe(c *Conn, opts EventOptions) (*Subscription, error) {
 // Buffer is the kernel's receive buffer in bytes, as it reports it.
 func (s *Subscription) Buffer() int { return s.conn.rcvbuf }
 
+// SetBuffer changes the size of the kernel's receive buffer; Buffer tells what was
+// granted. One goroutine at a time may call it.
+func (s *Subscription) SetBuffer(n int) error { return s.conn.setReceiveBuffer(n) }
+
 // Close ends the subscription. Events that wait are dropped; Next returns
 // net.ErrClosed or the reader's error.
 func (s *Subscription) Close() error {
