@@ -1,0 +1,394 @@
+package link
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"sync"
+	"syscall"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+const (
+	perRead      = 32       // datagrams a system call
+	datagramSize = 64 << 10 // any datagram; pages that nothing arrives in are never touched
+	controlSize  = 64       // room for one pktinfo
+	readAhead    = 2        // batches
+)
+
+// mmsghdr is struct mmsghdr of recvmmsg(2) and sendmmsg(2).
+type mmsghdr struct {
+	hdr unix.Msghdr
+	len uint32
+}
+
+// datagram is a UDP or multicast link: one socket to receive, one to send.
+type datagram struct {
+	link  *Link
+	index int // of the interface
+	in    *os.File
+	out   *os.File
+	raw   syscall.RawConn // of out
+	tx    txState
+	done  sync.WaitGroup
+	ended chan struct{}
+}
+
+func openDatagram(l *Link, index int) (_ sockets, err error) {
+	d := &datagram{link: l, index: index, ended: make(chan struct{})}
+	defer func() {
+		if err != nil {
+			d.closeFiles()
+		}
+	}()
+	if d.in, err = d.openReceiver(); err != nil {
+		return nil, err
+	}
+	if d.out, err = d.openSender(); err != nil {
+		return nil, err
+	}
+	if d.raw, err = d.out.SyscallConn(); err != nil {
+		return nil, err
+	}
+	d.tx.init()
+	raw, err := d.in.SyscallConn()
+	if err != nil {
+		return nil, err
+	}
+	spare := make(chan *Batch, readAhead)
+	for range readAhead {
+		spare <- &Batch{Link: l.number, spare: spare}
+	}
+	d.done.Add(1)
+	go d.receive(raw, spare)
+	return d, nil
+}
+
+func (d *datagram) socket() (int, error) {
+	family := unix.AF_INET
+	if d.link.is6() {
+		family = unix.AF_INET6
+	}
+	fd, err := unix.Socket(family, unix.SOCK_DGRAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, unix.IPPROTO_UDP)
+	if err != nil {
+		return -1, fmt.Errorf("socket: %w", err)
+	}
+	return fd, nil
+}
+
+// option is one setsockopt with the words for its failure.
+type option struct {
+	what               string
+	level, name, value int
+}
+
+func setOptions(fd int, options []option) error {
+	for _, o := range options {
+		if err := unix.SetsockoptInt(fd, o.level, o.name, o.value); err != nil {
+			return fmt.Errorf("set %s: %w", o.what, err)
+		}
+	}
+	return nil
+}
+
+// setBuffer sets a socket buffer beyond the system's limit where privileged.
+func setBuffer(fd, force, plain, size int) {
+	if size > 0 && unix.SetsockoptInt(fd, unix.SOL_SOCKET, force, size) != nil {
+		_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, plain, size)
+	}
+}
+
+func (d *datagram) openReceiver() (*os.File, error) {
+	c := &d.link.config
+	fd, err := d.socket()
+	if err != nil {
+		return nil, err
+	}
+	file := os.NewFile(uintptr(fd), "sync receiver")
+	options := []option{{"IP_PKTINFO", unix.IPPROTO_IP, unix.IP_PKTINFO, 1}}
+	if d.link.is6() {
+		options = []option{
+			{"IPV6_V6ONLY", unix.IPPROTO_IPV6, unix.IPV6_V6ONLY, 1},
+			{"IPV6_RECVPKTINFO", unix.IPPROTO_IPV6, unix.IPV6_RECVPKTINFO, 1},
+		}
+	}
+	if c.Transport == Multicast {
+		// Several nodes of one machine may be on a group.
+		options = append(options, option{"SO_REUSEADDR", unix.SOL_SOCKET, unix.SO_REUSEADDR, 1})
+	}
+	if err := setOptions(fd, options); err != nil {
+		file.Close()
+		return nil, err
+	}
+	setBuffer(fd, unix.SO_RCVBUFFORCE, unix.SO_RCVBUF, c.RecvBuffer)
+	if err := unix.Bind(fd, d.sockaddr(c.Address, c.Port)); err != nil {
+		file.Close()
+		return nil, fmt.Errorf("bind to %s: %w", endpoint(c.Address, c.Port), err)
+	}
+	if c.Transport == Multicast {
+		if err := d.join(fd); err != nil {
+			file.Close()
+			return nil, fmt.Errorf("join %s: %w", c.Address, err)
+		}
+	}
+	return file, nil
+}
+
+func endpoint(a netip.Addr, port uint16) string {
+	if !a.IsValid() {
+		return fmt.Sprintf("port %d", port)
+	}
+	return netip.AddrPortFrom(a, port).String()
+}
+
+// sockaddr is a, or the family's any address, with the interface as its scope.
+func (d *datagram) sockaddr(a netip.Addr, port uint16) unix.Sockaddr {
+	if d.link.is6() {
+		sa := &unix.SockaddrInet6{Port: int(port)}
+		if a.IsValid() {
+			sa.Addr = a.As16()
+		}
+		if a.IsLinkLocalUnicast() || a.IsMulticast() {
+			sa.ZoneId = uint32(d.index)
+		}
+		return sa
+	}
+	sa := &unix.SockaddrInet4{Port: int(port)}
+	if a.IsValid() {
+		sa.Addr = a.As4()
+	}
+	return sa
+}
+
+func (d *datagram) join(fd int) error {
+	group := d.link.config.Address
+	if group.Is6() {
+		return unix.SetsockoptIPv6Mreq(fd, unix.IPPROTO_IPV6, unix.IPV6_JOIN_GROUP,
+			&unix.IPv6Mreq{Multiaddr: group.As16(), Interface: uint32(d.index)})
+	}
+	return unix.SetsockoptIPMreqn(fd, unix.IPPROTO_IP, unix.IP_ADD_MEMBERSHIP, d.mreqn(group))
+}
+
+func (d *datagram) mreqn(group netip.Addr) *unix.IPMreqn {
+	m := &unix.IPMreqn{Ifindex: int32(d.index)}
+	if group.IsValid() {
+		m.Multiaddr = group.As4()
+	}
+	if local := d.link.config.Local; local.Is4() {
+		m.Address = local.As4()
+	}
+	return m
+}
+
+func (d *datagram) openSender() (*os.File, error) {
+	c := &d.link.config
+	fd, err := d.socket()
+	if err != nil {
+		return nil, err
+	}
+	file := os.NewFile(uintptr(fd), "sync sender")
+	setBuffer(fd, unix.SO_SNDBUFFORCE, unix.SO_SNDBUF, c.SendBuffer)
+	var options []option
+	if !c.Checksum {
+		options = append(options, option{"SO_NO_CHECK", unix.SOL_SOCKET, unix.SO_NO_CHECK, 1})
+	}
+	to := c.Destination
+	if c.Transport == Multicast {
+		to = c.Address
+		if d.link.is6() {
+			options = append(options,
+				option{"IPV6_MULTICAST_IF", unix.IPPROTO_IPV6, unix.IPV6_MULTICAST_IF, d.index},
+				option{"IPV6_MULTICAST_LOOP", unix.IPPROTO_IPV6, unix.IPV6_MULTICAST_LOOP, 0})
+		} else {
+			if err := unix.SetsockoptIPMreqn(fd, unix.IPPROTO_IP, unix.IP_MULTICAST_IF, d.mreqn(netip.Addr{})); err != nil {
+				file.Close()
+				return nil, fmt.Errorf("set IP_MULTICAST_IF to %s: %w", c.Interface, err)
+			}
+			options = append(options, option{"IP_MULTICAST_LOOP", unix.IPPROTO_IP, unix.IP_MULTICAST_LOOP, 0})
+		}
+	}
+	if err := setOptions(fd, options); err != nil {
+		file.Close()
+		return nil, err
+	}
+	// The peer takes messages from our configured address only, and a host may
+	// have several.
+	if c.Transport == UDP && c.Address.IsValid() {
+		if err := unix.Bind(fd, d.sockaddr(c.Address, 0)); err != nil {
+			file.Close()
+			return nil, fmt.Errorf("bind to %s: %w", c.Address, err)
+		}
+	}
+	// A path to the peer that is missing now may come later.
+	err = unix.Connect(fd, d.sockaddr(to, c.Port))
+	if err != nil && !errors.Is(err, unix.ENETUNREACH) && !errors.Is(err, unix.EHOSTUNREACH) && !errors.Is(err, unix.EADDRNOTAVAIL) {
+		file.Close()
+		return nil, fmt.Errorf("connect to %s: %w", endpoint(to, c.Port), err)
+	}
+	d.tx.connected = err == nil
+	return file, nil
+}
+
+func (d *datagram) closeFiles() {
+	for _, f := range []*os.File{d.in, d.out} {
+		if f != nil {
+			f.Close()
+		}
+	}
+}
+
+func (d *datagram) close() {
+	close(d.ended)
+	d.closeFiles()
+	d.done.Wait()
+}
+
+func (d *datagram) status(*Stats) {}
+
+func (d *datagram) busy() bool { return false }
+
+// receive reads until the link is closed.
+func (d *datagram) receive(raw syscall.RawConn, spare chan *Batch) {
+	defer d.done.Done()
+	buffers := map[*Batch]*rxState{}
+	for {
+		var b *Batch
+		select {
+		case b = <-spare:
+		case <-d.ended:
+			return
+		}
+		rx := buffers[b]
+		if rx == nil {
+			rx = &rxState{}
+			rx.init()
+			buffers[b] = rx
+		}
+		for b.Len() == 0 {
+			n, err := rx.read(raw)
+			if err != nil {
+				select {
+				case <-d.ended:
+					return
+				default:
+				}
+				d.link.counters.errorsRecv.Add(1)
+				continue
+			}
+			for i := range n {
+				d.accept(b, rx, i)
+			}
+		}
+		select {
+		case d.link.batches <- b:
+		case <-d.ended:
+			return
+		}
+	}
+}
+
+// accept puts datagram i of a read into the batch if it may be our peer's.
+func (d *datagram) accept(b *Batch, rx *rxState, i int) {
+	from := rx.source(i)
+	config := &d.link.config
+	if rx.arrivedOn(i) != d.index || config.Transport != Multicast && from != config.Destination.WithZone("") {
+		d.link.refuse(from)
+		return
+	}
+	part := rx.datagram(i)
+	d.link.counters.packetsRecv.Add(1)
+	d.link.counters.bytesRecv.Add(uint64(len(part)))
+	b.add(from, part)
+}
+
+// rxState is the memory of one batch's read.
+type rxState struct {
+	buf     []byte
+	control [perRead][controlSize]byte
+	names   [perRead]unix.RawSockaddrInet6 // large enough for either family
+	iov     [perRead]unix.Iovec
+	hdrs    [perRead]mmsghdr
+	n       int
+	err     error
+	fn      func(fd uintptr) bool
+}
+
+func (r *rxState) init() {
+	r.buf = make([]byte, perRead*datagramSize)
+	for i := range r.hdrs {
+		r.iov[i].Base = &r.buf[i*datagramSize]
+		r.iov[i].SetLen(datagramSize)
+		h := &r.hdrs[i].hdr
+		h.Iov = &r.iov[i]
+		h.SetIovlen(1)
+		h.Name = (*byte)(unsafe.Pointer(&r.names[i]))
+		h.Control = &r.control[i][0]
+	}
+	r.fn = func(fd uintptr) bool {
+		for {
+			n, _, errno := unix.Syscall6(unix.SYS_RECVMMSG, fd, uintptr(unsafe.Pointer(&r.hdrs[0])),
+				perRead, unix.MSG_DONTWAIT, 0, 0)
+			switch errno {
+			case 0:
+				r.n, r.err = int(n), nil
+			case unix.EINTR:
+				continue
+			case unix.EAGAIN:
+				return false
+			default:
+				r.n, r.err = 0, errno
+			}
+			return true
+		}
+	}
+}
+
+func (r *rxState) read(raw syscall.RawConn) (int, error) {
+	for i := range r.hdrs {
+		h := &r.hdrs[i].hdr
+		h.Namelen = uint32(unsafe.Sizeof(r.names[i]))
+		h.SetControllen(controlSize)
+	}
+	if err := raw.Read(r.fn); err != nil {
+		return 0, err
+	}
+	return r.n, r.err
+}
+
+func (r *rxState) datagram(i int) []byte {
+	start := i * datagramSize
+	return r.buf[start : start+int(r.hdrs[i].len)]
+}
+
+// source is the sender's address.
+func (r *rxState) source(i int) netip.Addr {
+	if r.names[i].Family == unix.AF_INET6 {
+		return netip.AddrFrom16(r.names[i].Addr).Unmap()
+	}
+	return netip.AddrFrom4((*unix.RawSockaddrInet4)(unsafe.Pointer(&r.names[i])).Addr)
+}
+
+// arrivedOn is the index of the interface the datagram came in on, 0 if unknown.
+func (r *rxState) arrivedOn(i int) int {
+	control := r.control[i][:min(int(r.hdrs[i].hdr.Controllen), controlSize)]
+	for len(control) >= unix.SizeofCmsghdr {
+		h := (*unix.Cmsghdr)(unsafe.Pointer(&control[0]))
+		size := int(h.Len)
+		if size < unix.SizeofCmsghdr || size > len(control) {
+			return 0
+		}
+		data := control[unix.CmsgLen(0):size]
+		switch {
+		case h.Level == unix.IPPROTO_IP && h.Type == unix.IP_PKTINFO && len(data) >= unix.SizeofInet4Pktinfo:
+			return int(binary.NativeEndian.Uint32(data))
+		case h.Level == unix.IPPROTO_IPV6 && h.Type == unix.IPV6_PKTINFO && len(data) >= unix.SizeofInet6Pktinfo:
+			return int(binary.NativeEndian.Uint32(data[16:]))
+		}
+		control = control[min(unix.CmsgSpace(size-unix.CmsgLen(0)), len(control)):]
+	}
+	return 0
+}

@@ -1,0 +1,334 @@
+package link
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"net/netip"
+	"sync"
+	"testing"
+	"time"
+
+	"ctbox/internal/netnstest"
+	"ctbox/sync/wire"
+)
+
+// site is one end of a test: a namespace with a link in it.
+type site struct {
+	ns      *netnstest.NS
+	link    *Link
+	batches chan *Batch
+	mu      sync.Mutex
+	refused []netip.Addr
+}
+
+func newSite(t *testing.T, ns *netnstest.NS, c Config) *site {
+	t.Helper()
+	s := &site{ns: ns, batches: make(chan *Batch, 4)}
+	s.link = New(c, 7, s.batches, func(a netip.Addr) {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.refused = append(s.refused, a)
+	})
+	s.open(t)
+	t.Cleanup(s.link.Close)
+	return s
+}
+
+func (s *site) open(t *testing.T) {
+	t.Helper()
+	s.ns.Do(func() {
+		if err := s.link.Open(context.Background()); err != nil {
+			t.Fatal(err)
+		}
+	})
+}
+
+// take collects n datagrams as text.
+func (s *site) take(t *testing.T, n int) (got []string, from netip.Addr) {
+	t.Helper()
+	deadline := time.After(10 * time.Second)
+	for len(got) < n {
+		select {
+		case b := <-s.batches:
+			if b.Link != 7 {
+				t.Errorf("batch of link %d", b.Link)
+			}
+			b.Each(func(a netip.Addr, datagram []byte) {
+				from = a
+				got = append(got, string(datagram[wire.HeaderLen:]))
+			})
+			b.Release()
+		case <-deadline:
+			t.Fatalf("%d of %d datagrams came; %+v", len(got), n, s.link.Stats())
+		}
+	}
+	return got, from
+}
+
+// packed makes one message a text, in datagrams of up to capacity bytes.
+func packed(capacity int, texts ...string) *wire.Packer {
+	p := wire.NewPacker(capacity)
+	for _, text := range texts {
+		m := append(p.Buffer(), 0x10, 0, 0, 0, 0, 0, 0, 0)
+		m = append(m, text...)
+		binary.BigEndian.PutUint16(m[len(p.Buffer())+2:], uint16(wire.HeaderLen+len(text)))
+		p.Add(m)
+	}
+	return p
+}
+
+// pair makes two namespaces with a cable between them.
+func pair(t *testing.T) (a, b *netnstest.NS) {
+	a, b = netnstest.New(t, "linka"), netnstest.New(t, "linkb")
+	netnstest.Link(t,
+		netnstest.End{NS: a, Dev: "sync0", Addrs: []string{"192.0.2.1/24", "2001:db8::1/64"}},
+		netnstest.End{NS: b, Dev: "sync0", Addrs: []string{"192.0.2.2/24", "2001:db8::2/64"}})
+	return a, b
+}
+
+func addr(s string) netip.Addr { return netip.MustParseAddr(s) }
+
+func TestDatagrams(t *testing.T) {
+	for _, tt := range []struct {
+		name string
+		a, b Config
+		from string
+	}{
+		{"UDP", Config{Transport: UDP, Address: addr("192.0.2.1"), Destination: addr("192.0.2.2")},
+			Config{Transport: UDP, Address: addr("192.0.2.2"), Destination: addr("192.0.2.1")}, "192.0.2.1"},
+		{"UDP over IPv6", Config{Transport: UDP, Address: addr("2001:db8::1"), Destination: addr("2001:db8::2")},
+			Config{Transport: UDP, Address: addr("2001:db8::2"), Destination: addr("2001:db8::1")}, "2001:db8::1"},
+		{"UDP without checksums and local address", Config{Transport: UDP, Destination: addr("192.0.2.2")},
+			Config{Transport: UDP, Destination: addr("192.0.2.1")}, "192.0.2.1"},
+		{"multicast", Config{Transport: Multicast, Address: addr("225.0.0.50"), Local: addr("192.0.2.1"), Checksum: true},
+			Config{Transport: Multicast, Address: addr("225.0.0.50"), Local: addr("192.0.2.2"), Checksum: true}, "192.0.2.1"},
+		{"multicast without local address", Config{Transport: Multicast, Address: addr("225.0.0.50")},
+			Config{Transport: Multicast, Address: addr("225.0.0.50")}, "192.0.2.1"},
+		{"multicast over IPv6", Config{Transport: Multicast, Address: addr("ff02::50")},
+			Config{Transport: Multicast, Address: addr("ff02::50")}, ""},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			nsA, nsB := pair(t)
+			for _, c := range []*Config{&tt.a, &tt.b} {
+				c.Interface, c.Port, c.RecvBuffer, c.SendBuffer = "sync0", 3780, 1<<20, 1<<20
+			}
+			a, b := newSite(t, nsA, tt.a), newSite(t, nsB, tt.b)
+			overhead := 28
+			if a.link.is6() {
+				overhead = 48
+			}
+			if a.link.Capacity() != 1500-overhead {
+				t.Errorf("capacity %d at an MTU of 1500", a.link.Capacity())
+			}
+			// IPv6 has no multicast route before the carrier was noticed.
+			for _, end := range []*site{a, b} {
+				end.ns.Do(func() {
+					netnstest.Eventually(t, 10*time.Second, "carrier and route", func() bool {
+						routes := end.ns.Must("ip", "-6", "route", "show", "table", "all", "ff00::/8", "dev", "sync0")
+						return end.link.State() == Running && routes != ""
+					})
+				})
+			}
+			texts := []string{"one", "two", "three"}
+			a.link.Send(packed(14, texts...))
+			if s := a.link.Stats(); s.ErrorsSent != 0 {
+				t.Fatalf("sending: %+v", s)
+			}
+			got, from := b.take(t, 3)
+			for i := range texts {
+				if got[i] != texts[i] {
+					t.Errorf("got %q, want %q", got, texts)
+				}
+			}
+			if tt.from != "" && from != addr(tt.from) {
+				t.Errorf("from %v, want %s", from, tt.from)
+			}
+			b.link.Send(packed(1400, "back"))
+			a.take(t, 1)
+			if s := a.link.Stats(); s.PacketsSent != 3 || s.PacketsRecv != 1 || s.ErrorsSent != 0 || s.BytesSent != 3*8+11 {
+				t.Errorf("stats %+v", s)
+			}
+		})
+	}
+}
+
+// Many datagrams in one call arrive all, in order.
+func TestManyDatagrams(t *testing.T) {
+	nsA, nsB := pair(t)
+	c := Config{Transport: UDP, Interface: "sync0", Port: 3780, Checksum: true, RecvBuffer: 4 << 20, SendBuffer: 4 << 20}
+	ca, cb := c, c
+	ca.Destination, cb.Destination = addr("192.0.2.2"), addr("192.0.2.1")
+	a, b := newSite(t, nsA, ca), newSite(t, nsB, cb)
+	var texts []string
+	for i := range 500 {
+		texts = append(texts, string(rune('a'+i%26))+string(make([]byte, i)))
+	}
+	p := packed(300, texts...)
+	a.link.Send(p)
+	got, _ := b.take(t, p.Datagrams())
+	for i, text := range got {
+		if want := string(p.Datagram(i)[wire.HeaderLen:]); text != want {
+			t.Fatalf("datagram %d has %d bytes, want %d, or other content", i, len(text), len(want))
+		}
+	}
+	if s := a.link.Stats(); s.PacketsSent != b.link.Stats().PacketsRecv || s.BytesSent != b.link.Stats().BytesRecv {
+		t.Errorf("sent %+v, received %+v", s, b.link.Stats())
+	}
+}
+
+// Messages from elsewhere are refused: another address of the same cable, and the
+// right address on the wrong cable.
+func TestRefusedSources(t *testing.T) {
+	nsA, nsB := pair(t)
+	nsA.IP("addr", "add", "192.0.2.9/24", "dev", "sync0")
+	netnstest.Link(t,
+		netnstest.End{NS: nsA, Dev: "other0", Addrs: []string{"198.51.100.1/24"}},
+		netnstest.End{NS: nsB, Dev: "other0", Addrs: []string{"198.51.100.2/24"}})
+	c := Config{Transport: UDP, Interface: "sync0", Port: 3780, Checksum: true}
+	cb := c
+	cb.Destination = addr("192.0.2.9")
+	b := newSite(t, nsB, cb)
+	ca := c
+	ca.Destination, ca.Address = addr("192.0.2.2"), addr("192.0.2.1")
+	stranger := newSite(t, nsA, ca)
+	ca.Destination, ca.Interface, ca.Port = addr("198.51.100.2"), "other0", 3780
+	ca.Address = addr("198.51.100.1")
+	elsewhere := newSite(t, nsA, ca)
+	for range 3 {
+		stranger.link.Send(packed(100, "forged"))
+		elsewhere.link.Send(packed(100, "forged"))
+	}
+	netnstest.Eventually(t, 10*time.Second, "six refused datagrams", func() bool { return b.link.Stats().Refused == 6 })
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if len(b.refused) != 2 {
+		t.Errorf("named %v, want each source once", b.refused)
+	}
+	select {
+	case <-b.batches:
+		t.Error("a forged datagram was delivered")
+	default:
+	}
+}
+
+func TestPortInUse(t *testing.T) {
+	nsA, _ := pair(t)
+	c := Config{Transport: UDP, Interface: "sync0", Port: 3780, Destination: addr("192.0.2.2"), Address: addr("192.0.2.1")}
+	newSite(t, nsA, c)
+	second := New(c, 1, make(chan *Batch), nil)
+	var err error
+	nsA.Do(func() { err = second.Open(context.Background()) })
+	if err == nil || err.Error() != "UDP over sync0: bind to 192.0.2.1:3780: address already in use" {
+		t.Errorf("got %v", err)
+	}
+}
+
+// An interface that vanishes and comes back is another one; the link follows it.
+func TestInterfaceComesBack(t *testing.T) {
+	nsA, nsB := pair(t)
+	c := Config{Transport: Multicast, Interface: "sync0", Port: 3780, Address: addr("225.0.0.50"), Checksum: true}
+	a, b := newSite(t, nsA, c), newSite(t, nsB, c)
+	var monitor *Monitor
+	nsB.Do(func() {
+		var err error
+		if monitor, err = NewMonitor(context.Background()); err != nil {
+			t.Fatal(err)
+		}
+	})
+	defer monitor.Close()
+	inB := func(f func()) { nsB.Do(f) }
+
+	nsA.IP("link", "del", "sync0") // takes the other end along
+	changed(t, monitor)
+	inB(func() {
+		if err := b.link.Open(context.Background()); !errors.Is(err, ErrNoInterface) {
+			t.Errorf("got %v", err)
+		}
+		if b.link.State() != Down {
+			t.Errorf("state %d without an interface", b.link.State())
+		}
+	})
+	b.link.Send(packed(100, "nowhere")) // counted, not fatal
+	if s := b.link.Stats(); s.ErrorsSent != 1 {
+		t.Errorf("stats %+v", s)
+	}
+
+	netnstest.Link(t,
+		netnstest.End{NS: nsA, Dev: "sync0", Addrs: []string{"192.0.2.1/24"}},
+		netnstest.End{NS: nsB, Dev: "sync0", Addrs: []string{"192.0.2.2/24"}})
+	changed(t, monitor)
+	a.open(t)
+	b.open(t)
+	inB(func() {
+		netnstest.Eventually(t, 10*time.Second, "carrier", func() bool { return b.link.State() == Running })
+	})
+	a.link.Send(packed(100, "again"))
+	b.take(t, 1)
+
+	nsB.IP("link", "set", "sync0", "mtu", "9000")
+	changed(t, monitor)
+	b.open(t)
+	if b.link.Capacity() != 9000-28 {
+		t.Errorf("capacity %d at an MTU of 9000", b.link.Capacity())
+	}
+	nsA.IP("link", "set", "sync0", "down")
+	inB(func() {
+		netnstest.Eventually(t, 10*time.Second, "no carrier", func() bool { return b.link.State() == NoCarrier })
+	})
+}
+
+func changed(t *testing.T, m *Monitor) {
+	t.Helper()
+	select {
+	case <-m.Changed:
+	case <-time.After(10 * time.Second):
+		t.Fatal("the monitor said nothing")
+	}
+}
+
+func TestWholeMessages(t *testing.T) {
+	msg := func(n int) []byte {
+		b := make([]byte, n)
+		b[0] = 0x10
+		binary.BigEndian.PutUint16(b[2:], uint16(n))
+		return b
+	}
+	two := append(msg(8), msg(20)...)
+	for _, tt := range []struct {
+		b      []byte
+		whole  int
+		broken bool
+	}{
+		{nil, 0, false},
+		{two, 28, false},
+		{two[:27], 8, false},
+		{two[:11], 8, false},
+		{append(msg(8), 0x10, 0, 0, 7, 0, 0, 0, 0), 8, true},
+		{append(msg(8), 0x10, 0, 0, 0, 0, 0, 0, 0), 8, true},
+	} {
+		if whole, broken := wholeMessages(tt.b); whole != tt.whole || broken != tt.broken {
+			t.Errorf("%x: %d, %v; want %d, %v", tt.b, whole, broken, tt.whole, tt.broken)
+		}
+	}
+}
+
+func TestSteadyStateAllocations(t *testing.T) {
+	nsA, nsB := pair(t)
+	c := Config{Transport: UDP, Interface: "sync0", Port: 3780, Checksum: true}
+	ca, cb := c, c
+	ca.Destination, cb.Destination = addr("192.0.2.2"), addr("192.0.2.1")
+	a, b := newSite(t, nsA, ca), newSite(t, nsB, cb)
+	p := packed(1400, "message")
+	round := func() {
+		a.link.Send(p)
+		batch := <-b.batches
+		batch.Release()
+	}
+	for range 10 {
+		round()
+	}
+	if n := testing.AllocsPerRun(200, round); n > 0 {
+		t.Errorf("%v allocations for a datagram sent and received, want 0", n)
+	}
+}

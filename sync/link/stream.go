@@ -1,0 +1,338 @@
+package link
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"ctbox/sync/wire"
+
+	"golang.org/x/sys/unix"
+)
+
+const (
+	redial       = time.Second // between two attempts to reach the peer
+	dialTimeout  = 5 * time.Second
+	writeTimeout = 30 * time.Second // a peer that reads nothing for so long is gone
+	streamChunk  = 128 << 10        // read at once; more than the longest message
+	defaultQueue = 128
+)
+
+// stream is a TCP link: this node connects to its peer to send, and takes one
+// connection from its peer to receive, as conntrackd does. The stream has no
+// framing but the messages' own length.
+type stream struct {
+	link     *Link
+	listener *net.TCPListener
+	cancel   context.CancelFunc
+	done     sync.WaitGroup
+
+	server, client atomic.Bool // connected
+
+	mu      sync.Mutex
+	queue   [][]byte // what is to be written, oldest first
+	limit   int
+	dropped uint64
+	wake    chan struct{}
+}
+
+func openStream(ctx context.Context, l *Link) (sockets, error) {
+	c := &l.config
+	config := net.ListenConfig{KeepAlive: 15 * time.Second, Control: func(_, _ string, raw syscall.RawConn) error {
+		return raw.Control(func(fd uintptr) { setBuffer(int(fd), unix.SO_RCVBUFFORCE, unix.SO_RCVBUF, c.RecvBuffer) })
+	}}
+	// ctx must not end the listener: net closes nothing by it, and Close does.
+	listener, err := config.Listen(ctx, choose(l.is6(), "tcp4", "tcp6"), hostPort(c.Address, c.Interface, c.Port))
+	if err != nil {
+		return nil, fmt.Errorf("listen on %s: %w", endpoint(c.Address, c.Port), err)
+	}
+	s := &stream{link: l, listener: listener.(*net.TCPListener), limit: c.ErrorQueue, wake: make(chan struct{}, 1)}
+	if s.limit <= 0 {
+		s.limit = defaultQueue
+	}
+	ctx, s.cancel = context.WithCancel(context.WithoutCancel(ctx))
+	s.done.Add(2)
+	go s.accept(ctx)
+	go s.write(ctx)
+	return s, nil
+}
+
+func choose(second bool, a, b string) string {
+	if second {
+		return b
+	}
+	return a
+}
+
+func hostPort(a netip.Addr, device string, port uint16) string {
+	host := ""
+	if a.IsValid() {
+		if a.IsLinkLocalUnicast() {
+			a = a.WithZone(device)
+		}
+		host = a.String()
+	}
+	return net.JoinHostPort(host, strconv.Itoa(int(port)))
+}
+
+func (s *stream) close() {
+	s.cancel()
+	s.listener.Close()
+	s.done.Wait()
+}
+
+func (s *stream) status(out *Stats) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	out.ServerConnected, out.ClientConnected = s.server.Load(), s.client.Load()
+	out.Queued, out.QueueLimit, out.QueueDropped = uint64(len(s.queue)), uint64(s.limit), s.dropped
+}
+
+// busy asks the sender to wait while a connected peer is slow. While it is away
+// the queue keeps what it can.
+func (s *stream) busy() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.client.Load() && len(s.queue) >= max(s.limit/2, 1)
+}
+
+// send queues all messages of p as one write.
+func (s *stream) send(p *wire.Packer) {
+	if len(p.Bytes()) == 0 {
+		return
+	}
+	s.mu.Lock()
+	if len(s.queue) >= s.limit {
+		s.queue = append(s.queue[:0], s.queue[1:]...)
+		s.dropped++
+		s.link.counters.errorsSent.Add(1)
+	}
+	s.queue = append(s.queue, append([]byte(nil), p.Bytes()...))
+	s.mu.Unlock()
+	select {
+	case s.wake <- struct{}{}:
+	default:
+	}
+}
+
+// first returns the oldest write that waits.
+func (s *stream) first() []byte {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.queue) == 0 {
+		return nil
+	}
+	return s.queue[0]
+}
+
+// written takes the oldest write out of the queue, unless it was dropped already.
+func (s *stream) written(b []byte) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.queue) > 0 && &s.queue[0][0] == &b[0] {
+		s.queue = append(s.queue[:0], s.queue[1:]...)
+	}
+}
+
+// write connects to the peer, again and again, and sends what is queued. A write
+// that failed is repeated whole on the next connection: the old one's end has
+// taken the half that may have arrived with it.
+func (s *stream) write(ctx context.Context) {
+	defer s.done.Done()
+	for ctx.Err() == nil {
+		if conn, err := s.dial(ctx); err == nil {
+			s.client.Store(true)
+			s.feed(ctx, conn)
+			s.client.Store(false)
+			conn.Close()
+		}
+		// A peer may accept and close at once: that is no reason to hurry.
+		select {
+		case <-time.After(redial):
+		case <-ctx.Done():
+		}
+	}
+}
+
+func (s *stream) dial(ctx context.Context) (net.Conn, error) {
+	c := &s.link.config
+	d := net.Dialer{Timeout: dialTimeout, LocalAddr: s.source(), Control: func(_, _ string, raw syscall.RawConn) error {
+		return raw.Control(func(fd uintptr) { setBuffer(int(fd), unix.SO_SNDBUFFORCE, unix.SO_SNDBUF, c.SendBuffer) })
+	}}
+	return d.DialContext(ctx, choose(s.link.is6(), "tcp4", "tcp6"), hostPort(c.Destination, c.Interface, c.Port))
+}
+
+// source is the address that the peer expects us at, nil for the system's choice.
+func (s *stream) source() net.Addr {
+	a := s.link.config.Address
+	if !a.IsValid() {
+		return nil
+	}
+	if a.IsLinkLocalUnicast() {
+		a = a.WithZone(s.link.config.Interface)
+	}
+	return net.TCPAddrFromAddrPort(netip.AddrPortFrom(a, 0))
+}
+
+// feed writes to one connection until it breaks.
+func (s *stream) feed(ctx context.Context, conn net.Conn) {
+	defer context.AfterFunc(ctx, func() { conn.SetDeadline(time.Unix(1, 0)) })()
+	// The peer sends nothing here; a read tells that it has closed.
+	gone := make(chan struct{})
+	go func() {
+		var b [1]byte
+		_, _ = conn.Read(b[:])
+		close(gone)
+	}()
+	c := &s.link.counters
+	for {
+		b := s.first()
+		if b == nil {
+			select {
+			case <-s.wake:
+			case <-gone:
+				return
+			case <-ctx.Done():
+				return
+			}
+			continue
+		}
+		select {
+		case <-gone:
+			return
+		default:
+		}
+		_ = conn.SetWriteDeadline(time.Now().Add(writeTimeout))
+		if _, err := conn.Write(b); err != nil {
+			c.errorsSent.Add(1)
+			return
+		}
+		c.packetsSent.Add(1)
+		c.bytesSent.Add(uint64(len(b)))
+		s.written(b)
+	}
+}
+
+// accept takes the peer's connection; a new one replaces the old.
+func (s *stream) accept(ctx context.Context) {
+	defer s.done.Done()
+	var reading sync.WaitGroup
+	var current *net.TCPConn
+	defer func() {
+		if current != nil {
+			current.Close()
+		}
+		reading.Wait()
+	}()
+	for {
+		conn, err := s.listener.AcceptTCP()
+		if err != nil {
+			if ctx.Err() != nil || errors.Is(err, net.ErrClosed) {
+				return
+			}
+			s.link.counters.errorsRecv.Add(1)
+			select {
+			case <-time.After(redial):
+			case <-ctx.Done():
+			}
+			continue
+		}
+		from := conn.RemoteAddr().(*net.TCPAddr).AddrPort().Addr().Unmap().WithZone("")
+		if from != s.link.config.Destination.WithZone("") {
+			s.link.refuse(from)
+			conn.Close()
+			continue
+		}
+		if current != nil {
+			current.Close()
+			reading.Wait()
+		}
+		current = conn
+		reading.Add(1)
+		go func() {
+			defer reading.Done()
+			s.server.Store(true)
+			s.read(ctx, conn, from)
+			s.server.Store(false)
+			conn.Close()
+		}()
+	}
+}
+
+// read delivers whole messages of one connection until it ends, or until its
+// bytes cease to be messages.
+func (s *stream) read(ctx context.Context, conn net.Conn, from netip.Addr) {
+	defer context.AfterFunc(ctx, func() { conn.SetDeadline(time.Unix(1, 0)) })()
+	spare := make(chan *Batch, readAhead)
+	buffers := map[*Batch][]byte{}
+	for range readAhead {
+		b := &Batch{Link: s.link.number, spare: spare}
+		buffers[b] = make([]byte, streamChunk)
+		spare <- b
+	}
+	c := &s.link.counters
+	var rest []byte
+	for {
+		var b *Batch
+		select {
+		case b = <-spare:
+		case <-ctx.Done():
+			return
+		}
+		buf := buffers[b]
+		have := copy(buf, rest)
+		whole, broken := 0, false
+		for whole == 0 && !broken {
+			n, err := conn.Read(buf[have:])
+			if n > 0 {
+				c.packetsRecv.Add(1)
+				c.bytesRecv.Add(uint64(n))
+				have += n
+			}
+			if err != nil {
+				return
+			}
+			whole, broken = wholeMessages(buf[:have])
+		}
+		// The reader of a broken stream counts why; then the peer has to begin
+		// anew.
+		end := whole
+		if broken {
+			end = have
+		}
+		rest = append(rest[:0], buf[end:have]...)
+		b.add(from, buf[:end])
+		select {
+		case s.link.batches <- b:
+		case <-ctx.Done():
+			return
+		}
+		if broken {
+			return
+		}
+	}
+}
+
+// wholeMessages is how many bytes of b are complete messages, and whether what
+// follows can't become one.
+func wholeMessages(b []byte) (whole int, broken bool) {
+	for len(b)-whole >= wire.HeaderLen {
+		n := int(binary.BigEndian.Uint16(b[whole+2:]))
+		if n < wire.HeaderLen {
+			return whole, true
+		}
+		if n > len(b)-whole {
+			break
+		}
+		whole += n
+	}
+	return whole, false
+}

@@ -1,0 +1,162 @@
+package link
+
+import (
+	"context"
+	"net"
+	"net/netip"
+	"testing"
+	"time"
+
+	"ctbox/internal/netnstest"
+	"ctbox/sync/wire"
+)
+
+// TCP dials from goroutines of its own, which are outside any namespace that a
+// test entered: TestMain starts all tests in a namespace of their own.
+func streamConfig(local, peer string, port uint16) Config {
+	return Config{Transport: TCP, Interface: "lo", Address: addr(local), Destination: addr(peer), Port: port, ErrorQueue: 4}
+}
+
+func openStreamLink(t *testing.T, c Config) *site {
+	t.Helper()
+	s := &site{batches: make(chan *Batch, 4)}
+	s.link = New(c, 7, s.batches, func(a netip.Addr) {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.refused = append(s.refused, a)
+	})
+	if err := s.link.Open(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(s.link.Close)
+	return s
+}
+
+// freePort is a port that nobody listens on now.
+func freePort(t *testing.T) uint16 {
+	t.Helper()
+	l, err := net.Listen("tcp4", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	return l.Addr().(*net.TCPAddr).AddrPort().Port()
+}
+
+func TestStreamWaitsForItsPeerAndReconnects(t *testing.T) {
+	port := freePort(t)
+	// One address serves both ends: a link's own source is the address it dials.
+	a := openStreamLink(t, streamConfig("127.0.0.2", "127.0.0.1", port))
+	for _, text := range []string{"lost", "one", "two", "three", "four"} {
+		a.link.Send(packed(100, text))
+	}
+	if s := a.link.Stats(); s.Queued != 4 || s.QueueDropped != 1 || s.ClientConnected {
+		t.Errorf("without a peer: %+v", s)
+	}
+	listener, err := net.Listen("tcp4", netip.AddrPortFrom(addr("127.0.0.1"), port).String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer listener.Close()
+	conn, err := listener.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{"one", "two", "three", "four"} {
+		if got := readMessage(t, conn); got != want {
+			t.Errorf("got %q, want %q", got, want)
+		}
+	}
+	// The peer goes and comes: the link follows without being told.
+	conn.Close()
+	if conn, err = listener.Accept(); err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	netnstest.Eventually(t, 10*time.Second, "connection", func() bool { return a.link.Stats().ClientConnected })
+	a.link.Send(packed(100, "again"))
+	if got := readMessage(t, conn); got != "again" {
+		t.Errorf("got %q after a reconnection", got)
+	}
+}
+
+func readMessage(t *testing.T, conn net.Conn) string {
+	t.Helper()
+	conn.SetReadDeadline(time.Now().Add(10 * time.Second))
+	head := make([]byte, wire.HeaderLen)
+	if _, err := readFull(conn, head); err != nil {
+		t.Fatal(err)
+	}
+	text := make([]byte, int(head[2])<<8+int(head[3])-wire.HeaderLen)
+	if _, err := readFull(conn, text); err != nil {
+		t.Fatal(err)
+	}
+	return string(text)
+}
+
+func readFull(conn net.Conn, b []byte) (n int, err error) {
+	for n < len(b) && err == nil {
+		var k int
+		k, err = conn.Read(b[n:])
+		n += k
+	}
+	return n, err
+}
+
+func dialFrom(t *testing.T, local string, port uint16) net.Conn {
+	t.Helper()
+	d := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(local)}}
+	conn, err := d.Dial("tcp4", netip.AddrPortFrom(addr("127.0.0.3"), port).String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { conn.Close() })
+	return conn
+}
+
+func TestStreamReceives(t *testing.T) {
+	port := freePort(t)
+	b := openStreamLink(t, streamConfig("127.0.0.3", "127.0.0.2", port))
+
+	stranger := dialFrom(t, "127.0.0.9", port)
+	netnstest.Eventually(t, 10*time.Second, "refusal", func() bool { return b.link.Stats().Refused == 1 })
+	if n, err := stranger.Read(make([]byte, 1)); err == nil {
+		t.Errorf("a stranger's connection gave %d bytes", n)
+	}
+
+	// Messages in any pieces.
+	conn := dialFrom(t, "127.0.0.2", port)
+	bytes := packed(100, "first", "second", "third").Bytes()
+	for i := 0; i < len(bytes); i += 5 {
+		if _, err := conn.Write(bytes[i:min(i+5, len(bytes))]); err != nil {
+			t.Fatal(err)
+		}
+	}
+	all := ""
+	for len(all) < len(bytes) {
+		batch := <-b.batches
+		batch.Each(func(_ netip.Addr, d []byte) { all += string(d) })
+		batch.Release()
+	}
+	if all != string(bytes) {
+		t.Errorf("got %q", all)
+	}
+
+	// A new connection replaces the old one.
+	second := dialFrom(t, "127.0.0.2", port)
+	if n, err := conn.Read(make([]byte, 1)); err == nil {
+		t.Errorf("the replaced connection gave %d bytes", n)
+	}
+	// Garbage is delivered for the reader to count, and ends the connection.
+	if _, err := second.Write([]byte{0x10, 0, 0, 3, 0, 0, 0, 0}); err != nil {
+		t.Fatal(err)
+	}
+	batch := <-b.batches
+	if batch.Len() != 1 {
+		t.Errorf("%d parts", batch.Len())
+	}
+	batch.Release()
+	if n, err := second.Read(make([]byte, 1)); err == nil {
+		t.Errorf("a broken stream goes on with %d bytes", n)
+	}
+}
