@@ -159,6 +159,7 @@ type KernelStatus struct {
 	FailedEvents  uint64 // events that could not be read
 	UnknownDumps  uint64
 	Overruns      uint64 // times that the kernel had to drop events
+	Lost          uint64 // events that the kernel dropped
 	Flushes       uint64 // of the kernel's tables, one a table
 	Resyncs       uint64 // with the kernel's tables, one a table
 	BufferSize    uint64 // of the event socket, bytes, as the kernel counts it

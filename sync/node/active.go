@@ -1,0 +1,267 @@
+package node
+
+import (
+	"fmt"
+	"time"
+
+	"ctbox/nl"
+	"ctbox/sync/cache"
+	"ctbox/sync/proto"
+)
+
+// subscribe joins the kernel's events.
+func (n *Node) subscribe() error {
+	g := &n.cfg.General
+	opts := nl.EventOptions{Groups: nl.AllFlowEvents, Buffer: int(g.NetlinkBufferSize), Reliable: g.NetlinkEventsReliable}
+	if n.expectSync {
+		opts.Groups |= nl.AllExpectEvents
+	}
+	if g.NetlinkBufferSize == 0 || g.NetlinkBufferSize > g.NetlinkBufferSizeMaxGrowth {
+		n.notice("NetlinkBufferSize is either not set or is greater than NetlinkBufferSizeMaxGrowth. Using current system buffer size")
+		opts.Buffer = systemBuffer
+	} else {
+		opts.Buffer /= 2 // the kernel doubles it
+	}
+	if g.Filter.Active() {
+		if g.Filter.Kernelspace {
+			opts.Filter = n.filter.kernel()
+			n.notice("using kernel-space event filtering")
+		} else {
+			n.notice("using user-space event filtering")
+		}
+	}
+	sub, err := nl.Subscribe(opts)
+	if err != nil {
+		return err
+	}
+	n.events = sub
+	n.kernel.BufferSize = uint64(sub.Buffer())
+	if g.NetlinkEventsReliable {
+		n.notice("reliable ctnetlink event delivery is ENABLED.")
+	}
+	n.notice(fmt.Sprintf("netlink event socket buffer size has been set to %d bytes", sub.Buffer()))
+	return nil
+}
+
+// systemBuffer is asked for where the configuration leaves the size to the
+// system: net.core.rmem_default, as Linux has it. What a burst brings beyond it
+// waits in this process.
+const systemBuffer = 212992
+
+// passEvents hands runs of events to the loop and gives them back to the reader.
+func (n *Node) passEvents() {
+	defer n.working.Done()
+	var run *nl.Events
+	for {
+		var err error
+		if run, err = n.events.Next(n.ctx, run); err != nil {
+			if n.ctx.Err() == nil {
+				_ = n.do(n.ctx, func() { n.log.Error("kernel events ended: " + err.Error()); n.kernel.FailedEvents++ })
+			}
+			return
+		}
+		select {
+		case n.eventRuns <- run:
+			run = <-n.eventsDone
+		case <-n.ctx.Done():
+			return
+		}
+	}
+}
+
+// takeEvents follows the kernel's events.
+func (n *Node) takeEvents(run *nl.Events) error {
+	if run.Dropped != n.dropped {
+		n.overrun(run.Dropped - n.dropped)
+		n.dropped = run.Dropped
+	}
+	since := uint32(0)
+	return run.Each(func(m *nl.Message, _ time.Time) error {
+		n.kernel.Events++
+		if m.IsExpect() {
+			n.expectEvent(m)
+		} else {
+			n.flowEvent(m)
+		}
+		if since++; since > n.cfg.General.EventIterationLimit {
+			since = 0
+			n.transmit()
+			n.serve()
+		}
+		return nil
+	})
+}
+
+// flowEvent follows one event of a flow.
+func (n *Node) flowEvent(m *nl.Message) {
+	f := &n.flow
+	if m.Type != nl.TypeFlowNew && m.Type != nl.TypeFlowDelete {
+		n.kernel.UnknownEvents++
+		return
+	}
+	from := n.own[m.PortID]
+	if m.PortID == 0 {
+		from = foreign
+	}
+	if from == ownInjector {
+		return
+	}
+	if err := f.Decode(m.Attrs); err != nil {
+		n.kernel.FailedEvents++
+		return
+	}
+	gone := m.IsDelete()
+	if why := incomplete(f); why != "" {
+		n.kernel.Filtered++
+		n.log.Error(why)
+		return
+	}
+	if !n.filter.passes(f, gone) {
+		n.kernel.Filtered++
+		return
+	}
+	switch {
+	case n.bypass:
+		n.bypassEvent(m, from)
+	case gone:
+		n.flowEnded(f, from == foreign)
+	case m.IsNew():
+		f.Has &^= nl.HasCountersOrig | nl.HasCountersReply
+		n.flowSeen(f, from, n.internal.flows.Replace)
+	default:
+		f.Has &^= nl.HasCountersOrig | nl.HasCountersReply
+		n.flowSeen(f, from, n.internal.flows.Put)
+	}
+}
+
+func (n *Node) flowSeen(f *nl.Flow, from origin, put func(*nl.Flow, time.Duration) (cache.Handle, cache.Outcome)) {
+	h, outcome := put(f, n.clock())
+	if stored(outcome) && from == foreign {
+		n.changedFlow(h)
+	}
+}
+
+// flowEnded follows a DESTROY event.
+func (n *Node) flowEnded(f *nl.Flow, tell bool) {
+	h := n.internal.flows.Find(f)
+	if h == 0 {
+		return
+	}
+	n.countTraffic(f)
+	if n.ended != nil {
+		// What the event does not repeat, the cache remembers.
+		n.internal.flows.Load(h, &n.known)
+		n.ended(merged(&n.known, f))
+	}
+	n.goneFlow(h, tell)
+}
+
+// countTraffic adds the counters that came with f's end.
+func (n *Node) countTraffic(f *nl.Flow) {
+	if f.Has&nl.HasCountersOrig != 0 {
+		n.traffic.Bytes += f.CountersOrig.Bytes
+		n.traffic.Packets += f.CountersOrig.Packets
+	}
+	if f.Has&nl.HasCountersReply != 0 {
+		n.traffic.Bytes += f.CountersReply.Bytes
+		n.traffic.Packets += f.CountersReply.Packets
+	}
+}
+
+// merged puts what the event of a flow's end says over what was known of it.
+func merged(known, end *nl.Flow) *nl.Flow {
+	const fromEnd = nl.HasCountersOrig | nl.HasCountersReply | nl.HasTimestampStart | nl.HasTimestampStop
+	known.CountersOrig, known.CountersReply = end.CountersOrig, end.CountersReply
+	known.TimestampStart, known.TimestampStop = end.TimestampStart, end.TimestampStop
+	known.Has = known.Has&^(fromEnd|nl.HasTimeout|nl.HasUse) | end.Has&fromEnd
+	if end.Has&nl.HasStatus != 0 {
+		known.Status = end.Status
+		known.Has |= nl.HasStatus
+	}
+	if end.Has&nl.HasTCPState != 0 {
+		known.TCPState = end.TCPState
+		known.Has |= nl.HasTCPState
+	}
+	return known
+}
+
+// changedFlow has the protocol tell the peers about h.
+func (n *Node) changedFlow(h cache.Handle) {
+	if n.machine == nil {
+		return
+	}
+	n.machine.Changed(proto.Object{Table: proto.Flows, Handle: uint64(h)})
+	if n.alarm != nil {
+		n.internal.flows.Arm(h, n.clock(), n.alarm.RefreshDelay())
+	}
+}
+
+func (n *Node) changedExpect(h cache.Handle) {
+	n.machine.Changed(proto.Object{Table: proto.Expects, Handle: uint64(h)})
+	if n.alarm != nil {
+		n.internal.expects.Arm(h, n.clock(), n.alarm.RefreshDelay())
+	}
+}
+
+// goneFlow removes a flow from the internal cache. Where peers are told, it stays
+// dead until that is done.
+func (n *Node) goneFlow(h cache.Handle, tell bool) {
+	if !n.internal.flows.Kill(h) {
+		return
+	}
+	n.removed(proto.Object{Table: proto.Flows, Handle: uint64(h)}, tell)
+}
+
+func (n *Node) goneExpect(h cache.Handle, tell bool) {
+	if n.internal.expects.Kill(h) {
+		n.removed(proto.Object{Table: proto.Expects, Handle: uint64(h)}, tell)
+	}
+}
+
+func (n *Node) removed(o proto.Object, tell bool) {
+	switch {
+	case n.machine == nil:
+	case tell:
+		n.machine.Deleted(o)
+		return
+	default:
+		n.machine.Dropped(o)
+	}
+	n.release(o)
+}
+
+func (n *Node) release(o proto.Object) {
+	if o.Table == proto.Flows {
+		n.internal.flows.Release(cache.Handle(o.Handle))
+	} else {
+		n.internal.expects.Release(cache.Handle(o.Handle))
+	}
+}
+
+// flushInternal forgets the internal cache without telling anybody.
+func (n *Node) flushInternal() {
+	if n.internal.flows == nil {
+		return
+	}
+	if n.machine != nil {
+		n.dropAll(proto.Flows, n.internal.flows.Next)
+		n.dropAll(proto.Expects, n.internal.expects.Next)
+	}
+	n.internal.flows.Flush()
+	if n.internal.expects != nil {
+		n.internal.expects.Flush()
+	}
+}
+
+// dropAll makes the protocol forget a table's objects.
+func (n *Node) dropAll(table proto.Table, next func(*cache.Cursor, []cache.Handle) (int, bool)) {
+	handles := make([]cache.Handle, sliceLen)
+	var cur cache.Cursor
+	for more := true; more; {
+		var got int
+		got, more = next(&cur, handles)
+		for _, h := range handles[:got] {
+			n.machine.Dropped(proto.Object{Table: table, Handle: uint64(h)})
+		}
+	}
+}

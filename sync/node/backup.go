@@ -1,0 +1,164 @@
+package node
+
+import (
+	"fmt"
+	"net/netip"
+	"time"
+
+	"ctbox/sync/cache"
+	"ctbox/sync/proto"
+	"ctbox/sync/wire"
+)
+
+// peerKey tells peers apart: by address, since C daemons send from any port.
+type peerKey = netip.Addr
+
+// peer is what is known of a node that sends to us.
+type peer struct {
+	last     time.Duration
+	messages uint64
+	ignored  bool
+}
+
+// takeMessage judges one received message and applies it.
+func (n *Node) takeMessage(link int, from netip.Addr, m *wire.Message) {
+	verdict, events := n.machine.Receive(n.clock(), link, from, m.Header)
+	switch verdict {
+	case proto.Apply:
+		n.heard(from)
+		n.links.use(link)
+		n.apply(m)
+	case proto.Handled:
+		n.heard(from)
+		n.links.use(link)
+	case proto.BadHeader:
+		n.received.BadHeader++
+	case proto.BadType:
+		n.received.BadType++
+	}
+	n.protocolEvents(events)
+}
+
+const maxPeers = 256
+
+func (n *Node) heard(from netip.Addr) {
+	p := n.peers[from]
+	if p == nil {
+		if len(n.peers) >= maxPeers {
+			clear(n.peers)
+		}
+		p = &peer{}
+		n.peers[from] = p
+	}
+	p.last = n.clock()
+	p.messages++
+}
+
+// apply changes the external caches, or the kernel, as a peer says.
+func (n *Node) apply(m *wire.Message) {
+	now := n.clock()
+	if m.Type.IsExpect() {
+		if err := wire.ParseExpect(m.Body, &n.expect); err != nil {
+			n.received.BadPayload++
+			return
+		}
+		n.replica.Received++
+		if n.injector != nil {
+			n.injector.expect(m.Type, &n.expect)
+			return
+		}
+		n.applyExpect(m.Type, now)
+		return
+	}
+	if err := wire.ParseFlow(m.Body, &n.flow); err != nil {
+		n.received.BadPayload++
+		return
+	}
+	n.replica.Received++
+	if n.injector != nil {
+		n.injector.flow(m.Type, &n.flow)
+		return
+	}
+	table := n.external.flows
+	var h cache.Handle
+	var outcome cache.Outcome
+	switch m.Type {
+	case wire.FlowNew:
+		h, outcome = table.Replace(&n.flow, now)
+	case wire.FlowUpdate:
+		h, outcome = table.Put(&n.flow, now)
+	default:
+		table.Delete(table.Find(&n.flow))
+		return
+	}
+	if n.alarm != nil && stored(outcome) {
+		table.Arm(h, now, n.cfg.Sync.CacheTimeout)
+	}
+}
+
+func (n *Node) applyExpect(typ wire.Type, now time.Duration) {
+	table := n.external.expects
+	if typ == wire.ExpectDelete {
+		table.Delete(table.Find(&n.expect))
+		return
+	}
+	if h, outcome := table.Replace(&n.expect, now); n.alarm != nil && stored(outcome) {
+		table.Arm(h, now, n.cfg.Sync.CacheTimeout)
+	}
+}
+
+// protocolEvents does and logs what the protocol asks for.
+func (n *Node) protocolEvents(e proto.Events) {
+	if e == 0 {
+		return
+	}
+	for _, row := range [...]struct {
+		event proto.Events
+		do    func()
+	}{
+		{proto.PeerStarted, func() { n.notice("the peer has started") }},
+		{proto.ThirdNode, func() {
+			n.log.Warn(fmt.Sprintf("ignoring %v: FT-FW is for two nodes, and there is a peer already", n.machine.Stats().Third))
+		}},
+		{proto.ResyncSent, func() { n.notice("resync requested") }},
+		{proto.ResyncReceived, func() { n.replica.ResyncsServed++; n.notice("resync requested by other node") }},
+		{proto.BulkBegan, n.beginExternalSweep},
+		{proto.BulkComplete, n.endExternalSweep},
+		{proto.BulkWanted, n.startBulk},
+	} {
+		if e&row.event != 0 {
+			row.do()
+		}
+	}
+}
+
+// beginExternalSweep and endExternalSweep enclose all that a peer has: what it
+// did not mention in between is gone there, and the message that said so was lost.
+func (n *Node) beginExternalSweep() {
+	if n.external.flows != nil {
+		n.external.flows.BeginSweep()
+		n.external.expects.BeginSweep()
+	}
+}
+
+func (n *Node) endExternalSweep() {
+	if n.external.flows == nil {
+		return
+	}
+	handles := make([]cache.Handle, sliceLen)
+	var flows, expects cache.Cursor
+	n.inSlices(func() bool {
+		got, more := n.external.flows.NextUnseen(&flows, handles)
+		for _, h := range handles[:got] {
+			n.external.flows.Delete(h)
+		}
+		return more
+	})
+	n.inSlices(func() bool {
+		got, more := n.external.expects.NextUnseen(&expects, handles)
+		for _, h := range handles[:got] {
+			n.external.expects.Delete(h)
+		}
+		return more
+	})
+}

@@ -1,0 +1,117 @@
+package node
+
+import (
+	"context"
+	"time"
+
+	"ctbox/nl"
+	"ctbox/sync/cache"
+	"ctbox/sync/proto"
+	"ctbox/sync/wire"
+)
+
+// inSlices has the loop call work once a turn until it returns false, so that a
+// walk over a million entries holds up nothing.
+func (n *Node) inSlices(work func() (more bool)) { n.chores = append(n.chores, work) }
+
+// chore does a slice of the oldest chore.
+func (n *Node) chore() {
+	if len(n.chores) > 0 && !n.chores[0]() {
+		n.chores = n.chores[1:]
+	}
+}
+
+// startBulk tells the peers everything, slice by slice.
+func (n *Node) startBulk() {
+	if n.bypass {
+		n.startLiveBulk()
+		return
+	}
+	if !n.machine.BeginBulk(n.clock()) {
+		return
+	}
+	n.notice("sending bulk update")
+	handles := make([]cache.Handle, sliceLen)
+	var flows, expects cache.Cursor
+	n.inSlices(func() bool {
+		got, more := n.internal.flows.Next(&flows, handles)
+		n.bulk(proto.Flows, handles[:got])
+		return more
+	})
+	n.inSlices(func() bool {
+		got, more := n.internal.expects.Next(&expects, handles)
+		n.bulk(proto.Expects, handles[:got])
+		if !more {
+			n.machine.EndBulk()
+		}
+		return more
+	})
+}
+
+// startLiveBulk is startBulk without an internal cache: the kernel's own table is
+// told, every flow as a new one.
+func (n *Node) startLiveBulk() {
+	n.run(TaskAny, "bulk update", func(ctx context.Context, t *task) error {
+		_, err := dump(ctx, n, t, nl.Dump{Type: nl.TypeFlowGet}, func(f *nl.Flow) {
+			if incomplete(f) != "" || !n.filter.passes(f, false) {
+				return
+			}
+			header := n.notrack.Unqueued()
+			header.Type = wire.FlowNew
+			n.sendUnqueued(n.encoder.AppendFlow(n.packer.Buffer(), header, f))
+		})
+		return err
+	}, nil)
+}
+
+func (n *Node) bulk(table proto.Table, handles []cache.Handle) {
+	for _, h := range handles {
+		n.machine.Bulk(proto.Object{Table: table, Handle: uint64(h)})
+	}
+}
+
+// clocked is one of ALARM's tables with what happens to an object whose time has
+// come.
+type clocked struct {
+	table interface {
+		Expired(now time.Duration, batch []cache.Handle) (n int, more bool)
+		NextExpiry() (at time.Duration, ok bool)
+	}
+	due func(cache.Handle)
+}
+
+// clocks are ALARM's tables: internal objects are told again, external ones that
+// nobody told again are forgotten.
+func (n *Node) clocks() [4]clocked {
+	return [4]clocked{
+		{n.internal.flows, n.changedFlow},
+		{n.internal.expects, n.changedExpect},
+		{n.external.flows, func(h cache.Handle) { n.external.flows.Delete(h) }},
+		{n.external.expects, func(h cache.Handle) { n.external.expects.Delete(h) }},
+	}
+}
+
+// expire does what ALARM's clocks say.
+func (n *Node) expire(now time.Duration) {
+	handles := make([]cache.Handle, sliceLen)
+	for _, c := range n.clocks() {
+		for more := true; more; {
+			var got int
+			got, more = c.table.Expired(now, handles)
+			for _, h := range handles[:got] {
+				c.due(h)
+			}
+		}
+	}
+}
+
+// nextExpiry is when expire has something to do.
+func (n *Node) nextExpiry() time.Duration {
+	next := proto.None
+	for _, c := range n.clocks() {
+		if at, ok := c.table.NextExpiry(); ok {
+			next = min(next, at)
+		}
+	}
+	return next
+}

@@ -1,0 +1,379 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"ctbox/nl"
+	"ctbox/sync/cache"
+
+	"golang.org/x/sys/unix"
+)
+
+// Commit writes the external caches into the kernel's tables: flows without a
+// master first, then those that have one, then expectations. It returns when the
+// commit has ended; if ctx ends before, the commit goes on.
+func (n *Node) Commit(ctx context.Context, tables Tables) (CommitResult, error) {
+	done := make(chan CommitResult, 1)
+	var refused error
+	err := n.do(ctx, func() { refused = n.startCommit(tables, func(r CommitResult) { done <- r }) })
+	if err = errors.Join(err, refused); err != nil {
+		return CommitResult{}, err
+	}
+	select {
+	case r := <-done:
+		return r, nil
+	case <-ctx.Done():
+		return CommitResult{}, context.Cause(ctx)
+	case <-n.stopped:
+		return CommitResult{}, ErrStopped
+	}
+}
+
+// startCommit is Commit's part in the loop.
+func (n *Node) startCommit(tables Tables, ended func(CommitResult)) error {
+	if !n.expectSync {
+		if tables == Expects {
+			return ErrUnsupported
+		}
+		tables &^= Expects
+	}
+	if n.external.flows == nil {
+		return ErrUnsupported
+	}
+	n.cancelPurge()
+	if n.committing {
+		n.log.Log(n.ctx, LevelNotice, "commit already in progress, skipping")
+		return ErrCommitRunning
+	}
+	switch tables {
+	case Flows:
+		n.notice("committing conntrack cache")
+	case Expects:
+		n.notice("committing expectation cache")
+	default:
+		n.notice("committing all external caches")
+	}
+	n.committing = true
+	c := &commit{node: n, result: CommitResult{Tables: tables, Began: time.Now()}}
+	n.run(TaskCommit, "commit", c.run, func(err error) {
+		n.committing = false
+		c.result.Took = time.Since(c.result.Began)
+		n.commits.Count++
+		n.commits.Last = c.result
+		n.commitEnded = n.now
+		c.report(err)
+		ended(c.result)
+	})
+	return nil
+}
+
+// commit is one commit under way. All but loading runs beside the loop.
+type commit struct {
+	node   *Node
+	task   *task
+	result CommitResult
+	pipe   *nl.Pipeline
+	batch  *nl.Batch
+	// Entries whose place in the kernel's table is taken.
+	retryFlows   []nl.Flow
+	retryExpects []nl.Expect
+}
+
+// restored is what the requests of a batch were made from, for those that the
+// kernel refuses. Index i of the batch is entry of[i].
+type restored struct {
+	flows   []nl.Flow
+	expects []nl.Expect
+	of      []request
+}
+
+// request is one request of a batch: which entry it belongs to, and whether it
+// removes what stood in the way of the next one.
+type request struct {
+	entry   int
+	expect  bool
+	removal bool
+	second  bool // the entry was removed before
+}
+
+// run commits in passes, each a walk over a cache in slices.
+func (c *commit) run(ctx context.Context, t *task) error {
+	c.task = t
+	n := c.node
+	c.pipe = n.conns.commit.NewPipeline(ctx, c.complete)
+	var err error
+	if c.batch, err = c.fresh(); err == nil {
+		err = c.passes(ctx)
+	}
+	return errors.Join(err, c.pipe.Close())
+}
+
+func (c *commit) passes(ctx context.Context) error {
+	if c.result.Tables&Flows != 0 {
+		for _, related := range []bool{false, true} {
+			if err := c.flows(ctx, related); err != nil {
+				return err
+			}
+		}
+	}
+	if c.result.Tables&Expects != 0 {
+		return c.expects(ctx)
+	}
+	return nil
+}
+
+// flows commits the flows that have a master, or those that have none, and waits
+// for the kernel: what comes next may need them.
+func (c *commit) flows(ctx context.Context, related bool) error {
+	n := c.node
+	handles := make([]cache.Handle, sliceLen)
+	slice := make([]nl.Flow, 0, sliceLen)
+	var cur cache.Cursor
+	var f nl.Flow
+	for more := true; more; {
+		slice = slice[:0]
+		if err := n.do(ctx, func() {
+			var got int
+			table := n.external.flows
+			got, more = table.Next(&cur, handles)
+			for _, h := range handles[:got] {
+				if !table.Load(h, &f) || hasMaster(&f) != related {
+					continue
+				}
+				_, updated, _ := table.Times(h)
+				slice = slice[:len(slice)+1]
+				n.restore.flow(&slice[len(slice)-1], &f, n.clock()-updated)
+				detach(&slice[len(slice)-1])
+			}
+			c.task.done += uint64(got)
+		}); err != nil {
+			return err
+		}
+		for i := range slice {
+			if err := c.createFlow(&slice[i], false); err != nil {
+				return err
+			}
+		}
+		if err := c.clear(); err != nil {
+			return err
+		}
+	}
+	return c.settle()
+}
+
+// hasMaster reports whether f's master is known well enough to be looked up.
+func hasMaster(f *nl.Flow) bool {
+	const needed = nl.TupleAddrs | nl.TupleProto | nl.TuplePorts
+	return f.Master.Has&needed == needed
+}
+
+// detach gives f variable parts of its own, which few flows have.
+func detach(f *nl.Flow) {
+	f.HelperInfo, f.Secctx = nil, nil
+	if !hasMaster(f) {
+		f.Master = nl.Tuple{}
+	}
+}
+
+func (c *commit) expects(ctx context.Context) error {
+	n := c.node
+	handles := make([]cache.Handle, sliceLen)
+	slice := make([]nl.Expect, 0, sliceLen)
+	var cur cache.Cursor
+	var e nl.Expect
+	for more := true; more; {
+		slice = slice[:0]
+		if err := n.do(ctx, func() {
+			var got int
+			table := n.external.expects
+			got, more = table.Next(&cur, handles)
+			for _, h := range handles[:got] {
+				if table.Load(h, &e) {
+					_, updated, _ := table.Times(h)
+					slice = slice[:len(slice)+1]
+					n.restore.expect(&slice[len(slice)-1], &e, n.clock()-updated)
+				}
+			}
+			c.task.done += uint64(got)
+		}); err != nil {
+			return err
+		}
+		for i := range slice {
+			if err := c.createExpect(&slice[i], false); err != nil {
+				return err
+			}
+		}
+		if err := c.clear(); err != nil {
+			return err
+		}
+	}
+	return c.settle()
+}
+
+// createFlow adds the request that creates f; second says that what stood in its
+// way was removed, or is to be removed by the same batch.
+func (c *commit) createFlow(f *nl.Flow, second bool) error {
+	tag := c.batch.Tag.(*restored)
+	tag.flows = append(tag.flows, *f)
+	entry := len(tag.flows) - 1
+	if second {
+		var gone nl.Flow
+		key(&gone, f)
+		c.batch.Add(nl.Request{Type: nl.TypeFlowDelete, Family: f.Orig.Family, Flow: &gone})
+		tag.of = append(tag.of, request{entry: entry, removal: true})
+	}
+	c.batch.Add(nl.Request{Type: nl.TypeFlowNew, Flags: unix.NLM_F_CREATE | unix.NLM_F_EXCL, Family: f.Orig.Family, Flow: f})
+	tag.of = append(tag.of, request{entry: entry, second: second})
+	return c.added()
+}
+
+func (c *commit) createExpect(e *nl.Expect, second bool) error {
+	tag := c.batch.Tag.(*restored)
+	tag.expects = append(tag.expects, *e)
+	entry := len(tag.expects) - 1
+	if second {
+		gone := nl.Expect{Tuple: e.Tuple, Has: e.Has & nl.ExpectHasZone, Zone: e.Zone}
+		c.batch.Add(nl.Request{Type: nl.TypeExpectDelete, Family: e.Tuple.Family, Expect: &gone})
+		tag.of = append(tag.of, request{entry: entry, expect: true, removal: true})
+	}
+	c.batch.Add(nl.Request{Type: nl.TypeExpectNew, Flags: unix.NLM_F_CREATE | unix.NLM_F_EXCL, Family: e.Tuple.Family, Expect: e})
+	tag.of = append(tag.of, request{entry: entry, expect: true, second: second})
+	return c.added()
+}
+
+// added sends the batch when it is full.
+func (c *commit) added() error {
+	if !c.batch.Full() {
+		return nil
+	}
+	return c.submit()
+}
+
+func (c *commit) submit() (err error) {
+	if err = c.pipe.Submit(c.batch); err == nil {
+		c.batch, err = c.fresh()
+	}
+	return err
+}
+
+func (c *commit) fresh() (*nl.Batch, error) {
+	b, err := c.pipe.Batch()
+	if err != nil {
+		return nil, err
+	}
+	tag, ok := b.Tag.(*restored)
+	if !ok {
+		tag = &restored{}
+		b.Tag = tag
+	}
+	tag.flows, tag.expects, tag.of = tag.flows[:0], tag.expects[:0], tag.of[:0]
+	return b, nil
+}
+
+// clear removes what stood in the way of entries and creates these again.
+func (c *commit) clear() error {
+	flows, expects := c.retryFlows, c.retryExpects
+	c.retryFlows, c.retryExpects = nil, nil
+	for i := range flows {
+		if err := c.createFlow(&flows[i], true); err != nil {
+			return err
+		}
+	}
+	for i := range expects {
+		if err := c.createExpect(&expects[i], true); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// settle waits until the kernel has answered for everything so far.
+func (c *commit) settle() error {
+	for {
+		if err := c.submit(); err != nil {
+			return err
+		}
+		if err := c.pipe.Drain(); err != nil {
+			return err
+		}
+		if len(c.retryFlows)+len(c.retryExpects) == 0 {
+			return nil
+		}
+		if err := c.clear(); err != nil {
+			return err
+		}
+	}
+}
+
+// complete counts what became of a batch.
+func (c *commit) complete(b *nl.Batch) error {
+	tag := b.Tag.(*restored)
+	failures := b.Failures()
+	for i, r := range tag.of {
+		var err error
+		if len(failures) > 0 && failures[0].Index == i {
+			err = failures[0].Err
+			failures = failures[1:]
+		}
+		switch {
+		case r.removal:
+			if err != nil && !errors.Is(err, unix.ENOENT) {
+				c.fail("commit-destroy", tag, r, err)
+			}
+		case err == nil:
+			c.count(r).Committed++
+		case errors.Is(err, unix.EEXIST) && !r.second && r.expect:
+			c.retryExpects = append(c.retryExpects, tag.expects[r.entry])
+		case errors.Is(err, unix.EEXIST) && !r.second:
+			c.retryFlows = append(c.retryFlows, tag.flows[r.entry])
+		default:
+			c.count(r).Failed++
+			c.fail("commit-create", tag, r, err)
+		}
+	}
+	return nil
+}
+
+func (c *commit) count(r request) *CommitCount {
+	if r.expect {
+		return &c.result.Expects
+	}
+	return &c.result.Flows
+}
+
+// fail names an entry that the kernel refused.
+func (c *commit) fail(step string, tag *restored, r request, err error) {
+	var line []byte
+	if r.expect {
+		line = appendExpectLine(nil, &tag.expects[r.entry])
+	} else {
+		line = appendFlowLine(nil, &tag.flows[r.entry])
+	}
+	c.node.log.Error(step+": "+errnoText(err), EntryKey, string(line))
+}
+
+// report logs the outcome in conntrack-tools' words.
+func (c *commit) report(err error) {
+	n := c.node
+	if err != nil {
+		n.log.Error("commit ended early: " + err.Error())
+	}
+	r := &c.result
+	for _, t := range []struct {
+		table Tables
+		count CommitCount
+		what  string
+	}{{Flows, r.Flows, "entries"}, {Expects, r.Expects, "expectations"}} {
+		if r.Tables&t.table == 0 {
+			continue
+		}
+		n.notice(fmt.Sprintf("Committed %d new %s", t.count.Committed, t.what))
+		if t.count.Failed > 0 {
+			n.notice(fmt.Sprintf("%d %s can't be committed", t.count.Failed, t.what))
+		}
+	}
+	n.notice(fmt.Sprintf("commit has taken %d.%06d seconds", r.Took/time.Second, r.Took%time.Second/time.Microsecond))
+}

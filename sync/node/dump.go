@@ -1,0 +1,106 @@
+package node
+
+import (
+	"context"
+	"time"
+
+	"ctbox/nl"
+	"ctbox/nl/format"
+	"ctbox/sync/cache"
+)
+
+// Dump calls each for every object of one table of one cache, in the caller's
+// goroutine. control.go has the contract.
+func (n *Node) Dump(ctx context.Context, which Cache, table Tables, each func(*Entry) error) error {
+	side := &n.internal
+	if which == External {
+		side = &n.external
+	}
+	// The tables are made with the node and stay, so that asking which there
+	// are needs no turn of the loop.
+	if table == Expects {
+		if side.expects == nil || !n.expectSync {
+			return ErrUnsupported
+		}
+		return dumpTable(ctx, n, side.expects, func(e *nl.Expect, entry *Entry) { entry.Expect = e }, each)
+	}
+	if which == Internal && n.bypass {
+		return n.dumpLive(ctx, each)
+	}
+	if side.flows == nil {
+		return ErrUnsupported
+	}
+	return dumpTable(ctx, n, side.flows, func(f *nl.Flow, entry *Entry) { entry.Flow = f }, each)
+}
+
+// table is what Dump needs of a cache's table of T.
+type table[T any] interface {
+	Next(c *cache.Cursor, batch []cache.Handle) (n int, more bool)
+	Load(h cache.Handle, into *T) bool
+	Times(h cache.Handle) (created, updated time.Duration, ok bool)
+	Deadline(h cache.Handle) (at time.Duration, ok bool)
+}
+
+// dumpTable copies slices out of the table in the loop and hands them out beside
+// it.
+func dumpTable[T any](ctx context.Context, n *Node, from table[T], set func(*T, *Entry), each func(*Entry) error) error {
+	handles := make([]cache.Handle, sliceLen)
+	objects := make([]T, sliceLen)
+	entries := make([]Entry, sliceLen)
+	var cur cache.Cursor
+	for more := true; more; {
+		filled := 0
+		if err := n.do(ctx, func() {
+			var got int
+			got, more = from.Next(&cur, handles)
+			now := n.clock()
+			for _, h := range handles[:got] {
+				if !from.Load(h, &objects[filled]) {
+					continue
+				}
+				created, _, _ := from.Times(h)
+				e := &entries[filled]
+				*e = Entry{ActiveSince: now - created}
+				if n.alarm != nil && any(from) != any(n.internal.flows) && any(from) != any(n.internal.expects) {
+					at, ok := from.Deadline(h)
+					e.Expires, e.ExpiresIn = ok, at-now
+				}
+				set(&objects[filled], e)
+				filled++
+			}
+		}); err != nil {
+			return err
+		}
+		for i := range entries[:filled] {
+			if err := each(&entries[i]); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// dumpLive hands out the kernel's flows where there is no internal cache.
+func (n *Node) dumpLive(ctx context.Context, each func(*Entry) error) error {
+	c, err := nl.Dial()
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	_, err = c.DumpFlows(ctx, nl.Dump{Type: nl.TypeFlowGet}, func(f *nl.Flow) error {
+		if incomplete(f) != "" || !n.filter.passes(f, false) {
+			return nil
+		}
+		return each(&Entry{Flow: f, Live: true})
+	})
+	return err
+}
+
+// appendFlowLine and appendExpectLine name an entry in the log.
+func appendFlowLine(dst []byte, f *nl.Flow) []byte {
+	return format.AppendFlow(dst, f, &format.Style{Now: time.Now().UnixNano()}, nil)
+}
+
+func appendExpectLine(dst []byte, e *nl.Expect) []byte {
+	return format.AppendExpect(dst, e, &format.Style{}, nil)
+}

@@ -1,0 +1,55 @@
+package node
+
+import (
+	"ctbox/nl"
+)
+
+// expectEvent follows one event of an expectation.
+func (n *Node) expectEvent(m *nl.Message) {
+	e := &n.expect
+	from := foreign
+	if m.PortID != 0 {
+		from = n.own[m.PortID]
+	}
+	if from == ownInjector {
+		return
+	}
+	if err := e.Decode(m.Attrs); err != nil {
+		n.kernel.FailedEvents++
+		return
+	}
+	if n.bypass {
+		n.bypassExpect(m, from)
+		return
+	}
+	table := n.internal.expects
+	if m.IsDelete() {
+		if h := table.Find(e); h != 0 {
+			n.goneExpect(h, from == foreign)
+		}
+		return
+	}
+	if !n.wantsExpect(e) {
+		return
+	}
+	put := table.Put
+	if m.IsNew() {
+		put = table.Replace
+	}
+	if h, outcome := put(e, n.clock()); stored(outcome) && from == foreign {
+		n.changedExpect(h)
+	}
+}
+
+// wantsExpect reports whether an expectation is replicated: its helper must be
+// one of the configured ones, which is counted, and its master's flow must be.
+func (n *Node) wantsExpect(e *nl.Expect) bool {
+	if !n.filter.passesExpect(e) {
+		n.kernel.Filtered++
+		return false
+	}
+	if n.bypass {
+		return true
+	}
+	return n.internal.flows.FindTuple(&e.Master, e.Zone) != 0
+}

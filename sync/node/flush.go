@@ -1,0 +1,182 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"ctbox/nl"
+
+	"golang.org/x/sys/unix"
+)
+
+// Flush empties caches; the kernel's tables stay (-f). Without an internal cache
+// the internal part of a flush is one of the kernel's flows.
+func (n *Node) Flush(ctx context.Context, which Cache) error {
+	var refused error
+	fromKernel := false
+	err := n.do(ctx, func() {
+		switch which {
+		case Internal:
+			n.notice("flushing internal cache")
+		case External:
+			n.notice("flushing external cache")
+		default:
+			n.notice("flushing caches")
+		}
+		if which&External != 0 && n.committing {
+			n.log.Error("ignoring flush command, commit still in progress")
+			refused = ErrCommitRunning
+			return
+		}
+		if which&Internal != 0 {
+			n.cancelPurge()
+			n.flushInternal()
+			fromKernel = n.bypass
+		}
+		if which&External != 0 && n.external.flows != nil {
+			n.external.flows.Flush()
+			n.external.expects.Flush()
+		}
+	})
+	if err = errors.Join(err, refused); err != nil || !fromKernel {
+		return err
+	}
+	return n.FlushKernel(ctx, Flows)
+}
+
+// FlushKernel deletes what passes the filter from the kernel's tables (-F).
+func (n *Node) FlushKernel(ctx context.Context, tables Tables) error {
+	result := make(chan error, 1)
+	var refused error
+	if err := n.do(ctx, func() {
+		if !n.expectSync {
+			if tables == Expects {
+				refused = ErrUnsupported
+				return
+			}
+			tables &^= Expects
+		}
+		if tables&Flows != 0 {
+			n.notice("flushing kernel conntrack table")
+		}
+		if tables&Expects != 0 {
+			n.notice("flushing kernel expect table")
+		}
+		n.startFlush(tables, func(err error) { result <- err })
+	}); err != nil {
+		return err
+	}
+	if refused != nil {
+		return refused
+	}
+	select {
+	case err := <-result:
+		return err
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	case <-n.stopped:
+		return ErrStopped
+	}
+}
+
+// errFlushing: one flush of the kernel's tables is enough.
+var errFlushing = errors.New("a flush of the kernel's tables is in progress")
+
+// startFlush begins a flush of the kernel's tables. The loop must call it.
+func (n *Node) startFlush(tables Tables, ended func(error)) {
+	if n.flushing {
+		ended(errFlushing)
+		return
+	}
+	n.flushing = true
+	n.run(TaskFlush, "flush of the kernel's tables", func(ctx context.Context, t *task) error {
+		return n.flushKernel(ctx, t, tables)
+	}, func(err error) { n.flushing = false; ended(err) })
+}
+
+// flushKernel runs beside the loop.
+func (n *Node) flushKernel(ctx context.Context, t *task, tables Tables) error {
+	if tables&Expects != 0 {
+		if err := n.do(ctx, func() { n.kernel.Flushes++ }); err != nil {
+			return err
+		}
+		if err := n.conns.flush.Do(ctx, nl.Request{Type: nl.TypeExpectDelete}, nil); err != nil {
+			return fmt.Errorf("expectations: %w", err)
+		}
+	}
+	if tables&Flows == 0 {
+		return nil
+	}
+	if err := n.do(ctx, func() { n.kernel.Flushes++ }); err != nil {
+		return err
+	}
+	c, err := nl.Dial()
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	var failed error
+	p := n.conns.flush.NewPipeline(ctx, func(b *nl.Batch) error {
+		for _, f := range b.Failures() {
+			if !errors.Is(f.Err, unix.ENOENT) {
+				failed = f.Err
+			}
+		}
+		return nil
+	})
+	batch, err := p.Batch()
+	if err == nil {
+		var gone nl.Flow
+		_, err = c.DumpFlows(ctx, nl.Dump{Type: nl.TypeFlowGet}, func(f *nl.Flow) error {
+			// The filter is not changed after the start, so that it may be
+			// asked beside the loop.
+			if !n.filter.passes(f, false) {
+				return nil
+			}
+			gone = nl.Flow{Has: f.Has & (nl.HasID | nl.HasZone), Orig: f.Orig, ID: f.ID, Zone: f.Zone}
+			batch.Add(nl.Request{Type: nl.TypeFlowDelete, Family: f.Orig.Family, Flow: &gone})
+			if !batch.Full() {
+				return nil
+			}
+			if err := p.Submit(batch); err != nil {
+				return err
+			}
+			var err error
+			batch, err = p.Batch()
+			return err
+		})
+	}
+	if err == nil {
+		err = p.Submit(batch)
+	}
+	return errors.Join(err, p.Close(), failed)
+}
+
+// SchedulePurge flushes the kernel's table after PurgeTimeout, unless a commit or
+// a flush comes first (-t).
+func (n *Node) SchedulePurge(ctx context.Context) error {
+	var refused error
+	return errors.Join(n.do(ctx, func() {
+		if n.cfg.Sync == nil {
+			refused = ErrUnsupported
+			return
+		}
+		if n.timers.purge != 0 {
+			return
+		}
+		n.timers.purge = n.clock() + n.cfg.Sync.PurgeTimeout
+		n.notice(fmt.Sprintf("flushing conntrack table in %d secs", n.cfg.Sync.PurgeTimeout/time.Second))
+	}), refused)
+}
+
+func (n *Node) cancelPurge() { n.timers.purge = 0 }
+
+// purge is a scheduled flush that is due.
+func (n *Node) purge() {
+	n.timers.purge = 0
+	n.notice("flushing kernel conntrack table (scheduled)")
+	n.flushInternal()
+	n.startFlush(Flows, func(error) {})
+}

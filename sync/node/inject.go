@@ -1,0 +1,314 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"sync"
+
+	"ctbox/nl"
+	"ctbox/sync/wire"
+
+	"golang.org/x/sys/unix"
+)
+
+// injector brings what peers say to the kernel at once (DisableExternalCache). It
+// has a goroutine and a socket of its own; the loop hands it slices of orders and
+// stops reading the links while too many wait.
+type injector struct {
+	node   *Node
+	conn   *nl.Conn
+	orders chan []order
+	spare  chan []order
+	next   []order // being filled by the loop
+
+	mu             sync.Mutex
+	flows, expects TableStatus // guarded by mu
+}
+
+// order is one change. Exactly one of flow and expect counts.
+type order struct {
+	typ    wire.Type
+	flow   nl.Flow
+	expect nl.Expect
+}
+
+const (
+	injectSlice = 128
+	injectQueue = 16 // slices
+)
+
+func newInjector(n *Node) (*injector, error) {
+	c, err := nl.Dial()
+	if err != nil {
+		return nil, err
+	}
+	return &injector{node: n, conn: c, orders: make(chan []order, injectQueue), spare: make(chan []order, injectQueue)}, nil
+}
+
+func (i *injector) close() { i.conn.Close() }
+
+// full tells the loop to leave what peers send where it is.
+func (i *injector) full() bool { return len(i.orders) >= injectQueue-1 }
+
+// flow and expect note an order; hand passes on what was noted. The loop calls
+// them.
+func (i *injector) flow(typ wire.Type, f *nl.Flow) {
+	o := i.add(typ)
+	i.node.restore.flow(&o.flow, f, 0)
+	detach(&o.flow)
+}
+
+func (i *injector) expect(typ wire.Type, e *nl.Expect) {
+	o := i.add(typ)
+	i.node.restore.expect(&o.expect, e, 0)
+}
+
+func (i *injector) add(typ wire.Type) *order {
+	if len(i.next) == cap(i.next) {
+		i.hand()
+		select {
+		case i.next = <-i.spare:
+		default:
+			i.next = make([]order, 0, injectSlice)
+		}
+	}
+	i.next = i.next[:len(i.next)+1]
+	o := &i.next[len(i.next)-1]
+	o.typ = typ
+	return o
+}
+
+// hand gives the noted orders to the injector's goroutine.
+func (i *injector) hand() {
+	if len(i.next) == 0 {
+		return
+	}
+	select {
+	case i.orders <- i.next:
+	case <-i.node.ctx.Done():
+	}
+	i.next = nil
+}
+
+// run carries out orders until the node ends.
+func (i *injector) run() {
+	defer i.node.working.Done()
+	for {
+		select {
+		case orders := <-i.orders:
+			if err := i.carryOut(i.node.ctx, orders); err != nil && i.node.ctx.Err() == nil {
+				i.node.log.Error("inject: " + err.Error())
+			}
+			select {
+			case i.spare <- orders[:0]:
+			default:
+			}
+		case <-i.node.ctx.Done():
+			return
+		}
+	}
+}
+
+// attempt is how an order is tried; one that fails leads to the next, which may
+// help.
+type attempt uint8
+
+const (
+	plain    attempt = iota // create, update or delete, as the peer said
+	creation                // an update of what isn't there
+	anew                    // delete, then create
+)
+
+// trial is an order's place in a batch.
+type trial struct {
+	order   int
+	attempt attempt
+	removal bool // the delete before a creation
+}
+
+// carryOut does one slice of orders: all at once, then again those that failed
+// and that no later order of the slice overtakes.
+func (i *injector) carryOut(ctx context.Context, orders []order) error {
+	last := make(map[flowKey]int, len(orders))
+	todo := make([]trial, 0, len(orders))
+	for at := range orders {
+		last[keyOf(&orders[at])] = at
+		todo = append(todo, trial{order: at})
+	}
+	for len(todo) > 0 {
+		var again []trial
+		p := i.conn.NewPipeline(ctx, func(b *nl.Batch) error {
+			again = append(again, i.judge(orders, b)...)
+			return nil
+		})
+		if err := errors.Join(submitTrials(p, orders, todo, &i.node.restore), p.Close()); err != nil {
+			return err
+		}
+		todo = todo[:0]
+		for _, t := range again {
+			if last[keyOf(&orders[t.order])] == t.order {
+				todo = append(todo, t)
+			}
+		}
+	}
+	return nil
+}
+
+// flowKey is what two orders have in common that are about the same object.
+type flowKey struct {
+	expect bool
+	tuple  nl.Tuple
+	zone   uint16
+}
+
+func keyOf(o *order) flowKey {
+	if o.typ.IsExpect() {
+		return flowKey{expect: true, tuple: o.expect.Tuple, zone: o.expect.Zone}
+	}
+	k := flowKey{tuple: o.flow.Orig}
+	if o.flow.Has&nl.HasZone != 0 {
+		k.zone = o.flow.Zone
+	}
+	return k
+}
+
+// submitTrials sends the requests of todo.
+func submitTrials(p *nl.Pipeline, orders []order, todo []trial, r *restorer) error {
+	b, err := p.Batch()
+	if err != nil {
+		return err
+	}
+	tag := []trial{}
+	for _, t := range todo {
+		o := &orders[t.order]
+		requests, removal := o.requests(t.attempt, r)
+		for k, request := range requests {
+			b.Add(request)
+			tag = append(tag, trial{order: t.order, attempt: t.attempt, removal: removal && k == 0})
+		}
+		if b.Full() {
+			b.Tag = tag
+			if err := p.Submit(b); err != nil {
+				return err
+			}
+			if b, err = p.Batch(); err != nil {
+				return err
+			}
+			tag = []trial{}
+		}
+	}
+	b.Tag = tag
+	return p.Submit(b)
+}
+
+// requests are the requests of one attempt; removal says that the first of them
+// only makes room.
+func (o *order) requests(a attempt, r *restorer) (requests []nl.Request, removal bool) {
+	const create = unix.NLM_F_CREATE | unix.NLM_F_EXCL
+	var typ, gone nl.Type
+	request := nl.Request{}
+	if o.typ.IsExpect() {
+		typ, gone = nl.TypeExpectNew, nl.TypeExpectDelete
+		request.Family, request.Expect = o.expect.Tuple.Family, &o.expect
+	} else {
+		typ, gone = nl.TypeFlowNew, nl.TypeFlowDelete
+		request.Family, request.Flow = o.flow.Orig.Family, &o.flow
+	}
+	if a == anew || o.typ == wire.FlowDelete || o.typ == wire.ExpectDelete {
+		named := request
+		named.Type = gone
+		if o.typ.IsExpect() {
+			named.Expect = &nl.Expect{Tuple: o.expect.Tuple, Has: o.expect.Has & nl.ExpectHasZone, Zone: o.expect.Zone}
+		} else {
+			named.Flow = &nl.Flow{}
+			key(named.Flow, &o.flow)
+		}
+		if a != anew {
+			return []nl.Request{named}, false
+		}
+		requests, removal = append(requests, named), true
+	}
+	request.Type, request.Flags = typ, create
+	if a == plain && o.typ == wire.FlowUpdate {
+		request.Flags = 0
+		request.Flow = &nl.Flow{}
+		r.changes(request.Flow, &o.flow)
+	}
+	return append(requests, request), removal
+}
+
+// judge counts what became of a batch and returns what is to be tried again, in
+// another way.
+func (i *injector) judge(orders []order, b *nl.Batch) (again []trial) {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	failures := b.Failures()
+	for at, t := range b.Tag.([]trial) {
+		var err error
+		if len(failures) > 0 && failures[0].Index == at {
+			err = failures[0].Err
+			failures = failures[1:]
+		}
+		o := &orders[t.order]
+		status := &i.flows
+		if o.typ.IsExpect() {
+			status = &i.expects
+		}
+		switch {
+		case t.removal:
+			// Whether it helped, the creation behind it tells.
+		case o.typ == wire.FlowDelete || o.typ == wire.ExpectDelete:
+			if err == nil {
+				status.Destroyed++
+			} else if !errors.Is(err, unix.ENOENT) {
+				status.DestroyFailed++
+				i.warn(o.pick("could not destroy ct entry", "could not delete exp entry"), o, err)
+			}
+		case o.typ == wire.FlowUpdate && err == nil:
+			status.Updated++
+		case err == nil:
+			status.Created++
+		case t.attempt == plain && o.typ == wire.FlowUpdate && errors.Is(err, unix.ENOENT):
+			again = append(again, trial{order: t.order, attempt: creation})
+		case t.attempt == plain && o.typ == wire.FlowUpdate,
+			t.attempt != anew && errors.Is(err, unix.EEXIST):
+			again = append(again, trial{order: t.order, attempt: anew})
+		case o.typ == wire.FlowUpdate:
+			status.UpdateFailed++
+			i.warn(updateTexts[t.attempt], o, err)
+		default:
+			status.CreateFailed++
+			text := o.pick("could not add new ct entry", "could not add new exp entry")
+			if t.attempt == anew {
+				text += ", even when deleting it first"
+			}
+			i.warn(text, o, err)
+		}
+	}
+	return again
+}
+
+// updateTexts are conntrack-tools' words for an update that failed.
+var updateTexts = [...]string{
+	plain:    "could not update ct entry",
+	creation: "could not update ct entry, even if creating it instead",
+	anew:     "could not update ct entry, even when deleting it first",
+}
+
+func (o *order) pick(flow, expect string) string {
+	if o.typ.IsExpect() {
+		return expect
+	}
+	return flow
+}
+
+// warn names what the kernel refused.
+func (i *injector) warn(text string, o *order, err error) {
+	var line []byte
+	if o.typ.IsExpect() {
+		line = appendExpectLine(line, &o.expect)
+	} else {
+		line = appendFlowLine(line, &o.flow)
+	}
+	i.node.log.Warn(text+": "+errnoText(err), EntryKey, string(line))
+}

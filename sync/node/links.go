@@ -1,0 +1,203 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+
+	"ctbox/conf"
+	"ctbox/sync/link"
+	"ctbox/sync/wire"
+)
+
+// links are the dedicated links of a node. Everything is received on all of them;
+// one, the current one, sends.
+type links struct {
+	node    *Node
+	all     []*link.Link
+	current int
+	waiting []bool // said that the link's interface is missing
+	none    bool   // said that no link is available
+	batches chan *link.Batch
+	monitor *link.Monitor
+}
+
+// linkBatches may wait for the loop, over all links.
+const linkBatches = 4
+
+// errNoLink and the text around an error are conntrack-tools'.
+var errNoLink = errors.New("can't open channel socket: no dedicated link is configured")
+
+// openLinks opens the configured links. One whose interface does not exist yet is
+// waited for; any other failure ends the start.
+func (n *Node) openLinks() (err error) {
+	configured := n.cfg.Sync.Links
+	if len(configured) == 0 {
+		return errNoLink
+	}
+	l := &links{node: n, batches: make(chan *link.Batch, linkBatches), waiting: make([]bool, len(configured))}
+	n.links = l
+	for i, c := range configured {
+		if c.Interface == "" {
+			return fmt.Errorf("can't open channel socket: %s without an Interface", transports[c.Transport])
+		}
+		if c.Default {
+			l.current = i
+		}
+		l.all = append(l.all, link.New(linkConfig(c), i, l.batches, n.refusedSource))
+	}
+	// Changes are listened to before the links look at their interfaces.
+	if l.monitor, err = link.NewMonitor(context.Background()); err != nil {
+		return err
+	}
+	for i, k := range l.all {
+		if err := l.open(i, k); err != nil {
+			return fmt.Errorf("can't open channel socket: %w", err)
+		}
+	}
+	n.packer = wire.NewPacker(l.all[l.current].Capacity())
+	return nil
+}
+
+var transports = map[conf.Transport]link.Transport{conf.Multicast: link.Multicast, conf.UDP: link.UDP, conf.TCP: link.TCP}
+
+func linkConfig(c *conf.Link) link.Config {
+	return link.Config{
+		Transport: transports[c.Transport], Interface: c.Interface,
+		Address: c.Address, Local: c.Local, Destination: c.Destination, Port: c.Port,
+		SendBuffer: int(c.SndSocketBuffer), RecvBuffer: int(c.RcvSocketBuffer),
+		Checksum: c.Checksum, ErrorQueue: int(c.ErrorQueueLength),
+	}
+}
+
+// open opens link i, or notes that its interface is missing.
+func (l *links) open(i int, k *link.Link) error {
+	err := k.Open(context.Background())
+	missing := errors.Is(err, link.ErrNoInterface)
+	if missing && !l.waiting[i] {
+		l.node.log.Warn(fmt.Sprintf("dedicated link %s: no such interface, waiting for it", k.Config().Interface))
+	}
+	l.waiting[i] = missing
+	if missing {
+		return nil
+	}
+	return err
+}
+
+// refusedSource names, once, a sender that is not the configured peer.
+func (n *Node) refusedSource(from netip.Addr) {
+	n.log.Warn(fmt.Sprintf("refused sync messages from %v: only the configured interface and, for UDP and TCP, "+
+		"the IPv4_Destination_Address or IPv6_Destination_Address are accepted", from))
+}
+
+// received is where batches arrive; nil, which never delivers, while the kernel
+// has to catch up with what was received before.
+func (l *links) received() <-chan *link.Batch {
+	if l == nil || l.node.injector != nil && l.node.injector.full() {
+		return nil
+	}
+	return l.batches
+}
+
+// changes tells that interfaces may have changed.
+func (l *links) changes() <-chan struct{} {
+	if l == nil {
+		return nil
+	}
+	return l.monitor.Changed
+}
+
+func (l *links) send(p *wire.Packer) { l.all[l.current].Send(p) }
+
+// busy reports that the current link has enough to send.
+func (l *links) busy() bool { return l.all[l.current].Busy() }
+
+// use makes link i the current one: a peer that is heard there listens there.
+func (l *links) use(i int) {
+	if i == l.current {
+		return
+	}
+	l.current = i
+	l.node.packer.SetCapacity(l.all[i].Capacity())
+}
+
+func (l *links) close() {
+	if l.monitor != nil {
+		l.monitor.Close()
+	}
+	for _, k := range l.all {
+		k.Close()
+	}
+}
+
+// linkChanged follows the interfaces: opens links whose interface came, takes
+// over MTUs, and leaves a current link that cannot carry anything.
+func (n *Node) linkChanged() {
+	l := n.links
+	for i, k := range l.all {
+		if err := l.open(i, k); err != nil {
+			n.log.Error("dedicated link: " + err.Error())
+		}
+	}
+	n.packer.SetCapacity(l.all[l.current].Capacity())
+	if l.all[l.current].State() == link.Running {
+		l.none = false
+		return
+	}
+	for i, k := range l.all {
+		if i != l.current && k.State() == link.Running {
+			l.use(i)
+			l.none = false
+			n.notice(fmt.Sprintf("device `%s' becomes dedicated link", k.Config().Interface))
+			return
+		}
+	}
+	if !l.none {
+		l.none = true
+		n.log.Error("no dedicated links available!")
+	}
+}
+
+// takeDatagrams applies what peers sent.
+func (n *Node) takeDatagrams(b *link.Batch) {
+	b.Each(func(from netip.Addr, datagram []byte) {
+		r := wire.ReadDatagram(datagram)
+		for {
+			m, ok := r.Next(&n.received)
+			if !ok {
+				return
+			}
+			n.takeMessage(b.Link, from, &m)
+		}
+	})
+	b.Release()
+	if n.injector != nil {
+		n.injector.hand()
+	}
+}
+
+func (l *links) status() []LinkStatus {
+	var out []LinkStatus
+	for i, k := range l.all {
+		c, s := k.Config(), k.Stats()
+		out = append(out, LinkStatus{
+			Transport: Transport(c.Transport), Interface: c.Interface, State: LinkState(k.State()), Active: i == l.current,
+			ServerConnected: s.ServerConnected, ClientConnected: s.ClientConnected,
+			BytesSent: s.BytesSent, BytesRecv: s.BytesRecv, PacketsSent: s.PacketsSent, PacketsRecv: s.PacketsRecv,
+			ErrorsSent: s.ErrorsSent, ErrorsRecv: s.ErrorsRecv, Refused: s.Refused,
+		})
+	}
+	return out
+}
+
+// errorQueues are those of TCP links.
+func (l *links) errorQueues() []QueueStatus {
+	var out []QueueStatus
+	for _, k := range l.all {
+		if s := k.Stats(); k.Config().Transport == link.TCP {
+			out = append(out, QueueStatus{Name: "errorq", Len: s.Queued, Max: s.QueueLimit, NoSpace: s.QueueDropped})
+		}
+	}
+	return out
+}

@@ -1,0 +1,411 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	"ctbox/conf"
+	"ctbox/nl"
+	"ctbox/sync/cache"
+	"ctbox/sync/proto"
+	"ctbox/sync/wire"
+)
+
+// Node is a running conntrackd. New makes it, Run runs it; its other methods may
+// be called by any goroutine while it runs.
+//
+// All fields below the line belong to the loop once Run has begun, unless their
+// comment says otherwise.
+type Node struct {
+	cfg     *conf.Config // read only
+	log     *slog.Logger
+	ended   Ended // statistics mode: told of flows that ended
+	filter  *filter
+	restore restorer
+	mode    Mode
+
+	calls   chan func()
+	stopped chan struct{} // closed when Run has returned
+	working sync.WaitGroup
+	ctx     context.Context // Run's, for tasks
+
+	// ---
+
+	start time.Time
+	now   time.Time // of this turn of the loop
+
+	conns struct{ commit, flush *nl.Conn } // tasks use them, one at a time
+	own   map[uint32]origin                // port ids of our own sockets
+
+	events     *nl.Subscription // nil when polling
+	eventRuns  chan *nl.Events
+	eventsDone chan *nl.Events
+	dropped    uint64
+	flow       nl.Flow // reused
+	expect     nl.Expect
+	known      nl.Flow
+
+	internal, external caches
+	expectSync         bool
+	bypass             bool // DisableInternalCache
+	traffic            Traffic
+	kernel             KernelStatus
+
+	machine  proto.Machine // nil without Sync
+	alarm    *proto.Alarm  // the machine in ALARM mode
+	notrack  *proto.NoTrack
+	encoder  wire.Encoder
+	packer   *wire.Packer
+	links    *links
+	received wire.Counters
+	bypassed TableStatus
+	replica  ReplicaStatus
+	peers    map[peerKey]*peer
+	injector *injector // DisableExternalCache
+
+	tasks       map[*task]struct{}
+	taskFailed  uint64
+	committing  bool
+	commits     CommitsStatus
+	commitEnded time.Time
+	flushing    bool
+	refilling   bool
+	refillNext  []func()
+	chores      []func() bool
+	held        bool // messages wait for a slow link
+	timers      timers
+
+	overrunDelay, lastOverrun time.Duration
+	grownOut                  bool // said that the buffer can't be doubled further
+}
+
+// caches are the tables of one side; nil where there are none.
+type caches struct {
+	flows   *cache.Flows
+	expects *cache.Expects
+}
+
+// origin is who caused a kernel event, by the socket's port id.
+type origin uint8
+
+const (
+	foreign     origin = iota // the kernel itself, or somebody else's change
+	ownChange                 // a commit or flush: caches follow, peers know already
+	ownInjector               // what the peer told us to do: nothing to learn
+)
+
+// timers are the moments at which the loop has something to do by itself; zero
+// means never. They are times of the node's clock.
+type timers struct {
+	purge  time.Duration // -t
+	resync time.Duration // after an overrun
+	poll   time.Duration
+}
+
+// New opens everything that cfg asks for: kernel sockets, links. Nothing is
+// replicated before Run. ended may be nil; it is for statistics mode.
+//
+// The error names what could not be opened, in conntrack-tools' words where it
+// has some.
+func New(cfg *conf.Config, log *slog.Logger, ended Ended) (_ *Node, err error) {
+	n := &Node{
+		cfg:   cfg,
+		log:   log,
+		ended: ended,
+		calls: make(chan func()), stopped: make(chan struct{}),
+		start: time.Now(),
+		own:   map[uint32]origin{},
+		tasks: map[*task]struct{}{},
+		peers: map[peerKey]*peer{},
+	}
+	n.now = n.start
+	defer func() {
+		if err != nil {
+			n.close()
+		}
+	}()
+	var helpers []string
+	if cfg.Sync != nil {
+		helpers = cfg.Sync.ExpectationHelpers
+	}
+	n.filter = newFilter(&cfg.General.Filter, helpers)
+	switch {
+	case cfg.Sync != nil:
+		if err := n.openSync(); err != nil {
+			return nil, err
+		}
+	case cfg.Stats != nil:
+		n.mode = ModeStats
+		n.internal.flows = cache.NewFlows(n.cacheConfig())
+	default:
+		return n, nil // helpers, at most: no caches, no events
+	}
+	if err := n.openKernel(); err != nil {
+		return nil, err
+	}
+	return n, nil
+}
+
+func (n *Node) cacheConfig() cache.Config {
+	g := &n.cfg.General
+	return cache.Config{Limit: int(g.HashLimit), Buckets: int(g.HashSize)}
+}
+
+// openSync makes caches, protocol and links.
+func (n *Node) openSync() error {
+	s := n.cfg.Sync
+	n.expectSync = s.ExpectationSync
+	n.bypass = s.DisableInternalCache
+	n.restore = restorer{timeout: s.CommitTimeout, windowTracking: s.TCPWindowTracking}
+	n.encoder = wire.Encoder{OmitTimeout: s.CommitTimeout > 0, WindowTracking: s.TCPWindowTracking}
+	first := wire.Seq(n.start.Unix())
+	switch s.Mode {
+	case conf.ModeFTFW:
+		n.mode = ModeFTFW
+		n.machine = proto.NewFTFW(0, proto.FTFWConfig{
+			FirstSeq: first, Window: int(s.ACKWindowSize), Resend: int(s.ResendQueueSize), StartupResync: s.StartupResync,
+		})
+	case conf.ModeALARM:
+		n.mode = ModeALARM
+		n.alarm = proto.NewAlarm(first, s.RefreshTime, uint64(n.start.UnixNano()))
+		n.machine = n.alarm
+	default:
+		n.mode = ModeNOTRACK
+		n.notrack = proto.NewNoTrack(0, first, s.StartupResync)
+		n.machine = n.notrack
+	}
+	config := n.cacheConfig()
+	config.Timers = n.mode == ModeALARM
+	if !n.bypass {
+		n.internal = caches{cache.NewFlows(config), cache.NewExpects(config)}
+	}
+	if s.DisableExternalCache {
+		injector, err := newInjector(n)
+		if err != nil {
+			return err
+		}
+		n.injector = injector
+		n.own[injector.conn.PortID()] = ownInjector
+	} else {
+		n.external = caches{cache.NewFlows(config), cache.NewExpects(config)}
+	}
+	return n.openLinks()
+}
+
+// openKernel opens the sockets to the kernel. Events are subscribed to before any
+// table is read, so that nothing falls between.
+func (n *Node) openKernel() (err error) {
+	if n.conns.commit, err = nl.Dial(); err != nil {
+		return err
+	}
+	if n.conns.flush, err = nl.Dial(); err != nil {
+		return err
+	}
+	n.own[n.conns.commit.PortID()] = ownChange
+	n.own[n.conns.flush.PortID()] = ownChange
+	g := &n.cfg.General
+	if g.PollInterval > 0 {
+		n.notice("running in polling mode")
+		n.kernel.BufferSize = uint64(g.NetlinkBufferSize)
+		return nil
+	}
+	return n.subscribe()
+}
+
+// clock is the time since the node's start. It is monotonic: a step of the wall
+// clock moves no timer and ages no entry.
+func (n *Node) clock() time.Duration { return n.now.Sub(n.start) }
+
+func (n *Node) notice(text string) { n.log.Log(context.Background(), LevelNotice, text) }
+
+// Run replicates until ctx ends, and then closes everything. It returns nil then,
+// and an error when the node can't go on.
+func (n *Node) Run(ctx context.Context) error {
+	ctx, cancel := context.WithCancel(ctx)
+	n.ctx = ctx
+	defer func() {
+		cancel()
+		close(n.stopped)
+		n.close()
+		n.working.Wait()
+	}()
+	n.begin()
+	err := n.loop(ctx)
+	if errors.Is(err, context.Canceled) {
+		return nil
+	}
+	return err
+}
+
+// begin starts what runs beside the loop.
+func (n *Node) begin() {
+	if n.events != nil {
+		n.eventRuns, n.eventsDone = make(chan *nl.Events), make(chan *nl.Events, 1)
+		n.working.Add(1)
+		go n.passEvents()
+	}
+	if n.injector != nil {
+		n.working.Add(1)
+		go n.injector.run()
+	}
+	if n.cfg.General.PollInterval > 0 {
+		n.timers.poll = n.clock() + n.cfg.General.PollInterval
+	}
+	if n.internal.flows != nil {
+		n.startRefill(refill{tables: Flows | n.expectTables()}, nil)
+	}
+}
+
+// expectTables is Expects where expectations are replicated.
+func (n *Node) expectTables() Tables {
+	if n.expectSync && n.internal.expects != nil {
+		return Expects
+	}
+	return 0
+}
+
+// loop is the node's own goroutine.
+func (n *Node) loop(ctx context.Context) error {
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	for {
+		n.now = time.Now()
+		n.due()
+		n.chore()
+		n.transmit()
+		timer.Reset(n.wait())
+		select {
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case call := <-n.calls:
+			n.now = time.Now()
+			call()
+		case run := <-n.eventRuns:
+			n.now = time.Now()
+			err := n.takeEvents(run)
+			n.eventsDone <- run
+			if err != nil {
+				return err
+			}
+		case in := <-n.links.received():
+			n.now = time.Now()
+			n.takeDatagrams(in)
+		case <-n.links.changes():
+			n.now = time.Now()
+			n.linkChanged()
+		case <-timer.C:
+		}
+	}
+}
+
+// serve lets calls and received datagrams in between two batches of events
+// (EventIterationLimit).
+func (n *Node) serve() {
+	for range 2 {
+		select {
+		case call := <-n.calls:
+			call()
+		case in := <-n.links.received():
+			n.takeDatagrams(in)
+		default:
+			return
+		}
+	}
+}
+
+// heldPoll is how soon a slow link is looked at again.
+const heldPoll = 2 * time.Millisecond
+
+// wait is how long the loop may sleep.
+func (n *Node) wait() time.Duration {
+	if len(n.chores) > 0 {
+		return 0
+	}
+	if n.held {
+		return heldPoll
+	}
+	next := proto.None
+	earliest := func(at time.Duration) {
+		if at != 0 {
+			next = min(next, at)
+		}
+	}
+	earliest(n.timers.purge)
+	earliest(n.timers.resync)
+	earliest(n.timers.poll)
+	if n.machine != nil {
+		next = min(next, n.machine.Deadline())
+	}
+	if n.alarm != nil {
+		next = min(next, n.nextExpiry())
+	}
+	if next == proto.None {
+		return time.Hour
+	}
+	return max(next-n.clock(), 0)
+}
+
+// due does what is due by the clock.
+func (n *Node) due() {
+	now := n.clock()
+	reached := func(at *time.Duration) bool {
+		if *at == 0 || now < *at {
+			return false
+		}
+		*at = 0
+		return true
+	}
+	if reached(&n.timers.purge) {
+		n.purge()
+	}
+	if reached(&n.timers.resync) {
+		n.startRefill(refill{tables: Flows | n.expectTables(), send: true, sweep: true}, nil)
+	}
+	if reached(&n.timers.poll) {
+		n.timers.poll = now + n.cfg.General.PollInterval
+		if !n.refilling {
+			n.startRefill(refill{tables: Flows | n.expectTables(), send: true, all: true, sweep: true}, nil)
+		}
+	}
+	if n.alarm != nil {
+		n.expire(now)
+	}
+	if n.machine != nil && now >= n.machine.Deadline() {
+		n.protocolEvents(n.machine.Tick(now))
+	}
+}
+
+// close releases what New opened.
+func (n *Node) close() {
+	if n.events != nil {
+		n.events.Close()
+	}
+	if n.links != nil {
+		n.links.close()
+	}
+	if n.injector != nil {
+		n.injector.close()
+	}
+	for _, c := range []*nl.Conn{n.conns.commit, n.conns.flush} {
+		if c != nil {
+			c.Close()
+		}
+	}
+}
+
+// errnoText is the text of a kernel's refusal as strerror(3) has it.
+func errnoText(err error) string {
+	var refusal *nl.Error
+	if errors.As(err, &refusal) {
+		text := []byte(refusal.Error())
+		if text[0] >= 'a' && text[0] <= 'z' {
+			text[0] -= 'a' - 'A'
+		}
+		return string(text)
+	}
+	return fmt.Sprint(err)
+}

@@ -1,0 +1,61 @@
+package node
+
+import (
+	"fmt"
+	"time"
+)
+
+// Overruns in quick succession mean that the machine is busy, and a
+// resynchronisation would make it busier: each that follows another within
+// overrunCalm doubles the delay.
+const (
+	overrunCalm    = time.Minute
+	maxResyncDelay = 8 * time.Minute
+)
+
+// overrun deals with events that the kernel had to drop: a larger buffer for the
+// next burst, and a resynchronisation for what was lost in this one.
+func (n *Node) overrun(lost uint64) {
+	n.kernel.Overruns++
+	n.kernel.Lost += lost
+	n.log.Warn(fmt.Sprintf("the kernel dropped %d events: its buffer was full", lost))
+	n.growBuffer()
+	g := &n.cfg.General
+	if g.NetlinkOverrunResync == 0 || n.internal.flows == nil {
+		return
+	}
+	now := n.clock()
+	if n.overrunDelay == 0 || now-n.lastOverrun > overrunCalm+n.overrunDelay {
+		n.overrunDelay = g.NetlinkOverrunResync
+	} else if n.timers.resync == 0 {
+		n.overrunDelay = min(2*n.overrunDelay, max(maxResyncDelay, g.NetlinkOverrunResync))
+	}
+	n.lastOverrun = now
+	// A resynchronisation that waits already is put off no further: under
+	// steady overruns it would never come.
+	if n.timers.resync == 0 {
+		n.timers.resync = now + n.overrunDelay
+	}
+}
+
+// growBuffer doubles the event socket's buffer, up to the configured maximum.
+func (n *Node) growBuffer() {
+	limit := uint64(n.cfg.General.NetlinkBufferSizeMaxGrowth)
+	if 2*n.kernel.BufferSize > limit {
+		if !n.grownOut {
+			n.grownOut = true
+			n.notice("netlink event socket buffer size cannot be doubled further since it will exceed " +
+				"NetlinkBufferSizeMaxGrowth. We are likely to be losing events, this may lead to " +
+				"unsynchronized replicas. Please, consider increasing netlink socket buffer size via " +
+				"NetlinkBufferSize and NetlinkBufferSizeMaxGrowth clauses in conntrackd.conf")
+		}
+		return
+	}
+	// The kernel doubles what it is given.
+	if err := n.events.SetBuffer(int(n.kernel.BufferSize)); err != nil {
+		n.log.Error("grow the netlink event buffer: " + err.Error())
+		return
+	}
+	n.kernel.BufferSize = uint64(n.events.Buffer())
+	n.notice(fmt.Sprintf("netlink event socket buffer size has been doubled to %d bytes", n.kernel.BufferSize))
+}

@@ -1,0 +1,219 @@
+package node
+
+import (
+	"context"
+	"errors"
+
+	"ctbox/nl"
+	"ctbox/sync/cache"
+
+	"golang.org/x/sys/unix"
+)
+
+// refill says how the kernel's tables are merged into the internal caches.
+type refill struct {
+	tables Tables
+	// send has what turns out to be new or changed replicated; without it the
+	// caches change and nobody is told.
+	send bool
+	// all has also what did not change replicated: polling is the only way that
+	// its peers learn of it.
+	all bool
+	// sweep removes what the kernel no longer has. A DESTROY event that was lost
+	// would leave its flow in the caches of both nodes for ever.
+	sweep bool
+}
+
+// Refill merges the kernel's tables into the internal caches (-R).
+func (n *Node) Refill(ctx context.Context, tables Tables) error {
+	result := make(chan error, 1)
+	var refused error
+	if err := n.do(ctx, func() {
+		if !n.expectSync {
+			if tables == Expects {
+				refused = ErrUnsupported
+				return
+			}
+			tables &^= Expects
+		}
+		if n.internal.flows == nil {
+			n.notice("resync is unsupported in this mode")
+			refused = ErrUnsupported
+			return
+		}
+		if tables&Flows != 0 {
+			n.notice("resync with master conntrack table")
+		}
+		if tables&Expects != 0 {
+			n.notice("resync with master expect table")
+		}
+		n.startRefill(refill{tables: tables, sweep: true}, func(err error) { result <- err })
+	}); err != nil {
+		return err
+	}
+	if refused != nil {
+		return refused
+	}
+	select {
+	case err := <-result:
+		return err
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	case <-n.stopped:
+		return ErrStopped
+	}
+}
+
+// startRefill begins a refill. The loop must call it.
+func (n *Node) startRefill(r refill, ended func(error)) {
+	if n.refilling {
+		// One at a time: two sweeps would take each other's marks away. The one
+		// under way began before this request, so another must follow.
+		n.refillNext = append(n.refillNext, func() { n.startRefill(r, ended) })
+		return
+	}
+	n.refilling = true
+	n.run(TaskAny, "resynchronisation with the kernel", func(ctx context.Context, t *task) error {
+		return n.refill(ctx, t, r)
+	}, func(err error) {
+		n.refilling = false
+		if ended != nil {
+			ended(err)
+		}
+		if len(n.refillNext) > 0 {
+			next := n.refillNext[0]
+			n.refillNext = n.refillNext[1:]
+			next()
+		}
+	})
+}
+
+// refill runs beside the loop.
+func (n *Node) refill(ctx context.Context, t *task, r refill) error {
+	if r.tables&Flows != 0 {
+		if err := n.refillFlows(ctx, t, r); err != nil {
+			return err
+		}
+	}
+	if r.tables&Expects != 0 {
+		return n.refillExpects(ctx, t, r)
+	}
+	return nil
+}
+
+func (n *Node) refillFlows(ctx context.Context, t *task, r refill) error {
+	table := n.internal.flows
+	if err := n.do(ctx, func() { n.kernel.Resyncs++; table.BeginSweep() }); err != nil {
+		return err
+	}
+	info, err := dump(ctx, n, t, nl.Dump{Type: nl.TypeFlowGet}, func(f *nl.Flow) {
+		if why := incomplete(f); why != "" {
+			n.kernel.UnknownDumps++
+			return
+		}
+		if !n.filter.passes(f, false) {
+			return
+		}
+		f.Has &^= nl.HasCountersOrig | nl.HasCountersReply | nl.HasUse
+		h, outcome := table.Put(f, n.clock())
+		if r.send && stored(outcome) && (r.all || outcome != cache.Unchanged) {
+			n.changedFlow(h)
+		}
+	})
+	if err != nil || !r.sweep || info.Interrupted {
+		return err
+	}
+	return n.sweepFlows(ctx, r)
+}
+
+// stored reports whether an insertion left an object behind.
+func stored(o cache.Outcome) bool { return o < cache.Full }
+
+// sweepFlows asks the kernel about every flow that the dump did not show, and
+// removes those that it does not have.
+func (n *Node) sweepFlows(ctx context.Context, r refill) error {
+	c, err := nl.Dial()
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	table := n.internal.flows
+	var cur cache.Cursor
+	handles := make([]cache.Handle, sliceLen)
+	flows := make([]nl.Flow, sliceLen)
+	gone := make([]cache.Handle, 0, sliceLen)
+	p := c.NewPipeline(ctx, func(b *nl.Batch) error {
+		unseen := b.Tag.([]cache.Handle)
+		for _, f := range b.Failures() {
+			if errors.Is(f.Err, unix.ENOENT) {
+				gone = append(gone, unseen[f.Index])
+			}
+		}
+		return nil
+	})
+	for more := true; more && err == nil; {
+		got := 0
+		if err = n.do(ctx, func() {
+			got, more = table.NextUnseen(&cur, handles)
+			for i, h := range handles[:got] {
+				table.Load(h, &flows[i])
+			}
+		}); err != nil || got == 0 {
+			continue
+		}
+		var b *nl.Batch
+		if b, err = p.Batch(); err != nil {
+			break
+		}
+		unseen, _ := b.Tag.([]cache.Handle)
+		b.Tag = append(unseen[:0], handles[:got]...)
+		for i := range flows[:got] {
+			var ask nl.Flow
+			key(&ask, &flows[i])
+			b.Add(nl.Request{Type: nl.TypeFlowGet, Family: ask.Orig.Family, Flow: &ask})
+		}
+		if err = errors.Join(p.Submit(b), p.Drain()); err != nil {
+			break
+		}
+		err = n.do(ctx, func() {
+			for _, h := range gone {
+				n.goneFlow(h, r.send)
+			}
+		})
+		gone = gone[:0]
+	}
+	return errors.Join(err, p.Close())
+}
+
+func (n *Node) refillExpects(ctx context.Context, t *task, r refill) error {
+	table := n.internal.expects
+	if err := n.do(ctx, func() { n.kernel.Resyncs++; table.BeginSweep() }); err != nil {
+		return err
+	}
+	info, err := dump(ctx, n, t, nl.Dump{Type: nl.TypeExpectGet}, func(e *nl.Expect) {
+		if !n.wantsExpect(e) {
+			return
+		}
+		h, outcome := table.Put(e, n.clock())
+		if r.send && stored(outcome) && (r.all || outcome != cache.Unchanged) {
+			n.changedExpect(h)
+		}
+	})
+	if err != nil || !r.sweep || info.Interrupted {
+		return err
+	}
+	var cur cache.Cursor
+	handles := make([]cache.Handle, sliceLen)
+	for more := true; more; {
+		if err := n.do(ctx, func() {
+			var got int
+			got, more = table.NextUnseen(&cur, handles)
+			for _, h := range handles[:got] {
+				n.goneExpect(h, r.send)
+			}
+		}); err != nil {
+			return err
+		}
+	}
+	return nil
+}

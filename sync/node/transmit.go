@@ -1,0 +1,153 @@
+package node
+
+import (
+	"ctbox/nl"
+	"ctbox/sync/cache"
+	"ctbox/sync/proto"
+	"ctbox/sync/wire"
+)
+
+// batchDatagrams go to the link with one system call.
+const batchDatagrams = 64
+
+// transmit sends all that the protocol has queued: datagrams are as full as the
+// queue makes them, and nothing waits for more to come.
+func (n *Node) transmit() {
+	if n.machine == nil {
+		return
+	}
+	n.held = false
+	if n.machine.Pending() == 0 && n.packer.Datagrams() == 0 {
+		n.freeReleased()
+		return
+	}
+	for {
+		if n.links.busy() {
+			// What is held is sent as it is then, not as it is now.
+			n.held = n.machine.Pending() > 0
+			break
+		}
+		s, ok := n.machine.Next()
+		if !ok {
+			break
+		}
+		n.packer.Add(n.encode(n.packer.Buffer(), &s))
+		if n.packer.Datagrams() > batchDatagrams {
+			n.flushPacker()
+		}
+	}
+	n.flushPacker()
+	n.machine.Sent(n.clock())
+	n.freeReleased()
+}
+
+func (n *Node) flushPacker() {
+	if n.packer.Datagrams() > 0 {
+		n.links.send(n.packer)
+		n.packer.Reset()
+	}
+}
+
+// encode appends the message of s. What can't be encoded any more leaves an empty
+// message in its place, so that the peer misses nothing.
+func (n *Node) encode(dst []byte, s *proto.Send) []byte {
+	if s.Control {
+		return wire.AppendControl(dst, s.Header)
+	}
+	out, err := n.encodeObject(dst, s)
+	if err != nil {
+		return wire.AppendControl(dst, s.Instead())
+	}
+	n.replica.Sent++
+	return out
+}
+
+// The message types that tell of an object's state.
+var (
+	flowTypes   = [...]wire.Type{cache.New: wire.FlowNew, cache.Alive: wire.FlowUpdate, cache.Dead: wire.FlowDelete}
+	expectTypes = [...]wire.Type{cache.New: wire.ExpectNew, cache.Alive: wire.ExpectUpdate, cache.Dead: wire.ExpectDelete}
+)
+
+func (n *Node) encodeObject(dst []byte, s *proto.Send) ([]byte, error) {
+	h, header := cache.Handle(s.Object.Handle), s.Header
+	if s.Object.Table == proto.Expects {
+		state, ok := n.internal.expects.State(h)
+		if !ok || !n.internal.expects.Load(h, &n.expect) {
+			return dst, errGone
+		}
+		header.Type = expectTypes[state]
+		return n.encoder.AppendExpect(dst, header, &n.expect)
+	}
+	state, ok := n.internal.flows.State(h)
+	if !ok || !n.internal.flows.Load(h, &n.flow) {
+		return dst, errGone
+	}
+	header.Type = flowTypes[state]
+	return n.encoder.AppendFlow(dst, header, &n.flow)
+}
+
+// errGone: the object was flushed while its message waited.
+const errGone = wire.IncompleteError("it is gone from the cache")
+
+// freeReleased frees dead objects that every peer knows to be dead.
+func (n *Node) freeReleased() {
+	for {
+		o, ok := n.machine.NextReleased()
+		if !ok {
+			return
+		}
+		n.release(o)
+	}
+}
+
+// bypassEvent sends an event on as it came (DisableInternalCache).
+func (n *Node) bypassEvent(m *nl.Message, from origin) {
+	f := &n.flow
+	if m.IsDelete() {
+		n.countTraffic(f)
+	}
+	if from != foreign {
+		return
+	}
+	header := n.notrack.Unqueued()
+	switch {
+	case m.IsDelete():
+		header.Type = wire.FlowDelete
+		n.bypassed.Destroyed++
+	case m.IsNew():
+		header.Type = wire.FlowNew
+		n.bypassed.Created++
+	default:
+		header.Type = wire.FlowUpdate
+		n.bypassed.Updated++
+	}
+	n.sendUnqueued(n.encoder.AppendFlow(n.packer.Buffer(), header, f))
+}
+
+// bypassExpect is bypassEvent for expectations.
+func (n *Node) bypassExpect(m *nl.Message, from origin) {
+	if from != foreign || !n.wantsExpect(&n.expect) {
+		return
+	}
+	header := n.notrack.Unqueued()
+	switch {
+	case m.IsDelete():
+		header.Type = wire.ExpectDelete
+	case m.IsNew():
+		header.Type = wire.ExpectNew
+	default:
+		header.Type = wire.ExpectUpdate
+	}
+	n.sendUnqueued(n.encoder.AppendExpect(n.packer.Buffer(), header, &n.expect))
+}
+
+func (n *Node) sendUnqueued(buf []byte, err error) {
+	n.packer.Add(buf)
+	if err != nil {
+		return
+	}
+	n.replica.Sent++
+	if n.packer.Datagrams() > batchDatagrams {
+		n.flushPacker()
+	}
+}
