@@ -1,0 +1,375 @@
+package logging
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"ctbox/sync/node"
+)
+
+func read(t *testing.T, name string) string {
+	t.Helper()
+	text, err := os.ReadFile(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(text)
+}
+
+// The lines are those that conntrackd 1.4.7 writes.
+func TestLines(t *testing.T) {
+	name := filepath.Join(t.TempDir(), "log")
+	var out, err bytes.Buffer
+	l := New(&out, &err)
+	if err := l.Open(name, 0); err != nil {
+		t.Fatal(err)
+	}
+	at := time.Date(2026, 11, 3, 8, 40, 1, 0, time.Local)
+	say := func(level slog.Level, text string, attrs ...slog.Attr) {
+		r := slog.NewRecord(at, level, text, 0)
+		r.AddAttrs(attrs...)
+		l.Handle(context.Background(), r)
+	}
+	say(slog.LevelInfo, "configuring helper")
+	say(node.LevelNotice, "initialization completed\n")
+	say(slog.LevelWarn, "two\nlines")
+	say(slog.LevelError, "commit-create: File exists", slog.String(node.EntryKey, "tcp      6 src=192.0.2.1"))
+	say(slog.LevelError, "other", slog.Int("n", 5))
+	head := fmt.Sprintf("[Tue Nov  3 08:40:01 2026] (pid=%d) ", os.Getpid())
+	wantOut := head + "[info] configuring helper\n" + head + "[notice] initialization completed\n"
+	wantErr := head + "[warning] two lines\n" + head + "[ERROR] commit-create: File exists\n" + head + "[ERROR] other n=5\n"
+	if out.String() != wantOut || err.String() != wantErr {
+		t.Errorf("console has\n%s%s", &out, &err)
+	}
+	wantFile := wantOut + strings.Replace(wantErr, "exists\n", "exists\nTue Nov  3 08:40:01 2026\ttcp      6 src=192.0.2.1\n", 1)
+	if got := read(t, name); got != wantFile {
+		t.Errorf("file has\n%s, want\n%s", got, wantFile)
+	}
+	if info, _ := os.Stat(name); info.Mode() != 0o600 {
+		t.Errorf("file has mode %v", info.Mode())
+	}
+	if slog.New(l).Enabled(context.Background(), slog.LevelDebug) {
+		t.Error("debug messages are logged")
+	}
+}
+
+func TestConsoleGoes(t *testing.T) {
+	var out, err bytes.Buffer
+	l := New(&out, &err)
+	log := slog.New(l)
+	l.Quiet()
+	log.Info("quiet")
+	log.Error("loud")
+	l.CloseConsole()
+	log.Error("gone")
+	if out.Len() > 0 || strings.Count(err.String(), "\n") != 1 || !strings.Contains(err.String(), "loud") {
+		t.Errorf("console has %q and %q", &out, &err)
+	}
+}
+
+func TestReopen(t *testing.T) {
+	dir := t.TempDir()
+	name := filepath.Join(dir, "log")
+	l := New(nil, nil)
+	if err := l.Open(name, 0); err != nil {
+		t.Fatal(err)
+	}
+	log := slog.New(l)
+	log.Info("one")
+	if err := os.Rename(name, name+".1"); err != nil {
+		t.Fatal(err)
+	}
+	log.Info("two")
+	l.Reopen()
+	log.Info("three")
+	// The next one can't be opened: it goes on where it is, and says so.
+	if err := os.Rename(name, name+".2"); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Mkdir(name, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	l.Reopen()
+	log.Info("four")
+	l.Close()
+	log.Info("nobody hears this")
+	levels := regexp.MustCompile(`(?m)^.*?\) `)
+	if got := levels.ReplaceAllString(read(t, name+".1"), ""); got != "[info] one\n[info] two\n" {
+		t.Errorf("the first file has %q", got)
+	}
+	want := "[info] three\n[ERROR] can't reopen logfile: " + name + ": is a directory\n[info] four\n"
+	if got := levels.ReplaceAllString(read(t, name+".2"), ""); got != want {
+		t.Errorf("the second file has %q", got)
+	}
+}
+
+func TestOpenFailsWithTheReasonAlone(t *testing.T) {
+	err := New(nil, nil).Open(filepath.Join(t.TempDir(), "none", "log"), 0)
+	if err == nil || err.Error() != "no such file or directory" || !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("error %v", err)
+	}
+}
+
+// A full disk costs lines, which are counted, and never a half one.
+func TestFullDisk(t *testing.T) {
+	dir := t.TempDir()
+	if err := unix.Mount("none", dir, "tmpfs", 0, "size=4096"); err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Unmount(dir, unix.MNT_DETACH)
+	// The file and its filling share the file system's one page of 4096 bytes.
+	name := filepath.Join(dir, "log")
+	var console bytes.Buffer
+	l := New(nil, &console)
+	if err := l.Open(name, 0); err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	log := slog.New(l)
+	for range 60 {
+		log.Info("a line of which about fifty fit on the disk")
+	}
+	text := read(t, name)
+	whole := strings.Count(text, "\n")
+	if whole == 0 || whole == 60 || !strings.HasSuffix(text, "\n") {
+		t.Fatalf("%d lines on a small disk, the end is %q", whole, text[max(0, len(text)-20):])
+	}
+	if strings.Count(console.String(), "[ERROR] can't write to the logfile, lines are lost\n") != 1 {
+		t.Errorf("the console has %q", &console)
+	}
+	if err := os.Truncate(name, 0); err != nil {
+		t.Fatal(err)
+	}
+	log.Info("there is room again")
+	text = read(t, name)
+	want := fmt.Sprintf("[warning] %d lines were lost: the log could not be written\n", 60-whole)
+	if lines := strings.SplitAfter(text, "\n"); len(lines) != 3 || !strings.HasSuffix(lines[0], want) || !strings.Contains(lines[1], "room again") {
+		t.Errorf("then the log has\n%swant first %s", text, want)
+	}
+}
+
+// logger is a syslog daemon.
+func logger(t *testing.T, path, network string) func() string {
+	t.Helper()
+	messages := make(chan string, 16)
+	if network == "unixgram" {
+		conn, err := net.ListenUnixgram(network, &net.UnixAddr{Name: path, Net: network})
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { conn.Close() })
+		go func() {
+			buf := make([]byte, 4096)
+			for {
+				n, err := conn.Read(buf)
+				if err != nil {
+					return
+				}
+				messages <- string(buf[:n])
+			}
+		}()
+	} else {
+		l, err := net.Listen(network, path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { l.Close() })
+		go func() {
+			for {
+				conn, err := l.Accept()
+				if err != nil {
+					return
+				}
+				go func() {
+					buf := make([]byte, 4096)
+					for {
+						n, err := conn.Read(buf)
+						if err != nil {
+							return
+						}
+						messages <- string(buf[:n])
+					}
+				}()
+			}
+		}()
+	}
+	return func() string {
+		select {
+		case m := <-messages:
+			return m
+		case <-time.After(10 * time.Second):
+			t.Fatal("no message")
+			return ""
+		}
+	}
+}
+
+func TestSyslog(t *testing.T) {
+	at := time.Date(2026, 11, 3, 1, 10, 37, 0, time.Local)
+	want := fmt.Sprintf("<30>Nov  3 01:10:37 conntrack-tools[%d]: flow", os.Getpid())
+	for network, end := range map[string]string{"unixgram": "", "unix": "\x00"} {
+		path := filepath.Join(t.TempDir(), "log")
+		s := NewSyslog(3 << 3)
+		s.socket = path
+		s.Send(severityInfo, at, []byte("nobody listens"))
+		s.retry = time.Time{}
+		received := logger(t, path, network)
+		s.Send(severityInfo, at, []byte("flow"))
+		if got := received(); got != want+end {
+			t.Errorf("%s: %q, want %q", network, got, want+end)
+		}
+		s.Close()
+	}
+}
+
+// A logger that was restarted gets the next message.
+func TestSyslogRestart(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "log")
+	s := NewSyslog(3 << 3)
+	s.socket = path
+	first, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: path, Net: "unixgram"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.Send(severityError, time.Now(), []byte("one"))
+	first.Close()
+	os.Remove(path)
+	received := logger(t, path, "unixgram")
+	s.Send(severityError, time.Now(), []byte("two"))
+	if got := received(); !strings.HasSuffix(got, ": two") || !strings.HasPrefix(got, "<27>") {
+		t.Errorf("%q", got)
+	}
+}
+
+// A logger that does not read does not stop the daemon.
+func TestSyslogThatHangs(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "log")
+	conn, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: path, Net: "unixgram"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	s := NewSyslog(3 << 3)
+	s.socket = path
+	for range 30 { // more than a socket holds (net.unix.max_dgram_qlen)
+		s.Send(severityInfo, time.Now(), bytes.Repeat([]byte("x"), 1000))
+	}
+}
+
+func TestFlowLog(t *testing.T) {
+	dir := t.TempDir()
+	name := filepath.Join(dir, "stats")
+	l, err := OpenFlowLog(name, 0, slog.New(New(nil, nil)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	at := time.Date(2026, 11, 23, 1, 10, 37, 0, time.Local)
+	entry := []byte("udp      17 src=192.0.2.1")
+	l.Add(at, entry)
+	copy(entry, "overwritten by the next flow")
+	l.Close()
+	if got := read(t, name); got != "Mon Nov 23 01:10:37 2026\tudp      17 src=192.0.2.1\n" {
+		t.Errorf("%q", got)
+	}
+}
+
+func TestFlowLogReopens(t *testing.T) {
+	dir := t.TempDir()
+	name := filepath.Join(dir, "stats")
+	l, err := OpenFlowLog(name, 0, slog.New(New(nil, nil)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Rename(name, name+".1"); err != nil {
+		t.Fatal(err)
+	}
+	l.Reopen()
+	l.Add(time.Now(), []byte("after"))
+	l.Close()
+	if got := read(t, name+".1"); strings.Contains(got, "after") {
+		t.Errorf("the old file has %q", got)
+	}
+	if got := read(t, name); !strings.HasSuffix(got, "\tafter\n") {
+		t.Errorf("the new file has %q", got)
+	}
+}
+
+// More flows end than the disk takes: what there is no room for is said.
+func TestFlowLogSaysWhatItLost(t *testing.T) {
+	name := filepath.Join(t.TempDir(), "fifo") // which nobody empties, until the end
+	if err := unix.Mkfifo(name, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	reader, err := os.OpenFile(name, os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var said bytes.Buffer
+	var mu sync.Mutex
+	l, err := OpenFlowLog(name, 0, slog.New(New(nil, locked{&mu, &said})))
+	if err != nil {
+		t.Fatal(err)
+	}
+	entry := bytes.Repeat([]byte("x"), 999)
+	const n = 3 * flowLogRoom / 999
+	for range n {
+		l.Add(time.Now(), entry)
+	}
+	lines := make(chan int)
+	go func() {
+		total := 0
+		buf := make([]byte, 1<<20)
+		for {
+			k, err := reader.Read(buf)
+			total += bytes.Count(buf[:k], []byte("\n"))
+			if err != nil {
+				lines <- total
+				return
+			}
+		}
+	}()
+	l.Close()
+	reader.SetReadDeadline(time.Now().Add(time.Second))
+	got := <-lines
+	mu.Lock()
+	defer mu.Unlock()
+	want := fmt.Sprintf("[warning] %d flows are missing in the stats log", n-got)
+	if got == 0 || got == n || !strings.Contains(said.String(), want) {
+		t.Errorf("%d of %d lines came, and the log says\n%s", got, n, &said)
+	}
+}
+
+type locked struct {
+	mu  *sync.Mutex
+	buf *bytes.Buffer
+}
+
+func (l locked) Write(b []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.buf.Write(b)
+}
+
+func TestAddAllocatesNothing(t *testing.T) {
+	l := &FlowLog{pending: batch{text: make([]byte, 0, 1<<20), lines: make([]line, 0, 1<<16)}}
+	l.changed.L = &l.mu
+	entry := bytes.Repeat([]byte("x"), 200)
+	at := time.Now()
+	if n := testing.AllocsPerRun(1000, func() { l.Add(at, entry) }); n > 0 {
+		t.Errorf("%v allocations a flow", n)
+	}
+}

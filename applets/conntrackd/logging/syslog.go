@@ -1,0 +1,96 @@
+package logging
+
+import (
+	"net"
+	"os"
+	"strconv"
+	"time"
+)
+
+// Severities of syslog(3) that the daemon uses.
+const (
+	severityError   = 3
+	severityWarning = 4
+	severityNotice  = 5
+	severityInfo    = 6
+)
+
+// ident is what the lines of conntrackd have always had as their program.
+const ident = "conntrack-tools"
+
+// syslogSocket is where the system's logger listens (_PATH_LOG).
+const syslogSocket = "/dev/log"
+
+// syslogPatience is how long the logger may keep the daemon waiting. A message
+// that it does not take in that time is lost.
+const syslogPatience = 50 * time.Millisecond
+
+// Syslog sends messages to the system's logger as syslog(3) does with LOG_PID. It
+// belongs to one goroutine, or to who holds its owner's lock.
+type Syslog struct {
+	facility uint8
+	socket   string
+	conn     net.Conn // nil: not connected yet, or no more
+	stream   bool     // the logger wants messages that end in a zero byte
+	retry    time.Time
+	buf      []byte
+}
+
+// NewSyslog returns a Syslog for a facility with the number of syslog(3). It
+// connects with the first message.
+func NewSyslog(facility uint8) *Syslog { return &Syslog{facility: facility, socket: syslogSocket} }
+
+// Send sends a message. One that can't be sent is lost; syslog(3) does not tell
+// either.
+func (s *Syslog) Send(severity uint8, at time.Time, text []byte) {
+	b := append(s.buf[:0], '<')
+	b = strconv.AppendUint(b, uint64(s.facility|severity), 10)
+	b = at.AppendFormat(append(b, '>'), "Jan _2 15:04:05 ")
+	b = strconv.AppendInt(append(append(b, ident...), '['), int64(os.Getpid()), 10)
+	b = append(append(b, "]: "...), text...)
+	s.buf = b
+	// A logger that was restarted is found by the second try.
+	for range 2 {
+		if s.conn == nil && !s.connect() {
+			return
+		}
+		if s.stream {
+			b = append(b, 0)
+		}
+		s.conn.SetWriteDeadline(time.Now().Add(syslogPatience))
+		_, err := s.conn.Write(b)
+		if err == nil {
+			return
+		}
+		s.Close()
+		if ne, ok := err.(net.Error); ok && ne.Timeout() {
+			return
+		}
+		b = s.buf
+	}
+}
+
+// connect reports whether there is a connection now. After a failure it tries
+// again a second later at the earliest.
+func (s *Syslog) connect() bool {
+	if time.Now().Before(s.retry) {
+		return false
+	}
+	for _, network := range [...]string{"unixgram", "unix"} {
+		conn, err := net.DialTimeout(network, s.socket, syslogPatience)
+		if err == nil {
+			s.conn, s.stream = conn, network == "unix"
+			return true
+		}
+	}
+	s.retry = time.Now().Add(time.Second)
+	return false
+}
+
+// Close closes the connection; another message would open it again.
+func (s *Syslog) Close() {
+	if s.conn != nil {
+		s.conn.Close()
+		s.conn = nil
+	}
+}
