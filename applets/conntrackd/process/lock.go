@@ -1,0 +1,97 @@
+// Package process is what makes a daemon of conntrackd: the lock file, leaving
+// the terminal, scheduling, memory, and the conversation with systemd.
+package process
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// Lock is a lock file that is held. Its existence keeps conntrack-tools' daemon
+// from starting; the flock(2) on it, which ends with the process however that
+// ends, tells ours whether its owner is alive.
+type Lock struct {
+	path string
+	file *os.File
+}
+
+// ErrLocked is that another daemon holds the lock file.
+var ErrLocked = errors.New("the lock file is another daemon's")
+
+// AcquireLock takes the lock file at path and writes our process id to it.
+// takenOver tells that the file was there, left by a daemon that is gone.
+//
+// A daemon of conntrack-tools makes the file and leaves it empty and unlocked. So
+// an empty file is taken over only if alive, which is asked then, says that no
+// daemon is there. ErrLocked is the error when there is one.
+func AcquireLock(path string, alive func() bool) (_ *Lock, takenOver bool, err error) {
+	for {
+		file, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
+		existed := errors.Is(err, fs.ErrExist)
+		if existed {
+			file, err = os.OpenFile(path, os.O_RDWR, 0)
+			if errors.Is(err, fs.ErrNotExist) {
+				continue // removed between the two
+			}
+		}
+		if err != nil {
+			return nil, false, err
+		}
+		l := &Lock{path, file}
+		switch err := l.lock(existed, alive); {
+		case errors.Is(err, errReplaced):
+			file.Close()
+		case err != nil:
+			file.Close()
+			return nil, false, err
+		default:
+			return l, existed, nil
+		}
+	}
+}
+
+// errReplaced is that path is another file by now.
+var errReplaced = errors.New("the lock file was replaced")
+
+func (l *Lock) lock(existed bool, alive func() bool) error {
+	switch err := unix.Flock(int(l.file.Fd()), unix.LOCK_EX|unix.LOCK_NB); {
+	case errors.Is(err, unix.EWOULDBLOCK):
+		return ErrLocked
+	case err != nil:
+		return fmt.Errorf("lock: %w", err)
+	}
+	// The last owner may have removed the file after it was opened here.
+	opened, err := l.file.Stat()
+	if err != nil {
+		return err
+	}
+	if now, err := os.Stat(l.path); err != nil || !os.SameFile(opened, now) {
+		return errReplaced
+	}
+	if existed {
+		if text, err := io.ReadAll(io.LimitReader(l.file, 32)); err != nil {
+			return err
+		} else if strings.TrimSpace(string(text)) == "" && alive() {
+			return ErrLocked
+		}
+	}
+	// A full disk must not keep a firewall from starting: the process id is for
+	// people, and an owner without one is recognised as one of conntrack-tools.
+	if err := l.file.Truncate(0); err == nil {
+		l.file.WriteAt([]byte(strconv.Itoa(os.Getpid())+"\n"), 0)
+	}
+	return nil
+}
+
+// Release removes the file and gives the lock up.
+func (l *Lock) Release() error {
+	err := os.Remove(l.path)
+	return errors.Join(err, l.file.Close())
+}

@@ -1,0 +1,71 @@
+package process
+
+import (
+	"math"
+	"os"
+	"path/filepath"
+	"runtime/debug"
+	"strconv"
+	"strings"
+)
+
+// What the daemon takes at most, for the runtime's soft limit: a base, and for
+// each object of each cache its record, its index and its place in a queue, with
+// rare attributes for some.
+const (
+	memoryBase   = 64 << 20
+	memoryObject = 512
+)
+
+// gcPercent is how much garbage, relative to what lives, is let lie. The caches
+// are large, live long and have no pointers: collecting is cheap and memory is
+// dear, so it is less than Go's 100.
+const gcPercent = 25
+
+// LimitMemory tunes the garbage collector for caches of hashLimit objects each,
+// and for the control group's limit if that is less. The limit is a soft one: it
+// makes the collector work harder, and refuses nothing. GOGC and GOMEMLIMIT, where they
+// are set in the environment, stay in force.
+func LimitMemory(hashLimit uint32, caches int) {
+	if os.Getenv("GOGC") == "" {
+		debug.SetGCPercent(gcPercent)
+	}
+	if os.Getenv("GOMEMLIMIT") == "" {
+		debug.SetMemoryLimit(memoryLimit(hashLimit, caches, cgroupLimit("/proc/self/cgroup", "/sys/fs/cgroup")))
+	}
+}
+
+// memoryLimit leaves a tenth of the control group's limit to what is no heap.
+func memoryLimit(hashLimit uint32, caches int, cgroup int64) int64 {
+	need := int64(memoryBase) + int64(hashLimit)*int64(caches)*memoryObject
+	return min(need, cgroup-cgroup/10)
+}
+
+// cgroupLimit returns the memory limit in bytes of the control group that the
+// file self names, and of those above it, in a unified hierarchy mounted at root;
+// math.MaxInt64 if there is none.
+func cgroupLimit(self, root string) int64 {
+	limit := int64(math.MaxInt64)
+	text, err := os.ReadFile(self)
+	if err != nil {
+		return limit
+	}
+	for line := range strings.Lines(string(text)) {
+		// 0::/path is the unified hierarchy; others are version 1.
+		path, ok := strings.CutPrefix(strings.TrimSpace(line), "0::")
+		if !ok {
+			continue
+		}
+		for path = filepath.Clean("/" + path); ; path = filepath.Dir(path) {
+			if text, err := os.ReadFile(filepath.Join(root, path, "memory.max")); err == nil {
+				if n, err := strconv.ParseInt(strings.TrimSpace(string(text)), 10, 64); err == nil {
+					limit = min(limit, n)
+				}
+			}
+			if path == "/" {
+				break
+			}
+		}
+	}
+	return limit
+}

@@ -1,0 +1,81 @@
+package process
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"os"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// Notify sends a state to the service manager, as sd_notify(3) does: a datagram
+// to the socket in NOTIFY_SOCKET. Without that variable it does nothing.
+func Notify(state string) error {
+	name := os.Getenv("NOTIFY_SOCKET")
+	if name == "" {
+		return nil
+	}
+	if !strings.HasPrefix(name, "/") && !strings.HasPrefix(name, "@") {
+		return fmt.Errorf("NOTIFY_SOCKET %q is no path", name)
+	}
+	conn, err := net.DialUnix("unixgram", nil, &net.UnixAddr{Name: name, Net: "unixgram"})
+	if err != nil {
+		return fmt.Errorf("notify systemd: %w", err)
+	}
+	defer conn.Close()
+	conn.SetWriteDeadline(time.Now().Add(time.Second))
+	if _, err := conn.Write([]byte(state)); err != nil {
+		return fmt.Errorf("notify systemd: %w", err)
+	}
+	return nil
+}
+
+// The states that the daemon tells.
+const (
+	Ready    = "READY=1"
+	Stopping = "STOPPING=1"
+	watchdog = "WATCHDOG=1"
+)
+
+// MainPID is the state that names another process as the service's main one.
+func MainPID(pid int) string { return "MAINPID=" + strconv.Itoa(pid) }
+
+// WatchdogPeriod returns within what time the service manager wants to hear from
+// the service (sd_watchdog_enabled(3)); 0 if it does not. mainPID is the process
+// that was started as the service: ours, or that of our Parent.
+func WatchdogPeriod(mainPID int) (time.Duration, error) {
+	usec := os.Getenv("WATCHDOG_USEC")
+	if usec == "" {
+		return 0, nil
+	}
+	if pid := os.Getenv("WATCHDOG_PID"); pid != "" && pid != strconv.Itoa(mainPID) {
+		return 0, nil
+	}
+	n, err := strconv.ParseUint(usec, 10, 63)
+	if err != nil || n == 0 || n > uint64((1<<63-1)/time.Microsecond) {
+		return 0, fmt.Errorf("WATCHDOG_USEC %q is no time", usec)
+	}
+	return time.Duration(n) * time.Microsecond, nil
+}
+
+// FeedWatchdog tells the service manager every half of period that the daemon
+// works, whenever alive, whose context ends after that half, has returned nil. A
+// daemon that hangs is so found out, and restarted. It returns when ctx ends.
+func FeedWatchdog(ctx context.Context, period time.Duration, alive func(context.Context) error) {
+	ticker := time.NewTicker(period / 2)
+	defer ticker.Stop()
+	for {
+		check, cancel := context.WithTimeout(ctx, period/2)
+		if alive(check) == nil {
+			Notify(watchdog)
+		}
+		cancel()
+		select {
+		case <-ctx.Done():
+			return
+		case <-ticker.C:
+		}
+	}
+}
