@@ -103,6 +103,7 @@ title() {
 title "A client (192.0.2.10), a NAT firewall and a server (198.51.100.10)"
 for ns in $client $firewall $server; do
 	ip netns add $ns
+	in_ns $ns sysctl -qw net.ipv6.conf.default.accept_dad=0 # addresses are usable at once
 	ip -n $ns link set lo up
 done
 ip link add lan netns $firewall type veth peer name eth0 netns $client
@@ -110,7 +111,7 @@ ip link add wan netns $firewall type veth peer name eth0 netns $server
 # link NAMESPACE DEVICE IPV4 IPV6
 link() {
 	ip -n "$1" addr add "$3" dev "$2"
-	ip -n "$1" addr add "$4" dev "$2" nodad
+	ip -n "$1" addr add "$4" dev "$2"
 	ip -n "$1" link set "$2" up
 }
 link $client eth0 192.0.2.10/24 2001:db8:1::10/64
@@ -239,6 +240,18 @@ echo "client# echo 'still there?' (on the connection from before the flush)"
 echo 'still there?' >&4
 wait_for "an answer on the restored connection" grep -q 'still there?' "$dir/client.out"
 grep 'still there?' "$dir/client.out"
+
+if [ -z "${CONNTRACK:-}" ]; then
+	title "The same with JSON, which keeps the mark too"
+	on_firewall conntrack -U -p tcp --dport 80 --mark 42
+	on_firewall conntrack -L -p tcp --dport 80 -o json
+	shows_only 1 '^\{.*"mark":42[,}]'
+	cp "$dir/out" "$dir/saved.json"
+	on_firewall conntrack -F
+	on_firewall conntrack -R saved.json
+	on_firewall conntrack -L
+	shows '^tcp .* ESTABLISHED src=192.0.2.10 dst=198.51.100.10 .* dport=80 .* mark=42'
+fi
 
 echo
 echo "demo: everything was as it must be"

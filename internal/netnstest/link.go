@@ -1,9 +1,6 @@
 package netnstest
 
-import (
-	"strings"
-	"testing"
-)
+import "testing"
 
 // End is one end of a link: an interface and its addresses in CIDR notation.
 type End struct {
@@ -12,18 +9,13 @@ type End struct {
 	Addrs []string
 }
 
-// Link makes a veth pair between two namespaces. Both ends are up and their
-// addresses usable at once: IPv6 duplicate address detection is left out.
+// Link makes a veth pair between two namespaces and brings both ends up.
 func Link(t testing.TB, a, b End) {
 	t.Helper()
 	must(t, "", "ip", "link", "add", a.Dev, "netns", a.NS.Name, "type", "veth", "peer", "name", b.Dev, "netns", b.NS.Name)
 	for _, end := range []End{a, b} {
 		for _, addr := range end.Addrs {
-			args := []string{"addr", "add", addr, "dev", end.Dev}
-			if strings.Contains(addr, ":") {
-				args = append(args, "nodad")
-			}
-			end.NS.IP(args...)
+			end.NS.IP("addr", "add", addr, "dev", end.Dev)
 		}
 		end.NS.IP("link", "set", end.Dev, "up")
 	}

@@ -22,8 +22,9 @@ import (
 )
 
 // NS is a network namespace that lives as long as its test. It has a name
-// under /run/netns, so `ip netns exec` and nsenter reach it too, and its
-// loopback interface is up.
+// under /run/netns, so `ip netns exec` and nsenter reach it too. Its loopback
+// interface is up, and its IPv6 addresses are usable at once: they are not
+// first looked for on the link (duplicate address detection, RFC 4862).
 //
 // The methods may be called by several goroutines, but as with testing.TB only
 // the test's own goroutine may call those that can fail the test, which all do
@@ -58,6 +59,7 @@ func New(t testing.TB, label string) *NS {
 		t.Fatalf("netnstest: %v", err)
 	}
 	ns.file = file
+	ns.Sysctl("net.ipv6.conf.default.accept_dad", "0")
 	ns.IP("link", "set", "lo", "up")
 	return ns
 }

@@ -148,3 +148,26 @@ func TestOurBinaryIsBuilt(t *testing.T) {
 		t.Errorf("--version prints %q", got)
 	}
 }
+
+func TestTwinsRunBothPrograms(t *testing.T) {
+	tw := NewTwins(t, func(ns *NS) {
+		ns.Track()
+		ns.Must("ping", "-q", "-c", "1", "127.0.0.1")
+	})
+	theirs, ours := tw.Run("", "conntrack", "-L", "-p", "icmp")
+	for _, r := range []struct {
+		Result
+		program string
+	}{{theirs, "(conntrack-tools): 1 flow"}, {ours, "(ctbox): 1 flow"}} {
+		if r.Code != 0 || !strings.Contains(r.Stdout, "src=127.0.0.1") || !strings.Contains(r.Stderr, r.program) {
+			t.Errorf("want one flow from %s: %+v", r.program, r.Result)
+		}
+	}
+	// The help has argv[0] in it, the bare name in both.
+	theirs, ours = tw.Run("", "conntrack", "-h")
+	for _, r := range []Result{theirs, ours} {
+		if !strings.Contains(r.Stdout, "Usage: conntrack [commands] [options]\n") {
+			t.Errorf("the help begins %.200q", r.Stdout)
+		}
+	}
+}

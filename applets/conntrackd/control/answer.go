@@ -1,0 +1,180 @@
+package control
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"time"
+
+	"ctbox/applets/conntrackd/report"
+	"ctbox/nl/format"
+	"ctbox/sync/node"
+)
+
+// errUnknown is for a number that means nothing. It is not answered at all, as
+// conntrack-tools does, so that a client knows an old daemon from a refusal.
+var errUnknown = errors.New("unknown request")
+
+// commands are the requests that print nothing.
+var commands = map[Request]func(context.Context, Node) error{
+	FlushKernelFlows:   func(ctx context.Context, n Node) error { return n.FlushKernel(ctx, node.Flows) },
+	FlushKernelExpects: func(ctx context.Context, n Node) error { return n.FlushKernel(ctx, node.Expects) },
+	FlushKernelAll:     each(Node.FlushKernel),
+	RefillFlows:        func(ctx context.Context, n Node) error { return n.Refill(ctx, node.Flows) },
+	RefillExpects:      func(ctx context.Context, n Node) error { return n.Refill(ctx, node.Expects) },
+	RefillAll:          each(Node.Refill),
+	FlushInternal:      func(ctx context.Context, n Node) error { return n.Flush(ctx, node.Internal) },
+	FlushExternal:      func(ctx context.Context, n Node) error { return n.Flush(ctx, node.External) },
+	FlushCaches:        func(ctx context.Context, n Node) error { return n.Flush(ctx, node.Internal|node.External) },
+	FlushFlowCaches:    func(ctx context.Context, n Node) error { return n.Flush(ctx, node.Internal|node.External) },
+	Bulk:               func(ctx context.Context, n Node) error { return n.Bulk(ctx) },
+	Resync:             func(ctx context.Context, n Node) error { return n.RequestResync(ctx) },
+	SchedulePurge:      func(ctx context.Context, n Node) error { return n.SchedulePurge(ctx) },
+	CommitFlows:        commit(node.Flows),
+	CommitExpects:      commit(node.Expects),
+	CommitAll:          commit(node.Flows | node.Expects),
+}
+
+// each asks for all the tables that there are.
+func each(do func(Node, context.Context, node.Tables) error) func(context.Context, Node) error {
+	return func(ctx context.Context, n Node) error {
+		s, err := n.Status(ctx)
+		if err != nil {
+			return err
+		}
+		tables := node.Flows
+		if s.ExpectationSync {
+			tables |= node.Expects
+		}
+		return do(n, ctx, tables)
+	}
+}
+
+// commit is an error, for those who ask for the outcome, if anything at all
+// could not be committed.
+func commit(tables node.Tables) func(context.Context, Node) error {
+	return func(ctx context.Context, n Node) error {
+		tables := tables
+		if tables == node.Flows|node.Expects {
+			s, err := n.Status(ctx)
+			if err != nil {
+				return err
+			}
+			if !s.ExpectationSync {
+				tables = node.Flows
+			}
+		}
+		r, err := n.Commit(ctx, tables)
+		if err != nil {
+			return err
+		}
+		if failed := r.Failed(); failed > 0 {
+			return fmt.Errorf("%d of %d entries can't be committed, the log names them",
+				failed, failed+r.Flows.Committed+r.Expects.Committed)
+		}
+		return nil
+	}
+}
+
+// stats is a request that prints numbers.
+type stats struct {
+	in    func(*node.Status) bool // whether this mode has such numbers
+	text  func(s *Server, dst []byte, status *node.Status) []byte
+	parts report.Section // of the JSON form
+}
+
+func inSync(s *node.Status) bool      { return s.Mode.Sync() }
+func withTable(s *node.Status) bool   { return s.Mode != node.ModeNone }
+func withExpects(s *node.Status) bool { return s.ExpectationSync }
+func always(*node.Status) bool        { return true }
+
+// ofNode makes text of what needs nothing but the node's numbers.
+func ofNode(text func([]byte, *node.Status) []byte) func(*Server, []byte, *node.Status) []byte {
+	return func(_ *Server, dst []byte, status *node.Status) []byte { return text(dst, status) }
+}
+
+func summary(t node.Tables) func(*Server, []byte, *node.Status) []byte {
+	return func(_ *Server, dst []byte, status *node.Status) []byte { return report.AppendSummary(dst, status, t) }
+}
+
+// statistics are the requests that print numbers, and the modes that have them
+// (sheet section 1.6).
+var statistics = map[Request]stats{
+	StatsFlows:   {withTable, summary(node.Flows), report.All},
+	StatsExpects: {withExpects, summary(node.Expects), report.All},
+	StatsCache:   {withTable, ofNode(report.AppendCaches), report.SectionCache},
+	StatsNetwork: {inSync, ofNode(report.AppendNetwork), report.SectionNetwork},
+	StatsLink:    {inSync, ofNode(report.AppendLinks), report.SectionLink},
+	StatsQueue:   {inSync, ofNode(report.AppendQueues), report.SectionQueue},
+	StatsRuntime: {always, func(s *Server, dst []byte, status *node.Status) []byte {
+		local := s.Local()
+		return report.AppendRuntime(dst, status, &local)
+	}, report.SectionRuntime},
+	StatsProcess: {always, func(_ *Server, dst []byte, status *node.Status) []byte {
+		return report.AppendTasks(dst, status, os.Getpid())
+	}, report.SectionTasks},
+}
+
+// answer carries out a request and writes its text. What the mode does not have
+// is an error, which only WithOutcome tells.
+func (s *Server) answer(ctx context.Context, r Request, w *writer) error {
+	if d, ok := dumps[r]; ok {
+		return s.dump(ctx, d, w)
+	}
+	number := r &^ (WithOutcome | AsJSON)
+	json := r&AsJSON != 0
+	if do, ok := commands[number]; ok && !json {
+		return do(ctx, s.Node)
+	}
+	if st, ok := statistics[number]; ok {
+		status, err := s.Node.Status(ctx)
+		switch {
+		case err != nil:
+			return err
+		case json:
+			local := s.Local()
+			w.buf = report.AppendStatusJSON(w.buf, &status, &local, st.parts)
+		case !st.in(&status):
+			return node.ErrUnsupported
+		default:
+			w.buf = st.text(s, w.buf, &status)
+		}
+		return nil
+	}
+	switch number {
+	case StatsResendQueue:
+		queue, err := s.Node.ResendQueue(ctx)
+		if err != nil {
+			return err
+		}
+		if json {
+			w.buf = report.AppendResendQueueJSON(w.buf, queue)
+		} else {
+			w.buf = report.AppendResendQueue(w.buf, queue)
+		}
+		return nil
+	case Metrics &^ WithOutcome:
+		if r == Metrics {
+			status, err := s.Node.Status(ctx)
+			if err != nil {
+				return err
+			}
+			local := s.Local()
+			w.buf = report.AppendMetrics(w.buf, &status, &local)
+			return nil
+		}
+	}
+	s.counters.unknown.Add(1)
+	return errUnknown
+}
+
+var formats = [...]format.Format{Text: format.Text, XML: format.XML, JSON: format.JSON}
+
+func (s *Server) dump(ctx context.Context, d DumpOf, w *writer) error {
+	entries := report.EntryWriter{Format: formats[d.Form], Now: time.Now()}
+	return s.Node.Dump(ctx, d.Cache, d.Table, func(e *node.Entry) error {
+		w.buf = entries.Append(w.buf, e)
+		return w.full()
+	})
+}

@@ -1,0 +1,105 @@
+package control
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"errors"
+	"io"
+	"net"
+)
+
+// What can go wrong for a client besides the connection itself.
+var (
+	// ErrUnknown: the daemon answered nothing to a request WithOutcome, as those
+	// of conntrack-tools do.
+	ErrUnknown = errors.New("the running daemon does not know this request")
+	// ErrCut: the daemon went before its answer was complete.
+	ErrCut = errors.New("the daemon's answer was cut short")
+)
+
+// An Outcome is a daemon's account of why a request did not do all that was
+// asked for.
+type Outcome string
+
+// Error implements error.
+func (o Outcome) Error() string { return string(o) }
+
+// ConnectError is a failure to reach the daemon at all.
+type ConnectError struct{ Err error }
+
+// Error implements error.
+func (e *ConnectError) Error() string { return e.Err.Error() }
+
+// Unwrap returns the cause.
+func (e *ConnectError) Unwrap() error { return e.Err }
+
+// Ask sends a request to the daemon at path and copies the text of its answer to
+// w as it comes, until the daemon closes. Only requests WithOutcome can tell
+// how it went: by ErrUnknown, ErrCut or an Outcome. Other errors are a
+// *ConnectError, one of w, or ctx's, whose end ends the conversation.
+func Ask(ctx context.Context, path string, r Request, w io.Writer) error {
+	var dialer net.Dialer
+	conn, err := dialer.DialContext(ctx, "unix", path)
+	if err != nil {
+		return &ConnectError{err}
+	}
+	defer conn.Close()
+	defer context.AfterFunc(ctx, func() { conn.Close() })()
+	var number [4]byte
+	binary.NativeEndian.PutUint32(number[:], uint32(r))
+	if _, err := conn.Write(number[:]); err != nil {
+		return &ConnectError{err}
+	}
+	a := answer{text: w, outcome: r&WithOutcome != 0}
+	_, err = io.Copy(&a, struct{ io.Reader }{conn}) // not conn itself: it knows better ways that pass a by
+	switch {
+	case ctx.Err() != nil:
+		return ctx.Err()
+	case a.err != nil:
+		return a.err
+	case !a.outcome || a.ended && err == nil && len(a.end) == 0:
+		return nil // a daemon that ends resets the connection at times
+	case a.ended:
+		return Outcome(a.end)
+	case !a.any:
+		return ErrUnknown
+	}
+	return ErrCut
+}
+
+// answer parts the text from the outcome behind it.
+type answer struct {
+	text    io.Writer
+	outcome bool // there is to be one
+
+	any   bool
+	ended bool // the zero was there
+	end   []byte
+	err   error // of text
+}
+
+// maxOutcome is more than any daemon says.
+const maxOutcome = 4096
+
+func (a *answer) Write(p []byte) (int, error) {
+	n := len(p)
+	a.any = true
+	if a.outcome && !a.ended {
+		if i := bytes.IndexByte(p, 0); i >= 0 {
+			a.ended = true
+			if _, a.err = a.text.Write(p[:i]); a.err != nil {
+				return 0, a.err
+			}
+			p = p[i+1:]
+		}
+	}
+	if a.ended {
+		a.end = append(a.end, p[:min(len(p), maxOutcome-len(a.end))]...)
+		return n, nil
+	}
+	if _, a.err = a.text.Write(p); a.err != nil {
+		return 0, a.err
+	}
+	return n, nil
+}

@@ -1,0 +1,469 @@
+package control
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"encoding/json"
+	"errors"
+	"io"
+	"io/fs"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"ctbox/internal/netnstest"
+	"ctbox/nl"
+	"ctbox/sync/node"
+)
+
+// fake is a Node that says what it was asked for.
+type fake struct {
+	mu     sync.Mutex
+	asked  []string
+	status node.Status
+	err    error
+	commit node.CommitResult
+	dump   func(ctx context.Context, each func(*node.Entry) error) error
+}
+
+func (f *fake) note(what string) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.asked = append(f.asked, what)
+	return f.err
+}
+
+func (f *fake) all() string {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	s := strings.Join(f.asked, " ")
+	f.asked = nil
+	return s
+}
+
+var tableNames = [...]string{1: "flows", 2: "expects", 3: "both"}
+var cacheNames = [...]string{1: "internal", 2: "external", 3: "both"}
+
+func (f *fake) Status(context.Context) (node.Status, error) { return f.status, nil }
+func (f *fake) ResendQueue(context.Context) ([]node.Resend, error) {
+	return []node.Resend{{Seq: 7}}, f.note("rsqueue")
+}
+func (f *fake) Dump(ctx context.Context, c node.Cache, t node.Tables, each func(*node.Entry) error) error {
+	f.note("dump-" + cacheNames[c] + "-" + tableNames[t])
+	if f.dump != nil {
+		return f.dump(ctx, each)
+	}
+	return f.err
+}
+func (f *fake) Commit(_ context.Context, t node.Tables) (node.CommitResult, error) {
+	return f.commit, f.note("commit-" + tableNames[t])
+}
+func (f *fake) Flush(_ context.Context, c node.Cache) error { return f.note("flush-" + cacheNames[c]) }
+func (f *fake) FlushKernel(_ context.Context, t node.Tables) error {
+	return f.note("kernel-" + tableNames[t])
+}
+func (f *fake) Refill(_ context.Context, t node.Tables) error {
+	return f.note("refill-" + tableNames[t])
+}
+func (f *fake) RequestResync(context.Context) error { return f.note("resync") }
+func (f *fake) Bulk(context.Context) error          { return f.note("bulk") }
+func (f *fake) SchedulePurge(context.Context) error { return f.note("purge") }
+
+// daemon is a server on a socket of its own.
+type daemon struct {
+	*Server
+	node *fake
+	path string
+	stop context.CancelFunc
+}
+
+func serve(t *testing.T, s *Server) *daemon {
+	t.Helper()
+	d := &daemon{Server: s, path: filepath.Join(t.TempDir(), "ctl")}
+	if s.Node == nil {
+		s.Node = &fake{status: node.Status{Mode: node.ModeFTFW, ExpectationSync: true}}
+	}
+	d.node = s.Node.(*fake)
+	if s.Log == nil {
+		s.Log = slog.New(slog.NewTextHandler(io.Discard, nil))
+	}
+	l, err := Listen(d.path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	d.stop = cancel
+	if s.Stop == nil {
+		s.Stop = cancel
+	}
+	done := make(chan error)
+	go func() { done <- s.Serve(ctx, l) }()
+	t.Cleanup(func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Errorf("Serve: %v", err)
+		}
+		s.Close()
+	})
+	return d
+}
+
+func (d *daemon) ask(t *testing.T, r Request) (string, error) {
+	t.Helper()
+	var text bytes.Buffer
+	err := Ask(t.Context(), d.path, r, &text)
+	return text.String(), err
+}
+
+// Each number reaches what it is for.
+func TestRequests(t *testing.T) {
+	d := serve(t, &Server{})
+	for r, want := range map[Request]string{
+		0: "kernel-flows", 38: "kernel-expects", 43: "kernel-both",
+		1: "refill-flows", 39: "refill-expects", 44: "refill-both",
+		16: "dump-internal-flows", 17: "dump-external-flows", 24: "dump-internal-flows", 25: "dump-external-flows",
+		40: "dump-internal-expects", 41: "dump-external-expects", 47: "dump-internal-expects", 48: "dump-external-expects",
+		18: "commit-flows", 42: "commit-expects", 46: "commit-both",
+		19: "flush-both", 33: "flush-internal", 34: "flush-external", 45: "flush-both",
+		22: "bulk", 23: "resync", 26: "purge", 32: "rsqueue",
+	} {
+		text, err := d.ask(t, r)
+		if err != nil || text != "" && r != 32 {
+			t.Errorf("request %d: %q, %v", r, text, err)
+		}
+		if got := d.node.all(); got != want {
+			t.Errorf("request %d asked for %q, want %q", r, got, want)
+		}
+	}
+	d.node.status.ExpectationSync = false
+	for r, want := range map[Request]string{43: "kernel-flows", 44: "refill-flows", 46: "commit-flows"} {
+		d.ask(t, r)
+		if got := d.node.all(); got != want {
+			t.Errorf("without ExpectationSync, request %d asked for %q, want %q", r, got, want)
+		}
+	}
+}
+
+// Who answers what is sheet section 1.6.
+func TestStatisticsByMode(t *testing.T) {
+	const (
+		sync = 1 << iota
+		stats
+		none
+	)
+	modes := map[int]node.Mode{sync: node.ModeALARM, stats: node.ModeStats, none: node.ModeNone}
+	for r, where := range map[Request]int{21: sync | stats, 28: sync, 29: sync | stats, 30: sync | stats | none, 31: sync, 36: sync} {
+		for bit, mode := range modes {
+			d := serve(t, &Server{Node: &fake{status: node.Status{Mode: mode,
+				Internal: node.CacheStatus{Kind: node.CacheStored}, Links: []node.LinkStatus{{}}}}})
+			text, err := d.ask(t, r)
+			if err != nil || (text != "") != (where&bit != 0) {
+				t.Errorf("request %d in mode %d: %q, %v", r, mode, text, err)
+			}
+		}
+	}
+	for _, expects := range []bool{false, true} {
+		d := serve(t, &Server{Node: &fake{status: node.Status{Mode: node.ModeFTFW, ExpectationSync: expects}}})
+		if text, _ := d.ask(t, 37); (text != "") != expects {
+			t.Errorf("request 37 with ExpectationSync %v: %q", expects, text)
+		}
+	}
+}
+
+func TestOutcomes(t *testing.T) {
+	d := serve(t, &Server{})
+	for _, c := range []struct {
+		name   string
+		commit node.CommitResult
+		err    error
+		want   string
+	}{
+		{"all well", node.CommitResult{Flows: node.CommitCount{Committed: 5}}, nil, ""},
+		{"some failed", node.CommitResult{Flows: node.CommitCount{Committed: 5, Failed: 2}, Expects: node.CommitCount{Failed: 1}}, nil,
+			"3 of 8 entries can't be committed, the log names them"},
+		{"running", node.CommitResult{}, node.ErrCommitRunning, node.ErrCommitRunning.Error()},
+	} {
+		d.node.commit, d.node.err = c.commit, c.err
+		_, err := d.ask(t, CommitAll|WithOutcome)
+		var outcome Outcome
+		if errors.As(err, &outcome); string(outcome) != c.want || (err == nil) != (c.want == "") {
+			t.Errorf("%s: %v, want %q", c.name, err, c.want)
+		}
+		if text, err := d.ask(t, CommitAll); text != "" || err != nil {
+			t.Errorf("%s: conntrack-tools' request is answered %q, %v", c.name, text, err)
+		}
+	}
+}
+
+func TestUnknownRequestsAreNotAnswered(t *testing.T) {
+	d := serve(t, &Server{})
+	for i, r := range []Request{27, 64, 99, 1 << 31, WithOutcome | 27, AsJSON | CommitAll, WithOutcome | AsJSON | 64, WithOutcome | DumpInternalXML} {
+		text, err := d.ask(t, r)
+		if text != "" || r&WithOutcome != 0 != errors.Is(err, ErrUnknown) {
+			t.Errorf("request %d: %q, %v", r, text, err)
+		}
+		if got := d.Local().Unknown; got != uint64(i+1) {
+			t.Errorf("request %d: %d unknown", r, got)
+		}
+	}
+}
+
+func flow(i uint32) *nl.Flow {
+	f := new(nl.Flow)
+	f.Orig = nl.Tuple{Has: nl.TupleAddrs | nl.TupleProto | nl.TuplePorts, Family: nl.FamilyIPv4, Proto: nl.ProtoUDP,
+		Src: nl.Addr{192, 0, 2, 1}, Dst: nl.Addr{198, 51, 100, 1}, SrcPort: uint16(i), DstPort: uint16(i >> 16)}
+	f.Reply = f.Orig.Inverted()
+	return f
+}
+
+func TestDumpOfManyEntries(t *testing.T) {
+	const n = 50_000
+	d := serve(t, &Server{})
+	d.node.dump = func(_ context.Context, each func(*node.Entry) error) error {
+		for i := range uint32(n) {
+			if err := each(&node.Entry{Flow: flow(i)}); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	for _, r := range []Request{DumpInternal, DumpInternalXML, DumpInternal | WithOutcome | AsJSON} {
+		text, err := d.ask(t, r)
+		if got := strings.Count(text, "\n"); got != n || err != nil {
+			t.Errorf("request %d: %d lines, %v", r, got, err)
+		}
+		if r&AsJSON != 0 && !json.Valid([]byte(text[:strings.IndexByte(text, '\n')])) {
+			t.Errorf("no JSON: %.200s", text)
+		}
+	}
+}
+
+func TestMetricsAndJSON(t *testing.T) {
+	d := serve(t, &Server{})
+	if text, err := d.ask(t, Metrics); err != nil || !strings.HasSuffix(text, "# EOF\n") {
+		t.Errorf("metrics: %q, %v", text, err)
+	}
+	for r := range statistics {
+		json, ok := r.JSON()
+		if !ok {
+			t.Fatalf("request %d has no JSON", r)
+		}
+		if text, err := d.ask(t, json); err != nil || !strings.HasPrefix(text, `{"mode":"ftfw"`) || !strings.HasSuffix(text, "}\n") {
+			t.Errorf("request %d: %q, %v", r, text, err)
+		}
+	}
+	if text, err := d.ask(t, StatsResendQueue|WithOutcome|AsJSON); err != nil || text != `{"resend_queue":[{"type":"object","seq":7}]}`+"\n" {
+		t.Errorf("resend queue: %q, %v", text, err)
+	}
+}
+
+// The answer of a daemon that dies within is known from a complete one.
+func TestCutAnswer(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "ctl")
+	l, err := Listen(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	go func() {
+		conn, err := l.Accept()
+		if err != nil {
+			return
+		}
+		io.ReadFull(conn, make([]byte, 4))
+		conn.Write([]byte("half an ans"))
+		conn.Close()
+	}()
+	var text bytes.Buffer
+	if err := Ask(t.Context(), path, Metrics, &text); !errors.Is(err, ErrCut) || text.String() != "half an ans" {
+		t.Errorf("%q, %v", text.String(), err)
+	}
+}
+
+func TestSilentAndDeafClientsAreDropped(t *testing.T) {
+	d := serve(t, &Server{ReadTimeout: 50 * time.Millisecond, WriteTimeout: 50 * time.Millisecond})
+	d.node.dump = func(ctx context.Context, each func(*node.Entry) error) error {
+		for i := uint32(0); ctx.Err() == nil; i++ {
+			if err := each(&node.Entry{Flow: flow(i)}); err != nil {
+				d.node.note("dump ended")
+				return err
+			}
+		}
+		return ctx.Err()
+	}
+	dial := func() net.Conn {
+		conn, err := net.Dial("unix", d.path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { conn.Close() })
+		return conn
+	}
+	silent, short, deaf := dial(), dial(), dial()
+	short.Write([]byte{1})
+	binary.Write(deaf, binary.NativeEndian, uint32(DumpInternal))
+	gone := dial()
+	gone.Close()
+	// Others are answered meanwhile.
+	if text, err := d.ask(t, StatsRuntime); err != nil || text == "" {
+		t.Errorf("%q, %v", text, err)
+	}
+	for _, conn := range []net.Conn{silent, short} {
+		if n, err := conn.Read(make([]byte, 1)); n != 0 || err != io.EOF {
+			t.Errorf("a client that sent no request: %d bytes, %v", n, err)
+		}
+	}
+	netnstest.Eventually(t, 10*time.Second, "the dump to the client that does not read ends", func() bool {
+		return strings.Contains(d.node.all(), "dump ended")
+	})
+	netnstest.Eventually(t, 10*time.Second, "three requests that never came are counted", func() bool {
+		return d.Local().ReadFailed == 3
+	})
+}
+
+// More clients than are served at one time get their turn.
+func TestManyClients(t *testing.T) {
+	d := serve(t, &Server{})
+	var clients sync.WaitGroup
+	for range 3 * maxClients {
+		clients.Go(func() {
+			if text, err := d.ask(t, StatsRuntime); err != nil || text == "" {
+				t.Errorf("%q, %v", text, err)
+			}
+		})
+	}
+	clients.Wait()
+}
+
+// The client that ends the daemon waits until everything is gone.
+func TestKillIsAnsweredAtTheEnd(t *testing.T) {
+	stopped := make(chan struct{})
+	d := serve(t, &Server{Stop: func() { close(stopped) }})
+	answered := make(chan error)
+	go func() { answered <- Ask(t.Context(), d.path, Kill, io.Discard) }()
+	<-stopped
+	if text, err := d.ask(t, StatsRuntime); err != nil || text == "" {
+		t.Errorf("another client meanwhile: %q, %v", text, err)
+	}
+	select {
+	case err := <-answered:
+		t.Errorf("answered before the end: %v", err)
+	default:
+	}
+	d.Close()
+	if err := <-answered; err != nil {
+		t.Error(err)
+	}
+}
+
+// A client of another user gets nothing, even if it can reach the socket.
+func TestOtherUsersAreRefused(t *testing.T) {
+	d := serve(t, &Server{})
+	if err := os.Chmod(d.path, 0o666); err != nil {
+		t.Fatal(err)
+	}
+	for dir := filepath.Dir(d.path); dir != "/tmp" && dir != "/"; dir = filepath.Dir(dir) {
+		if err := os.Chmod(dir, 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	// The credentials are those of the thread that connects.
+	conn := make(chan net.Conn)
+	go func() {
+		// This thread ends with the goroutine: it never gets its user back.
+		runtime.LockOSThread()
+		if _, _, errno := syscall.RawSyscall(unix.SYS_SETRESUID, ^uintptr(0), 65534, ^uintptr(0)); errno != 0 {
+			t.Errorf("setresuid: %v", errno)
+		}
+		c, err := net.Dial("unix", d.path)
+		if err != nil {
+			t.Errorf("dial: %v", err)
+		}
+		conn <- c
+	}()
+	c := <-conn
+	if c == nil {
+		return
+	}
+	defer c.Close()
+	binary.Write(c, binary.NativeEndian, uint32(StatsRuntime))
+	if text, _ := io.ReadAll(c); len(text) != 0 {
+		t.Errorf("answered %q", text)
+	}
+	if got := d.Local().Refused; got != 1 {
+		t.Errorf("%d refused", got)
+	}
+}
+
+func TestListen(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "ctl")
+	first, err := Listen(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	info, err := os.Stat(path)
+	if err != nil || info.Mode() != fs.ModeSocket|0o600 {
+		t.Errorf("mode %v, %v", info.Mode(), err)
+	}
+	if l, err := Listen(path); err == nil {
+		l.Close()
+		t.Error("the socket of a living daemon was taken")
+	}
+	if _, err := os.Stat(path); err != nil {
+		t.Fatalf("and removed: %v", err)
+	}
+	first.SetUnlinkOnClose(false) // as a daemon that was killed
+	first.Close()
+	if Answers(path) {
+		t.Error("a stale socket answers")
+	}
+	second, err := Listen(path)
+	if err != nil {
+		t.Fatalf("a stale socket was not replaced: %v", err)
+	}
+	second.Close()
+	if _, err := os.Stat(path); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("after the end the socket is still there: %v", err)
+	}
+	if err := os.WriteFile(path, []byte("precious"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if l, err := Listen(path); err == nil {
+		l.Close()
+		t.Error("a file was replaced by the socket")
+	}
+}
+
+func FuzzAnswer(f *testing.F) {
+	f.Add([]byte("text\x00"), []byte("outcome"), true)
+	f.Add([]byte("te"), []byte("xt\x00"), true)
+	f.Add([]byte{}, []byte{}, true)
+	f.Add([]byte("plain"), []byte("\x00"), false)
+	f.Fuzz(func(t *testing.T, one, two []byte, outcome bool) {
+		var text bytes.Buffer
+		a := answer{text: &text, outcome: outcome}
+		a.Write(one)
+		a.Write(two)
+		all := append(append([]byte{}, one...), two...)
+		want, end, ended := all, []byte(nil), false
+		if outcome {
+			want, end, ended = bytes.Cut(all, []byte{0})
+		}
+		if len(end) > maxOutcome {
+			end = end[:maxOutcome]
+		}
+		if !bytes.Equal(text.Bytes(), want) || !bytes.Equal(a.end, end) || a.ended != ended {
+			t.Errorf("%q %q: text %q, end %q, ended %v", one, two, text.Bytes(), a.end, a.ended)
+		}
+	})
+}

@@ -1,0 +1,298 @@
+package control
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"log/slog"
+	"net"
+	"os"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"ctbox/applets/conntrackd/report"
+	"ctbox/sync/node"
+)
+
+// Node is what the server asks; *node.Node is one. See there for the contract of
+// each method.
+type Node interface {
+	Status(context.Context) (node.Status, error)
+	ResendQueue(context.Context) ([]node.Resend, error)
+	Dump(ctx context.Context, cache node.Cache, table node.Tables, each func(*node.Entry) error) error
+	Commit(context.Context, node.Tables) (node.CommitResult, error)
+	Flush(context.Context, node.Cache) error
+	FlushKernel(context.Context, node.Tables) error
+	Refill(context.Context, node.Tables) error
+	RequestResync(context.Context) error
+	Bulk(context.Context) error
+	SchedulePurge(context.Context) error
+}
+
+// Listen makes the socket at path. It belongs to its owner alone (mode 0600,
+// whatever the umask), from the first moment on.
+//
+// A socket that a dead daemon left is replaced. One that somebody listens on is
+// not, and neither is a file that is no socket: both are errors.
+func Listen(path string) (*net.UnixListener, error) {
+	l, err := bind(path)
+	if !errors.Is(err, unix.EADDRINUSE) {
+		return l, err
+	}
+	if err := removeStale(path); err != nil {
+		return nil, err
+	}
+	return bind(path)
+}
+
+func bind(path string) (*net.UnixListener, error) {
+	config := net.ListenConfig{Control: func(_, _ string, c syscall.RawConn) error {
+		// The file that bind makes has the mode of the socket, less the umask.
+		var failed error
+		err := c.Control(func(fd uintptr) { failed = unix.Fchmod(int(fd), 0o600) })
+		return errors.Join(err, failed)
+	}}
+	l, err := config.Listen(context.Background(), "unix", path)
+	if err != nil {
+		return nil, err
+	}
+	return l.(*net.UnixListener), nil
+}
+
+// removeStale removes a socket that nobody listens on.
+func removeStale(path string) error {
+	info, err := os.Lstat(path)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return nil // its owner was quicker
+	case err != nil:
+		return err
+	case info.Mode()&fs.ModeSocket == 0:
+		return fmt.Errorf("%s is there and is no socket", path)
+	}
+	if Answers(path) {
+		return fmt.Errorf("another process listens on %s", path)
+	}
+	return os.Remove(path)
+}
+
+// Answers reports whether somebody listens on the socket at path. In doubt, when
+// it can't be asked, somebody does.
+func Answers(path string) bool {
+	conn, err := net.DialTimeout("unix", path, time.Second)
+	if err == nil {
+		conn.Close()
+		return true
+	}
+	return !errors.Is(err, unix.ECONNREFUSED) && !errors.Is(err, fs.ErrNotExist)
+}
+
+// How long a client may take, and how many are served at one time; others wait
+// for their turn. A client that does not read may be a pager that its user looks
+// at, so it has time; nothing but its own connection waits for it.
+const (
+	readTimeout  = 5 * time.Second
+	writeTimeout = 5 * time.Minute
+	maxClients   = 64
+
+	lastWord = 100 * time.Millisecond // of a daemon that ends
+)
+
+// Server answers control clients. Its fields are set before Serve and not
+// changed after.
+type Server struct {
+	Node Node
+	Log  *slog.Logger
+	// Stop begins the daemon's orderly end. The client that asked for it is
+	// answered, by the end of its connection, when the process ends or Close is
+	// called: it wants to know when everything is gone.
+	Stop func()
+
+	// ReadTimeout and WriteTimeout, where they are not zero, are other limits
+	// than the usual ones for a client to send its request, and to take a part
+	// of the answer.
+	ReadTimeout, WriteTimeout time.Duration
+
+	counters struct{ readFailed, unknown, refused atomic.Uint64 }
+
+	mu      sync.Mutex
+	waiting []net.Conn // those who wait for the end
+}
+
+// Serve answers every client of l until ctx ends, each in a goroutine of its
+// own, and returns when l is closed and the last answer has ended. It always
+// returns nil then; an error means that no more clients can be accepted.
+func (s *Server) Serve(ctx context.Context, l *net.UnixListener) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	var clients sync.WaitGroup
+	defer clients.Wait()
+	defer context.AfterFunc(ctx, func() { l.Close() })()
+	turn := make(chan struct{}, maxClients)
+	for {
+		conn, err := l.AcceptUnix()
+		switch {
+		case ctx.Err() != nil:
+			if err == nil {
+				conn.Close()
+			}
+			return nil
+		case errors.Is(err, net.ErrClosed):
+			return err
+		case err != nil:
+			// No descriptors or no memory, for this moment: others go on.
+			s.Log.Warn("control socket: " + err.Error())
+			select {
+			case <-ctx.Done():
+			case <-time.After(time.Second):
+			}
+			continue
+		}
+		select {
+		case turn <- struct{}{}:
+		case <-ctx.Done():
+			conn.Close()
+			return nil
+		}
+		clients.Go(func() {
+			s.serve(ctx, conn)
+			<-turn
+		})
+	}
+}
+
+// Close ends the connections of the clients that asked for the daemon's end.
+func (s *Server) Close() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, conn := range s.waiting {
+		conn.Close()
+	}
+	s.waiting = nil
+}
+
+// Local returns the server's counters.
+func (s *Server) Local() report.Local {
+	c := &s.counters
+	return report.Local{ReadFailed: c.readFailed.Load(), Unknown: c.unknown.Load(), Refused: c.refused.Load()}
+}
+
+// serve answers one client.
+func (s *Server) serve(ctx context.Context, conn *net.UnixConn) {
+	// What waits for the client ends with the daemon, too.
+	stop := context.AfterFunc(ctx, func() { conn.SetDeadline(time.Now().Add(lastWord)) })
+	defer stop()
+	if uid, err := peer(conn); err != nil || uid != 0 && uid != uint32(os.Geteuid()) {
+		s.counters.refused.Add(1)
+		s.Log.Warn(fmt.Sprintf("control socket: refused a client of user %d", uid))
+		conn.Close()
+		return
+	}
+	r, err := s.read(conn)
+	if err != nil {
+		if ctx.Err() == nil {
+			s.counters.readFailed.Add(1)
+		}
+		conn.Close()
+		return
+	}
+	if r == Kill {
+		s.mu.Lock()
+		s.waiting = append(s.waiting, conn)
+		s.mu.Unlock()
+		s.Stop()
+		return
+	}
+	defer conn.Close()
+	out := &writer{ctx: ctx, conn: conn, timeout: orElse(s.WriteTimeout, writeTimeout)}
+	err = s.answer(ctx, r, out)
+	if out.flush() != nil {
+		return // the client has gone
+	}
+	if r&WithOutcome != 0 && !errors.Is(err, errUnknown) {
+		out.outcome(err)
+	}
+}
+
+func (s *Server) read(conn net.Conn) (Request, error) {
+	if err := conn.SetReadDeadline(time.Now().Add(orElse(s.ReadTimeout, readTimeout))); err != nil {
+		return 0, err
+	}
+	var number [4]byte
+	if _, err := io.ReadFull(conn, number[:]); err != nil {
+		return 0, err
+	}
+	return Request(binary.NativeEndian.Uint32(number[:])), nil
+}
+
+func orElse(d, usual time.Duration) time.Duration {
+	if d != 0 {
+		return d
+	}
+	return usual
+}
+
+// peer returns the user of the process at the other end.
+func peer(conn *net.UnixConn) (uid uint32, err error) {
+	raw, err := conn.SyscallConn()
+	if err != nil {
+		return 0, err
+	}
+	var cred *unix.Ucred
+	var failed error
+	err = raw.Control(func(fd uintptr) {
+		cred, failed = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED)
+	})
+	if err := errors.Join(err, failed); err != nil {
+		return 0, err
+	}
+	return cred.Uid, nil
+}
+
+// writer collects an answer and sends it in large parts. After an error nothing
+// is sent any more.
+type writer struct {
+	ctx     context.Context
+	conn    net.Conn
+	timeout time.Duration
+	buf     []byte
+	err     error
+}
+
+const part = 32 << 10
+
+// full sends what there is if it is enough for a part.
+func (w *writer) full() error {
+	if len(w.buf) < part {
+		return w.err
+	}
+	return w.flush()
+}
+
+func (w *writer) flush() error {
+	if w.err == nil && len(w.buf) > 0 {
+		if w.ctx.Err() != nil {
+			w.timeout = lastWord
+		}
+		if w.err = w.conn.SetWriteDeadline(time.Now().Add(w.timeout)); w.err == nil {
+			_, w.err = w.conn.Write(w.buf)
+		}
+	}
+	w.buf = w.buf[:0]
+	return w.err
+}
+
+func (w *writer) outcome(err error) {
+	w.buf = append(w.buf, 0)
+	if err != nil {
+		w.buf = append(w.buf, err.Error()...)
+	}
+	w.flush()
+}

@@ -1,0 +1,61 @@
+package report
+
+import (
+	"strconv"
+	"time"
+
+	"ctbox/nl"
+	"ctbox/nl/format"
+	"ctbox/sync/node"
+)
+
+// EntryWriter writes the entries of a cache, one a line. Format is Text, XML
+// (an element a line, without a root) or JSON.
+type EntryWriter struct {
+	Format format.Format
+	// Now is the time of the dump, for the age of flows that carry their start.
+	Now time.Time
+}
+
+// Append appends an entry with its newline. A cached entry has no counters and
+// no timeout, since they are stale; text and JSON say instead how long the cache
+// has had it and, in ALARM mode, when it will be forgotten.
+func (w EntryWriter) Append(dst []byte, e *node.Entry) []byte {
+	style := format.Style{Format: w.Format, Now: w.Now.UnixNano()}
+	if !e.Live {
+		style.Without = format.CacheWithout
+		style.WithoutExpect = nl.ExpectHasTimeout
+	}
+	if e.Flow != nil {
+		dst = format.AppendFlow(dst, e.Flow, &style, nil)
+	} else {
+		dst = format.AppendExpect(dst, e.Expect, &style, nil)
+	}
+	if !e.Live {
+		switch w.Format {
+		case format.Text:
+			dst = appendAges(dst, e, " [expires in ", " [active since ", "s]")
+		case format.JSON:
+			dst = dst[:len(dst)-1]
+			dst = append(appendAges(dst, e, `,"expires_in":`, `,"active_since":`, ""), '}')
+		}
+	}
+	return append(dst, '\n')
+}
+
+func appendAges(dst []byte, e *node.Entry, expires, active, end string) []byte {
+	if e.Expires {
+		dst = strconv.AppendInt(append(dst, expires...), int64(e.ExpiresIn/time.Second), 10)
+		dst = append(dst, end...)
+	}
+	dst = strconv.AppendInt(append(dst, active...), int64(e.ActiveSince/time.Second), 10)
+	return append(dst, end...)
+}
+
+// AppendEnded appends the line that statistics mode logs for a flow that ended,
+// without the time in front and the final newline: what the kernel sent with its
+// end, counters included.
+func AppendEnded(dst []byte, f *nl.Flow, now time.Time) []byte {
+	style := format.Style{Now: now.UnixNano(), Without: nl.HasTimeout | nl.HasUse}
+	return format.AppendFlow(dst, f, &style, nil)
+}

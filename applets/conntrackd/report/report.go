@@ -1,0 +1,68 @@
+// Package report writes what a conntrackd answers: its numbers as the text of
+// conntrack-tools 1.4.9 (byte by byte; scripts and exporters read it), as JSON
+// (docs/json.md) and as OpenMetrics (docs/metrics.md), and the entries of its
+// caches. Everything appends to a buffer of the caller.
+package report
+
+import (
+	"strconv"
+
+	"ctbox/sync/node"
+)
+
+// Local counts what happened on the control socket, which the node knows
+// nothing of.
+type Local struct {
+	ReadFailed uint64 // clients that went, or waited too long, before a request was complete
+	Unknown    uint64 // requests that mean nothing
+	Refused    uint64 // clients of other users
+}
+
+// field is a number with the text around it. Width is what the number is padded
+// to with spaces, in front.
+type field struct {
+	before string
+	width  int
+	n      uint64
+	after  string
+}
+
+// The widths of 32-bit and 64-bit numbers.
+const (
+	w12 = 12
+	w20 = 20
+)
+
+func appendFields(dst []byte, fields ...field) []byte {
+	for _, f := range fields {
+		dst = append(dst, f.before...)
+		dst = appendPadded(dst, f.n, f.width)
+		dst = append(dst, f.after...)
+	}
+	return dst
+}
+
+func appendPadded(dst []byte, n uint64, width int) []byte {
+	var digits [20]byte
+	text := strconv.AppendUint(digits[:0], n, 10)
+	for range width - len(text) {
+		dst = append(dst, ' ')
+	}
+	return append(dst, text...)
+}
+
+// of picks the table that a report is about.
+func of(c *node.CacheStatus, t node.Tables) *node.TableStatus {
+	if t == node.Expects {
+		return &c.Expects
+	}
+	return &c.Flows
+}
+
+// cacheNames returns the names of the two caches; statistics mode has one.
+func cacheNames(m node.Mode) (internal, external string) {
+	if m == node.ModeStats {
+		return "stats", ""
+	}
+	return "internal", "external"
+}

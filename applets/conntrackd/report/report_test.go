@@ -1,0 +1,477 @@
+package report
+
+import (
+	"encoding/json"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"ctbox/nl"
+	"ctbox/nl/format"
+	"ctbox/sync/node"
+	"ctbox/sync/wire"
+)
+
+// example is a status whose numbers are those of the captured outputs.
+func example() *node.Status {
+	return &node.Status{
+		Mode: node.ModeFTFW,
+		Internal: node.CacheStatus{Kind: node.CacheStored, Flows: node.TableStatus{
+			Active: 10, Objects: 11, Limit: 262144, Bytes: 4096, Created: 10}},
+		External: node.CacheStatus{Kind: node.CacheStored, Flows: node.TableStatus{
+			Active: 10, Objects: 10, Created: 36, CreateFailed: 3, NoSpace: 2, Updated: 45, Destroyed: 26}},
+		Links: []node.LinkStatus{
+			{Transport: node.UDP, Interface: "sync1", State: node.LinkNoCarrier},
+			{Transport: node.Multicast, Interface: "sync0", State: node.LinkRunning, Active: true,
+				BytesSent: 584, BytesRecv: 2608, PacketsSent: 37, PacketsRecv: 53},
+			{Transport: node.TCP, Interface: "sync2", ServerConnected: true, Refused: 4},
+		},
+		Wire: node.WireStatus{Lost: 14, Before: 2, Received: wire.Counters{BadSize: 1, Truncated: 2}},
+		Queues: node.QueuesStatus{Nodes: 2, Queues: []node.QueueStatus{
+			{Name: "txqueue"}, {Name: "errorq", Len: 2, Max: 128, NoSpace: 1}}},
+		Kernel:  node.KernelStatus{Events: 7, Filtered: 1, Overruns: 2, Flushes: 3, Resyncs: 4, BufferSize: 212992},
+		Replica: node.ReplicaStatus{Sent: 37, Received: 53, Pending: 5, Lag: 1500 * time.Millisecond},
+		Peers: []node.PeerStatus{{Addr: netip.MustParseAddrPort("192.0.2.2:3780"), Messages: 53,
+			LastMessage: 250 * time.Millisecond}},
+		Commits: node.CommitsStatus{Count: 1, Age: time.Minute, Last: node.CommitResult{Tables: node.Flows,
+			Flows: node.CommitCount{Committed: 9, Failed: 1}, Took: 25 * time.Millisecond}},
+		Tasks:    []node.TaskStatus{{Type: node.TaskCommit, Running: time.Second, Done: 5}, {Type: node.TaskAny}},
+		Uptime:   26*time.Hour + 3*time.Minute + 59*time.Second,
+		TaskFail: 1,
+	}
+}
+
+const summaryText = `cache internal:
+current active connections:	          10
+connections created:		          10	failed:	           0
+connections updated:		           0	failed:	           0
+connections destroyed:		           0	failed:	           0
+
+cache external:
+current active connections:	          10
+connections created:		          36	failed:	           3
+connections updated:		          45	failed:	           0
+connections destroyed:		          26	failed:	           0
+
+traffic processed:
+                   0 Bytes                         0 Pckts
+
+multicast traffic (active device=sync0):
+                 584 Bytes sent                 2608 Bytes recv
+                  37 Pckts sent                   53 Pckts recv
+                   0 Error send                    0 Error recv
+
+message tracking:
+                   3 Malformed msgs                   14 Lost msgs
+
+`
+
+func TestText(t *testing.T) {
+	local := &Local{ReadFailed: 5, Unknown: 6}
+	bypass := example()
+	bypass.Internal = node.CacheStatus{Kind: node.CacheBypass, Flows: node.TableStatus{Created: 1, Updated: 2, Destroyed: 3}}
+	bypass.External = node.CacheStatus{Kind: node.CacheInject, Flows: node.TableStatus{Created: 1, CreateFailed: 2,
+		Updated: 3, UpdateFailed: 4, Destroyed: 5, DestroyFailed: 6}}
+	stats := example()
+	stats.Mode, stats.External = node.ModeStats, node.CacheStatus{}
+	tcp := example()
+	tcp.Links[1].Active, tcp.Links[2].Active = false, true
+	for _, c := range []struct {
+		name, got, want string
+	}{
+		{"summary", string(AppendSummary(nil, example(), node.Flows)), summaryText},
+		{"bypass", string(AppendCaches(nil, bypass)), `internal bypass:
+connections new:		           1
+connections updated:		           2
+connections destroyed:		           3
+
+external inject:
+connections created:		           1	failed:	           2
+connections updated:		           3	failed:	           4
+connections destroyed:		           5	failed:	           6
+
+`},
+		{"caches", string(AppendCaches(nil, example())), `cache:internal	active objects:		          10
+	active/total entries:		          10/          11
+	creation OK/failed:		          10/           0
+		no memory available:	           0
+		no space left in cache:	           0
+	update OK/failed:		           0/           0
+		entry not found:	           0
+	deletion created/failed:	           0/           0
+		entry not found:	           0
+
+cache:external	active objects:		          10
+	active/total entries:		          10/          10
+	creation OK/failed:		          36/           3
+		no memory available:	           0
+		no space left in cache:	           2
+	update OK/failed:		          45/           0
+		entry not found:	           0
+	deletion created/failed:	          26/           0
+		entry not found:	           0
+
+`},
+		{"stats", strings.SplitAfter(string(AppendSummary(nil, stats, node.Flows)), "Pckts\n\n")[0], `cache stats:
+current active connections:	          10
+connections created:		          10	failed:	           0
+connections updated:		           0	failed:	           0
+connections destroyed:		           0	failed:	           0
+
+traffic processed:
+                   0 Bytes                         0 Pckts
+
+`},
+		{"links", string(AppendLinks(nil, example())), `UDP traffic device=sync1 status=NO-CARRIER role=BACKUP:
+                   0 Bytes sent                    0 Bytes recv
+                   0 Pckts sent                    0 Pckts recv
+                   0 Error send                    0 Error recv
+
+multicast traffic device=sync0 status=RUNNING role=ACTIVE:
+                 584 Bytes sent                 2608 Bytes recv
+                  37 Pckts sent                   53 Pckts recv
+                   0 Error send                    0 Error recv
+
+TCP traffic device=sync2 status=DOWN role=BACKUP:
+                   0 Bytes sent                    0 Bytes recv
+                   0 Pckts sent                    0 Pckts recv
+                   0 Error send                    0 Error recv
+
+`},
+		{"network", string(AppendNetwork(nil, tcp)), `network statistics:
+	recv:
+		Malformed messages:	                   3
+		Wrong protocol version:	                   0
+		Malformed header:	                   0
+		Malformed payload:	                   0
+		Bad message type:	                   0
+		Truncated message:	                   2
+		Bad message size:	                   1
+	send:
+		Malformed messages:	                   0
+
+sequence tracking statistics:
+	recv:
+		Packets lost:		                  14
+		Packets before:		                   2
+
+TCP traffic (active device=sync2) server=connected client=disconnected:
+                   0 Bytes sent                    0 Bytes recv
+                   0 Pckts sent                    0 Pckts recv
+                   0 Error send                    0 Error recv
+
+`},
+		{"runtime", string(AppendRuntime(nil, example(), local)), `daemon uptime: 1 day 2 h 3 min
+
+netlink stats:
+	events received:	                   7
+	events filtered:	                   1
+	events unknown type:		           0
+	catch event failed:		           0
+	dump unknown type:		           0
+	netlink overrun:		           2
+	flush kernel table:		           3
+	resync with kernel table:	           4
+	current buffer size (in bytes):	      212992
+
+runtime stats:
+	child process failed:		           1
+		child process segfault:	           0
+		child process termsig:	           0
+	select failed:			           0
+	wait failed:			           0
+	local read failed:		           5
+	local unknown request:		           6
+
+`},
+		{"queues", string(AppendQueues(nil, example())), `allocated queue nodes:		           2
+
+queue txqueue:
+current elements:		           0
+maximum elements:		  2147483647
+not enough space errors:	           0
+
+queue errorq:
+current elements:		           2
+maximum elements:		         128
+not enough space errors:	           1
+
+`},
+		{"resend queue", string(AppendResendQueue(nil, []node.Resend{{Control: true, Seq: 1795395626, Flags: wire.Ack}, {Seq: 5}})),
+			"resent queue (len=2)\ncontrol -> seq:1795395626 flags:8\nobject -> seq:5\n"},
+		{"tasks", string(AppendTasks(nil, example(), 77)), "PID=77 type=commit\nPID=77 type=any\n"},
+	} {
+		if diff := cmp.Diff(c.want, c.got); diff != "" {
+			t.Errorf("%s (-want +got):\n%s", c.name, diff)
+		}
+	}
+}
+
+func TestUptime(t *testing.T) {
+	for up, want := range map[time.Duration]string{
+		0:                               "0 min",
+		59 * time.Second:                "0 min",
+		90 * time.Minute:                "1 h 30 min",
+		24 * time.Hour:                  "1 day 0 min",
+		48*time.Hour + 61*time.Minute:   "2 days 1 h 1 min",
+		-time.Second:                    "0 min",
+		1000*24*time.Hour + time.Minute: "1000 days 1 min",
+	} {
+		if got := string(appendUptime(nil, up)); got != want {
+			t.Errorf("%v: %q, want %q", up, got, want)
+		}
+	}
+}
+
+func addr(s string) (a nl.Addr) {
+	b := netip.MustParseAddr(s).AsSlice()
+	copy(a[:], b)
+	return a
+}
+
+// cached is a flow as the internal cache has it: the kernel's, with a few
+// attributes that only the kernel knows.
+func cached() *nl.Flow {
+	f := &nl.Flow{Has: nl.HasStatus | nl.HasTCPState | nl.HasMark | nl.HasID | nl.HasTimeout | nl.HasUse |
+		nl.HasCountersOrig | nl.HasCountersReply,
+		Status: nl.StatusSeenReply | nl.StatusAssured, TCPState: 3, Mark: 0, ID: 165596598, Timeout: 300, Use: 1}
+	f.Orig = nl.Tuple{Has: nl.TupleAddrs | nl.TupleProto | nl.TuplePorts, Family: nl.FamilyIPv4, Proto: nl.ProtoTCP,
+		Src: addr("198.51.100.1"), Dst: addr("203.0.113.1"), SrcPort: 1, DstPort: 2}
+	f.Reply = f.Orig.Inverted()
+	return f
+}
+
+func TestEntries(t *testing.T) {
+	internal := &node.Entry{Flow: cached(), ActiveSince: 1900 * time.Millisecond}
+	external := &node.Entry{Flow: cached(), ActiveSince: 3 * time.Second, ExpiresIn: 177 * time.Second, Expires: true}
+	external.Flow.Has &^= nl.HasID
+	external.Flow.Reply = nl.Tuple{}
+	live := &node.Entry{Flow: cached(), Live: true}
+	expect := &node.Entry{Expect: &nl.Expect{Has: nl.ExpectHasTimeout | nl.ExpectHasClass | nl.ExpectHasHelper, Timeout: 300,
+		Tuple: cached().Orig, Mask: cached().Orig, Master: cached().Orig}, ActiveSince: time.Second}
+	expect.Expect.Helper.Set("ftp")
+	const tuple = "src=198.51.100.1 dst=203.0.113.1 sport=1 dport=2"
+	for _, c := range []struct {
+		name string
+		e    *node.Entry
+		f    format.Format
+		want string
+	}{
+		{"internal", internal, format.Text, "tcp      6 ESTABLISHED " + tuple +
+			" src=203.0.113.1 dst=198.51.100.1 sport=2 dport=1 [ASSURED] mark=0 [active since 1s]\n"},
+		{"external", external, format.Text, "tcp      6 ESTABLISHED " + tuple +
+			" [ASSURED] mark=0 [expires in 177s] [active since 3s]\n"},
+		{"live", live, format.Text, "tcp      6 300 ESTABLISHED " + tuple + " packets=0 bytes=0" +
+			" src=203.0.113.1 dst=198.51.100.1 sport=2 dport=1 packets=0 bytes=0 [ASSURED] mark=0 use=1\n"},
+		{"expectation", expect, format.Text, "proto=6 " + tuple + " mask-src=198.51.100.1 mask-dst=203.0.113.1 sport=1 dport=2" +
+			" master-src=198.51.100.1 master-dst=203.0.113.1 sport=1 dport=2 class=0 helper=ftp [active since 1s]\n"},
+		{"XML", external, format.XML, `<flow><meta direction="original"><layer3 protonum="2" protoname="ipv4"><src>198.51.100.1</src>` +
+			`<dst>203.0.113.1</dst></layer3><layer4 protonum="6" protoname="tcp"><sport>1</sport><dport>2</dport></layer4></meta>` +
+			`<meta direction="reply"><layer3 protonum="0" protoname="unknown"><src></src><dst></dst></layer3>` +
+			`<layer4 protonum="0" protoname="unknown"></layer4></meta>` +
+			`<meta direction="independent"><state>ESTABLISHED</state><mark>0</mark><assured/></meta></flow>` + "\n"},
+		{"JSON", external, format.JSON, `{"family":"ipv4","proto":6,"proto_name":"tcp",` +
+			`"original":{"src":"198.51.100.1","dst":"203.0.113.1","sport":1,"dport":2},"state":"ESTABLISHED",` +
+			`"status":["SEEN_REPLY","ASSURED"],"mark":0,"expires_in":177,"active_since":3}` + "\n"},
+	} {
+		got := string(EntryWriter{Format: c.f, Now: time.Unix(1795395626, 0)}.Append(nil, c.e))
+		if diff := cmp.Diff(c.want, got); diff != "" {
+			t.Errorf("%s (-want +got):\n%s", c.name, diff)
+		}
+	}
+}
+
+// Entries in JSON can be read back as flows.
+func TestEntryJSONIsAFlow(t *testing.T) {
+	line := EntryWriter{Format: format.JSON}.Append(nil, &node.Entry{Flow: cached(), ActiveSince: time.Second})
+	var r format.FlowReader
+	var got nl.Flow
+	if err := r.Flow(line, &got, &format.Event{}); err != nil {
+		t.Fatalf("%v in %s", err, line)
+	}
+	if got.Orig != cached().Orig || got.TCPState != 3 {
+		t.Errorf("read back %+v", got)
+	}
+}
+
+func TestEndedHasWhatTheKernelSentWithIt(t *testing.T) {
+	f := cached()
+	f.CountersOrig = nl.Counters{Packets: 6, Bytes: 322}
+	f.Has |= nl.HasTimestampStart | nl.HasTimestampStop
+	f.Has &^= nl.HasMark
+	f.TimestampStart, f.TimestampStop = 1795395626e9, 1795395629e9
+	want := "tcp      6 ESTABLISHED src=198.51.100.1 dst=203.0.113.1 sport=1 dport=2 packets=6 bytes=322" +
+		" src=203.0.113.1 dst=198.51.100.1 sport=2 dport=1 packets=0 bytes=0 [ASSURED] delta-time=3"
+	if got := string(AppendEnded(nil, f, time.Unix(1795395630, 0))); got != want {
+		t.Errorf("got  %s\nwant %s", got, want)
+	}
+}
+
+// Every form of the JSON is JSON, and says what the text says.
+func TestStatusJSON(t *testing.T) {
+	for mode := node.ModeNone; mode <= node.ModeNOTRACK; mode++ {
+		s := example()
+		s.Mode = mode
+		for section := All; section <= SectionTasks; section++ {
+			line := AppendStatusJSON(nil, s, &Local{}, section)
+			var got map[string]any
+			if err := json.Unmarshal(line, &got); err != nil {
+				t.Fatalf("mode %d, section %d: %v in\n%s", mode, section, err, line)
+			}
+			if got["mode"] != modeNames[mode] {
+				t.Errorf("mode %d is %v", mode, got["mode"])
+			}
+		}
+	}
+	var got struct {
+		Uptime float64
+		Caches map[string]map[string]any
+		Links  []struct {
+			Interface string
+			Active    bool
+			Sent      struct{ Bytes int }
+		}
+		Peers []struct {
+			Address      string
+			Last_message float64
+		}
+		Commits struct {
+			Last struct{ Flows struct{ Failed int } }
+		}
+		Replication struct{ Lag float64 }
+	}
+	if err := json.Unmarshal(AppendStatusJSON(nil, example(), &Local{}, All), &got); err != nil {
+		t.Fatal(err)
+	}
+	if got.Uptime != 93839 || got.Caches["external"]["flows"].(map[string]any)["created"] != 36.0 ||
+		got.Links[1].Interface != "sync0" || !got.Links[1].Active || got.Links[1].Sent.Bytes != 584 ||
+		got.Peers[0].Address != "192.0.2.2" || got.Peers[0].Last_message != 0.25 ||
+		got.Commits.Last.Flows.Failed != 1 || got.Replication.Lag != 1.5 {
+		t.Errorf("got %+v", got)
+	}
+}
+
+// sampleLine is the ABNF of OpenMetrics 1.0 as far as it is used here.
+var sampleLine = regexp.MustCompile(`^([a-z_]+)(\{[a-z_]+="([^"\\\n]|\\.)*"(,[a-z_]+="([^"\\\n]|\\.)*")*\})? [0-9.]+$`)
+
+func TestMetricsAreOpenMetrics(t *testing.T) {
+	s := example()
+	s.ExpectationSync = true
+	s.Links[0].Interface = `odd"\name`
+	text := string(AppendMetrics(nil, s, &Local{Unknown: 3}))
+	body, ok := strings.CutSuffix(text, "# EOF\n")
+	if !ok {
+		t.Fatalf("no # EOF at the end of\n%s", text)
+	}
+	seen := map[string]bool{}
+	var name, typ string
+	for line := range strings.Lines(body) {
+		line = strings.TrimSuffix(line, "\n")
+		if rest, ok := strings.CutPrefix(line, "# TYPE "); ok {
+			name, typ, _ = strings.Cut(rest, " ")
+			continue
+		}
+		if strings.HasPrefix(line, "# ") {
+			if f := strings.Fields(line); f[2] != name {
+				t.Errorf("%q within family %s", line, name)
+			}
+			continue
+		}
+		m := sampleLine.FindStringSubmatch(line)
+		if m == nil {
+			t.Errorf("no sample: %q", line)
+			continue
+		}
+		want := name + map[string]string{"counter": "_total", "gauge": "", "info": "_info"}[typ]
+		if m[1] != want {
+			t.Errorf("sample %s in family %s of type %s", m[1], name, typ)
+		}
+		if seen[m[1]+m[2]] {
+			t.Errorf("twice: %s%s", m[1], m[2])
+		}
+		seen[m[1]+m[2]] = true
+	}
+	for _, want := range []string{
+		"conntrackd_build_info{version=", "conntrackd_cache_entries{cache=\"internal\",table=\"flows\"} 10\n",
+		"conntrackd_cache_operations_total{cache=\"external\",table=\"flows\",operation=\"update\",result=\"ok\"} 45\n",
+		"conntrackd_link_bytes_total{link=\"2\",interface=\"sync0\",transport=\"multicast\",direction=\"sent\"} 584\n",
+		"conntrackd_messages_malformed_total{reason=\"truncated\"} 2\n",
+		"conntrackd_peer_age_seconds{peer=\"192.0.2.2\"} 0.25\n",
+		"conntrackd_last_commit_entries{table=\"flows\",result=\"failed\"} 1\n",
+		"conntrackd_replication_lag_seconds 1.5\n", "conntrackd_control_unknown_total 3\n",
+		"# UNIT conntrackd_link_bytes bytes\n", `interface="odd\"\\name"`,
+	} {
+		if !strings.Contains(text, want) {
+			t.Errorf("%q is missing", want)
+		}
+	}
+}
+
+// What a mode does not have is not there, rather than 0.
+func TestMetricsOfOtherModes(t *testing.T) {
+	text := string(AppendMetrics(nil, &node.Status{Mode: node.ModeStats,
+		Internal: node.CacheStatus{Kind: node.CacheStored}}, &Local{}))
+	for _, not := range []string{"conntrackd_messages", "conntrackd_replication", "external", "conntrackd_commits"} {
+		if strings.Contains(text, not) {
+			t.Errorf("statistics mode has %s", not)
+		}
+	}
+	if !strings.Contains(text, `conntrackd_cache_entries{cache="stats",table="flows"} 0`) {
+		t.Error("the cache's entries are missing")
+	}
+}
+
+// docs/metrics.md has exactly the metrics that there are.
+func TestMetricsAreDocumented(t *testing.T) {
+	doc, err := os.ReadFile(filepath.Join("..", "..", "..", "docs", "metrics.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	documented := map[string]string{}
+	for _, m := range regexp.MustCompile("(?m)^\\| `(conntrackd_[a-z_]+)` \\| ([a-z]+) ").FindAllStringSubmatch(string(doc), -1) {
+		documented[m[1]] = m[2]
+	}
+	for _, f := range families {
+		name := f.name + map[string]string{"counter": "_total", "gauge": "", "info": "_info"}[f.typ]
+		if documented[name] != f.typ {
+			t.Errorf("docs/metrics.md has no row for %s, a %s", name, f.typ)
+		}
+		if strings.HasSuffix(f.name, "_seconds") != (f.unit == "seconds") || strings.HasSuffix(f.name, "_bytes") != (f.unit == "bytes") {
+			t.Errorf("%s has unit %q", f.name, f.unit)
+		}
+		delete(documented, name)
+	}
+	for name := range documented {
+		t.Errorf("docs/metrics.md has %s, which there is not", name)
+	}
+}
+
+func TestAllocations(t *testing.T) {
+	e := &node.Entry{Flow: cached(), ActiveSince: time.Second}
+	buf := make([]byte, 0, 4096)
+	for _, f := range []format.Format{format.Text, format.XML, format.JSON} {
+		w := EntryWriter{Format: f}
+		if n := testing.AllocsPerRun(100, func() { buf = w.Append(buf[:0], e) }); n > 0 {
+			t.Errorf("format %d: %v allocations an entry", f, n)
+		}
+	}
+	if n := testing.AllocsPerRun(100, func() { buf = AppendEnded(buf[:0], e.Flow, time.Unix(0, 0)) }); n > 0 {
+		t.Errorf("%v allocations an ended flow", n)
+	}
+}
+
+func BenchmarkEntry(b *testing.B) {
+	e := &node.Entry{Flow: cached(), ActiveSince: time.Second}
+	w := EntryWriter{Format: format.Text}
+	buf := make([]byte, 0, 4096)
+	b.ReportAllocs()
+	for b.Loop() {
+		buf = w.Append(buf[:0], e)
+	}
+}

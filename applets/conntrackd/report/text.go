@@ -1,0 +1,254 @@
+package report
+
+import (
+	"strconv"
+	"time"
+
+	"ctbox/sync/node"
+)
+
+// AppendSummary appends `-s ct`, or with t node.Expects `-s expect`: both caches,
+// traffic, the current link and lost messages (sheet section 3.1).
+func AppendSummary(dst []byte, s *node.Status, t node.Tables) []byte {
+	internal, external := cacheNames(s.Mode)
+	dst = appendCounts(dst, internal, &s.Internal, t)
+	dst = appendCounts(dst, external, &s.External, t)
+	dst = append(dst, "traffic processed:\n"...)
+	dst = appendFields(dst,
+		field{"", w20, s.Traffic.Bytes, " Bytes      "},
+		field{"", w20, s.Traffic.Packets, " Pckts\n\n"})
+	if !s.Mode.Sync() {
+		return dst
+	}
+	dst = appendCurrentLink(dst, s)
+	dst = append(dst, "message tracking:\n"...)
+	return appendFields(dst,
+		field{"", w20, s.Wire.Received.Malformed(), " Malformed msgs "},
+		field{"", w20, s.Wire.Lost, " Lost msgs\n\n"})
+}
+
+// appendCounts appends what a cache, or what stands in its place, has done.
+func appendCounts(dst []byte, name string, c *node.CacheStatus, table node.Tables) []byte {
+	t := of(c, table)
+	switch c.Kind {
+	case node.CacheStored:
+		dst = append(append(append(dst, "cache "...), name...), ":\n"...)
+		return appendFields(dst,
+			field{"current active connections:\t", w12, t.Active, "\n"},
+			field{"connections created:\t\t", w12, t.Created, ""}, field{"\tfailed:\t", w12, t.CreateFailed, "\n"},
+			field{"connections updated:\t\t", w12, t.Updated, ""}, field{"\tfailed:\t", w12, t.UpdateFailed, "\n"},
+			field{"connections destroyed:\t\t", w12, t.Destroyed, ""}, field{"\tfailed:\t", w12, t.DestroyFailed, "\n\n"})
+	case node.CacheBypass:
+		dst = append(dst, "internal bypass:\n"...)
+		return appendFields(dst,
+			field{"connections new:\t\t", w12, t.Created, "\n"},
+			field{"connections updated:\t\t", w12, t.Updated, "\n"},
+			field{"connections destroyed:\t\t", w12, t.Destroyed, "\n\n"})
+	case node.CacheInject:
+		dst = append(dst, "external inject:\n"...)
+		return appendFields(dst,
+			field{"connections created:\t\t", w12, t.Created, ""}, field{"\tfailed:\t", w12, t.CreateFailed, "\n"},
+			field{"connections updated:\t\t", w12, t.Updated, ""}, field{"\tfailed:\t", w12, t.UpdateFailed, "\n"},
+			field{"connections destroyed:\t\t", w12, t.Destroyed, ""}, field{"\tfailed:\t", w12, t.DestroyFailed, "\n\n"})
+	}
+	return dst
+}
+
+// AppendCaches appends `-s cache` (sheet section 3.4).
+func AppendCaches(dst []byte, s *node.Status) []byte {
+	internal, external := cacheNames(s.Mode)
+	dst = appendDetail(dst, internal, &s.Internal)
+	return appendDetail(dst, external, &s.External)
+}
+
+func appendDetail(dst []byte, name string, c *node.CacheStatus) []byte {
+	if c.Kind != node.CacheStored {
+		return appendCounts(dst, name, c, node.Flows)
+	}
+	t := &c.Flows
+	dst = append(append(dst, "cache:"...), name...)
+	return appendFields(dst,
+		field{"\tactive objects:\t\t", w12, t.Active, "\n"},
+		field{"\tactive/total entries:\t\t", w12, t.Active, "/"}, field{"", w12, t.Objects, "\n"},
+		field{"\tcreation OK/failed:\t\t", w12, t.Created, "/"}, field{"", w12, t.CreateFailed, "\n"},
+		// Memory is not refused here: the process dies of it.
+		field{"\t\tno memory available:\t", w12, 0, "\n"},
+		field{"\t\tno space left in cache:\t", w12, t.NoSpace, "\n"},
+		field{"\tupdate OK/failed:\t\t", w12, t.Updated, "/"}, field{"", w12, t.UpdateFailed, "\n"},
+		field{"\t\tentry not found:\t", w12, 0, "\n"},
+		field{"\tdeletion created/failed:\t", w12, t.Destroyed, "/"}, field{"", w12, t.DestroyFailed, "\n"},
+		field{"\t\tentry not found:\t", w12, 0, "\n\n"})
+}
+
+// AppendNetwork appends `-s network` (sheet section 3.2).
+func AppendNetwork(dst []byte, s *node.Status) []byte {
+	c := &s.Wire.Received
+	dst = append(dst, "network statistics:\n\trecv:\n"...)
+	dst = appendFields(dst,
+		field{"\t\tMalformed messages:\t", w20, c.Malformed(), "\n"},
+		field{"\t\tWrong protocol version:\t", w20, c.BadVersion, "\n"},
+		field{"\t\tMalformed header:\t", w20, c.BadHeader, "\n"},
+		field{"\t\tMalformed payload:\t", w20, c.BadPayload, "\n"},
+		field{"\t\tBad message type:\t", w20, c.BadType, "\n"},
+		field{"\t\tTruncated message:\t", w20, c.Truncated, "\n"},
+		field{"\t\tBad message size:\t", w20, c.BadSize, "\n"},
+		field{"\tsend:\n\t\tMalformed messages:\t", w20, 0, "\n\n"})
+	dst = append(dst, "sequence tracking statistics:\n\trecv:\n"...)
+	dst = appendFields(dst,
+		field{"\t\tPackets lost:\t\t", w20, s.Wire.Lost, "\n"},
+		field{"\t\tPackets before:\t\t", w20, s.Wire.Before, "\n\n"})
+	return appendCurrentLink(dst, s)
+}
+
+// transports are the names that text output has for the transports.
+var transports = [...]string{node.Multicast: "multicast", node.UDP: "UDP", node.TCP: "TCP"}
+
+var linkStates = [...]string{node.LinkDown: "DOWN", node.LinkNoCarrier: "NO-CARRIER", node.LinkRunning: "RUNNING"}
+
+// appendCurrentLink appends the block of the link in use.
+func appendCurrentLink(dst []byte, s *node.Status) []byte {
+	for i := range s.Links {
+		l := &s.Links[i]
+		if !l.Active {
+			continue
+		}
+		dst = append(append(dst, transports[l.Transport]...), " traffic (active device="...)
+		dst = append(append(dst, l.Interface...), ')')
+		if l.Transport == node.TCP {
+			dst = append(append(dst, " server="...), connected(l.ServerConnected)...)
+			dst = append(append(dst, " client="...), connected(l.ClientConnected)...)
+		}
+		return appendLinkCounters(append(dst, ":\n"...), l)
+	}
+	return dst
+}
+
+func connected(yes bool) string {
+	if yes {
+		return "connected"
+	}
+	return "disconnected"
+}
+
+func role(active bool) string {
+	if active {
+		return "ACTIVE"
+	}
+	return "BACKUP"
+}
+
+func appendLinkCounters(dst []byte, l *node.LinkStatus) []byte {
+	return appendFields(dst,
+		field{"", w20, l.BytesSent, " Bytes sent "}, field{"", w20, l.BytesRecv, " Bytes recv\n"},
+		field{"", w20, l.PacketsSent, " Pckts sent "}, field{"", w20, l.PacketsRecv, " Pckts recv\n"},
+		field{"", w20, l.ErrorsSent, " Error send "}, field{"", w20, l.ErrorsRecv, " Error recv\n\n"})
+}
+
+// AppendLinks appends `-s link` (sheet section 3.3).
+func AppendLinks(dst []byte, s *node.Status) []byte {
+	for i := range s.Links {
+		l := &s.Links[i]
+		dst = append(append(dst, transports[l.Transport]...), " traffic device="...)
+		dst = append(append(dst, l.Interface...), " status="...)
+		dst = append(append(dst, linkStates[l.State]...), " role="...)
+		dst = appendLinkCounters(append(append(dst, role(l.Active)...), ":\n"...), l)
+	}
+	return dst
+}
+
+// AppendRuntime appends `-s runtime` (sheet section 3.5). Tasks stand in for the
+// child processes of conntrack-tools; they end with an error, never by a signal.
+func AppendRuntime(dst []byte, s *node.Status, l *Local) []byte {
+	dst = append(dst, "daemon uptime: "...)
+	dst = append(appendUptime(dst, s.Uptime), "\n\n"...)
+	k := &s.Kernel
+	dst = append(dst, "netlink stats:\n"...)
+	dst = appendFields(dst,
+		field{"\tevents received:\t", w20, k.Events, "\n"},
+		field{"\tevents filtered:\t", w20, k.Filtered, "\n"},
+		field{"\tevents unknown type:\t\t", w12, k.UnknownEvents, "\n"},
+		field{"\tcatch event failed:\t\t", w12, k.FailedEvents, "\n"},
+		field{"\tdump unknown type:\t\t", w12, k.UnknownDumps, "\n"},
+		field{"\tnetlink overrun:\t\t", w12, k.Overruns, "\n"},
+		field{"\tflush kernel table:\t\t", w12, k.Flushes, "\n"},
+		field{"\tresync with kernel table:\t", w12, k.Resyncs, "\n"},
+		field{"\tcurrent buffer size (in bytes):\t", w12, k.BufferSize, "\n\n"})
+	dst = append(dst, "runtime stats:\n"...)
+	return appendFields(dst,
+		field{"\tchild process failed:\t\t", w12, s.TaskFail, "\n"},
+		field{"\t\tchild process segfault:\t", w12, 0, "\n"},
+		field{"\t\tchild process termsig:\t", w12, 0, "\n"},
+		field{"\tselect failed:\t\t\t", w12, 0, "\n"},
+		field{"\twait failed:\t\t\t", w12, 0, "\n"},
+		field{"\tlocal read failed:\t\t", w12, l.ReadFailed, "\n"},
+		field{"\tlocal unknown request:\t\t", w12, l.Unknown, "\n\n"})
+}
+
+// appendUptime appends "2 days 3 h 4 min", without what is zero in front of the
+// minutes.
+func appendUptime(dst []byte, up time.Duration) []byte {
+	minutes := uint64(max(up, 0) / time.Minute)
+	days, hours := minutes/(24*60), minutes/60%24
+	switch {
+	case days == 1:
+		dst = append(dst, "1 day "...)
+	case days > 1:
+		dst = append(strconv.AppendUint(dst, days, 10), " days "...)
+	}
+	if hours != 0 {
+		dst = append(strconv.AppendUint(dst, hours, 10), " h "...)
+	}
+	return append(strconv.AppendUint(dst, minutes%60, 10), " min"...)
+}
+
+// unlimited is what stands for the size of a queue without a limit.
+const unlimited = 1<<31 - 1
+
+// AppendQueues appends `-s queue` (sheet section 3.7).
+func AppendQueues(dst []byte, s *node.Status) []byte {
+	dst = appendFields(dst, field{"allocated queue nodes:\t\t", w12, s.Queues.Nodes, "\n\n"})
+	for i := range s.Queues.Queues {
+		q := &s.Queues.Queues[i]
+		limit := q.Max
+		if limit == 0 {
+			limit = unlimited
+		}
+		dst = append(append(append(dst, "queue "...), q.Name...), ":\n"...)
+		dst = appendFields(dst,
+			field{"current elements:\t\t", w12, q.Len, "\n"},
+			field{"maximum elements:\t\t", w12, limit, "\n"},
+			field{"not enough space errors:\t", w12, q.NoSpace, "\n\n"})
+	}
+	return dst
+}
+
+// AppendResendQueue appends `-s rsqueue` (sheet section 3.6).
+func AppendResendQueue(dst []byte, queue []node.Resend) []byte {
+	dst = append(strconv.AppendInt(append(dst, "resent queue (len="...), int64(len(queue)), 10), ")\n"...)
+	for i := range queue {
+		e := &queue[i]
+		kind := "object"
+		if e.Control {
+			kind = "control"
+		}
+		dst = append(append(dst, kind...), " -> seq:"...)
+		dst = strconv.AppendUint(dst, uint64(e.Seq), 10)
+		if e.Control {
+			dst = strconv.AppendUint(append(dst, " flags:"...), uint64(e.Flags), 10)
+		}
+		dst = append(dst, '\n')
+	}
+	return dst
+}
+
+var taskTypes = [...]string{node.TaskAny: "any", node.TaskFlush: "flush", node.TaskCommit: "commit"}
+
+// AppendTasks appends `-s process` (sheet section 3.8). Tasks are no processes:
+// pid is the daemon's own.
+func AppendTasks(dst []byte, s *node.Status, pid int) []byte {
+	for _, t := range s.Tasks {
+		dst = strconv.AppendInt(append(dst, "PID="...), int64(pid), 10)
+		dst = append(append(append(dst, " type="...), taskTypes[t.Type]...), '\n')
+	}
+	return dst
+}
