@@ -34,28 +34,19 @@ func (n *Node) Commit(ctx context.Context, tables Tables) (CommitResult, error) 
 
 // startCommit is Commit's part in the loop.
 func (n *Node) startCommit(tables Tables, ended func(CommitResult)) error {
+	asked := tables
 	if !n.expectSync {
-		if tables == Expects {
-			return ErrUnsupported
-		}
 		tables &^= Expects
 	}
-	if n.external.flows == nil {
+	if n.external.flows == nil || tables == 0 {
 		return ErrUnsupported
 	}
 	n.cancelPurge()
 	if n.committing {
-		n.log.Log(n.ctx, LevelNotice, "commit already in progress, skipping")
+		n.notice("commit already in progress, skipping")
 		return ErrCommitRunning
 	}
-	switch tables {
-	case Flows:
-		n.notice("committing conntrack cache")
-	case Expects:
-		n.notice("committing expectation cache")
-	default:
-		n.notice("committing all external caches")
-	}
+	n.notice(commitTexts[asked])
 	n.committing = true
 	c := &commit{node: n, result: CommitResult{Tables: tables, Began: time.Now()}}
 	n.run(TaskCommit, "commit", c.run, func(err error) {
@@ -68,6 +59,13 @@ func (n *Node) startCommit(tables Tables, ended func(CommitResult)) error {
 		ended(c.result)
 	})
 	return nil
+}
+
+// commitTexts say what was asked for.
+var commitTexts = map[Tables]string{
+	Flows:           "committing conntrack cache",
+	Expects:         "committing expectation cache",
+	Flows | Expects: "committing all external caches",
 }
 
 // commit is one commit under way. All but loading runs beside the loop.
