@@ -87,10 +87,12 @@ func (m *FTFW) marked(now time.Duration, h wire.Header) Events {
 	case r.begun && r.bulk == h.From:
 		r.wanted, r.begun = false, false
 		r.interval = resyncInterval
+		r.next = now + r.interval
 		return BulkComplete
 	default:
 		// We missed the beginning. Whatever it was for has to be done again.
 		r.want()
+		r.next = min(r.next, now+r.interval)
 	}
 	return 0
 }

@@ -27,6 +27,7 @@ type daemon struct {
 	bulkAt   int // next slot of a bulk in progress, or -1
 	packer   *wire.Packer
 	counters wire.Counters
+	alarmsAt time.Duration
 	strange  int // how often a third node was reported
 	lastSeen wire.Seq
 }
@@ -136,26 +137,19 @@ func (d *daemon) timer() {
 	}
 	if _, ok := d.m.(*Alarm); ok {
 		d.alarms()
+		d.alarmsAt = d.s.now + simAlarms
 	}
 	d.pump()
 }
 
+// simAlarms is how often the timers of ALARM's objects are looked at.
+const simAlarms = 200 * time.Millisecond
+
 func (d *daemon) deadline() time.Duration {
-	next := d.m.Deadline()
-	if _, ok := d.m.(*Alarm); !ok {
-		return next
+	if _, ok := d.m.(*Alarm); ok {
+		return d.alarmsAt
 	}
-	for t := range d.slots {
-		for _, sl := range d.slots[t] {
-			if sl.used && sl.state != wire.FlowDelete {
-				next = min(next, sl.refresh)
-			}
-		}
-	}
-	for _, e := range d.ext {
-		next = min(next, e.heard+simCacheTimeout)
-	}
-	return next
+	return d.m.Deadline()
 }
 
 // simCacheTimeout is how long ALARM keeps an external entry.
