@@ -133,16 +133,23 @@ type ReadJSON func(line []byte, cmd *Command) error
 //
 // The parser's warnings come with every reading: discard those of the second.
 func (l *LoadFile) Each(p *Parser, program string, readJSON ReadJSON, do func(line int, cmd *Command) error) error {
-	in := bufio.NewReaderSize(io.NewSectionReader(l.source, l.start, math.MaxInt64-l.start), maxLoadLine)
+	_, err := l.eachOf(io.NewSectionReader(l.source, l.start, math.MaxInt64-l.start), p, program, readJSON, do)
+	return err
+}
+
+// eachOf is Each for a part of the file, whose lines it counts from 1 and whose
+// number of newlines it returns.
+func (l *LoadFile) eachOf(part io.Reader, p *Parser, program string, readJSON ReadJSON, do func(line int, cmd *Command) error) (int, error) {
+	in := bufio.NewReaderSize(part, maxLoadLine)
 	var cmd Command
 	var words wordSplitter
 	for line := 1; ; line++ {
 		text, err := in.ReadSlice('\n')
 		if err == bufio.ErrBufferFull {
-			return l.at(line, usage("Line too long"))
+			return line, l.at(line, usage("Line too long"))
 		}
 		if err != nil && err != io.EOF {
-			return l.readError(err)
+			return line, l.readError(err)
 		}
 		last := err == io.EOF
 		if text = bytes.TrimLeft(bytes.TrimSuffix(text, []byte("\n")), " \t"); len(text) > 0 && text[0] != '#' {
@@ -152,14 +159,14 @@ func (l *LoadFile) Each(p *Parser, program string, readJSON ReadJSON, do func(li
 				err = p.parseLine(&words, program, text, &cmd)
 			}
 			if err != nil {
-				return l.at(line, err)
+				return line, l.at(line, err)
 			}
 			if err := do(line, &cmd); err != nil {
-				return err
+				return line, err
 			}
 		}
 		if last {
-			return nil
+			return line - 1, nil
 		}
 	}
 }

@@ -23,10 +23,7 @@ func (s *session) load(name string) error {
 	}
 	defer file.Close()
 	r := &replay{session: s, name: name}
-	if err := file.Each(s.parser, s.argv[0], r.json.command, func(int, *Command) error {
-		r.lines++
-		return s.ctx.Err()
-	}); err != nil {
+	if r.lines, err = file.Check(s.ctx, s.parser, s.argv[0], newReadJSON); err != nil {
 		return err
 	}
 	s.parser.Warnings = io.Discard // it has said what it had to
@@ -228,6 +225,8 @@ type jsonCommands struct {
 	flow   nl.Flow
 	event  format.Event
 }
+
+func newReadJSON() ReadJSON { return new(jsonCommands).command }
 
 // listing reports whether the last flow was not part of an event.
 func (j *jsonCommands) listing() bool { return j.event.Type == format.None }

@@ -2,6 +2,7 @@ package conntrack
 
 import (
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"slices"
@@ -229,4 +230,46 @@ func TestDeleteID(t *testing.T) {
 			t.Error(err)
 		}
 	})
+}
+
+// TestCheckParts holds that a long file, which is checked in parts, has the same
+// commands and the same first error as one that is read from the first line.
+func TestCheckParts(t *testing.T) {
+	var good strings.Builder
+	for i := range 30000 {
+		fmt.Fprintf(&good, "-I -t 1000 -p udp -s 192.0.2.1 -d 198.51.100.%d --sport %d --dport 53 # text\n", i%200, i)
+		if i%100 == 0 {
+			good.WriteString("\n# nothing\n")
+		}
+	}
+	for _, bad := range []struct {
+		at   int // line after which a wrong one stands; 0: none
+		want string
+	}{{0, ""}, {1, ":2: "}, {15299, ":15300: "}, {30599, ":30600: "}, {-1, ""}} {
+		text := good.String()
+		if bad.at > 0 {
+			lines := strings.SplitAfter(text, "\n")
+			text = strings.Join(slices.Insert(lines, bad.at, "-X\n", "-Y\n"), "")
+		}
+		if bad.at < 0 {
+			text = strings.TrimSuffix(text, "\n")
+		}
+		l, err := OpenLoadFile("-", strings.NewReader(text))
+		if err != nil {
+			t.Fatal(err)
+		}
+		p := NewParser(io.Discard, false)
+		n, err := l.Check(t.Context(), p, "conntrack", newReadJSON)
+		counted := 0
+		errEach := l.Each(p, "conntrack", newReadJSON(), func(int, *Command) error { counted++; return nil })
+		switch {
+		case (err == nil) != (errEach == nil) || err != nil && err.Error() != errEach.Error():
+			t.Errorf("wrong line %d: %v, from the first line %v", bad.at, err, errEach)
+		case err != nil && !strings.Contains(err.Error(), bad.want):
+			t.Errorf("wrong line %d: %v", bad.at, err)
+		case err == nil && n != counted:
+			t.Errorf("%d commands, from the first line %d", n, counted)
+		}
+		l.Close()
+	}
 }
