@@ -12,6 +12,7 @@ import (
 	"strings"
 
 	"ctbox/applets/conntrack"
+	"ctbox/applets/conntrackd"
 	"ctbox/applets/nfct"
 	"ctbox/internal/version"
 )
@@ -35,6 +36,7 @@ type Applet struct {
 func All() []Applet {
 	return []Applet{
 		{"conntrack", conntrack.Run},
+		{"conntrackd", conntrackd.Run},
 		{"nfct", nfct.Run},
 	}
 }

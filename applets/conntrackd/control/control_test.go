@@ -191,6 +191,7 @@ func TestOutcomes(t *testing.T) {
 		{"all well", node.CommitResult{Flows: node.CommitCount{Committed: 5}}, nil, ""},
 		{"some failed", node.CommitResult{Flows: node.CommitCount{Committed: 5, Failed: 2}, Expects: node.CommitCount{Failed: 1}}, nil,
 			"3 of 8 entries can't be committed, the log names them"},
+		{"nothing to commit in this mode", node.CommitResult{}, node.ErrUnsupported, ""},
 		{"running", node.CommitResult{}, node.ErrCommitRunning, node.ErrCommitRunning.Error()},
 	} {
 		d.node.commit, d.node.err = c.commit, c.err

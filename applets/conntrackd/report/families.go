@@ -140,6 +140,8 @@ var families = [...]family{
 		ofKernel(func(k *node.KernelStatus) uint64 { return k.FailedEvents })},
 	{"conntrackd_kernel_overruns", "counter", "", "Times that the kernel dropped events for want of buffer.",
 		ofKernel(func(k *node.KernelStatus) uint64 { return k.Overruns })},
+	{"conntrackd_kernel_events_lost", "counter", "", "Events that the kernel dropped.",
+		ofKernel(func(k *node.KernelStatus) uint64 { return k.Lost })},
 	{"conntrackd_kernel_flushes", "counter", "", "Flushes of a table of the kernel.",
 		ofKernel(func(k *node.KernelStatus) uint64 { return k.Flushes })},
 	{"conntrackd_kernel_resyncs", "counter", "", "Times that a table of the kernel was read again.",

@@ -283,7 +283,7 @@ func (o *object) runtime(s *node.Status, l *Local) {
 	o.open("kernel")
 	for _, c := range [...]namedCount{
 		{"events", k.Events}, {"filtered", k.Filtered}, {"unknown_events", k.UnknownEvents},
-		{"failed_events", k.FailedEvents}, {"unknown_dumps", k.UnknownDumps}, {"overruns", k.Overruns},
+		{"failed_events", k.FailedEvents}, {"unknown_dumps", k.UnknownDumps}, {"overruns", k.Overruns}, {"lost", k.Lost},
 		{"flushes", k.Flushes}, {"resyncs", k.Resyncs}, {"buffer_size", k.BufferSize},
 	} {
 		o.uint(c.name, c.n)

@@ -1,0 +1,135 @@
+package conntrackd
+
+import (
+	"errors"
+	"strings"
+	"testing"
+
+	"ctbox/applets/conntrackd/control"
+)
+
+func TestParse(t *testing.T) {
+	client := func(r control.Request) command { return command{op: opClient, config: defaultConfig, request: r} }
+	for _, c := range []struct {
+		args string // blank-separated; '' is the empty argument
+		want command
+		err  string // with a ! in front: without usage
+	}{
+		{"", command{op: opConsole, config: defaultConfig}, ""},
+		{"-d", command{op: opDaemon, config: defaultConfig}, ""},
+		{"-d -d -C /x", command{op: opDaemon, config: "/x"}, ""},
+		{"-C -s", command{op: opConsole, config: "-s"}, ""},
+		{"-C", command{}, "Missing config filename"},
+		{"-s -C", command{}, "Missing config filename"},
+		{"-v foo", command{op: opVersion, config: defaultConfig}, ""},
+		{"-d -v", command{op: opVersion, config: defaultConfig}, ""},
+		{"-d -h", command{op: opHelp, config: defaultConfig}, ""},
+
+		{"-c", client(control.CommitAll), ""},
+		{"-c ct", client(control.CommitFlows), ""},
+		{"-c e", client(control.CommitExpects), ""},
+		{"-c ''", client(control.CommitFlows), ""},
+		{"-c ctx", client(control.SchedulePurge), ""}, // ctx is no keyword, so it is option t
+		{"-c foo", command{}, "Unknown option: foo"},
+		{"-i", client(control.DumpInternal), ""},
+		{"-i expect", client(control.DumpInternalExp), ""},
+		{"-ix", client(control.DumpInternal), ""},
+		{"-i -x", client(control.DumpInternalXML), ""},
+		{"-e exp -x", client(control.DumpExternalExpXML), ""},
+		{"-i -C /x -x", command{op: opClient, config: "/x", request: control.DumpInternalXML}, ""},
+		{"-x -i", command{}, "Invalid parameters"},
+		{"-i -x -x", command{}, "Invalid parameters"},
+		{"-i -k -x", command{}, "Invalid parameters"},
+		{"-d -x", command{}, "Invalid parameters"},
+		{"-f", client(control.FlushCaches), ""},
+		{"-f int", client(control.FlushInternal), ""},
+		{"-f external", client(control.FlushExternal), ""},
+		{"-f foo", command{}, "!unknown parameter `foo' for option `-f'"},
+		{"-F", client(control.FlushKernelAll), ""},
+		{"-F ct", client(control.FlushKernelFlows), ""},
+		{"-F exp", client(control.FlushKernelExpects), ""},
+		{"-R", client(control.RefillAll), ""},
+		{"-R ct", client(control.RefillFlows), ""},
+		{"-R expect", client(control.RefillExpects), ""},
+		{"-n", client(control.Resync), ""},
+		{"-B", client(control.Bulk), ""},
+		{"-t", client(control.SchedulePurge), ""},
+		{"-k", client(control.Kill), ""},
+		{"-k -s", client(control.StatsFlows), ""},
+		{"-s", client(control.StatsFlows), ""},
+		{"xs", client(control.StatsFlows), ""},
+		{"-s ''", client(control.StatsNetwork), ""},
+		{"-s n", client(control.StatsNetwork), ""},
+		{"-s c", client(control.StatsCache), ""},
+		{"-s ct", client(control.StatsFlows), ""},
+		{"-s r", client(control.StatsRuntime), ""},
+		{"-s rs", client(control.StatsResendQueue), ""},
+		{"-s link", client(control.StatsLink), ""},
+		{"-s p", client(control.StatsProcess), ""},
+		{"-s queue", client(control.StatsQueue), ""},
+		{"-s e", client(control.StatsExpects), ""},
+		{"-s metrics", client(control.Metrics), ""},
+		{"-s m", command{op: opClient, config: defaultConfig, request: control.StatsLink,
+			notes: []string{"use `link' instead of `multicast' as parameter."}}, ""},
+		{"-s zzz", command{}, "!unknown parameter `zzz' for option `-s'"},
+		{"-s ct expect", command{}, "Invalid parameters"}, // expect is option x
+		{"-d -s", command{}, "Invalid parameters"},
+		{"-s -d", command{}, "Invalid parameters"},
+		{"foo", command{}, "Unknown option: foo"},
+		{"-", command{}, "Unknown option: -"},
+		{"''", command{}, "Unknown option: "},
+		{"--", command{}, "Unknown option: --"},
+		{"--help", command{}, "Unknown option: --help"},
+
+		{"-C /x --check", command{op: opCheck, config: "/x"}, ""},
+		{"--check -d", command{}, "Invalid parameters"},
+		{"--check -s", command{}, "Invalid parameters"},
+		{"--json", command{}, "Invalid parameters"},
+		{"-s --json", client(control.StatsFlows | control.WithOutcome | control.AsJSON), ""},
+		{"-s net -o json", client(control.StatsNetwork | control.WithOutcome | control.AsJSON), ""},
+		{"-s rsqueue --json", client(control.StatsResendQueue | control.WithOutcome | control.AsJSON), ""},
+		{"-o json -e exp", client(control.DumpExternalExp | control.WithOutcome | control.AsJSON), ""},
+		{"-i -x -o json", client(control.DumpInternal | control.WithOutcome | control.AsJSON), ""},
+		{"-o xml", command{}, "-o takes one word: json"},
+		{"-o", command{}, "-o takes one word: json"},
+		{"-c -o json", command{}, "Invalid parameters"},
+		{"-s metrics -o json", command{}, "Invalid parameters"},
+		{"-C " + strings.Repeat("x", 4097), command{op: opConsole, config: strings.Repeat("x", 4096),
+			notes: []string{"Path to config file to long. Cutting it down to 4096 characters"}}, ""},
+	} {
+		args := strings.Fields(c.args)
+		for i, a := range args {
+			if a == "''" {
+				args[i] = ""
+			}
+		}
+		got, err := parse(args)
+		if c.err != "" {
+			text, noUsage := strings.CutPrefix(c.err, "!")
+			var wrong *usageError
+			if !errors.As(err, &wrong) || wrong.text != text || wrong.usage == noUsage {
+				t.Errorf("%s: error %#v, want %q", c.args, err, c.err)
+			}
+			continue
+		}
+		if err != nil || got.op != c.want.op || got.config != c.want.config || got.request != c.want.request ||
+			strings.Join(got.notes, "\n") != strings.Join(c.want.notes, "\n") {
+			t.Errorf("%.40s: %+v, %v, want %+v", c.args, got, err, c.want)
+		}
+	}
+}
+
+func FuzzParse(f *testing.F) {
+	for _, seed := range []string{"-s\x00network", "-i\x00-x", "-C\x00/x\x00-d", "-o\x00json\x00-e\x00exp", "--check", ""} {
+		f.Add(seed)
+	}
+	f.Fuzz(func(t *testing.T, line string) {
+		cmd, err := parse(strings.Split(line, "\x00"))
+		if err == nil && cmd.op == opClient && cmd.request == 0 {
+			// FlushKernelFlows is 0: only -F ct means it.
+			if !strings.Contains(line, "F") {
+				t.Errorf("%q flushes the kernel's table", line)
+			}
+		}
+	})
+}

@@ -1,0 +1,81 @@
+package conntrackd
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os/exec"
+
+	"ctbox/applets/conntrackd/logging"
+	"ctbox/applets/conntrackd/process"
+)
+
+// The exit statuses; there are no others.
+const (
+	exitOK     = 0
+	exitFailed = 1
+)
+
+// run is Run with the maker of the node as an argument.
+func run(ctx context.Context, argv []string, stdout, stderr io.Writer, open opener) int {
+	console := logging.New(stdout, stderr)
+	log := slog.New(console)
+	argv0 := "conntrackd"
+	if len(argv) > 0 {
+		argv0 = argv[0]
+		argv = argv[1:]
+	}
+	cmd, err := parse(argv)
+	for _, note := range cmd.notes {
+		log.Warn(note)
+	}
+	var wrong *usageError
+	if errors.As(err, &wrong) {
+		if wrong.usage {
+			io.WriteString(stdout, usage(argv0))
+		}
+		log.Error(wrong.text)
+		return exitFailed
+	}
+	switch cmd.op {
+	case opHelp:
+		io.WriteString(stdout, usage(argv0))
+		return exitOK
+	case opVersion:
+		io.WriteString(stdout, versionText)
+		return exitOK
+	case opClient:
+		return runClient(ctx, &cmd, log, stdout)
+	case opCheck:
+		return runCheck(cmd.config, stdout, stderr)
+	case opDaemon:
+		if parent := process.InBackground(); parent != nil {
+			return runDaemon(ctx, cmd.config, console, stderr, open, parent)
+		}
+		return runParent(append([]string{argv0}, argv...), log, stdout, stderr)
+	}
+	return runDaemon(ctx, cmd.config, console, stderr, open, nil)
+}
+
+// runParent starts the daemon in the background and waits until it is ready.
+func runParent(argv []string, log *slog.Logger, stdout, stderr io.Writer) int {
+	err := process.Background(argv, stdout, stderr, func(pid int) {
+		if err := process.Notify(process.MainPID(pid)); err != nil {
+			log.Warn(err.Error())
+		}
+	})
+	var exit *exec.ExitError
+	switch {
+	case err == nil:
+		return exitOK
+	case errors.As(err, &exit):
+		if exit.ExitCode() < 0 { // a signal: nobody has said anything
+			log.Error(fmt.Sprintf("the daemon ended before it was ready: %v", exit))
+		}
+	default:
+		log.Error(err.Error())
+	}
+	return exitFailed
+}

@@ -1,0 +1,279 @@
+package conntrackd
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"os"
+	"os/signal"
+	"sync"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"ctbox/applets/conntrackd/control"
+	"ctbox/applets/conntrackd/logging"
+	"ctbox/applets/conntrackd/process"
+	"ctbox/applets/conntrackd/report"
+	"ctbox/conf"
+	"ctbox/nl"
+	"ctbox/sync/node"
+)
+
+// runner is a node as the daemon sees it: what control asks, and Run, which
+// replicates until ctx ends and closes everything then.
+type runner interface {
+	control.Node
+	Run(context.Context) error
+}
+
+// opener makes a node, with everything open that its configuration asks for.
+type opener func(*conf.Config, *slog.Logger, node.Ended) (runner, error)
+
+// umask keeps everything that the daemon makes to its owner.
+const umask = 0o177
+
+// daemon is what is open while a daemon runs.
+type daemon struct {
+	cfg     *conf.Config
+	console *logging.Log
+	log     *slog.Logger
+	flows   *logging.FlowLog // nil without
+	lock    *process.Lock
+	control *net.UnixListener // nil without
+	node    runner
+	hangup  chan os.Signal
+}
+
+// runDaemon is a daemon's whole life, in the foreground or, with a parent, in the
+// background. The order of the first steps is that of conntrack-tools: what is
+// wrong first is what is told.
+func runDaemon(ctx context.Context, config string, console *logging.Log, stderr io.Writer, open opener, parent *process.Parent) int {
+	unix.Umask(umask)
+	signal.Ignore(syscall.SIGPIPE) // a console that goes away is no reason to end
+	if parent != nil {
+		console.Quiet()
+	}
+	d := &daemon{console: console, log: slog.New(console), hangup: make(chan os.Signal, 1)}
+	signal.Notify(d.hangup, syscall.SIGHUP)
+	defer signal.Stop(d.hangup)
+	cfg, ok := load(config, conf.AtStart, d.log)
+	if !ok {
+		return exitFailed
+	}
+	d.cfg = cfg
+	if err := d.openLogs(); err != nil {
+		fmt.Fprintln(stderr, err)
+		return exitFailed
+	}
+	defer d.closeLogs()
+	if !d.takeLock() {
+		return exitFailed
+	}
+	if err := d.init(open); err != nil {
+		d.log.Error(err.Error())
+		d.log.Error("conntrackd cannot start, please review your configuration")
+		d.release()
+		return exitFailed
+	}
+	d.log.Log(ctx, node.LevelNotice, "initialization completed")
+	return d.run(ctx, parent)
+}
+
+func (d *daemon) openLogs() error {
+	g := &d.cfg.General
+	if err := d.console.Open(g.LogFile, uint8(g.Syslog)); err != nil {
+		return logfileError(g.LogFile, err)
+	}
+	if s := d.cfg.Stats; s != nil && (s.LogFile != "" || s.Syslog != conf.FacilityOff) {
+		flows, err := logging.OpenFlowLog(s.LogFile, uint8(s.Syslog), d.log)
+		if err != nil {
+			return logfileError(s.LogFile, err)
+		}
+		d.flows = flows
+	}
+	return nil
+}
+
+func logfileError(name string, err error) error {
+	return fmt.Errorf("ERROR: can't open logfile `%s'.Reason: %s", name, process.Strerror(err))
+}
+
+func (d *daemon) closeLogs() {
+	if d.flows != nil {
+		d.flows.Close()
+	}
+	d.console.Close()
+}
+
+// takeLock reports whether the lock file is ours now.
+func (d *daemon) takeLock() bool {
+	g := &d.cfg.General
+	lock, takenOver, err := process.AcquireLock(g.LockFile, func() bool {
+		return g.UNIXPath != "" && control.Answers(g.UNIXPath)
+	})
+	switch {
+	case errors.Is(err, process.ErrLocked):
+		d.log.Error("lockfile `" + g.LockFile + "' exists, perhaps conntrackd already running?")
+		return false
+	case err != nil:
+		d.log.Error("can't make lockfile `" + g.LockFile + "': " + process.Strerror(err))
+		return false
+	case takenOver:
+		d.log.Warn("taking over lockfile `" + g.LockFile + "' of a conntrackd that is gone")
+	}
+	d.lock = lock
+	return true
+}
+
+// init opens everything else.
+func (d *daemon) init(open opener) error {
+	g := &d.cfg.General
+	caches := 1
+	if d.cfg.Sync != nil {
+		caches = 2
+	}
+	process.LimitMemory(g.HashLimit, caches)
+	if err := process.SetScheduler(uint32(g.Scheduler.Type), g.Scheduler.Priority); err != nil {
+		d.log.Warn(process.SchedulerWarning(err))
+	}
+	if g.UNIXPath != "" {
+		listener, err := control.Listen(g.UNIXPath)
+		if err != nil {
+			return fmt.Errorf("can't open unix socket! %w", err)
+		}
+		d.control = listener
+	}
+	var ended node.Ended
+	if d.flows != nil {
+		var line []byte // the node calls from one goroutine
+		ended = func(f *nl.Flow) {
+			now := time.Now()
+			line = report.AppendEnded(line[:0], f, now)
+			d.flows.Add(now, line)
+		}
+	}
+	n, err := open(d.cfg, d.log, ended)
+	if err != nil {
+		return err
+	}
+	d.node = n
+	return nil
+}
+
+// release undoes takeLock and init, but for the node.
+func (d *daemon) release() {
+	if d.control != nil {
+		d.control.Close()
+	}
+	if err := d.lock.Release(); err != nil {
+		d.log.Error("can't remove lockfile: " + err.Error())
+	}
+}
+
+// run serves until the daemon is told to stop.
+func (d *daemon) run(ctx context.Context, parent *process.Parent) int {
+	ctx, stop := context.WithCancel(ctx)
+	defer stop()
+	server := &control.Server{Node: d.node, Log: d.log, Stop: stop}
+	defer server.Close() // whoever asked for the end may go on when all is gone
+
+	failed := d.leave(parent)
+	var beside sync.WaitGroup
+	beside.Go(func() { d.reopenOnHangup(ctx) })
+	if d.control != nil {
+		beside.Go(func() {
+			if err := server.Serve(ctx, d.control); err != nil {
+				d.log.Error("control socket: " + err.Error())
+			}
+		})
+	}
+	d.log.Log(ctx, node.LevelNotice, startMessage(parent))
+	if failed == nil {
+		d.tellSystemd(ctx, &beside, mainPID(parent))
+		failed = d.node.Run(ctx)
+	}
+	stop()
+	if d.cfg.General.Systemd {
+		process.Notify(process.Stopping)
+	}
+	beside.Wait()
+	d.release()
+	if failed != nil {
+		d.log.Error(failed.Error())
+		return exitFailed
+	}
+	d.log.Log(ctx, node.LevelNotice, "---- shutdown received ----")
+	return exitOK
+}
+
+// leave lets go of what the process was started with.
+func (d *daemon) leave(parent *process.Parent) error {
+	if err := os.Chdir("/"); err != nil {
+		return err
+	}
+	if err := process.CloseInput(); err != nil {
+		return err
+	}
+	if parent == nil {
+		return nil
+	}
+	d.console.CloseConsole()
+	return parent.Detach()
+}
+
+func startMessage(parent *process.Parent) string {
+	if parent != nil {
+		return "-- starting in daemon mode --"
+	}
+	return "-- starting in console mode --"
+}
+
+func mainPID(parent *process.Parent) int {
+	if parent != nil {
+		return parent.PID
+	}
+	return os.Getpid()
+}
+
+// tellSystemd says that the daemon is ready, and from then on that it lives, as
+// long as the node answers.
+func (d *daemon) tellSystemd(ctx context.Context, beside *sync.WaitGroup, mainPID int) {
+	if !d.cfg.General.Systemd {
+		return
+	}
+	period, err := process.WatchdogPeriod(mainPID)
+	if err != nil {
+		d.log.Warn("failed to get watchdog details from systemd: " + err.Error())
+	}
+	if err := process.Notify(process.Ready); err != nil {
+		d.log.Warn(err.Error())
+	}
+	if period > 0 {
+		beside.Go(func() {
+			process.FeedWatchdog(ctx, period, func(ctx context.Context) error {
+				_, err := d.node.Status(ctx)
+				return err
+			})
+		})
+	}
+}
+
+// reopenOnHangup opens the log files anew on SIGHUP, until ctx ends.
+func (d *daemon) reopenOnHangup(ctx context.Context) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-d.hangup:
+			d.console.Reopen()
+			if d.flows != nil {
+				d.flows.Reopen()
+			}
+		}
+	}
+}

@@ -1,0 +1,39 @@
+package conntrackd
+
+import "ctbox/internal/version"
+
+// usage is what -h prints, and what stands beside most errors. Lines of
+// conntrack-tools' are as they are there; the others are those of our options.
+func usage(argv0 string) string {
+	return `Connection tracking userspace daemon v` + version.Number + ` (ctbox)
+Usage: ` + argv0 + ` [commands] [options]
+
+General commands:
+  -d, run in daemon mode
+  -C [configfile], configuration file path
+  --check, check the configuration file and tell what the daemon would do
+  -v, display conntrackd version
+  -h, display this help information
+
+Client mode commands:
+  -c [ct|expect], commit external cache to conntrack table
+  -f [internal|external], flush internal and external cache
+  -F [ct|expect], flush kernel conntrack table
+  -i [ct|expect], display content of the internal cache
+  -e [ct|expect], display the content of the external cache
+  -k, kill conntrack daemon
+  -s  [network|cache|runtime|link|rsqueue|queue|ct|expect], dump statistics
+  -s  metrics, dump statistics as OpenMetrics text
+  -R [ct|expect], resync with kernel conntrack table
+  -n, request resync with other node (only FT-FW and NOTRACK modes)
+  -B, force a bulk send to other replica firewalls
+  -x, dump cache in XML format (requires -i or -e)
+  -o json, dump cache or statistics in JSON format (requires -i, -e or -s)
+  -t, reset the kernel timeout (see PurgeTimeout clause)
+
+`
+}
+
+const versionText = `Connection tracking userspace daemon v` + version.Number + ` (ctbox). MIT License.
+Compatible with conntrackd of conntrack-tools 1.4.9, replication protocol version 1.
+`
