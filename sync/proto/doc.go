@@ -66,11 +66,11 @@
 //   - The receive state belongs to the peer: whoever is heard first on a link.
 //     Another address on that link is ignored, counted and reported once
 //     (ThirdNode), until the peer has been silent for ten seconds.
-//   - A started peer has not told us its table, so we ask for everything
-//     (ResyncSent), and so we do after a gap of more messages than a resend queue
-//     holds, and when a report of ours had to be dropped. Requests are repeated
-//     until they are acknowledged, at most one in five seconds, then ten, up to a
-//     minute.
+//   - A started peer knows nothing, so we tell it everything (BulkWanted), and it
+//     has not told us its table, so we ask for everything (ResyncSent). We ask
+//     also after a gap of more messages than a resend queue holds, and when a
+//     report of ours had to be dropped. Requests are repeated until they are
+//     acknowledged, at most one in five seconds, then ten, up to a minute.
 //   - A peer that reports messages missing which have left our full resend queue
 //     gets everything without asking.
 //   - What stays unacknowledged for ten seconds while later messages are

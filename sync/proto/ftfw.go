@@ -17,7 +17,8 @@ type FTFWConfig struct {
 	// Resend is how many messages are kept for retransmission
 	// (ResendQueueSize); 0 is 131072.
 	Resend int
-	// StartupResync asks the peer for everything at the start.
+	// StartupResync asks the peer for everything at the start. A peer of ours
+	// tells it anyway when it hears the HELLO; a C daemon has to be asked.
 	StartupResync bool
 }
 
@@ -69,6 +70,7 @@ func NewFTFW(now time.Duration, config FTFWConfig) *FTFW {
 	m := &FTFW{config: config, seq: config.FirstSeq, alive: now + aliveInterval}
 	m.init()
 	m.resync.interval = resyncInterval
+	m.peer.began = now - helloPause
 	m.bulk.number = config.FirstSeq
 	if config.StartupResync {
 		m.RequestResync(now)

@@ -19,18 +19,17 @@ func (m *FTFW) Receive(now time.Duration, link int, from netip.Addr, h wire.Head
 	if !ours {
 		return Ignore, m.countThird(from)
 	}
+	var events Events
 	if fresh {
-		m.restarted(h.Seq)
+		events |= m.restarted(now, h.Seq)
 	}
 	p.heard = now
 	if h.Flags&wire.HelloBack != 0 {
 		m.hello = said
 	}
-	var events Events
 	if h.Flags&wire.Hello != 0 {
-		if p.starts(now, h.Seq, m.resync.granted) {
-			m.restarted(h.Seq)
-			events |= PeerStarted
+		if !fresh && p.starts(now, h.Seq, m.resync.granted) {
+			events |= m.restarted(now, h.Seq)
 		}
 		p.greeted, p.helloLast, p.helloAt = true, h.Seq, now
 		m.sayBack = true
@@ -44,8 +43,7 @@ func (m *FTFW) Receive(now time.Duration, link int, from netip.Addr, h wire.Head
 		if !p.countsAnew(now, h.Seq) {
 			return Ignore, events
 		}
-		m.restarted(h.Seq)
-		events |= PeerStarted
+		events |= m.restarted(now, h.Seq)
 	}
 	verdict := Handled
 	switch kind {
@@ -56,7 +54,11 @@ func (m *FTFW) Receive(now time.Duration, link int, from netip.Addr, h wire.Head
 	case wire.KindNack:
 		events |= m.missed(now, h.From, h.To)
 	case wire.KindResync:
-		events |= ResyncReceived | m.bulk.want(now)
+		events |= ResyncReceived
+		if now-p.began >= helloPause {
+			// Before that it has come with the start, which is answered already.
+			events |= m.bulk.want(now)
+		}
 	case wire.KindAlive:
 		events |= m.marked(now, h)
 	}
@@ -199,9 +201,10 @@ func (m *FTFW) eachSent(from, to wire.Seq, do func(id, *element)) {
 	}
 }
 
-// restarted begins anew with a peer that has started with seq: what it was sent
-// before is gone with its former life, and so is what it told us then.
-func (m *FTFW) restarted(seq wire.Seq) {
+// restarted begins anew with a peer that has started with seq. What it was sent
+// before is gone with its former life, and so is what it told us then: we tell it
+// everything and ask for everything.
+func (m *FTFW) restarted(now time.Duration, seq wire.Seq) Events {
 	for {
 		i, e, ok := m.pop(&m.resend)
 		if !ok {
@@ -209,8 +212,9 @@ func (m *FTFW) restarted(seq wire.Seq) {
 		}
 		m.giveUp(i, e)
 	}
-	m.peer.begin(seq, m.config.Window)
+	m.peer.begin(now, seq, m.config.Window)
 	m.resync.want()
+	return PeerStarted | m.bulk.want(now)
 }
 
 // countThird counts a message of a node that is not our peer.

@@ -15,8 +15,9 @@ func randomFTFW(s *sim, resendSizes ...int) func(time.Duration, wire.Seq) Machin
 	pick := func(of ...int) int { return of[s.rng.IntN(len(of))] }
 	window := pick(1, 2, 3, 10, 300)
 	resend := pick(resendSizes...)
+	startup := s.chance(50)
 	return func(now time.Duration, first wire.Seq) Machine {
-		return NewFTFW(now, FTFWConfig{FirstSeq: first, Window: window, Resend: resend, StartupResync: true})
+		return NewFTFW(now, FTFWConfig{FirstSeq: first, Window: window, Resend: resend, StartupResync: startup})
 	}
 }
 

@@ -22,6 +22,7 @@ type peer struct {
 	addrs     [maxLinks]netip.Addr
 	strangers []netip.Addr
 	heard     time.Duration
+	began     time.Duration // this life of it
 
 	have bool
 	last wire.Seq // the last that arrived
@@ -76,7 +77,8 @@ func (p *peer) noteStranger(from netip.Addr) bool {
 }
 
 // begin starts a new life of the peer, whose first message is seq.
-func (p *peer) begin(seq wire.Seq, window int) {
+func (p *peer) begin(now time.Duration, seq wire.Seq, window int) {
+	p.began = now
 	p.have, p.last = false, seq
 	p.window, p.owed = window, false
 	p.greeted = false

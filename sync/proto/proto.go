@@ -67,7 +67,7 @@ const (
 	// EndBulk, in one go or in slices.
 	BulkWanted Events = 1 << iota
 	// ResyncReceived: the peer asked for everything ("resync requested by other
-	// node"). BulkWanted may come later, to limit the rate.
+	// node"). BulkWanted may come later, to limit the rate, or have come already.
 	ResyncReceived
 	// ResyncSent: we ask the peer for everything, by ourselves.
 	ResyncSent
@@ -76,7 +76,7 @@ const (
 	// peer and is to be removed.
 	BulkBegan
 	BulkComplete
-	// PeerStarted: the peer said that it has just started.
+	// PeerStarted: the peer has just started, or another has taken its place.
 	PeerStarted
 	// ThirdNode: a node that is not our peer takes part; Stats.Third says which.
 	// Reported once for each.

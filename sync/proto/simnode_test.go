@@ -28,7 +28,8 @@ type daemon struct {
 	packer   *wire.Packer
 	counters wire.Counters
 	alarmsAt time.Duration
-	strange  int // how often a third node was reported
+	strange  int  // how often a third node was reported
+	met      bool // and the last number of the peer was
 	lastSeen wire.Seq
 }
 
@@ -62,7 +63,7 @@ func (d *daemon) boot() {
 	d.slots, d.free = [2][]slot{}, [2][]uint32{}
 	d.index = map[uint16]uint32{}
 	d.ext = map[uint16]entry{}
-	d.bulkAt = -1
+	d.bulkAt, d.met = -1, false
 	for key := d.base; key < d.base+simKeys; key++ {
 		if v, ok := d.table[key]; ok {
 			d.insert(key, v)
@@ -205,9 +206,11 @@ func (d *daemon) noteOrder(events Events) {
 	if !ok {
 		return
 	}
-	if last := m.peer.last; events&PeerStarted == 0 && d.s.pair() && m.peer.have && last.Before(d.lastSeen) && d.lastSeen != 0 && m.peer.greeted {
+	last := m.peer.last
+	if d.met && d.s.pair() && events&PeerStarted == 0 && last.Before(d.lastSeen) {
 		d.s.t.Errorf("node %d: the window went back from %d to %d", d.id, d.lastSeen, last)
 	}
+	d.met = m.peer.have
 	d.lastSeen = m.peer.last
 }
 
