@@ -156,6 +156,9 @@ func TestDatagrams(t *testing.T) {
 // Many datagrams in one call arrive all, in order.
 func TestManyDatagrams(t *testing.T) {
 	nsA, nsB := pair(t)
+	// Until the neighbour is known the kernel keeps only some 200 KiB for it
+	// (unres_qlen_bytes), less than what is sent here at once.
+	nsA.Must("ping", "-q", "-c", "1", "192.0.2.2")
 	c := Config{Transport: UDP, Interface: "sync0", Port: 3780, Checksum: true, RecvBuffer: 4 << 20, SendBuffer: 4 << 20}
 	ca, cb := c, c
 	ca.Destination, cb.Destination = addr("192.0.2.2"), addr("192.0.2.1")
