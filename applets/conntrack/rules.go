@@ -103,7 +103,12 @@ func (p *Parser) checkRules() error {
 	if c.Table == TableExpect {
 		col = p.command.expectColumn
 	}
-	if i, missing, bad := genericRules[col].firstViolation(uint64(c.Given)); bad {
+	given := c.Given
+	if c.Output == OutJSON && (c.Op == OpCount || c.Op == OpStats) {
+		// Our own; the other outputs have no form for numbers.
+		given &^= OptOutput
+	}
+	if i, missing, bad := genericRules[col].firstViolation(uint64(given)); bad {
 		return violation(options[i].name, missing)
 	}
 	if wantsPairs(col) {
