@@ -338,6 +338,41 @@ func TestEvents(t *testing.T) {
 	}
 }
 
+// Take and Ready see the same events as Next; a coalescing reader makes fewer
+// runs of them and loses none.
+func TestEventsWithoutWaiting(t *testing.T) {
+	ns := netnstest.New(t, "take")
+	s := subscribeIn(t, ns, EventOptions{Groups: GroupFlowNew, Coalesce: 2 * time.Millisecond})
+	c := dialIn(t, ns)
+	if e, err := s.Take(nil); e != nil || err != nil {
+		t.Fatalf("before anything happened: %v, %v", e, err)
+	}
+	const n = 5000
+	create(t, c, n, tcpFlow)
+	seen := 0
+	deadline := time.After(20 * time.Second)
+	for seen < n {
+		select {
+		case <-s.Ready():
+		case <-deadline:
+			t.Fatalf("%d of %d events", seen, n)
+		}
+		var e *Events
+		for {
+			var err error
+			if e, err = s.Take(e); err != nil {
+				t.Fatal(err)
+			}
+			if e == nil {
+				break
+			}
+			if err := e.Each(func(*Message, time.Time) error { seen++; return nil }); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+}
+
 // A buffer far too small loses events; what is seen and what is counted must
 // still add up exactly.
 func TestEventLossIsCounted(t *testing.T) {

@@ -55,6 +55,10 @@ type EventOptions struct {
 	// Reliable asks the kernel to keep and retry what it could not deliver
 	// (NETLINK_BROADCAST_SEND_ERROR), at the price of flows that linger.
 	Reliable bool
+	// Coalesce is how long the reader lets events gather after a read that came
+	// as soon after another: fewer and larger runs for a consumer that is busy.
+	// The first event after a pause is never held up. 0 reads as they come.
+	Coalesce time.Duration
 }
 
 // Subscription receives events. A goroutine of its own does nothing but read the
@@ -64,7 +68,9 @@ type Subscription struct {
 	conn    *Conn
 	groups  Group
 	backlog int
+	pause   time.Duration // EventOptions.Coalesce
 	read    mmsgReader
+	ready   chan struct{}
 
 	mu      sync.Mutex
 	arrived *sync.Cond // signalled when something below changes
@@ -72,6 +78,7 @@ type Subscription struct {
 	spare   []*Events
 	bytes   int // in waiting and with the consumer
 	drops   uint64
+	told    uint64 // of drops, to the consumer
 	err     error
 	closed  bool
 	left    bool // no member of a group any more: what is queued is all
@@ -148,7 +155,8 @@ func subscribe(c *Conn, opts EventOptions) (*Subscription, error) {
 			}
 		}
 	}
-	s := &Subscription{conn: c, groups: opts.Groups, backlog: opts.Backlog, done: make(chan struct{})}
+	s := &Subscription{conn: c, groups: opts.Groups, backlog: opts.Backlog, pause: opts.Coalesce,
+		ready: make(chan struct{}, 1), done: make(chan struct{})}
 	s.arrived = sync.NewCond(&s.mu)
 	s.read.init()
 	return s, nil
@@ -206,36 +214,64 @@ func (s *Subscription) Next(ctx context.Context, reuse *Events) (*Events, error)
 	defer stop()
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	seen := uint64(0)
-	if reuse != nil {
-		seen = reuse.Dropped
-		s.bytes -= len(reuse.buf)
-		reuse.buf, reuse.marks = reuse.buf[:0], reuse.marks[:0]
-		if len(s.spare) < maxSpare {
-			s.spare = append(s.spare, reuse)
+	s.giveBack(reuse)
+	for {
+		if e, err := s.take(); e != nil || err != nil {
+			return e, err
 		}
-		s.arrived.Broadcast()
-	}
-	for len(s.waiting) == 0 && s.drops == seen {
-		switch {
-		case ctx.Err() != nil:
+		if ctx.Err() != nil {
 			return nil, context.Cause(ctx)
-		case s.err != nil:
-			return nil, s.err
-		case s.closed:
-			return nil, os.ErrClosed
 		}
 		s.arrived.Wait()
 	}
-	if len(s.waiting) == 0 {
+}
+
+// Ready is sent to when Take may have something to return. It is for one
+// receiver, which uses Take and not Next.
+func (s *Subscription) Ready() <-chan struct{} { return s.ready }
+
+// Take is Next without waiting: nil when nothing has arrived. The receiver calls
+// it until then.
+func (s *Subscription) Take(reuse *Events) (*Events, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.giveBack(reuse)
+	return s.take()
+}
+
+// giveBack takes the consumer's Events back.
+func (s *Subscription) giveBack(e *Events) {
+	if e == nil {
+		return
+	}
+	s.bytes -= len(e.buf)
+	e.buf, e.marks = e.buf[:0], e.marks[:0]
+	if len(s.spare) < maxSpare {
+		s.spare = append(s.spare, e)
+	}
+	s.arrived.Broadcast()
+}
+
+// take returns the oldest run that waits, an empty one when only the drop counter
+// has changed, or nil.
+func (s *Subscription) take() (*Events, error) {
+	switch {
+	case len(s.waiting) > 0:
+		first := s.waiting[0]
+		s.waiting = s.waiting[:copy(s.waiting, s.waiting[1:])]
+		s.told = first.Dropped
+		return first, nil
+	case s.drops != s.told:
+		s.told = s.drops
 		e := s.empty()
 		e.Dropped = s.drops
 		return e, nil
+	case s.err != nil:
+		return nil, s.err
+	case s.closed:
+		return nil, os.ErrClosed
 	}
-	first := s.waiting[0]
-	n := copy(s.waiting, s.waiting[1:])
-	s.waiting = s.waiting[:n]
-	return first, nil
+	return nil, nil
 }
 
 // empty returns Events without content.
@@ -283,6 +319,7 @@ const dropPoll = 200 * time.Millisecond
 
 func (s *Subscription) run() {
 	defer close(s.done)
+	var last time.Time // when the last read ended
 	for {
 		s.mu.Lock()
 		left := s.left
@@ -300,6 +337,10 @@ func (s *Subscription) run() {
 		s.err = err
 		if wake {
 			s.arrived.Broadcast()
+			select {
+			case s.ready <- struct{}{}:
+			default:
+			}
 		}
 		// A full backlog is waited out here; then the kernel's buffer takes
 		// what comes, and counts what it cannot take.
@@ -310,6 +351,14 @@ func (s *Subscription) run() {
 		s.mu.Unlock()
 		if end {
 			return
+		}
+		if s.pause > 0 && n > 0 {
+			// A full read means that more is there already.
+			if n < eventsPerRead && now.Sub(last) < 2*s.pause {
+				time.Sleep(s.pause)
+				now = time.Now()
+			}
+			last = now
 		}
 	}
 }

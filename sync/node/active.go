@@ -12,7 +12,7 @@ import (
 // subscribe joins the kernel's events.
 func (n *Node) subscribe() error {
 	g := &n.cfg.General
-	opts := nl.EventOptions{Groups: nl.AllFlowEvents, Buffer: int(g.NetlinkBufferSize), Reliable: g.NetlinkEventsReliable}
+	opts := nl.EventOptions{Groups: nl.AllFlowEvents, Buffer: int(g.NetlinkBufferSize), Reliable: g.NetlinkEventsReliable, Coalesce: coalesce}
 	if n.expectSync {
 		opts.Groups |= nl.AllExpectEvents
 	}
@@ -34,7 +34,7 @@ func (n *Node) subscribe() error {
 	if err != nil {
 		return err
 	}
-	n.events = sub
+	n.events, n.ready = sub, sub.Ready()
 	n.kernel.BufferSize = uint64(sub.Buffer())
 	if g.NetlinkEventsReliable {
 		n.notice("reliable ctnetlink event delivery is ENABLED.")
@@ -43,34 +43,24 @@ func (n *Node) subscribe() error {
 	return nil
 }
 
+// coalesce is what a change may wait for others while the node is busy: waking up
+// for each and sending it alone costs more than all the rest.
+const coalesce = 2 * time.Millisecond
+
 // systemBuffer is asked for where the configuration leaves the size to the
 // system: net.core.rmem_default, as Linux has it. What a burst brings beyond it
 // waits in this process.
 const systemBuffer = 212992
 
-// passEvents hands runs of events to the loop and gives them back to the reader.
-func (n *Node) passEvents() {
-	defer n.working.Done()
-	var run *nl.Events
-	for {
-		var err error
-		if run, err = n.events.Next(n.ctx, run); err != nil {
-			if n.ctx.Err() == nil {
-				_ = n.do(n.ctx, func() { n.log.Error("kernel events ended: " + err.Error()); n.kernel.FailedEvents++ })
-			}
-			return
-		}
-		select {
-		case n.eventRuns <- run:
-			run = <-n.eventsDone
-		case <-n.ctx.Done():
-			return
-		}
+// takeEvents follows one run of the kernel's events. The loop sends what has come
+// of it before it takes the next.
+func (n *Node) takeEvents() error {
+	run, err := n.events.Take(n.taken)
+	n.taken = run
+	n.waiting = run != nil
+	if run == nil || err != nil {
+		return err
 	}
-}
-
-// takeEvents follows the kernel's events.
-func (n *Node) takeEvents(run *nl.Events) error {
 	if run.Dropped != n.dropped {
 		n.overrun(run.Dropped - n.dropped)
 		n.dropped = run.Dropped
@@ -85,7 +75,6 @@ func (n *Node) takeEvents(run *nl.Events) error {
 		}
 		if since++; since > n.cfg.General.EventIterationLimit {
 			since = 0
-			n.transmit()
 			n.serve()
 		}
 		return nil

@@ -41,13 +41,14 @@ type Node struct {
 	conns struct{ commit, flush *nl.Conn } // tasks use them, one at a time
 	own   map[uint32]origin                // port ids of our own sockets
 
-	events     *nl.Subscription // nil when polling
-	eventRuns  chan *nl.Events
-	eventsDone chan *nl.Events
-	dropped    uint64
-	flow       nl.Flow // reused
-	expect     nl.Expect
-	known      nl.Flow
+	events  *nl.Subscription // nil when polling
+	ready   <-chan struct{}  // its Ready
+	taken   *nl.Events       // the last run, to be given back
+	waiting bool             // more runs may be there
+	dropped uint64
+	flow    nl.Flow // reused
+	expect  nl.Expect
+	known   nl.Flow
 
 	internal, external caches
 	expectSync         bool
@@ -243,11 +244,6 @@ func (n *Node) Run(ctx context.Context) error {
 
 // begin starts what runs beside the loop.
 func (n *Node) begin() {
-	if n.events != nil {
-		n.eventRuns, n.eventsDone = make(chan *nl.Events), make(chan *nl.Events, 1)
-		n.working.Add(1)
-		go n.passEvents()
-	}
 	if n.injector != nil {
 		n.working.Add(1)
 		go n.injector.run()
@@ -276,6 +272,11 @@ func (n *Node) loop(ctx context.Context) error {
 		n.now = time.Now()
 		n.due()
 		n.chore()
+		if n.waiting {
+			if err := n.takeEvents(); err != nil {
+				return err
+			}
+		}
 		n.transmit()
 		timer.Reset(n.wait())
 		select {
@@ -284,13 +285,8 @@ func (n *Node) loop(ctx context.Context) error {
 		case call := <-n.calls:
 			n.now = time.Now()
 			call()
-		case run := <-n.eventRuns:
-			n.now = time.Now()
-			err := n.takeEvents(run)
-			n.eventsDone <- run
-			if err != nil {
-				return err
-			}
+		case <-n.ready:
+			n.waiting = true
 		case in := <-n.links.received():
 			n.now = time.Now()
 			n.takeDatagrams(in)
@@ -322,7 +318,7 @@ const heldPoll = 2 * time.Millisecond
 
 // wait is how long the loop may sleep.
 func (n *Node) wait() time.Duration {
-	if len(n.chores) > 0 {
+	if len(n.chores) > 0 || n.waiting {
 		return 0
 	}
 	if n.held {
