@@ -19,114 +19,132 @@ func (s *session) delete(c *Command) (uint64, error) {
 	return n, err
 }
 
-// deletions is what a batch of deletions is about: lines to print, each up to
-// the offset in ends, in the order of the requests.
+// errStop ends a dump when there is a reason not to change anything more.
+var errStop = errors.New("stop")
+
+// deleteMatching deletes the flows that match and returns their number. Dump
+// and deletions run side by side. p may be nil.
+func (s *session) deleteMatching(c *Command, p *printer) (uint64, error) {
+	conn, err := s.change()
+	if err != nil {
+		return 0, err
+	}
+	d := &deleter{session: s, cmd: c, printer: p, filter: newFilter(c)}
+	d.pipe = conn.NewPipeline(s.ctx, d.complete)
+	err = s.eachCandidate(c, d.take)
+	if d.batch != nil && err == nil && d.failed == nil {
+		err = d.pipe.Submit(d.batch)
+	}
+	if end := d.pipe.Close(); err == nil {
+		err = end
+	}
+	if d.failed != nil {
+		err = d.failed
+	}
+	return d.deleted, err
+}
+
+// deleter is a deletion under way. A flow that has gone by itself is neither
+// counted nor printed; the id in each request keeps a new flow with the tuple of
+// one that has gone from being hit.
+type deleter struct {
+	*session
+	cmd     *Command
+	printer *printer // may be nil
+	filter  *filter
+	pipe    *nl.Pipeline
+	batch   *nl.Batch // being filled; nil before the first flow
+	request nl.Flow
+	begun   bool
+
+	deleted uint64
+	failed  error // first reason to stop; what is on its way is still finished
+}
+
+// deletions is what a batch is about: lines to print, each up to the offset in
+// ends, in the order of the requests.
 type deletions struct {
 	lines []byte
 	ends  []int
 	ahead bool // the first line is printed already
 }
 
-// errStop ends a dump when there is a reason not to change anything more.
-var errStop = errors.New("stop")
-
-// deleteMatching deletes the flows that match and returns their number. Dump
-// and deletions run side by side. A flow that has gone by itself is neither
-// counted nor printed; the id in each request keeps a new flow with the tuple of
-// one that has gone from being hit. p may be nil.
-func (s *session) deleteMatching(c *Command, p *printer) (uint64, error) {
-	conn, err := s.change()
-	if err != nil {
-		return 0, err
+// take puts a flow that matches into the batch.
+func (d *deleter) take(f *nl.Flow) error {
+	if d.failed != nil {
+		return errStop
 	}
-	var deleted uint64
-	var failed error // first reason to stop; what is on its way is still finished
-	pipe := conn.NewPipeline(s.ctx, func(b *nl.Batch) error {
-		d := b.Tag.(*deletions)
-		refused := b.Failures()
-		start := 0
-		for i := range b.Len() {
-			line := d.lines[start:d.ends[i]]
-			start = d.ends[i]
-			if len(refused) > 0 && refused[0].Index == i {
-				if err := refused[0].Err; failed == nil && !isErrno(err, unix.ENOENT) {
-					failed = s.refused(c, err)
-				}
-				refused = refused[1:]
-				continue
-			}
-			deleted++
-			if p == nil || d.ahead && i == 0 {
-				continue
-			}
-			if err := p.text(line, 1); err != nil && failed == nil {
-				failed = err
-			}
-		}
+	if !d.filter.match(f) {
 		return nil
-	})
-
-	filter := newFilter(c)
-	var batch *nl.Batch
-	var request nl.Flow
-	first := true
-	err = s.eachCandidate(c, func(f *nl.Flow) error {
-		if failed != nil {
-			return errStop
+	}
+	if d.batch == nil {
+		if err := d.nextBatch(); err != nil {
+			return err
 		}
-		if !filter.match(f) {
-			return nil
-		}
-		if batch == nil {
-			next, err := pipe.Batch()
-			if err != nil {
+	}
+	t := d.batch.Tag.(*deletions)
+	if d.printer != nil {
+		d.printer.clock()
+		t.lines = append(format.AppendFlow(t.lines, f, &d.printer.style, nil), '\n')
+		if !d.begun {
+			// The first line is written before anything is deleted: an output
+			// that is full or closed shows itself here.
+			d.begun, t.ahead = true, true
+			if err := d.printer.ahead(t.lines); err != nil {
 				return err
 			}
-			batch = next
-			reuse(batch)
 		}
-		d := batch.Tag.(*deletions)
-		if p != nil {
-			d.lines = append(format.AppendFlow(d.lines, f, &p.style, nil), '\n')
-			if first {
-				// The first line is written before anything is deleted: an
-				// output that is full or closed shows itself here.
-				first, d.ahead = false, true
-				if err := p.ahead(d.lines); err != nil {
-					return err
-				}
-			}
-		}
-		d.ends = append(d.ends, len(d.lines))
-		setIdentity(&request, f)
-		batch.Add(nl.Request{Type: nl.TypeFlowDelete, Family: f.Orig.Family, Flow: &request})
-		if !batch.Full() {
-			return nil
-		}
-		full := batch
-		batch = nil
-		return pipe.Submit(full)
-	})
-	if batch != nil && err == nil && failed == nil {
-		err = pipe.Submit(batch)
 	}
-	if end := pipe.Close(); err == nil {
-		err = end
+	t.ends = append(t.ends, len(t.lines))
+	setIdentity(&d.request, f)
+	d.batch.Add(nl.Request{Type: nl.TypeFlowDelete, Family: f.Orig.Family, Flow: &d.request})
+	if !d.batch.Full() {
+		return nil
 	}
-	if failed != nil {
-		err = failed
-	}
-	return deleted, err
+	full := d.batch
+	d.batch = nil
+	return d.pipe.Submit(full)
 }
 
-// reuse readies a batch's deletions.
-func reuse(b *nl.Batch) {
-	d, ok := b.Tag.(*deletions)
-	if !ok {
-		d = &deletions{}
-		b.Tag = d
+func (d *deleter) nextBatch() error {
+	b, err := d.pipe.Batch()
+	if err != nil {
+		return err
 	}
-	d.lines, d.ends, d.ahead = d.lines[:0], d.ends[:0], false
+	t, ok := b.Tag.(*deletions)
+	if !ok {
+		t = &deletions{}
+		b.Tag = t
+	}
+	t.lines, t.ends, t.ahead = t.lines[:0], t.ends[:0], false
+	d.batch = b
+	return nil
+}
+
+// complete takes what the kernel said to a batch, and prints what was deleted.
+func (d *deleter) complete(b *nl.Batch) error {
+	t := b.Tag.(*deletions)
+	refused := b.Failures()
+	start := 0
+	for i, end := range t.ends {
+		line := t.lines[start:end]
+		start = end
+		if len(refused) > 0 && refused[0].Index == i {
+			if err := refused[0].Err; d.failed == nil && !isErrno(err, unix.ENOENT) {
+				d.failed = d.refused(d.cmd, err)
+			}
+			refused = refused[1:]
+			continue
+		}
+		d.deleted++
+		if d.printer == nil || t.ahead && i == 0 {
+			continue
+		}
+		if err := d.printer.text(line, 1); err != nil && d.failed == nil {
+			d.failed = err
+		}
+	}
+	return nil
 }
 
 // setIdentity makes r the request that names f and no other flow. The kernel

@@ -146,6 +146,7 @@ type printer struct {
 	footer  string
 	begun   bool
 	entries uint64 // printed so far
+	ticks   uint   // calls of clock
 }
 
 // newPrinter makes the printer for a command's -o. XML that is no whole
@@ -170,8 +171,7 @@ func newPrinter(out *output, c *Command) *printer {
 	if c.Output&OutLabels != 0 && c.LabelMap != nil && c.Op != OpDelete {
 		p.style.Labels = c.LabelMap.names[:]
 	}
-	// The time is for events and for expectations; ages of flows are not shown
-	// in full where the flow is about to change.
+	// Which command shows what is conntrack-tools' choice (sheet section 2.5).
 	p.style.Timestamp = c.Output&OutTimestamp != 0 && (c.Op == OpEvents || c.Table == TableExpect)
 	switch c.Op {
 	case OpList, OpGet, OpEvents:
@@ -242,7 +242,8 @@ func (p *printer) finish() error {
 // clock keeps the style's Now close to the time, without asking for the time
 // at every flow.
 func (p *printer) clock() {
-	if p.entries%64 == 0 {
+	if p.ticks%64 == 0 {
 		p.style.Now = time.Now().UnixNano()
 	}
+	p.ticks++
 }

@@ -6,6 +6,45 @@ import (
 	"ctbox/nl"
 )
 
+// update changes the flows that match and prints each as it then is. Dump and
+// updates run side by side. Flows that would not change are left alone.
+func (s *session) update(c *Command) (uint64, error) {
+	conn, err := s.change()
+	if err != nil {
+		return 0, err
+	}
+	u := &updater{session: s, cmd: c, printer: newPrinter(s.out, c), filter: newFilter(c)}
+	u.pipe = conn.NewPipeline(s.ctx, u.complete)
+	err = s.dump(c, u.take)
+	if u.batch != nil && err == nil && u.failed == nil {
+		err = u.pipe.Submit(u.batch)
+	}
+	if end := u.pipe.Close(); err == nil {
+		err = end
+	}
+	if u.failed != nil {
+		err = u.failed
+	}
+	if end := u.printer.finish(); err == nil {
+		err = end
+	}
+	return u.printer.entries, err
+}
+
+// updater is an update under way.
+type updater struct {
+	*session
+	cmd     *Command
+	printer *printer
+	filter  *filter
+	pipe    *nl.Pipeline
+	batch   *nl.Batch // being filled; nil before the first flow
+
+	change, get, got nl.Flow
+
+	failed error // first reason to stop; what is on its way is still finished
+}
+
 // updates is what a batch of updates is about: for each pair of requests, the
 // update and the get that follows it, what the flow was.
 type updates []updated
@@ -17,101 +56,82 @@ type updated struct {
 	refused bool
 }
 
-// update changes the flows that match and prints each as it then is. Dump and
-// updates run side by side. Flows that would not change are left alone.
-func (s *session) update(c *Command) (uint64, error) {
-	conn, err := s.change()
-	if err != nil {
-		return 0, err
+// take puts a flow that matches and would change into the batch.
+func (u *updater) take(f *nl.Flow) error {
+	if u.failed != nil {
+		return errStop
 	}
-	p := newPrinter(s.out, c)
-	var n uint64
-	var failed error // first reason to stop; what is on its way is still finished
-	var got nl.Flow
-	pipe := conn.NewPipeline(s.ctx, func(b *nl.Batch) error {
-		pairs := *b.Tag.(*updates)
-		for _, f := range b.Failures() {
-			pair := &pairs[f.Index/2]
-			pair.refused = true
-			if failed == nil && !forgivable(f.Err, pair.labels) {
-				failed = s.refused(c, f.Err)
-			}
-		}
-		err := b.Answers(func(index int, m *nl.Message) error {
-			was := pairs[index/2]
-			if was.refused {
-				return nil
-			}
-			if err := got.Decode(m.Attrs); err != nil {
-				return err
-			}
-			if was.hasID && got.Has&nl.HasID != 0 && got.ID != was.id {
-				// The kernel has no way to tie an update to an id.
-				s.warn("WARNING: flow %d ended and its successor %d was updated in its place.", was.id, got.ID)
-			}
-			n++
-			p.clock()
-			return p.flow(&got, nil)
-		})
-		if err != nil && failed == nil {
-			failed = err
-		}
+	if !u.filter.match(f) || !setChange(&u.change, f, u.cmd) {
 		return nil
-	})
+	}
+	if u.cmd.LabelsAdd.Beyond {
+		u.failed = errLabelBeyond(u.cmd)
+		return errStop
+	}
+	if u.batch == nil {
+		if err := u.nextBatch(); err != nil {
+			return err
+		}
+	}
+	pairs := u.batch.Tag.(*updates)
+	*pairs = append(*pairs, updated{id: f.ID, hasID: f.Has&nl.HasID != 0, labels: u.change.Has&nl.HasLabels != 0})
+	setIdentity(&u.get, f)
+	u.get.Has &^= nl.HasID
+	family := f.Orig.Family
+	u.batch.Add(nl.Request{Type: nl.TypeFlowNew, Family: family, Flow: &u.change})
+	u.batch.Add(nl.Request{Type: nl.TypeFlowGet, Family: family, Flow: &u.get})
+	if !u.batch.Full() {
+		return nil
+	}
+	full := u.batch
+	u.batch = nil
+	return u.pipe.Submit(full)
+}
 
-	filter := newFilter(c)
-	var batch *nl.Batch
-	var change, ask nl.Flow
-	err = s.dump(c, func(f *nl.Flow) error {
-		if failed != nil {
-			return errStop
+func (u *updater) nextBatch() error {
+	b, err := u.pipe.Batch()
+	if err != nil {
+		return err
+	}
+	if b.Tag == nil {
+		b.Tag = new(updates)
+	}
+	pairs := b.Tag.(*updates)
+	*pairs = (*pairs)[:0]
+	u.batch = b
+	return nil
+}
+
+// complete takes what the kernel said to a batch, and prints the flows that it
+// answered with.
+func (u *updater) complete(b *nl.Batch) error {
+	pairs := *b.Tag.(*updates)
+	for _, f := range b.Failures() {
+		pair := &pairs[f.Index/2]
+		pair.refused = true
+		if u.failed == nil && !forgivable(f.Err, pair.labels) {
+			u.failed = u.refused(u.cmd, f.Err)
 		}
-		if !filter.match(f) || !setChange(&change, f, c) {
+	}
+	err := b.Answers(func(index int, m *nl.Message) error {
+		was := pairs[index/2]
+		if was.refused {
 			return nil
 		}
-		if c.LabelsAdd.Beyond {
-			failed = errLabelBeyond(c)
-			return errStop
+		if err := u.got.Decode(m.Attrs); err != nil {
+			return err
 		}
-		if batch == nil {
-			next, err := pipe.Batch()
-			if err != nil {
-				return err
-			}
-			batch = next
-			if batch.Tag == nil {
-				batch.Tag = new(updates)
-			}
-			pairs := batch.Tag.(*updates)
-			*pairs = (*pairs)[:0]
+		if was.hasID && u.got.Has&nl.HasID != 0 && u.got.ID != was.id {
+			// The kernel has no way to tie an update to an id.
+			u.warn("WARNING: flow %d ended and its successor %d was updated in its place.", was.id, u.got.ID)
 		}
-		pairs := batch.Tag.(*updates)
-		*pairs = append(*pairs, updated{id: f.ID, hasID: f.Has&nl.HasID != 0, labels: change.Has&nl.HasLabels != 0})
-		setIdentity(&ask, f)
-		ask.Has &^= nl.HasID
-		family := f.Orig.Family
-		batch.Add(nl.Request{Type: nl.TypeFlowNew, Family: family, Flow: &change})
-		batch.Add(nl.Request{Type: nl.TypeFlowGet, Family: family, Flow: &ask})
-		if !batch.Full() {
-			return nil
-		}
-		full := batch
-		batch = nil
-		return pipe.Submit(full)
+		u.printer.clock()
+		return u.printer.flow(&u.got, nil)
 	})
-	if batch != nil && err == nil && failed == nil {
-		err = pipe.Submit(batch)
+	if err != nil && u.failed == nil {
+		u.failed = err
 	}
-	if end := pipe.Close(); err == nil {
-		err = end
-	}
-	if failed != nil {
-		err = failed
-	}
-	if end := p.finish(); err == nil {
-		err = end
-	}
-	return n, err
+	return nil
 }
 
 // forgivable reports whether a refused update is passed over: the flow has
