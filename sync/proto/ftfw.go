@@ -126,8 +126,10 @@ func (m *FTFW) Pending() int {
 
 // bulkWindow is how far the resend queue may fill up for a bulk: so far that an
 // acknowledgement comes before it is full, and that it holds what comes between.
+// Each time that it did not, the next bulk goes half as far.
 func (m *FTFW) bulkWindow() int {
-	return max(1, min(max(bulkWindow, 4*m.config.Window), m.config.Resend-1))
+	room := min(max(bulkWindow, 4*m.config.Window), m.config.Resend-1)
+	return max(1, room>>min(m.bulk.shrink, 30))
 }
 
 // keep puts a sent element into the resend queue, whose oldest has to go when it

@@ -91,7 +91,7 @@ func (m *FTFW) arrived(now time.Duration, seq wire.Seq, kind wire.Kind) {
 	if !p.owed {
 		p.owed, p.ackFrom, p.ackDue = true, seq, now+aliveInterval
 	}
-	p.have, p.last = true, seq
+	p.arrived(now, seq)
 	if kind == wire.KindAck || kind == wire.KindAlive {
 		return
 	}

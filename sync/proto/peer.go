@@ -27,6 +27,10 @@ type peer struct {
 	have bool
 	last wire.Seq // the last that arrived
 
+	// The highest that arrived lately, whatever life it was thought to be of.
+	highest   wire.Seq
+	highestAt time.Duration
+
 	window  int // messages until the next acknowledgement
 	owed    bool
 	ackFrom wire.Seq // the first not yet acknowledged, if owed
@@ -85,6 +89,20 @@ func (p *peer) begin(now time.Duration, seq wire.Seq, window int) {
 	p.runLen = 0
 }
 
+// arrived notes the last number that arrived.
+func (p *peer) arrived(now time.Duration, seq wire.Seq) {
+	p.have, p.last = true, seq
+	p.runLen = 0
+	if seq.After(p.highest) || now-p.highestAt >= lateTime {
+		p.highest, p.highestAt = seq, now
+	}
+}
+
+// overtaken reports whether a later message than seq has arrived already.
+func (p *peer) overtaken(now time.Duration, seq wire.Seq) bool {
+	return now-p.highestAt < lateTime && p.highest.After(seq)
+}
+
 // starts reports whether a HELLO with seq begins a new life of the peer. It rides
 // on every message of a started node until that hears the answer, so one that
 // follows another directly does not, unless answered: the peer has acknowledged
@@ -97,7 +115,7 @@ func (p *peer) starts(now time.Duration, seq wire.Seq, answered bool) bool {
 }
 
 // countsAnew notes a late message and reports whether there were so many in
-// sequence that they can't be: the peer has started again with lower numbers and
+// sequence, and nothing else, that they can't be: the peer has started again with lower numbers and
 // ended its HELLO without us.
 func (p *peer) countsAnew(now time.Duration, seq wire.Seq) bool {
 	if p.runLen == 0 || seq != p.runNext {

@@ -159,6 +159,8 @@ const (
 	peerSilence = 10 * time.Second
 	// helloPause is the most between two messages of a node that says HELLO.
 	helloPause = 2 * time.Second
+	// lateTime is longer than a message can be under way.
+	lateTime = 3 * time.Second
 	// restartRun and restartTime are how many late messages in sequence, over
 	// how long, mean that the peer counts anew and we missed its start.
 	restartRun  = 3
@@ -182,6 +184,7 @@ type bulk struct {
 	told    bool     // the owner has told all objects
 	left    int      // objects of it that are not acknowledged
 	failed  bool     // some never will be
+	shrink  int      // how often in a row that happened
 }
 
 // want notes that a peer needs everything. It returns BulkWanted when that can

@@ -9,11 +9,12 @@ import (
 // resync is our wish to be told everything.
 type resync struct {
 	wanted   bool
-	number   uint64        // of the last request
-	sent     bool          // the request is on its way
-	granted  bool          // the peer has acknowledged it
-	begun    bool          // and begun to tell everything: it is one of ours
-	bulk     wire.Seq      // the number of that bulk
+	number   uint64   // of the last request
+	sent     bool     // the request is on its way
+	granted  bool     // the peer has acknowledged it
+	begun    bool     // and begun to tell everything: it is one of ours
+	bulk     wire.Seq // the number of the last bulk that began, if seen
+	seen     bool
 	next     time.Duration // no request before
 	interval time.Duration
 }
@@ -27,7 +28,7 @@ func (r *resync) want() {
 // begin notes that the peer has begun to tell everything.
 func (r *resync) begin(now time.Duration, number wire.Seq) {
 	r.wanted, r.sent, r.granted, r.begun = true, true, true, true
-	r.bulk = number
+	r.bulk, r.seen = number, true
 	r.next = now + maxResyncInterval
 }
 
@@ -81,6 +82,9 @@ func (m *FTFW) marked(now time.Duration, h wire.Header) Events {
 	r := &m.resync
 	switch {
 	case !h.IsMark():
+	case h.Flags&wire.BulkBegin != 0 && (m.peer.overtaken(now, h.Seq) || r.seen && h.From == r.bulk):
+		// Late or a copy: what it should have come before is here already. Taken
+		// seriously it would make all that seem to be gone.
 	case h.Flags&wire.BulkBegin != 0:
 		r.begin(now, h.From)
 		return BulkBegan
@@ -152,8 +156,10 @@ func (m *FTFW) finishBulk() {
 	b.running = false
 	if b.failed {
 		b.wanted = true
+		b.shrink++
 		return
 	}
+	b.shrink = 0
 	m.queueControl(b.mark(wire.BulkEnd))
 }
 

@@ -244,6 +244,7 @@ func (d *daemon) happened(e Events) {
 	if e&BulkComplete != 0 {
 		for k, x := range d.ext {
 			if x.round != d.round {
+				d.checkGone(k, x.version)
 				delete(d.ext, k)
 			}
 		}
@@ -251,6 +252,13 @@ func (d *daemon) happened(e Events) {
 	if e&ThirdNode != 0 {
 		d.strange++
 		d.s.logf("%d notices the third node %v", d.id, d.m.Stats().Third)
+	}
+}
+
+// checkGone checks that what is removed after a bulk is not what the peer has.
+func (d *daemon) checkGone(key uint16, version uint32) {
+	if peer := d.s.nodes[1-d.id%2]; d.s.pair() && peer.kernel()[key] == version {
+		d.s.t.Errorf("node %d: flow %d is taken for gone and is not", d.id, key)
 	}
 }
 
