@@ -71,6 +71,7 @@ func NewFTFW(now time.Duration, config FTFWConfig) *FTFW {
 	m.init()
 	m.resync.interval = resyncInterval
 	m.peer.began = now - helloPause
+	m.peer.highestAt = now - lateTime
 	m.bulk.number = config.FirstSeq
 	if config.StartupResync {
 		m.RequestResync(now)
