@@ -66,7 +66,10 @@ func (f *fake) Dump(ctx context.Context, c node.Cache, t node.Tables, each func(
 	return f.err
 }
 func (f *fake) Commit(_ context.Context, t node.Tables) (node.CommitResult, error) {
-	return f.commit, f.note("commit-" + tableNames[t])
+	err := f.note("commit-" + tableNames[t])
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.commit, err
 }
 func (f *fake) Flush(_ context.Context, c node.Cache) error { return f.note("flush-" + cacheNames[c]) }
 func (f *fake) FlushKernel(_ context.Context, t node.Tables) error {
@@ -194,7 +197,9 @@ func TestOutcomes(t *testing.T) {
 		{"nothing to commit in this mode", node.CommitResult{}, node.ErrUnsupported, ""},
 		{"running", node.CommitResult{}, node.ErrCommitRunning, node.ErrCommitRunning.Error()},
 	} {
+		d.node.mu.Lock() // the server may not be done with the request before
 		d.node.commit, d.node.err = c.commit, c.err
+		d.node.mu.Unlock()
 		_, err := d.ask(t, CommitAll|WithOutcome)
 		var outcome Outcome
 		if errors.As(err, &outcome); string(outcome) != c.want || (err == nil) != (c.want == "") {
