@@ -103,7 +103,7 @@ title() {
 title "A client (192.0.2.10), a NAT firewall and a server (198.51.100.10)"
 for ns in $client $firewall $server; do
 	ip netns add $ns
-	in_ns $ns sysctl -qw net.ipv6.conf.default.accept_dad=0 # addresses are usable at once
+	in_ns $ns sysctl -qw net.ipv6.conf.default.accept_dad=0 # link-local addresses are usable at once
 	ip -n $ns link set lo up
 done
 ip link add lan netns $firewall type veth peer name eth0 netns $client
@@ -111,7 +111,7 @@ ip link add wan netns $firewall type veth peer name eth0 netns $server
 # link NAMESPACE DEVICE IPV4 IPV6
 link() {
 	ip -n "$1" addr add "$3" dev "$2"
-	ip -n "$1" addr add "$4" dev "$2"
+	ip -n "$1" addr add "$4" dev "$2" nodad
 	ip -n "$1" link set "$2" up
 }
 link $client eth0 192.0.2.10/24 2001:db8:1::10/64

@@ -1,6 +1,9 @@
 package netnstest
 
-import "testing"
+import (
+	"strings"
+	"testing"
+)
 
 // End is one end of a link: an interface and its addresses in CIDR notation.
 type End struct {
@@ -9,13 +12,20 @@ type End struct {
 	Addrs []string
 }
 
-// Link makes a veth pair between two namespaces and brings both ends up.
+// Link makes a veth pair between two namespaces and brings both ends up. The
+// addresses are usable at once.
 func Link(t testing.TB, a, b End) {
 	t.Helper()
 	must(t, "", "ip", "link", "add", a.Dev, "netns", a.NS.Name, "type", "veth", "peer", "name", b.Dev, "netns", b.NS.Name)
 	for _, end := range []End{a, b} {
 		for _, addr := range end.Addrs {
-			end.NS.IP("addr", "add", addr, "dev", end.Dev)
+			args := []string{"addr", "add", addr, "dev", end.Dev}
+			if strings.Contains(addr, ":") {
+				// Without detection, too, the kernel takes a while to call an
+				// address usable; with nodad it is from the start.
+				args = append(args, "nodad")
+			}
+			end.NS.IP(args...)
 		}
 		end.NS.IP("link", "set", end.Dev, "up")
 	}

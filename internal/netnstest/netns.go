@@ -23,8 +23,8 @@ import (
 
 // NS is a network namespace that lives as long as its test. It has a name
 // under /run/netns, so `ip netns exec` and nsenter reach it too. Its loopback
-// interface is up, and its IPv6 addresses are usable at once: they are not
-// first looked for on the link (duplicate address detection, RFC 4862).
+// interface is up, and its IPv6 addresses are not first looked for on the link
+// (duplicate address detection, RFC 4862).
 //
 // The methods may be called by several goroutines, but as with testing.TB only
 // the test's own goroutine may call those that can fail the test, which all do
