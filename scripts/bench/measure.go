@@ -1,20 +1,23 @@
 package main
 
 import (
+	"bytes"
 	"fmt"
 	"os"
 	"os/exec"
 	"slices"
+	"strconv"
 	"strings"
-	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // cost is what one run took.
 type cost struct {
 	wall time.Duration
 	cpu  time.Duration // user and system
-	rss  int64         // KiB, largest resident set
+	rss  int64         // KiB, largest resident set; 0 where it was not seen
 }
 
 // timed runs a command with its output thrown away.
@@ -27,70 +30,172 @@ func timed(cmd *exec.Cmd) (cost, error) {
 	var stderr strings.Builder
 	cmd.Stdout, cmd.Stderr = null, &stderr
 	start := time.Now()
-	if err := cmd.Run(); err != nil {
-		return cost{}, fmt.Errorf("%s: %w: %s", strings.Join(cmd.Args, " "), err, stderr.String())
+	if err := cmd.Start(); err != nil {
+		return cost{}, err
 	}
-	return costOf(cmd, time.Since(start)), nil
+	peak := watchPeak(cmd.Process.Pid)
+	err = cmd.Wait()
+	wall := time.Since(start)
+	rss := peak()
+	if err != nil {
+		return cost{}, fmt.Errorf("%s: %w: %s", strings.Join(cmd.Args[2:], " "), err, strings.TrimSpace(stderr.String()))
+	}
+	return cost{wall: wall, cpu: cpu(cmd), rss: rss}, nil
 }
 
-func costOf(cmd *exec.Cmd, wall time.Duration) cost {
-	usage := cmd.ProcessState.SysUsage().(*syscall.Rusage)
-	return cost{wall: wall, cpu: cmd.ProcessState.UserTime() + cmd.ProcessState.SystemTime(), rss: usage.Maxrss}
+func cpu(cmd *exec.Cmd) time.Duration {
+	return cmd.ProcessState.UserTime() + cmd.ProcessState.SystemTime()
+}
+
+// cpuUsed is the CPU time that this process or thread has used, as who says
+// (RUSAGE_SELF, RUSAGE_THREAD).
+func cpuUsed(who int) (time.Duration, error) {
+	var u unix.Rusage
+	err := unix.Getrusage(who, &u)
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano()), err
+}
+
+// watchPeak follows the largest resident set of a process until the function it
+// returns is called. What wait4(2) reports would be no less than our own:
+// a process keeps the figure of the memory that it was started from.
+func watchPeak(pid int) func() int64 {
+	stop, peak := make(chan struct{}), make(chan int64)
+	go func() {
+		path := fmt.Sprintf("/proc/%d/status", pid)
+		var last int64
+		tick := time.NewTicker(20 * time.Millisecond)
+		defer tick.Stop()
+		for {
+			select {
+			case <-stop:
+				peak <- last
+				return
+			case <-tick.C:
+			}
+			if now := highWater(path); now > 0 {
+				last = now
+			}
+		}
+	}()
+	return func() int64 { close(stop); return <-peak }
+}
+
+// highWater reads VmHWM, in KiB, from a process's status.
+func highWater(path string) int64 {
+	status, _ := os.ReadFile(path)
+	_, rest, found := bytes.Cut(status, []byte("VmHWM:"))
+	if !found {
+		return 0
+	}
+	n, _ := strconv.ParseInt(string(bytes.Fields(rest)[0]), 10, 64)
+	return n
 }
 
 // median is the median of each figure by itself.
 func median(costs []cost) cost {
-	mid := func(key func(cost) int64) int64 {
-		var v []int64
-		for _, c := range costs {
-			v = append(v, key(c))
-		}
-		slices.Sort(v)
-		return v[len(v)/2]
-	}
 	return cost{
-		wall: time.Duration(mid(func(c cost) int64 { return int64(c.wall) })),
-		cpu:  time.Duration(mid(func(c cost) int64 { return int64(c.cpu) })),
-		rss:  mid(func(c cost) int64 { return c.rss }),
+		wall: time.Duration(middle(costs, func(c cost) int64 { return int64(c.wall) })),
+		cpu:  time.Duration(middle(costs, func(c cost) int64 { return int64(c.cpu) })),
+		rss:  middle(costs, func(c cost) int64 { return c.rss }),
 	}
 }
 
+func middle(costs []cost, key func(cost) int64) int64 {
+	var v []int64
+	for _, c := range costs {
+		v = append(v, key(c))
+	}
+	slices.Sort(v)
+	return v[len(v)/2]
+}
+
 // contestants are measured in turn, so that what else the machine does hits all
-// alike. kernel may be nil.
+// alike. debian and kernel may be nil.
 type contestants struct {
 	debian, ours, kernel func() (cost, error)
 }
 
-// compare prints one row of a table.
+// attempts is how often Debian's program may try: its -U runs out of socket
+// buffer.
+const attempts = 3
+
+const tableHead = `| work | Debian | ctbox | **ratio** | kernel alone | over kernel | CPU: Debian | ctbox | kernel | MiB: Debian | ctbox |
+|---|---|---|---|---|---|---|---|---|---|---|`
+
+// compare prints one row of a table: medians, and the ratios of the medians.
 func (b *bench) compare(row string, c contestants) error {
 	if !b.wanted(row) {
 		return nil
 	}
-	all := []func() (cost, error){c.debian, c.ours, c.kernel}
-	costs := make([][]cost, len(all))
+	var debian, ours, kernel []cost
+	var gaveUp error
 	for range b.runs {
-		for i, run := range all {
-			if run == nil {
-				continue
-			}
-			one, err := run()
+		if c.debian != nil && gaveUp == nil {
+			one, err := persistent(c.debian)
 			if err != nil {
-				return fmt.Errorf("%s: %w", row, err)
+				gaveUp = err
+			} else {
+				debian = append(debian, one)
 			}
-			costs[i] = append(costs[i], one)
 		}
+		one, err := c.ours()
+		if err != nil {
+			return fmt.Errorf("%s: %w", row, err)
+		}
+		ours = append(ours, one)
+		if c.kernel == nil {
+			continue
+		}
+		if one, err = c.kernel(); err != nil {
+			return fmt.Errorf("%s: %w", row, err)
+		}
+		kernel = append(kernel, one)
 	}
-	debian, ours := median(costs[0]), median(costs[1])
-	kernel, overKernel := "–", "–"
-	if c.kernel != nil {
-		k := median(costs[2])
-		kernel = seconds(k.wall)
-		overKernel = fmt.Sprintf("%.2f", ours.wall.Seconds()/k.wall.Seconds())
+	if gaveUp != nil {
+		debian = nil
 	}
-	fmt.Printf("| %s | %s | %s | **%.2f** | %s | %s | %s | %s | %.1f | %.1f |\n", row,
-		seconds(debian.wall), seconds(ours.wall), ours.wall.Seconds()/debian.wall.Seconds(), kernel, overKernel,
-		seconds(debian.cpu), seconds(ours.cpu), float64(debian.rss)/1024, float64(ours.rss)/1024)
+	o := median(ours)
+	cells := []string{row, "–", seconds(o.wall), "–", "–", "–", "–", seconds(o.cpu), "–", "–", mebibytes(o.rss)}
+	if debian != nil {
+		d := median(debian)
+		cells[1], cells[3] = seconds(d.wall), fmt.Sprintf("**%.2f**", o.wall.Seconds()/d.wall.Seconds())
+		cells[6], cells[9] = seconds(d.cpu), mebibytes(d.rss)
+	}
+	if kernel != nil {
+		k := median(kernel)
+		cells[4], cells[5] = seconds(k.wall), fmt.Sprintf("%.2f", o.wall.Seconds()/k.wall.Seconds())
+		cells[8] = seconds(k.cpu)
+	}
+	fmt.Printf("| %s |\n", strings.Join(cells, " | "))
+	if gaveUp != nil {
+		fmt.Fprintf(os.Stderr, "bench: Debian failed %d times: %v\n", attempts, gaveUp)
+	}
 	return nil
 }
 
-func seconds(d time.Duration) string { return fmt.Sprintf("%.2f s", d.Seconds()) }
+// persistent tries a contestant again when it fails.
+func persistent(run func() (cost, error)) (c cost, err error) {
+	for range attempts {
+		if c, err = run(); err == nil {
+			return c, nil
+		}
+	}
+	return c, err
+}
+
+func seconds(d time.Duration) string {
+	if d == 0 {
+		return "–"
+	}
+	if d < 100*time.Millisecond {
+		return fmt.Sprintf("%.1f ms", float64(d.Microseconds())/1000)
+	}
+	return fmt.Sprintf("%.2f s", d.Seconds())
+}
+
+func mebibytes(kib int64) string {
+	if kib == 0 {
+		return "–"
+	}
+	return fmt.Sprintf("%.1f", float64(kib)/1024)
+}

@@ -71,9 +71,12 @@ func flow(i int, f *nl.Flow) {
 	f.Reply = f.Orig.Inverted()
 }
 
-// fill creates flows first, first+1, … until n exist; it is also what the kernel
-// alone takes for a load.
-func fill(c *nl.Conn, n int) error {
+// fill creates the first n flows that do not exist yet; it is also what the
+// kernel alone takes for a load.
+func fill(c *nl.Conn, n int) error { return create(c, n, flow) }
+
+// create creates n flows, which describe fills in.
+func create(c *nl.Conn, n int, describe func(i int, f *nl.Flow)) error {
 	p := c.NewPipeline(context.Background(), func(b *nl.Batch) error {
 		for _, f := range b.Failures() {
 			if !errors.Is(f.Err, unix.EEXIST) {
@@ -82,21 +85,21 @@ func fill(c *nl.Conn, n int) error {
 		}
 		return nil
 	})
-	err := fillPipeline(p, n)
+	err := createPipelined(p, n, describe)
 	if cerr := p.Close(); err == nil {
 		err = cerr
 	}
 	return err
 }
 
-func fillPipeline(p *nl.Pipeline, n int) error {
+func createPipelined(p *nl.Pipeline, n int, describe func(i int, f *nl.Flow)) error {
 	b, err := p.Batch()
 	if err != nil {
 		return err
 	}
 	var f nl.Flow
 	for i := range n {
-		flow(i, &f)
+		describe(i, &f)
 		b.Add(nl.Request{Type: nl.TypeFlowNew, Flags: unix.NLM_F_CREATE | unix.NLM_F_EXCL, Family: nl.FamilyIPv4, Flow: &f})
 		if b.Full() {
 			if err := p.Submit(b); err != nil {
