@@ -2,6 +2,7 @@ package conntrack
 
 import (
 	"strings"
+	"sync"
 
 	"ctbox/applets/internal/cnum"
 	"ctbox/applets/internal/getopt"
@@ -133,10 +134,12 @@ func concat(parts ...[]protoOption) []protoOption {
 	return all
 }
 
-// protocolSets has the scanner's options of each protocol.
-var protocolSets = makeProtocolSets()
+// protocolSets has the scanner's options of each protocol. They are made when a
+// command line names one: most do not.
+var protocolSets = sync.OnceValue(makeProtocolSets)
 
-func makeProtocolSets() (sets [len(protocols)]*getopt.Set) {
+func makeProtocolSets() *[len(protocols)]*getopt.Set {
+	sets := new([len(protocols)]*getopt.Set)
 	for i := range protocols {
 		var all []getopt.Option
 		for j, o := range protocols[i].options {

@@ -38,7 +38,7 @@ func (p *Parser) setProto(_ *option, arg string, _ bool) error {
 	p.cmd.HelpProto = unknownProtocol
 	if index != noProtocol {
 		p.cmd.HelpProto = protocols[index].name
-		p.scan.Add(protocolSets[index])
+		p.scan.Add(protocolSets()[index])
 	}
 	p.cmd.Flow.Orig.Proto = number
 	p.cmd.Flow.Orig.Has |= nl.TupleProto

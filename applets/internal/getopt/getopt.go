@@ -33,20 +33,20 @@ type Option struct {
 // Set is a collection of options. It is not changed after New and may be used
 // by any number of Scanners.
 type Set struct {
-	short  [256]Option
-	long   []Option
-	byName map[string]int // index in long
+	letters [256]uint8 // one more than the index in short, or 0
+	short   []Option
+	long    []Option
+	byName  map[string]int // index in long
 }
 
 // New makes a Set. When two options are spelled the same, the first counts.
 func New(options []Option) *Set {
 	s := &Set{byName: make(map[string]int)}
-	for i := range s.short {
-		s.short[i].Code = -1
-	}
 	for _, o := range options {
-		if o.Short != 0 && s.short[o.Short].Code < 0 {
-			s.short[o.Short] = o
+		// A colon or semicolon is syntax in getopt's option string.
+		if o.Short != 0 && s.letters[o.Short] == 0 && o.Short != ':' && o.Short != ';' {
+			s.short = append(s.short, o)
+			s.letters[o.Short] = uint8(len(s.short))
 		}
 		if o.Long == "" {
 			continue
@@ -56,8 +56,6 @@ func New(options []Option) *Set {
 			s.long = append(s.long, o)
 		}
 	}
-	// A colon or semicolon is syntax in getopt's option string.
-	s.short[':'].Code, s.short[';'].Code = -1, -1
 	return s
 }
 
@@ -232,13 +230,8 @@ func (s *Scanner) shortOption() (Match, error) {
 	if last {
 		s.next++
 	}
-	o := Option{Code: -1}
-	for _, set := range s.sets[:s.nsets] {
-		if o = set.short[c]; o.Code >= 0 {
-			break
-		}
-	}
-	if o.Code < 0 {
+	o, ok := s.letter(c)
+	if !ok {
 		return Match{}, s.fail(false)
 	}
 	m := Match{Code: o.Code}
@@ -253,6 +246,15 @@ func (s *Scanner) shortOption() (Match, error) {
 		return s.separate(m)
 	}
 	return m, nil
+}
+
+func (s *Scanner) letter(c byte) (Option, bool) {
+	for _, set := range s.sets[:s.nsets] {
+		if i := set.letters[c]; i != 0 {
+			return set.short[i-1], true
+		}
+	}
+	return Option{}, false
 }
 
 // separate gives m the next element as its argument.
