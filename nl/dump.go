@@ -29,8 +29,9 @@ type DumpInfo struct {
 }
 
 const (
-	dumpChunk  = 32 << 10
-	dumpChunks = 8
+	dumpAnswer = 32 << 10
+	dumpChunk  = 128 << 10
+	dumpChunks = 4
 )
 
 // Dump reads a table and hands over message by message. A goroutine of its own
@@ -123,12 +124,17 @@ func (r *dumpReader) run(ctx context.Context) {
 		if buf == nil {
 			buf = make([]byte, dumpChunk) // small tables need few
 		}
-		b, err := r.conn.recv(buf)
-		if err != nil {
-			r.err = ctxError(ctx, fmt.Errorf("receive netlink dump: %w", err))
-			return
+		n := 0
+		for !done && len(buf)-n >= dumpAnswer {
+			b, err := r.conn.recv(buf[n:])
+			if err != nil {
+				r.err = ctxError(ctx, fmt.Errorf("receive netlink dump: %w", err))
+				return
+			}
+			done = r.scan(b)
+			n += len(b)
 		}
-		done = r.scan(b)
+		b := buf[:n]
 		select {
 		case r.full <- b:
 		case <-ctx.Done():
