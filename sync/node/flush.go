@@ -14,6 +14,9 @@ import (
 // Flush empties caches; the kernel's tables stay (-f). Without an internal cache
 // the internal part of a flush is one of the kernel's flows.
 func (n *Node) Flush(ctx context.Context, which Cache) error {
+	if n.mode == ModeNone {
+		return ErrUnsupported
+	}
 	var refused error
 	fromKernel := false
 	err := n.do(ctx, func() {
@@ -48,6 +51,9 @@ func (n *Node) Flush(ctx context.Context, which Cache) error {
 
 // FlushKernel deletes what passes the filter from the kernel's tables (-F).
 func (n *Node) FlushKernel(ctx context.Context, tables Tables) error {
+	if n.mode == ModeNone {
+		return ErrUnsupported
+	}
 	result := make(chan error, 1)
 	var refused error
 	if err := n.do(ctx, func() {

@@ -191,13 +191,22 @@ func (l *links) status() []LinkStatus {
 	return out
 }
 
-// errorQueues are those of TCP links.
-func (l *links) errorQueues() []QueueStatus {
-	var out []QueueStatus
-	for _, k := range l.all {
+// errorQueue is what TCP links keep while the peer is away, as one: so
+// conntrack-tools shows it, for other transports too.
+func (l *links) errorQueue() QueueStatus {
+	q := QueueStatus{Name: "errorq", Max: defaultErrorQueue}
+	for i, k := range l.all {
 		if s := k.Stats(); k.Config().Transport == link.TCP {
-			out = append(out, QueueStatus{Name: "errorq", Len: s.Queued, Max: s.QueueLimit, NoSpace: s.QueueDropped})
+			if i == 0 {
+				q.Max = 0
+			}
+			q.Len += s.Queued
+			q.Max += s.QueueLimit
+			q.NoSpace += s.QueueDropped
 		}
 	}
-	return out
+	return q
 }
+
+// defaultErrorQueue is ErrorQueueLength's default.
+const defaultErrorQueue = 128

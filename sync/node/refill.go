@@ -26,6 +26,9 @@ type refill struct {
 
 // Refill merges the kernel's tables into the internal caches (-R).
 func (n *Node) Refill(ctx context.Context, tables Tables) error {
+	if n.mode == ModeNone {
+		return ErrUnsupported
+	}
 	result := make(chan error, 1)
 	var refused error
 	if err := n.do(ctx, func() {

@@ -81,7 +81,7 @@ func (n *Node) tableStatus(s cache.Stats, bytes int) TableStatus {
 func (n *Node) queues(m *proto.Stats) QueuesStatus {
 	q := QueuesStatus{Nodes: uint64(m.Controls)}
 	q.Queues = append(q.Queues, QueueStatus{Name: "txqueue", Len: uint64(m.Transmit)})
-	q.Queues = append(q.Queues, n.links.errorQueues()...)
+	q.Queues = append(q.Queues, n.links.errorQueue())
 	if n.mode == ModeFTFW {
 		q.Queues = append(q.Queues, QueueStatus{Name: "rsqueue", Len: uint64(m.Resend), Max: uint64(m.ResendLimit), NoSpace: m.GivenUp})
 	}
