@@ -1,0 +1,118 @@
+package conntrackd
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"ctbox/internal/netnstest"
+)
+
+func TestMain(m *testing.M) { netnstest.Main(m) }
+
+// debian is the peer.
+const debian = "/usr/sbin/conntrackd"
+
+// patience is more than anything here takes.
+const patience = 20 * time.Second
+
+// host is a namespace with a dedicated link and a directory for a daemon's files.
+type host struct {
+	*netnstest.NS
+	t   testing.TB
+	dir string
+}
+
+// newHost returns a host whose sync0 has the addresses 192.0.2.1 and
+// 2001:db8::1; what is behind it never answers.
+func newHost(t testing.TB) *host {
+	t.Helper()
+	h := &host{netnstest.New(t, "cd"), t, t.TempDir()}
+	h.IP("link", "add", "sync0", "type", "veth", "peer", "name", "far0")
+	h.IP("addr", "add", "192.0.2.1/24", "dev", "sync0")
+	h.IP("addr", "add", "2001:db8::1/64", "dev", "sync0")
+	h.IP("link", "set", "sync0", "up")
+	h.IP("link", "set", "far0", "up")
+	return h
+}
+
+// path is the name of a file of the daemon.
+func (h *host) path(name string) string { return filepath.Join(h.dir, name) }
+
+// configure writes a configuration and returns its name: that of the socket and
+// the lock, what is to be in General, and other clauses.
+func (h *host) configure(general, rest string) string {
+	h.t.Helper()
+	text := fmt.Sprintf("General {\n LockFile %s\n UNIX {\n  Path %s\n }\n%s\n}\n%s\n",
+		h.path("lock"), h.path("ctl"), general, rest)
+	name := h.path("conntrackd.conf")
+	if err := os.WriteFile(name, []byte(text), 0o600); err != nil {
+		h.t.Fatal(err)
+	}
+	return name
+}
+
+// start runs a daemon in the foreground until its socket is there.
+func (h *host) start(bin, config string) *netnstest.Process {
+	h.t.Helper()
+	p := h.Start(bin, "-C", config)
+	netnstest.Eventually(h.t, patience, "the daemon is started", func() bool {
+		if p.Ended() {
+			h.t.Fatalf("%s ended: %s%s", bin, p.Stdout, p.Stderr)
+		}
+		return strings.Contains(p.Stdout.String(), "-- starting in console mode --")
+	})
+	return p
+}
+
+func ours(t testing.TB) string { return netnstest.Applet(t, "conntrackd") }
+
+var (
+	stamp  = regexp.MustCompile(`(?m)^\[[A-Z][a-z]{2} [A-Z][a-z]{2} [ \d]\d \d\d:\d\d:\d\d \d{4}\] \(pid=\d+\) `)
+	number = regexp.MustCompile(` +\d+|\d+`)
+	id     = regexp.MustCompile(`<id>\d+`)
+)
+
+// unstamped removes time and pid from log lines, and fails the test if a line has
+// none.
+func unstamped(t testing.TB, lines string) string {
+	t.Helper()
+	for line := range strings.Lines(lines) {
+		if !stamp.MatchString(line) {
+			t.Errorf("no log line: %q", line)
+		}
+	}
+	return stamp.ReplaceAllString(lines, "")
+}
+
+// masked has number signs in place of numbers and the spaces that pad them, and
+// no ids of flows.
+func masked(text string) string {
+	text = id.ReplaceAllString(text, "<id>")
+	return number.ReplaceAllStringFunc(text, func(n string) string { return strings.Repeat("#", len(n)) })
+}
+
+func TestPeerIsThere(t *testing.T) {
+	if _, err := os.Stat(debian); err != nil {
+		t.Fatalf("the tests need Debian's conntrackd: %v", err)
+	}
+}
+
+func exists(name string) bool {
+	_, err := os.Lstat(name)
+	return err == nil
+}
+
+// stop ends a daemon in order and returns what it printed.
+func stop(t testing.TB, p *netnstest.Process) string {
+	t.Helper()
+	if r := p.Stop(syscall.SIGTERM); r.Code != 0 {
+		t.Errorf("after SIGTERM: status %d, %s", r.Code, r.Stderr)
+	}
+	return p.Stdout.String()
+}

@@ -1,0 +1,185 @@
+package conntrackd
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"ctbox/internal/netnstest"
+)
+
+// setups are configurations of every mode and transport.
+var setups = map[string]string{
+	"none":  "",
+	"stats": "Stats {\n}",
+	"ftfw": `Sync {
+	Mode FTFW {
+	}
+	UDP {
+		IPv4_address 192.0.2.1
+		IPv4_Destination_Address 192.0.2.2
+		Port 3780
+		Interface sync0
+	}
+	UDP Default {
+		IPv6_address 2001:db8::1
+		IPv6_Destination_Address 2001:db8::2
+		Port 3781
+		Interface sync0
+	}
+}`,
+	"alarm": `Sync {
+	Mode ALARM {
+	}
+	Multicast {
+		IPv4_address 225.0.0.50
+		Group 3780
+		IPv4_interface 192.0.2.1
+		Interface sync0
+	}
+	Options {
+		ExpectationSync on
+	}
+}`,
+	"notrack": `Sync {
+	Mode NOTRACK {
+	}
+	TCP {
+		IPv4_address 192.0.2.1
+		IPv4_Destination_Address 192.0.2.2
+		Port 3780
+		Interface sync0
+	}
+	Options {
+		ExpectationSync on
+	}
+}`,
+	"bypass": `Sync {
+	Mode NOTRACK {
+		DisableInternalCache on
+		DisableExternalCache on
+	}
+	UDP {
+		IPv4_address 192.0.2.1
+		IPv4_Destination_Address 192.0.2.2
+		Port 3780
+		Interface sync0
+	}
+}`,
+}
+
+// commands are those of the client whose output shows the daemon's state, and
+// after them those that change it.
+var commands = []string{
+	"-s", "-s ct", "-s expect", "-s network", "-s cache", "-s runtime", "-s link", "-s multicast", "-s rsqueue", "-s process",
+	"-s queue", "-i", "-i ct", "-i expect", "-e", "-e expect", "-i -x", "-e -x", "-i expect -x",
+	"-f", "-f internal", "-f external", "-F ct", "-F expect", "-F", "-R", "-R ct", "-R expect", "-n", "-B", "-t", "-t", "-c", "-c ct",
+	"-c expect", "-s", "-s runtime",
+}
+
+// differences are outputs that differ on purpose (docs/differences.md), by
+// setup and command.
+var differences = map[string]string{
+	"bypass -i -x": "-x is followed with DisableInternalCache too",
+}
+
+// Debian's client and daemon, and ours, print the same and end with the same
+// status for every command in every mode; and our daemon answers Debian's client,
+// and Debian's daemon our client, as their own.
+func TestCommandsAreDebians(t *testing.T) {
+	for name, clauses := range setups {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			theirs, mine := newHost(t), newHost(t)
+			theirs.start(debian, theirs.configure("", clauses))
+			mine.start(ours(t), mine.configure("", clauses))
+			for _, h := range []*host{theirs, mine} {
+				h.Must("/usr/sbin/conntrack", "-I", "-p", "tcp", "-s", "198.51.100.1", "-d", "203.0.113.1",
+					"--sport", "1001", "--dport", "2002", "--state", "ESTABLISHED", "-t", "300", "-m", "5")
+			}
+			if clauses != "" {
+				for _, h := range []*host{theirs, mine} {
+					netnstest.Eventually(t, patience, "the event has arrived", func() bool {
+						return strings.Contains(h.Must(debian, "-C", h.path("conntrackd.conf"), "-s", "runtime"),
+							"events received:\t                   1\n")
+					})
+				}
+			}
+			for _, line := range commands {
+				args := strings.Fields(line)
+				run := func(h *host, client string) netnstest.Result {
+					r := h.Run("", client, append([]string{"-C", h.path("conntrackd.conf")}, args...)...)
+					r.Stderr = unstamped(t, r.Stderr)
+					return r
+				}
+				want := run(theirs, debian)
+				if got := run(theirs, ours(t)); !alike(want, got) {
+					t.Errorf("%s: our client says of Debian's daemon (-theirs +ours):\n%s", line, cmp.Diff(want, got))
+				}
+				got := run(mine, ours(t))
+				if theirs := run(mine, debian); !alike(theirs, got) {
+					t.Errorf("%s: our daemon to Debian's client and ours:\n%s", line, cmp.Diff(theirs, got))
+				}
+				if _, known := differences[name+" "+line]; !known && !alike(want, got) {
+					t.Errorf("%s (-theirs +ours):\n%s", line, cmp.Diff(want, got))
+				}
+			}
+		})
+	}
+}
+
+// alike reports whether two results differ in numbers at most.
+func alike(a, b netnstest.Result) bool {
+	a.Stdout, b.Stdout = masked(a.Stdout), masked(b.Stdout)
+	return a == b
+}
+
+// The command lines that never reach a daemon.
+func TestErrorsAreDebians(t *testing.T) {
+	h := newHost(t)
+	config := h.configure(" Nice -5", "")
+	for _, c := range []struct {
+		args []string
+		code int // where it is not Debian's
+	}{
+		{args: []string{"-C", h.path("none"), "-s"}},
+		{args: []string{"-C", config, "-s"}},
+		{args: []string{"-C", config, "-k"}},
+		{args: []string{"-s", "zzz"}},
+		{args: []string{"-f", "zzz"}},
+		{args: []string{"-x"}},
+		{args: []string{"-s", "-x"}},
+		{args: []string{"-d", "-s"}},
+		{args: []string{"-s", "ct", "expect"}},
+		{args: []string{"-h"}},
+		// 1.4.7 says 0 to these, 1.4.9 says 1.
+		{args: []string{"-c", "foo"}, code: 1},
+		{args: []string{"foo"}, code: 1},
+		{args: []string{"--help"}, code: 1},
+	} {
+		want, got := h.Run("", debian, c.args...), h.Run("", ours(t), c.args...)
+		if c.code != 0 {
+			want.Code = c.code
+		}
+		if (want.Stdout == "") != (got.Stdout == "") || want.Code != got.Code || unstamped(t, want.Stderr) != unstamped(t, got.Stderr) {
+			t.Errorf("%q (-theirs +ours):\n%s", c.args, cmp.Diff(want, got))
+		}
+	}
+}
+
+// The usage is conntrack-tools' with lines of our own.
+func TestUsageHasDebiansLines(t *testing.T) {
+	h := newHost(t)
+	theirs := h.Run("", debian, "-h").Stdout
+	got := h.Run("", ours(t), "-h").Stdout
+	for i, line := range strings.Split(theirs, "\n") {
+		if i > 1 && !strings.Contains(got, "\n"+line+"\n") { // after the version and argv[0]
+			t.Errorf("%q is missing", line)
+		}
+	}
+	if want := fmt.Sprintf("Usage: %s [commands] [options]\n", ours(t)); !strings.Contains(got, want) {
+		t.Errorf("%q is missing", want)
+	}
+}
