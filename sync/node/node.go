@@ -181,10 +181,13 @@ func (n *Node) openSync() error {
 	}
 	config := n.cacheConfig()
 	config.Timers = n.mode == ModeALARM
-	if !n.bypass {
+	if n.bypass {
+		n.notice("disabling internal cache")
+	} else {
 		n.internal = caches{cache.NewFlows(config), cache.NewExpects(config)}
 	}
 	if s.DisableExternalCache {
+		n.notice("disabling external cache")
 		injector, err := newInjector(n)
 		if err != nil {
 			return err
