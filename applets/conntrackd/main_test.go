@@ -38,6 +38,9 @@ func newHost(t testing.TB) *host {
 	h.IP("addr", "add", "2001:db8::1/64", "dev", "sync0")
 	h.IP("link", "set", "sync0", "up")
 	h.IP("link", "set", "far0", "up")
+	netnstest.Eventually(t, patience, "the link has a carrier", func() bool {
+		return strings.Contains(h.Must("ip", "-o", "link", "show", "sync0"), " state UP ")
+	})
 	return h
 }
 

@@ -1,0 +1,495 @@
+package conntrackd
+
+import (
+	"encoding/json"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"ctbox/internal/netnstest"
+)
+
+// client runs our client and fails the test if it fails.
+func (h *host) client(args ...string) string {
+	h.t.Helper()
+	return h.Must(ours(h.t), append([]string{"-C", h.path("conntrackd.conf")}, args...)...)
+}
+
+// What a daemon says from its start to its end, on the console and in the file,
+// is what Debian's says.
+func TestLogIsDebians(t *testing.T) {
+	for name, clauses := range setups {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			var logs [2]string
+			for i, bin := range []string{debian, ours(t)} {
+				h := newHost(t)
+				p := h.start(bin, h.configure(" LogFile "+h.path("log"), clauses))
+				h.Must(debian, "-C", h.path("conntrackd.conf"), "-k")
+				r := p.Wait(patience)
+				if r.Code != 0 {
+					t.Errorf("%s ended with status %d: %s", bin, r.Code, r.Stderr)
+				}
+				file, err := os.ReadFile(h.path("log"))
+				if err != nil {
+					t.Fatal(err)
+				}
+				if string(file) != r.Stdout+r.Stderr && string(file) != r.Stderr+r.Stdout {
+					t.Errorf("%s has in its log\n%son the console\n%s%s", bin, file, r.Stdout, r.Stderr)
+				}
+				logs[i] = masked(unstamped(t, string(file)))
+				for _, left := range []string{"lock", "ctl"} {
+					if exists(h.path(left)) {
+						t.Errorf("%s leaves its %s", bin, left)
+					}
+				}
+			}
+			if logs[0] != logs[1] {
+				t.Errorf("Debian's log is\n%s\nours is\n%s", logs[0], logs[1])
+			}
+		})
+	}
+}
+
+func TestFilesAreTheOwners(t *testing.T) {
+	h := newHost(t)
+	h.start(ours(t), h.configure(" LogFile "+h.path("log"), "Stats {\n LogFile "+h.path("stats")+"\n}"))
+	for _, name := range []string{"log", "stats", "lock", "ctl"} {
+		info, err := os.Stat(h.path(name))
+		if err != nil || info.Mode().Perm() != 0o600 {
+			t.Errorf("%s has mode %v, %v", name, info.Mode(), err)
+		}
+	}
+}
+
+const lockedText = "[ERROR] lockfile `%s' exists, perhaps conntrackd already running?\n"
+
+// A second daemon does not start, whichever of the two is Debian's; the first one
+// is not disturbed.
+func TestSecondStart(t *testing.T) {
+	for _, pair := range [][2]string{{"ours", "ours"}, {"debian", "ours"}, {"ours", "debian"}} {
+		t.Run(strings.Join(pair[:], " then "), func(t *testing.T) {
+			t.Parallel()
+			h := newHost(t)
+			bin := map[string]string{"ours": ours(t), "debian": debian}
+			config := h.configure("", "Stats {\n}")
+			first := h.start(bin[pair[0]], config)
+			for _, args := range [][]string{{"-C", config}, {"-C", config, "-d"}} {
+				r := h.Run("", bin[pair[1]], args...)
+				want := fmt.Sprintf(lockedText, h.path("lock"))
+				if pair[1] == "debian" && len(args) == 3 {
+					want = "" // 1.4.7 keeps silent in the background
+				}
+				if r.Code != 1 || unstamped(t, r.Stderr) != want {
+					t.Errorf("%q: %+v", args, r)
+				}
+			}
+			if !strings.HasPrefix(h.client("-s", "runtime"), "daemon uptime: ") {
+				t.Error("the first daemon does not answer any more")
+			}
+			stop(t, first)
+			stop(t, h.start(bin[pair[1]], config))
+		})
+	}
+}
+
+// After kill -9 the next daemon starts, on the lock and the socket of the dead.
+func TestStartAfterKill(t *testing.T) {
+	for name, bin := range map[string]string{"ours": ours(t), "debian": debian} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			h := newHost(t)
+			config := h.configure("", "Stats {\n}")
+			h.start(bin, config).Stop(syscall.SIGKILL)
+			if !exists(h.path("lock")) || !exists(h.path("ctl")) {
+				t.Fatal("kill -9 left nothing behind")
+			}
+			p := h.start(ours(t), config)
+			want := "[warning] taking over lockfile `" + h.path("lock") + "' of a conntrackd that is gone\n"
+			if got := unstamped(t, p.Stderr.String()); got != want {
+				t.Errorf("said %q, want %q", got, want)
+			}
+			h.client("-s")
+			stop(t, p)
+		})
+	}
+}
+
+// What keeps a daemon from starting is told in one line, in the foreground and in
+// the background, and nothing is left.
+func TestFailingStarts(t *testing.T) {
+	h := newHost(t)
+	if err := os.WriteFile(h.path("file"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	var busy net.PacketConn
+	h.Do(func() {
+		var err error
+		if busy, err = net.ListenPacket("udp4", "192.0.2.1:0"); err != nil {
+			t.Fatal(err)
+		}
+	})
+	defer busy.Close()
+	port := busy.LocalAddr().(*net.UDPAddr).Port
+	const review = "[ERROR] conntrackd cannot start, please review your configuration\n"
+	for _, c := range []struct {
+		name, general, rest, want string
+		plain                     bool // no log line
+	}{
+		{"logfile", " LogFile " + h.path("none/log"), "",
+			"ERROR: can't open logfile `" + h.path("none/log") + "'.Reason: No such file or directory\n", true},
+		{"stats logfile", "", "Stats {\n LogFile " + h.path("file/log") + "\n}",
+			"ERROR: can't open logfile `" + h.path("file/log") + "'.Reason: Not a directory\n", true},
+		{"lock", " LockFile " + h.path("none/lock"), "",
+			"[ERROR] can't make lockfile `" + h.path("none/lock") + "': No such file or directory\n", false},
+		{"socket is a file", " UNIX {\n Path " + h.path("file") + "\n}", "",
+			"[ERROR] can't open unix socket! " + h.path("file") + " is there and is no socket\n" + review, false},
+		{"no link", "", "Sync {\n Mode FTFW {\n }\n}", review, false},
+		{"port in use", "", strings.ReplaceAll(setups["bypass"], "3780", strconv.Itoa(port)), review, false},
+		{"syntax", "", "Sync {\n Mod FTFW {\n}\n}",
+			"[ERROR] " + h.path("conntrackd.conf") + `:9:2: found "Mod"`, false},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			config := h.configure(c.general, c.rest)
+			for _, args := range [][]string{{"-C", config}, {"-C", config, "-d"}} {
+				r := h.Start(ours(t), args...).Wait(patience)
+				said := r.Stderr
+				if !c.plain {
+					said = unstamped(t, said)
+				}
+				if r.Code != 1 || !strings.Contains(said, c.want) || strings.Count(said, "\n") > 3 {
+					t.Errorf("%q: status %d, %s", args, r.Code, said)
+				}
+				for _, left := range []string{"lock", "ctl"} {
+					if exists(h.path(left)) {
+						t.Errorf("%q leaves %s", args, left)
+					}
+				}
+			}
+		})
+	}
+}
+
+func TestWithoutPrivilege(t *testing.T) {
+	h := newHost(t)
+	dir, err := os.MkdirTemp("/tmp", "conntrackd-test-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer os.RemoveAll(dir)
+	bin := filepath.Join(dir, "conntrackd") // where other users reach it
+	if out, err := os.ReadFile(ours(t)); err != nil || os.WriteFile(bin, out, 0o755) != nil {
+		t.Fatal(err)
+	}
+	h.dir = dir
+	config := h.configure("", "Stats {\n}")
+	for _, name := range []string{dir, config} {
+		if os.Chown(name, 65534, 65534) != nil || os.Chmod(dir, 0o755) != nil {
+			t.Fatal("chown")
+		}
+	}
+	r := h.Start("setpriv", "--reuid", "65534", "--clear-groups", bin, "-C", config).Wait(patience)
+	if said := unstamped(t, r.Stderr); r.Code != 1 || !strings.Contains(said, "[ERROR] conntrackd cannot start") ||
+		!strings.Contains(strings.ToLower(said), "not permitted") {
+		t.Errorf("status %d, %s", r.Code, said)
+	}
+}
+
+// background starts a daemon with -d and ends it with the test.
+func (h *host) background(config string) (pid int, r netnstest.Result) {
+	h.t.Helper()
+	r = h.Run("", ours(h.t), "-C", config, "-d")
+	text, err := os.ReadFile(h.path("lock"))
+	if err != nil {
+		return 0, r
+	}
+	pid, err = strconv.Atoi(strings.TrimSpace(string(text)))
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	h.t.Cleanup(func() {
+		if exists(h.path("lock")) {
+			syscall.Kill(pid, syscall.SIGKILL)
+		}
+	})
+	return pid, r
+}
+
+func TestBackground(t *testing.T) {
+	h := newHost(t)
+	config := h.configure(" LogFile "+h.path("log"), "Stats {\n}")
+	pid, r := h.background(config)
+	if r != (netnstest.Result{}) {
+		t.Errorf("-d: %+v", r)
+	}
+	// It is there as soon as -d returns.
+	if got := h.client("-s", "runtime"); !strings.HasPrefix(got, "daemon uptime: 0 min\n") {
+		t.Errorf("-s runtime: %q", got)
+	}
+	for fd := range 3 {
+		if target, err := os.Readlink(fmt.Sprintf("/proc/%d/fd/%d", pid, fd)); target != "/dev/null" {
+			t.Errorf("descriptor %d is %s, %v", fd, target, err)
+		}
+	}
+	if dir, _ := os.Readlink(fmt.Sprintf("/proc/%d/cwd", pid)); dir != "/" {
+		t.Errorf("it is in %s", dir)
+	}
+	if sid, _ := unix.Getsid(pid); sid != pid {
+		t.Errorf("it is in session %d", sid)
+	}
+	// When -k returns everything is gone: a new daemon starts at once.
+	h.client("-k")
+	if exists(h.path("lock")) || exists(h.path("ctl")) {
+		t.Error("after -k the lock or the socket is there")
+	}
+	if _, r := h.background(config); r != (netnstest.Result{}) {
+		t.Errorf("-d again: %+v", r)
+	}
+	h.client("-k")
+	log, _ := os.ReadFile(h.path("log"))
+	if got := strings.Count(unstamped(t, string(log)), "[notice] -- starting in daemon mode --\n"); got != 2 {
+		t.Errorf("the log is\n%s", log)
+	}
+}
+
+func TestHangupReopensLogs(t *testing.T) {
+	h := newHost(t)
+	p := h.start(ours(t), h.configure(" LogFile "+h.path("log"), "Stats {\n LogFile "+h.path("stats")+"\n}"))
+	for _, name := range []string{"log", "stats"} {
+		if err := os.Rename(h.path(name), h.path(name+".1")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	syscall.Kill(p.Pid(), syscall.SIGHUP)
+	netnstest.Eventually(t, patience, "the logs are opened anew", func() bool { return exists(h.path("log")) && exists(h.path("stats")) })
+	h.client("-R")
+	log, _ := os.ReadFile(h.path("log"))
+	if !strings.Contains(string(log), "resync with master conntrack table") {
+		t.Errorf("the new log has %q", log)
+	}
+}
+
+// A terminal that is gone is no reason to end.
+func TestConsoleThatCloses(t *testing.T) {
+	h := newHost(t)
+	config := h.configure("", "Stats {\n}")
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := h.Command(ours(t), "-C", config)
+	cmd.Stdout, cmd.Stderr = w, w
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	w.Close()
+	r.Close()
+	defer cmd.Process.Kill()
+	netnstest.Eventually(t, patience, "the daemon answers", func() bool {
+		return h.Run("", ours(t), "-C", config, "-R").Code == 0
+	})
+	h.client("-k")
+	if err := cmd.Wait(); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestStatisticsLog(t *testing.T) {
+	h := newHost(t)
+	h.Sysctl("net.netfilter.nf_conntrack_acct", "1")
+	p := h.start(ours(t), h.configure("", "Stats {\n LogFile "+h.path("stats")+"\n}"))
+	h.Must("/usr/sbin/conntrack", "-I", "-p", "udp", "-s", "198.51.100.1", "-d", "203.0.113.1",
+		"--sport", "53001", "--dport", "53", "-t", "300")
+	netnstest.Eventually(t, patience, "the flow is cached", func() bool { return strings.Contains(h.client("-i"), "sport=53001") })
+	h.Must("/usr/sbin/conntrack", "-D", "-p", "udp")
+	want := regexp.MustCompile(`^[A-Z][a-z]{2} [A-Z][a-z]{2} [ \d]\d \d\d:\d\d:\d\d \d{4}\t` +
+		`udp      17 src=198\.51\.100\.1 dst=203\.0\.113\.1 sport=53001 dport=53 packets=0 bytes=0 \[UNREPLIED\] ` +
+		`src=203\.0\.113\.1 dst=198\.51\.100\.1 sport=53 dport=53001 packets=0 bytes=0( mark=0)?\n$`)
+	netnstest.Eventually(t, patience, "the end of the flow is logged", func() bool {
+		text, _ := os.ReadFile(h.path("stats"))
+		return len(text) > 0
+	})
+	if text, _ := os.ReadFile(h.path("stats")); !want.Match(text) {
+		t.Errorf("logged %q", text)
+	}
+	stop(t, p)
+}
+
+// systemd is told in the order in which it can believe it.
+func TestSystemd(t *testing.T) {
+	for _, background := range []bool{false, true} {
+		t.Run(fmt.Sprintf("background %v", background), func(t *testing.T) {
+			t.Parallel()
+			h := newHost(t)
+			conn, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: h.path("notify"), Net: "unixgram"})
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer conn.Close()
+			next := func() string {
+				t.Helper()
+				buf := make([]byte, 256)
+				conn.SetReadDeadline(time.Now().Add(patience))
+				n, err := conn.Read(buf)
+				if err != nil {
+					t.Fatal(err)
+				}
+				return string(buf[:n])
+			}
+			args := []string{"-C", h.configure("", "Stats {\n}")}
+			if background {
+				args = append(args, "-d")
+			}
+			cmd := h.Command(ours(t), args...)
+			cmd.Env = append(cmd.Env, "NOTIFY_SOCKET="+h.path("notify"), "WATCHDOG_USEC=100000")
+			if err := cmd.Start(); err != nil {
+				t.Fatal(err)
+			}
+			defer cmd.Process.Kill()
+			if background {
+				main := next()
+				if err := cmd.Wait(); err != nil {
+					t.Error(err)
+				}
+				lock, err := os.ReadFile(h.path("lock"))
+				if err != nil || main+"\n" != "MAINPID="+string(lock) {
+					t.Errorf("%q, the lock has %q", main, lock)
+				}
+			}
+			for _, want := range []string{"READY=1", "WATCHDOG=1", "WATCHDOG=1"} {
+				if got := next(); got != want {
+					t.Fatalf("%q, want %q", got, want)
+				}
+			}
+			h.client("-k")
+			for got := next(); got != "STOPPING=1"; got = next() {
+				if got != "WATCHDOG=1" {
+					t.Fatalf("at the end %q", got)
+				}
+			}
+			if !background {
+				cmd.Wait()
+			}
+		})
+	}
+}
+
+func TestSystemdOff(t *testing.T) {
+	h := newHost(t)
+	cmd := h.Command(ours(t), "-C", h.configure(" Systemd off", "Stats {\n}"))
+	cmd.Env = append(cmd.Env, "NOTIFY_SOCKET=no path, which would be a warning")
+	var out netnstest.Output
+	cmd.Stdout, cmd.Stderr = &out, &out
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer cmd.Process.Kill()
+	netnstest.Eventually(t, patience, "the daemon is started", func() bool { return strings.Contains(out.String(), "starting") })
+	h.client("-k")
+	cmd.Wait()
+	if strings.Contains(out.String(), "NOTIFY_SOCKET") {
+		t.Errorf("%s", &out)
+	}
+}
+
+func TestSchedulerOfTheConfiguration(t *testing.T) {
+	h := newHost(t)
+	p := h.start(ours(t), h.configure(" Scheduler {\n Type FIFO\n Priority 7\n}", "Stats {\n}"))
+	threads, err := os.ReadDir(fmt.Sprintf("/proc/%d/task", p.Pid()))
+	if err != nil || len(threads) == 0 {
+		t.Fatal(err)
+	}
+	for _, thread := range threads {
+		tid, _ := strconv.Atoi(thread.Name())
+		policy, _, errno := unix.Syscall(unix.SYS_SCHED_GETSCHEDULER, uintptr(tid), 0, 0)
+		if errno == 0 && policy != unix.SCHED_FIFO {
+			t.Errorf("thread %d has policy %d", tid, policy)
+		}
+	}
+	q := h.start(ours(t), newHostConfig(h, " Scheduler {\n Type FIFO\n Priority 0\n}"))
+	want := "[warning] scheduler configuration failed: Invalid argument. Likely a bug in conntrackd, please report it. " +
+		"Continuing with system default scheduler.\n"
+	if got := unstamped(t, q.Stderr.String()); got != want {
+		t.Errorf("said %q", got)
+	}
+}
+
+// newHostConfig configures another daemon in h's namespace.
+func newHostConfig(h *host, general string) string {
+	other := &host{h.NS, h.t, h.t.TempDir()}
+	return other.configure(general, "")
+}
+
+func TestJSONAndMetrics(t *testing.T) {
+	h := newHost(t)
+	h.start(ours(t), h.configure("", setups["notrack"]))
+	h.Must("/usr/sbin/conntrack", "-I", "-p", "tcp", "-s", "198.51.100.1", "-d", "203.0.113.1",
+		"--sport", "1001", "--dport", "2002", "--state", "ESTABLISHED", "-t", "300")
+	netnstest.Eventually(t, patience, "the flow is cached", func() bool { return h.client("-i") != "" })
+	var status struct {
+		Mode   string
+		Caches struct {
+			Internal struct{ Flows struct{ Active int } }
+		}
+		Links []struct{ Interface, Transport string }
+	}
+	if err := json.Unmarshal([]byte(h.client("-s", "--json")), &status); err != nil {
+		t.Fatal(err)
+	}
+	if status.Mode != "notrack" || status.Caches.Internal.Flows.Active != 1 || len(status.Links) != 1 ||
+		status.Links[0].Interface != "sync0" || status.Links[0].Transport != "tcp" {
+		t.Errorf("%+v", status)
+	}
+	if got := h.client("-s", "metrics"); !strings.Contains(got, `conntrackd_cache_entries{cache="internal",table="flows"} 1`+"\n") {
+		t.Errorf("metrics: %s", got)
+	}
+	// What -o json prints goes back into a kernel.
+	flows := h.client("-i", "-o", "json")
+	if !json.Valid([]byte(flows)) || !strings.Contains(flows, `"active_since":`) {
+		t.Errorf("-i -o json: %s", flows)
+	}
+	// Debian's daemon does not know these.
+	d := newHost(t)
+	config := d.configure("", "")
+	d.start(debian, config)
+	for _, args := range [][]string{{"-s", "--json"}, {"-i", "-o", "json"}, {"-s", "metrics"}} {
+		r := d.Run("", ours(t), append([]string{"-C", config}, args...)...)
+		if r.Code != 1 || r.Stdout != "" || unstamped(t, r.Stderr) != "[ERROR] the running daemon does not know this request\n" {
+			t.Errorf("%q: %+v", args, r)
+		}
+	}
+}
+
+func TestCheck(t *testing.T) {
+	h := newHost(t)
+	config := h.configure(" Nice -5", setups["ftfw"])
+	r := h.Run("", ours(t), "-C", config, "--check")
+	if r.Code != 0 || !strings.HasPrefix(r.Stdout, "conntrackd would start with "+config+" and replicate flows in FTFW mode over 2 link(s).") ||
+		!strings.Contains(r.Stdout, "\tResendQueueSize 131072\n") && !strings.Contains(r.Stdout, "ResendQueueSize 131072") ||
+		!strings.Contains(r.Stderr, config+":6:2: deprecated nice configuration") {
+		t.Errorf("%+v", r)
+	}
+	for name, text := range map[string]string{
+		"syntax":    "Sync {\n Mod FTFW {\n}\n}",
+		"interface": strings.ReplaceAll(setups["notrack"], "sync0", "none0"),
+	} {
+		r := h.Run("", ours(t), "--check", "-C", h.configure("", text))
+		if r.Code != 1 || !strings.HasPrefix(r.Stderr, config+":") {
+			t.Errorf("%s: %+v", name, r)
+		}
+	}
+	for _, left := range []string{"lock", "ctl"} {
+		if exists(h.path(left)) {
+			t.Errorf("--check leaves %s", left)
+		}
+	}
+}
