@@ -119,6 +119,7 @@ $(BIN)/cross/ctbox-%: $(SOURCES) Makefile
 # conntrack say, nothing is installed.
 sbindir = $(DESTDIR)$(PREFIX)/sbin
 sharedir = $(DESTDIR)$(PREFIX)/share
+man5dir = $(sharedir)/man/man5
 man8dir = $(sharedir)/man/man8
 bashdir = $(sharedir)/bash-completion/completions
 zshdir  = $(sharedir)/zsh/site-functions
@@ -137,10 +138,9 @@ install: all ## install the binary, its links, man pages and completions
 	@for link in $$(find $(BIN) -maxdepth 1 -type l); do \
 		echo "$${link##*/} -> ctbox"; ln -sfn ctbox $(sbindir)/$${link##*/} || exit 1; \
 	done
-	install -d $(man8dir) $(bashdir) $(zshdir) $(fishdir)
-	@for page in docs/man/*.8; do \
-		[ ! -f $$page ] || install -m 644 $$page $(man8dir)/ || exit 1; \
-	done
+	install -d $(man5dir) $(man8dir) $(bashdir) $(zshdir) $(fishdir)
+	install -m 644 docs/man/*.5 $(man5dir)/
+	install -m 644 docs/man/*.8 $(man8dir)/
 	@for file in scripts/completion/*.bash; do \
 		install -m 644 $$file $(bashdir)/$$(basename $$file .bash) || exit 1; \
 	done

@@ -452,7 +452,6 @@ func TestJSONAndMetrics(t *testing.T) {
 	if got := h.client("-s", "metrics"); !strings.Contains(got, `conntrackd_cache_entries{cache="internal",table="flows"} 1`+"\n") {
 		t.Errorf("metrics: %s", got)
 	}
-	// What -o json prints goes back into a kernel.
 	flows := h.client("-i", "-o", "json")
 	if !json.Valid([]byte(flows)) || !strings.Contains(flows, `"active_since":`) {
 		t.Errorf("-i -o json: %s", flows)

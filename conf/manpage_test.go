@@ -1,0 +1,124 @@
+package conf
+
+import (
+	"strings"
+	"testing"
+)
+
+// TestManPage keeps docs/man/conntrackd.conf.5 to the grammar's table.
+func TestManPage(t *testing.T) {
+	golden(t, "../docs/man/conntrackd.conf.5", appendManPage(nil))
+}
+
+const manHead = `.\" Made from the grammar's table in conf/ by: go test ./conf -update
+.TH CONNTRACKD.CONF 5 "" "ctbox" "File formats"
+.SH NAME
+conntrackd.conf \- configuration of conntrackd
+.SH SYNOPSIS
+.I /etc/conntrackd/conntrackd.conf
+.SH DESCRIPTION
+The configuration of
+.BR conntrackd (8),
+for the daemon and for the commands that speak to it. A clause is a keyword and
+what follows it; some have a block of clauses in braces. Blanks and line ends
+separate words, a number sign starts a comment, and keywords are case-sensitive.
+There are no quotes: a path runs to the next blank.
+.PP
+.B on
+and
+.B off
+may be
+.B yes
+and
+.BR no ,
+in any letter case. Of a clause that is given twice the last one counts, unless
+it says otherwise. A number's 0 stands for the default. Times are in seconds,
+sizes in bytes.
+.PP
+.B conntrackd \-C
+.I file
+.B \-\-check
+says what is wrong with a file, and what is wrong with it on this host.
+`
+
+const manTail = `.SH FILES
+.TP
+.I /etc/conntrackd/conntrackd.conf
+The file that is read unless
+.B \-C
+names another.
+.SH SEE ALSO
+.BR conntrackd (8),
+.BR nfct (8)
+`
+
+func appendManPage(dst []byte) []byte {
+	dst = append(dst, manHead...)
+	for i := range grammar.clauses {
+		c := &grammar.clauses[i]
+		dst = append(dst, ".SH "+strings.ToUpper(c.name)+"\n"...)
+		dst = appendManNested(dst, c)
+	}
+	return append(dst, manTail...)
+}
+
+// appendManNested appends a clause with a block: what it is, then its clauses.
+func appendManNested(dst []byte, c *clause) []byte {
+	dst = append(dst, ".B "+roff(c.name+" "+c.value.syntax())+"\n.PP\n"...)
+	dst = append(dst, sentences(describe(c))...)
+	if m, ok := c.value.(mode); ok {
+		for i := range m {
+			dst = append(dst, ".PP\n.B "+roff(m[i].title)+"\n.RS\n"...)
+			dst = append(dst, sentences(m[i].doc)...)
+			dst = append(appendManBlock(dst, &m[i]), ".RE\n"...)
+		}
+		return dst
+	}
+	for _, sub := range c.value.(nested).blocks() {
+		dst = appendManBlock(dst, sub)
+	}
+	return dst
+}
+
+// appendManBlock appends the clauses of a block: first those with a value, then
+// those with a block of their own, indented.
+func appendManBlock(dst []byte, b *block) []byte {
+	for i := range b.clauses {
+		c := &b.clauses[i]
+		if _, ok := c.value.(nested); ok {
+			continue
+		}
+		dst = append(dst, ".TP\n.B "+roff(c.name+" "+c.value.syntax())+"\n"...)
+		dst = append(dst, sentences(describe(c))...)
+		if s := c.value.standard(); s != "" {
+			dst = append(dst, "Default: "+roff(s)+".\n"...)
+		}
+	}
+	for i := range b.clauses {
+		c := &b.clauses[i]
+		if _, ok := c.value.(nested); !ok {
+			continue
+		}
+		if _, stray := c.value.(forNext); stray {
+			continue
+		}
+		dst = append(dst, ".PP\n"...)
+		dst = append(appendManNested(append(dst, ".RS\n"...), c), ".RE\n"...)
+	}
+	return dst
+}
+
+// sentences puts each sentence on a line of its own, as roff wants them.
+func sentences(text string) string {
+	text = roff(strings.ReplaceAll(text, "`", ""))
+	return strings.ReplaceAll(text, ". ", ".\n") + "\n"
+}
+
+// roff escapes what means something else to roff.
+func roff(s string) string {
+	s = strings.NewReplacer(`\`, `\e`, "-", `\-`).Replace(s)
+	if strings.HasPrefix(s, ".") || strings.HasPrefix(s, "'") {
+		s = `\&` + s
+	}
+	return s
+}
