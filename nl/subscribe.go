@@ -70,6 +70,7 @@ type Subscription struct {
 	backlog int
 	pause   time.Duration // EventOptions.Coalesce
 	read    mmsgReader
+	counter dropCounter
 	ready   chan struct{}
 
 	mu      sync.Mutex
@@ -83,12 +84,16 @@ type Subscription struct {
 	closed  bool
 	left    bool // no member of a group any more: what is queued is all
 	done    chan struct{}
+
+	watched context.Context // that of the last Next, whose end wakes the next one
+	stop    func() bool     // undoes that
 }
 
 // Events is a run of received events in the order of arrival.
 type Events struct {
 	buf   []byte
 	marks []mark
+	msg   Message // the one that Each is at
 	// Dropped is how many events the kernel has dropped, since the
 	// subscription began, before the end of this run (SO_MEMINFO's drop
 	// counter): exact, since each undelivered message counts one.
@@ -159,6 +164,7 @@ func subscribe(c *Conn, opts EventOptions) (*Subscription, error) {
 		ready: make(chan struct{}, 1), done: make(chan struct{})}
 	s.arrived = sync.NewCond(&s.mu)
 	s.read.init()
+	s.counter.init()
 	return s, nil
 }
 
@@ -174,6 +180,7 @@ func (s *Subscription) SetBuffer(n int) error { return s.conn.setReceiveBuffer(n
 func (s *Subscription) Close() error {
 	s.mu.Lock()
 	s.closed = true
+	s.unwatch()
 	s.arrived.Broadcast()
 	s.mu.Unlock()
 	err := s.conn.Close()
@@ -206,14 +213,9 @@ func (s *Subscription) Leave() error {
 // which must give them back as reuse (nil the first time). The error is ctx's,
 // or the one that ended the reading.
 func (s *Subscription) Next(ctx context.Context, reuse *Events) (*Events, error) {
-	stop := context.AfterFunc(ctx, func() {
-		s.mu.Lock()
-		s.arrived.Broadcast()
-		s.mu.Unlock()
-	})
-	defer stop()
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.watch(ctx)
 	s.giveBack(reuse)
 	for {
 		if e, err := s.take(); e != nil || err != nil {
@@ -224,6 +226,28 @@ func (s *Subscription) Next(ctx context.Context, reuse *Events) (*Events, error)
 		}
 		s.arrived.Wait()
 	}
+}
+
+// watch makes the end of ctx wake who waits in Next. It stays for the next call,
+// which mostly comes with the same ctx.
+func (s *Subscription) watch(ctx context.Context) {
+	if s.watched == ctx {
+		return
+	}
+	s.unwatch()
+	s.watched = ctx
+	s.stop = context.AfterFunc(ctx, func() {
+		s.mu.Lock()
+		s.arrived.Broadcast()
+		s.mu.Unlock()
+	})
+}
+
+func (s *Subscription) unwatch() {
+	if s.stop != nil {
+		s.stop()
+	}
+	s.watched, s.stop = nil, nil
 }
 
 // Ready is sent to when Take may have something to return. It is for one
@@ -290,7 +314,6 @@ func (e *Events) Len() int { return len(e.buf) }
 // Each calls each for every event with the time of its reception. The Message is
 // good until each returns; an error of each ends the walk and is returned.
 func (e *Events) Each(each func(m *Message, received time.Time) error) error {
-	var m Message
 	ms := messages{rest: e.buf}
 	at := 0
 	for ms.next() {
@@ -300,10 +323,10 @@ func (e *Events) Each(each func(m *Message, received time.Time) error) error {
 		if ms.typ() < unix.NLMSG_MIN_TYPE {
 			continue
 		}
-		if err := parseMessage(ms.raw, &m); err != nil {
+		if err := parseMessage(ms.raw, &e.msg); err != nil {
 			return err
 		}
-		if err := each(&m, e.marks[at].at); err != nil {
+		if err := each(&e.msg, e.marks[at].at); err != nil {
 			return err
 		}
 	}
@@ -325,7 +348,7 @@ func (s *Subscription) run() {
 		left := s.left
 		s.mu.Unlock()
 		n, err := s.receive(left)
-		drops := s.conn.drops()
+		drops := s.counter.read(s.conn)
 		now := time.Now()
 
 		s.mu.Lock()
@@ -394,16 +417,26 @@ func (s *Subscription) file(n int, now time.Time, drops uint64) {
 	s.bytes += len(e.buf) - before
 }
 
-// drops is the number of messages the kernel could not queue on the socket.
-func (c *Conn) drops() uint64 {
-	var info [9]uint32 // SK_MEMINFO_VARS
-	size := uint32(unsafe.Sizeof(info))
-	const drops = 8 // SK_MEMINFO_DROPS
-	_ = c.raw.Control(func(fd uintptr) {
+// dropCounter reads the number of messages the kernel could not queue on a
+// socket. It keeps its memory and its function from call to call.
+type dropCounter struct {
+	info [9]uint32 // SK_MEMINFO_VARS
+	size uint32
+	fn   func(fd uintptr)
+}
+
+func (d *dropCounter) init() {
+	d.fn = func(fd uintptr) {
+		d.size = uint32(unsafe.Sizeof(d.info))
 		_, _, _ = unix.Syscall6(unix.SYS_GETSOCKOPT, fd, unix.SOL_SOCKET, unix.SO_MEMINFO,
-			uintptr(unsafe.Pointer(&info)), uintptr(unsafe.Pointer(&size)), 0)
-	})
-	return uint64(info[drops])
+			uintptr(unsafe.Pointer(&d.info)), uintptr(unsafe.Pointer(&d.size)), 0)
+	}
+}
+
+func (d *dropCounter) read(c *Conn) uint64 {
+	const drops = 8 // SK_MEMINFO_DROPS
+	_ = c.raw.Control(d.fn)
+	return uint64(d.info[drops])
 }
 
 const (

@@ -1,0 +1,107 @@
+package nl
+
+import (
+	"context"
+	"testing"
+	"time"
+
+	"ctbox/internal/netnstest"
+
+	"golang.org/x/sys/unix"
+)
+
+// TestStreamAllocations holds dumps, batches and events to no allocation a
+// flow: buffers that grow at first are all that they may take, goroutines
+// included. One allocation a flow would be 1.
+func TestStreamAllocations(t *testing.T) {
+	ns := netnstest.New(t, "allocs")
+	c := dialIn(t, ns)
+	const (
+		n    = 10_000
+		most = 0.1
+	)
+	create(t, c, n, tcpFlow)
+	check := func(what string, work func()) {
+		t.Helper()
+		if per := testing.AllocsPerRun(3, work) / n; per > most {
+			t.Errorf("%s: %.3f allocations a flow, want at most %v", what, per, most)
+		}
+	}
+	check("dump", func() {
+		if got := count(t, c, Dump{}); got != n {
+			t.Fatalf("%d flows, want %d", got, n)
+		}
+	})
+
+	mark := uint32(1)
+	update := func() {
+		mark++
+		remark(t, c, n, mark)
+	}
+	check("batches", update)
+
+	s := subscribeIn(t, ns, EventOptions{Groups: GroupFlowUpdate})
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	defer cancel()
+	var events *Events
+	var f Flow
+	seen := 0
+	decode := func(m *Message, _ time.Time) error {
+		seen++
+		return f.Decode(m.Attrs)
+	}
+	check("batches and their events", func() {
+		update()
+		for seen = 0; seen < n; {
+			var err error
+			if events, err = s.Next(ctx, events); err != nil {
+				t.Fatal(err)
+			}
+			if err = events.Each(decode); err != nil {
+				t.Fatal(err)
+			}
+			if events.Dropped != 0 {
+				t.Fatalf("%d events dropped", events.Dropped)
+			}
+		}
+	})
+}
+
+// remark gives the first n flows a mark, with an answer for each.
+func remark(t *testing.T, c *Conn, n int, mark uint32) {
+	t.Helper()
+	answers := 0
+	var got Flow
+	p := c.NewPipeline(context.Background(), func(b *Batch) error {
+		for _, f := range b.Failures() {
+			return f.Err
+		}
+		return b.Answers(func(_ int, m *Message) error {
+			answers++
+			return got.Decode(m.Attrs)
+		})
+	})
+	b, err := p.Batch()
+	var f, ask Flow
+	for i := 0; i < n && err == nil; i++ {
+		ask = tcpFlow(i)
+		f = Flow{Orig: ask.Orig, Has: HasMark, Mark: mark}
+		ask.Has = 0
+		b.Add(Request{Type: TypeFlowNew, Flags: unix.NLM_F_CREATE, Family: FamilyIPv4, Flow: &f})
+		b.Add(Request{Type: TypeFlowGet, Family: FamilyIPv4, Flow: &ask})
+		if b.Full() {
+			if err = p.Submit(b); err == nil {
+				b, err = p.Batch()
+			}
+		}
+	}
+	if err == nil {
+		err = p.Submit(b)
+	}
+	if end := p.Close(); err == nil {
+		err = end
+	}
+	if err != nil || answers != n {
+		t.Fatalf("%d of %d flows marked: %v", answers, n, err)
+	}
+}
