@@ -1,113 +1,129 @@
 package conntrack
 
 import (
-	"errors"
+	"context"
+	"fmt"
 	"io"
+	"os"
+	"path/filepath"
+	"strings"
 	"testing"
-	"time"
 
-	"golang.org/x/sys/unix"
-
+	"ctbox/internal/netnstest"
 	"ctbox/nl"
 )
 
-// TestPrintingAllocates holds that a listed flow and an event cost no garbage,
-// from the kernel's bytes to ours.
-func TestPrintingAllocates(t *testing.T) {
-	attrs := made(t, tcp4+" -m 4").Append(nil)
-	for _, output := range []string{"", " -o xml", " -o json", " -o extended,id,ktimestamp"} {
-		c := parse(t, "-E -p tcp -s 192.0.2.0/24 -m 4/4"+output)
-		out := newOutput(io.Discard)
-		w := &watcher{session: &session{out: out}, printer: newPrinter(out, c), filter: newFilter(c)}
-		m := &nl.Message{Type: nl.TypeFlowNew, Family: nl.FamilyIPv4, PortID: 7, Attrs: attrs}
-		now := time.Now()
-		event := func() {
-			if err := w.print(m, now); err != nil {
+// What a command allocates may not grow with the table: a single allocation a
+// flow would be 1. The rest is what a few more chunks of output cost.
+const (
+	few, many   = 2500, 5500
+	mostPerFlow = 0.02
+)
+
+// checkPerFlow compares what work allocates for few flows and for many. n is
+// the number of flows; the whole process is counted, goroutines included.
+func checkPerFlow(t *testing.T, what string, work func(n int)) {
+	t.Helper()
+	cost := func(n int) float64 { return testing.AllocsPerRun(1, func() { work(n) }) }
+	if per := (cost(many) - cost(few)) / (many - few); per > mostPerFlow {
+		t.Errorf("%s: %.3f allocations a flow", what, per)
+	}
+}
+
+// quietly runs the applet in the namespace that the thread is in.
+func quietly(t *testing.T, line string) {
+	t.Helper()
+	if status := Run(t.Context(), append([]string{"conntrack"}, strings.Fields(line)...), nil, io.Discard, io.Discard); status != 0 {
+		t.Fatalf("%s: status %d", line, status)
+	}
+}
+
+// loadFiles writes a load file of few and one of many flows, each of which
+// empties the table first, and returns what their names have before the number.
+func loadFiles(t *testing.T, more string) string {
+	t.Helper()
+	prefix := filepath.Join(t.TempDir(), "load")
+	for _, n := range []int{few, many} {
+		var b strings.Builder
+		b.WriteString("-F\n")
+		for i := range n {
+			fmt.Fprintf(&b, "-A -t 1000 -u SEEN_REPLY,ASSURED -s 192.0.2.%d -d 198.51.100.2 -r 198.51.100.2 -q 192.0.2.%d -p tcp --sport %d --dport 80 --reply-port-src 80 --reply-port-dst %d --state ESTABLISHED%s\n",
+				i%200, i%200, i+1, i+1, more)
+		}
+		if err := os.WriteFile(fmt.Sprint(prefix, n), []byte(b.String()), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return prefix
+}
+
+func TestNothingIsAllocatedPerFlow(t *testing.T) {
+	ns := netnstest.New(t, "allocs")
+	plain := loadFiles(t, "")
+	translated := loadFiles(t, " --src-nat 203.0.113.9 -m 5")
+	json := filepath.Join(t.TempDir(), "json")
+	for _, n := range []int{few, many} {
+		run(t, ns, fmt.Sprint("-R ", plain, n))
+		if err := os.WriteFile(fmt.Sprint(json, n), []byte(run(t, ns, "-L -o json").stdout), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	ns.Do(func() {
+		for _, prefix := range []string{plain, translated, json} {
+			checkPerFlow(t, "-R "+filepath.Base(prefix), func(n int) { quietly(t, fmt.Sprint("-R ", prefix, n)) })
+		}
+		for _, change := range []string{"-D -p tcp", "-U -m 7"} {
+			checkPerFlow(t, "-R and "+change, func(n int) {
+				quietly(t, fmt.Sprint("-R ", plain, n))
+				quietly(t, change)
+			})
+		}
+	})
+}
+
+func TestListingAllocatesNothingPerFlow(t *testing.T) {
+	tables := map[int]*netnstest.NS{few: netnstest.New(t, "few"), many: netnstest.New(t, "many")}
+	for n, ns := range tables {
+		fillTable(t, ns, n)
+	}
+	for _, line := range []string{"-L", "-L -o extended,id", "-L -o save", "-L -o xml", "-L -o json", "-L -p udp --dport 7", "-L -u UNREPLIED -s 192.0.2.0/24"} {
+		checkPerFlow(t, line, func(n int) { tables[n].Do(func() { quietly(t, line) }) })
+	}
+}
+
+func TestEventsAllocateNothing(t *testing.T) {
+	ns := netnstest.New(t, "eventallocs")
+	var sub *nl.Subscription
+	ns.Do(func() {
+		var err error
+		if sub, err = nl.Subscribe(nl.EventOptions{Groups: nl.AllFlowEvents}); err != nil {
+			t.Fatal(err)
+		}
+	})
+	defer sub.Close()
+	fillTable(t, ns, few)
+	events, err := sub.Next(t.Context(), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, line := range []string{"-E", "-E -o timestamp,extended,id", "-E -o save", "-E -o xml", "-E -o json", "-E -p udp --dport 7 -s 192.0.2.0/24"} {
+		c := mustParse(t, line)
+		s := &session{ctx: context.Background(), stderr: io.Discard, out: newOutput(io.Discard)}
+		w := &watcher{session: s, printer: newPrinter(s.out, &c), filter: newFilter(&c)}
+		printAgain := func() {
+			if err := w.take(events); err != nil {
 				t.Fatal(err)
 			}
 		}
-		// The first lines bring the memory of the chunks.
-		for range 4 * outputChunk / 64 {
-			event()
+		for range 2 * outputChunks {
+			printAgain() // the first times bring the chunks' memory
 		}
-		if n := testing.AllocsPerRun(1000, event); n > 0 {
-			t.Errorf("-E%s: %v allocations an event", output, n)
+		if n := testing.AllocsPerRun(20, printAgain); n != 0 {
+			t.Errorf("%s: %v allocations for a run of events", line, n)
 		}
 		if w.printer.entries == 0 {
-			t.Errorf("-E%s: nothing printed", output)
+			t.Errorf("%s printed nothing", line)
 		}
-		if err := out.close(); err != nil {
-			t.Error(err)
-		}
-	}
-}
-
-func TestRefusalTexts(t *testing.T) {
-	for _, tt := range []struct {
-		op    Op
-		table Table
-		err   error
-		hint  string
-		want  string
-	}{
-		{OpList, TableConntrack, &nl.Error{Errno: unix.EPERM}, "", "sorry, you must be root or get CAP_NET_ADMIN capability to do this"},
-		{OpList, TableConntrack, &nl.Error{Errno: 524}, "", "function not implemented"},
-		{OpGet, TableConntrack, &nl.Error{Errno: 524}, "", "Unknown error 524"},
-		{OpAdd, TableConntrack, &nl.Error{Errno: unix.EINVAL}, "", "Invalid argument"},
-		{OpStats, TableExpect, &nl.Error{Errno: unix.EINVAL}, "", "Invalid argument"},
-		{OpCreate, TableConntrack, &nl.Error{Errno: unix.EINVAL, Text: "no such thing"}, "", "invalid parameters (kernel: no such thing)"},
-		{OpList, TableConntrack, &nl.Error{Errno: unix.EINVAL}, "hint", "invalid parameters (hint)"},
-		{OpCreate, TableConntrack, &nl.Error{Errno: unix.EEXIST}, "", "Such conntrack exists, try -U to update"},
-		{OpCreate, TableExpect, &nl.Error{Errno: unix.EEXIST}, "", "File exists"},
-		{OpCreate, TableExpect, &nl.Error{Errno: unix.ENOENT}, "", "master conntrack not found"},
-		{OpDelete, TableExpect, &nl.Error{Errno: unix.ENOENT}, "", "No such file or directory"},
-		{OpUpdate, TableConntrack, &nl.Error{Errno: unix.EOPNOTSUPP}, "", "Operation not supported"},
-		{OpUpdate, TableConntrack, &nl.Error{Errno: unix.EBUSY}, "", "Device or resource busy"},
-		{OpGet, TableConntrack, &nl.Error{Errno: unix.EAFNOSUPPORT}, "", "protocol not supported"},
-		{OpAdd, TableConntrack, &nl.Error{Errno: unix.ETIME}, "", "conntrack has expired"},
-		{OpAdd, TableConntrack, &nl.Error{Errno: unix.ENOMEM}, "", "not enough memory"},
-		{OpDelete, TableConntrack, &nl.Error{Errno: unix.ENOMEM}, "", "Cannot allocate memory"},
-	} {
-		r := &refusal{op: tt.op, table: tt.table, err: tt.err, hint: tt.hint}
-		if got := r.Error(); got != "Operation failed: "+tt.want {
-			t.Errorf("%d %d %v: %s", tt.op, tt.table, tt.err, got)
-		}
-	}
-}
-
-// slowWriter fails after some bytes.
-type slowWriter struct{ left int }
-
-var errFull = errors.New("full")
-
-func (w *slowWriter) Write(b []byte) (int, error) {
-	if w.left -= len(b); w.left < 0 {
-		return 0, errFull
-	}
-	return len(b), nil
-}
-
-// TestOutputError holds that a failed write is reported once all is said, at
-// the latest, and that nothing blocks after it.
-func TestOutputError(t *testing.T) {
-	o := newOutput(&slowWriter{left: 3 * outputChunk})
-	var err error
-	for range 20 * outputChunk / 64 {
-		o.buf = append(o.buf, "a line of sixty-four bytes, which is one that has a newline, yes\n"...)
-		if err = o.next(); err != nil {
-			break
-		}
-	}
-	if err == nil {
-		err = o.sync()
-	}
-	if !errors.Is(err, errFull) {
-		t.Errorf("next and sync: %v", err)
-	}
-	if err := o.close(); !errors.Is(err, errFull) {
-		t.Errorf("close: %v", err)
-	}
-	if err := o.close(); !errors.Is(err, errFull) {
-		t.Errorf("second close: %v", err)
+		s.close()
 	}
 }
