@@ -20,6 +20,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"runtime"
+	"slices"
 	"strings"
 )
 
@@ -31,7 +32,10 @@ type bench struct {
 	dir    string // scratch files
 	only   *regexp.Regexp
 
-	million bool // measure the memory at a million flows, too
+	million        bool   // a million flows, too
+	oursd, debiand string // of conntrackd
+	replicated     []int  // flows in the replicated tables
+	rate           int    // new flows a second while replicating
 }
 
 const million = 1_000_000
@@ -42,9 +46,15 @@ func main() {
 	only := flag.String("only", "", "measure only the rows that match this regular expression")
 	flag.IntVar(&b.runs, "runs", 3, "runs of each row; the median counts")
 	flag.IntVar(&b.flows, "flows", 500_000, "flows in the table that is listed")
-	flag.BoolVar(&b.million, "million", false, "list and delete a million flows, too (a minute a run)")
+	flag.BoolVar(&b.million, "million", false, "list, delete and replicate a million flows, too (minutes a run)")
 	flag.StringVar(&b.debian, "debian", "/usr/sbin/conntrack", "Debian's conntrack")
+	flag.StringVar(&b.debiand, "debiand", "/usr/sbin/conntrackd", "Debian's conntrackd")
+	flag.IntVar(&b.rate, "rate", 20_000, "new flows a second while replicating")
 	flag.Parse()
+	b.replicated = []int{changed}
+	if b.million {
+		b.replicated = append(b.replicated, million)
+	}
 	if err := b.run(*bin, *only); err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
 		os.Exit(1)
@@ -58,7 +68,8 @@ func (b *bench) run(bin, only string) (err error) {
 	if b.ours, err = filepath.Abs(filepath.Join(bin, "conntrack")); err != nil {
 		return err
 	}
-	for _, program := range []string{b.ours, b.debian} {
+	b.oursd = filepath.Join(filepath.Dir(b.ours), "conntrackd")
+	for _, program := range []string{b.ours, b.debian, b.oursd, b.debiand} {
 		if _, err := os.Stat(program); err != nil {
 			return err
 		}
@@ -67,11 +78,7 @@ func (b *bench) run(bin, only string) (err error) {
 		return err
 	}
 	defer os.RemoveAll(b.dir)
-	limit := b.flows
-	if b.million {
-		limit = max(limit, million)
-	}
-	restore, err := raiseTableLimit(limit + 100_000)
+	restore, err := raiseTableLimit(max(b.flows, slices.Max(b.replicated)) + 100_000)
 	if err != nil {
 		return err
 	}
@@ -79,7 +86,10 @@ func (b *bench) run(bin, only string) (err error) {
 
 	fmt.Printf("%s, Linux %s, %d CPUs, %s; Debian's %s\n\n", cpuModel(), kernelRelease(), runtime.NumCPU(),
 		runtime.Version(), debianVersion(b.debian))
-	return b.conntrack()
+	if err := b.conntrack(); err != nil {
+		return err
+	}
+	return b.conntrackd()
 }
 
 // wanted tells whether a row was asked for.

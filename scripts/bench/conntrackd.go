@@ -1,0 +1,266 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"strings"
+	"time"
+
+	"ctbox/nl"
+
+	"golang.org/x/sys/unix"
+)
+
+// conntrackd measures replication: an active node whose kernel gets flows, a
+// backup that is told, commits and takes over.
+func (b *bench) conntrackd() error {
+	if !b.wanted("conntrackd") {
+		return nil
+	}
+	fmt.Printf("\n| conntrackd, FT-FW over UDP | CPU a flow, active | CPU a flow, backup | memory a flow, active | memory a flow, backup | flows a packet | commit | kill -9 to all flows in the backup's kernel |\n|---|---|---|---|---|---|---|---|\n")
+	for _, n := range b.replicated {
+		for _, who := range []struct{ name, path string }{{"Debian", b.debiand}, {"ctbox", b.oursd}} {
+			for range b.runs {
+				if err := b.replicate(who.name, who.path, n); err != nil {
+					return fmt.Errorf("%s, %d flows: %w", who.name, n, err)
+				}
+			}
+		}
+	}
+	return nil
+}
+
+// fwNode is a firewall of the pair.
+type fwNode struct {
+	ns     *namespace
+	dir    string
+	config string
+	daemon *exec.Cmd
+	conn   *nl.Conn
+}
+
+func (b *bench) newPair(path string) (active, backup *fwNode, err error) {
+	pair := make([]*fwNode, 2)
+	for i := range pair {
+		n := &fwNode{dir: filepath.Join(b.dir, fmt.Sprintf("node%d", i))}
+		pair[i] = n
+		if n.ns, err = newNamespace(fmt.Sprintf("fw%d", i)); err != nil {
+			return nil, nil, err
+		}
+		if err := os.MkdirAll(n.dir, 0o700); err != nil {
+			return nil, nil, err
+		}
+	}
+	steps := [][]string{{"ip", "link", "add", "sync0", "netns", pair[0].ns.name, "type", "veth", "peer", "name", "sync0", "netns", pair[1].ns.name}}
+	for i, n := range pair {
+		steps = append(steps,
+			[]string{"ip", "-n", n.ns.name, "addr", "add", fmt.Sprintf("192.0.2.%d/24", i+1), "dev", "sync0"},
+			[]string{"ip", "-n", n.ns.name, "link", "set", "sync0", "up"})
+	}
+	for _, step := range steps {
+		if out, err := exec.Command(step[0], step[1:]...).CombinedOutput(); err != nil {
+			return nil, nil, fmt.Errorf("%s: %w: %s", strings.Join(step, " "), err, out)
+		}
+	}
+	for i, n := range pair {
+		if err := n.start(path, i+1, 2-i); err != nil {
+			return nil, nil, err
+		}
+	}
+	return pair[0], pair[1], nil
+}
+
+func (n *fwNode) start(path string, self, peer int) (err error) {
+	n.config = filepath.Join(n.dir, "conntrackd.conf")
+	text := fmt.Sprintf(`Sync { Mode FTFW { }
+ UDP { IPv4_address 192.0.2.%d IPv4_Destination_Address 192.0.2.%d Port 3780 Interface sync0 Checksum on SndSocketBuffer 24985600 RcvSocketBuffer 24985600 } }
+General { HashSize 262144 HashLimit 4000000 LockFile %[3]s/lock UNIX { Path %[3]s/ctl } LogFile %[3]s/log
+ NetlinkBufferSize 33554432 NetlinkBufferSizeMaxGrowth 134217728 NetlinkOverrunResync off }
+`, self, peer, n.dir)
+	if err := os.WriteFile(n.config, []byte(text), 0o600); err != nil {
+		return err
+	}
+	// What a killed daemon has left would keep Debian's from starting.
+	for _, left := range []string{"lock", "ctl", "log"} {
+		_ = os.Remove(filepath.Join(n.dir, left))
+	}
+	if n.conn, err = n.ns.dial(); err != nil {
+		return err
+	}
+	n.daemon = n.ns.command(path, "-C", n.config)
+	if err := n.daemon.Start(); err != nil {
+		return err
+	}
+	return until("the daemon answers", 10*time.Second, func() bool { _, err := n.ask("-s"); return err == nil })
+}
+
+func (n *fwNode) stop() {
+	if n.daemon != nil && n.daemon.Process != nil {
+		_ = n.daemon.Process.Kill()
+		_ = n.daemon.Wait()
+	}
+	if n.conn != nil {
+		n.conn.Close()
+	}
+	if n.ns != nil {
+		n.ns.close()
+	}
+}
+
+// ask runs a client command of the daemon's own program.
+func (n *fwNode) ask(args ...string) (string, error) {
+	program := n.daemon.Args[2]
+	out, err := n.ns.command(program, append([]string{"-C", n.config}, args...)...).Output()
+	return string(out), err
+}
+
+func until(what string, limit time.Duration, cond func() bool) error {
+	for end := time.Now().Add(limit); ; time.Sleep(5 * time.Millisecond) {
+		if cond() {
+			return nil
+		}
+		if time.Now().After(end) {
+			return errors.New("timed out waiting until " + what)
+		}
+	}
+}
+
+// cpu and rss are what the process has used so far.
+func (n *fwNode) cpu() time.Duration {
+	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", n.daemon.Process.Pid))
+	if err != nil {
+		return 0
+	}
+	fields := strings.Fields(string(stat[strings.LastIndexByte(string(stat), ')')+1:]))
+	user, _ := strconv.Atoi(fields[11])
+	system, _ := strconv.Atoi(fields[12])
+	const tick = 10 * time.Millisecond // USER_HZ is 100 on every Linux that Go runs on
+	return time.Duration(user+system) * tick
+}
+
+func (n *fwNode) rss() int {
+	status, _ := os.ReadFile(fmt.Sprintf("/proc/%d/status", n.daemon.Process.Pid))
+	if m := regexp.MustCompile(`VmRSS:\s+(\d+)`).FindSubmatch(status); m != nil {
+		kib, _ := strconv.Atoi(string(m[1]))
+		return kib << 10
+	}
+	return 0
+}
+
+var (
+	activeConnections = regexp.MustCompile(`current active connections:\s+(\d+)`)
+	packetsSent       = regexp.MustCompile(`(\d+) Pckts sent`)
+)
+
+// cached returns how many flows the internal or the external cache has.
+func (n *fwNode) cached(which int) int {
+	out, err := n.ask("-s")
+	m := activeConnections.FindAllStringSubmatch(out, -1)
+	if err != nil || len(m) <= which {
+		return -1
+	}
+	v, _ := strconv.Atoi(m[which][1])
+	return v
+}
+
+func (n *fwNode) packets() int {
+	out, _ := n.ask("-s")
+	if m := packetsSent.FindStringSubmatch(out); m != nil {
+		v, _ := strconv.Atoi(m[1])
+		return v
+	}
+	return 0
+}
+
+// steadily makes flows at a rate that both daemons can follow, so that they are
+// compared at the same work.
+func steadily(c *nl.Conn, n, perSecond int) error {
+	ctx := context.Background()
+	p := c.NewPipeline(ctx, func(b *nl.Batch) error {
+		for _, f := range b.Failures() {
+			return f.Err
+		}
+		return nil
+	})
+	var f nl.Flow
+	start := time.Now()
+	const burst = 100
+	for i := 0; i < n; {
+		b, err := p.Batch()
+		if err != nil {
+			return err
+		}
+		for range min(burst, n-i) {
+			flow(i, &f)
+			b.Add(nl.Request{Type: nl.TypeFlowNew, Flags: unix.NLM_F_CREATE | unix.NLM_F_EXCL, Family: nl.FamilyIPv4, Flow: &f})
+			i++
+		}
+		if err := p.Submit(b); err != nil {
+			return err
+		}
+		time.Sleep(time.Until(start.Add(time.Duration(i) * time.Second / time.Duration(perSecond))))
+	}
+	return p.Close()
+}
+
+func (b *bench) replicate(name, path string, n int) error {
+	active, backup, err := b.newPair(path)
+	for _, node := range []*fwNode{active, backup} {
+		if node != nil {
+			defer node.stop()
+		}
+	}
+	if err != nil {
+		return err
+	}
+	cpuA, cpuB, rssA, rssB, sent := active.cpu(), backup.cpu(), active.rss(), backup.rss(), active.packets()
+	if err := steadily(active.conn, n, b.rate); err != nil {
+		return err
+	}
+	last, quiet := -1, 0
+	if err := until("the backup knows all flows", 120*time.Second, func() bool {
+		time.Sleep(200 * time.Millisecond)
+		now := backup.cached(1)
+		if now == last {
+			quiet++
+		} else {
+			last, quiet = now, 0
+		}
+		return now == n || quiet > 25
+	}); err != nil {
+		return err
+	}
+	per := func(d time.Duration) string { return fmt.Sprintf("%.1f us", float64(d.Microseconds())/float64(n)) }
+	row := fmt.Sprintf("| %s, %d flows at %d/s", name, n, b.rate)
+	if last != n {
+		row += fmt.Sprintf(" (%d missing)", n-last)
+	}
+	row += fmt.Sprintf(" | %s | %s | %d B | %d B | %.1f", per(active.cpu()-cpuA), per(backup.cpu()-cpuB),
+		(active.rss()-rssA)/n, (backup.rss()-rssB)/n, float64(n)/float64(max(active.packets()-sent, 1)))
+
+	_ = active.daemon.Process.Kill()
+	start := time.Now()
+	if _, err := backup.ask("-c"); err != nil {
+		return err
+	}
+	if err := until("the backup's kernel has all flows", 120*time.Second, func() bool {
+		entries, _, err := backup.conn.Count(context.Background())
+		return err == nil && int(entries) >= last
+	}); err != nil {
+		return err
+	}
+	took := time.Since(start)
+	log, _ := os.ReadFile(filepath.Join(backup.dir, "log"))
+	commit := "?"
+	if m := regexp.MustCompile(`commit has taken ([0-9.]+) seconds`).FindAllSubmatch(log, -1); m != nil {
+		commit = string(m[len(m)-1][1]) + " s"
+	}
+	fmt.Printf("%s | %s | %s |\n", row, commit, seconds(took))
+	return nil
+}
