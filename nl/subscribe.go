@@ -71,6 +71,7 @@ type Subscription struct {
 	pause   time.Duration // EventOptions.Coalesce
 	read    mmsgReader
 	counter dropCounter
+	busy    bool // the reader's: events came since the last look for drops
 	ready   chan struct{}
 
 	mu      sync.Mutex
@@ -378,7 +379,7 @@ func (s *Subscription) run() {
 		if s.pause > 0 && n > 0 {
 			// A full read means that more is there already.
 			if n < eventsPerRead && now.Sub(last) < 2*s.pause {
-				time.Sleep(s.pause)
+				gather(s.pause)
 				now = time.Now()
 			}
 			last = now
@@ -389,15 +390,33 @@ func (s *Subscription) run() {
 // receive reads what there is, waiting a while for something. Once the groups are
 // left it does not wait, and io.EOF says that there is no more.
 func (s *Subscription) receive(left bool) (int, error) {
-	if left {
-		return s.read.rest(s.conn)
+	n, err := s.read.rest(s.conn)
+	if err != io.EOF || left {
+		s.busy = s.busy || n > 0
+		return n, err
 	}
-	_ = s.conn.nl.SetReadDeadline(time.Now().Add(dropPoll))
-	n, err := s.read.receive(s.conn)
+	// Timers cost wake-ups: only after events has a silent drop to be looked for.
+	deadline := time.Time{}
+	if s.busy {
+		deadline = time.Now().Add(dropPoll)
+	}
+	if err := s.conn.nl.SetReadDeadline(deadline); err != nil {
+		return 0, err
+	}
+	n, err = s.read.receive(s.conn)
+	s.busy = n > 0
 	if errors.Is(err, os.ErrDeadlineExceeded) {
 		return 0, nil
 	}
 	return n, err
+}
+
+// gather waits in a system call. A sleep of the runtime would let it find the
+// process idle, and each awakening from that keeps its monitor polling for a
+// millisecond: more work than the events.
+func gather(pause time.Duration) {
+	ts := unix.NsecToTimespec(int64(pause))
+	_ = unix.Nanosleep(&ts, nil) // a signal ends it early, which does no harm
 }
 
 // file appends the n datagrams just read to what waits.

@@ -31,8 +31,6 @@ type datagram struct {
 	link  *Link
 	index int // of the interface
 	in    *os.File
-	out   *os.File
-	raw   syscall.RawConn // of out
 	tx    txState
 	done  sync.WaitGroup
 	ended chan struct{}
@@ -40,6 +38,7 @@ type datagram struct {
 
 func openDatagram(l *Link, index int) (_ sockets, err error) {
 	d := &datagram{link: l, index: index, ended: make(chan struct{})}
+	d.tx.init()
 	defer func() {
 		if err != nil {
 			d.closeFiles()
@@ -48,13 +47,9 @@ func openDatagram(l *Link, index int) (_ sockets, err error) {
 	if d.in, err = d.openReceiver(); err != nil {
 		return nil, err
 	}
-	if d.out, err = d.openSender(); err != nil {
+	if err := d.openSender(); err != nil {
 		return nil, err
 	}
-	if d.raw, err = d.out.SyscallConn(); err != nil {
-		return nil, err
-	}
-	d.tx.init()
 	raw, err := d.in.SyscallConn()
 	if err != nil {
 		return nil, err
@@ -184,13 +179,13 @@ func (d *datagram) mreqn(group netip.Addr) *unix.IPMreqn {
 	return m
 }
 
-func (d *datagram) openSender() (*os.File, error) {
+func (d *datagram) openSender() error {
 	c := &d.link.config
 	fd, err := d.socket()
 	if err != nil {
-		return nil, err
+		return err
 	}
-	file := os.NewFile(uintptr(fd), "sync sender")
+	d.tx.fd = fd
 	setBuffer(fd, unix.SO_SNDBUFFORCE, unix.SO_SNDBUF, c.SendBuffer)
 	var options []option
 	if !c.Checksum {
@@ -205,39 +200,37 @@ func (d *datagram) openSender() (*os.File, error) {
 				option{"IPV6_MULTICAST_LOOP", unix.IPPROTO_IPV6, unix.IPV6_MULTICAST_LOOP, 0})
 		} else {
 			if err := unix.SetsockoptIPMreqn(fd, unix.IPPROTO_IP, unix.IP_MULTICAST_IF, d.mreqn(netip.Addr{})); err != nil {
-				file.Close()
-				return nil, fmt.Errorf("set IP_MULTICAST_IF to %s: %w", c.Interface, err)
+				return fmt.Errorf("set IP_MULTICAST_IF to %s: %w", c.Interface, err)
 			}
 			options = append(options, option{"IP_MULTICAST_LOOP", unix.IPPROTO_IP, unix.IP_MULTICAST_LOOP, 0})
 		}
 	}
 	if err := setOptions(fd, options); err != nil {
-		file.Close()
-		return nil, err
+		return err
 	}
 	// The peer takes messages from our configured address only, and a host may
 	// have several.
 	if c.Transport == UDP && c.Address.IsValid() {
 		if err := unix.Bind(fd, d.sockaddr(c.Address, 0)); err != nil {
-			file.Close()
-			return nil, fmt.Errorf("bind to %s: %w", c.Address, err)
+			return fmt.Errorf("bind to %s: %w", c.Address, err)
 		}
 	}
 	// A path to the peer that is missing now may come later.
 	err = unix.Connect(fd, d.sockaddr(to, c.Port))
 	if err != nil && !errors.Is(err, unix.ENETUNREACH) && !errors.Is(err, unix.EHOSTUNREACH) && !errors.Is(err, unix.EADDRNOTAVAIL) {
-		file.Close()
-		return nil, fmt.Errorf("connect to %s: %w", endpoint(to, c.Port), err)
+		return fmt.Errorf("connect to %s: %w", endpoint(to, c.Port), err)
 	}
 	d.tx.connected = err == nil
-	return file, nil
+	return nil
 }
 
 func (d *datagram) closeFiles() {
-	for _, f := range []*os.File{d.in, d.out} {
-		if f != nil {
-			f.Close()
-		}
+	if d.in != nil {
+		d.in.Close()
+	}
+	if d.tx.fd >= 0 {
+		unix.Close(d.tx.fd)
+		d.tx.fd = -1
 	}
 }
 

@@ -1,8 +1,6 @@
 package link
 
 import (
-	"errors"
-	"os"
 	"time"
 	"unsafe"
 
@@ -18,91 +16,87 @@ const (
 	patience = 100 * time.Millisecond
 )
 
-// txState is the memory of a datagram link's writes.
+// txState is the sending socket of a datagram link and the memory of its writes.
+//
+// The socket is left out of the runtime's poller: every datagram that leaves
+// makes it writable again, and would wake a thread to hear of it.
 type txState struct {
+	fd        int
 	connected bool
 	iov       [perWrite]unix.Iovec
 	hdrs      [perWrite]mmsghdr
-	first, n  int
-	err       error
-	fn        func(fd uintptr) bool
 }
 
 func (t *txState) init() {
+	t.fd = -1
 	for i := range t.hdrs {
 		t.hdrs[i].hdr.Iov = &t.iov[i]
 		t.hdrs[i].hdr.SetIovlen(1)
 	}
-	t.fn = func(fd uintptr) bool {
-		for t.first < t.n {
-			sent, _, errno := unix.Syscall6(unix.SYS_SENDMMSG, fd, uintptr(unsafe.Pointer(&t.hdrs[t.first])),
-				uintptr(t.n-t.first), unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL, 0, 0)
-			switch errno {
-			case 0:
-				t.first += int(sent)
-			case unix.EINTR:
-			case unix.EAGAIN:
-				return false
-			default:
-				t.err = errno
-				return true
+}
+
+// write sends datagrams first to last-1 of what was prepared and returns how many
+// went. A full socket is waited for, not too long: then the error is EAGAIN.
+func (t *txState) write(first, last int) (int, error) {
+	waited := false
+	for {
+		sent, _, errno := unix.Syscall6(unix.SYS_SENDMMSG, uintptr(t.fd), uintptr(unsafe.Pointer(&t.hdrs[first])),
+			uintptr(last-first), unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL, 0, 0)
+		switch errno {
+		case 0:
+			return int(sent), nil
+		case unix.EINTR:
+			continue
+		case unix.EAGAIN:
+			if waited {
+				return 0, errno
 			}
+			waited = true
+			poll := []unix.PollFd{{Fd: int32(t.fd), Events: unix.POLLOUT}}
+			_, _ = unix.Poll(poll, int(patience/time.Millisecond))
+		default:
+			return 0, errno
 		}
-		return true
 	}
 }
 
-// send transmits every datagram of p, many with one system call.
+// send transmits every datagram of p, many with one system call. An error may be
+// that of an earlier datagram, told late (the peer's host has no listener yet):
+// then the one it stopped at is tried once more, and only then lost.
 func (d *datagram) send(p *wire.Packer) {
-	t := &d.tx
+	t, c := &d.tx, &d.link.counters
 	total := p.Datagrams()
 	if !t.connected && !d.reconnect() {
-		d.link.counters.errorsSent.Add(uint64(total))
+		c.errorsSent.Add(uint64(total))
 		return
 	}
-	_ = d.out.SetWriteDeadline(time.Now().Add(patience))
 	for next := 0; next < total; {
-		t.first, t.n = 0, min(total-next, perWrite)
-		for i := range t.n {
+		n := min(total-next, perWrite)
+		for i := range n {
 			part := p.Datagram(next + i)
 			t.iov[i].Base = &part[0]
 			t.iov[i].SetLen(len(part))
 		}
-		d.write()
-		next += t.n
-	}
-}
-
-// write sends the prepared datagrams. An error may be that of an earlier one, told
-// late (the peer's host has no listener yet): then the datagram it stopped at is
-// tried once more, and only then lost.
-func (d *datagram) write() {
-	t, c := &d.tx, &d.link.counters
-	retried := -1
-	for t.first < t.n {
-		before := t.first
-		t.err = nil
-		err := d.raw.Write(t.fn)
-		if err == nil {
-			err = t.err
+		next += n
+		retried := -1
+		for first := 0; first < n; {
+			sent, err := t.write(first, n)
+			for i := first; i < first+sent; i++ {
+				c.packetsSent.Add(1)
+				c.bytesSent.Add(uint64(t.hdrs[i].len))
+			}
+			first += sent
+			switch {
+			case err == unix.ECONNREFUSED && first != retried:
+				retried = first
+			case err == unix.EAGAIN:
+				c.errorsSent.Add(uint64(n - first))
+				first = n
+			case err != nil:
+				c.errorsSent.Add(1)
+				first++
+			}
 		}
-		for i := before; i < t.first; i++ {
-			c.packetsSent.Add(1)
-			c.bytesSent.Add(uint64(t.hdrs[i].len))
-		}
-		if err == nil {
-			continue
-		}
-		if errors.Is(err, os.ErrDeadlineExceeded) {
-			c.errorsSent.Add(uint64(t.n - t.first))
-			return
-		}
-		if t.first == retried || !errors.Is(err, unix.ECONNREFUSED) {
-			c.errorsSent.Add(1)
-			t.first++
-			continue
-		}
-		retried = t.first
 	}
 }
 
@@ -112,8 +106,6 @@ func (d *datagram) reconnect() bool {
 	if d.link.config.Transport == Multicast {
 		to = d.link.config.Address
 	}
-	err := d.raw.Control(func(fd uintptr) {
-		d.tx.connected = unix.Connect(int(fd), d.sockaddr(to, d.link.config.Port)) == nil
-	})
-	return err == nil && d.tx.connected
+	d.tx.connected = unix.Connect(d.tx.fd, d.sockaddr(to, d.link.config.Port)) == nil
+	return d.tx.connected
 }

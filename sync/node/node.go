@@ -271,6 +271,7 @@ func (n *Node) expectTables() Tables {
 func (n *Node) loop(ctx context.Context) error {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
+	armed := n.clock() // when the timer goes off
 	for {
 		n.now = time.Now()
 		n.due()
@@ -281,7 +282,12 @@ func (n *Node) loop(ctx context.Context) error {
 			}
 		}
 		n.transmit()
-		timer.Reset(n.wait())
+		// Deadlines mostly move away; a timer that goes off too early costs less
+		// than one that is set anew each time.
+		if at := n.clock() + n.wait(); at < armed {
+			timer.Reset(at - n.clock())
+			armed = at
+		}
 		select {
 		case <-ctx.Done():
 			return context.Cause(ctx)
@@ -297,6 +303,7 @@ func (n *Node) loop(ctx context.Context) error {
 			n.now = time.Now()
 			n.linkChanged()
 		case <-timer.C:
+			armed = proto.None
 		}
 	}
 }
