@@ -2,15 +2,12 @@ package nl
 
 import (
 	"context"
-	"errors"
-	"fmt"
 	"io"
 	"os"
 	"sync"
 	"time"
 	"unsafe"
 
-	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
 )
 
@@ -57,7 +54,9 @@ type EventOptions struct {
 	Reliable bool
 	// Coalesce is how long the reader lets events gather after a read that came
 	// as soon after another: fewer and larger runs for a consumer that is busy.
-	// The first event after a pause is never held up. 0 reads as they come.
+	// The first event after a pause is never held up. 0 reads as they come. It
+	// takes a P of the runtime while it waits, so it should be less than the
+	// 10 ms after which that preempts, and GOMAXPROCS at least 2.
 	Coalesce time.Duration
 }
 
@@ -65,14 +64,13 @@ type EventOptions struct {
 // socket, many events a system call, so that printing or replicating them never
 // delays it.
 type Subscription struct {
-	conn    *Conn
+	sock    *eventSocket
 	groups  Group
 	backlog int
 	pause   time.Duration // EventOptions.Coalesce
-	read    mmsgReader
-	counter dropCounter
-	busy    bool // the reader's: events came since the last look for drops
+	busy    bool          // the reader's: events came since the last look for drops
 	ready   chan struct{}
+	closing sync.Once
 
 	mu      sync.Mutex
 	arrived *sync.Cond // signalled when something below changes
@@ -111,70 +109,60 @@ type mark struct {
 // returned is received or counted as dropped. The Subscription must be closed.
 // Joining needs CAP_NET_ADMIN; the error then is EPERM.
 func Subscribe(opts EventOptions) (*Subscription, error) {
-	c, err := dial()
+	sock, err := openEventSocket()
 	if err != nil {
 		return nil, err
 	}
-	s, err := subscribe(c, opts)
-	if err != nil {
-		c.Close()
+	if err := sock.subscribe(opts); err != nil {
+		sock.close()
 		return nil, err
 	}
+	s := &Subscription{sock: sock, groups: opts.Groups, backlog: opts.Backlog, pause: opts.Coalesce,
+		ready: make(chan struct{}, 1), done: make(chan struct{})}
+	if s.backlog == 0 {
+		s.backlog = DefaultEventBacklog
+	}
+	s.arrived = sync.NewCond(&s.mu)
 	go s.run()
 	return s, nil
 }
 
-func subscribe(c *Conn, opts EventOptions) (*Subscription, error) {
+func (s *eventSocket) subscribe(opts EventOptions) error {
 	if opts.Buffer == 0 {
 		opts.Buffer = DefaultEventBuffer
 	}
-	if opts.Backlog == 0 {
-		opts.Backlog = DefaultEventBacklog
-	}
-	if err := c.setReceiveBuffer(opts.Buffer); err != nil {
-		return nil, err
+	if err := s.setBuffer(opts.Buffer); err != nil {
+		return err
 	}
 	// With ENOBUFS reported the kernel drops everything from the first overrun
 	// until the socket is empty; without it only what does not fit, and the
 	// drop counter tells the loss exactly.
-	if err := c.nl.SetOption(netlink.NoENOBUFS, true); err != nil {
-		return nil, fmt.Errorf("set NETLINK_NO_ENOBUFS: %w", err)
+	if err := s.option("set NETLINK_NO_ENOBUFS", unix.NETLINK_NO_ENOBUFS, 1); err != nil {
+		return err
 	}
 	if opts.Reliable {
-		if err := c.nl.SetOption(netlink.BroadcastError, true); err != nil {
-			return nil, fmt.Errorf("set NETLINK_BROADCAST_SEND_ERROR: %w", err)
+		if err := s.option("set NETLINK_BROADCAST_SEND_ERROR", unix.NETLINK_BROADCAST_ERROR, 1); err != nil {
+			return err
 		}
 	}
 	if opts.Filter != nil {
-		prog, err := opts.Filter.assemble()
+		program, err := opts.Filter.assemble()
 		if err != nil {
-			return nil, err
+			return err
 		}
-		if err := c.nl.SetBPF(prog); err != nil {
-			return nil, fmt.Errorf("attach event filter: %w", err)
-		}
-	}
-	for g := uint32(0); g < 6; g++ {
-		if opts.Groups&(1<<g) != 0 {
-			if err := c.nl.JoinGroup(g + 1); err != nil {
-				return nil, fmt.Errorf("join conntrack event group %d: %w", g+1, err)
-			}
+		if err := s.attach(program); err != nil {
+			return err
 		}
 	}
-	s := &Subscription{conn: c, groups: opts.Groups, backlog: opts.Backlog, pause: opts.Coalesce,
-		ready: make(chan struct{}, 1), done: make(chan struct{})}
-	s.arrived = sync.NewCond(&s.mu)
-	s.read.init()
-	s.counter.init()
-	return s, nil
+	return s.membership("join", unix.NETLINK_ADD_MEMBERSHIP, opts.Groups)
 }
 
 // Buffer is the kernel's receive buffer in bytes, as it reports it.
-func (s *Subscription) Buffer() int { return s.conn.rcvbuf }
+func (s *Subscription) Buffer() int { return s.sock.rcvbuf }
 
 // SetBuffer changes the size of the kernel's receive buffer; Buffer tells what was
 // granted. One goroutine at a time may call it.
-func (s *Subscription) SetBuffer(n int) error { return s.conn.setReceiveBuffer(n) }
+func (s *Subscription) SetBuffer(n int) error { return s.sock.setBuffer(n) }
 
 // Close ends the subscription. Events that wait are dropped; Next returns
 // net.ErrClosed or the reader's error.
@@ -184,28 +172,22 @@ func (s *Subscription) Close() error {
 	s.unwatch()
 	s.arrived.Broadcast()
 	s.mu.Unlock()
-	err := s.conn.Close()
+	s.sock.ring()
 	<-s.done
-	return err
+	s.closing.Do(s.sock.close)
+	return nil
 }
 
 // Leave ends the stream without losing count: no event after it is received,
 // Next returns those before it, with their number of drops, and then io.EOF.
 func (s *Subscription) Leave() error {
-	for g := uint32(0); g < 6; g++ {
-		if s.groups&(1<<g) == 0 {
-			continue
-		}
-		if err := s.conn.nl.LeaveGroup(g + 1); err != nil {
-			return fmt.Errorf("leave conntrack event group %d: %w", g+1, err)
-		}
+	if err := s.sock.membership("leave", unix.NETLINK_DROP_MEMBERSHIP, s.groups); err != nil {
+		return err
 	}
 	s.mu.Lock()
 	s.left = true
 	s.mu.Unlock()
-	// Wakes the reader; if that comes between two of its reads it wakes by
-	// itself a little later.
-	_ = s.conn.nl.SetReadDeadline(time.Unix(1, 0))
+	s.sock.ring()
 	return nil
 }
 
@@ -349,7 +331,7 @@ func (s *Subscription) run() {
 		left := s.left
 		s.mu.Unlock()
 		n, err := s.receive(left)
-		drops := s.counter.read(s.conn)
+		drops := s.sock.drops()
 		now := time.Now()
 
 		s.mu.Lock()
@@ -390,34 +372,40 @@ func (s *Subscription) run() {
 // receive reads what there is, waiting a while for something. Once the groups are
 // left it does not wait, and io.EOF says that there is no more.
 func (s *Subscription) receive(left bool) (int, error) {
-	n, err := s.read.rest(s.conn)
+	n, err := s.sock.read()
 	if err != io.EOF || left {
 		s.busy = s.busy || n > 0
 		return n, err
 	}
-	// Timers cost wake-ups: only after events has a silent drop to be looked for.
-	deadline := time.Time{}
+	// Only after events has a silent drop to be looked for.
+	limit := time.Duration(-1)
 	if s.busy {
-		deadline = time.Now().Add(dropPoll)
+		limit = dropPoll
 	}
-	if err := s.conn.nl.SetReadDeadline(deadline); err != nil {
+	if err := s.sock.wait(limit); err != nil {
 		return 0, err
 	}
-	n, err = s.read.receive(s.conn)
-	s.busy = n > 0
-	if errors.Is(err, os.ErrDeadlineExceeded) {
-		return 0, nil
+	n, err = s.sock.read()
+	if err == io.EOF {
+		s.busy, err = false, nil
 	}
 	return n, err
 }
 
-// gather waits in a system call. A sleep of the runtime would let it find the
-// process idle, and each awakening from that keeps its monitor polling for a
-// millisecond: more work than the events.
+// gather waits without telling the runtime, which takes the goroutine to be
+// computing. Told, it finds the process idle, and each awakening from that has its
+// monitor poll for a millisecond and its threads look for work: more than the
+// events themselves. A signal, by which the runtime preempts, ends the wait early.
+// The rest of the process needs a second P meanwhile (GOMAXPROCS).
 func gather(pause time.Duration) {
 	ts := unix.NsecToTimespec(int64(pause))
-	_ = unix.Nanosleep(&ts, nil) // a signal ends it early, which does no harm
+	_, _, _ = unix.RawSyscall(unix.SYS_NANOSLEEP, uintptr(unsafe.Pointer(&ts)), 0, 0)
 }
+
+const (
+	eventsRun = 128 << 10 // a run is full beyond this
+	maxSpare  = 8         // runs kept for reuse
+)
 
 // file appends the n datagrams just read to what waits.
 func (s *Subscription) file(n int, now time.Time, drops uint64) {
@@ -429,108 +417,9 @@ func (s *Subscription) file(n int, now time.Time, drops uint64) {
 	e := s.waiting[last]
 	before := len(e.buf)
 	for i := range n {
-		e.buf = append(e.buf, s.read.datagram(i)...)
+		e.buf = append(e.buf, s.sock.datagram(i)...)
 	}
 	e.marks = append(e.marks, mark{end: len(e.buf), at: now})
 	e.Dropped = drops
 	s.bytes += len(e.buf) - before
-}
-
-// dropCounter reads the number of messages the kernel could not queue on a
-// socket. It keeps its memory and its function from call to call.
-type dropCounter struct {
-	info [9]uint32 // SK_MEMINFO_VARS
-	size uint32
-	fn   func(fd uintptr)
-}
-
-func (d *dropCounter) init() {
-	d.fn = func(fd uintptr) {
-		d.size = uint32(unsafe.Sizeof(d.info))
-		_, _, _ = unix.Syscall6(unix.SYS_GETSOCKOPT, fd, unix.SOL_SOCKET, unix.SO_MEMINFO,
-			uintptr(unsafe.Pointer(&d.info)), uintptr(unsafe.Pointer(&d.size)), 0)
-	}
-}
-
-func (d *dropCounter) read(c *Conn) uint64 {
-	const drops = 8 // SK_MEMINFO_DROPS
-	_ = c.raw.Control(d.fn)
-	return uint64(d.info[drops])
-}
-
-const (
-	eventsRun = 128 << 10 // a run is full beyond this
-	maxSpare  = 8         // runs kept for reuse
-
-	eventsPerRead = 64
-	// eventSize holds any event: the kernel allocates them with at most a page
-	// for the fixed part, and a helper's private data never reaches events.
-	eventSize = 8 << 10
-)
-
-// mmsghdr is struct mmsghdr of recvmmsg(2).
-type mmsghdr struct {
-	hdr unix.Msghdr
-	len uint32
-}
-
-// mmsgReader reads many datagrams with one system call into memory of its own.
-type mmsgReader struct {
-	buf  []byte
-	iov  [eventsPerRead]unix.Iovec
-	hdrs [eventsPerRead]mmsghdr
-	n    int
-	err  error
-	fn   func(fd uintptr) bool
-}
-
-func (r *mmsgReader) init() {
-	r.buf = make([]byte, eventsPerRead*eventSize)
-	for i := range r.hdrs {
-		r.iov[i].Base = &r.buf[i*eventSize]
-		r.iov[i].SetLen(eventSize)
-		r.hdrs[i].hdr.Iov = &r.iov[i]
-		r.hdrs[i].hdr.SetIovlen(1)
-	}
-	r.fn = func(fd uintptr) bool {
-		for {
-			n, _, errno := unix.Syscall6(unix.SYS_RECVMMSG, fd, uintptr(unsafe.Pointer(&r.hdrs[0])),
-				eventsPerRead, unix.MSG_DONTWAIT, 0, 0)
-			switch errno {
-			case 0:
-				r.n, r.err = int(n), nil
-			case unix.EINTR:
-				continue
-			case unix.EAGAIN:
-				return false
-			default:
-				r.n, r.err = 0, errno
-			}
-			return true
-		}
-	}
-}
-
-func (r *mmsgReader) receive(c *Conn) (int, error) {
-	if err := c.raw.Read(r.fn); err != nil {
-		return 0, err
-	}
-	return r.n, r.err
-}
-
-// rest reads without waiting; io.EOF says that nothing is queued.
-func (r *mmsgReader) rest(c *Conn) (int, error) {
-	empty := false
-	if err := c.raw.Control(func(fd uintptr) { empty = !r.fn(fd) }); err != nil {
-		return 0, err
-	}
-	if empty {
-		return 0, io.EOF
-	}
-	return r.n, r.err
-}
-
-func (r *mmsgReader) datagram(i int) []byte {
-	b := r.buf[i*eventSize:]
-	return b[:align4(int(min(r.hdrs[i].len, eventSize)))]
 }

@@ -45,7 +45,7 @@ func (n *Node) subscribe() error {
 
 // coalesce is what a change may wait for others while the node is busy: waking up
 // for each and sending it alone costs more than all the rest.
-const coalesce = 4 * time.Millisecond
+const coalesce = 8 * time.Millisecond
 
 // systemBuffer is asked for where the configuration leaves the size to the
 // system: net.core.rmem_default, as Linux has it. What a burst brings beyond it

@@ -116,7 +116,7 @@ func (n *Node) protocolEvents(e proto.Events) {
 		event proto.Events
 		do    func()
 	}{
-		{proto.PeerStarted, func() { n.notice("the peer has started") }},
+		{proto.PeerStarted, n.peerStarted},
 		{proto.ThirdNode, func() {
 			n.log.Warn(fmt.Sprintf("ignoring %v: FT-FW is for two nodes, and there is a peer already", n.machine.Stats().Third))
 		}},
@@ -129,6 +129,17 @@ func (n *Node) protocolEvents(e proto.Events) {
 		if e&row.event != 0 {
 			row.do()
 		}
+	}
+}
+
+// startedQuiet is how long the log says nothing more of a peer that starts and
+// starts.
+const startedQuiet = time.Minute
+
+func (n *Node) peerStarted() {
+	if now := n.clock(); n.startedSaid == 0 || now-n.startedSaid >= startedQuiet {
+		n.startedSaid = now
+		n.notice("the peer has started")
 	}
 }
 

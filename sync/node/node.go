@@ -81,7 +81,8 @@ type Node struct {
 	timers      timers
 
 	overrunDelay, lastOverrun time.Duration
-	grownOut                  bool // said that the buffer can't be doubled further
+	grownOut                  bool          // said that the buffer can't be doubled further
+	startedSaid               time.Duration // when the log last said that the peer has started
 }
 
 // caches are the tables of one side; nil where there are none.

@@ -76,6 +76,11 @@ func (n *Node) encodeObject(dst []byte, s *proto.Send) ([]byte, error) {
 			return dst, errGone
 		}
 		header.Type = expectTypes[state]
+		if state == cache.Dead {
+			if living := n.internal.expects.Find(&n.expect); living != 0 {
+				n.machine.Changed(proto.Object{Table: proto.Expects, Handle: uint64(living)})
+			}
+		}
 		return n.encoder.AppendExpect(dst, header, &n.expect)
 	}
 	state, ok := n.internal.flows.State(h)
@@ -83,6 +88,13 @@ func (n *Node) encodeObject(dst []byte, s *proto.Send) ([]byte, error) {
 		return dst, errGone
 	}
 	header.Type = flowTypes[state]
+	if state == cache.Dead {
+		// A flow with the same tuple may live already. The peer must hear of it
+		// after this end, which may be sent a second time.
+		if living := n.internal.flows.Find(&n.flow); living != 0 {
+			n.machine.Changed(proto.Object{Table: proto.Flows, Handle: uint64(living)})
+		}
+	}
 	return n.encoder.AppendFlow(dst, header, &n.flow)
 }
 

@@ -1,0 +1,177 @@
+package nl
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"time"
+	"unsafe"
+
+	"golang.org/x/net/bpf"
+	"golang.org/x/sys/unix"
+)
+
+// eventSocket is the netlink socket of a Subscription. It is kept out of the
+// runtime's poller, which would wake a thread for every event that arrives, also
+// while the reader lets them gather: the reader waits in poll(2) itself.
+type eventSocket struct {
+	fd     int
+	bell   int // an eventfd that ends a wait
+	rcvbuf int
+	polled [2]unix.PollFd
+
+	memory     [9]uint32 // SO_MEMINFO's answer; kept, to be allocated once
+	memorySize uint32
+
+	buf  []byte
+	iov  [eventsPerRead]unix.Iovec
+	hdrs [eventsPerRead]mmsghdr
+}
+
+// mmsghdr is struct mmsghdr of recvmmsg(2).
+type mmsghdr struct {
+	hdr unix.Msghdr
+	len uint32
+}
+
+const (
+	eventsPerRead = 64
+	// eventSize holds any event: the kernel allocates them with at most a page
+	// for the fixed part, and a helper's private data never reaches events.
+	eventSize = 8 << 10
+)
+
+func openEventSocket() (_ *eventSocket, err error) {
+	s := &eventSocket{fd: -1, bell: -1}
+	defer func() {
+		if err != nil {
+			s.close()
+		}
+	}()
+	s.fd, err = unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, unix.NETLINK_NETFILTER)
+	if err != nil {
+		return nil, fmt.Errorf("open netlink socket: %w", err)
+	}
+	if err := unix.Bind(s.fd, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}); err != nil {
+		return nil, fmt.Errorf("bind netlink socket: %w", err)
+	}
+	if s.bell, err = unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK); err != nil {
+		return nil, fmt.Errorf("eventfd: %w", err)
+	}
+	s.buf = make([]byte, eventsPerRead*eventSize)
+	for i := range s.hdrs {
+		s.iov[i].Base = &s.buf[i*eventSize]
+		s.iov[i].SetLen(eventSize)
+		s.hdrs[i].hdr.Iov = &s.iov[i]
+		s.hdrs[i].hdr.SetIovlen(1)
+	}
+	return s, nil
+}
+
+func (s *eventSocket) close() {
+	for _, fd := range []int{s.fd, s.bell} {
+		if fd >= 0 {
+			unix.Close(fd)
+		}
+	}
+}
+
+// ring ends a wait that is under way, or the next one.
+func (s *eventSocket) ring() { _, _ = unix.Write(s.bell, native.AppendUint64(nil, 1)) }
+
+// option sets a netlink option (netlink(7)), or a group's membership.
+func (s *eventSocket) option(what string, name, value int) error {
+	if err := unix.SetsockoptInt(s.fd, unix.SOL_NETLINK, name, value); err != nil {
+		return fmt.Errorf("%s: %w", what, err)
+	}
+	return nil
+}
+
+// membership joins (NETLINK_ADD_MEMBERSHIP) or leaves groups.
+func (s *eventSocket) membership(what string, name int, groups Group) error {
+	for g := range 6 {
+		if groups&(1<<g) == 0 {
+			continue
+		}
+		if err := s.option(fmt.Sprintf("%s conntrack event group %d", what, g+1), name, g+1); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// setBuffer asks for a receive buffer of n bytes, beyond net.core.rmem_max when
+// privileged, and keeps what was granted.
+func (s *eventSocket) setBuffer(n int) error {
+	err := unix.SetsockoptInt(s.fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, n)
+	if err != nil {
+		err = unix.SetsockoptInt(s.fd, unix.SOL_SOCKET, unix.SO_RCVBUF, n)
+	}
+	if err != nil {
+		return fmt.Errorf("set netlink receive buffer: %w", err)
+	}
+	if s.rcvbuf, err = unix.GetsockoptInt(s.fd, unix.SOL_SOCKET, unix.SO_RCVBUF); err != nil {
+		return fmt.Errorf("read netlink receive buffer size: %w", err)
+	}
+	return nil
+}
+
+// attach installs a filter.
+func (s *eventSocket) attach(program []bpf.RawInstruction) error {
+	ins := make([]unix.SockFilter, len(program))
+	for i, p := range program {
+		ins[i] = unix.SockFilter{Code: p.Op, Jt: p.Jt, Jf: p.Jf, K: p.K}
+	}
+	prog := unix.SockFprog{Len: uint16(len(ins)), Filter: &ins[0]}
+	if err := unix.SetsockoptSockFprog(s.fd, unix.SOL_SOCKET, unix.SO_ATTACH_FILTER, &prog); err != nil {
+		return fmt.Errorf("attach event filter: %w", err)
+	}
+	return nil
+}
+
+// drops is the number of messages the kernel could not queue on the socket.
+func (s *eventSocket) drops() uint64 {
+	const drops = 8 // SK_MEMINFO_DROPS
+	s.memorySize = uint32(unsafe.Sizeof(s.memory))
+	_, _, _ = unix.Syscall6(unix.SYS_GETSOCKOPT, uintptr(s.fd), unix.SOL_SOCKET, unix.SO_MEMINFO,
+		uintptr(unsafe.Pointer(&s.memory)), uintptr(unsafe.Pointer(&s.memorySize)), 0)
+	return uint64(s.memory[drops])
+}
+
+// read takes what is queued, at most eventsPerRead datagrams, without waiting;
+// io.EOF says that nothing is.
+func (s *eventSocket) read() (int, error) {
+	for {
+		n, _, errno := unix.Syscall6(unix.SYS_RECVMMSG, uintptr(s.fd), uintptr(unsafe.Pointer(&s.hdrs[0])),
+			eventsPerRead, unix.MSG_DONTWAIT, 0, 0)
+		switch errno {
+		case 0:
+			return int(n), nil
+		case unix.EINTR:
+		case unix.EAGAIN:
+			return 0, io.EOF
+		default:
+			return 0, errno
+		}
+	}
+}
+
+// wait returns when something is queued, the bell was rung, or the time is over;
+// a negative limit is none.
+func (s *eventSocket) wait(limit time.Duration) error {
+	timeout := -1
+	if limit >= 0 {
+		timeout = int(limit / time.Millisecond)
+	}
+	s.polled = [2]unix.PollFd{{Fd: int32(s.fd), Events: unix.POLLIN}, {Fd: int32(s.bell), Events: unix.POLLIN}}
+	if _, err := unix.Poll(s.polled[:], timeout); err != nil && !errors.Is(err, unix.EINTR) {
+		return fmt.Errorf("wait for events: %w", err)
+	}
+	return nil
+}
+
+// datagram is one of those that the last read took.
+func (s *eventSocket) datagram(i int) []byte {
+	b := s.buf[i*eventSize:]
+	return b[:align4(int(min(s.hdrs[i].len, eventSize)))]
+}
