@@ -138,6 +138,7 @@ func (d *daemon) init(open opener) error {
 		caches = 2
 	}
 	process.LimitMemory(g.HashLimit, caches)
+	process.AllowTwoThreads()
 	if err := process.SetScheduler(uint32(g.Scheduler.Type), g.Scheduler.Priority); err != nil {
 		d.log.Warn(process.SchedulerWarning(err))
 	}
