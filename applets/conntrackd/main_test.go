@@ -35,7 +35,7 @@ func newHost(t testing.TB) *host {
 	h := &host{netnstest.New(t, "cd"), t, t.TempDir()}
 	h.IP("link", "add", "sync0", "type", "veth", "peer", "name", "far0")
 	h.IP("addr", "add", "192.0.2.1/24", "dev", "sync0")
-	h.IP("addr", "add", "2001:db8::1/64", "dev", "sync0")
+	h.IP("addr", "add", "2001:db8::1/64", "dev", "sync0", "nodad")
 	h.IP("link", "set", "sync0", "up")
 	h.IP("link", "set", "far0", "up")
 	netnstest.Eventually(t, patience, "the link has a carrier", func() bool {
