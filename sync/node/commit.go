@@ -97,6 +97,11 @@ type request struct {
 	second  bool // the entry was removed before
 }
 
+// commitSlice is how many entries the loop hands out at once: more than for other
+// tasks, since the loop is busy with the events of what was committed and each
+// slice waits for its turn.
+const commitSlice = 1024
+
 // run commits in passes, each a walk over a cache in slices.
 func (c *commit) run(ctx context.Context, t *task) error {
 	c.task = t
@@ -127,8 +132,8 @@ func (c *commit) passes(ctx context.Context) error {
 // for the kernel: what comes next may need them.
 func (c *commit) flows(ctx context.Context, related bool) error {
 	n := c.node
-	handles := make([]cache.Handle, sliceLen)
-	slice := make([]nl.Flow, 0, sliceLen)
+	handles := make([]cache.Handle, commitSlice)
+	slice := make([]nl.Flow, 0, commitSlice)
 	var cur cache.Cursor
 	var f nl.Flow
 	for more := true; more; {
@@ -178,8 +183,8 @@ func detach(f *nl.Flow) {
 
 func (c *commit) expects(ctx context.Context) error {
 	n := c.node
-	handles := make([]cache.Handle, sliceLen)
-	slice := make([]nl.Expect, 0, sliceLen)
+	handles := make([]cache.Handle, commitSlice)
+	slice := make([]nl.Expect, 0, commitSlice)
 	var cur cache.Cursor
 	var e nl.Expect
 	for more := true; more; {

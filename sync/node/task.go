@@ -54,8 +54,8 @@ func (n *Node) run(typ TaskType, what string, work func(ctx context.Context, t *
 }
 
 // sliceLen is how many flows or expectations the loop handles at once for a task:
-// about a tenth of a millisecond's work.
-const sliceLen = 128
+// a fraction of a millisecond's work.
+const sliceLen = 256
 
 // decoded is what a dump's messages are decoded into.
 type decoded[T any] interface {
