@@ -23,7 +23,9 @@ func (r *restorer) left(own uint32, age time.Duration) uint32 {
 		return uint32(r.timeout / time.Second)
 	}
 	rest := time.Duration(own)*time.Second - age
-	if age < 0 || rest <= 0 {
+	// The kernel counts in seconds: less than one would be none, and the flow gone
+	// as soon as it is there.
+	if age < 0 || rest < time.Second {
 		rest = staleTimeout
 	}
 	return uint32(rest / time.Second)

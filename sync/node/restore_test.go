@@ -16,6 +16,8 @@ func TestRestoredTimeout(t *testing.T) {
 	}{
 		{own: 600, age: 10 * time.Second, want: 590},
 		{own: 600, age: 600 * time.Second, want: 60},
+		{own: 600, age: 599 * time.Second, want: 1},
+		{own: 600, age: 599*time.Second + time.Millisecond, want: 60}, // not 0, which ends at once
 		{own: 600, age: time.Hour, want: 60},
 		{own: 600, age: -time.Second, want: 60}, // cannot be, and is not trusted
 		{own: 0, age: 0, want: 60},
