@@ -39,8 +39,8 @@ func (n *Node) openLinks() (err error) {
 	l := &links{node: n, batches: make(chan *link.Batch, linkBatches), waiting: make([]bool, len(configured))}
 	n.links = l
 	for i, c := range configured {
-		if c.Interface == "" {
-			return fmt.Errorf("can't open channel socket: %s without an Interface", transports[c.Transport])
+		if missing := missingClause(c); missing != "" {
+			return fmt.Errorf("can't open channel socket: the %s link has no %s", transports[c.Transport], missing)
 		}
 		if c.Default {
 			l.current = i
@@ -58,6 +58,20 @@ func (n *Node) openLinks() (err error) {
 	}
 	n.packer = wire.NewPacker(l.all[l.current].Capacity())
 	return nil
+}
+
+// missingClause names what a link cannot do without, or returns "". Without a peer
+// messages would go to this host itself, and none would be taken from anywhere.
+func missingClause(c *conf.Link) string {
+	switch {
+	case c.Interface == "":
+		return "Interface"
+	case c.Transport == conf.Multicast && !c.Address.IsValid():
+		return "IPv4_address or IPv6_address, which is the group's"
+	case c.Transport != conf.Multicast && !c.Destination.IsValid():
+		return "IPv4_Destination_Address or IPv6_Destination_Address, which is the peer's"
+	}
+	return ""
 }
 
 var transports = map[conf.Transport]link.Transport{conf.Multicast: link.Multicast, conf.UDP: link.UDP, conf.TCP: link.TCP}
