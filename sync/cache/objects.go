@@ -216,6 +216,17 @@ func (o *objects) NextUnseen(c *Cursor, batch []Handle) (n int, more bool) {
 	return o.scan(c, batch, func(h *head) bool { return h.state != Dead && h.round != round })
 }
 
+// Unseen reports whether h is one of those that NextUnseen returns: there, not dead
+// and not touched since BeginSweep.
+func (o *objects) Unseen(h Handle) bool {
+	slot := o.slot(h)
+	if slot == 0 {
+		return false
+	}
+	e := o.heads.at(slot)
+	return e.state != Dead && e.round != o.round
+}
+
 func (o *objects) scan(c *Cursor, batch []Handle, want func(*head) bool) (n int, more bool) {
 	if c.end == 0 {
 		c.end = uint32(len(o.slots.segments) << segmentBits)

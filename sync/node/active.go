@@ -115,6 +115,7 @@ func (n *Node) flowEvent(m *nl.Message) {
 	case gone:
 		n.flowEnded(f, from == foreign)
 	case m.IsNew():
+		n.born(f)
 		f.Has &^= nl.HasCountersOrig | nl.HasCountersReply
 		n.flowSeen(f, from, n.internal.flows.Replace)
 	default:
@@ -125,13 +126,36 @@ func (n *Node) flowEvent(m *nl.Message) {
 
 func (n *Node) flowSeen(f *nl.Flow, from origin, put func(*nl.Flow, time.Duration) (cache.Handle, cache.Outcome)) {
 	h, outcome := put(f, n.clock())
-	if stored(outcome) && from == foreign {
+	n.tellFlow(h, stored(outcome), from == foreign)
+}
+
+// tellFlow has peers told about a flow that the kernel showed us, now if tell is
+// set. In ALARM they are told by and by in any case: all that they have is what
+// they hear again and again.
+func (n *Node) tellFlow(h cache.Handle, stored, tell bool) {
+	switch {
+	case !stored:
+	case tell:
 		n.changedFlow(h)
+	case n.alarm != nil:
+		n.internal.flows.Arm(h, n.clock(), n.alarm.RefreshDelay())
+	}
+}
+
+// tellExpect is tellFlow for an expectation.
+func (n *Node) tellExpect(h cache.Handle, stored, tell bool) {
+	switch {
+	case !stored:
+	case tell:
+		n.changedExpect(h)
+	case n.alarm != nil:
+		n.internal.expects.Arm(h, n.clock(), n.alarm.RefreshDelay())
 	}
 }
 
 // flowEnded follows a DESTROY event.
 func (n *Node) flowEnded(f *nl.Flow, tell bool) {
+	n.bury(f)
 	h := n.internal.flows.Find(f)
 	if h == 0 {
 		return

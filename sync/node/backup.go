@@ -146,6 +146,7 @@ func (n *Node) peerStarted() {
 // beginExternalSweep and endExternalSweep enclose all that a peer has: what it
 // did not mention in between is gone there, and the message that said so was lost.
 func (n *Node) beginExternalSweep() {
+	n.externalSweep++
 	if n.external.flows != nil {
 		n.external.flows.BeginSweep()
 		n.external.expects.BeginSweep()
@@ -156,9 +157,15 @@ func (n *Node) endExternalSweep() {
 	if n.external.flows == nil {
 		return
 	}
+	// If another bulk begins meanwhile, what it has not told yet counts as unseen:
+	// this sweep ends then, and the one after that bulk finds the rest.
+	sweep := n.externalSweep
 	handles := make([]cache.Handle, sliceLen)
 	var flows, expects cache.Cursor
 	n.inSlices(func() bool {
+		if sweep != n.externalSweep {
+			return false
+		}
 		got, more := n.external.flows.NextUnseen(&flows, handles)
 		for _, h := range handles[:got] {
 			n.external.flows.Delete(h)
@@ -166,6 +173,9 @@ func (n *Node) endExternalSweep() {
 		return more
 	})
 	n.inSlices(func() bool {
+		if sweep != n.externalSweep {
+			return false
+		}
 		got, more := n.external.expects.NextUnseen(&expects, handles)
 		for _, h := range handles[:got] {
 			n.external.expects.Delete(h)

@@ -91,17 +91,16 @@ func (n *Node) clocks() [4]clocked {
 	}
 }
 
-// expire does what ALARM's clocks say.
+// expire does what ALARM's clocks say, a slice of each table in a turn of the
+// loop: a million entries may be due at once.
 func (n *Node) expire(now time.Duration) {
-	handles := make([]cache.Handle, sliceLen)
+	n.expiring = false
 	for _, c := range n.clocks() {
-		for more := true; more; {
-			var got int
-			got, more = c.table.Expired(now, handles)
-			for _, h := range handles[:got] {
-				c.due(h)
-			}
+		got, more := c.table.Expired(now, n.expired[:])
+		for _, h := range n.expired[:got] {
+			c.due(h)
 		}
+		n.expiring = n.expiring || more
 	}
 }
 

@@ -36,9 +36,8 @@ func (n *Node) expectEvent(m *nl.Message) {
 	if m.IsNew() {
 		put = table.Replace
 	}
-	if h, outcome := put(e, n.clock()); stored(outcome) && from == foreign {
-		n.changedExpect(h)
-	}
+	h, outcome := put(e, n.clock())
+	n.tellExpect(h, stored(outcome), from == foreign)
 }
 
 // wantsExpect reports whether an expectation is replicated: its helper must be

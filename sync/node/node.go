@@ -77,8 +77,13 @@ type Node struct {
 	refilling   bool
 	refillNext  []func()
 	chores      []func() bool
-	held        bool // messages wait for a slow link
-	timers      timers
+	// Flows that ended while a dump is under way, by the kernel's id; nil without.
+	buried        map[uint32]struct{}
+	externalSweep uint64 // number of the last bulk of the peer's that began
+	held          bool   // messages wait for a slow link
+	expiring      bool   // more of ALARM's entries are due
+	expired       [sliceLen]cache.Handle
+	timers        timers
 
 	overrunDelay, lastOverrun time.Duration
 	grownOut                  bool          // said that the buffer can't be doubled further
@@ -216,6 +221,9 @@ func (n *Node) openKernel() (err error) {
 	if g.PollInterval > 0 {
 		n.notice("running in polling mode")
 		n.kernel.BufferSize = uint64(g.NetlinkBufferSize)
+		if n.bypass {
+			n.log.Warn("PollSecs with DisableInternalCache replicates nothing: without a cache polling finds no changes")
+		}
 		return nil
 	}
 	return n.subscribe()
@@ -252,7 +260,7 @@ func (n *Node) begin() {
 		n.working.Add(1)
 		go n.injector.run()
 	}
-	if n.cfg.General.PollInterval > 0 {
+	if n.cfg.General.PollInterval > 0 && n.internal.flows != nil {
 		n.timers.poll = n.clock() + n.cfg.General.PollInterval
 	}
 	if n.internal.flows != nil {
@@ -329,7 +337,7 @@ const heldPoll = 2 * time.Millisecond
 
 // wait is how long the loop may sleep.
 func (n *Node) wait() time.Duration {
-	if len(n.chores) > 0 || n.waiting {
+	if len(n.chores) > 0 || n.waiting || n.expiring {
 		return 0
 	}
 	if n.held {

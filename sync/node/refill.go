@@ -106,27 +106,68 @@ func (n *Node) refill(ctx context.Context, t *task, r refill) error {
 
 func (n *Node) refillFlows(ctx context.Context, t *task, r refill) error {
 	table := n.internal.flows
-	if err := n.do(ctx, func() { n.kernel.Resyncs++; table.BeginSweep() }); err != nil {
+	if err := n.do(ctx, func() { n.kernel.Resyncs++; table.BeginSweep(); n.beginDump() }); err != nil {
 		return err
 	}
-	info, err := dump(ctx, n, t, nl.Dump{Type: nl.TypeFlowGet}, func(f *nl.Flow) {
-		if why := incomplete(f); why != "" {
-			n.kernel.UnknownDumps++
-			return
-		}
-		if !n.filter.passes(f, false) {
-			return
-		}
-		f.Has &^= nl.HasCountersOrig | nl.HasCountersReply | nl.HasUse
-		h, outcome := table.Put(f, n.clock())
-		if r.send && stored(outcome) && (r.all || outcome != cache.Unchanged) {
-			n.changedFlow(h)
-		}
-	})
+	info, err := dump(ctx, n, t, nl.Dump{Type: nl.TypeFlowGet}, func(f *nl.Flow) { n.dumped(f, r) })
+	err = errors.Join(err, n.do(ctx, n.endDump))
 	if err != nil || !r.sweep || info.Interrupted {
 		return err
 	}
 	return n.sweepFlows(ctx, r)
+}
+
+// maxBuried bounds the memory for what ends during a dump.
+const maxBuried = 1 << 18
+
+// beginDump and endDump enclose a dump of flows. What it shows is a little older
+// than what the events have told by then: a flow that ended in between would come
+// back, and nobody would ever tell of its end again.
+func (n *Node) beginDump() { n.buried = map[uint32]struct{}{} }
+func (n *Node) endDump()   { n.buried = nil }
+
+// bury notes the end of a flow, and born that its id may be another's now.
+func (n *Node) bury(f *nl.Flow) {
+	if n.buried != nil && f.Has&nl.HasID != 0 && len(n.buried) < maxBuried {
+		n.buried[f.ID] = struct{}{}
+	}
+}
+
+func (n *Node) born(f *nl.Flow) {
+	if n.buried != nil && f.Has&nl.HasID != 0 {
+		delete(n.buried, f.ID)
+	}
+}
+
+// dumped merges an entry of a dump into the internal cache.
+func (n *Node) dumped(f *nl.Flow, r refill) {
+	if why := incomplete(f); why != "" {
+		n.kernel.UnknownDumps++
+		return
+	}
+	if !n.filter.passes(f, false) {
+		return
+	}
+	if _, ended := n.buried[f.ID]; ended && f.Has&nl.HasID != 0 {
+		return
+	}
+	f.Has &^= nl.HasCountersOrig | nl.HasCountersReply | nl.HasUse
+	h, outcome := n.internal.flows.Put(f, n.clock())
+	n.tellFlow(h, stored(outcome), r.send && (r.all || outcome != cache.Unchanged))
+}
+
+// swept removes flows that the kernel did not have when it was asked, but for
+// those that it has told of since.
+func (n *Node) swept(gone []cache.Handle, r refill) {
+	for _, h := range gone {
+		if !n.internal.flows.Unseen(h) {
+			continue
+		}
+		if n.ended != nil && n.internal.flows.Load(h, &n.known) {
+			n.ended(&n.known)
+		}
+		n.goneFlow(h, r.send)
+	}
 }
 
 // stored reports whether an insertion left an object behind.
@@ -178,11 +219,7 @@ func (n *Node) sweepFlows(ctx context.Context, r refill) error {
 		if err = errors.Join(p.Submit(b), p.Drain()); err != nil {
 			break
 		}
-		err = n.do(ctx, func() {
-			for _, h := range gone {
-				n.goneFlow(h, r.send)
-			}
-		})
+		err = n.do(ctx, func() { n.swept(gone, r) })
 		gone = gone[:0]
 	}
 	return errors.Join(err, p.Close())
@@ -198,9 +235,7 @@ func (n *Node) refillExpects(ctx context.Context, t *task, r refill) error {
 			return
 		}
 		h, outcome := table.Put(e, n.clock())
-		if r.send && stored(outcome) && (r.all || outcome != cache.Unchanged) {
-			n.changedExpect(h)
-		}
+		n.tellExpect(h, stored(outcome), r.send && (r.all || outcome != cache.Unchanged))
 	})
 	if err != nil || !r.sweep || info.Interrupted {
 		return err

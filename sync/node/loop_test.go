@@ -1,0 +1,179 @@
+package node
+
+import (
+	"log/slog"
+	"testing"
+	"time"
+
+	"ctbox/conf"
+	"ctbox/nl"
+	"ctbox/sync/cache"
+	"ctbox/sync/proto"
+)
+
+// unwired is a node without sockets, whose loop the test turns by hand.
+func unwired(mode Mode) *Node {
+	n := &Node{
+		cfg: &conf.Config{Sync: &conf.Sync{CacheTimeout: 180 * time.Second}}, log: slog.New(slog.DiscardHandler),
+		mode: mode, start: time.Now(), own: map[uint32]origin{}, peers: map[peerKey]*peer{}, tasks: map[*task]struct{}{},
+	}
+	n.now = n.start
+	n.filter = newFilter(&n.cfg.General.Filter, nil)
+	config := cache.Config{Timers: mode == ModeALARM}
+	n.internal = caches{cache.NewFlows(config), cache.NewExpects(config)}
+	n.external = caches{cache.NewFlows(config), cache.NewExpects(config)}
+	switch mode {
+	case ModeALARM:
+		n.alarm = proto.NewAlarm(1, 15*time.Second, 1)
+		n.machine = n.alarm
+	case ModeFTFW:
+		n.machine = proto.NewFTFW(0, proto.FTFWConfig{FirstSeq: 1})
+	}
+	return n
+}
+
+// flows makes many flows that differ in the source port.
+func flows(count int) []nl.Flow {
+	out := make([]nl.Flow, count)
+	for i := range out {
+		out[i] = tcp("192.0.2.1", "198.51.100.1")
+		out[i].Orig.SrcPort = uint16(i)
+		out[i].Reply = out[i].Orig.Inverted()
+		out[i].Has |= nl.HasID
+		out[i].ID = uint32(i)
+	}
+	return out
+}
+
+// In ALARM peers have only what they hear again and again, whoever made the flow.
+func TestAlarmTellsWhatItFound(t *testing.T) {
+	n := unwired(ModeALARM)
+	all := flows(3)
+	n.flowSeen(&all[0], foreign, n.internal.flows.Replace)
+	n.flowSeen(&all[1], ownChange, n.internal.flows.Replace) // committed
+	n.dumped(&all[2], refill{})                              // was there before us
+	if got := n.machine.Pending(); got != 1 {
+		t.Fatalf("%d are told at once", got)
+	}
+	for n.machine.Pending() > 0 {
+		n.machine.Next()
+	}
+	n.now = n.start.Add(17 * time.Second)
+	n.expire(n.clock())
+	if got := n.machine.Pending(); got != 3 {
+		t.Errorf("%d of 3 flows are told after RefreshTime", got)
+	}
+}
+
+// A million entries that are due at once do not hold up the loop.
+func TestAlarmExpiresInSlices(t *testing.T) {
+	n := unwired(ModeALARM)
+	all := flows(10 * sliceLen)
+	for i := range all {
+		h, _ := n.external.flows.Put(&all[i], 0)
+		n.external.flows.Arm(h, 0, n.cfg.Sync.CacheTimeout)
+	}
+	n.now = n.start.Add(time.Hour)
+	for turns := 1; ; turns++ {
+		before := n.external.flows.Len()
+		n.expire(n.clock())
+		if gone := before - n.external.flows.Len(); gone > sliceLen {
+			t.Fatalf("%d went in one turn", gone)
+		}
+		if n.external.flows.Len() == 0 {
+			break
+		}
+		if wait := n.wait(); wait != 0 || turns > 1000 {
+			t.Fatalf("turn %d: %d are left, the loop waits %v", turns, n.external.flows.Len(), wait)
+		}
+	}
+}
+
+// A flow that ends while the kernel's table is read must not be brought back by
+// the part of the table that was read before.
+func TestDumpDoesNotReviveTheDead(t *testing.T) {
+	n := unwired(ModeFTFW)
+	all := flows(4)
+	n.flowSeen(&all[1], foreign, n.internal.flows.Replace)
+	n.beginDump()
+	n.flowEnded(&all[0], true) // not cached yet
+	n.flowEnded(&all[1], true)
+	n.flowEnded(&all[2], true)
+	n.born(&all[2]) // the same tuple in the same place of the kernel's memory
+	for i := range all {
+		n.dumped(&all[i], refill{send: true})
+	}
+	n.endDump()
+	for i, want := range []bool{false, false, true, true} {
+		if got := n.internal.flows.Find(&all[i]) != 0; got != want {
+			t.Errorf("flow %d is cached: %v, want %v", i, got, want)
+		}
+	}
+	if n.buried != nil {
+		t.Error("what ended is remembered after the dump")
+	}
+}
+
+// A bulk that begins before the sweep after the last one is over must not have
+// that sweep take what the new bulk has not told yet.
+func TestSweepEndsWhenTheNextBegins(t *testing.T) {
+	n := unwired(ModeFTFW)
+	all := flows(4 * sliceLen)
+	n.beginExternalSweep()
+	for i := range all {
+		n.external.flows.Put(&all[i], 0)
+	}
+	n.endExternalSweep()
+	n.chore()
+	n.beginExternalSweep()
+	for len(n.chores) > 0 {
+		n.chore()
+	}
+	if got := n.external.flows.Len(); got != len(all) {
+		t.Errorf("%d of %d flows are left", got, len(all))
+	}
+	// This sweep is still to find what the second bulk did not tell.
+	n.external.flows.Put(&all[0], 0)
+	n.endExternalSweep()
+	for len(n.chores) > 0 {
+		n.chore()
+	}
+	if got := n.external.flows.Len(); got != 1 {
+		t.Errorf("%d flows are left after the second bulk, which told one", got)
+	}
+}
+
+// What the kernel no longer had when it was asked may have come again since.
+func TestSweepSparesWhatCameAgain(t *testing.T) {
+	n := unwired(ModeStats)
+	n.mode, n.machine = ModeStats, nil
+	var ended []uint16
+	n.ended = func(f *nl.Flow) { ended = append(ended, f.Orig.SrcPort) }
+	all := flows(2)
+	var handles []cache.Handle
+	for i := range all {
+		h, _ := n.internal.flows.Put(&all[i], 0)
+		handles = append(handles, h)
+	}
+	n.internal.flows.BeginSweep()
+	n.flowSeen(&all[1], foreign, n.internal.flows.Replace)
+	n.swept(handles, refill{sweep: true})
+	if n.internal.flows.Find(&all[0]) != 0 || n.internal.flows.Find(&all[1]) == 0 {
+		t.Error("the sweep took the wrong flow")
+	}
+	if len(ended) != 1 || ended[0] != all[0].Orig.SrcPort {
+		t.Errorf("statistics have the ends of %v", ended)
+	}
+}
+
+func TestPollingWithoutACache(t *testing.T) {
+	n := unwired(ModeNone)
+	n.cfg.General.PollInterval = time.Second
+	n.machine, n.internal, n.external = nil, caches{}, caches{}
+	n.begin()
+	n.now = n.start.Add(time.Minute)
+	n.due()
+	if len(n.tasks) != 0 {
+		t.Error("there is no cache to fill")
+	}
+}
