@@ -14,10 +14,10 @@ import (
 )
 
 // What a command allocates may not grow with the table: a single allocation a
-// flow would be 1. The rest is what a few more chunks of output cost.
+// flow would be 1. The rest is buffers that grow.
 const (
 	few, many   = 2500, 5500
-	mostPerFlow = 0.02
+	mostPerFlow = 0.1
 )
 
 // checkPerFlow compares what work allocates for few flows and for many. n is
