@@ -218,26 +218,24 @@ func (b *bench) updates(ns *namespace, c *nl.Conn) error {
 
 func (b *bench) loads(ns *namespace, c *nl.Conn) error {
 	empty := func() error { return flush(c) }
-	plain := func(f *nl.Flow) string { return "" }
-	translated := func(f *nl.Flow) string { return fmt.Sprintf(" --src-nat 203.0.113.9:%d -m 5", f.Orig.SrcPort) }
 	for _, file := range []struct {
 		row  string
-		more func(*nl.Flow) string
+		flow func(i int, f *nl.Flow)
 	}{
-		{fmt.Sprintf("-R, %d lines", b.flows), plain},
-		{fmt.Sprintf("-R, %d lines with --src-nat and -m", b.flows), translated},
+		{fmt.Sprintf("-R, %d lines", b.flows), flow},
+		{fmt.Sprintf("-R, %d lines with --src-nat and -m", b.flows), translatedFlow},
 	} {
 		if !b.wanted(file.row) {
 			continue
 		}
 		path := filepath.Join(b.dir, "save")
-		if err := save(path, b.flows, file.more); err != nil {
+		if err := save(path, b.flows, file.flow); err != nil {
 			return err
 		}
 		err := b.compare(file.row, contestants{
 			debian: program(ns, empty, b.debian, "-R", path),
 			ours:   program(ns, empty, b.ours, "-R", path),
-			kernel: alone(empty, func() error { return fill(c, b.flows) }),
+			kernel: alone(empty, func() error { return create(c, b.flows, file.flow) }),
 		})
 		if err != nil {
 			return err
@@ -246,9 +244,17 @@ func (b *bench) loads(ns *namespace, c *nl.Conn) error {
 	return nil
 }
 
-// save writes the first n flows as -o save does, with more at the end of each
-// line.
-func save(path string, n int, more func(*nl.Flow) string) error {
+// translatedFlow is flow number i with its source translated, and a mark.
+// Another address for every 65536 flows keeps the replies' tuples apart.
+func translatedFlow(i int, f *nl.Flow) {
+	flow(i, f)
+	f.NATSrc = nl.NAT{Addr: nl.Addr{203, 0, 113, f.Orig.Src[2]}, HasAddr: true, Port: f.Orig.SrcPort, HasPort: true}
+	f.Mark = 5
+	f.Has |= nl.HasNATSrc | nl.HasMark
+}
+
+// save writes n flows that describe fills in as -o save does.
+func save(path string, n int, describe func(i int, f *nl.Flow)) error {
 	file, err := os.Create(path)
 	if err != nil {
 		return err
@@ -256,10 +262,14 @@ func save(path string, n int, more func(*nl.Flow) string) error {
 	w := bufio.NewWriter(file)
 	var f nl.Flow
 	for i := range n {
-		flow(i, &f)
+		describe(i, &f)
 		src, dst := address(&f.Orig.Src), address(&f.Orig.Dst)
-		fmt.Fprintf(w, "-A -t 3600 -u SEEN_REPLY,ASSURED -s %s -d %s -r %s -q %s -p tcp --sport %d --dport %d --reply-port-src %d --reply-port-dst %d --state ESTABLISHED%s\n",
-			src, dst, dst, src, f.Orig.SrcPort, f.Orig.DstPort, f.Orig.DstPort, f.Orig.SrcPort, more(&f))
+		fmt.Fprintf(w, "-A -t 3600 -u SEEN_REPLY,ASSURED -s %s -d %s -r %s -q %s -p tcp --sport %d --dport %d --reply-port-src %d --reply-port-dst %d --state ESTABLISHED",
+			src, dst, dst, src, f.Orig.SrcPort, f.Orig.DstPort, f.Orig.DstPort, f.Orig.SrcPort)
+		if f.Has&nl.HasNATSrc != 0 {
+			fmt.Fprintf(w, " --src-nat %s:%d -m %d", address(&f.NATSrc.Addr), f.NATSrc.Port, f.Mark)
+		}
+		_ = w.WriteByte('\n') // Flush has the error
 	}
 	return errors.Join(w.Flush(), file.Close())
 }
