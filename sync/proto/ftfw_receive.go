@@ -55,8 +55,9 @@ func (m *FTFW) Receive(now time.Duration, link int, from netip.Addr, h wire.Head
 		events |= m.missed(now, h.From, h.To)
 	case wire.KindResync:
 		events |= ResyncReceived
-		if now-p.began >= helloPause {
-			// Before that it has come with the start, which is answered already.
+		if h.Flags&wire.Hello == 0 || now-p.began >= helloPause {
+			// Otherwise it has come with the start, which is answered already. A
+			// node that has heard our answer may have flushed its cache since.
 			events |= m.bulk.want(now)
 		}
 	case wire.KindAlive:
