@@ -240,6 +240,19 @@ var flowDumps = []flowDump{
 		reply: ports(tuple4(nl.ProtoDCCP, server, client), 80, 33333),
 	},
 	{
+		name: "DCCP of a kernel that does not track it",
+		hex: `
+			10 00 00 34 00 00 00 04 | 00 0c 00 00 c0 00 02 02 c6 33 64 02 | 00 08 00 05 00 00 00 08 | 00 05 00 02 21 00 00 00 | 00 08 00 03 00 00 00 00
+			00 08 00 06 00 00 00 0a`,
+		header: Header{Type: FlowNew, Seq: 4},
+		flow: nl.Flow{
+			Has:    nl.HasStatus | nl.HasTimeout,
+			Orig:   tuple4(nl.ProtoDCCP, client, server),
+			Status: 8, Timeout: 10,
+		},
+		reply: tuple4(nl.ProtoDCCP, server, client),
+	},
+	{
 		name: "a protocol without ports",
 		hex: `
 			10 00 00 44 00 00 00 05 | 00 0c 00 00 c0 00 02 02 c6 33 64 02 | 00 08 00 05 00 00 00 08 | 00 05 00 02 59 00 00 00
@@ -336,6 +349,19 @@ func TestExpectDumpIsMadeAndRead(t *testing.T) {
 	}
 	if diff := cmp.Diff(want, x); diff != "" {
 		t.Errorf("parsed expectation (-want +got):\n%s", diff)
+	}
+}
+
+// A C daemon on a kernel that does not track DCCP sends ports that its memory
+// happened to hold, other ones with every message.
+func TestPortsOfUntrackedDCCPAreIgnored(t *testing.T) {
+	raw := unhex(t, `00 0c 00 00 c0 00 02 02 c6 33 64 02 | 00 08 00 05 00 00 00 08 | 00 05 00 02 21 00 00 00 | 00 08 00 03 00 00 0b b8`)
+	var f nl.Flow
+	if err := ParseFlow(raw, &f); err != nil {
+		t.Fatal(err)
+	}
+	if want := tuple4(nl.ProtoDCCP, client, server); f.Orig != want {
+		t.Errorf("got %+v, want %+v", f.Orig, want)
 	}
 }
 

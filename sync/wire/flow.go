@@ -139,10 +139,13 @@ func (e Encoder) AppendFlow(dst []byte, h Header, f *nl.Flow) ([]byte, error) {
 	return dst, nil
 }
 
-// complete reports whether t says enough to name a flow elsewhere.
+// complete reports whether t says enough to name a flow elsewhere. A kernel
+// without a DCCP tracker, as Linux is since 6.16, knows no ports of DCCP flows: as
+// in the C daemon's messages they travel as zero then.
 func complete(t *nl.Tuple) bool {
 	need := nl.TupleAddrs | nl.TupleProto
 	switch {
+	case t.Proto == nl.ProtoDCCP:
 	case hasWirePorts(t.Proto):
 		need |= nl.TuplePorts
 	case nl.IsICMP(t.Proto):

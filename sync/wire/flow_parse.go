@@ -239,6 +239,12 @@ func keepOwnAttrs(f *nl.Flow) {
 	}
 	keepOwnFields(&f.Orig)
 	keepOwnFields(&f.Master)
+	if proto == nl.ProtoDCCP && f.Has&nl.HasDCCPState == 0 {
+		// Its kernel does not track DCCP and knows no ports; what a C daemon
+		// sends in their place is whatever its memory held.
+		f.Orig.Has &^= nl.TuplePorts
+		f.Orig.SrcPort, f.Orig.DstPort = 0, 0
+	}
 	if !hasPortsOrKeys(proto) {
 		f.NATSrc.HasPort = false
 		f.NATDst.HasPort = false
