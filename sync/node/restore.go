@@ -46,7 +46,12 @@ func (r *restorer) flow(out, f *nl.Flow, age time.Duration) {
 	out.Has &= nl.HasStatus | nl.HasMark | nl.HasZone | nl.HasLabels | nl.HasHelper | nl.HasSynproxy |
 		nl.HasSeqAdjOrig | nl.HasSeqAdjReply | nl.HasTCPState | nl.HasSCTPState | nl.HasSCTPVtagOrig |
 		nl.HasSCTPVtagReply | nl.HasDCCPState | nl.HasDCCPRole | nl.HasNATSrc | nl.HasNATDst
-	out.Reply = f.Orig.Inverted()
+	if p := f.Orig.Proto; p == nl.ProtoGRE || p == nl.ProtoUDPLite {
+		// The wire has no keys of GRE and no ports of UDP-Lite, and the kernel
+		// wants some. 0 is true of GRE without keys.
+		out.Orig.Has |= nl.TuplePorts
+	}
+	out.Reply = out.Orig.Inverted()
 	if f.Reply.Has&nl.TupleZone != 0 {
 		out.Reply.Has |= nl.TupleZone
 		out.Reply.Zone = f.Reply.Zone

@@ -50,6 +50,22 @@ func TestRestoredFlow(t *testing.T) {
 	}
 }
 
+// The wire carries neither, but the kernel takes no such flow without.
+func TestRestoredFlowHasKeysOrPorts(t *testing.T) {
+	for _, proto := range []uint8{nl.ProtoGRE, nl.ProtoUDPLite} {
+		f := tcp("192.0.2.1", "198.51.100.1")
+		f.Has &^= nl.HasTCPState
+		f.Orig.Proto, f.Orig.Has = proto, nl.TupleAddrs|nl.TupleProto
+		f.Orig.SrcPort, f.Orig.DstPort = 0, 0
+		var r restorer
+		var out nl.Flow
+		r.flow(&out, &f, 0)
+		if out.Orig.Has&nl.TuplePorts != nl.TuplePorts || out.Reply != out.Orig.Inverted() {
+			t.Errorf("protocol %d: %+v", proto, out.Orig)
+		}
+	}
+}
+
 // NAT must come out as exactly what the origin had, ports included.
 func TestRestoredNATIsPinned(t *testing.T) {
 	addr := nl.Addr{203, 0, 113, 9}
