@@ -1,0 +1,52 @@
+package interop
+
+import (
+	"encoding/binary"
+	"io"
+	"net"
+	"time"
+)
+
+// The requests of the control socket that the tests send themselves: asking many
+// times a second through the client program would keep the processors from what
+// is tested.
+const (
+	dumpInternal    = 16
+	dumpExternal    = 17
+	commitFlows     = 18
+	statsFlows      = 21
+	statsNetwork    = 28
+	statsCache      = 29
+	statsRuntime    = 30
+	statsLink       = 31
+	statsQueue      = 36
+	dumpInternalExp = 40
+	dumpExternalExp = 41
+	commitAll       = 46
+)
+
+// request sends a number to the control socket and returns the answer. Both
+// programs speak alike.
+func (d *daemon) request(number uint32) (string, error) {
+	conn, err := net.DialTimeout("unix", d.path("ctl"), patience)
+	if err != nil {
+		return "", err
+	}
+	defer conn.Close()
+	conn.SetDeadline(time.Now().Add(patience))
+	if _, err := conn.Write(binary.NativeEndian.AppendUint32(nil, number)); err != nil {
+		return "", err
+	}
+	text, err := io.ReadAll(conn)
+	return string(text), err
+}
+
+// ask is request for a daemon that has to answer.
+func (d *daemon) ask(number uint32) string {
+	d.t.Helper()
+	text, err := d.request(number)
+	if err != nil {
+		d.t.Fatalf("%s: request %d: %v\n%s", d.name(), number, err, d.log())
+	}
+	return text
+}

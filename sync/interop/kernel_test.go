@@ -1,0 +1,176 @@
+package interop
+
+import (
+	"fmt"
+	"testing"
+
+	"ctbox/internal/netnstest"
+	"ctbox/nl"
+
+	"golang.org/x/sys/unix"
+)
+
+// kernel is the connection tracking of one namespace.
+type kernel struct {
+	t    testing.TB
+	conn *nl.Conn
+}
+
+func openKernel(t testing.TB, ns *netnstest.NS) *kernel {
+	t.Helper()
+	k := &kernel{t: t}
+	var err error
+	ns.Do(func() { k.conn, err = nl.Dial() })
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { k.conn.Close() })
+	return k
+}
+
+// create makes a flow that is not there yet.
+func (k *kernel) create(f *nl.Flow) {
+	k.t.Helper()
+	r := nl.Request{Type: nl.TypeFlowNew, Flags: unix.NLM_F_CREATE | unix.NLM_F_EXCL, Family: f.Family(), Flow: f}
+	if err := k.conn.Do(k.t.Context(), r, nil); err != nil {
+		k.t.Fatalf("create %s: %v", entryOfFlow(f), err)
+	}
+}
+
+// change makes the kernel's flow have the attributes of f besides its tuples.
+func (k *kernel) change(f *nl.Flow) {
+	k.t.Helper()
+	if err := k.conn.Do(k.t.Context(), nl.Request{Type: nl.TypeFlowNew, Family: f.Family(), Flow: f}, nil); err != nil {
+		k.t.Fatalf("change %s: %v", entryOfFlow(f), err)
+	}
+}
+
+// remove ends a flow.
+func (k *kernel) remove(f *nl.Flow) {
+	k.t.Helper()
+	gone := nl.Flow{Orig: f.Orig, Has: f.Has & nl.HasZone, Zone: f.Zone}
+	if err := k.conn.Do(k.t.Context(), nl.Request{Type: nl.TypeFlowDelete, Family: f.Family(), Flow: &gone}, nil); err != nil {
+		k.t.Fatalf("remove %s: %v", entryOfFlow(f), err)
+	}
+}
+
+// flows is the table.
+func (k *kernel) flows() []nl.Flow {
+	k.t.Helper()
+	var all []nl.Flow
+	if _, err := k.conn.DumpFlows(k.t.Context(), nl.Dump{Type: nl.TypeFlowGet}, func(f *nl.Flow) error {
+		all = append(all, f.Clone())
+		return nil
+	}); err != nil {
+		k.t.Fatal(err)
+	}
+	return all
+}
+
+// expects is the table of expectations.
+func (k *kernel) expects() []nl.Expect {
+	k.t.Helper()
+	var all []nl.Expect
+	if _, err := k.conn.Dump(k.t.Context(), nl.Dump{Type: nl.TypeExpectGet}, func(m *nl.Message) error {
+		var e nl.Expect
+		err := e.Decode(m.Attrs)
+		all = append(all, e)
+		return err
+	}); err != nil {
+		k.t.Fatal(err)
+	}
+	return all
+}
+
+// entries is the table as the wire describes it.
+func (k *kernel) entries() map[entry]bool {
+	k.t.Helper()
+	set := map[entry]bool{}
+	for _, f := range k.flows() {
+		set[entryOfFlow(&f)] = true
+	}
+	return set
+}
+
+// expectEntries is the table of expectations as daemons print it.
+func (k *kernel) expectEntries() map[entry]bool {
+	k.t.Helper()
+	set := map[entry]bool{}
+	for _, x := range k.expects() {
+		set[entryOfExpect(&x)] = true
+	}
+	return set
+}
+
+// keyless protocols have layer-4 fields that the wire does not carry, so that a
+// replica has one flow between two hosts at most.
+func keyless(proto uint8) bool { return proto == nl.ProtoGRE || proto == nl.ProtoUDPLite }
+
+// identity is what tells flows of one table apart, as far as the wire carries it.
+type identity struct {
+	tuple nl.Tuple
+	zone  uint16
+}
+
+func identityOf(f *nl.Flow) identity {
+	t := f.Orig
+	if keyless(t.Proto) {
+		t.Has &^= nl.TuplePorts
+		t.SrcPort, t.DstPort = 0, 0
+	}
+	id := identity{tuple: t}
+	if f.Has&nl.HasZone != 0 {
+		id.zone = f.Zone
+	}
+	return id
+}
+
+// replicatedStatus are the bits that a commit restores. Whether translation hooks
+// were asked (…_DONE) is each kernel's own.
+const replicatedStatus = nl.StatusExpected | nl.StatusSeenReply | nl.StatusAssured | nl.StatusConfirmed |
+	nl.StatusSrcNAT | nl.StatusDstNAT | nl.StatusSeqAdjust | nl.StatusFixedTimeout
+
+// slack is how many seconds a timeout may be off after a commit.
+const slack = 100
+
+// compareFlows says how the flow that a commit made differs from the original.
+// committer is whose commit it was: Debian's spoils the last byte of an SCTP tag.
+func compareFlows(want, got *nl.Flow, committer program) string {
+	field := func(what string, want, got any) string {
+		if want == got {
+			return ""
+		}
+		return fmt.Sprintf(" %s %v, want %v;", what, got, want)
+	}
+	d := ""
+	if !keyless(want.Orig.Proto) {
+		d += field("reply", want.Reply, got.Reply)
+	}
+	d += field("status", fmt.Sprintf("%#x", want.Status&replicatedStatus), fmt.Sprintf("%#x", got.Status&replicatedStatus))
+	d += field("mark", present(want, nl.HasMark, want.Mark), present(got, nl.HasMark, got.Mark))
+	d += field("labels", present(want, nl.HasLabels, want.Labels), present(got, nl.HasLabels, got.Labels))
+	d += field("TCP state", present(want, nl.HasTCPState, want.TCPState), present(got, nl.HasTCPState, got.TCPState))
+	d += field("SCTP state", present(want, nl.HasSCTPState, want.SCTPState), present(got, nl.HasSCTPState, got.SCTPState))
+	if committer == ours {
+		d += field("SCTP tag", present(want, nl.HasSCTPVtagOrig, want.SCTPVtagOrig), present(got, nl.HasSCTPVtagOrig, got.SCTPVtagOrig))
+	}
+	d += field("SCTP answer's tag", present(want, nl.HasSCTPVtagReply, want.SCTPVtagReply), present(got, nl.HasSCTPVtagReply, got.SCTPVtagReply))
+	d += field("helper", present(want, nl.HasHelper, want.Helper.String()), present(got, nl.HasHelper, got.Helper.String()))
+	d += field("master", want.Master, got.Master)
+	d += field("offsets", present(want, nl.HasSeqAdjOrig, want.SeqAdjOrig), present(got, nl.HasSeqAdjOrig, got.SeqAdjOrig))
+	d += field("answer's offsets", present(want, nl.HasSeqAdjReply, want.SeqAdjReply), present(got, nl.HasSeqAdjReply, got.SeqAdjReply))
+	if diff := int64(want.Timeout) - int64(got.Timeout); diff < -slack || diff > slack {
+		d += field("timeout", want.Timeout, got.Timeout)
+	}
+	return d
+}
+
+// present is value if f has the attribute, else the zero value: the kernel leaves
+// out what is zero.
+func present[T any](f *nl.Flow, has nl.Attr, value T) T {
+	if f.Has&has == 0 {
+		var zero T
+		return zero
+	}
+	return value
+}
