@@ -16,10 +16,10 @@ func main() {
 	os.Exit(run(applets.All()))
 }
 
-// grace is what an applet has to end in order after SIGINT or SIGTERM. An
-// applet that cannot (its output is a pipe that nobody empties) then dies of
-// the signal, as it would without us.
-const grace = time.Second
+// grace is what an applet has to end in order after SIGINT or SIGTERM. One
+// that cannot (its output is a pipe that nobody empties) then dies of the
+// signal, as it would without us. A daemon has all the time it needs.
+const grace = 3 * time.Second
 
 // run gives the applet a context that ends with the first SIGINT or SIGTERM,
 // so that an event stream can write its footer and its summary. A second
@@ -41,6 +41,9 @@ func run(table []applets.Applet) int {
 		sig := <-caught
 		signal.Reset(syscall.SIGINT, syscall.SIGTERM)
 		cancel()
+		if a, _ := applets.Pick(table, os.Args); a != nil && a.Daemon {
+			return
+		}
 		select {
 		case <-returned:
 		case <-time.After(grace):

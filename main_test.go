@@ -17,6 +17,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 	"unicode/utf8"
 
 	"ctbox/applets"
@@ -36,6 +37,13 @@ var signalApplets = []applets.Applet{
 	{Name: "orderly", Run: func(ctx context.Context, _ []string, _ io.Reader, stdout, _ io.Writer) int {
 		fmt.Fprintln(stdout, "ready")
 		<-ctx.Done()
+		fmt.Fprintln(stdout, "footer")
+		return 0
+	}},
+	{Name: "slow", Daemon: true, Run: func(ctx context.Context, _ []string, _ io.Reader, stdout, _ io.Writer) int {
+		fmt.Fprintln(stdout, "ready")
+		<-ctx.Done()
+		time.Sleep(grace + time.Second) // longer than a command has
 		fmt.Fprintln(stdout, "footer")
 		return 0
 	}},
@@ -62,6 +70,7 @@ func TestSignals(t *testing.T) {
 	}{
 		{"orderly", syscall.SIGINT, "exit status 0", "footer\n"},
 		{"orderly", syscall.SIGTERM, "exit status 0", "footer\n"},
+		{"slow", syscall.SIGTERM, "exit status 0", "footer\n"},
 		{"stuck", syscall.SIGINT, "signal: interrupt", ""},
 		{"stuck", syscall.SIGTERM, "signal: terminated", ""},
 		{"stuck", syscall.SIGHUP, "signal: hangup", ""},

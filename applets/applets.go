@@ -21,42 +21,69 @@ import (
 // gave it, since getopt's messages print it. The result is the exit status.
 //
 // ctx ends when the user asks the program to stop (SIGINT, SIGTERM): the
-// applet then finishes what it is writing and returns within a second, after
-// which main lets the signal kill the process. The applet buffers its own
-// output and flushes it before it returns.
+// applet then finishes what it is writing and returns. If it is no daemon it
+// has a few seconds for that, after which main lets the signal kill the
+// process. The applet buffers its own output and flushes it before it returns.
 type RunFunc func(ctx context.Context, argv []string, stdin io.Reader, stdout, stderr io.Writer) int
 
 // Applet is one row of the table.
 type Applet struct {
-	Name string // the name of its link, and the NAME in `ctbox NAME …`
-	Run  RunFunc
+	Name   string // the name of its link, and the NAME in `ctbox NAME …`
+	Run    RunFunc
+	Daemon bool // takes the time it needs to end, on a machine however busy
 }
 
 // All returns the applets this binary has, sorted by name.
 func All() []Applet {
 	return []Applet{
-		{"conntrack", conntrack.Run},
-		{"conntrackd", conntrackd.Run},
-		{"nfct", nfct.Run},
+		{Name: "conntrack", Run: conntrack.Run},
+		{Name: "conntrackd", Run: conntrackd.Run, Daemon: true},
+		{Name: "nfct", Run: nfct.Run},
 	}
 }
 
 // exitUsage is the status for a command line that names nothing we can run.
 const exitUsage = 2
 
-// Run starts the applet that argv asks for, or carries out one of ctbox's own
-// options, and returns the exit status.
+// Pick returns the applet that argv asks for and the argv that it gets, or nil
+// where argv asks for ctbox itself or for something that is not in the table.
 //
 // The base name of argv[0] picks the applet, without the dash a login shell
 // puts in front. A name that begins with ctbox (so ctbox-arm64, too) is the
 // box itself: its first argument is the applet's name or an option.
-func Run(ctx context.Context, table []Applet, argv []string, stdin io.Reader, stdout, stderr io.Writer) int {
-	name := "ctbox"
-	if len(argv) > 0 {
-		name = strings.TrimPrefix(filepath.Base(argv[0]), "-")
+func Pick(table []Applet, argv []string) (*Applet, []string) {
+	name := programName(argv)
+	if isBox(name) {
+		if len(argv) < 2 {
+			return nil, nil
+		}
+		name, argv = argv[1], argv[1:]
 	}
-	if !strings.HasPrefix(name, "ctbox") {
-		return runApplet(ctx, table, name, argv, stdin, stdout, stderr)
+	for i := range table {
+		if table[i].Name == name {
+			return &table[i], argv
+		}
+	}
+	return nil, nil
+}
+
+func programName(argv []string) string {
+	if len(argv) == 0 {
+		return "ctbox"
+	}
+	return strings.TrimPrefix(filepath.Base(argv[0]), "-")
+}
+
+func isBox(name string) bool { return strings.HasPrefix(name, "ctbox") }
+
+// Run starts the applet that argv asks for (see Pick), or carries out one of
+// ctbox's own options, and returns the exit status.
+func Run(ctx context.Context, table []Applet, argv []string, stdin io.Reader, stdout, stderr io.Writer) int {
+	if a, args := Pick(table, argv); a != nil {
+		return a.Run(ctx, args, stdin, stdout, stderr)
+	}
+	if name := programName(argv); !isBox(name) {
+		return unknown(stderr, table, name)
 	}
 	if len(argv) < 2 {
 		fmt.Fprint(stderr, usage(table))
@@ -89,16 +116,11 @@ func Run(ctx context.Context, table []Applet, argv []string, stdin io.Reader, st
 	case strings.HasPrefix(arg, "-"):
 		return usageError(stderr, fmt.Sprintf("unknown option %q", arg))
 	default:
-		return runApplet(ctx, table, arg, argv[1:], stdin, stdout, stderr)
+		return unknown(stderr, table, arg)
 	}
 }
 
-func runApplet(ctx context.Context, table []Applet, name string, argv []string, stdin io.Reader, stdout, stderr io.Writer) int {
-	for _, a := range table {
-		if a.Name == name {
-			return a.Run(ctx, argv, stdin, stdout, stderr)
-		}
-	}
+func unknown(stderr io.Writer, table []Applet, name string) int {
 	fmt.Fprintf(stderr, "ctbox: no applet %q; there is: %s\n", name, names(table))
 	return exitUsage
 }

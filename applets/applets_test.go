@@ -12,7 +12,7 @@ import (
 
 // show is an applet that prints how it was called and ends with status 7.
 func show(name string) Applet {
-	return Applet{name, func(_ context.Context, argv []string, stdin io.Reader, stdout, stderr io.Writer) int {
+	return Applet{Name: name, Run: func(_ context.Context, argv []string, stdin io.Reader, stdout, stderr io.Writer) int {
 		in, _ := io.ReadAll(stdin)
 		fmt.Fprintf(stdout, "%s%q%s", name, argv, in)
 		fmt.Fprint(stderr, "err")
