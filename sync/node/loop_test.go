@@ -118,7 +118,7 @@ func TestDumpDoesNotReviveTheDead(t *testing.T) {
 // that sweep take what the new bulk has not told yet.
 func TestSweepEndsWhenTheNextBegins(t *testing.T) {
 	n := unwired(ModeFTFW)
-	all := flows(4 * sliceLen)
+	all := flows(100 * sliceLen) // many slices, though nothing is to be removed
 	n.beginExternalSweep()
 	for i := range all {
 		n.external.flows.Put(&all[i], 0)
