@@ -281,6 +281,35 @@ func TestInterfaceComesBack(t *testing.T) {
 	})
 }
 
+// A link that had its interface but not yet its address opens when that comes.
+func TestAddressComesLater(t *testing.T) {
+	for _, tt := range []struct{ local, peer, prefix string }{
+		{"192.0.2.9", "192.0.2.2", "192.0.2.9/24"}, {"2001:db8::9", "2001:db8::2", "2001:db8::9/64"},
+	} {
+		nsA, _ := pair(t)
+		var monitor *Monitor
+		nsA.Do(func() {
+			var err error
+			if monitor, err = NewMonitor(context.Background()); err != nil {
+				t.Fatal(err)
+			}
+		})
+		defer monitor.Close()
+		l := New(Config{Transport: UDP, Interface: "sync0", Port: 3780, Address: addr(tt.local), Destination: addr(tt.peer)}, 0, make(chan *Batch), nil)
+		defer l.Close()
+		var err error
+		open := func() { err = l.Open(context.Background()) }
+		if nsA.Do(open); err == nil {
+			t.Fatal("opened without its address")
+		}
+		nsA.IP("addr", "add", tt.prefix, "dev", "sync0")
+		for err != nil {
+			changed(t, monitor)
+			nsA.Do(open)
+		}
+	}
+}
+
 func changed(t *testing.T, m *Monitor) {
 	t.Helper()
 	select {

@@ -10,7 +10,7 @@ import (
 )
 
 // Monitor tells when any interface of this network namespace may have changed:
-// came, went, up, down, carrier, MTU. It sends on Changed, without ever blocking;
+// came, went, up, down, carrier, MTU, addresses. It sends on Changed, without ever blocking;
 // several changes may become one.
 type Monitor struct {
 	Changed <-chan struct{}
@@ -18,9 +18,13 @@ type Monitor struct {
 	done    chan struct{}
 }
 
-// NewMonitor listens to rtnetlink's link events (rtnetlink(7), RTMGRP_LINK).
+// monitored are rtnetlink's events of links, and of addresses: an interface that
+// comes back gets its addresses later, and before that nothing can be bound to them.
+const monitored = unix.RTMGRP_LINK | unix.RTMGRP_IPV4_IFADDR | unix.RTMGRP_IPV6_IFADDR
+
+// NewMonitor listens to rtnetlink's events (rtnetlink(7)).
 func NewMonitor(ctx context.Context) (*Monitor, error) {
-	conn, err := netlink.Dial(unix.NETLINK_ROUTE, &netlink.Config{Groups: unix.RTMGRP_LINK})
+	conn, err := netlink.Dial(unix.NETLINK_ROUTE, &netlink.Config{Groups: monitored})
 	if err != nil {
 		return nil, fmt.Errorf("listen to interface changes: %w", err)
 	}
