@@ -211,6 +211,9 @@ func (s *stream) feed(ctx context.Context, conn net.Conn) {
 		default:
 		}
 		_ = conn.SetWriteDeadline(time.Now().Add(writeTimeout))
+		if ctx.Err() != nil {
+			return // or else its deadline may be the one just taken away
+		}
 		if _, err := conn.Write(b); err != nil {
 			c.errorsSent.Add(1)
 			return

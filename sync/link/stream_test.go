@@ -160,3 +160,25 @@ func TestStreamReceives(t *testing.T) {
 		t.Errorf("a broken stream goes on with %d bytes", n)
 	}
 }
+
+// Once a link ends nothing is written any more, and so nothing waits for a peer
+// that does not read.
+func TestStreamEndsBeforeItWrites(t *testing.T) {
+	listener, err := net.Listen("tcp4", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer listener.Close()
+	conn, err := net.Dial("tcp4", listener.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	s := &stream{link: New(Config{Transport: TCP}, 0, nil, nil), queue: [][]byte{{1}, {2}}, wake: make(chan struct{}, 1)}
+	s.feed(ctx, conn)
+	if got := s.link.Stats(); got.PacketsSent != 0 || len(s.queue) != 2 {
+		t.Errorf("%d writes, %d left in the queue", got.PacketsSent, len(s.queue))
+	}
+}

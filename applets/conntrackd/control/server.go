@@ -278,10 +278,12 @@ func (w *writer) full() error {
 
 func (w *writer) flush() error {
 	if w.err == nil && len(w.buf) > 0 {
+		w.err = w.conn.SetWriteDeadline(time.Now().Add(w.timeout))
+		// Asked after that, so that an end in between shortens the time all the same.
 		if w.ctx.Err() != nil {
-			w.timeout = lastWord
+			w.err = w.conn.SetWriteDeadline(time.Now().Add(lastWord))
 		}
-		if w.err = w.conn.SetWriteDeadline(time.Now().Add(w.timeout)); w.err == nil {
+		if w.err == nil {
 			_, w.err = w.conn.Write(w.buf)
 		}
 	}
