@@ -31,6 +31,10 @@ func (n *Node) takeMessage(link int, from netip.Addr, m *wire.Message) {
 	case proto.Handled:
 		n.heard(from)
 		n.links.use(link)
+	case proto.Ignore:
+		if p := n.peers[from]; p != nil && p.ignored {
+			p.last = n.clock()
+		}
 	case proto.BadHeader:
 		n.received.BadHeader++
 	case proto.BadType:
@@ -50,8 +54,17 @@ func (n *Node) heard(from netip.Addr) {
 		p = &peer{}
 		n.peers[from] = p
 	}
-	p.last = n.clock()
+	p.last, p.ignored = n.clock(), false
 	p.messages++
+}
+
+// thirdNode notes a node that FT-FW has no place for.
+func (n *Node) thirdNode() {
+	third := n.machine.Stats().Third
+	n.log.Warn(fmt.Sprintf("ignoring %v: FT-FW is for two nodes, and there is a peer already", third))
+	if _, known := n.peers[third]; known || len(n.peers) < maxPeers {
+		n.peers[third] = &peer{last: n.clock(), ignored: true}
+	}
 }
 
 // apply changes the external caches, or the kernel, as a peer says.
@@ -117,9 +130,7 @@ func (n *Node) protocolEvents(e proto.Events) {
 		do    func()
 	}{
 		{proto.PeerStarted, n.peerStarted},
-		{proto.ThirdNode, func() {
-			n.log.Warn(fmt.Sprintf("ignoring %v: FT-FW is for two nodes, and there is a peer already", n.machine.Stats().Third))
-		}},
+		{proto.ThirdNode, n.thirdNode},
 		{proto.ResyncSent, func() { n.notice("resync requested") }},
 		{proto.ResyncReceived, func() { n.replica.ResyncsServed++; n.notice("resync requested by other node") }},
 		{proto.BulkBegan, n.beginExternalSweep},

@@ -58,7 +58,8 @@ func (n *Node) startLiveBulk() {
 			}
 			header := n.notrack.Unqueued()
 			header.Type = wire.FlowNew
-			n.sendUnqueued(n.encoder.AppendFlow(n.packer.Buffer(), header, f))
+			buf, err := n.encoder.AppendFlow(n.packer.Buffer(), header, f)
+			n.sendUnqueued(header, buf, err)
 		})
 		return err
 	}, nil)

@@ -2,6 +2,7 @@ package node
 
 import (
 	"log/slog"
+	"net/netip"
 	"testing"
 	"time"
 
@@ -9,6 +10,7 @@ import (
 	"ctbox/nl"
 	"ctbox/sync/cache"
 	"ctbox/sync/proto"
+	"ctbox/sync/wire"
 )
 
 // unwired is a node without sockets, whose loop the test turns by hand.
@@ -175,5 +177,62 @@ func TestPollingWithoutACache(t *testing.T) {
 	n.due()
 	if len(n.tasks) != 0 {
 		t.Error("there is no cache to fill")
+	}
+}
+
+func TestLag(t *testing.T) {
+	n := unwired(ModeFTFW)
+	h, _ := n.internal.flows.Put(&flows(1)[0], 0)
+	n.noteLag()
+	n.now = n.start.Add(time.Second)
+	n.changedFlow(h)
+	n.noteLag()
+	n.now = n.start.Add(3 * time.Second)
+	n.noteLag()
+	if !n.behind || n.clock()-n.behindSince != 2*time.Second {
+		t.Errorf("behind %v since %v, it is %v", n.behind, n.behindSince, n.clock())
+	}
+	n.machine.Next()
+	if n.noteLag(); n.behind {
+		t.Error("behind, with nothing to send")
+	}
+}
+
+func TestThirdNodeIsListed(t *testing.T) {
+	n := unwired(ModeFTFW)
+	n.links = &links{node: n}
+	first, third := netip.MustParseAddr("192.0.2.2"), netip.MustParseAddr("192.0.2.3")
+	for i, from := range []netip.Addr{first, third, third} {
+		n.now = n.start.Add(time.Duration(i) * time.Second)
+		n.takeMessage(0, from, &wire.Message{Header: wire.Header{Type: wire.Control, Flags: wire.Alive, Seq: wire.Seq(i)}})
+	}
+	if p := n.peers[first]; p == nil || p.ignored {
+		t.Errorf("the peer is %+v", p)
+	}
+	if p := n.peers[third]; p == nil || !p.ignored || p.messages != 0 || p.last != 2*time.Second {
+		t.Errorf("the third node is %+v", p)
+	}
+}
+
+// An event that cannot be sent on must not look like a lost message at the peer.
+func TestBypassLeavesNoGap(t *testing.T) {
+	n := unwired(ModeNOTRACK)
+	n.notrack = proto.NewNoTrack(0, 7, false)
+	n.machine, n.bypass, n.packer = n.notrack, true, wire.NewPacker(1400)
+	m := nl.Message{Type: nl.TypeFlowNew}
+	n.flow = flows(1)[0]
+	n.flow.Orig.Has &^= nl.TuplePorts
+	n.bypassEvent(&m, foreign)
+	n.flow = flows(1)[0]
+	n.bypassEvent(&m, foreign)
+	r := wire.ReadDatagram(n.packer.Bytes())
+	var c wire.Counters
+	for want := wire.Seq(7); want < 9; want++ {
+		if got, ok := r.Next(&c); !ok || got.Seq != want {
+			t.Errorf("got %+v, %v, want number %d", got, ok, want)
+		}
+	}
+	if n.replica.Sent != 1 {
+		t.Errorf("%d messages count as sent", n.replica.Sent)
 	}
 }

@@ -81,7 +81,9 @@ type Node struct {
 	buried        map[uint32]struct{}
 	externalSweep uint64 // number of the last bulk of the peer's that began
 	held          bool   // messages wait for a slow link
-	expiring      bool   // more of ALARM's entries are due
+	behind        bool   // something has been waiting to be sent, since behindSince
+	behindSince   time.Duration
+	expiring      bool // more of ALARM's entries are due
 	expired       [sliceLen]cache.Handle
 	timers        timers
 

@@ -49,6 +49,10 @@ func (n *Node) snapshot() Status {
 	s.Wire = WireStatus{Received: n.received, Lost: m.Lost, Before: m.Before}
 	s.Replica.Resent, s.Replica.GivenUp = m.Resent, m.GivenUp
 	s.Replica.ResyncsAsked, s.Replica.ThirdNode = m.Resyncs, m.ThirdNode
+	s.Replica.NacksSent, s.Replica.NacksRecv = m.NacksSent, m.NacksReceived
+	if n.behind {
+		s.Replica.Lag = n.clock() - n.behindSince
+	}
 	s.Replica.Pending, s.Replica.Unacked = uint64(m.Transmit), uint64(m.Resend)
 	for addr, p := range n.peers {
 		s.Peers = append(s.Peers, PeerStatus{Addr: netip.AddrPortFrom(addr, 0), Messages: p.messages,

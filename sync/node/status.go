@@ -167,10 +167,10 @@ type KernelStatus struct {
 
 // PeerStatus is what was heard of one peer.
 type PeerStatus struct {
-	Addr        netip.AddrPort
-	LastMessage time.Duration // since its last message
-	Messages    uint64        // received, good ones
-	Ignored     bool          // FT-FW is for two nodes, and this is a third one
+	Addr        netip.AddrPort // port 0: C daemons send from any
+	LastMessage time.Duration  // since its last message
+	Messages    uint64         // received, good ones
+	Ignored     bool           // FT-FW is for two nodes, and this is a third one
 }
 
 // ReplicaStatus is replication towards the peers, and what was asked for again.
@@ -178,8 +178,8 @@ type ReplicaStatus struct {
 	Sent      uint64 // messages, states and expectations
 	Received  uint64
 	Resent    uint64 // messages sent again
-	NacksSent uint64
-	NacksRecv uint64
+	NacksSent uint64 // FT-FW: ranges reported missing, to the peer
+	NacksRecv uint64 // and by it
 	// ResyncsAsked and ResyncsServed count requests for everything, ours and
 	// the peers'.
 	ResyncsAsked, ResyncsServed uint64
@@ -187,7 +187,7 @@ type ReplicaStatus struct {
 	ThirdNode                   uint64 // messages ignored because they came from a third FT-FW node
 
 	Pending uint64        // changes that are not sent yet
-	Lag     time.Duration // age of the oldest of them; 0 without any
+	Lag     time.Duration // how long there have been some without a break; 0 without any
 	Unacked uint64        // FT-FW: sent, and not acknowledged yet
 }
 

@@ -17,6 +17,7 @@ func (n *Node) transmit() {
 		return
 	}
 	n.held = false
+	defer n.noteLag()
 	if n.machine.Pending() == 0 && n.packer.Datagrams() == 0 {
 		n.freeReleased()
 		return
@@ -39,6 +40,15 @@ func (n *Node) transmit() {
 	n.flushPacker()
 	n.machine.Sent(n.clock())
 	n.freeReleased()
+}
+
+// noteLag notes since when there has been something to send without a break.
+func (n *Node) noteLag() {
+	waiting := n.machine.Stats().Transmit > 0
+	if waiting && !n.behind {
+		n.behindSince = n.clock()
+	}
+	n.behind = waiting
 }
 
 func (n *Node) flushPacker() {
@@ -133,7 +143,8 @@ func (n *Node) bypassEvent(m *nl.Message, from origin) {
 		header.Type = wire.FlowUpdate
 		n.bypassed.Updated++
 	}
-	n.sendUnqueued(n.encoder.AppendFlow(n.packer.Buffer(), header, f))
+	buf, err := n.encoder.AppendFlow(n.packer.Buffer(), header, f)
+	n.sendUnqueued(header, buf, err)
 }
 
 // bypassExpect is bypassEvent for expectations.
@@ -150,14 +161,19 @@ func (n *Node) bypassExpect(m *nl.Message, from origin) {
 	default:
 		header.Type = wire.ExpectUpdate
 	}
-	n.sendUnqueued(n.encoder.AppendExpect(n.packer.Buffer(), header, &n.expect))
+	buf, err := n.encoder.AppendExpect(n.packer.Buffer(), header, &n.expect)
+	n.sendUnqueued(header, buf, err)
 }
 
-func (n *Node) sendUnqueued(buf []byte, err error) {
-	n.packer.Add(buf)
+// sendUnqueued sends the message with that header, or where it could not be encoded
+// an empty one, so that the peer misses none.
+func (n *Node) sendUnqueued(header wire.Header, buf []byte, err error) {
 	if err != nil {
+		instead := proto.Send{Header: header}.Instead()
+		n.packer.Add(wire.AppendControl(n.packer.Buffer(), instead))
 		return
 	}
+	n.packer.Add(buf)
 	n.replica.Sent++
 	if n.packer.Datagrams() > batchDatagrams {
 		n.flushPacker()

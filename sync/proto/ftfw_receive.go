@@ -52,6 +52,7 @@ func (m *FTFW) Receive(now time.Duration, link int, from netip.Addr, h wire.Head
 	case wire.KindAck:
 		m.acknowledged(now, h.From, h.To)
 	case wire.KindNack:
+		m.stats.NacksReceived++
 		events |= m.missed(now, h.From, h.To)
 	case wire.KindResync:
 		events |= ResyncReceived
@@ -121,6 +122,9 @@ func (m *FTFW) acknowledge() {
 // transmission already that something is wrong.
 func (m *FTFW) queueAnswer(c control) {
 	if m.transmit.controls < maxControls {
+		if c.flags == wire.Nack {
+			m.stats.NacksSent++
+		}
 		m.queueControl(c)
 	} else if c.flags == wire.Nack {
 		m.resync.want()

@@ -131,6 +131,9 @@ type Stats struct {
 	Resyncs uint64 // times we asked for everything
 	Bulks   uint64 // times we told everything
 
+	// Ranges reported missing, to the peer and by it.
+	NacksSent, NacksReceived uint64
+
 	ThirdNode uint64     // messages from nodes that are not our peer
 	Third     netip.Addr // the last of those nodes
 

@@ -102,7 +102,7 @@ var families = [...]family{
 	{"conntrackd_third_node_messages", "counter", "", "Messages of a third FT-FW node, which were ignored.",
 		inSync(func(s *node.Status) uint64 { return s.Replica.ThirdNode })},
 
-	{"conntrackd_replication_lag_seconds", "gauge", "seconds", "Age of the oldest change that is not sent yet.",
+	{"conntrackd_replication_lag_seconds", "gauge", "seconds", "How long there have been changes that are not sent yet, without a break.",
 		func(m *metricsWriter, s *node.Status, _ *Local) {
 			if s.Mode.Sync() {
 				m.seconds(s.Replica.Lag)
