@@ -77,6 +77,12 @@ func (ns *NS) Start(name string, args ...string) *Process {
 	return start(ns.t, ns.Command(name, args...))
 }
 
+// Launch is Start for a command that Command has made.
+func (ns *NS) Launch(cmd *exec.Cmd) *Process {
+	ns.t.Helper()
+	return start(ns.t, cmd)
+}
+
 func start(t testing.TB, cmd *exec.Cmd) *Process {
 	t.Helper()
 	p := &Process{Stdout: new(Output), Stderr: new(Output), cmd: cmd, t: t, done: make(chan struct{})}

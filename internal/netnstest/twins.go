@@ -2,7 +2,9 @@ package netnstest
 
 import (
 	"os"
+	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -36,28 +38,37 @@ func (tw *Twins) Each(f func(*NS)) {
 // messages, is the bare name in both.
 func (tw *Twins) Run(stdin, name string, args ...string) (theirs, ours Result) {
 	tw.t.Helper()
-	peer := tw.Theirs.Command(debian(tw.t, name), args...)
-	peer.Env = prependPath(peer.Env, debianDir)
-	peer.Stdin = strings.NewReader(stdin)
-	theirs = run(tw.t, peer)
+	peer, cmd := tw.Commands(nil, name, args...)
+	peer.Stdin, cmd.Stdin = strings.NewReader(stdin), strings.NewReader(stdin)
+	return run(tw.t, peer), run(tw.t, cmd)
+}
 
-	cmd := tw.Ours.Command(filepath.Base(Applet(tw.t, name)), args...)
-	cmd.Env = prependPath(cmd.Env, BinDir(tw.t))
-	cmd.Stdin = strings.NewReader(stdin)
-	return theirs, run(tw.t, cmd)
+// Commands returns what Run runs, for the caller to change: the directory, the
+// environment. wrapper is a program, and its arguments, that starts the named
+// one: setpriv(1), say.
+func (tw *Twins) Commands(wrapper []string, name string, args ...string) (theirs, ours *exec.Cmd) {
+	tw.t.Helper()
+	command := func(ns *NS, dir string) *exec.Cmd {
+		argv := slices.Concat(wrapper, []string{name}, args)
+		cmd := ns.Command(argv[0], argv[1:]...)
+		cmd.Env = prependPath(cmd.Env, dir)
+		return cmd
+	}
+	Applet(tw.t, name)
+	debian(tw.t, name)
+	return command(tw.Theirs, debianDir), command(tw.Ours, BinDir(tw.t))
 }
 
 // debianDir is where Debian installs the peers.
 const debianDir = "/usr/sbin"
 
-// debian checks that the peer is installed and returns its bare name.
-func debian(t testing.TB, name string) string {
+// debian checks that the peer is installed.
+func debian(t testing.TB, name string) {
 	t.Helper()
 	path := filepath.Join(debianDir, name)
 	if _, err := os.Stat(path); err != nil {
 		t.Fatalf("netnstest: the tests need Debian's %s: %v", name, err)
 	}
-	return name
 }
 
 func prependPath(env []string, dir string) []string {
