@@ -61,9 +61,10 @@ func (s *session) dump(c *Command, each func(*nl.Flow) error) error {
 	}
 	d := nl.Dump{Type: dumpTypes[c.Table], Family: c.Family}
 	switch {
+	case c.Table != TableConntrack: // whose counters -z leaves alone
 	case c.Has(OptZero):
 		d.Type = nl.TypeFlowGetZero
-	case c.Table == TableConntrack:
+	default:
 		d.Filter, d.FilterTuples = kernelFilter(c)
 	}
 	begun := false
