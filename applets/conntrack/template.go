@@ -47,6 +47,11 @@ func (p *Parser) completeCreated() {
 	addProto(&f.Reply, f.Orig.Proto, c.Family)
 	fill(&f.Orig, &f.Reply)
 	fill(&f.Reply, &f.Orig)
+	if nl.IsICMP(f.Orig.Proto) {
+		// The kernel insists on an id; without --icmp-id it is 0.
+		f.Orig.Has |= nl.TupleICMPID
+		f.Reply.Has |= nl.TupleICMPID
+	}
 	p.addTCPFlags()
 	c.setUpNAT(nl.HasNATSrc, &f.NATSrc, c.SrcNAT)
 	c.setUpNAT(nl.HasNATDst, &f.NATDst, c.DstNAT)
