@@ -183,11 +183,31 @@ func setProtocolChange(r, f, want *nl.Flow) bool {
 	r.TCPState, r.SCTPState, r.DCCPState, r.DCCPRole = want.TCPState, want.SCTPState, want.DCCPState, want.DCCPRole
 	r.TCPFlagsOrig, r.TCPFlagsReply = want.TCPFlagsOrig, want.TCPFlagsReply
 	r.SCTPVtagOrig, r.SCTPVtagReply = want.SCTPVtagOrig, want.SCTPVtagReply
+	completeSCTP(r, f)
 	return has&nl.HasTCPState != 0 && (f.Has&nl.HasTCPState == 0 || f.TCPState != want.TCPState) ||
 		has&nl.HasSCTPState != 0 && (f.Has&nl.HasSCTPState == 0 || f.SCTPState != want.SCTPState) ||
 		has&nl.HasDCCPState != 0 && (f.Has&nl.HasDCCPState == 0 || f.DCCPState != want.DCCPState) ||
 		has&nl.HasSCTPVtagOrig != 0 && (f.Has&nl.HasSCTPVtagOrig == 0 || f.SCTPVtagOrig != want.SCTPVtagOrig) ||
 		has&nl.HasSCTPVtagReply != 0 && (f.Has&nl.HasSCTPVtagReply == 0 || f.SCTPVtagReply != want.SCTPVtagReply)
+}
+
+// completeSCTP takes from f what of state and tags is not to be changed: the
+// kernel takes the three together only.
+func completeSCTP(r, f *nl.Flow) {
+	const all = nl.HasSCTPState | nl.HasSCTPVtagOrig | nl.HasSCTPVtagReply
+	if r.Has&all == 0 {
+		return
+	}
+	if r.Has&nl.HasSCTPState == 0 {
+		r.SCTPState = f.SCTPState
+	}
+	if r.Has&nl.HasSCTPVtagOrig == 0 {
+		r.SCTPVtagOrig = f.SCTPVtagOrig
+	}
+	if r.Has&nl.HasSCTPVtagReply == 0 {
+		r.SCTPVtagReply = f.SCTPVtagReply
+	}
+	r.Has |= f.Has & all
 }
 
 // setLabelChange adds the labels. Bits and mask make the kernel change just the
