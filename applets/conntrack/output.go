@@ -168,7 +168,8 @@ func newPrinter(out *output, c *Command) *printer {
 	case c.Output&OutSave != 0:
 		p.style.Format = format.Save
 	}
-	if c.Output&OutLabels != 0 && c.LabelMap != nil && c.Op != OpDelete {
+	if c.LabelMap != nil && c.Op != OpDelete {
+		// Any option about labels shows them, not just -o labels.
 		p.style.Labels = c.LabelMap.names[:]
 	}
 	// Which command shows what is conntrack-tools' choice (sheet section 2.5).
