@@ -33,15 +33,25 @@ func (s *session) events(c *Command) (uint64, error) {
 	return w.printer.entries, err
 }
 
-// watch prints until the context ends, and then what had happened by then.
+// watch prints until the context ends, and then what had happened by then. It
+// also ends when nobody takes what it prints.
 func (w *watcher) watch(sub *nl.Subscription) error {
-	ctx, left := w.ctx, false
+	ctx, stop := context.WithCancel(w.ctx)
+	defer stop()
+	go func(done <-chan struct{}) {
+		select {
+		case <-w.out.broken:
+			stop()
+		case <-done:
+		}
+	}(ctx.Done())
+	left := false
 	var run *nl.Events
 	for {
 		var err error
 		if !left && w.ctx.Err() != nil {
 			// main gives us a second to come to the end.
-			ctx, left = context.WithoutCancel(ctx), true
+			ctx, left = context.WithoutCancel(w.ctx), true
 			if err = sub.Leave(); err != nil {
 				return err
 			}
@@ -52,6 +62,8 @@ func (w *watcher) watch(sub *nl.Subscription) error {
 			err = w.take(run)
 		case !left && w.ctx.Err() != nil:
 			continue
+		case !left && ctx.Err() != nil:
+			return w.out.flush() // why it cannot be written
 		case left && errors.Is(err, io.EOF):
 			return nil
 		}

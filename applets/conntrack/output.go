@@ -23,6 +23,9 @@ type output struct {
 	done chan struct{}
 	err  error // of the writer; the producer's once done is closed, or from failed
 	fail chan error
+	// broken is closed when a write has failed, for who waits for something else
+	// and would not see it before there is more to write.
+	broken chan struct{}
 }
 
 const (
@@ -33,11 +36,12 @@ const (
 // newOutput starts the writer. close must be called.
 func newOutput(w io.Writer) *output {
 	o := &output{
-		w:    w,
-		free: make(chan []byte, outputChunks),
-		full: make(chan []byte, outputChunks),
-		done: make(chan struct{}),
-		fail: make(chan error, 1),
+		w:      w,
+		free:   make(chan []byte, outputChunks),
+		full:   make(chan []byte, outputChunks),
+		done:   make(chan struct{}),
+		fail:   make(chan error, 1),
+		broken: make(chan struct{}),
 	}
 	for range outputChunks - 1 {
 		o.free <- nil // allocated when first needed
@@ -54,6 +58,7 @@ func (o *output) run() {
 			if _, err := o.w.Write(b); err != nil {
 				failed = true
 				o.fail <- err
+				close(o.broken)
 			}
 		}
 		o.free <- b[:0]
