@@ -77,7 +77,8 @@ func (ns *NS) Start(name string, args ...string) *Process {
 	return start(ns.t, ns.Command(name, args...))
 }
 
-// Launch is Start for a command that Command has made.
+// Launch is Start for a command that Command has made. A standard output that
+// the command has already stays, and is not collected.
 func (ns *NS) Launch(cmd *exec.Cmd) *Process {
 	ns.t.Helper()
 	return start(ns.t, cmd)
@@ -86,7 +87,10 @@ func (ns *NS) Launch(cmd *exec.Cmd) *Process {
 func start(t testing.TB, cmd *exec.Cmd) *Process {
 	t.Helper()
 	p := &Process{Stdout: new(Output), Stderr: new(Output), cmd: cmd, t: t, done: make(chan struct{})}
-	cmd.Stdout, cmd.Stderr = p.Stdout, p.Stderr
+	cmd.Stderr = p.Stderr
+	if cmd.Stdout == nil {
+		cmd.Stdout = p.Stdout
+	}
 	if err := cmd.Start(); err != nil {
 		t.Fatalf("netnstest: start %s: %v", strings.Join(cmd.Args, " "), err)
 	}
