@@ -1,0 +1,9 @@
+package conntrack
+
+import (
+	"testing"
+
+	"ctbox/internal/netnstest"
+)
+
+func TestMain(m *testing.M) { netnstest.Main(m) }

@@ -1,0 +1,299 @@
+package conntrack
+
+import (
+	"bufio"
+	"encoding/json"
+	"fmt"
+	"os"
+	"regexp"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"ctbox/internal/netnstest"
+)
+
+// This file runs the program as a user does, where things go wrong: without
+// privileges, without room on the disk, without a reader, and beside others
+// that change the same table.
+
+const cannotWrite = "can't write to standard output: no space left on device"
+
+// TestNobody holds that a user without privileges gets one line and changes
+// nothing. Debian's program says the same, but for three commands.
+func TestNobody(t *testing.T) {
+	tw := netnstest.NewTwins(t, func(ns *netnstest.NS) { run(t, ns, "-I -t 1000 "+udp4) })
+	if err := os.Chmod(netnstest.BinDir(t), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	nobody := []string{"setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups"}
+	const sorry = "sorry, you must be root or get CAP_NET_ADMIN capability to do this"
+	for line, ids := range map[string]string{
+		"-L": "", "-L -p tcp": "", "-L -o xml": "", "-L -z": "", "-L dying": "", "-L expect": "",
+		"-G -p udp -s 192.0.2.1 -d 192.0.2.2 --sport 1000 --dport 53": "",
+		"-I -t 3 " + tcp4: "", "-A -t 3 " + udp4: "",
+		"-D": "", "-D -p udp": "", "-U -f ipv4 -m 3": "",
+		"-F": "O13", "-F expect": "O13", "-C": "O15", "-S": "O15",
+		"-E": "O12", "-E expect": "O12", "-F -f ipv4": "O13",
+	} {
+		theirs, ours := tw.Commands(nobody, "conntrack", strings.Fields(line)...)
+		want := normalize(theirs.Args[len(theirs.Args)-1:], tw.Theirs.Launch(theirs).Wait(30*time.Second))
+		got := normalize(ours.Args[len(ours.Args)-1:], tw.Ours.Launch(ours).Wait(30*time.Second))
+		said := "conntrack vX: Operation failed: " + sorry + "\n"
+		if strings.HasPrefix(line, "-E") {
+			said = "conntrack vX: Can't open netlink socket: " + sorry + "\n"
+		}
+		if got != (netnstest.Result{Stderr: said, Code: 1}) {
+			t.Errorf("%s: %+v", line, got)
+		}
+		if (got != want) != (ids != "") {
+			t.Errorf("%s: %+v, Debian's %+v", line, got, want)
+		}
+	}
+	r := tw.Ours.Run("-I -t 9 "+tcp4+"\n-D\n", nobody[0], append(nobody[1:], netnstest.Applet(t, "conntrack"), "-R", "-")...)
+	if r.Code != 1 || !strings.HasPrefix(r.Stderr, messagePrefix+"-:1: Operation failed: "+sorry+"\n") || r.Stdout != "" {
+		t.Errorf("-R: %+v", r)
+	}
+	for _, help := range []string{"-h", "-V"} {
+		if r := tw.Ours.Run("", nobody[0], append(nobody[1:], netnstest.Applet(t, "conntrack"), help)...); r.Code != 0 || r.Stderr != "" {
+			t.Errorf("%s: %+v", help, r)
+		}
+	}
+	tw.Each(func(ns *netnstest.NS) {
+		if left := table(t, ns); len(left) != 1 || !strings.Contains(left[0], "mark=0") {
+			t.Errorf("the table of %s has become %q", ns.Name, left)
+		}
+	})
+}
+
+// TestFullDisk holds that output which could not be written is no success, and
+// that -D has deleted nothing then.
+func TestFullDisk(t *testing.T) {
+	ns := netnstest.New(t, "full")
+	fillTable(t, ns, 4000)
+	run(t, ns, "-I -t 1000 "+tcp4)
+	toFull := func(line string) netnstest.Result {
+		return ns.Run("", "sh", "-c", "exec "+netnstest.Applet(t, "conntrack")+" "+line+" >/dev/full")
+	}
+	for _, line := range []string{
+		"-L", "-L -o extended,id", "-L -o xml", "-L -o save", "-L -o json", "-L -p tcp", "-G " + strings.TrimSuffix(tcp4, " --state ESTABLISHED"),
+		"-C", "-S", "-C -o json", "-V", "-h", "-h -p tcp", "-D", "-D -p tcp", "-D -o xml", "-D -o json",
+	} {
+		if r := toFull(line); r.Code != 1 || !strings.HasSuffix(r.Stderr, said(cannotWrite)) {
+			t.Errorf("%s to a full disk: %+v", line, r)
+		}
+	}
+	if n := entries(t, ns); n != 4001 {
+		t.Errorf("%d flows are left of 4001", n)
+	}
+	p := ns.Start("sh", "-c", "exec "+netnstest.Applet(t, "conntrack")+" -E >/dev/full")
+	netnstest.Eventually(t, 10*time.Second, "-E listens", func() bool { return ns.Subscribers() == 1 })
+	run(t, ns, "-I -t 1000 "+udp6)
+	if r := p.Wait(10 * time.Second); r.Code != 1 || !strings.HasSuffix(r.Stderr, said(cannotWrite)) {
+		t.Errorf("-E to a full disk: %+v", r)
+	}
+}
+
+// TestBrokenPipe holds that a reader who has enough is not answered.
+func TestBrokenPipe(t *testing.T) {
+	ns := netnstest.New(t, "pipe")
+	fillTable(t, ns, 6000)
+	for _, line := range []string{"-L", "-L -o xml", "-L -o json", "-D", "-U -m 5"} {
+		r := ns.Run("", "bash", "-c", netnstest.Applet(t, "conntrack")+" "+line+" | head -n 1; echo ${PIPESTATUS[0]}")
+		if lines := strings.Split(strings.TrimSpace(r.Stdout), "\n"); len(lines) != 2 || lines[1] != strconv.Itoa(128+int(syscall.SIGPIPE)) || r.Stderr != "" {
+			t.Errorf("%s | head -n 1: %+v", line, r)
+		}
+	}
+	reader, writer, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := ns.Command(netnstest.Applet(t, "conntrack"), "-E", "-e", "NEW")
+	cmd.Stdout = writer
+	p := ns.Launch(cmd)
+	writer.Close()
+	netnstest.Eventually(t, 10*time.Second, "-E listens", func() bool { return ns.Subscribers() == 1 })
+	run(t, ns, "-I -t 1000 "+tcp4)
+	if line, err := bufio.NewReader(reader).ReadString('\n'); err != nil || !strings.Contains(line, "[NEW] tcp ") {
+		t.Fatalf("%q %v", line, err)
+	}
+	reader.Close()
+	run(t, ns, "-I -t 1000 "+udp6)
+	if r := p.Wait(10 * time.Second); r.Code != 128+int(syscall.SIGPIPE) || r.Stderr != "" {
+		t.Errorf("-E without a reader: %+v", r)
+	}
+}
+
+// changedWarning is said when the kernel says so; the table may change here.
+const changedWarning = "WARNING: the table changed while it was read; flows may be missing or doubled.\n"
+
+// TestDeletersRace has several -D at one table. Each flow is deleted and
+// counted by one of them; that the others find it gone is no error.
+func TestDeletersRace(t *testing.T) {
+	ns := netnstest.New(t, "race")
+	const flows, deleters = 12000, 4
+	fillTable(t, ns, flows)
+	program := netnstest.Applet(t, "conntrack")
+	var started []*netnstest.Process
+	for range deleters {
+		started = append(started, ns.Start(program, "-D"))
+	}
+	deleted, printed := 0, 0
+	for _, p := range started {
+		r := p.Wait(60 * time.Second)
+		n := summaryNumber(t, strings.ReplaceAll(r.Stderr, changedWarning, ""), "flow entries have been deleted.")
+		if r.Code != 0 && n != 0 || r.Code != 1 && n == 0 {
+			t.Errorf("status %d after %d flows", r.Code, n)
+		}
+		deleted += n
+		printed += strings.Count(r.Stdout, "\n")
+	}
+	// What a reader missed for the others' changes is still there. Each has
+	// printed its first flow before it knew whether it was still there.
+	if left := entries(t, ns); deleted+left != flows || printed < deleted || printed > deleted+deleters {
+		t.Errorf("%d flows: %d deleted, %d printed, %d left", flows, deleted, printed, left)
+	}
+}
+
+// TestUpdateRacesDelete updates flows that another one deletes.
+func TestUpdateRacesDelete(t *testing.T) {
+	ns := netnstest.New(t, "race")
+	fillTable(t, ns, 8000)
+	program := netnstest.Applet(t, "conntrack")
+	update, remove := ns.Start(program, "-U", "-m", "7"), ns.Start(program, "-D")
+	r := update.Wait(60 * time.Second)
+	n := summaryNumber(t, strings.ReplaceAll(r.Stderr, changedWarning, ""), "flow entries have been updated.")
+	if printed := strings.Count(r.Stdout, " mark=7 "); printed != n || r.Code != 0 && n != 0 {
+		t.Errorf("%d updated, %d printed, status %d", n, printed, r.Code)
+	}
+	r = remove.Wait(60 * time.Second)
+	summaryNumber(t, strings.ReplaceAll(r.Stderr, changedWarning, ""), "flow entries have been deleted.")
+}
+
+// summaryNumber is the number in a summary, which is all that was said.
+func summaryNumber(t *testing.T, stderr, what string) int {
+	t.Helper()
+	m := regexp.MustCompile(`^` + regexp.QuoteMeta(messagePrefix) + `(\d+) ` + regexp.QuoteMeta(what) + `\n$`).FindStringSubmatch(stderr)
+	if m == nil {
+		t.Fatalf("not a summary: %s", stderr)
+	}
+	n, _ := strconv.Atoi(m[1])
+	return n
+}
+
+// TestListWhileTheTableChanges holds that -L shows all flows that were there
+// all the time, or says that it may have missed some.
+func TestListWhileTheTableChanges(t *testing.T) {
+	ns := netnstest.New(t, "churn")
+	const stable = 2000
+	fillTable(t, ns, stable)
+	stop := make(chan struct{})
+	var churn sync.WaitGroup
+	churn.Go(func() {
+		for {
+			select {
+			case <-stop:
+				return
+			default:
+			}
+			if r := runTo(t, ns, "-R -", strings.Repeat("-I -t 1000 "+tcp4+"\n-D -p tcp\n", 20), nil); r.status != 0 {
+				t.Errorf("%+v", r)
+				return
+			}
+		}
+	})
+	for range 10 {
+		r := ns.Run("", netnstest.Applet(t, "conntrack"), "-L", "-p", "udp")
+		shown := map[string]bool{}
+		for line := range strings.Lines(r.Stdout) {
+			shown[line[strings.Index(line, "src="):]] = true
+		}
+		if r.Code != 0 || len(shown) != stable && !strings.Contains(r.Stderr, changedWarning) {
+			t.Errorf("status %d, %d of %d flows: %s", r.Code, len(shown), stable, r.Stderr)
+		}
+	}
+	close(stop)
+	churn.Wait()
+}
+
+// TestStoppedListener has the kernel drop events: the listener stands still
+// while they happen. What it prints and what it says it lost are all of them.
+func TestStoppedListener(t *testing.T) {
+	const flows = 20000
+	for _, c := range []struct {
+		args  string
+		loses bool
+	}{
+		{"-E -e NEW", false},
+		{"-E -e NEW -b 8192", true},
+		{"-E -e NEW -b 8192 -o json", true},
+		{"-E -e NEW -b 65536 -o xml", true},
+	} {
+		t.Run(c.args, func(t *testing.T) {
+			ns := netnstest.New(t, "stopped")
+			p := ns.Start(netnstest.Applet(t, "conntrack"), strings.Fields(c.args)...)
+			netnstest.Eventually(t, 10*time.Second, "it listens", func() bool { return ns.Subscribers() == 1 })
+			if err := syscall.Kill(p.Pid(), syscall.SIGSTOP); err != nil {
+				t.Fatal(err)
+			}
+			fillTable(t, ns, flows)
+			if err := syscall.Kill(p.Pid(), syscall.SIGCONT); err != nil {
+				t.Fatal(err)
+			}
+			netnstest.Eventually(t, 30*time.Second, "it has read all", func() bool { return idle(t, ns, p) })
+			r := p.Stop(syscall.SIGINT)
+			printed, told := countEvents(t, r.Stdout, strings.HasSuffix(c.args, "json"))
+			lost := lossSaid(t, r.Stderr)
+			if printed+lost != flows || (lost > 0) != c.loses {
+				t.Errorf("%d made, %d printed, %d lost: %s", flows, printed, lost, r.Stderr)
+			}
+			if strings.HasSuffix(c.args, "json") && told != lost {
+				t.Errorf("%d lost, %d of them told in the stream", lost, told)
+			}
+			if want := said(fmt.Sprintf("%d flow events have been shown.", printed)); r.Code != 0 || !strings.HasSuffix(r.Stderr, want) {
+				t.Errorf("status %d: %s", r.Code, r.Stderr)
+			}
+		})
+	}
+}
+
+// countEvents counts the events in a stream, and those that it says were lost.
+func countEvents(t *testing.T, stdout string, isJSON bool) (printed, told int) {
+	t.Helper()
+	if !isJSON {
+		return strings.Count(stdout, "[NEW]") + strings.Count(stdout, `<flow type="new">`), 0
+	}
+	for line := range strings.Lines(stdout) {
+		var e struct {
+			Event    string
+			Messages int
+		}
+		if err := json.Unmarshal([]byte(line), &e); err != nil {
+			t.Fatalf("%v: %s", err, line)
+		}
+		if e.Event == "lost" {
+			told += e.Messages
+		} else {
+			printed++
+		}
+	}
+	return printed, told
+}
+
+// lossSaid is how many events were said to be lost: the parts, which must be the
+// whole.
+func lossSaid(t *testing.T, stderr string) int {
+	t.Helper()
+	lost := 0
+	for _, m := range regexp.MustCompile(`WARNING: (\d+) events lost, (\d+) in all\.`).FindAllStringSubmatch(stderr, -1) {
+		part, _ := strconv.Atoi(m[1])
+		all, _ := strconv.Atoi(m[2])
+		if lost += part; lost != all {
+			t.Errorf("%d lost so far, not %d", lost, all)
+		}
+	}
+	return lost
+}
