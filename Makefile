@@ -87,9 +87,10 @@ fuzz: ## fuzz every fuzz target for FUZZTIME
 	@GO="$(GO)" TAGS="$(TAGS)" FUZZTIME="$(FUZZTIME)" scripts/fuzz.sh
 
 .PHONY: demo
-demo: all ## show list, filter, events, update, delete, save and load on a NAT firewall
+demo: all ## show conntrack on a NAT firewall, and live connections that survive the death of one
 	@scripts/need demo
-	@scripts/demo.sh
+	@scripts/demo-conntrack.sh
+	@scripts/demo-failover.sh
 
 .PHONY: bench
 bench: all ## measure against Debian's conntrack and the kernel alone

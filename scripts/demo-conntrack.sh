@@ -1,5 +1,5 @@
 #!/bin/sh
-# usage: scripts/demo.sh          (make demo builds the binary first)
+# usage: scripts/demo-conntrack.sh       (make demo builds the binary first)
 #
 # Shows conntrack at its main job on the real kernel: a client, a NAT firewall
 # and a server, each in a network namespace of its own, with real TCP, UDP, ICMP
