@@ -41,6 +41,14 @@ var pairings = []programs{{ours, debian}, {ours, ours}}
 // flows, but not the replication itself.
 func newPair(t testing.TB) *pair {
 	t.Helper()
+	p := newUnlinkedPair(t)
+	p.link("sync0", 0)
+	return p
+}
+
+// newUnlinkedPair is newPair without the dedicated link.
+func newUnlinkedPair(t testing.TB) *pair {
+	t.Helper()
 	p := &pair{t: t}
 	for i, n := range []**node{&p.a, &p.b} {
 		s := &sides[i]
@@ -52,7 +60,6 @@ func newPair(t testing.TB) *pair {
 		}
 		*n = &node{side: s, pair: p, ns: ns, kernel: openKernel(t, ns)}
 	}
-	p.link("sync0", 0)
 	return p
 }
 

@@ -1,0 +1,206 @@
+package interop
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"ctbox/internal/netnstest"
+	"ctbox/nl"
+)
+
+// TestBadWire changes flows while the wire loses, repeats, swaps and spoils
+// packets. Afterwards FT-FW has to have repaired everything.
+func TestBadWire(t *testing.T) {
+	for _, c := range []struct {
+		name   string
+		faults faults
+	}{
+		{"loss", faults{loss: 15}},
+		{"duplication", faults{duplicate: 30}},
+		{"reordering", faults{reorder: 30}},
+		{"corruption", faults{corrupt: 10}},
+		{"all", faults{loss: 15, duplicate: 10, reorder: 10, corrupt: 5}},
+	} {
+		for _, who := range pairings {
+			t.Run(c.name+"/"+who.String(), func(t *testing.T) {
+				t.Parallel()
+				p := newUnlinkedPair(t)
+				w := p.connect(faults{})
+				p.start(who, syncClause(modes[0], transports[0], ""), "")
+				// The C daemon notices no loss before the greetings are over.
+				p.each(func(n, _ *node) { f := n.flow(1); n.kernel.create(&f) })
+				p.replicated("before " + c.name)
+				w.set(c.faults)
+				flows := p.churn(func() { w.awaitMore(t, 2) })
+				// A last change of every flow tells a receiver of what it missed,
+				// if the wire lets it through: the C daemon repairs no other
+				// loss than one that it hears of.
+				w.set(faults{})
+				p.each(func(n, _ *node) {
+					for i := range flows[n] {
+						n.kernel.change(marked(&flows[n][i], 77))
+					}
+				})
+				p.replicated("after " + c.name)
+				if w.harm() < 5 {
+					t.Errorf("only %d of %d packets were spoilt", w.harm(), w.carried())
+				}
+			})
+		}
+	}
+}
+
+// churn creates, changes and removes flows on both sides; between is called
+// after each round. It returns those that are left.
+func (p *pair) churn(between func()) map[*node][]nl.Flow {
+	p.t.Helper()
+	const rounds, perRound = 20, 20
+	left := map[*node][]nl.Flow{}
+	for round := range rounds {
+		p.each(func(n, _ *node) {
+			for i := range perRound {
+				f := n.flow(uint16(1000 + round*perRound + i))
+				n.kernel.create(&f)
+				n.kernel.change(marked(&f, uint32(round+1)))
+				if i%2 == 0 {
+					n.kernel.remove(&f)
+				} else {
+					left[n] = append(left[n], f)
+				}
+			}
+		})
+		between()
+	}
+	return left
+}
+
+// flow is a plain TCP flow of the side.
+func (s *side) flow(port uint16) nl.Flow {
+	f := nl.Flow{Has: nl.HasStatus | nl.HasTimeout | nl.HasTCPState, Status: nl.StatusConfirmed | nl.StatusSeenReply | nl.StatusAssured,
+		Timeout: 3000, TCPState: nl.TCPStateEstablished}
+	t := &f.Orig
+	t.Has, t.Proto = nl.TupleAddrs|nl.TupleProto|nl.TuplePorts, nl.ProtoTCP
+	t.Family, t.Src = parseAddr(s.host4(1))
+	_, t.Dst = parseAddr(s.host4(server))
+	t.SrcPort, t.DstPort = port, 80
+	f.Reply = f.Orig.Inverted()
+	return f
+}
+
+// marked is the change that gives f a mark.
+func marked(f *nl.Flow, mark uint32) *nl.Flow {
+	return &nl.Flow{Orig: f.Orig, Has: nl.HasMark, Mark: mark}
+}
+
+// TestFailover takes the first of two dedicated links away: replication goes on
+// over the second, and comes back when that one is taken.
+func TestFailover(t *testing.T) {
+	for _, who := range pairings {
+		t.Run(who.String(), func(t *testing.T) {
+			t.Parallel()
+			p := newPair(t)
+			p.link("sync1", 1)
+			p.start(who, func(me, peer *side) string {
+				return "Mode FTFW {\n}\n" + udp(4, 0, "sync0", "Default")(me, peer) + udp(4, 1, "sync1", "")(me, peer)
+			}, "")
+			add := func(port uint16) {
+				p.each(func(n, _ *node) { f := n.flow(port); n.kernel.create(&f) })
+			}
+			add(1)
+			p.replicated("on the first link")
+			for round, dev := range []string{"sync0", "sync1"} {
+				other := [2]string{"sync1", "sync0"}[round]
+				p.a.ns.IP("link", "set", dev, "down")
+				add(uint16(10 * (round + 1)))
+				p.replicated("without " + dev)
+				p.each(func(n, _ *node) {
+					netnstest.Eventually(t, patience, n.daemon.name()+" sends on "+other, func() bool {
+						return strings.Contains(n.daemon.ask(statsFlows), fmt.Sprintf("(active device=%s)", other))
+					})
+				})
+				p.a.ns.IP("link", "set", dev, "up")
+			}
+		})
+	}
+}
+
+// TestTranslatedTupleTaken commits a flow whose translated address and port
+// another flow of the backup has by now. Where the C daemon has the kernel pick
+// another port in silence, that flow fails by name and is counted; the rest is
+// committed.
+func TestTranslatedTupleTaken(t *testing.T) {
+	t.Parallel()
+	p := newPair(t)
+	p.start(programs{ours, ours}, syncClause(modes[0], transports[0], ""), "")
+	translated := p.a.flow(1)
+	translated.Has |= nl.HasNATSrc
+	translated.NATSrc = nl.NAT{HasAddr: true, Port: 40001, HasPort: true}
+	_, translated.NATSrc.Addr = parseAddr(p.a.outside)
+	p.a.kernel.create(&translated)
+	plain := p.a.flow(2)
+	p.a.kernel.create(&plain)
+	// The answer to this one would go to the same address and port.
+	taken := p.b.flow(40001)
+	_, taken.Orig.Src = parseAddr(p.a.outside)
+	taken.Orig.Dst = translated.Orig.Dst
+	taken.Reply = taken.Orig.Inverted()
+	p.b.kernel.create(&taken)
+	p.b.follows(p.a, "created")
+	r := p.b.ns.Run("", ours.path(t), "-C", p.b.daemon.path("conf"), "-c")
+	log := p.b.daemon.log()
+	if r.Code == 0 || !strings.Contains(log, "commit-create: ") || !strings.Contains(log, "sport=1 dport=80") ||
+		!strings.Contains(log, "Committed 1 new entries") || !strings.Contains(log, "1 entries can't be committed") {
+		t.Errorf("-c: %+v\n%s", r, log)
+	}
+}
+
+// TestLimitReached: a peer with more flows than HashLimit allows does no harm,
+// and what is too much is counted.
+func TestLimitReached(t *testing.T) {
+	const limit, flows = 64, 100
+	for _, who := range pairings {
+		t.Run(who.String(), func(t *testing.T) {
+			t.Parallel()
+			p := newPair(t)
+			p.start(who, syncClause(modes[1], transports[0], ""), fmt.Sprintf("HashLimit %d", limit))
+			p.each(func(n, _ *node) { n.connected(modes[1], transports[0]) })
+			for i := range flows {
+				f := p.b.flow(uint16(1 + i))
+				p.b.kernel.create(&f)
+			}
+			netnstest.Eventually(t, patience, "both caches are full and the rest is counted", func() bool {
+				text := p.b.daemon.ask(statsCache)
+				return count(t, text, "no space left in cache:") == flows-limit && len(p.b.internal()) == limit && len(p.a.external()) == limit
+			})
+		})
+	}
+}
+
+// TestOverrun loses events in a buffer that is too small: a resynchronisation
+// finds new flows and those whose end was lost.
+func TestOverrun(t *testing.T) {
+	t.Parallel()
+	p := newPair(t)
+	p.start(programs{ours, ours}, syncClause(modes[0], transports[0], ""), "")
+	p.a.daemon.stop()
+	p.a.daemon.configure(syncClause(modes[0], transports[0], "")(p.a.side, p.b.side),
+		"NetlinkBufferSize 2304\n\tNetlinkBufferSizeMaxGrowth 2304\n\tNetlinkOverrunResync 1")
+	p.a.daemon.start()
+	deadline := time.Now().Add(patience)
+	for port := uint16(1); ; port++ {
+		f := p.a.flow(port)
+		p.a.kernel.create(&f)
+		if port%2 == 0 {
+			p.a.kernel.remove(&f)
+		}
+		if port%500 == 0 && count(t, p.a.daemon.ask(statsRuntime), "netlink overrun:") > 0 {
+			break
+		}
+		if time.Now().After(deadline) || port == 60000 {
+			t.Fatal("no event is lost")
+		}
+	}
+	p.b.follows(p.a, "after the overrun")
+}
