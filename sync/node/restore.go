@@ -35,6 +35,9 @@ func (r *restorer) left(own uint32, age time.Duration) uint32 {
 // seen.
 var liberal = nl.TCPFlags{Value: nl.TCPFlagBeLiberal, Mask: nl.TCPFlagBeLiberal}
 
+// scaled says that a TCP flow's windows are scaled.
+var scaled = nl.TCPFlags{Value: nl.TCPFlagWindowScale, Mask: nl.TCPFlagWindowScale}
+
 // flow sets out to the request that creates f, an entry of the external cache
 // that was last heard of age ago, in this kernel. It shares f's variable parts.
 //
@@ -80,7 +83,9 @@ func (r *restorer) flow(out, f *nl.Flow, age time.Duration) {
 func (r *restorer) window(out, f *nl.Flow) {
 	const scales = nl.HasTCPWScaleOrig | nl.HasTCPWScaleReply
 	if r.windowTracking && f.Has&scales == scales {
-		out.Has |= scales
+		// The kernel takes scales only of a flow that is said to have some.
+		out.Has |= scales | nl.HasTCPFlagsOrig | nl.HasTCPFlagsReply
+		out.TCPFlagsOrig, out.TCPFlagsReply = scaled, scaled
 		return
 	}
 	if f.Has&nl.HasTCPState == 0 {

@@ -45,7 +45,7 @@ func TestRestoredFlow(t *testing.T) {
 	}
 	r.windowTracking = true
 	r.flow(&out, &f, 0)
-	if out.Has&nl.HasTCPWScaleReply == 0 || out.Has&nl.HasTCPFlagsOrig != 0 {
+	if out.Has&nl.HasTCPWScaleReply == 0 || out.TCPFlagsOrig != scaled || out.TCPFlagsReply != scaled {
 		t.Errorf("with window tracking: %+v", out)
 	}
 }
