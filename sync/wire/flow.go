@@ -140,7 +140,7 @@ func (e Encoder) AppendFlow(dst []byte, h Header, f *nl.Flow) ([]byte, error) {
 }
 
 // complete reports whether t says enough to name a flow elsewhere. A kernel
-// without a DCCP tracker, as Linux is since 6.16, knows no ports of DCCP flows: as
+// without a DCCP tracker, as Linux 6.18 is, knows no ports of DCCP flows: as
 // in the C daemon's messages they travel as zero then.
 func complete(t *nl.Tuple) bool {
 	need := nl.TupleAddrs | nl.TupleProto
