@@ -116,7 +116,8 @@ func AppendExpect(dst []byte, x *nl.Expect, s *Style, e *Event) []byte {
 	case JSON:
 		return appendExpectJSON(dst, x, s, e)
 	}
-	return appendPort(appendExpectText(dst, x, s, e), e)
+	// Text does not say who caused an expectation's event, as it does for flows.
+	return appendExpectText(dst, x, s, e)
 }
 
 // age is the number of whole seconds since start, and up to stop when the flow
