@@ -40,7 +40,6 @@ func TestGenerated(t *testing.T) {
 	golden(t, filepath.Join(scripts, "conntrack.bash"), AppendCompletion(nil, Bash))
 	golden(t, filepath.Join(scripts, "_conntrack"), AppendCompletion(nil, Zsh))
 	golden(t, filepath.Join(scripts, "conntrack.fish"), AppendCompletion(nil, Fish))
-	golden(t, filepath.Join("testdata", "manual.man"), AppendManual(nil))
 	if len(AppendCompletion(nil, "csh")) != 0 {
 		t.Error("completion for a shell that there is none for")
 	}

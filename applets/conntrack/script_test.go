@@ -74,11 +74,7 @@ func TestScripts(t *testing.T) {
 	}
 }
 
-func runScript(t *testing.T, path string) {
-	text, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
+func newScript(t *testing.T, path string) *script {
 	s := &script{
 		t:       t,
 		tw:      netnstest.NewTwins(t, func(*netnstest.NS) {}),
@@ -88,6 +84,15 @@ func runScript(t *testing.T, path string) {
 		traffic: &traffic{t: t},
 	}
 	t.Cleanup(s.traffic.close)
+	return s
+}
+
+func runScript(t *testing.T, path string) {
+	text, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := newScript(t, path)
 	lines := strings.Split(strings.TrimSuffix(string(text), "\n"), "\n")
 	for at := 0; at < len(lines); {
 		at += s.step(lines[at:], at+1)
@@ -372,13 +377,15 @@ var setUps = map[string]func(s *script, where string, args []string, input strin
 		})
 		s.known = ""
 	},
-	// addresses: the namespaces have those of the documentation themselves, and
-	// track connections over the loopback interface.
+	// addresses: the namespaces have those of the documentation themselves, so
+	// that they talk over the loopback interface. How long a TCP flow lives does
+	// not depend on when the last data is acknowledged.
 	"addresses": func(s *script, _ string, _ []string, _ string) {
 		s.tw.Each(func(ns *netnstest.NS) {
 			for _, addr := range []string{"192.0.2.1/32", "192.0.2.2/32", "198.51.100.1/32", "2001:db8::1/128", "2001:db8::2/128"} {
 				ns.IP("addr", "add", addr, "dev", "lo")
 			}
+			ns.Sysctl("net.netfilter.nf_conntrack_tcp_timeout_unacknowledged", "432000")
 		})
 	},
 	// track: every connection is tracked.
@@ -427,6 +434,7 @@ var setUps = map[string]func(s *script, where string, args []string, input strin
 		}
 	},
 	"tcp":   (*script).open,
+	"nat":   (*script).open,
 	"udp":   (*script).open,
 	"lost":  (*script).open,
 	"icmp":  (*script).open,

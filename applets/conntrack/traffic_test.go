@@ -27,6 +27,7 @@ func (tr *traffic) close() {
 // open is the set-up of a script that sends packets in both namespaces:
 //
 //	tcp FROM TO    a connection that has carried a line each way
+//	nat FROM TO AT the same, where a rule translates TO to AT
 //	udp FROM TO    a question and its answer
 //	lost FROM TO   a UDP packet that nobody answers
 //	icmp FROM TO   an echo and its reply; the port of FROM is the id
@@ -48,7 +49,9 @@ func (s *script) open(where string, args []string, _ string) {
 func (tr *traffic) open(kind string, args []string) error {
 	switch kind {
 	case "tcp":
-		return tr.stream(args[0], args[1], "hello\n")
+		return tr.stream(args[0], args[1], args[1], "hello\n")
+	case "nat":
+		return tr.stream(args[0], args[1], args[2], "hello\n")
 	case "ftp":
 		host, _, err := net.SplitHostPort(args[0])
 		if err != nil {
@@ -58,7 +61,8 @@ func (tr *traffic) open(kind string, args []string) error {
 		if err != nil {
 			return err
 		}
-		return tr.stream(args[0], args[1], fmt.Sprintf("PORT %s,%d,%d\r\n", strings.ReplaceAll(host, ".", ","), port>>8, port&0xff))
+		// The helper looks only at lines that follow one that it has seen.
+		return tr.stream(args[0], args[1], args[1], "USER anonymous\r\n", fmt.Sprintf("PORT %s,%d,%d\r\n", strings.ReplaceAll(host, ".", ","), port>>8, port&0xff))
 	case "udp", "lost":
 		return tr.datagram(args[0], args[1], kind == "udp")
 	case "icmp":
@@ -69,9 +73,9 @@ func (tr *traffic) open(kind string, args []string) error {
 
 const patience = 10 * time.Second
 
-// stream connects, and sends the line both ways.
-func (tr *traffic) stream(from, to, line string) error {
-	listener, err := net.Listen("tcp", to)
+// stream connects, to a listener at the address at, and sends each line both ways.
+func (tr *traffic) stream(from, to, at string, lines ...string) error {
+	listener, err := net.Listen("tcp", at)
 	if err != nil {
 		return err
 	}
@@ -90,9 +94,11 @@ func (tr *traffic) stream(from, to, line string) error {
 		return err
 	}
 	tr.opened = append(tr.opened, server)
-	for _, way := range [][2]net.Conn{{client, server}, {server, client}} {
-		if err := say(way[0], way[1], line); err != nil {
-			return err
+	for _, line := range lines {
+		for _, way := range [][2]net.Conn{{client, server}, {server, client}} {
+			if err := say(way[0], way[1], line); err != nil {
+				return err
+			}
 		}
 	}
 	return nil

@@ -1,0 +1,157 @@
+package conntrack
+
+import (
+	"bytes"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"ctbox/internal/netnstest"
+)
+
+// TestManualsExamples runs the examples of docs/conntrack.md in a namespace and
+// holds that they print what the manual shows, but for what normalize takes
+// out. -update writes it anew.
+//
+// Examples are blocks of ```console: a line that begins with "# " is a command
+// for bash, what follows is what it prints, standard error behind standard
+// output. In front of a block, <!-- + WORDS --> sets up as a line of a script
+// does, and <!-- meanwhile: + WORDS --> happens while the block's -E listens.
+func TestManualsExamples(t *testing.T) {
+	path := filepath.Join("..", "..", "docs", "conntrack.md")
+	text, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	m := &manual{script: newScript(t, path)}
+	for line := range strings.Lines(string(text)) {
+		m.line(strings.TrimSuffix(line, "\n"))
+	}
+	if got := strings.Join(m.out, "\n") + "\n"; *update {
+		if err := os.WriteFile(path, []byte(got), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// manual goes through docs/conntrack.md.
+type manual struct {
+	*script
+	inBlock   bool
+	meanwhile []string
+	command   string // the one whose output is being read
+	printed   []string
+}
+
+func (m *manual) line(line string) {
+	comment, isComment := strings.CutPrefix(line, "<!-- ")
+	comment = strings.TrimSuffix(comment, " -->")
+	switch {
+	case line == "```console":
+		m.inBlock = true
+	case m.inBlock && line == "```":
+		m.finish()
+		m.inBlock, m.meanwhile = false, nil
+	case m.inBlock && strings.HasPrefix(line, "# "):
+		m.finish()
+		m.command = line[2:]
+	case m.inBlock:
+		m.printed = append(m.printed, line)
+		return
+	case isComment && strings.HasPrefix(comment, "+ "):
+		m.setUp(comment, words(comment[2:])[1:], "")
+	case isComment && strings.HasPrefix(comment, "meanwhile: + "):
+		m.meanwhile = append(m.meanwhile, strings.TrimPrefix(comment, "meanwhile: "))
+	}
+	m.out = append(m.out, line)
+}
+
+// finish runs the command whose output has been read, and compares.
+func (m *manual) finish() {
+	if m.command == "" {
+		return
+	}
+	ns := m.tw.Ours
+	cmd := ns.Command("bash", "-c", "exec 2>err; "+m.command)
+	cmd.Dir = m.dirs[1]
+	cmd.Env = append(cmd.Env, "PATH="+netnstest.BinDir(m.t)+":"+os.Getenv("PATH"))
+	events := strings.HasPrefix(m.command, "conntrack -E")
+	if events {
+		cmd = ns.Command("bash", "-c", "exec 2>err "+m.command)
+		cmd.Dir = m.dirs[1]
+		cmd.Env = append(cmd.Env, "PATH="+netnstest.BinDir(m.t)+":"+os.Getenv("PATH"))
+	}
+	p := ns.Launch(cmd)
+	var r netnstest.Result
+	if events {
+		netnstest.Eventually(m.t, 10*time.Second, m.command, func() bool { return ns.Subscribers() == 1 })
+		for _, what := range m.meanwhile {
+			m.setUp(what, words(what[2:])[1:], "")
+		}
+		netnstest.Eventually(m.t, 10*time.Second, m.command, func() bool { return idle(m.t, ns, p) })
+		r = p.Stop(syscall.SIGINT)
+	} else {
+		r = p.Wait(30 * time.Second)
+	}
+	said, err := os.ReadFile(filepath.Join(m.dirs[1], "err"))
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	got := r.Stdout
+	if events {
+		got += "^C\n"
+	}
+	got += string(said)
+	want := strings.Join(m.printed, "\n")
+	if len(m.printed) > 0 {
+		want += "\n"
+	}
+	argv := strings.Fields(m.command)
+	if normalizeExample(argv, got) != normalizeExample(argv, want) {
+		if !*update {
+			m.t.Errorf("# %s\nprints other than the manual shows (-manual +printed):\n%s", m.command,
+				cmp.Diff(normalizeExample(argv, want), normalizeExample(argv, got)))
+		}
+		want = got
+	}
+	m.out = append(m.out, strings.Split(strings.TrimSuffix(want, "\n"), "\n")...)
+	if want == "" {
+		m.out = m.out[:len(m.out)-1]
+	}
+	m.command, m.printed = "", nil
+}
+
+func normalizeExample(argv []string, text string) string {
+	text = references.ReplaceAllString(normalizeText(argv, text), "$1#")
+	if len(argv) > 1 && argv[1] == "-E" {
+		return text
+	}
+	return sortFlows(text)
+}
+
+// TestManualPage holds that the page's lists of commands and options are those
+// of the tables, and that groff has nothing to say about it.
+func TestManualPage(t *testing.T) {
+	path := filepath.Join("..", "..", "docs", "man", "conntrack.8")
+	page, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	from, to := bytes.Index(page, []byte(".SH COMMANDS\n")), bytes.Index(page, []byte(".SH OUTPUT\n"))
+	if from < 0 || to < from {
+		t.Fatalf("%s lacks .SH COMMANDS or .SH OUTPUT", path)
+	}
+	golden(t, path, append(AppendManual(bytes.Clone(page[:from])), page[to:]...))
+
+	lint := exec.Command("groff", "-man", "-Tutf8", "-ww", "-z", path)
+	lint.Env = append(os.Environ(), "LC_ALL=C.UTF-8")
+	if out, err := lint.CombinedOutput(); err != nil || len(out) > 0 {
+		t.Errorf("groff -ww: %v\n%s", err, out)
+	}
+}
