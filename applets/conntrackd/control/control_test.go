@@ -195,6 +195,7 @@ func TestOutcomes(t *testing.T) {
 		{"some failed", node.CommitResult{Flows: node.CommitCount{Committed: 5, Failed: 2}, Expects: node.CommitCount{Failed: 1}}, nil,
 			"3 of 8 entries can't be committed, the log names them"},
 		{"nothing to commit in this mode", node.CommitResult{}, node.ErrUnsupported, ""},
+		{"the daemon ends", node.CommitResult{}, context.Canceled, node.ErrStopped.Error()},
 		{"running", node.CommitResult{}, node.ErrCommitRunning, node.ErrCommitRunning.Error()},
 	} {
 		d.node.mu.Lock() // the server may not be done with the request before

@@ -216,6 +216,9 @@ func (s *Server) serve(ctx context.Context, conn *net.UnixConn) {
 	if out.flush() != nil {
 		return // the client has gone
 	}
+	if errors.Is(err, context.Canceled) {
+		err = node.ErrStopped // that is why
+	}
 	if r&WithOutcome != 0 && !errors.Is(err, errUnknown) {
 		out.outcome(err)
 	}
