@@ -1,6 +1,7 @@
 package node
 
 import (
+	"bytes"
 	"log/slog"
 	"net/netip"
 	"testing"
@@ -234,5 +235,31 @@ func TestBypassLeavesNoGap(t *testing.T) {
 	}
 	if n.replica.Sent != 1 {
 		t.Errorf("%d messages count as sent", n.replica.Sent)
+	}
+}
+
+// Under a steady overload the log has a line a second, and no lost event is left out.
+func TestLostEventsAreSaidOnceASecond(t *testing.T) {
+	n := unwired(ModeStats)
+	var log bytes.Buffer
+	n.log = slog.New(slog.NewTextHandler(&log, nil))
+	n.grownOut = true
+	n.kernel.BufferSize = 1
+	for i := range 100 {
+		n.now = n.start.Add(time.Second + time.Duration(i)*time.Millisecond)
+		n.overrun(3)
+	}
+	if wait := n.wait(); wait <= 0 || wait > lostQuiet {
+		t.Errorf("the loop waits %v to say the rest", wait)
+	}
+	n.now = n.start.Add(3 * time.Second)
+	n.due()
+	n.due()
+	lines := bytes.Split(bytes.TrimSpace(log.Bytes()), []byte("\n"))
+	if len(lines) != 2 || !bytes.Contains(lines[0], []byte("dropped 3 events")) || !bytes.Contains(lines[1], []byte("dropped 297 events")) {
+		t.Errorf("the log has\n%s", &log)
+	}
+	if n.kernel.Lost != 300 || n.kernel.Overruns != 100 {
+		t.Errorf("counted %+v", n.kernel)
 	}
 }

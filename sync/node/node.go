@@ -88,6 +88,8 @@ type Node struct {
 	timers        timers
 
 	overrunDelay, lastOverrun time.Duration
+	saidLost                  time.Duration // when the log last named lost events
+	unsaidLost                uint64        // those since
 	grownOut                  bool          // said that the buffer can't be doubled further
 	startedSaid               time.Duration // when the log last said that the peer has started
 }
@@ -113,6 +115,7 @@ type timers struct {
 	purge  time.Duration // -t
 	resync time.Duration // after an overrun
 	poll   time.Duration
+	lost   time.Duration // lost events that the log is to name
 }
 
 // New opens everything that cfg asks for: kernel sockets, links. Nothing is
@@ -354,6 +357,7 @@ func (n *Node) wait() time.Duration {
 	earliest(n.timers.purge)
 	earliest(n.timers.resync)
 	earliest(n.timers.poll)
+	earliest(n.timers.lost)
 	if n.machine != nil {
 		next = min(next, n.machine.Deadline())
 	}
@@ -378,6 +382,9 @@ func (n *Node) due() {
 	}
 	if reached(&n.timers.purge) {
 		n.purge()
+	}
+	if reached(&n.timers.lost) {
+		n.sayLost(0)
 	}
 	if reached(&n.timers.resync) {
 		n.startRefill(refill{tables: Flows | n.expectTables(), send: true, sweep: true}, nil)

@@ -18,7 +18,7 @@ const (
 func (n *Node) overrun(lost uint64) {
 	n.kernel.Overruns++
 	n.kernel.Lost += lost
-	n.log.Warn(fmt.Sprintf("the kernel dropped %d events: its buffer was full", lost))
+	n.sayLost(lost)
 	n.growBuffer()
 	g := &n.cfg.General
 	if g.NetlinkOverrunResync == 0 || n.internal.flows == nil {
@@ -35,6 +35,22 @@ func (n *Node) overrun(lost uint64) {
 	// steady overruns it would never come.
 	if n.timers.resync == 0 {
 		n.timers.resync = now + n.overrunDelay
+	}
+}
+
+// lostQuiet is the least time between two lines about lost events. Under a steady
+// overload there would be hundreds in a second, which is the wrong moment for them.
+const lostQuiet = time.Second
+
+// sayLost names the number of lost events, those not named yet included.
+func (n *Node) sayLost(lost uint64) {
+	n.unsaidLost += lost
+	if now := n.clock(); n.saidLost == 0 || now-n.saidLost >= lostQuiet {
+		n.log.Warn(fmt.Sprintf("the kernel dropped %d events: its buffer was full", n.unsaidLost))
+		n.saidLost, n.unsaidLost = now, 0
+		n.timers.lost = 0
+	} else if n.timers.lost == 0 {
+		n.timers.lost = n.saidLost + lostQuiet
 	}
 }
 
