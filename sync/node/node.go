@@ -290,7 +290,7 @@ func (n *Node) loop(ctx context.Context) error {
 		n.now = time.Now()
 		n.due()
 		n.chore()
-		if n.waiting {
+		if n.waiting && !n.jammed() {
 			if err := n.takeEvents(); err != nil {
 				return err
 			}
@@ -342,10 +342,11 @@ const heldPoll = 2 * time.Millisecond
 
 // wait is how long the loop may sleep.
 func (n *Node) wait() time.Duration {
-	if len(n.chores) > 0 || n.waiting || n.expiring {
+	jammed := n.jammed()
+	if len(n.chores) > 0 || n.waiting && !jammed || n.expiring {
 		return 0
 	}
-	if n.held {
+	if n.held || jammed {
 		return heldPoll
 	}
 	next := proto.None

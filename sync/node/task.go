@@ -80,7 +80,10 @@ func dump[T any, P decoded[T]](ctx context.Context, n *Node, t *task, d nl.Dump,
 			t.done += uint64(len(slice))
 		})
 		slice = slice[:0]
-		return err
+		if err != nil || !n.bypass {
+			return err
+		}
+		return n.unjam(ctx)
 	}
 	info, err := c.Dump(ctx, d, func(m *nl.Message) error {
 		slice = slice[:len(slice)+1]

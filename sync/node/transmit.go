@@ -1,6 +1,9 @@
 package node
 
 import (
+	"context"
+	"time"
+
 	"ctbox/nl"
 	"ctbox/sync/cache"
 	"ctbox/sync/proto"
@@ -119,6 +122,25 @@ func (n *Node) freeReleased() {
 			return
 		}
 		n.release(o)
+	}
+}
+
+// jammed reports that what is sent on without a cache in between had better wait:
+// the link's queue is filling up, and what it cannot hold is lost.
+func (n *Node) jammed() bool { return n.bypass && n.links.busy() }
+
+// unjam waits, beside the loop, until more may be sent on.
+func (n *Node) unjam(ctx context.Context) error {
+	for {
+		jammed := false
+		if err := n.do(ctx, func() { jammed = n.jammed() }); err != nil || !jammed {
+			return err
+		}
+		select {
+		case <-time.After(heldPoll):
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
 	}
 }
 
