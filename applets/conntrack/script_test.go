@@ -370,22 +370,20 @@ var setUps = map[string]func(s *script, where string, args []string, input strin
 		}
 	},
 	// reset: empties all tables.
-	"reset": func(s *script, _ string, _ []string, _ string) {
-		s.tw.Each(func(ns *netnstest.NS) {
-			ns.Must("/usr/sbin/conntrack", "-F")
-			ns.Must("/usr/sbin/conntrack", "-F", "expect")
-		})
-		s.known = ""
-	},
+	"reset": func(s *script, _ string, _ []string, _ string) { s.reset() },
 	// addresses: the namespaces have those of the documentation themselves, so
 	// that they talk over the loopback interface. How long a TCP flow lives does
-	// not depend on when the last data is acknowledged.
+	// not depend on when the last data is acknowledged, and others outlive a slow
+	// run.
 	"addresses": func(s *script, _ string, _ []string, _ string) {
 		s.tw.Each(func(ns *netnstest.NS) {
 			for _, addr := range []string{"192.0.2.1/32", "192.0.2.2/32", "198.51.100.1/32", "2001:db8::1/128", "2001:db8::2/128"} {
 				ns.IP("addr", "add", addr, "dev", "lo")
 			}
 			ns.Sysctl("net.netfilter.nf_conntrack_tcp_timeout_unacknowledged", "432000")
+			for _, name := range []string{"udp_timeout", "icmp_timeout", "icmpv6_timeout"} {
+				ns.Sysctl("net.netfilter.nf_conntrack_"+name, "100")
+			}
 		})
 	},
 	// track: every connection is tracked.
@@ -433,13 +431,25 @@ var setUps = map[string]func(s *script, where string, args []string, input strin
 			s.ids[i][args[0]] = found[0][1]
 		}
 	},
-	"tcp":   (*script).open,
-	"nat":   (*script).open,
-	"udp":   (*script).open,
-	"lost":  (*script).open,
-	"icmp":  (*script).open,
-	"ftp":   (*script).open,
-	"close": func(s *script, _ string, _ []string, _ string) { s.traffic.close() },
+	"tcp":  (*script).open,
+	"nat":  (*script).open,
+	"udp":  (*script).open,
+	"lost": (*script).open,
+	"icmp": (*script).open,
+	"ftp":  (*script).open,
+	// close: ends the connections, and forgets their flows with all others.
+	"close": func(s *script, _ string, _ []string, _ string) {
+		s.traffic.close()
+		s.reset()
+	},
+}
+
+func (s *script) reset() {
+	s.tw.Each(func(ns *netnstest.NS) {
+		ns.Must("/usr/sbin/conntrack", "-F")
+		ns.Must("/usr/sbin/conntrack", "-F", "expect")
+	})
+	s.known = ""
 }
 
 func (s *script) setUp(where string, argv []string, input string) {

@@ -17,8 +17,14 @@ type traffic struct {
 	opened []io.Closer
 }
 
+// close ends all connections. Those of TCP are reset: that is one packet, which
+// makes no flow if it comes late, where the goodbyes of an orderly end go on
+// behind our back.
 func (tr *traffic) close() {
 	for _, c := range tr.opened {
+		if tcp, ok := c.(*net.TCPConn); ok {
+			tcp.SetLinger(0)
+		}
 		c.Close()
 	}
 	tr.opened = nil
