@@ -66,7 +66,7 @@ func (n *Node) takeEvents() error {
 		n.dropped = run.Dropped
 	}
 	since := uint32(0)
-	return run.Each(func(m *nl.Message, _ time.Time) error {
+	err = run.Each(func(m *nl.Message, _ time.Time) error {
 		n.kernel.Events++
 		if m.IsExpect() {
 			n.expectEvent(m)
@@ -79,6 +79,14 @@ func (n *Node) takeEvents() error {
 		}
 		return nil
 	})
+	if err != nil {
+		// The rest of the run can't be read; what it said, a resynchronisation
+		// finds out. That is no reason to stop replicating.
+		n.kernel.FailedEvents++
+		n.log.Error("read kernel events: " + err.Error())
+		n.resyncLater()
+	}
+	return nil
 }
 
 // flowEvent follows one event of a flow.

@@ -20,6 +20,11 @@ func (n *Node) overrun(lost uint64) {
 	n.kernel.Lost += lost
 	n.sayLost(lost)
 	n.growBuffer()
+	n.resyncLater()
+}
+
+// resyncLater has the kernel's tables read again after NetlinkOverrunResync.
+func (n *Node) resyncLater() {
 	g := &n.cfg.General
 	if g.NetlinkOverrunResync == 0 || n.internal.flows == nil {
 		return

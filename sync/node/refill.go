@@ -173,6 +173,10 @@ func (n *Node) swept(gone []cache.Handle, r refill) {
 // stored reports whether an insertion left an object behind.
 func stored(o cache.Outcome) bool { return o < cache.Full }
 
+// sweepLen is how many flows the kernel is asked about at once: their answers must
+// fit into the socket's buffer, which may be small without privileges.
+const sweepLen = 32
+
 // sweepFlows asks the kernel about every flow that the dump did not show, and
 // removes those that it does not have.
 func (n *Node) sweepFlows(ctx context.Context, r refill) error {
@@ -183,9 +187,9 @@ func (n *Node) sweepFlows(ctx context.Context, r refill) error {
 	defer c.Close()
 	table := n.internal.flows
 	var cur cache.Cursor
-	handles := make([]cache.Handle, sliceLen)
-	flows := make([]nl.Flow, sliceLen)
-	gone := make([]cache.Handle, 0, sliceLen)
+	handles := make([]cache.Handle, sweepLen)
+	flows := make([]nl.Flow, sweepLen)
+	gone := make([]cache.Handle, 0, sweepLen)
 	p := c.NewPipeline(ctx, func(b *nl.Batch) error {
 		unseen := b.Tag.([]cache.Handle)
 		for _, f := range b.Failures() {

@@ -85,10 +85,19 @@ func dump[T any, P decoded[T]](ctx context.Context, n *Node, t *task, d nl.Dump,
 		}
 		return n.unjam(ctx)
 	}
+	unread := uint64(0)
+	defer func() {
+		if unread > 0 {
+			_ = n.do(ctx, func() { n.kernel.UnknownDumps += unread })
+		}
+	}()
 	info, err := c.Dump(ctx, d, func(m *nl.Message) error {
 		slice = slice[:len(slice)+1]
-		if err := P(&slice[len(slice)-1]).Decode(m.Attrs); err != nil {
-			return err
+		if P(&slice[len(slice)-1]).Decode(m.Attrs) != nil {
+			// One entry that can't be read must not hide all others.
+			unread++
+			slice = slice[:len(slice)-1]
+			return nil
 		}
 		if len(slice) < sliceLen {
 			return nil
