@@ -75,6 +75,7 @@ type commit struct {
 	result CommitResult
 	pipe   *nl.Pipeline
 	batch  *nl.Batch
+	said   time.Time // when progress was last logged
 	// Entries whose place in the kernel's table is taken.
 	retryFlows   []nl.Flow
 	retryExpects []nl.Expect
@@ -311,8 +312,27 @@ func (c *commit) settle() error {
 	}
 }
 
+// progressPeriod is how often a long commit says how far it is.
+const progressPeriod = 2 * time.Second
+
+// progress logs how far the commit is, now and then.
+func (c *commit) progress() {
+	now := time.Now()
+	if c.said.IsZero() {
+		c.said = c.result.Began
+	}
+	if now.Sub(c.said) < progressPeriod {
+		return
+	}
+	c.said = now
+	r := &c.result
+	c.node.notice(fmt.Sprintf("committing: %d entries so far, %d failed, after %d seconds",
+		r.Flows.Committed+r.Expects.Committed, r.Failed(), now.Sub(r.Began)/time.Second))
+}
+
 // complete counts what became of a batch.
 func (c *commit) complete(b *nl.Batch) error {
+	c.progress()
 	tag := b.Tag.(*restored)
 	failures := b.Failures()
 	for i, r := range tag.of {
