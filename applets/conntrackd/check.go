@@ -32,6 +32,13 @@ func runCheck(name string, stdout, stderr io.Writer) int {
 			status = exitFailed
 		}
 	}
+	if text := withoutHelpers(cfg); text != "" {
+		severity := conf.Caution
+		if onlyHelpers(cfg) {
+			severity, status = conf.Fatal, exitFailed
+		}
+		fmt.Fprintln(stderr, name+": "+severities[severity]+text)
+	}
 	stdout.Write(appendPlan(nil, cfg, status == exitOK))
 	return status
 }
@@ -58,9 +65,6 @@ func purpose(cfg *conf.Config) string {
 	}
 	if cfg.Stats != nil {
 		does = append(does, "keep statistics of flows")
-	}
-	if cfg.Helper != nil {
-		does = append(does, fmt.Sprintf("run %d helper(s)", len(cfg.Helper.Types)))
 	}
 	if len(does) == 0 {
 		return "and do nothing but answer commands"

@@ -133,6 +133,12 @@ func (d *daemon) takeLock() bool {
 // init opens everything else.
 func (d *daemon) init(open opener) error {
 	g := &d.cfg.General
+	if text := withoutHelpers(d.cfg); text != "" {
+		if onlyHelpers(d.cfg) {
+			return errors.New(text)
+		}
+		d.log.Error(text)
+	}
 	caches := 1
 	if d.cfg.Sync != nil {
 		caches = 2

@@ -160,6 +160,8 @@ func TestFailingStarts(t *testing.T) {
 			"[ERROR] can't open channel socket: the multicast link has no IPv4_address or IPv6_address, which is the group's\n" + review, false},
 		{"no peer", "", strings.ReplaceAll(setups["notrack"], "IPv4_Destination_Address 192.0.2.2", ""),
 			"[ERROR] can't open channel socket: the TCP link has no IPv4_Destination_Address or IPv6_Destination_Address, which is the peer's\n" + review, false},
+		{"nothing but helpers", "", "Helper {\n Type ftp inet tcp {\n  Policy ftp {\n   ExpectMax 1\n  }\n }\n}",
+			"[ERROR] this version runs no user-space helpers: the 1 of the Helper clause are not set up\n" + review, false},
 		{"port in use", "", strings.ReplaceAll(setups["bypass"], "3780", strconv.Itoa(port)), review, false},
 		{"syntax", "", "Sync {\n Mod FTFW {\n}\n}",
 			"[ERROR] " + h.path("conntrackd.conf") + `:9:2: found "Mod"`, false},
