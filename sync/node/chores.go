@@ -27,6 +27,12 @@ func (n *Node) startBulk() {
 		n.startLiveBulk()
 		return
 	}
+	if n.filling {
+		// A peer that starts together with this node asks before the kernel's
+		// table is known here: what it would be told now is nothing.
+		n.bulkWaits = true
+		return
+	}
 	if !n.machine.BeginBulk(n.clock()) {
 		return
 	}

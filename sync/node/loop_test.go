@@ -146,6 +146,32 @@ func TestSweepEndsWhenTheNextBegins(t *testing.T) {
 	}
 }
 
+// A peer that starts at the same time asks for everything before the kernel's table
+// was taken over; it must be told that, and not the empty cache of that moment.
+func TestBulkWaitsForTheFirstFill(t *testing.T) {
+	n := unwired(ModeNOTRACK)
+	n.machine = proto.NewNoTrack(0, 1, false)
+	n.filling = true
+	n.startBulk()
+	for len(n.chores) > 0 {
+		n.chore()
+	}
+	all := flows(3)
+	for i := range all {
+		n.dumped(&all[i], refill{})
+	}
+	if got := n.machine.Pending(); got != 0 {
+		t.Fatalf("%d messages before the table was taken over", got)
+	}
+	n.filled()
+	for len(n.chores) > 0 {
+		n.chore()
+	}
+	if got := n.machine.Pending(); got != len(all) {
+		t.Errorf("%d of %d flows are told", got, len(all))
+	}
+}
+
 // What the kernel no longer had when it was asked may have come again since.
 func TestSweepSparesWhatCameAgain(t *testing.T) {
 	n := unwired(ModeStats)

@@ -75,6 +75,8 @@ type Node struct {
 	commitEnded time.Time
 	flushing    bool
 	refilling   bool
+	filling     bool // the first refill has not ended yet
+	bulkWaits   bool // a bulk was asked for meanwhile
 	refillNext  []func()
 	chores      []func() bool
 	// Flows that ended while a dump is under way, by the kernel's id; nil without.
@@ -269,7 +271,18 @@ func (n *Node) begin() {
 		n.timers.poll = n.clock() + n.cfg.General.PollInterval
 	}
 	if n.internal.flows != nil {
-		n.startRefill(refill{tables: Flows | n.expectTables()}, nil)
+		n.filling = true
+		n.startRefill(refill{tables: Flows | n.expectTables()}, func(error) { n.filled() })
+	}
+}
+
+// filled is called when the internal caches have taken over the kernel's tables
+// for the first time, or failed to.
+func (n *Node) filled() {
+	n.filling = false
+	if n.bulkWaits {
+		n.bulkWaits = false
+		n.startBulk()
 	}
 }
 
