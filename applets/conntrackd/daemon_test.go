@@ -115,6 +115,7 @@ func TestStartAfterKill(t *testing.T) {
 			}
 			p := h.start(ours(t), config)
 			want := "[warning] taking over lockfile `" + h.path("lock") + "' of a conntrackd that is gone\n"
+			netnstest.Eventually(t, patience, "a whole line", func() bool { return strings.HasSuffix(p.Stderr.String(), "\n") })
 			if got := unstamped(t, p.Stderr.String()); got != want {
 				t.Errorf("said %q, want %q", got, want)
 			}
