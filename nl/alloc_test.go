@@ -15,6 +15,8 @@ import (
 // included. One allocation a flow would be 1.
 func TestStreamAllocations(t *testing.T) {
 	ns := netnstest.New(t, "allocs")
+	// Flows made before anybody listens have no events otherwise.
+	ns.Sysctl("net.netfilter.nf_conntrack_events", "1")
 	c := dialIn(t, ns)
 	const (
 		n    = 10_000
