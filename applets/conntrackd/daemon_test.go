@@ -427,6 +427,7 @@ func TestSchedulerOfTheConfiguration(t *testing.T) {
 	q := h.start(ours(t), newHostConfig(h, " Scheduler {\n Type FIFO\n Priority 0\n}"))
 	want := "[warning] scheduler configuration failed: Invalid argument. Likely a bug in conntrackd, please report it. " +
 		"Continuing with system default scheduler.\n"
+	stop(t, q) // what it printed on two pipes is all there when it has ended
 	if got := unstamped(t, q.Stderr.String()); got != want {
 		t.Errorf("said %q", got)
 	}
