@@ -1,0 +1,201 @@
+// Package helpertest lets the tests of a helper talk through it: a Flow with
+// packets in both directions, and what the helper answers as text.
+package helpertest
+
+import (
+	"fmt"
+	"net/netip"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"ctbox/helpers/helper"
+	"ctbox/nl"
+)
+
+// Flow is a flow under a helper's eyes. The private data goes from packet to
+// packet as the kernel would keep it.
+type Flow struct {
+	nl.Flow
+	Private []byte
+	// Seq are the sequence numbers of the next byte in each direction. Send counts
+	// them on.
+	Seq [2]uint32
+
+	t     testing.TB
+	h     *helper.Helper
+	proto uint8
+	seen  bool
+}
+
+// New returns the flow from src to dst, "192.0.2.1:1000" and "[2001:db8::1]:21"
+// say, without translation.
+func New(t testing.TB, h *helper.Helper, proto uint8, src, dst string) *Flow {
+	t.Helper()
+	f := &Flow{t: t, h: h, proto: proto, Private: make([]byte, h.PrivateLen), Seq: [2]uint32{1000, 5000}}
+	f.Orig = f.tuple(src, dst)
+	f.Reply = f.tuple(dst, src)
+	f.Has = nl.HasStatus
+	f.Status = nl.StatusConfirmed
+	return f
+}
+
+// NATed returns the flow from src to dst whose answers come from replySrc and go
+// to replyDst.
+func NATed(t testing.TB, h *helper.Helper, proto uint8, src, dst, replySrc, replyDst string) *Flow {
+	t.Helper()
+	f := New(t, h, proto, src, dst)
+	f.Reply = f.tuple(replySrc, replyDst)
+	if replyDst != src {
+		f.Status |= nl.StatusSrcNAT
+	}
+	if replySrc != dst {
+		f.Status |= nl.StatusDstNAT
+	}
+	return f
+}
+
+func (f *Flow) tuple(src, dst string) nl.Tuple {
+	f.t.Helper()
+	s, err := netip.ParseAddrPort(src)
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	d, err := netip.ParseAddrPort(dst)
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	t := nl.Tuple{Has: nl.TupleAddrs | nl.TupleProto | nl.TuplePorts, Proto: f.proto, SrcPort: s.Port(), DstPort: d.Port()}
+	t.Family = nl.FamilyIPv4
+	if s.Addr().Is6() {
+		t.Family = nl.FamilyIPv6
+	}
+	copy(t.Src[:], s.Addr().AsSlice())
+	copy(t.Dst[:], d.Addr().AsSlice())
+	return t
+}
+
+// Send has the helper read a packet in that direction and returns its answer as
+// Text does. The first packet of a UDP flow is New, those of TCP flows are
+// Established.
+func (f *Flow) Send(d helper.Direction, payload string) string {
+	f.t.Helper()
+	info := helper.Established
+	switch {
+	case d == helper.Reply:
+		info = helper.EstablishedReply
+		f.seen = true
+	case !f.seen && f.proto == unix.IPPROTO_UDP:
+		info = helper.New
+	}
+	return f.SendAs(info, payload)
+}
+
+// SendAs is Send of a packet in that state.
+func (f *Flow) SendAs(info helper.Info, payload string) string {
+	f.t.Helper()
+	d := info.Direction()
+	p := &helper.Packet{
+		Flow: &f.Flow, Info: info, Payload: []byte(payload), Private: f.Private, Protocol: f.proto, Seq: f.Seq[d],
+	}
+	f.Seq[d] += uint32(len(payload))
+	var a helper.Answer
+	f.h.Read(p, &a)
+	if string(p.Payload) != payload {
+		f.t.Error("the helper has written into the payload that it may only read")
+	}
+	text, err := Text(p, &a)
+	if err != nil {
+		f.t.Error(err)
+	}
+	return text
+}
+
+// Text is an answer as text: "accept" or "drop"; then, separated by "; ", the
+// flow's new timeout, each expectation and, if the packet is rewritten, its new
+// payload, quoted. An expectation reads
+//
+//	tcp *:* -> 192.0.2.1:1234 permanent helper=ssdp nat=reply:1234
+//
+// with "nat" only where the flow is translated, and " or drop" at the end where a
+// refusal drops the packet. The payload is what results if every port wanted is
+// free. An error says in what the answer is none that may be given.
+func Text(p *helper.Packet, a *helper.Answer) (string, error) {
+	if a.Drop {
+		return "drop", nil
+	}
+	parts := []string{"accept"}
+	if a.Timeout != 0 {
+		if a.Timeout < 0 || a.Timeout%time.Second != 0 {
+			return "", fmt.Errorf("timeout of %v", a.Timeout)
+		}
+		parts = append(parts, "timeout "+a.Timeout.String())
+	}
+	var edits []helper.Edit
+	for i := range a.Expect {
+		e := &a.Expect[i]
+		text, err := expectation(p, e)
+		if err != nil {
+			return "", err
+		}
+		if a.OnRefusal == helper.DropPacket {
+			text += " or drop"
+		}
+		parts = append(parts, text)
+		if e.Announced != nil && p.NATed() {
+			to := netip.AddrPortFrom(p.Dst(p.Dir().Other()).Addr(), e.Dst.Port())
+			edits = append(edits, e.Edit(to))
+		}
+	}
+	if len(edits) > 0 {
+		payload, err := helper.AppendPayload(nil, p.Payload, edits)
+		if err != nil {
+			return "", err
+		}
+		parts = append(parts, fmt.Sprintf("%q", payload))
+	}
+	return strings.Join(parts, "; "), nil
+}
+
+func expectation(p *helper.Packet, e *helper.Expectation) (string, error) {
+	proto, ok := map[uint8]string{unix.IPPROTO_TCP: "tcp", unix.IPPROTO_UDP: "udp"}[e.Protocol]
+	switch {
+	case !ok:
+		return "", fmt.Errorf("expectation of protocol %d", e.Protocol)
+	case !e.Dst.Addr().IsValid():
+		return "", fmt.Errorf("expectation without a destination")
+	case e.Dst.Addr().Is6() != p.IPv6(), e.Src.Addr().IsValid() && e.Src.Addr().Is6() != p.IPv6():
+		return "", fmt.Errorf("expectation of another family: %v -> %v", e.Src, e.Dst)
+	case e.Announced != nil && e.NAT == nil:
+		return "", fmt.Errorf("expectation announced, and without NAT")
+	}
+	text := proto + " " + end(e.Src) + " -> " + end(e.Dst)
+	if e.Permanent {
+		text += " permanent"
+	}
+	if e.Helper != "" {
+		text += " helper=" + e.Helper
+	}
+	if e.NAT != nil && p.NATed() {
+		text += fmt.Sprintf(" nat=%s:%d", [...]string{"original", "reply"}[e.NAT.Dir], e.NAT.Port)
+		if e.NAT.Follow != "" {
+			text += " by " + e.NAT.Follow
+		}
+	}
+	return text, nil
+}
+
+func end(a netip.AddrPort) string {
+	addr, port := "*", "*"
+	if a.Addr().IsValid() {
+		if addr = a.Addr().String(); a.Addr().Is6() {
+			addr = "[" + addr + "]"
+		}
+	}
+	if a.Port() != 0 {
+		port = fmt.Sprint(a.Port())
+	}
+	return addr + ":" + port
+}

@@ -1,0 +1,214 @@
+package helper
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"net/netip"
+
+	"golang.org/x/sys/unix"
+
+	"ctbox/nl"
+)
+
+// Packet is a packet of a flow that has a helper, as it stands in the queue:
+// after the translation of destinations, before that of sources. It is reused;
+// nothing of it may be kept.
+type Packet struct {
+	// Flow is the one that the packet belongs to: tuples, status and, for an
+	// expected flow, master.
+	Flow *nl.Flow
+	// Info is the packet's state in its flow.
+	Info Info
+	// Payload is what follows the TCP or UDP header; nothing behind the packet's
+	// own end. A helper only reads it.
+	Payload []byte
+	// Private is the flow's private data, of the helper's PrivateLen, all zero
+	// for a new flow. A helper changes it in place; the kernel keeps it until the
+	// flow's next packet.
+	Private []byte
+	// Protocol is IPPROTO_TCP or IPPROTO_UDP.
+	Protocol uint8
+	// Seq is the sequence number of Payload's first byte as its sender counts,
+	// for TCP.
+	Seq uint32
+
+	ip      []byte // from the network header to the end of the packet, no further
+	l4      int    // offset of the layer-4 header in ip
+	payload int    // and of Payload
+}
+
+// Dir returns the packet's direction in its flow.
+func (p *Packet) Dir() Direction { return p.Info.Direction() }
+
+// IPv6 reports whether it is an IPv6 packet.
+func (p *Packet) IPv6() bool { return p.Flow.Family() == nl.FamilyIPv6 }
+
+// NATed reports whether the flow's addresses are translated, either of them.
+func (p *Packet) NATed() bool { return p.Flow.Status&(nl.StatusSrcNAT|nl.StatusDstNAT) != 0 }
+
+// Src and Dst return the ends of the flow's tuple of that direction: Src(Original)
+// is who opened the flow, and Dst(Reply) the same end as the other side sees it,
+// behind NAT.
+func (p *Packet) Src(d Direction) netip.AddrPort {
+	t := p.tuple(d)
+	return netip.AddrPortFrom(address(t.Family, t.Src), t.SrcPort)
+}
+
+// Dst is described at Src.
+func (p *Packet) Dst(d Direction) netip.AddrPort {
+	t := p.tuple(d)
+	return netip.AddrPortFrom(address(t.Family, t.Dst), t.DstPort)
+}
+
+func (p *Packet) tuple(d Direction) *nl.Tuple {
+	if d == Reply {
+		return &p.Flow.Reply
+	}
+	return &p.Flow.Orig
+}
+
+func address(family uint8, a nl.Addr) netip.Addr {
+	if family == nl.FamilyIPv6 {
+		return netip.AddrFrom16(a)
+	}
+	return netip.AddrFrom4([4]byte(a[:4]))
+}
+
+// Reasons why a packet is none for a helper.
+var (
+	errNoIPv4Header = errors.New("no room for IPv4 header")
+	errNoIPv6Header = errors.New("no room for IPv6 header")
+	errNotIPv4      = errors.New("not IPv4, skipping")
+	errNotIPv6      = errors.New("not IPv6, skipping")
+	errNotTCPUDP    = errors.New("not TCP/UDP, skipping")
+	errFragment     = errors.New("fragment, skipping")
+	errLength       = errors.New("length of the IP header exceeds the packet, skipping")
+	errExtensions   = errors.New("broken IPv6 extension header, skipping")
+	errNoTCPHeader  = errors.New("no room for TCP header, skip")
+	errNoUDPHeader  = errors.New("no room for UDP header, skip")
+	errUDPLength    = errors.New("length of the UDP header does not fit the packet, skipping")
+)
+
+// Parse makes p the packet whose network header b begins with; etherType is the
+// layer-3 protocol as a link carries it (0x0800, 0x86dd). It walks IPv6 extension
+// headers, and refuses fragments and headers that promise more than is there. The
+// error says why the packet is none to read. Flow, Info and Private are the
+// caller's to set, before or after.
+func (p *Packet) Parse(b []byte, etherType uint16) error {
+	p.ip, p.Payload, p.Seq = nil, nil, 0
+	var err error
+	switch etherType {
+	case unix.ETH_P_IP:
+		err = p.parseIPv4(b)
+	case unix.ETH_P_IPV6:
+		err = p.parseIPv6(b)
+	default:
+		return fmt.Errorf("unknown layer 3 protocol (%d), skipping", etherType)
+	}
+	if err != nil {
+		return err
+	}
+	l4 := p.ip[p.l4:]
+	switch p.Protocol {
+	case unix.IPPROTO_TCP:
+		if len(l4) < 20 {
+			return errNoTCPHeader
+		}
+		size := int(l4[12]>>4) * 4
+		if size < 20 || size > len(l4) {
+			return errNoTCPHeader
+		}
+		p.Seq = binary.BigEndian.Uint32(l4[4:])
+		if l4[13]&tcpSYN != 0 {
+			p.Seq++ // the SYN has a number of its own
+		}
+		p.payload = p.l4 + size
+	case unix.IPPROTO_UDP:
+		if len(l4) < 8 {
+			return errNoUDPHeader
+		}
+		size := int(binary.BigEndian.Uint16(l4[4:]))
+		if size < 8 || size > len(l4) {
+			return errUDPLength
+		}
+		p.payload = p.l4 + 8
+		p.ip = p.ip[:p.l4+size]
+	default:
+		return errNotTCPUDP
+	}
+	p.Payload = p.ip[p.payload:]
+	return nil
+}
+
+const tcpSYN = 0x02
+
+func (p *Packet) parseIPv4(b []byte) error {
+	if len(b) < 20 {
+		return errNoIPv4Header
+	}
+	if b[0]>>4 != 4 {
+		return errNotIPv4
+	}
+	header, total := int(b[0]&0xf)*4, int(binary.BigEndian.Uint16(b[2:]))
+	if header < 20 || header > len(b) {
+		return errNoIPv4Header
+	}
+	if total < header || total > len(b) {
+		return errLength
+	}
+	const moreFragments, offset = 0x2000, 0x1fff
+	if binary.BigEndian.Uint16(b[6:])&(moreFragments|offset) != 0 {
+		return errFragment
+	}
+	p.ip, p.l4, p.Protocol = b[:total], header, b[9]
+	return nil
+}
+
+func (p *Packet) parseIPv6(b []byte) error {
+	const header = 40
+	if len(b) < header {
+		return errNoIPv6Header
+	}
+	if b[0]>>4 != 6 {
+		return errNotIPv6
+	}
+	total := header + int(binary.BigEndian.Uint16(b[4:]))
+	if total > len(b) {
+		return errLength
+	}
+	b = b[:total]
+	next, at := b[6], header
+	for {
+		switch next {
+		case unix.IPPROTO_HOPOPTS, unix.IPPROTO_ROUTING, unix.IPPROTO_DSTOPTS:
+			if at+8 > len(b) {
+				return errExtensions
+			}
+			size := (int(b[at+1]) + 1) * 8
+			if at+size > len(b) {
+				return errExtensions
+			}
+			next, at = b[at], at+size
+		case unix.IPPROTO_FRAGMENT:
+			return errFragment
+		default:
+			p.ip, p.l4, p.Protocol = b, at, next
+			return nil
+		}
+	}
+}
+
+// Number reads the decimal number that b begins with. It returns the number and
+// how many digits it has, 0 if there is none or if it is greater than most.
+func Number(b []byte, most uint32) (n uint32, digits int) {
+	value := uint64(0)
+	for digits < len(b) && '0' <= b[digits] && b[digits] <= '9' {
+		value = value*10 + uint64(b[digits]-'0')
+		if value > uint64(most) {
+			return 0, 0
+		}
+		digits++
+	}
+	return uint32(value), digits
+}

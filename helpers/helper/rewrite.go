@@ -1,0 +1,110 @@
+package helper
+
+import (
+	"encoding/binary"
+	"errors"
+	"math"
+	"net/netip"
+
+	"golang.org/x/sys/unix"
+)
+
+// Edit replaces a part of a packet's payload.
+type Edit struct {
+	At, Len int    // what is replaced, in the old payload
+	Text    []byte // what stands there afterwards
+	Fix     func(payload []byte, grown int)
+}
+
+// Edit returns what has to be changed in the packet for the receiving host to be
+// announced as to. Announced must not be nil.
+func (e *Expectation) Edit(to netip.AddrPort) Edit {
+	a := e.Announced
+	return Edit{At: a.At, Len: a.Len, Text: a.Append(nil, to), Fix: a.Fix}
+}
+
+// Errors of Rewrite.
+var (
+	ErrEdit    = errors.New("parts to be replaced overlap or lie outside of the packet")
+	ErrTooLong = errors.New("rewritten packet is longer than 65535 bytes")
+)
+
+// AppendPayload appends payload with the edits applied, which stand in the order
+// of the payload. The Fix functions run afterwards, each with what the whole has
+// grown by.
+func AppendPayload(dst, payload []byte, edits []Edit) ([]byte, error) {
+	start, done := len(dst), 0
+	for _, e := range edits {
+		if e.At < done || e.Len < 0 || e.At > len(payload)-e.Len {
+			return dst[:start], ErrEdit
+		}
+		dst = append(append(dst, payload[done:e.At]...), e.Text...)
+		done = e.At + e.Len
+	}
+	dst = append(dst, payload[done:]...)
+	for _, e := range edits {
+		if e.Fix != nil {
+			e.Fix(dst[start:], len(dst)-start-len(payload))
+		}
+	}
+	return dst, nil
+}
+
+// Rewrite appends the packet with the edits applied to its payload, and lengths
+// and checksums that are right for it. p must have been parsed. A UDP packet that
+// came without a checksum has one then.
+func (p *Packet) Rewrite(dst []byte, edits []Edit) ([]byte, error) {
+	start := len(dst)
+	dst = append(dst, p.ip[:p.payload]...)
+	dst, err := AppendPayload(dst, p.Payload, edits)
+	if err != nil {
+		return dst[:start], err
+	}
+	b := dst[start:]
+	if len(b) > math.MaxUint16 {
+		return dst[:start], ErrTooLong
+	}
+	var pseudo uint32 // of the pseudo header's addresses
+	if b[0]>>4 == 4 {
+		binary.BigEndian.PutUint16(b[2:], uint16(len(b)))
+		header := b[:int(b[0]&0xf)*4]
+		binary.BigEndian.PutUint16(header[10:], 0)
+		binary.BigEndian.PutUint16(header[10:], ^fold(sum(0, header)))
+		pseudo = sum(0, b[12:20])
+	} else {
+		binary.BigEndian.PutUint16(b[4:], uint16(len(b)-40))
+		pseudo = sum(0, b[8:40])
+	}
+	l4 := b[p.l4:]
+	at := 16 // of the checksum in a TCP header
+	if p.Protocol == unix.IPPROTO_UDP {
+		at = 6
+		binary.BigEndian.PutUint16(l4[4:], uint16(len(l4)))
+	}
+	binary.BigEndian.PutUint16(l4[at:], 0)
+	check := ^fold(sum(uint32(fold(pseudo))+uint32(p.Protocol)+uint32(len(l4)), l4))
+	if check == 0 && p.Protocol == unix.IPPROTO_UDP {
+		check = 0xffff // 0 would say that there is none (RFC 768)
+	}
+	binary.BigEndian.PutUint16(l4[at:], check)
+	return dst, nil
+}
+
+// sum adds the 16-bit words of b (RFC 1071). The sum of a packet of at most
+// 65535 bytes fits.
+func sum(s uint32, b []byte) uint32 {
+	for ; len(b) >= 2; b = b[2:] {
+		s += uint32(binary.BigEndian.Uint16(b))
+	}
+	if len(b) == 1 {
+		s += uint32(b[0]) << 8
+	}
+	return s
+}
+
+func fold(s uint32) uint16 {
+	for s > 0xffff {
+		s = s>>16 + s&0xffff
+	}
+	return uint16(s)
+}
