@@ -11,6 +11,7 @@ import (
 	"io/fs"
 	"os"
 	"os/exec"
+	"os/signal"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -62,6 +63,11 @@ var signalApplets = []applets.Applet{
 }
 
 func TestSignals(t *testing.T) {
+	// Under nohup we ignore SIGHUP, and so would what we start. A signal that is
+	// caught here is at its default there.
+	caught := make(chan os.Signal, 1)
+	signal.Notify(caught, syscall.SIGHUP)
+	t.Cleanup(func() { signal.Stop(caught) })
 	for _, c := range []struct {
 		applet string
 		signal syscall.Signal // 0: close the reading end of its output
