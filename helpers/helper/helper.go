@@ -134,9 +134,14 @@ type NAT struct {
 	Dir Direction
 	// Port is the one on which the receiving host waits.
 	Port uint16
-	// Follow names the kernel's function for it, "" for nat-follow-master. It is
-	// of no use to name one whose module may be missing.
+	// Follow names another function of the kernel for it, "" for
+	// nat-follow-master. Where the module that brings it is not loaded,
+	// nat-follow-master takes its place.
 	Follow string
+	// Addr is the address of the receiving host, for functions other than
+	// nat-follow-master: sip makes it the destination of the expected flow, and
+	// leaves alone a source that the announcing flow does not know.
+	Addr netip.Addr
 }
 
 // Announced is a part of a packet's payload that tells the port of an

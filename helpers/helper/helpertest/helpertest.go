@@ -119,8 +119,9 @@ func (f *Flow) SendAs(info helper.Info, payload string) string {
 //
 //	tcp *:* -> 192.0.2.1:1234 permanent helper=ssdp nat=reply:1234
 //
-// with "nat" only where the flow is translated, and " or drop" at the end where a
-// refusal drops the packet. The payload is what results if every port wanted is
+// with "nat" only where the flow is translated, which is "nat=reply:192.0.2.1:1234
+// by sip" for another function of the kernel than nat-follow-master, and " or drop"
+// at the end where a refusal drops the packet. The payload is what results if every port wanted is
 // free. An error says in what the answer is none that may be given.
 func Text(p *helper.Packet, a *helper.Answer) (string, error) {
 	if a.Drop {
@@ -168,6 +169,10 @@ func expectation(p *helper.Packet, e *helper.Expectation) (string, error) {
 		return "", fmt.Errorf("expectation without a destination")
 	case e.Dst.Addr().Is6() != p.IPv6(), e.Src.Addr().IsValid() && e.Src.Addr().Is6() != p.IPv6():
 		return "", fmt.Errorf("expectation of another family: %v -> %v", e.Src, e.Dst)
+	case e.NAT != nil && e.NAT.Addr.IsValid() != (e.NAT.Follow != ""):
+		return "", fmt.Errorf("translation by %q to %v", e.NAT.Follow, e.NAT.Addr)
+	case e.NAT != nil && e.NAT.Addr.IsValid() && e.NAT.Addr.Is6() != p.IPv6():
+		return "", fmt.Errorf("translation to another family: %v", e.NAT.Addr)
 	case e.Announced != nil && e.NAT == nil:
 		return "", fmt.Errorf("expectation announced, and without NAT")
 	}
@@ -179,9 +184,11 @@ func expectation(p *helper.Packet, e *helper.Expectation) (string, error) {
 		text += " helper=" + e.Helper
 	}
 	if e.NAT != nil && p.NATed() {
-		text += fmt.Sprintf(" nat=%s:%d", [...]string{"original", "reply"}[e.NAT.Dir], e.NAT.Port)
-		if e.NAT.Follow != "" {
-			text += " by " + e.NAT.Follow
+		text += " nat=" + [...]string{"original", "reply"}[e.NAT.Dir] + ":"
+		if e.NAT.Follow == "" {
+			text += fmt.Sprint(e.NAT.Port)
+		} else {
+			text += fmt.Sprint(netip.AddrPortFrom(e.NAT.Addr, e.NAT.Port), " by ", e.NAT.Follow)
 		}
 	}
 	return text, nil
