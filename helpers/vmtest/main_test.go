@@ -1,0 +1,73 @@
+//go:build vm
+
+package vmtest
+
+import (
+	"bytes"
+	"flag"
+	"fmt"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"ctbox/internal/netnstest"
+)
+
+// patience is how long a test waits for what has to come. The machine is
+// emulated, and the one that emulates it may be busy.
+const patience = 20 * time.Second
+
+var bin = flag.String("bin", "bin", "directory of our programs, as make builds them")
+
+func TestMain(m *testing.M) {
+	flag.Parse()
+	path, err := filepath.Abs(*bin)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "vmtest:", err)
+		os.Exit(1)
+	}
+	*bin = path
+	status := m.Run()
+	if name := kernelHelper(); name != "" {
+		fmt.Fprintf(os.Stderr, "vmtest: the kernel's own helper was loaded: %s\n", name)
+		status = 1
+	}
+	os.Exit(status)
+}
+
+// applet returns the path of one of our programs.
+func applet(name string) string { return filepath.Join(*bin, name) }
+
+// kernelHelper returns the name of a module, if one is loaded, that does in the
+// kernel what the tests hold conntrackd to: with it they would pass without.
+func kernelHelper() string {
+	modules, err := os.ReadFile("/proc/modules")
+	if err != nil {
+		return err.Error()
+	}
+	for line := range bytes.Lines(modules) {
+		name, _, _ := bytes.Cut(line, []byte(" "))
+		switch string(name) {
+		case "nf_conntrack_ftp", "nf_conntrack_tftp", "nf_conntrack_sane", "nf_conntrack_amanda":
+			return string(name)
+		}
+	}
+	return ""
+}
+
+// A rule that names a helper which nobody registered is refused, instead of
+// bringing the kernel's own.
+func TestUnregisteredHelperIsRefused(t *testing.T) {
+	ns := netnstest.New(t, "r")
+	for _, name := range []string{"ftp", "tftp", "sane", "amanda"} {
+		protocol := "udp"
+		if name == "ftp" || name == "sane" {
+			protocol = "tcp"
+		}
+		ruleset := fmt.Sprintf("table ip t { ct helper h { type %q protocol %s; }; }", name, protocol)
+		if r := ns.Run(ruleset, "nft", "-f", "-"); r.Code == 0 {
+			t.Errorf("%s: the rule was taken", name)
+		}
+	}
+}

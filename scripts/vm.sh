@@ -1,0 +1,228 @@
+#!/bin/sh
+# usage: scripts/vm.sh [--timeout SECONDS] [--] COMMAND [ARGUMENT...]
+#
+# Runs a command as root in a virtual machine that ends with it, under Debian's
+# kernel: for what needs nfnetlink_cthelper and conntrack in NFQUEUE's messages,
+# which many kernels lack. QEMU emulates the processor, so no /dev/kvm is needed,
+# and computing takes about ten times as long.
+#
+# The command sees this machine's files at their places, in the same current
+# directory. It may write everywhere, but nothing of that stays. Its output comes
+# as it is written, both streams as one; its input is empty. It has no network but
+# the namespaces that it makes. The kernel does not load its own helpers (ftp ...)
+# for rules that name them: only what the command registers is there.
+#
+# Exit status: the command's; 124 where it ran longer than --timeout (600); 125,
+# with a line that says why, where there was no machine to run it in.
+#
+# apt fetches the kernel once, into $CTBOX_VM_CACHE, else $XDG_CACHE_HOME/ctbox-vm,
+# else ~/.cache/ctbox-vm; without that directory there is a new kernel the next time.
+# A boot may take CTBOX_VM_BOOT (90) seconds.
+set -eu
+
+fail() {
+	echo "vm.sh: $*" >&2
+	exit 125
+}
+
+timeout=600
+while [ $# -gt 0 ]; do
+	case $1 in
+	--timeout)
+		[ $# -gt 1 ] || fail "--timeout needs a number of seconds"
+		timeout=$2
+		shift 2
+		;;
+	--) shift; break ;;
+	-*) fail "unknown option $1" ;;
+	*) break ;;
+	esac
+done
+boot=${CTBOX_VM_BOOT:-90}
+case $timeout in '' | *[!0-9]*) fail "not a number of seconds: $timeout" ;; esac
+case $boot in '' | *[!0-9]*) fail "not a number of seconds: $boot" ;; esac
+[ $# -gt 0 ] || fail "no command given"
+
+[ "$(uname -m)" = x86_64 ] || fail "this machine is $(uname -m), and only x86_64 will do"
+for tool in qemu-system-x86_64 busybox apt-get dpkg-deb flock setpriv; do
+	command -v $tool >/dev/null || fail "$tool is missing (scripts/need test-vm)"
+done
+cache=${CTBOX_VM_CACHE:-${XDG_CACHE_HOME:-${HOME:?}/.cache}/ctbox-vm}
+mkdir -p "$cache" || fail "cannot make $cache"
+
+# ---- the kernel and its modules, once
+
+# What the virtual machine has of the package's modules.
+modules='net/netfilter net/ipv4 net/ipv6 net/core net/9p fs/9p fs/netfs fs/fscache fs/overlayfs
+drivers/virtio drivers/net/veth.ko lib/libcrc32c.ko crypto arch/x86/crypto/crc32c-intel.ko'
+
+# fetch DIRECTORY leaves vmlinuz and modules.cpio there.
+fetch() (
+	set -e
+	cd "$1"
+	package=$(apt-cache show --no-all-versions linux-image-amd64 |
+		sed -n 's/^Depends:.*\(linux-image-[0-9][^ ,]*\).*/\1/p')
+	[ -n "$package" ]
+	apt-get -q -o APT::Sandbox::User=root download "$package"
+	for part in $modules; do echo "./lib/modules/*/kernel/$part"; done >parts
+	dpkg-deb --fsys-tarfile ./*.deb |
+		tar -x --wildcards -T parts './boot/vmlinuz-*' './lib/modules/*/modules.*'
+	mv boot/vmlinuz-* vmlinuz
+	busybox depmod -b "$PWD" "$(basename lib/modules/*)"
+	find lib | busybox cpio -o -H newc >modules.cpio
+	rm -r ./*.deb parts boot lib
+)
+
+setup() {
+	[ ! -s "$cache/kernel/vmlinuz" ] || return 0
+	echo "vm.sh: fetching a kernel to $cache" >&2
+	for try in fetch update; do
+		rm -rf "$cache/new"
+		mkdir "$cache/new"
+		[ $try = fetch ] || apt-get -q update >>"$cache/log" 2>&1 || :
+		if fetch "$cache/new" >>"$cache/log" 2>&1; then
+			mv "$cache/new" "$cache/kernel"
+			return 0
+		fi
+	done
+	return 1
+}
+
+(
+	flock 9
+	setup
+) 9>"$cache/lock" || fail "apt has no kernel for us, see $cache/log"
+
+# ---- what runs in the virtual machine
+
+run=$(mktemp -d "$cache/run.XXXXXX") || fail "cannot make a directory in $cache"
+qemu=
+end() {
+	trap - EXIT
+	[ -z "$qemu" ] || kill -KILL "$qemu" 2>/dev/null || :
+	rm -rf "$run"
+}
+trap end EXIT
+trap 'exit 129' HUP
+trap 'exit 130' INT
+trap 'exit 143' TERM
+
+# Process 1. It stays outside the tree that the command sees, and so does the
+# kernel's modprobe. The first serial line is the kernel's, the second the
+# command's output, the third tells this script how far things are.
+mkdir -p "$run/root/bin" "$run/root/dev" "$run/root/proc" "$run/root/sys" "$run/root/host" \
+	"$run/root/over" "$run/root/new"
+cat >"$run/root/init" <<'END'
+#!/bin/busybox sh
+PATH=/bin
+/bin/busybox --install -s /bin
+mount -t devtmpfs dev /dev
+mount -t proc proc /proc
+mount -t sysfs sys /sys
+for module in virtio_pci 9pnet_virtio 9p overlay; do modprobe $module; done
+mount -t 9p -o trans=virtio,version=9p2000.L,msize=524288,cache=loose,ro host /host &&
+mount -t tmpfs -o size=75% over /over && mkdir /over/upper /over/work &&
+mount -t overlay -o lowerdir=/host,upperdir=/over/upper,workdir=/over/work root /new &&
+mount --move /dev /new/dev && mkdir -p /new/dev/pts /new/dev/shm &&
+mount -t devpts pts /new/dev/pts && mount -t tmpfs shm /new/dev/shm &&
+mount -t proc proc /new/proc && mount -t sysfs sys /new/sys && mount -t tmpfs run /new/run &&
+mkdir /new/run/lock || { echo "vm.sh: cannot build the file tree"; poweroff -f; }
+ln -sf /proc/self/fd /new/dev/fd
+for i in 0:in 1:out 2:err; do ln -sf fd/${i%:*} /new/dev/std${i#*:}; done
+echo /bin/autoload >/proc/sys/kernel/modprobe
+ip link set lo up
+cp /command /new/run/command
+stty -F /new/dev/ttyS1 115200 -opost
+echo booted >/new/dev/ttyS2
+chroot /new /bin/sh /run/command </new/dev/null >/new/dev/ttyS1 2>&1
+status=$?
+stty -F /new/dev/ttyS1 115200 # and wait until all is written
+echo "ended $status" >/new/dev/ttyS2
+stty -F /new/dev/ttyS2 115200
+poweroff -f
+END
+cat >"$run/root/bin/autoload" <<'END'
+#!/bin/busybox sh
+case $* in *nfct-helper-*) exit 1 ;; esac
+exec /bin/modprobe "$@"
+END
+quote() { # for the shell that reads it
+	printf "'"
+	printf %s "$1" | sed "s/'/'\\\\''/g"
+	printf "' "
+}
+{
+	echo 'export HOME=/root LC_ALL=C PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin'
+	printf 'cd ' && quote "$PWD" && printf '&& exec '
+	for word; do quote "$word"; done
+	echo
+} >"$run/root/command"
+chmod 755 "$run/root/init" "$run/root/bin/autoload"
+cp "$(command -v busybox)" "$run/root/bin/busybox"
+for library in $(ldd "$(command -v busybox)" 2>/dev/null | grep -o '/[^ ]*'); do
+	mkdir -p "$run/root${library%/*}"
+	cp -L "$library" "$run/root$library"
+done
+{
+	cat "$cache/kernel/modules.cpio"
+	(cd "$run/root" && find . | busybox cpio -o -H newc 2>/dev/null)
+} >"$run/initrd"
+
+# ---- running it
+
+# start boots the machine; it has until the limit to start the command. Debian's
+# kernel without what costs most to emulate: the mitigations of processors' faults,
+# and random addresses, for which QEMU translates each program again.
+start() {
+	: >"$run/state"
+	setpriv --pdeathsig KILL qemu-system-x86_64 -nodefaults -no-user-config -no-reboot \
+		-M pc -accel tcg -cpu max,-la57,-smap,-smep,-umip,-pku -m 1024 -display none \
+		-kernel "$cache/kernel/vmlinuz" -initrd "$run/initrd" \
+		-append 'console=ttyS0 quiet panic=-1 nokaslr norandmaps mitigations=off' \
+		-serial "file:$run/console" -serial stdio -serial "file:$run/state" \
+		-fsdev local,id=host,path=/,security_model=none,readonly=on,multidevs=remap \
+		-device virtio-9p-pci,fsdev=host,mount_tag=host \
+		</dev/null 2>"$run/errors" &
+	qemu=$!
+	waitfor booted $boot
+}
+
+# waitfor STATE SECONDS fails where the machine ends, or the time.
+waitfor() {
+	limit=$(($(date +%s) + $2))
+	until grep -q "^$1" "$run/state"; do
+		kill -0 $qemu 2>/dev/null || { grep -q "^$1" "$run/state" && return; return 1; }
+		[ "$(date +%s)" -lt $limit ] || return 2
+		sleep 0.1
+	done
+}
+
+# said prints what the kernel or QEMU had to say: the first complaint, or the last line.
+said() {
+	cat "$run/errors" "$run/console" 2>/dev/null | tr -d '\r' | grep -a . >"$run/said" || :
+	grep -aEm 1 'panic|BUG|Oops|Out of memory|qemu' "$run/said" || tail -n 1 "$run/said"
+}
+
+for try in 1 2 3; do
+	start && break
+	why=$(said)
+	kill -KILL $qemu 2>/dev/null || :
+	wait $qemu 2>/dev/null || :
+	qemu=
+	[ $try -lt 3 ] || fail "the machine did not boot: ${why:-no output in $boot s}"
+	echo "vm.sh: the machine did not boot (${why:-no output in $boot s}); once more" >&2
+done
+result=0
+waitfor ended "$timeout" || result=$?
+case $result in
+0)
+	wait $qemu || :
+	qemu=
+	exit "$(sed -n 's/^ended \([0-9]*\).*/\1/p' "$run/state")"
+	;;
+1) fail "the machine ended before the command: $(said)" ;;
+2)
+	echo "vm.sh: the command still ran after $timeout s" >&2
+	exit 124
+	;;
+esac
