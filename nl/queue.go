@@ -1,0 +1,310 @@
+package nl
+
+import (
+	"context"
+	"fmt"
+
+	"golang.org/x/sys/unix"
+)
+
+// Message types and attributes of linux/netfilter/nfnetlink_queue.h.
+const (
+	subsysQueue = 3
+
+	typeQueuePacket  Type = subsysQueue << 8
+	typeQueueVerdict Type = subsysQueue<<8 | 1
+	typeQueueConfig  Type = subsysQueue<<8 | 2
+
+	nfqaPacketHdr  = 1
+	nfqaVerdictHdr = 2
+	nfqaPayload    = 10
+	nfqaCT         = 11
+	nfqaCTInfo     = 12
+	nfqaCapLen     = 13
+	nfqaExp        = 15
+
+	nfqaCfgCmd         = 1
+	nfqaCfgParams      = 2
+	nfqaCfgQueueMaxLen = 3
+	nfqaCfgMask        = 4
+	nfqaCfgFlags       = 5
+
+	nfqnlCfgCmdBind = 1
+	nfqnlCopyPacket = 2
+
+	nfqaFlagFailOpen  = 1
+	nfqaFlagConntrack = 2
+
+	verdictDrop   = 0
+	verdictAccept = 1
+)
+
+// maxPacket is what the kernel is asked to copy of a packet. It keeps to that but
+// for the four bytes of the attribute's header: the longest packets of all, which
+// are longer than 65531 bytes, come truncated.
+const maxPacket = 0xffff
+
+// QueuedPacket is one that waits in a queue for its verdict. Payload and CT point
+// into the receive buffer and are good until the next Read.
+type QueuedPacket struct {
+	Queue     uint16
+	ID        uint32 // of the packet in its queue
+	EtherType uint16 // layer-3 protocol as on a link: 0x0800, 0x86dd
+	Payload   []byte // from the network header on
+	Truncated bool   // Payload is not all of the packet
+	CT        []byte // the flow's attributes for Flow.Decode; nil without a flow
+	Info      uint32 // state of the packet in its flow (enum ip_conntrack_info)
+	HasInfo   bool
+}
+
+// Verdict is what becomes of a queued packet.
+type Verdict struct {
+	Queue uint16
+	ID    uint32
+	Drop  bool
+	// Payload, if not nil, replaces the packet, from the network header on. If
+	// its length is another one, the flow has NAT and Flow is not nil, the kernel
+	// adjusts the sequence numbers of what follows.
+	Payload []byte
+	// Flow has what is to be changed of the packet's flow: timeout, and helper
+	// with private data. Nothing present is no change. The kernel heeds Expect
+	// only with it.
+	Flow *Flow
+	// Expect, if not nil, is an expectation whose master is the packet's flow,
+	// also one that is not in the table yet. Whether it could be made is not told.
+	Expect *Expect
+}
+
+// Queues is a socket for queues of packets (NFQUEUE). Read and the methods that
+// answer belong to one goroutine, Bind does before the first Read; Stop may be
+// called from any. A closed socket drops the packets that wait in its queues, and
+// later ones pass if whoever sends them there allows that, as helpers do.
+type Queues struct {
+	s   queueSocket
+	seq uint32
+	out []byte // verdicts that were not sent yet
+	cut int    // where the last message in out begins
+
+	packet QueuedPacket // the one that Read hands out
+}
+
+// OpenQueues opens the socket in the calling thread's network namespace. buffer
+// is the receive buffer asked for in bytes: it holds the packets that wait to be
+// read.
+func OpenQueues(buffer int) (*Queues, error) {
+	q := new(Queues)
+	if err := q.s.open(buffer); err != nil {
+		return nil, err
+	}
+	return q, nil
+}
+
+// Close releases the socket and its queues. Nothing else may be under way.
+func (q *Queues) Close() error { return q.s.close() }
+
+// Bind takes a queue: whole packets, with their flow. At most maxLen packets wait
+// in it, 0 is the kernel's default of 1024; those that find it full, or the
+// socket's buffer, pass without a verdict.
+//
+// The error is an *Error: EBUSY, or EPERM, if another program has the queue, or
+// EOPNOTSUPP if the kernel can't give a packet's flow along
+// (CONFIG_NETFILTER_NETLINK_GLUE_CT).
+func (q *Queues) Bind(ctx context.Context, queue uint16, maxLen uint32) error {
+	return q.bind(ctx, queue, maxLen, nfqaFlagConntrack|nfqaFlagFailOpen)
+}
+
+func (q *Queues) bind(ctx context.Context, queue uint16, maxLen, flags uint32) error {
+	bind := appendBytes(nil, nfqaCfgCmd, []byte{nfqnlCfgCmdBind, 0, 0, unix.AF_INET})
+	if err := q.configure(ctx, queue, bind); err != nil {
+		return err
+	}
+	settings := appendBytes(nil, nfqaCfgParams, append(be.AppendUint32(nil, maxPacket), nfqnlCopyPacket))
+	settings = appendU32(settings, nfqaCfgFlags, flags)
+	settings = appendU32(settings, nfqaCfgMask, flags)
+	if maxLen != 0 {
+		settings = appendU32(settings, nfqaCfgQueueMaxLen, maxLen)
+	}
+	return q.configure(ctx, queue, settings)
+}
+
+// configure sends settings and waits for their acknowledgement. Packets that
+// arrive meanwhile are accepted unseen.
+func (q *Queues) configure(ctx context.Context, queue uint16, settings []byte) error {
+	seq := q.begin(typeQueueConfig, unix.NLM_F_ACK, queue)
+	q.out = append(q.out, settings...)
+	q.end()
+	if err := q.Flush(); err != nil {
+		return err
+	}
+	for {
+		n, err := q.s.read(0)
+		if err != nil {
+			return fmt.Errorf("receive from queue socket: %w", err)
+		}
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		answered := false
+		for i := range n {
+			ms := messages{rest: q.s.datagram(i)}
+			for ms.next() {
+				if ms.typ() == unix.NLMSG_ERROR && ms.seq() == seq {
+					answered, err = true, parseAck(ms.raw)
+				} else if p := (QueuedPacket{}); p.parse(ms.raw) {
+					q.Accept(&p)
+				}
+			}
+		}
+		if failed := q.Flush(); err == nil {
+			err = failed
+		}
+		if answered || err != nil {
+			return err
+		}
+	}
+}
+
+// Read waits for packets and calls each for every one that has arrived. short
+// tells that no more were waiting. Verdicts of earlier calls that the kernel
+// refused for what came with them are given again without it, and reported to
+// refused; that is a packet accepted as it was. An error of ENOBUFS says that the
+// socket's buffer was full: the packets concerned passed unread.
+func (q *Queues) Read(each func(*QueuedPacket), refused func(error)) (short bool, err error) {
+	n, err := q.s.read(unix.MSG_WAITFORONE)
+	if err != nil {
+		return false, fmt.Errorf("receive from queue socket: %w", err)
+	}
+	for i := range n {
+		ms := messages{rest: q.s.datagram(i)}
+		for ms.next() {
+			switch {
+			case q.packet.parse(ms.raw):
+				each(&q.packet)
+			case ms.typ() == unix.NLMSG_ERROR:
+				if err := parseAck(ms.raw); err != nil {
+					q.again(ms.raw)
+					refused(err)
+				}
+			}
+		}
+	}
+	return n < queueReads, nil
+}
+
+// Stop makes the present Read return, or the next, without a packet maybe.
+func (q *Queues) Stop() error { return q.s.wake() }
+
+// parse reads a packet's message, and reports whether it is one. What the kernel
+// left out is absent.
+func (p *QueuedPacket) parse(raw []byte) bool {
+	if Type(native.Uint16(raw[4:])) != typeQueuePacket || len(raw) < headers {
+		return false
+	}
+	*p = QueuedPacket{Queue: be.Uint16(raw[nlmsgHeader+2:])}
+	found := false
+	for a := (attrs{rest: raw[headers:]}); a.next(); {
+		switch a.typ {
+		case nfqaPacketHdr:
+			if len(a.val) >= 7 {
+				p.ID, p.EtherType, found = be.Uint32(a.val), be.Uint16(a.val[4:]), true
+			}
+		case nfqaPayload:
+			p.Payload = a.val
+		case nfqaCT:
+			p.CT = a.val
+		case nfqaCTInfo:
+			if len(a.val) >= 4 {
+				p.Info, p.HasInfo = be.Uint32(a.val), true
+			}
+		case nfqaCapLen:
+			p.Truncated = true
+		}
+	}
+	return found
+}
+
+// Accept lets a packet pass as it is. Like every verdict it is sent by the next
+// Flush.
+func (q *Queues) Accept(p *QueuedPacket) { q.Answer(&Verdict{Queue: p.Queue, ID: p.ID}) }
+
+// Answer gives a verdict.
+func (q *Queues) Answer(v *Verdict) {
+	q.begin(typeQueueVerdict, 0, v.Queue)
+	verdict := uint32(verdictAccept)
+	if v.Drop {
+		verdict = verdictDrop
+	}
+	q.out = appendAttrHeader(q.out, nfqaVerdictHdr, 8)
+	q.out = be.AppendUint32(be.AppendUint32(q.out, verdict), v.ID)
+	if v.Payload != nil {
+		q.out = appendBytes(q.out, nfqaPayload, v.Payload)
+	}
+	var at int
+	if v.Flow != nil {
+		q.out, at = beginNest(q.out, nfqaCT)
+		q.out = endNest(v.Flow.Append(q.out), at)
+	}
+	if v.Expect != nil {
+		q.out, at = beginNest(q.out, nfqaExp)
+		q.out = endNest(v.Expect.Append(q.out), at)
+	}
+	q.end()
+}
+
+// bareVerdict is the length of a verdict's message with nothing but the verdict.
+const bareVerdict = headers + attrHeader + 8
+
+// again gives a plain verdict for the packet of a refused one, whose message the
+// kernel sends back: with what came along it would wait in the queue for ever.
+func (q *Queues) again(raw []byte) {
+	const errorHeader = nlmsgHeader + 4 // and the errno
+	if len(raw) < errorHeader+bareVerdict {
+		return
+	}
+	old := raw[errorHeader:]
+	if Type(native.Uint16(old[4:])) != typeQueueVerdict || native.Uint32(old) <= bareVerdict {
+		return
+	}
+	for a := (attrs{rest: old[headers:]}); a.next(); {
+		if a.typ == nfqaVerdictHdr && len(a.val) >= 8 {
+			drop := be.Uint32(a.val) == verdictDrop
+			q.Answer(&Verdict{Queue: be.Uint16(old[nlmsgHeader+2:]), ID: be.Uint32(a.val[4:]), Drop: drop})
+			return
+		}
+	}
+}
+
+func (q *Queues) begin(typ Type, flags uint16, queue uint16) (seq uint32) {
+	q.seq++
+	q.cut = len(q.out)
+	q.out = native.AppendUint32(q.out, 0)
+	q.out = native.AppendUint16(q.out, uint16(typ))
+	q.out = native.AppendUint16(q.out, unix.NLM_F_REQUEST|flags)
+	q.out = native.AppendUint32(q.out, q.seq)
+	q.out = native.AppendUint32(q.out, 0)
+	q.out = append(q.out, unix.AF_UNSPEC, 0, byte(queue>>8), byte(queue))
+	return q.seq
+}
+
+// end closes the message that begin opened. Many small ones go together, but
+// not more than the kernel takes at a time.
+func (q *Queues) end() { native.PutUint32(q.out[q.cut:], uint32(len(q.out)-q.cut)) }
+
+// full is how many bytes of verdicts are sent without waiting for more.
+const full = 32 << 10
+
+// Full reports whether there are so many verdicts that they should be sent.
+func (q *Queues) Full() bool { return len(q.out) >= full }
+
+// Flush sends the verdicts given.
+func (q *Queues) Flush() error {
+	if len(q.out) == 0 {
+		return nil
+	}
+	err := q.s.send(q.out)
+	q.out = q.out[:0]
+	if err != nil {
+		return fmt.Errorf("failed to send verdict: %w", err)
+	}
+	return nil
+}
