@@ -96,11 +96,8 @@ func (f *Flow) Send(d helper.Direction, payload string) string {
 // SendAs is Send of a packet in that state.
 func (f *Flow) SendAs(info helper.Info, payload string) string {
 	f.t.Helper()
-	d := info.Direction()
-	p := &helper.Packet{
-		Flow: &f.Flow, Info: info, Payload: []byte(payload), Private: f.Private, Protocol: f.proto, Seq: f.Seq[d],
-	}
-	f.Seq[d] += uint32(len(payload))
+	p := f.Packet(info, payload)
+	f.Seq[info.Direction()] += uint32(len(payload))
 	var a helper.Answer
 	f.h.Read(p, &a)
 	if string(p.Payload) != payload {
@@ -111,6 +108,14 @@ func (f *Flow) SendAs(info helper.Info, payload string) string {
 		f.t.Error(err)
 	}
 	return text
+}
+
+// Packet returns the flow's next packet in that state, without sending it.
+func (f *Flow) Packet(info helper.Info, payload string) *helper.Packet {
+	return &helper.Packet{
+		Flow: &f.Flow, Info: info, Payload: []byte(payload), Private: f.Private, Protocol: f.proto,
+		Seq: f.Seq[info.Direction()],
+	}
 }
 
 // Text is an answer as text: "accept" or "drop"; then, separated by "; ", the
