@@ -1,0 +1,34 @@
+// Package mdns is the helper for multicast DNS (RFC 6762). A simple resolver asks
+// the group from a port of its own and is answered by unicast (5.1 and 6.7), from
+// the addresses of hosts that it cannot know before.
+package mdns
+
+import (
+	"net/netip"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"ctbox/helpers/helper"
+)
+
+// Helper expects, for every packet, answers to its sender from the port that it
+// went to, 5353, of any host. It does not know about NAT: multicast DNS stays on
+// its link.
+var Helper = &helper.Helper{
+	Name:          "mdns",
+	Protocols:     []uint8{unix.IPPROTO_UDP},
+	ExpectMax:     8,
+	ExpectTimeout: 30 * time.Second,
+	Read:          read,
+}
+
+func read(p *helper.Packet, a *helper.Answer) {
+	d := p.Dir()
+	a.Expect = append(a.Expect, helper.Expectation{
+		Protocol:  unix.IPPROTO_UDP,
+		Src:       netip.AddrPortFrom(netip.Addr{}, p.Src(d.Other()).Port()),
+		Dst:       p.Src(d),
+		Permanent: true,
+	})
+}

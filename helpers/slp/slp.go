@@ -1,0 +1,34 @@
+// Package slp is the helper for the Service Location Protocol (RFC 2608). A user
+// agent multicasts or broadcasts its request to port 427 and is answered by
+// unicast (6.1), from the addresses of agents that it cannot know before.
+package slp
+
+import (
+	"net/netip"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"ctbox/helpers/helper"
+)
+
+// Helper expects, for every packet, answers to its sender from the port that it
+// went to, 427, of any host, for one second longer than a requester waits for
+// them at most (CONFIG_MC_MAX, RFC 2608, 13). It does not know about NAT.
+var Helper = &helper.Helper{
+	Name:          "slp",
+	Protocols:     []uint8{unix.IPPROTO_UDP},
+	ExpectMax:     8,
+	ExpectTimeout: 16 * time.Second,
+	Read:          read,
+}
+
+func read(p *helper.Packet, a *helper.Answer) {
+	d := p.Dir()
+	a.Expect = append(a.Expect, helper.Expectation{
+		Protocol:  unix.IPPROTO_UDP,
+		Src:       netip.AddrPortFrom(netip.Addr{}, p.Src(d.Other()).Port()),
+		Dst:       p.Src(d),
+		Permanent: true,
+	})
+}
