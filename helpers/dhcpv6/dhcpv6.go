@@ -1,0 +1,60 @@
+// Package dhcpv6 is the helper for DHCPv6 (RFC 8415). A client asks a group of
+// servers and is answered by unicast, from addresses that it cannot know before.
+package dhcpv6
+
+import (
+	"net/netip"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"ctbox/helpers/helper"
+)
+
+// Helper expects answers to a client's multicast messages, from any host, and
+// keeps the flow as long as the client goes on asking.
+var Helper = &helper.Helper{
+	Name:          "dhcpv6",
+	Protocols:     []uint8{unix.IPPROTO_UDP},
+	ExpectMax:     1,
+	ExpectTimeout: 300 * time.Second,
+	Read:          read,
+}
+
+// clientPort is where clients listen (RFC 8415, 7.2).
+const clientPort = 546
+
+// patience is, for each message type that RFC 8415 defines, how long a client may
+// wait for an answer to it: the greatest time between two transmissions, or the
+// first where there is no greatest (RFC 3315, 5.5; RFC 8415 has raised some).
+// Where it is 0 the flow's timeout stays what it is.
+var patience = [...]time.Duration{
+	1:  120 * time.Second, // SOLICIT: SOL_MAX_RT
+	3:  30 * time.Second,  // REQUEST: REQ_MAX_RT
+	4:  4 * time.Second,   // CONFIRM: CNF_MAX_RT
+	5:  600 * time.Second, // RENEW: REN_MAX_RT
+	6:  600 * time.Second, // REBIND: REB_MAX_RT
+	8:  1 * time.Second,   // RELEASE: REL_TIMEOUT
+	9:  1 * time.Second,   // DECLINE: DEC_TIMEOUT
+	11: 120 * time.Second, // INFORMATION-REQUEST: INF_MAX_RT
+	13: 0,                 // RELAY-REPL, the last
+}
+
+// read leaves alone what later documents define, LEASEQUERY (RFC 5007) and what
+// followed: servers and relays talk so with each other, and expect no client's
+// answer.
+func read(p *helper.Packet, a *helper.Answer) {
+	if !p.IPv6() || !p.Dst(p.Dir()).Addr().IsMulticast() || len(p.Payload) == 0 {
+		return
+	}
+	kind := int(p.Payload[0])
+	if kind >= len(patience) {
+		return
+	}
+	a.Timeout = patience[kind]
+	a.Expect = append(a.Expect, helper.Expectation{
+		Protocol:  unix.IPPROTO_UDP,
+		Dst:       netip.AddrPortFrom(p.Src(p.Dir()).Addr(), clientPort),
+		Permanent: true,
+	})
+}
