@@ -1,0 +1,200 @@
+// Package ftp is the helper for FTP's control connection (RFC 959, RFC 2428). It
+// expects the data connection that a PORT or EPRT command, or the answer to PASV
+// or EPSV, announces.
+package ftp
+
+import (
+	"bytes"
+	"encoding/binary"
+	"net/netip"
+	"strconv"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"ctbox/helpers/helper"
+)
+
+// Helper reads the control connection, commonly of port 21.
+var Helper = &helper.Helper{
+	Name:          "ftp",
+	Protocols:     []uint8{unix.IPPROTO_TCP},
+	PrivateLen:    privateLen,
+	ExpectMax:     1,
+	ExpectTimeout: 300 * time.Second,
+	Read:          read,
+}
+
+// announcements are the lines that tell where a data connection goes. The text
+// of the port, or of address and port, follows verb and, on the same line, the
+// first byte open, if there is one.
+var announcements = [...]struct {
+	dir  helper.Direction
+	verb string
+	open byte
+	// scan reads the text that b begins with. It returns how long it is, 0 if it
+	// is none. An invalid address stands for that of the sender.
+	scan func(b []byte, end byte) (to netip.AddrPort, length int)
+	end  byte // what must follow, for scan
+	// write appends such a text.
+	write func(dst []byte, to netip.AddrPort) []byte
+}{
+	{helper.Original, "PORT ", 0, scanNumbers, '\r', appendNumbers},
+	{helper.Original, "EPRT ", 0, scanExtended, 0, appendExtended},
+	{helper.Reply, "227 ", '(', scanNumbers, ')', appendNumbers},
+	{helper.Reply, "229 ", '(', scanPort, 0, appendPort},
+}
+
+func read(p *helper.Packet, a *helper.Answer) {
+	if p.Info != helper.Established && p.Info != helper.EstablishedReply || len(p.Payload) == 0 {
+		return
+	}
+	// A segment that starts within a line may well start with what looks like a
+	// command: a long file name, cut where somebody wants it to be cut. So only
+	// what follows the end of another line is read. That excludes the first line
+	// of each direction, which is the server's greeting or the login.
+	inLine := !isLineStart(p.Private, p.Dir(), p.Seq)
+	if p.Payload[len(p.Payload)-1] == '\n' {
+		addLineStart(p.Private, p.Dir(), p.Seq+uint32(len(p.Payload)))
+	}
+	if inLine {
+		return
+	}
+	for at := 0; at < len(p.Payload); {
+		line := p.Payload[at:]
+		if end := bytes.IndexByte(line, '\n'); end >= 0 {
+			line = line[:end+1]
+		}
+		readLine(p, a, line, at)
+		at += len(line)
+	}
+}
+
+// readLine reads the line that stands at offset at of the payload.
+func readLine(p *helper.Packet, a *helper.Answer, line []byte, at int) {
+	dir := p.Dir()
+	for i := range announcements {
+		c := &announcements[i]
+		if c.dir != dir || len(line) < len(c.verb) || !bytes.EqualFold(line[:len(c.verb)], []byte(c.verb)) {
+			continue
+		}
+		skip := len(c.verb)
+		if c.open != 0 {
+			open := bytes.IndexByte(line[skip:], c.open)
+			if open < 0 {
+				return
+			}
+			skip += open + 1
+		}
+		to, length := c.scan(line[skip:], c.end)
+		if length == 0 || to.Port() == 0 {
+			return
+		}
+		// Who announces another host's address would open a way to that host (RFC
+		// 2577, section 3).
+		if to.Addr().IsValid() && to.Addr() != p.Src(dir).Addr() {
+			return
+		}
+		a.OnRefusal = helper.DropPacket
+		a.Expect = append(a.Expect, helper.Expectation{
+			Protocol:  unix.IPPROTO_TCP,
+			Src:       netip.AddrPortFrom(p.Src(dir.Other()).Addr(), 0),
+			Dst:       netip.AddrPortFrom(p.Dst(dir.Other()).Addr(), to.Port()),
+			NAT:       &helper.NAT{Dir: dir.Other(), Port: to.Port()},
+			Announced: &helper.Announced{At: at + skip, Len: length, Append: c.write},
+		})
+		return
+	}
+}
+
+// scanNumbers reads h1,h2,h3,h4,p1,p2 and the end that must follow (RFC 959,
+// section 4.1.2).
+func scanNumbers(b []byte, end byte) (to netip.AddrPort, length int) {
+	var n [6]byte
+	for i := range n {
+		number, digits := helper.Number(b[length:], 255)
+		length += digits
+		if digits == 0 || length == len(b) {
+			return to, 0
+		}
+		n[i] = byte(number)
+		if i < len(n)-1 {
+			if b[length] != ',' {
+				return to, 0
+			}
+			length++
+		}
+	}
+	if b[length] != end {
+		return to, 0
+	}
+	return netip.AddrPortFrom(netip.AddrFrom4([4]byte(n[:4])), binary.BigEndian.Uint16(n[4:])), length
+}
+
+func appendNumbers(dst []byte, to netip.AddrPort) []byte {
+	for _, n := range to.Addr().AsSlice() {
+		dst = append(strconv.AppendUint(dst, uint64(n), 10), ',')
+	}
+	dst = append(strconv.AppendUint(dst, uint64(to.Port()>>8), 10), ',')
+	return strconv.AppendUint(dst, uint64(to.Port()&0xff), 10)
+}
+
+// scanExtended reads |1|address|port| or |2|address|port|, with any delimiter
+// (RFC 2428, section 2).
+func scanExtended(b []byte, _ byte) (to netip.AddrPort, length int) {
+	if len(b) < 3 || !isDelimiter(b[0]) || b[2] != b[0] {
+		return to, 0
+	}
+	text, _, ok := bytes.Cut(b[3:], b[:1])
+	if !ok {
+		return to, 0
+	}
+	addr := helper.Addr(text)
+	if !addr.IsValid() || addr.Is6() != (b[1] == '2') || addr.Is4() != (b[1] == '1') {
+		return to, 0
+	}
+	length = 3 + len(text) + 1
+	port, digits := scanClosed(b[length:], b[0])
+	if digits == 0 {
+		return to, 0
+	}
+	return netip.AddrPortFrom(addr, port), length + digits
+}
+
+func appendExtended(dst []byte, to netip.AddrPort) []byte {
+	family := "|1|"
+	if to.Addr().Is6() {
+		family = "|2|"
+	}
+	dst = append(to.Addr().AppendTo(append(dst, family...)), '|')
+	return append(strconv.AppendUint(dst, uint64(to.Port()), 10), '|')
+}
+
+// scanPort reads |||port|, with any delimiter (RFC 2428, section 3).
+func scanPort(b []byte, _ byte) (to netip.AddrPort, length int) {
+	if len(b) < 3 || !isDelimiter(b[0]) || b[1] != b[0] || b[2] != b[0] {
+		return to, 0
+	}
+	port, digits := scanClosed(b[3:], b[0])
+	if digits == 0 {
+		return to, 0
+	}
+	return netip.AddrPortFrom(netip.Addr{}, port), 3 + digits
+}
+
+func appendPort(dst []byte, to netip.AddrPort) []byte {
+	return append(strconv.AppendUint(append(dst, "|||"...), uint64(to.Port()), 10), '|')
+}
+
+// scanClosed reads a port and the delimiter behind it.
+func scanClosed(b []byte, delimiter byte) (port uint16, length int) {
+	n, digits := helper.Number(b, 65535)
+	if digits == 0 || digits == len(b) || b[digits] != delimiter {
+		return 0, 0
+	}
+	return uint16(n), digits + 1
+}
+
+// isDelimiter reports whether RFC 2428 allows that byte as one. A digit would make
+// the numbers ambiguous.
+func isDelimiter(c byte) bool { return 33 <= c && c <= 126 && (c < '0' || '9' < c) }
