@@ -1,0 +1,89 @@
+// Package amanda is the helper for Amanda's backup service with "bsd"
+// authentication, which no RFC describes: the tape server asks a client for a
+// backup over UDP, and connects then to the TCP ports that the client's reply
+// names, as in
+//
+//	CONNECT DATA 50001 MESG 50002 INDEX 50003
+package amanda
+
+import (
+	"bytes"
+	"net/netip"
+	"strconv"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"ctbox/helpers/helper"
+)
+
+// Helper reads what is sent to UDP port 10080, and its answers.
+var Helper = &helper.Helper{
+	Name:          "amanda",
+	Protocols:     []uint8{unix.IPPROTO_UDP},
+	ExpectMax:     3,
+	ExpectTimeout: 180 * time.Second,
+	Read:          read,
+}
+
+// flowTimeout is what the flow lives on for after each reply: a client that
+// estimates a backup's size is silent for minutes.
+const flowTimeout = 300 * time.Second
+
+// streams are the words that a port follows.
+var streams = [...]string{"DATA ", "MESG ", "INDEX "}
+
+func read(p *helper.Packet, a *helper.Answer) {
+	if p.Dir() != helper.Reply {
+		return
+	}
+	a.Timeout = flowTimeout
+	text, _, _ := bytes.Cut(p.Payload, []byte{0})
+	const connect = "CONNECT "
+	at := bytes.Index(text, []byte(connect))
+	if at < 0 {
+		return
+	}
+	at += len(connect) - 1 // each word has a blank before it
+	// The line ends where the text does if it has no other end.
+	line, _, _ := bytes.Cut(text[at:], []byte{'\n'})
+	var seen [len(streams)]bool
+	for i, c := range line {
+		if c != ' ' {
+			continue
+		}
+		for k, word := range streams {
+			if !seen[k] && bytes.HasPrefix(line[i+1:], []byte(word)) {
+				seen[k] = true
+				number := i + 1 + len(word)
+				expect(p, a, line[number:], at+number)
+			}
+		}
+	}
+}
+
+// expect expects the connection to the port that text begins with, which stands
+// at offset at of the payload.
+func expect(p *helper.Packet, a *helper.Answer, text []byte, at int) {
+	const longest = len("65535")
+	port, digits := helper.Number(text, 65535)
+	if port == 0 || digits > longest {
+		return
+	}
+	// Behind NAT the tape server would connect to a port that leads nowhere. It
+	// asks again for a reply that does not arrive.
+	if p.NATed() {
+		a.OnRefusal = helper.DropPacket
+	}
+	a.Expect = append(a.Expect, helper.Expectation{
+		Protocol:  unix.IPPROTO_TCP,
+		Src:       netip.AddrPortFrom(p.Src(helper.Original).Addr(), 0),
+		Dst:       netip.AddrPortFrom(p.Dst(helper.Original).Addr(), uint16(port)),
+		NAT:       &helper.NAT{Dir: helper.Original, Port: uint16(port)},
+		Announced: &helper.Announced{At: at, Len: digits, Append: appendPort},
+	})
+}
+
+func appendPort(dst []byte, to netip.AddrPort) []byte {
+	return strconv.AppendUint(dst, uint64(to.Port()), 10)
+}
