@@ -37,8 +37,7 @@ var flows = map[string]func(testing.TB) *helpertest.Flow{
 
 const (
 	none = "accept; timeout 5m0s"
-	// exp with a port is an expectation
-	exp = "; tcp 192.0.2.2:* -> 198.51.100.9:%d"
+	exp  = "; tcp 192.0.2.2:* -> 198.51.100.9:%d"
 )
 
 // ports is the answer to a reply that announces them.
