@@ -105,7 +105,7 @@ func TestRead(t *testing.T) {
 // The three ports are written where each of them stands, whatever their lengths.
 func TestRewrite(t *testing.T) {
 	var a helper.Answer
-	p := reply(t, "snat", "CONNECT DATA 50001 MESG 50002 INDEX 50003\nOPTIONS ;\n")
+	p := flows["snat"](t).Packet(helper.EstablishedReply, "CONNECT DATA 50001 MESG 50002 INDEX 50003\nOPTIONS ;\n")
 	Helper.Read(p, &a)
 	var edits []helper.Edit
 	for i, port := range []uint16{9, 65535, 1024} {
@@ -133,18 +133,12 @@ func TestReadCutOff(t *testing.T) {
 	}
 }
 
-func reply(t testing.TB, flow, payload string) *helper.Packet {
-	return &helper.Packet{Flow: &flows[flow](t).Flow, Info: helper.EstablishedReply, Payload: []byte(payload), Protocol: unix.IPPROTO_UDP}
-}
-
 func TestReadAllocates(t *testing.T) {
 	for _, c := range replies {
 		if c.want != none {
 			continue
 		}
-		var a helper.Answer
-		p := reply(t, c.flow, c.reply)
-		if n := testing.AllocsPerRun(100, func() { Helper.Read(p, &a) }); n != 0 {
+		if n := flows[c.flow](t).Allocs(helper.EstablishedReply, c.reply); n != 0 {
 			t.Errorf("%q allocates %v times", c.reply, n)
 		}
 	}
@@ -156,13 +150,7 @@ func BenchmarkRead(b *testing.B) {
 		"announced": "Amanda 3.5 REP HANDLE 000-00000008 SEQ 1\nCONNECT DATA 50001 MESG 50002 INDEX 50003\n",
 	} {
 		b.Run(name, func(b *testing.B) {
-			var a helper.Answer
-			p := reply(b, "plain", payload)
-			b.ReportAllocs()
-			for b.Loop() {
-				a.Reset()
-				Helper.Read(p, &a)
-			}
+			flows["plain"](b).Benchmark(b, helper.EstablishedReply, payload)
 		})
 	}
 }
@@ -179,7 +167,7 @@ func FuzzRead(f *testing.F) {
 		}
 	}
 	f.Fuzz(func(t *testing.T, payload []byte, flow uint8) {
-		p := reply(t, names[int(flow)%len(names)], string(payload))
+		p := flows[names[int(flow)%len(names)]](t).Packet(helper.EstablishedReply, string(payload))
 		var a helper.Answer
 		Helper.Read(p, &a)
 		if _, err := helpertest.Text(p, &a); err != nil {

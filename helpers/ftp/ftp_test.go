@@ -347,14 +347,11 @@ func TestPrivate(t *testing.T) {
 	f.Send(helper.Reply, "200 ok\r\n")
 }
 
-// packet returns one that starts a line of a greeted flow.
-func packet(t testing.TB, flow string, dir helper.Direction, payload string) *helper.Packet {
-	f := greeted(t, flow)
-	info := helper.Established
-	if dir == helper.Reply {
-		info = helper.EstablishedReply
+func info(d helper.Direction) helper.Info {
+	if d == helper.Reply {
+		return helper.EstablishedReply
 	}
-	return &helper.Packet{Flow: &f.Flow, Info: info, Payload: []byte(payload), Private: f.Private, Protocol: unix.IPPROTO_TCP, Seq: f.Seq[dir]}
+	return helper.Established
 }
 
 // Only what announces something allocates, and an address to be parsed.
@@ -363,9 +360,7 @@ func TestReadAllocates(t *testing.T) {
 		if c.want != none || strings.HasPrefix(c.segment, "EPRT") {
 			continue
 		}
-		var a helper.Answer
-		p := packet(t, c.flow, c.dir, c.segment)
-		if n := testing.AllocsPerRun(100, func() { Helper.Read(p, &a) }); n != 0 {
+		if n := greeted(t, c.flow).Allocs(info(c.dir), c.segment); n != 0 {
 			t.Errorf("%q allocates %v times", c.segment, n)
 		}
 	}
@@ -377,13 +372,7 @@ func BenchmarkRead(b *testing.B) {
 		"announced": "EPRT |1|192.0.2.2|1234|\r\n",
 	} {
 		b.Run(name, func(b *testing.B) {
-			var a helper.Answer
-			p := packet(b, "plain", helper.Original, payload)
-			b.ReportAllocs()
-			for b.Loop() {
-				a.Reset()
-				Helper.Read(p, &a)
-			}
+			greeted(b, "plain").Benchmark(b, helper.Established, payload)
 		})
 	}
 }
@@ -400,7 +389,7 @@ func FuzzRead(f *testing.F) {
 		if reply {
 			dir = helper.Reply
 		}
-		p := packet(t, names[int(flow)%len(names)], dir, string(payload))
+		p := greeted(t, names[int(flow)%len(names)]).Packet(info(dir), string(payload))
 		private := slices.Clone(p.Private)
 		var a, again helper.Answer
 		Helper.Read(p, &a)

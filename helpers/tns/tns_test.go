@@ -210,7 +210,7 @@ func TestRewrite(t *testing.T) {
 			packet := []byte(c.before + c.packet)
 			copy(packet[len(c.before)+checkAt:], "\x12\x34")
 			copy(packet[len(c.before)+headerCheckAt:], "\x56\x78")
-			p, a := answer(t, "dnat", string(packet)), helper.Answer{}
+			p, a := flows["dnat"](t).Packet(helper.EstablishedReply, string(packet)), helper.Answer{}
 			Helper.Read(p, &a)
 			if len(a.Expect) != 1 {
 				t.Fatalf("%d expectations", len(a.Expect))
@@ -237,10 +237,6 @@ func TestReadCutOff(t *testing.T) {
 	}
 }
 
-func answer(t testing.TB, flow, payload string) *helper.Packet {
-	return &helper.Packet{Flow: &flows[flow](t).Flow, Info: helper.EstablishedReply, Payload: []byte(payload), Private: make([]byte, 1), Protocol: unix.IPPROTO_TCP}
-}
-
 // Only what announces something allocates, and an address to be parsed.
 func TestReadAllocates(t *testing.T) {
 	var packets []string
@@ -251,9 +247,7 @@ func TestReadAllocates(t *testing.T) {
 	}
 	packets = append(packets, "", redirect(""), data("row"), tns(2, "accepted"), strings.Repeat("\x00\x08\x00\x00\x06\x00\x00\x00", 100))
 	for _, payload := range packets {
-		var a helper.Answer
-		p := answer(t, "plain", payload)
-		if n := testing.AllocsPerRun(100, func() { Helper.Read(p, &a) }); n != 0 {
+		if n := flows["plain"](t).Allocs(helper.EstablishedReply, payload); n != 0 {
 			t.Errorf("%q allocates %v times", payload, n)
 		}
 	}
@@ -265,13 +259,7 @@ func BenchmarkRead(b *testing.B) {
 		"announced": redirect(text),
 	} {
 		b.Run(name, func(b *testing.B) {
-			var a helper.Answer
-			p := answer(b, "plain", payload)
-			b.ReportAllocs()
-			for b.Loop() {
-				a.Reset()
-				Helper.Read(p, &a)
-			}
+			flows["plain"](b).Benchmark(b, helper.EstablishedReply, payload)
 		})
 	}
 }
@@ -287,7 +275,7 @@ func FuzzRead(f *testing.F) {
 		f.Add([]byte(redirect("")+data(c.text)), false, flow)
 	}
 	f.Fuzz(func(t *testing.T, payload []byte, toCome bool, flow uint8) {
-		p := answer(t, names[int(flow)%len(names)], string(payload))
+		p := flows[names[int(flow)%len(names)]](t).Packet(helper.EstablishedReply, string(payload))
 		read := func() (a helper.Answer) {
 			p.Private[0] = ordinary
 			if toCome {
