@@ -128,6 +128,7 @@ var segments = []struct {
 	{"plain", helper.Reply, "229 Entering Extended Passive Mode (||5000|)\r\n", none},
 	{"plain", helper.Reply, "229 Entering Extended Passive Mode (|||5000)\r\n", none},
 	{"plain", helper.Reply, "229 Entering Extended Passive Mode (||!5000|)\r\n", none},
+	{"plain", helper.Reply, "229 Entering Extended Passive Mode (   5000 )\r\n", none},
 	{"plain", helper.Reply, "229 Entering Extended Passive Mode (|1|198.51.100.9|5000|)\r\n", none},
 
 	// numbers out of range
@@ -152,6 +153,7 @@ var segments = []struct {
 	{"ipv6", helper.Original, "EPRT |2|2001:db8::3|1234|\r\n", none},
 	{"ipv6", helper.Original, "EPRT |2|2001:db8::2%eth0|1234|\r\n", none},
 	{"ipv6", helper.Original, "EPRT |1|2001:db8::2|1234|\r\n", none},
+	{"ipv6", helper.Original, "EPRT |3|2001:db8::2|1234|\r\n", none},
 	{"ipv6", helper.Original, "EPRT |1|192.0.2.2|1234|\r\n", none},
 	{"ipv6", helper.Original, "PORT 192,0,2,2,4,210\r\n", none},
 	{"ipv6", helper.Reply, "227 Entering Passive Mode (198,51,100,9,19,136)\r\n", none},
@@ -297,7 +299,7 @@ func TestLineStarts(t *testing.T) {
 			f.Send(helper.Original, "USER a\r\n")
 			for range 3 {
 				at := f.Seq[helper.Original]
-				for _, again := range []string{"first", "second"} {
+				for _, again := range []string{"first", "second", "third"} {
 					f.Seq[helper.Original] = at
 					if got := f.Send(helper.Original, port); got != active {
 						t.Errorf("%s at %#x: %s", again, at, got)

@@ -75,6 +75,7 @@ var texts = []struct{ flow, text, want string }{
 		"accept; tcp 192.0.2.2:* -> 198.51.100.9:1526 or drop"},
 	{"plain", "(ADDRESS=(HOST=dbhost)(PORT=1526))", none},
 	{"plain", "(ADDRESS=(HOST=dbhost)(PORT=1526))\x00(ADDRESS=(HOST=203.0.113.8)(PORT=1))", none},
+	{"plain", "(ADDRESS=(A=B))\x00(ADDRESS=(HOST=203.0.113.8)(PORT=1))", none},
 	{"plain", "(ADDRESS=(PORT=1526)(HOST=198.51.100.9))", none},
 	{"plain", "(A=(ADDRESS=(PORT=1526)(HOST=198.51.100.9))(ADDRESS=(PORT=1)(HOST=203.0.113.8)))", none},
 	{"plain", "(ADDRESS=(HOST=198.51.100.9)(A=(PORT=1526)))", none},
