@@ -47,6 +47,7 @@ func TestRead(t *testing.T) {
 		{"from the wrong side", []string{"< " + start, "> " + answer}, "00000000", "accept"},
 		{"refused", []string{"> " + start, "< 00000005 0000c000 00001234 00000000"}, "00000000", "accept"},
 		{"port above 65535", []string{"> " + start, "< 00000000 0001c000 00001234 00000000"}, "00000000", "accept"},
+		{"port 65536", []string{"> " + start, "< 00000000 00010000 00001234 00000000"}, "00000000", "accept"},
 		{"greatest port word", []string{"> " + start, "< 00000000 ffffffff 00001234 00000000"}, "00000000", "accept"},
 		{"port 0", []string{"> " + start, "< 00000000 00000000 00001234 00000000"}, "00000000", "accept"},
 		{"port 65535", []string{"> " + start, "< 00000000 0000ffff"}, "00000000", "accept; tcp 192.0.2.2:* -> 198.51.100.9:65535"},
