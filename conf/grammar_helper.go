@@ -4,6 +4,8 @@ import (
 	"slices"
 	"strconv"
 	"time"
+
+	"ctbox/helpers/builtin"
 )
 
 var helperClauses = []clause{
@@ -279,39 +281,19 @@ func leavePolicy(p *parser, s scope, at Pos) *Error {
 	return nil
 }
 
-// builtinHelpers are the ten helpers with the defaults of their only policy,
-// which has the helper's name.
-var builtinHelpers = []struct {
-	name     string
-	tcp, udp bool
-	max      uint32
-	timeout  time.Duration
-}{
-	{"amanda", false, true, 3, 180 * time.Second},
-	{"dhcpv6", false, true, 1, 300 * time.Second},
-	{"ftp", true, false, 1, 300 * time.Second},
-	{"mdns", false, true, 8, 30 * time.Second},
-	{"rpc", true, true, 1, 300 * time.Second},
-	{"sane", true, false, 1, 300 * time.Second},
-	{"slp", false, true, 8, 16 * time.Second},
-	{"ssdp", true, true, 8, 300 * time.Second},
-	{"tftp", false, true, 1, 300 * time.Second},
-	{"tns", true, false, 1, 300 * time.Second},
-}
-
+// builtinHelper returns the policies of a helper that ctbox has: each has one, with
+// its own name.
 func builtinHelper(name string, protocol uint8) []HelperPolicy {
-	for _, h := range builtinHelpers {
-		if h.name == name && (h.tcp && protocol == protocolTCP || h.udp && protocol == protocolUDP) {
-			return []HelperPolicy{{name, h.max, h.timeout}}
-		}
+	if h := builtin.Find(name, protocol); h != nil {
+		return []HelperPolicy{{name, h.ExpectMax, h.ExpectTimeout}}
 	}
 	return nil
 }
 
 func builtinHelperNames() []string {
 	var names []string
-	for _, h := range builtinHelpers {
-		names = append(names, h.name)
+	for _, h := range builtin.All() {
+		names = append(names, h.Name)
 	}
 	return names
 }

@@ -8,6 +8,8 @@ import (
 	"strings"
 	"testing"
 
+	"ctbox/helpers/builtin"
+
 	"github.com/google/go-cmp/cmp"
 )
 
@@ -119,10 +121,10 @@ func randomFile(r *rand.Rand) string {
 			case transport:
 				file.WriteString([]string{"", "Default"}[r.IntN(2)])
 			case "Type":
-				h := builtinHelpers[r.IntN(len(builtinHelpers))]
-				file.WriteString(h.name + []string{" inet ", " inet6 "}[r.IntN(2)])
-				if h.tcp {
-					file.WriteString("tcp { Policy " + h.name + " { ExpectMax 7 } ")
+				h := builtin.All()[r.IntN(len(builtin.All()))]
+				file.WriteString(h.Name + []string{" inet ", " inet6 "}[r.IntN(2)])
+				if slices.Contains(h.Protocols, protocolTCP) {
+					file.WriteString("tcp { Policy " + h.Name + " { ExpectMax 7 } ")
 				} else {
 					file.WriteString("udp { ")
 				}

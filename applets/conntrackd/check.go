@@ -32,13 +32,6 @@ func runCheck(name string, stdout, stderr io.Writer) int {
 			status = exitFailed
 		}
 	}
-	if text := withoutHelpers(cfg); text != "" {
-		severity := conf.Caution
-		if onlyHelpers(cfg) {
-			severity, status = conf.Fatal, exitFailed
-		}
-		fmt.Fprintln(stderr, name+": "+severities[severity]+text)
-	}
 	stdout.Write(appendPlan(nil, cfg, status == exitOK))
 	return status
 }
@@ -65,6 +58,9 @@ func purpose(cfg *conf.Config) string {
 	}
 	if cfg.Stats != nil {
 		does = append(does, "keep statistics of flows")
+	}
+	if h := cfg.Helper; h != nil && len(h.Types) > 0 {
+		does = append(does, "run the helpers "+helperNames(h))
 	}
 	if len(does) == 0 {
 		return "and do nothing but answer commands"

@@ -20,6 +20,7 @@ import (
 	"ctbox/applets/conntrackd/process"
 	"ctbox/applets/conntrackd/report"
 	"ctbox/conf"
+	"ctbox/helpers"
 	"ctbox/nl"
 	"ctbox/sync/node"
 )
@@ -46,6 +47,7 @@ type daemon struct {
 	lock    *process.Lock
 	control *net.UnixListener // nil without
 	node    runner
+	helpers *helpers.Host // nil without
 	hangup  chan os.Signal
 }
 
@@ -74,7 +76,7 @@ func runDaemon(ctx context.Context, config string, console *logging.Log, stderr 
 	if !d.takeLock() {
 		return exitFailed
 	}
-	if err := d.init(open); err != nil {
+	if err := d.init(ctx, open); err != nil {
 		d.log.Error(err.Error())
 		d.log.Error("conntrackd cannot start, please review your configuration")
 		d.release()
@@ -131,14 +133,8 @@ func (d *daemon) takeLock() bool {
 }
 
 // init opens everything else.
-func (d *daemon) init(open opener) error {
+func (d *daemon) init(ctx context.Context, open opener) error {
 	g := &d.cfg.General
-	if text := withoutHelpers(d.cfg); text != "" {
-		if onlyHelpers(d.cfg) {
-			return errors.New(text)
-		}
-		d.log.Error(text)
-	}
 	caches := 1
 	if d.cfg.Sync != nil {
 		caches = 2
@@ -169,11 +165,14 @@ func (d *daemon) init(open opener) error {
 		return err
 	}
 	d.node = n
-	return nil
+	return d.openHelpers(ctx)
 }
 
 // release undoes takeLock and init, but for the node.
 func (d *daemon) release() {
+	if d.helpers != nil {
+		d.helpers.Close()
+	}
 	if d.control != nil {
 		d.control.Close()
 	}
@@ -184,7 +183,8 @@ func (d *daemon) release() {
 
 // run serves until the daemon is told to stop.
 func (d *daemon) run(ctx context.Context, parent *process.Parent) int {
-	ctx, stop := context.WithCancel(ctx)
+	ctx, end := context.WithCancelCause(ctx)
+	stop := func() { end(nil) }
 	defer stop()
 	server := &control.Server{Node: d.node, Log: d.log, Stop: stop}
 	defer server.Close() // whoever asked for the end may go on when all is gone
@@ -201,8 +201,12 @@ func (d *daemon) run(ctx context.Context, parent *process.Parent) int {
 	}
 	d.log.Log(ctx, node.LevelNotice, startMessage(parent))
 	if failed == nil {
+		beside.Go(func() { d.runHelpers(ctx, end) })
 		d.tellSystemd(ctx, &beside, mainPID(parent))
 		failed = d.node.Run(ctx)
+	}
+	if cause := context.Cause(ctx); failed == nil && !errors.Is(cause, context.Canceled) {
+		failed = cause
 	}
 	stop()
 	if d.cfg.General.Systemd {

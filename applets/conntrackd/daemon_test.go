@@ -2,6 +2,7 @@ package conntrackd
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -16,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"ctbox/internal/netnstest"
+	"ctbox/nl"
 )
 
 // client runs our client and fails the test if it fails.
@@ -140,6 +142,18 @@ func TestFailingStarts(t *testing.T) {
 		}
 	})
 	defer busy.Close()
+	var queues *nl.Queues
+	h.Do(func() {
+		var err error
+		if queues, err = nl.OpenQueues(1 << 20); err != nil {
+			t.Fatal(err)
+		}
+		// A kernel that can't tell a packet's flow refuses that, but the queue is ours.
+		if err := queues.Bind(t.Context(), 7, 0); err != nil && !errors.Is(err, unix.EOPNOTSUPP) {
+			t.Fatal(err)
+		}
+	})
+	defer queues.Close()
 	port := busy.LocalAddr().(*net.UDPAddr).Port
 	const review = "[ERROR] conntrackd cannot start, please review your configuration\n"
 	for _, c := range []struct {
@@ -161,8 +175,9 @@ func TestFailingStarts(t *testing.T) {
 			"[ERROR] can't open channel socket: the multicast link has no IPv4_address or IPv6_address, which is the group's\n" + review, false},
 		{"no peer", "", strings.ReplaceAll(setups["notrack"], "IPv4_Destination_Address 192.0.2.2", ""),
 			"[ERROR] can't open channel socket: the TCP link has no IPv4_Destination_Address or IPv6_Destination_Address, which is the peer's\n" + review, false},
-		{"nothing but helpers", "", "Helper {\n Type ftp inet tcp {\n  Policy ftp {\n   ExpectMax 1\n  }\n }\n}",
-			"[ERROR] this version runs no user-space helpers: the 1 of the Helper clause are not set up\n" + review, false},
+		{"queue in use", "", "Helper {\n Setup yes\n Type ftp inet tcp {\n  QueueNum 7\n }\n}",
+			"[ERROR] trying to bind queue 7 of cthelper `ftp': operation not permitted; another program has it, " +
+				"or this one lacks CAP_NET_ADMIN\n" + review, false},
 		{"port in use", "", strings.ReplaceAll(setups["bypass"], "3780", strconv.Itoa(port)), review, false},
 		{"syntax", "", "Sync {\n Mod FTFW {\n}\n}",
 			"[ERROR] " + h.path("conntrackd.conf") + `:9:2: found "Mod"`, false},

@@ -1,23 +1,51 @@
 package conntrackd
 
 import (
+	"context"
 	"fmt"
+	"strings"
 
 	"ctbox/conf"
+	"ctbox/helpers"
 )
 
-// withoutHelpers is what has to be said where the file has a Helper clause, which
-// this version reads and does not carry out; "" where it has none. Packets that a
-// rule gives to such a helper's queue wait there for nobody.
-func withoutHelpers(cfg *conf.Config) string {
-	if cfg.Helper == nil {
-		return ""
+// openHelpers registers the user-space helpers of the configuration, if there are
+// any, and takes their queues. From then on packets wait for runHelpers.
+func (d *daemon) openHelpers(ctx context.Context) error {
+	if h := d.cfg.Helper; h == nil || len(h.Types) == 0 {
+		return nil
 	}
-	return fmt.Sprintf("this version runs no user-space helpers: the %d of the Helper clause are not set up",
-		len(cfg.Helper.Types))
+	host, err := helpers.Open(ctx, d.cfg.Helper, d.log)
+	if err != nil {
+		return err
+	}
+	d.helpers = host
+	return nil
 }
 
-// onlyHelpers reports whether the file asks for nothing that this version does.
-func onlyHelpers(cfg *conf.Config) bool {
-	return cfg.Helper != nil && cfg.Sync == nil && cfg.Stats == nil
+// runHelpers answers packets until ctx ends. Without helpers there is nothing to
+// do. If it can't go on, the daemon ends: packets would wait for nobody.
+func (d *daemon) runHelpers(ctx context.Context, stop context.CancelCauseFunc) {
+	if d.helpers == nil {
+		return
+	}
+	if err := d.helpers.Run(ctx); err != nil {
+		stop(err)
+	}
+}
+
+// helperNames are the helpers of a Helper clause in words.
+func helperNames(h *conf.Helper) string {
+	var names []string
+	for _, t := range h.Types {
+		family, protocol := "inet", "tcp"
+		if t.IPv6 {
+			family = "inet6"
+		}
+		if t.Protocol != 6 {
+			protocol = "udp"
+		}
+		names = append(names, fmt.Sprintf("%s (%s, %s, queue %d)", t.Name, family, protocol, t.QueueNum))
+	}
+	return strings.Join(names, ", ")
 }

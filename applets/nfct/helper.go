@@ -2,7 +2,10 @@ package nfct
 
 import (
 	"errors"
+	"time"
 
+	"ctbox/helpers/builtin"
+	"ctbox/helpers/helper"
 	"ctbox/nl"
 	"ctbox/nl/cthelper"
 
@@ -74,8 +77,9 @@ func (s *session) addHelper(inv invocation) error {
 		Name:        key.Name,
 		Family:      key.Family,
 		Proto:       key.Proto,
-		PrivDataLen: known.privDataLen,
-		Policies:    []cthelper.Policy{{Name: known.name, ExpectMax: known.expectMax, ExpectTimeout: known.expectTimeout}},
+		PrivDataLen: uint32(known.PrivateLen),
+		Policies: []cthelper.Policy{{Name: known.Name, ExpectMax: known.ExpectMax,
+			ExpectTimeout: uint32(known.ExpectTimeout / time.Second)}},
 	}))
 }
 
@@ -183,42 +187,16 @@ func parseKey(args []string) (cthelper.Key, error) {
 // helperProtocols are the protocols with helpers, in no other spelling.
 var helperProtocols = map[string]uint8{"tcp": nl.ProtoTCP, "udp": nl.ProtoUDP}
 
-// parseBuiltin reads NAME FAMILY PROTOCOL of a helper that conntrackd has.
-func parseBuiltin(args []string) (cthelper.Key, builtin, error) {
+// parseBuiltin reads NAME FAMILY PROTOCOL of a helper that conntrackd has. What the
+// kernel has to know of it is equal to conntrack-tools' to the number: an entry
+// that one program made is one that the other's daemon can take over.
+func parseBuiltin(args []string) (cthelper.Key, *helper.Helper, error) {
 	key, err := parseKey(args[:3])
 	if err != nil {
-		return key, builtin{}, err
+		return key, nil, err
 	}
-	for _, b := range builtins {
-		if b.name == args[0] && b.proto == key.Proto {
-			return key, b, nil
-		}
+	if h := builtin.Find(args[0], key.Proto); h != nil {
+		return key, h, nil
 	}
-	return key, builtin{}, errNotBuiltin
-}
-
-// builtin is a helper of conntrackd as the kernel has to know it.
-type builtin struct {
-	name          string // of its policy, too
-	proto         uint8
-	privDataLen   uint32 // bytes
-	expectMax     uint32
-	expectTimeout uint32 // seconds
-}
-
-// builtins are equal to conntrack-tools' to the number: an entry that one
-// program made is one that the other's daemon can take over.
-var builtins = []builtin{
-	{"amanda", nl.ProtoUDP, 0, 3, 180},
-	{"dhcpv6", nl.ProtoUDP, 0, 1, 300},
-	{"ftp", nl.ProtoTCP, 24, 1, 300},
-	{"mdns", nl.ProtoUDP, 0, 8, 30},
-	{"rpc", nl.ProtoTCP, 16, 1, 300},
-	{"rpc", nl.ProtoUDP, 16, 1, 300},
-	{"sane", nl.ProtoTCP, 4, 1, 300},
-	{"slp", nl.ProtoUDP, 0, 8, 16},
-	{"ssdp", nl.ProtoUDP, 0, 8, 300},
-	{"ssdp", nl.ProtoTCP, 0, 8, 300},
-	{"tftp", nl.ProtoUDP, 0, 1, 300},
-	{"tns", nl.ProtoTCP, 1, 1, 300},
+	return key, nil, errNotBuiltin
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"testing"
 
+	"ctbox/helpers/builtin"
 	"ctbox/internal/netnstest"
 
 	"github.com/google/go-cmp/cmp"
@@ -73,9 +74,11 @@ func TestRequestsEqualThePeers(t *testing.T) {
 		"list helper", "flush helper", "get helper ftp", "get helper ftp inet tcp", "get helper x inet6 udp", "get helper ''",
 		"get helper a-name-of-more-than-fifteen-bytes", "delete helper ftp", "delete helper ftp inet tcp", "delete helper rpc inet6 udp",
 	}
-	for _, b := range builtins {
-		args := b.name + " inet " + map[uint8]string{6: "tcp", 17: "udp"}[b.proto]
-		lines = append(lines, "add helper "+args, "disable helper "+args)
+	for _, h := range builtin.All() {
+		for _, proto := range h.Protocols {
+			args := h.Name + " inet " + map[uint8]string{6: "tcp", 17: "udp"}[proto]
+			lines = append(lines, "add helper "+args, "disable helper "+args)
+		}
 	}
 	lines = append(lines, "add helper ftp inet6 tcp", "disable helper tftp inet6 udp")
 	for _, line := range lines {

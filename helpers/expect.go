@@ -1,0 +1,180 @@
+package helpers
+
+import (
+	"context"
+	"errors"
+	"net/netip"
+	"os"
+
+	"golang.org/x/sys/unix"
+
+	"ctbox/helpers/helper"
+	"ctbox/nl"
+)
+
+// followMaster is the kernel's function for expected flows that are translated
+// after the pattern of the flow that announced them (nf_nat_core).
+const followMaster = "nat-follow-master"
+
+// maxPorts is how many ports are tried for an announced expectation whose own is
+// taken. Each is a request to the kernel, and who asks may be an attacker.
+const maxPorts = 64
+
+// expecter makes expectations through ctnetlink. The kernel takes them only for
+// flows that are in its table, which a flow's first packet is not: expectations
+// of those go with the verdict.
+type expecter struct {
+	conn *nl.Conn
+	x    nl.Expect // the one that is being made
+	old  nl.Expect // one that the kernel has already
+	sent nl.Expect // the one that goes with the verdict
+}
+
+// build makes e.x what the kernel has to know about the expectation w that p
+// announces (sheet: helpers, 8.1 and 9.1).
+func (e *expecter) build(p *helper.Packet, w *helper.Expectation) {
+	family := p.Flow.Family()
+	x := &e.x
+	*x = nl.Expect{Has: nl.ExpectHasFlags, Master: p.Flow.Orig}
+	x.Master.Zone, x.Master.Has = 0, x.Master.Has&^nl.TupleZone
+	x.Tuple = expectTuple(family, w.Protocol, w.Src, w.Dst)
+	x.Mask = nl.Tuple{Has: x.Tuple.Has, Family: family, Proto: w.Protocol, Dst: ones(family), DstPort: 0xffff}
+	if w.Src.Addr().IsValid() {
+		x.Mask.Src = ones(family)
+	}
+	if w.Src.Port() != 0 {
+		x.Mask.SrcPort = 0xffff
+	}
+	if w.Permanent {
+		x.Flags = nl.ExpectPermanent
+	}
+	if w.Helper != "" {
+		x.Helper.Set(w.Helper)
+		x.Has |= nl.ExpectHasHelper
+	}
+	if p.Flow.Has&nl.HasZone != 0 && p.Flow.Zone != 0 {
+		x.Zone = p.Flow.Zone
+		x.Has |= nl.ExpectHasZone
+	}
+	if n := w.NAT; n != nil && p.NATed() {
+		to, follow := netip.AddrPortFrom(netip.Addr{}, n.Port), followMaster
+		if n.Follow != "" && isLoaded(n.Follow) {
+			to, follow = netip.AddrPortFrom(n.Addr, n.Port), n.Follow
+		}
+		x.NATTuple = expectTuple(family, w.Protocol, to, netip.AddrPort{})
+		x.NATDir = uint32(n.Dir)
+		x.SetFn(follow)
+		x.Has |= nl.ExpectHasNAT | nl.ExpectHasFn
+	}
+}
+
+// isLoaded reports whether the kernel has that function beside nat-follow-master:
+// each is in a module of its own. An expectation that names one which is not there
+// is refused, and where it goes with a verdict nobody would notice.
+func isLoaded(follow string) bool {
+	_, err := os.Stat("/sys/module/nf_nat_" + follow)
+	return err == nil
+}
+
+func expectTuple(family, proto uint8, src, dst netip.AddrPort) nl.Tuple {
+	t := nl.Tuple{Has: nl.TupleAddrs | nl.TupleProto | nl.TuplePorts, Family: family, Proto: proto,
+		SrcPort: src.Port(), DstPort: dst.Port()}
+	copy(t.Src[:], src.Addr().AsSlice())
+	copy(t.Dst[:], dst.Addr().AsSlice())
+	return t
+}
+
+func ones(family uint8) (a nl.Addr) {
+	size := 4
+	if family == nl.FamilyIPv6 {
+		size = 16
+	}
+	for i := range size {
+		a[i] = 0xff
+	}
+	return a
+}
+
+// make has the kernel expect e.x. If another flow has announced that port, and
+// free says that it may be another one, the next that is free is taken, and is
+// e.x.Tuple.DstPort then. An expectation that is there already is begun anew: a
+// packet that was sent twice announces the same.
+func (e *expecter) make(ctx context.Context, free bool) error {
+	for range maxPorts {
+		err := e.request(ctx, nl.TypeExpectNew, unix.NLM_F_CREATE|unix.NLM_F_EXCL)
+		switch {
+		case errors.Is(err, unix.EEXIST) && (!free || e.isOurs(ctx)):
+			if err := e.remove(ctx); err != nil && !errors.Is(err, unix.ENOENT) {
+				return err
+			}
+			return e.request(ctx, nl.TypeExpectNew, unix.NLM_F_CREATE|unix.NLM_F_EXCL)
+		case free && (errors.Is(err, unix.EEXIST) || errors.Is(err, unix.EBUSY)):
+			e.nextPort()
+		default:
+			return err
+		}
+	}
+	return unix.EADDRINUSE
+}
+
+// nextPort moves e.x on to the port that is tried next. It stays among those that
+// need no privilege if it comes around.
+func (e *expecter) nextPort() {
+	if e.x.Tuple.DstPort == 0xffff {
+		e.x.Tuple.DstPort = 1023
+	}
+	e.x.Tuple.DstPort++
+}
+
+// find moves e.x on to a port that nobody else's expectation has. It is for those
+// that have to go with the verdict, of which the kernel does not tell.
+func (e *expecter) find(ctx context.Context) error {
+	for range maxPorts {
+		found, err := e.look(ctx)
+		if err != nil || !found || e.same() {
+			return err
+		}
+		e.nextPort()
+	}
+	return unix.EADDRINUSE
+}
+
+// isOurs reports whether the kernel's expectation of e.x's tuple is one that the
+// same flow has made, for the same port of the same host.
+func (e *expecter) isOurs(ctx context.Context) bool {
+	found, err := e.look(ctx)
+	return err == nil && found && e.same()
+}
+
+func (e *expecter) same() bool {
+	const ports = nl.TuplePorts | nl.TupleAddrs | nl.TupleProto
+	a, b := e.old.Master, e.x.Master
+	a.Has, b.Has = a.Has&ports, b.Has&ports
+	a.Zone, b.Zone = 0, 0
+	return a == b && e.old.NATTuple.SrcPort == e.x.NATTuple.SrcPort
+}
+
+// look reads the kernel's expectation of e.x's tuple into e.old.
+func (e *expecter) look(ctx context.Context) (found bool, err error) {
+	want := nl.Expect{Has: e.x.Has & nl.ExpectHasZone, Zone: e.x.Zone, Tuple: e.x.Tuple}
+	r := nl.Request{Type: nl.TypeExpectGet, Family: want.Tuple.Family, Expect: &want}
+	err = e.conn.Do(ctx, r, func(m *nl.Message) error {
+		found = true
+		e.old.Reset()
+		return e.old.Decode(m.Attrs)
+	})
+	if errors.Is(err, unix.ENOENT) {
+		return false, nil
+	}
+	return found, err
+}
+
+// remove takes e.x back.
+func (e *expecter) remove(ctx context.Context) error {
+	want := nl.Expect{Has: e.x.Has & nl.ExpectHasZone, Zone: e.x.Zone, Tuple: e.x.Tuple}
+	return e.conn.Do(ctx, nl.Request{Type: nl.TypeExpectDelete, Family: want.Tuple.Family, Expect: &want}, nil)
+}
+
+func (e *expecter) request(ctx context.Context, typ nl.Type, flags uint16) error {
+	return e.conn.Do(ctx, nl.Request{Type: typ, Flags: flags, Family: e.x.Tuple.Family, Expect: &e.x}, nil)
+}

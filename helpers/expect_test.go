@@ -1,0 +1,240 @@
+package helpers
+
+import (
+	"context"
+	"errors"
+	"net/netip"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"ctbox/helpers/helper"
+	"ctbox/internal/netnstest"
+	"ctbox/nl"
+)
+
+// table is a namespace's table with flows that have the kernel's ftp helper: what
+// the kernel does with expectations is the same for every helper.
+type table struct {
+	e *expecter
+	c *nl.Conn
+	t testing.TB
+}
+
+func newTable(t testing.TB) *table {
+	t.Helper()
+	ns := netnstest.New(t, "expect")
+	var c *nl.Conn
+	ns.Do(func() {
+		var err error
+		if c, err = nl.Dial(); err != nil {
+			t.Fatal(err)
+		}
+	})
+	t.Cleanup(func() { c.Close() })
+	return &table{&expecter{conn: c}, c, t}
+}
+
+// master makes a flow with a helper and an SNAT, and returns a packet of it.
+func (tb *table) master(port uint16) *helper.Packet {
+	tb.t.Helper()
+	f := udpFlow()
+	f.Orig.Proto, f.Reply.Proto = nl.ProtoTCP, nl.ProtoTCP
+	f.Orig.SrcPort, f.Reply.DstPort = port, port
+	f.Has |= nl.HasTimeout | nl.HasTCPState | nl.HasHelper
+	f.Timeout, f.TCPState = 600, nl.TCPStateEstablished
+	f.Status = nl.StatusConfirmed | nl.StatusSeenReply | nl.StatusAssured | nl.StatusSrcNAT | nl.StatusSrcNATDone
+	f.Helper.Set("ftp")
+	r := nl.Request{Type: nl.TypeFlowNew, Flags: unix.NLM_F_CREATE | unix.NLM_F_EXCL, Family: nl.FamilyIPv4, Flow: &f}
+	if err := tb.c.Do(context.Background(), r, nil); err != nil {
+		tb.t.Fatal(err)
+	}
+	return &helper.Packet{Flow: &f, Info: helper.Established}
+}
+
+// announce is what a PORT command asks for: the server's connection to a port.
+func announce(p *helper.Packet, port uint16) *helper.Expectation {
+	return &helper.Expectation{
+		Protocol: nl.ProtoTCP, Src: netip.AddrPortFrom(p.Src(helper.Reply).Addr(), 0),
+		Dst: netip.AddrPortFrom(p.Dst(helper.Reply).Addr(), port),
+		NAT: &helper.NAT{Dir: helper.Reply, Port: port},
+	}
+}
+
+// make makes the expectation and returns the port that it got.
+func (tb *table) make(p *helper.Packet, port uint16, free bool) (uint16, error) {
+	tb.e.build(p, announce(p, port))
+	err := tb.e.make(context.Background(), free)
+	return tb.e.x.Tuple.DstPort, err
+}
+
+func (tb *table) must(p *helper.Packet, port uint16, free bool, want uint16) {
+	tb.t.Helper()
+	if got, err := tb.make(p, port, free); err != nil || got != want {
+		tb.t.Fatalf("got port %d, %v, want %d", got, err, want)
+	}
+}
+
+// all is the kernel's table of expectations by port.
+func (tb *table) all() map[uint16]nl.Expect {
+	tb.t.Helper()
+	all := make(map[uint16]nl.Expect)
+	_, err := tb.c.Dump(context.Background(), nl.Dump{Type: nl.TypeExpectGet}, func(m *nl.Message) error {
+		var x nl.Expect
+		err := x.Decode(m.Attrs)
+		all[x.Tuple.DstPort] = x
+		return err
+	})
+	if err != nil {
+		tb.t.Fatal(err)
+	}
+	return all
+}
+
+func TestExpectation(t *testing.T) {
+	tb := newTable(t)
+	p := tb.master(1000)
+	tb.must(p, 2000, true, 2000)
+	x, ok := tb.all()[2000]
+	if !ok {
+		t.Fatal("not in the kernel's table")
+	}
+	if x.Master.Src != p.Flow.Orig.Src || x.Master.SrcPort != 1000 || x.Tuple.Src != (nl.Addr{198, 51, 100, 2}) ||
+		x.Tuple.Dst != (nl.Addr{198, 51, 100, 1}) || x.Mask.SrcPort != 0 || x.Mask.DstPort != 0xffff ||
+		x.NATDir != 1 || x.NATTuple.SrcPort != 2000 || string(x.FnBytes()) != followMaster {
+		t.Errorf("%+v", x)
+	}
+}
+
+// A port that another flow has announced is taken: the next is announced instead.
+// The same flow gets its own again, when a packet was sent twice.
+func TestExpectationsPort(t *testing.T) {
+	tb := newTable(t)
+	first, second, third := tb.master(1000), tb.master(1001), tb.master(1002)
+	tb.must(first, 2000, true, 2000)
+	tb.must(second, 2000, true, 2001)
+	tb.must(first, 2000, true, 2000)
+	tb.must(second, 2000, true, 2001)
+	tb.must(third, 2000, true, 2002)
+	tb.must(third, 65535, true, 65535)
+	if all := tb.all(); len(all) != 3 { // one of each: the helper's policy lets the oldest go
+		t.Errorf("%d expectations", len(all))
+	}
+	tb.must(second, 65535, true, 1024)
+}
+
+// Where the port can't be another one, it is expected for both.
+func TestExpectationOfAnother(t *testing.T) {
+	tb := newTable(t)
+	first, second := tb.master(1000), tb.master(1001)
+	for _, p := range []*helper.Packet{first, second} {
+		p.Flow.Status &^= nl.StatusSrcNAT
+		tb.must(p, 2000, false, 2000)
+	}
+	if x := tb.all()[2000]; x.Master.SrcPort != 1001 || x.Has&nl.ExpectHasNAT != 0 {
+		t.Errorf("%+v", x)
+	}
+}
+
+// The search ends: somebody may have taken them all.
+func TestExpectationsPortsAreTaken(t *testing.T) {
+	tb := newTable(t)
+	for i := range uint16(maxPorts) {
+		tb.must(tb.master(1000+i), 3000+i, true, 3000+i)
+	}
+	if port, err := tb.make(tb.master(5000), 3000, true); !errors.Is(err, unix.EADDRINUSE) {
+		t.Errorf("port %d, %v", port, err)
+	}
+}
+
+// find does the same for those of which the kernel tells nothing.
+func TestFind(t *testing.T) {
+	tb := newTable(t)
+	first, second := tb.master(1000), tb.master(1001)
+	tb.must(first, 2000, true, 2000)
+	for p, want := range map[*helper.Packet]uint16{first: 2000, second: 2001} {
+		tb.e.build(p, announce(p, 2000))
+		if err := tb.e.find(context.Background()); err != nil || tb.e.x.Tuple.DstPort != want {
+			t.Errorf("port %d, %v, want %d", tb.e.x.Tuple.DstPort, err, want)
+		}
+	}
+}
+
+func TestExpectationWithoutMaster(t *testing.T) {
+	tb := newTable(t)
+	p := tb.master(1000)
+	p.Flow.Orig.SrcPort = 999
+	if _, err := tb.make(p, 2000, true); !errors.Is(err, unix.ENOENT) {
+		t.Errorf("error %v", err)
+	}
+	if n := len(tb.all()); n != 0 {
+		t.Errorf("%d expectations", n)
+	}
+}
+
+// What could not be announced is taken back with the packet that announced it.
+func TestRewrittenPacketThatIsTooLong(t *testing.T) {
+	tb := newTable(t)
+	h := newTestHost(t)
+	h.expect.conn = tb.c
+	p := tb.master(1000)
+	h.read = func(p *helper.Packet, a *helper.Answer) {
+		w := announce(p, 2000)
+		w.Protocol = nl.ProtoTCP
+		w.Announced = &helper.Announced{At: 0, Len: 1, Append: func(dst []byte, _ netip.AddrPort) []byte {
+			return append(dst, make([]byte, 66000)...)
+		}}
+		a.Expect = append(a.Expect, *w)
+	}
+	f := p.Flow.Clone()
+	q := queued(f, "text")
+	q.Payload = tcp("text")
+	got := h.run([]*nl.QueuedPacket{q})
+	if len(got) != 1 || !got[0].Drop || got[0].Payload != nil {
+		t.Errorf("verdicts %+v", got)
+	}
+	if n := len(tb.all()); n != 0 {
+		t.Errorf("%d expectations are left", n)
+	}
+}
+
+// tcp is a packet of the flow of master(1000).
+func tcp(payload string) []byte {
+	b := udp("")[:20]
+	b[9] = unix.IPPROTO_TCP
+	b = append(b, 3, 232, 0, 69, 0, 0, 0, 1, 0, 0, 0, 1, 0x50, 0x18, 0, 0, 0, 0, 0, 0)
+	b = append(b, payload...)
+	b[3] = byte(len(b))
+	return b
+}
+
+// A whole answer: the expectation is in the table, and the packet tells the port
+// that it got.
+func TestAnnouncedPort(t *testing.T) {
+	tb := newTable(t)
+	h := newTestHost(t)
+	h.expect.conn = tb.c
+	tb.must(tb.master(1001), 2000, true, 2000)
+	p := tb.master(1000)
+	h.read = func(p *helper.Packet, a *helper.Answer) {
+		w := announce(p, 2000)
+		w.Announced = &helper.Announced{At: 5, Len: 4, Append: func(dst []byte, to netip.AddrPort) []byte {
+			return append(dst, to.String()...)
+		}}
+		a.Expect = append(a.Expect, *w)
+	}
+	q := queued(p.Flow.Clone(), "")
+	q.Payload = tcp("PORT 2000\r\n")
+	got := h.run([]*nl.QueuedPacket{q})
+	if len(got) != 1 || got[0].Drop || got[0].Flow == nil || got[0].Expect != nil {
+		t.Fatalf("verdicts %+v", got)
+	}
+	if text := string(got[0].Payload[40:]); text != "PORT 198.51.100.1:2001\r\n" {
+		t.Errorf("payload %q", text)
+	}
+	x, ok := tb.all()[2001]
+	if !ok || x.NATTuple.SrcPort != 2000 || x.Timeout < uint32(time.Minute/time.Second) {
+		t.Errorf("%+v", x)
+	}
+}

@@ -1,0 +1,291 @@
+package helpers
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"ctbox/conf"
+	"ctbox/helpers/builtin"
+	"ctbox/helpers/helper"
+	"ctbox/nl"
+	"ctbox/nl/cthelper"
+)
+
+// LevelNotice is the level of what is normal and worth a line.
+const LevelNotice = slog.LevelInfo + 2
+
+// Host runs the helpers of a configuration.
+type Host struct {
+	// Stats counts; any goroutine may read it.
+	Stats Stats
+
+	log     *slog.Logger
+	conn    *nl.Conn // for expectations while running
+	objects *nl.Conn // for the helper objects
+	queues  queues
+	enabled []*cthelper.Helper // as they are to be when nobody reads their queues
+
+	byName  map[object]*helper.Helper // of those configured
+	byQueue map[uint16]*helper.Helper
+	quiet   quiet
+
+	ctx         context.Context        // of Run, for requests to the kernel
+	readPacket  func(*nl.QueuedPacket) // receive and refusal, made once
+	readRefusal func(error)
+
+	packet  packet
+	expect  expecter
+	private private
+}
+
+// queues is an *nl.Queues, or a test's.
+type queues interface {
+	Bind(ctx context.Context, queue uint16, maxLen uint32) error
+	Read(each func(*nl.QueuedPacket), refused func(error)) (short bool, err error)
+	Answer(*nl.Verdict)
+	Full() bool
+	Flush() error
+	Stop() error
+	Close() error
+}
+
+// object is what the kernel tells helpers apart by, but for the family.
+type object struct {
+	name  nl.Name
+	proto uint8
+}
+
+// Open registers the helper objects of the configuration with the kernel, from
+// its last Type to its first as conntrack-tools does, and takes their queues, all
+// in the calling thread's network namespace. The notices to log are
+// conntrack-tools', too. An error names the helper; nothing stays enabled then.
+// The caller ends with Run or Close.
+func Open(ctx context.Context, cfg *conf.Helper, log *slog.Logger) (_ *Host, err error) {
+	h := newHost(log)
+	defer func() {
+		if err != nil {
+			h.Close()
+		}
+	}()
+	if h.objects, err = nl.Dial(); err != nil {
+		return nil, err
+	}
+	if h.conn, err = nl.Dial(); err != nil {
+		return nil, err
+	}
+	h.expect.conn = h.conn
+	queues, err := nl.OpenQueues(receiveBuffer(cfg.Types))
+	if err != nil {
+		return nil, err
+	}
+	h.queues = queues
+	for _, t := range slices.Backward(cfg.Types) {
+		if err := h.setUp(ctx, cfg.Setup, t); err != nil {
+			return nil, err
+		}
+	}
+	return h, nil
+}
+
+func newHost(log *slog.Logger) *Host {
+	h := &Host{
+		log:     log,
+		byName:  make(map[object]*helper.Helper),
+		byQueue: make(map[uint16]*helper.Helper),
+		quiet:   quiet{log: log, last: make(map[string]said)},
+	}
+	h.readPacket, h.readRefusal = h.receive, h.refusal
+	return h
+}
+
+// receiveBuffer has room for as many packets as may wait in the queues, of 1500
+// bytes and what the kernel adds to each.
+func receiveBuffer(types []*conf.HelperType) int {
+	const each, standard, least, most = 4096, 1024, 4 << 20, 64 << 20
+	size := 0
+	for _, t := range types {
+		n := int(t.QueueLen)
+		if n == 0 {
+			n = standard
+		}
+		size += min(n, most/each) * each
+	}
+	return min(max(size, least), most)
+}
+
+func (h *Host) setUp(ctx context.Context, create bool, t *conf.HelperType) error {
+	built := builtin.Find(t.Name, t.Protocol)
+	if built == nil {
+		return fmt.Errorf("there is no helper `%s'", t.Name)
+	}
+	h.notice(ctx, fmt.Sprintf("configuring helper `%s' with queuenum=%d and queuelen=%d", t.Name, t.QueueNum, t.QueueLen))
+	o := &cthelper.Helper{Name: t.Name, Family: nl.FamilyIPv4, Proto: t.Protocol, Queue: uint32(t.QueueNum), Status: cthelper.Enabled,
+		Has: cthelper.HasName | cthelper.HasTuple | cthelper.HasQueue | cthelper.HasPolicies | cthelper.HasStatus}
+	if t.IPv6 {
+		o.Family = nl.FamilyIPv6
+	}
+	if create {
+		o.PrivDataLen = uint32(built.PrivateLen)
+		o.Has |= cthelper.HasPrivDataLen
+	}
+	for _, p := range t.Policies {
+		timeout := uint32(p.ExpectTimeout / time.Second)
+		h.notice(ctx, fmt.Sprintf("policy name=%s expect_timeout=%d expect_max=%d", p.Name, timeout, p.ExpectMax))
+		o.Policies = append(o.Policies, cthelper.Policy{Name: p.Name, ExpectMax: p.ExpectMax, ExpectTimeout: timeout})
+	}
+	// The queue first: packets of an enabled helper pass while nobody has its
+	// queue.
+	if h.byQueue[t.QueueNum] == nil {
+		if err := h.queues.Bind(ctx, t.QueueNum, t.QueueLen); err != nil {
+			return bindError(t, err)
+		}
+		h.byQueue[t.QueueNum] = built
+	}
+	if err := cthelper.Set(ctx, h.objects, o); err != nil {
+		return setError(t, create, err)
+	}
+	h.enabled = append(h.enabled, &cthelper.Helper{Name: o.Name, Family: o.Family, Proto: o.Proto, Status: cthelper.Disabled,
+		Has: cthelper.HasName | cthelper.HasTuple | cthelper.HasStatus})
+	var name nl.Name
+	name.Set(t.Name)
+	h.byName[object{name, t.Protocol}] = built
+	h.notice(ctx, fmt.Sprintf("helper `%s' configured successfully", t.Name))
+	return nil
+}
+
+func (h *Host) notice(ctx context.Context, text string) { h.log.Log(ctx, LevelNotice, text) }
+
+// bindError explains why a queue can't be had.
+func bindError(t *conf.HelperType, err error) error {
+	var why string
+	switch {
+	case errors.Is(err, unix.EBUSY), errors.Is(err, unix.EPERM):
+		why = "; another program has it, or this one lacks CAP_NET_ADMIN"
+	case errors.Is(err, unix.EOPNOTSUPP):
+		why = "; the kernel needs CONFIG_NETFILTER_NETLINK_GLUE_CT"
+	case errors.Is(err, unix.EINVAL):
+		why = "; is the module nfnetlink_queue there?"
+	}
+	return fmt.Errorf("trying to bind queue %d of cthelper `%s': %w%s", t.QueueNum, t.Name, err, why)
+}
+
+// setError explains what the kernel has against an object.
+func setError(t *conf.HelperType, create bool, err error) error {
+	var why string
+	switch {
+	case errors.Is(err, unix.EINVAL) && create:
+		why = "; is the module nfnetlink_cthelper there?"
+	case errors.Is(err, unix.EINVAL):
+		why = "; not there, and Setup is off: `nfct helper add` makes it (module nfnetlink_cthelper)"
+	case errors.Is(err, unix.EBUSY):
+		why = "; the kernel has it otherwise: its own module (nf_conntrack_" + t.Name +
+			"), or an object with another policy or private data length (`nfct helper delete` removes that)"
+	}
+	return fmt.Errorf("trying to configure cthelper `%s': %w%s", t.Name, err, why)
+}
+
+// Run reads packets and answers them until ctx ends. Then it disables the helper
+// objects, so that new flows pass, answers what waits in the queues, and closes
+// everything. An error means that no packet can be read any more; everything is
+// closed then, too.
+func (h *Host) Run(ctx context.Context) error {
+	defer h.Close()
+	running, stop := context.WithCancel(context.Background())
+	defer stop()
+	h.ctx = running // what was announced is carried out at the end, too
+	var disabled atomic.Bool
+	var waiting sync.WaitGroup
+	defer waiting.Wait()
+	waiting.Go(func() {
+		select {
+		case <-ctx.Done():
+			h.disable()
+			disabled.Store(true)
+			_ = h.queues.Stop() // what fails here, fails the next read, too
+		case <-running.Done():
+		}
+	})
+	defer stop()
+	for {
+		short, err := h.batch()
+		switch {
+		case errors.Is(err, unix.ENOBUFS):
+			h.Stats.Overruns.Add(1)
+			h.quiet.warn("packets passed unread: the queue's receive buffer was full")
+		case err != nil:
+			return fmt.Errorf("user-space helpers: %w", err)
+		}
+		if disabled.Load() {
+			if short {
+				return nil // what waited before is answered, and nothing comes any more
+			}
+			_ = h.queues.Stop() // the first one may have been a part of that batch
+		}
+	}
+}
+
+// disable makes the kernel accept what it would have queued. The objects stay, as
+// rules name them, and so do the expectations.
+func (h *Host) disable() {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	for _, o := range h.enabled {
+		if err := cthelper.Set(ctx, h.objects, o); err != nil && !errors.Is(err, unix.EINVAL) {
+			h.log.Warn(fmt.Sprintf("disabling cthelper `%s': %v", o.Name, err))
+		}
+	}
+	h.enabled = nil
+}
+
+// Close releases what Open opened. It may be called again.
+func (h *Host) Close() {
+	if h.objects != nil {
+		h.disable()
+		h.objects.Close()
+	}
+	if h.queues != nil {
+		h.queues.Close()
+	}
+	if h.conn != nil {
+		h.conn.Close()
+	}
+	h.objects, h.queues, h.conn = nil, nil, nil
+}
+
+// quiet logs the same thing at most once in a second, and how often it was kept
+// back: who sends packets must not be able to fill the log.
+type quiet struct {
+	log  *slog.Logger
+	last map[string]said
+}
+
+type said struct {
+	at   time.Time
+	more int
+}
+
+func (q *quiet) warn(text string) {
+	now := time.Now()
+	s, ok := q.last[text]
+	if ok && now.Sub(s.at) < time.Second {
+		s.more++
+		q.last[text] = s
+		return
+	}
+	if len(q.last) > 64 {
+		clear(q.last)
+	}
+	q.last[text] = said{at: now}
+	if s.more > 0 {
+		text = fmt.Sprintf("%s (and %d times more)", text, s.more)
+	}
+	q.log.Warn(text)
+}

@@ -1,0 +1,360 @@
+package helpers
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/netip"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"ctbox/helpers/helper"
+	"ctbox/internal/netnstest"
+	"ctbox/nl"
+)
+
+func TestMain(m *testing.M) { netnstest.Main(m) }
+
+// fakeQueues stands where only a kernel with nfnetlink_cthelper has the real
+// thing (helpers/vmtest has the tests with that one): packets come from a test,
+// and verdicts go there.
+type fakeQueues struct {
+	packets  chan []*nl.QueuedPacket
+	verdicts []nl.Verdict
+	refuse   error
+	closed   bool
+}
+
+func (f *fakeQueues) Bind(context.Context, uint16, uint32) error { return nil }
+
+func (f *fakeQueues) Read(each func(*nl.QueuedPacket), refused func(error)) (bool, error) {
+	b, ok := <-f.packets
+	if !ok {
+		return false, io.ErrUnexpectedEOF
+	}
+	if f.refuse != nil {
+		refused(f.refuse)
+		f.refuse = nil
+	}
+	for _, p := range b {
+		each(p)
+	}
+	return len(b) < 2, nil
+}
+
+func (f *fakeQueues) Answer(v *nl.Verdict) {
+	c := *v
+	c.Payload = bytes.Clone(v.Payload)
+	if v.Flow != nil {
+		flow := v.Flow.Clone()
+		c.Flow = &flow
+	}
+	if v.Expect != nil {
+		expect := *v.Expect
+		c.Expect = &expect
+	}
+	f.verdicts = append(f.verdicts, c)
+}
+
+func (f *fakeQueues) Full() bool   { return false }
+func (f *fakeQueues) Flush() error { return nil }
+func (f *fakeQueues) Stop() error  { f.packets <- nil; return nil }
+func (f *fakeQueues) Close() error { f.closed = true; return nil }
+
+// testHost is a host with one helper, whose Read is the test's, on queue 7.
+type testHost struct {
+	*Host
+	t      testing.TB
+	queues *fakeQueues
+	said   *bytes.Buffer
+	read   func(p *helper.Packet, a *helper.Answer)
+}
+
+func newTestHost(t testing.TB) *testHost {
+	h := &testHost{t: t, queues: &fakeQueues{packets: make(chan []*nl.QueuedPacket, 16)}, said: new(bytes.Buffer)}
+	h.Host = newHost(slog.New(slog.NewTextHandler(h.said, nil)))
+	h.Host.queues = h.queues
+	h.ctx = context.Background()
+	built := &helper.Helper{Name: "test", Protocols: []uint8{nl.ProtoTCP, nl.ProtoUDP}, PrivateLen: 8,
+		Read: func(p *helper.Packet, a *helper.Answer) { h.read(p, a) }}
+	h.byQueue[7] = built
+	return h
+}
+
+// udp is a packet of a UDP flow, from 192.0.2.1:1000 to 198.51.100.2:69.
+func udp(payload string) []byte {
+	b := []byte{0x45, 0, 0, 0, 0, 0, 0x40, 0, 64, 17, 0, 0, 192, 0, 2, 1, 198, 51, 100, 2, 3, 232, 0, 69, 0, 0, 0, 0}
+	b = append(b, payload...)
+	b[3], b[25] = byte(len(b)), byte(len(b)-20)
+	return b
+}
+
+// flow is the flow of udp's packets, with an SNAT to 198.51.100.1.
+func udpFlow() nl.Flow {
+	const has = nl.TupleAddrs | nl.TupleProto | nl.TuplePorts
+	f := nl.Flow{Has: nl.HasStatus, Status: nl.StatusConfirmed | nl.StatusSrcNAT}
+	f.Orig = nl.Tuple{Has: has, Family: nl.FamilyIPv4, Proto: nl.ProtoUDP, Src: nl.Addr{192, 0, 2, 1}, Dst: nl.Addr{198, 51, 100, 2},
+		SrcPort: 1000, DstPort: 69}
+	f.Reply = f.Orig.Inverted()
+	f.Reply.Dst = nl.Addr{198, 51, 100, 1}
+	return f
+}
+
+func queued(f nl.Flow, payload string) *nl.QueuedPacket {
+	return &nl.QueuedPacket{Queue: 7, ID: 1, EtherType: unix.ETH_P_IP, Payload: udp(payload), CT: f.Append(nil),
+		HasInfo: true, Info: uint32(helper.New)}
+}
+
+// run gives the host the packets, as one batch each, and returns the verdicts.
+func (h *testHost) run(batches ...[]*nl.QueuedPacket) []nl.Verdict {
+	h.t.Helper()
+	h.queues.verdicts = nil
+	for _, b := range batches {
+		h.queues.packets <- b
+		if _, err := h.batch(); err != nil {
+			h.t.Fatal(err)
+		}
+	}
+	return h.queues.verdicts
+}
+
+// Whatever is wrong with a packet, it passes, with nothing else in the verdict,
+// and the reason is said.
+func TestUnreadablePacketsPass(t *testing.T) {
+	good := udpFlow()
+	half := udpFlow()
+	half.Reply.Has = 0
+	otherProto := udpFlow()
+	otherProto.Orig.Proto = nl.ProtoTCP
+	for _, c := range []struct {
+		name   string
+		packet func(*nl.QueuedPacket)
+		said   string
+	}{
+		{"no payload", func(p *nl.QueuedPacket) { p.Payload = nil }, "packet with no payload"},
+		{"truncated", func(p *nl.QueuedPacket) { p.Truncated = true }, "truncated packet, skipping"},
+		{"no flow", func(p *nl.QueuedPacket) { p.CT = nil }, "no CT attached to this packet"},
+		{"no state", func(p *nl.QueuedPacket) { p.HasInfo = false }, "no CT attached to this packet"},
+		{"ARP", func(p *nl.QueuedPacket) { p.EtherType = 0x0806 }, "unknown layer 3 protocol (2054), skipping"},
+		{"short", func(p *nl.QueuedPacket) { p.Payload = p.Payload[:19] }, "no room for IPv4 header"},
+		{"fragment", func(p *nl.QueuedPacket) { p.Payload[6] = 0x20 }, "fragment, skipping"},
+		{"broken flow", func(p *nl.QueuedPacket) { p.CT = p.CT[:len(p.CT)-9] }, "cannot convert message to CT"},
+		{"half a flow", func(p *nl.QueuedPacket) { p.CT = half.Append(nil) }, "cannot convert message to CT"},
+		{"flow of another protocol", func(p *nl.QueuedPacket) { p.CT = otherProto.Append(nil) }, "cannot convert message to CT"},
+		{"queue of nobody", func(p *nl.QueuedPacket) { p.Queue = 8 }, "no helper is configured for this packet's flow"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			h := newTestHost(t)
+			h.read = func(*helper.Packet, *helper.Answer) { t.Error("the helper has read it") }
+			p := queued(good, "text")
+			c.packet(p)
+			got := h.run([]*nl.QueuedPacket{p})
+			if len(got) != 1 || got[0].Drop || got[0].ID != 1 || got[0].Queue != p.Queue ||
+				got[0].Payload != nil || got[0].Flow != nil || got[0].Expect != nil {
+				t.Errorf("verdicts %+v", got)
+			}
+			if !strings.Contains(h.said.String(), c.said) {
+				t.Errorf("said %q", h.said)
+			}
+			if n := h.Stats.Unread.Load(); n != 1 {
+				t.Errorf("%d unread", n)
+			}
+		})
+	}
+}
+
+// The verdict says what has changed, and nothing else.
+func TestVerdictHasWhatChanged(t *testing.T) {
+	for _, c := range []struct {
+		name string
+		read func(p *helper.Packet, a *helper.Answer)
+		want func(v *nl.Verdict) bool
+	}{
+		{"nothing", func(*helper.Packet, *helper.Answer) {}, func(v *nl.Verdict) bool {
+			return !v.Drop && v.Flow == nil && v.Payload == nil && v.Expect == nil
+		}},
+		{"drop", func(_ *helper.Packet, a *helper.Answer) { a.Drop, a.Timeout = true, time.Minute }, func(v *nl.Verdict) bool {
+			return v.Drop && v.Flow == nil
+		}},
+		{"timeout", func(_ *helper.Packet, a *helper.Answer) { a.Timeout = time.Minute }, func(v *nl.Verdict) bool {
+			return v.Flow.Has == nl.HasTimeout && v.Flow.Timeout == 60
+		}},
+		{"private data", func(p *helper.Packet, _ *helper.Answer) { p.Private[7] = 9 }, func(v *nl.Verdict) bool {
+			return v.Flow.Has == nl.HasHelper|nl.HasHelperInfo && v.Flow.Helper.String() == "test" &&
+				bytes.Equal(v.Flow.HelperInfo, []byte{0, 0, 0, 0, 0, 0, 0, 9})
+		}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			h := newTestHost(t)
+			h.read = c.read
+			f := udpFlow()
+			f.Helper.Set("test")
+			f.Has |= nl.HasHelper
+			if got := h.run([]*nl.QueuedPacket{queued(f, "text")}); len(got) != 1 || !c.want(&got[0]) {
+				t.Errorf("verdicts %+v", got)
+			}
+		})
+	}
+}
+
+// The first packet of a flow is in no table yet: its expectation goes with the
+// verdict, and if the address has to be told, in a rewritten packet.
+func TestFirstPacketsExpectation(t *testing.T) {
+	h := newTestHost(t)
+	h.read = func(p *helper.Packet, a *helper.Answer) {
+		for range 2 {
+			a.Expect = append(a.Expect, helper.Expectation{
+				Protocol: nl.ProtoUDP, Src: netip.AddrPortFrom(p.Src(helper.Reply).Addr(), 0), Dst: p.Dst(helper.Reply), Permanent: true,
+				NAT: &helper.NAT{Dir: helper.Reply, Port: p.Src(helper.Original).Port()},
+			})
+		}
+	}
+	f := udpFlow()
+	f.Status &^= nl.StatusConfirmed
+	got := h.run([]*nl.QueuedPacket{queued(f, "text")})
+	if len(got) != 1 || got[0].Expect == nil || got[0].Flow == nil || got[0].Drop {
+		t.Fatalf("verdicts %+v", got)
+	}
+	x := got[0].Expect
+	if x.Tuple.Src != (nl.Addr{198, 51, 100, 2}) || x.Tuple.SrcPort != 0 || x.Tuple.Dst != (nl.Addr{198, 51, 100, 1}) || x.Tuple.DstPort != 1000 ||
+		x.Mask.Src != (nl.Addr{255, 255, 255, 255}) || x.Mask.SrcPort != 0 || x.Mask.DstPort != 0xffff || x.Flags != nl.ExpectPermanent ||
+		x.NATDir != 1 || x.NATTuple.SrcPort != 1000 || string(x.FnBytes()) != followMaster || x.Master != f.Orig {
+		t.Errorf("expectation %+v", x)
+	}
+	if !strings.Contains(h.said.String(), "only one expectation") || h.Stats.Refused.Load() != 1 {
+		t.Errorf("the second one: %s", h.said)
+	}
+}
+
+// What a helper remembers of a flow is what it wrote last, also for packets that
+// were queued before: these come with older data.
+func TestPrivateDataOfABurst(t *testing.T) {
+	h := newTestHost(t)
+	var seen []byte
+	h.read = func(p *helper.Packet, _ *helper.Answer) {
+		seen = append(seen, p.Private[0])
+		p.Private[0]++
+	}
+	f := udpFlow()
+	f.HelperInfo, f.Has = []byte{5, 0, 0, 0, 0, 0, 0, 0}, f.Has|nl.HasHelperInfo
+	other := f.Clone()
+	other.Orig.SrcPort, other.Reply.DstPort = 2, 2
+	packet := func(f nl.Flow) *nl.QueuedPacket { return queued(f, "text") }
+	h.run(
+		[]*nl.QueuedPacket{packet(f), packet(f), packet(other), packet(f)}, // 5 6 5 7
+		[]*nl.QueuedPacket{packet(f), packet(other)},                       // full again: 8 6
+		[]*nl.QueuedPacket{packet(f)},                                      // a short one, queued before the last verdicts: 9
+		[]*nl.QueuedPacket{packet(f)},                                      // still before the verdict of that one: 10
+		nil,
+		[]*nl.QueuedPacket{packet(f)}, // all verdicts were given when it was queued: the kernel's
+	)
+	if want := []byte{5, 6, 5, 7, 8, 6, 9, 10, 5}; !bytes.Equal(seen, want) {
+		t.Errorf("seen %d, want %d", seen, want)
+	}
+	if len(h.private.flows) > 1 {
+		t.Errorf("%d flows are remembered", len(h.private.flows))
+	}
+}
+
+// More flows than there is room for are forgotten, not piled up.
+func TestPrivateDataIsBounded(t *testing.T) {
+	h := newTestHost(t)
+	h.read = func(p *helper.Packet, _ *helper.Answer) { p.Private[0] = 1 }
+	f := udpFlow()
+	two := make([]*nl.QueuedPacket, 2)
+	for i := range 2 * maxRemembered {
+		f.Orig.SrcPort = uint16(i)
+		two[i%2] = queued(f, "text")
+		if i%2 == 1 {
+			h.run(two)
+		}
+	}
+	if n := len(h.private.flows); n == 0 || n > maxRemembered {
+		t.Errorf("%d flows are remembered", n)
+	}
+}
+
+// Another helper's queue does not matter: the flow says whose it is.
+func TestHelperOfTheFlow(t *testing.T) {
+	h := newTestHost(t)
+	h.read = func(*helper.Packet, *helper.Answer) { t.Error("read by the queue's helper") }
+	read := 0
+	var name nl.Name
+	name.Set("other")
+	h.byName[object{name, nl.ProtoUDP}] = &helper.Helper{Name: "other", Read: func(p *helper.Packet, _ *helper.Answer) {
+		read++
+		if len(p.Private) != 0 {
+			t.Errorf("%d bytes of private data", len(p.Private))
+		}
+	}}
+	f := udpFlow()
+	f.Helper, f.Has = name, f.Has|nl.HasHelper
+	h.run([]*nl.QueuedPacket{queued(f, "text")})
+	if read != 1 {
+		t.Error("not read")
+	}
+}
+
+// Run ends in order: what waits is answered, and everything is closed.
+func TestRunEnds(t *testing.T) {
+	h := newTestHost(t)
+	h.read = func(*helper.Packet, *helper.Answer) {}
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error)
+	go func() { done <- h.Run(ctx) }()
+	h.queues.packets <- []*nl.QueuedPacket{queued(udpFlow(), "1"), queued(udpFlow(), "2")}
+	cancel()
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+	if len(h.queues.verdicts) != 2 || !h.queues.closed {
+		t.Errorf("%d verdicts, closed %v", len(h.queues.verdicts), h.queues.closed)
+	}
+}
+
+func TestRunFails(t *testing.T) {
+	h := newTestHost(t)
+	close(h.queues.packets)
+	if err := h.Run(t.Context()); !errors.Is(err, io.ErrUnexpectedEOF) || !h.queues.closed {
+		t.Errorf("%v, closed %v", err, h.queues.closed)
+	}
+}
+
+// Who sends packets can't fill the log.
+func TestLogIsQuiet(t *testing.T) {
+	h := newTestHost(t)
+	for range 1000 {
+		h.quiet.warn("the same")
+	}
+	for i := range 200 {
+		h.quiet.warn(fmt.Sprint("another ", i))
+	}
+	if n := strings.Count(h.said.String(), "the same"); n != 1 {
+		t.Errorf("said %d times", n)
+	}
+	if len(h.quiet.last) > 65 {
+		t.Errorf("%d texts are remembered", len(h.quiet.last))
+	}
+}
+
+// A packet that needs nothing costs no memory.
+func TestAnswerAllocations(t *testing.T) {
+	h := newTestHost(t)
+	h.Host.queues = discard{h.queues}
+	h.read = func(p *helper.Packet, _ *helper.Answer) { p.Private[0]++ }
+	q := queued(udpFlow(), "text")
+	h.answer(q)
+	if n := testing.AllocsPerRun(100, func() { h.answer(q) }); n != 0 {
+		t.Errorf("%v allocations for a packet", n)
+	}
+}
+
+type discard struct{ *fakeQueues }
+
+func (discard) Answer(*nl.Verdict) {}

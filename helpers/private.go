@@ -1,0 +1,82 @@
+package helpers
+
+import "ctbox/nl"
+
+// private remembers what was written into flows' private data until the packets
+// that were queued before that are read. The kernel puts a flow's data beside a
+// packet when it queues it: of two packets in a burst the second has what was
+// true before the first was answered.
+type private struct {
+	batch uint32
+	flows map[flowKey]written
+}
+
+// flowKey tells flows apart: of the original tuple what every flow has, and the
+// zone.
+type flowKey struct {
+	src, dst         nl.Addr
+	srcPort, dstPort uint16
+	zone             uint16
+	proto            uint8
+}
+
+type written struct {
+	batch uint32 // when
+	data  [maxPrivate]byte
+}
+
+// maxPrivate is the kernel's room for a helper's private data (struct
+// nf_conn_help).
+const maxPrivate = 32
+
+// maxRemembered bounds the memory for it; the queue's length does so already,
+// unless it is never found empty.
+const maxRemembered = 4096
+
+func keyOf(f *nl.Flow) flowKey {
+	k := flowKey{f.Orig.Src, f.Orig.Dst, f.Orig.SrcPort, f.Orig.DstPort, 0, f.Orig.Proto}
+	if f.Has&nl.HasZone != 0 {
+		k.zone = f.Zone
+	}
+	return k
+}
+
+// load returns the private data of f's flow, of that size, in dst: what was
+// written last, or what came with the packet, or zeros.
+func (r *private) load(dst *[maxPrivate]byte, f *nl.Flow, size int) []byte {
+	*dst = [maxPrivate]byte{}
+	data := dst[:size]
+	if len(r.flows) > 0 {
+		if w, ok := r.flows[keyOf(f)]; ok {
+			copy(data, w.data[:])
+			return data
+		}
+	}
+	if f.Has&nl.HasHelperInfo != 0 {
+		copy(data, f.HelperInfo)
+	}
+	return data
+}
+
+// store remembers what is written with the verdict of this packet.
+func (r *private) store(f *nl.Flow, data []byte) {
+	if r.flows == nil || len(r.flows) >= maxRemembered {
+		r.flows = make(map[flowKey]written)
+	}
+	w := written{batch: r.batch}
+	copy(w.data[:], data)
+	r.flows[keyOf(f)] = w
+}
+
+// next ends a batch of packets. If it was a short one, that left none waiting,
+// then what comes now was queued after the verdicts of the batch before it.
+func (r *private) next(short bool) {
+	if short && len(r.flows) > 0 {
+		for k, w := range r.flows {
+			if w.batch != r.batch {
+				delete(r.flows, k)
+			}
+		}
+	}
+	r.batch++
+}

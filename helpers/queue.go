@@ -1,0 +1,231 @@
+package helpers
+
+import (
+	"errors"
+	"net/netip"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"ctbox/helpers/helper"
+	"ctbox/nl"
+)
+
+// Stats counts what happens to packets.
+type Stats struct {
+	Packets      atomic.Uint64 // read from the queues
+	Unread       atomic.Uint64 // of those: accepted, because no helper could read them
+	Dropped      atomic.Uint64 // of those: dropped, as the helper wanted it
+	Rewritten    atomic.Uint64 // of those: sent on with another payload
+	Expectations atomic.Uint64 // given to the kernel
+	Refused      atomic.Uint64 // of those: refused, as far as the kernel tells
+	Verdicts     atomic.Uint64 // that the kernel refused for what came with them
+	Overruns     atomic.Uint64 // times that the receive buffer was full
+}
+
+// packet is the packet in work, and what its answer is made with. All of it is
+// used again for the next.
+type packet struct {
+	flow    nl.Flow
+	helper  *helper.Helper
+	view    helper.Packet
+	answer  helper.Answer
+	private [maxPrivate]byte
+	before  [maxPrivate]byte
+	edits   []helper.Edit
+	made    []nl.Expect // through ctnetlink
+	payload []byte
+	change  nl.Flow
+	verdict nl.Verdict
+}
+
+// batch reads what has arrived, or waits for it, and answers it.
+func (h *Host) batch() (short bool, err error) {
+	short, err = h.queues.Read(h.readPacket, h.readRefusal)
+	h.flush()
+	h.private.next(short)
+	return short, err
+}
+
+func (h *Host) receive(q *nl.QueuedPacket) {
+	h.Stats.Packets.Add(1)
+	h.answer(q)
+	if h.queues.Full() {
+		h.flush()
+	}
+}
+
+func (h *Host) refusal(err error) {
+	h.Stats.Verdicts.Add(1)
+	if !errors.Is(err, unix.ENOENT) { // gone meanwhile, with its interface say
+		h.quiet.warn("kernel refused verdict: " + err.Error())
+	}
+}
+
+func (h *Host) flush() {
+	if err := h.queues.Flush(); err != nil {
+		h.quiet.warn(err.Error())
+	}
+}
+
+// Reasons to accept a packet unread. They are conntrack-tools' words.
+var (
+	errNoPayload = errors.New("packet with no payload")
+	errNoCT      = errors.New("no CT attached to this packet")
+	errBadCT     = errors.New("cannot convert message to CT")
+	errTruncated = errors.New("truncated packet, skipping")
+	errNoHelper  = errors.New("no helper is configured for this packet's flow")
+)
+
+// answer gives the verdict of one packet. Whatever is wrong with it, it passes.
+func (h *Host) answer(q *nl.QueuedPacket) {
+	if err := h.open(q); err != nil {
+		h.Stats.Unread.Add(1)
+		h.quiet.warn(err.Error())
+		h.queues.Answer(&nl.Verdict{Queue: q.Queue, ID: q.ID})
+		return
+	}
+	p := &h.packet
+	p.view.Private = h.private.load(&p.private, &p.flow, p.helper.PrivateLen)
+	p.before = p.private
+	p.answer.Reset()
+	p.helper.Read(&p.view, &p.answer)
+
+	v := &p.verdict
+	*v = nl.Verdict{Queue: q.Queue, ID: q.ID}
+	p.change.Has = 0
+	if p.answer.Drop || !h.announce(v) {
+		h.Stats.Dropped.Add(1)
+		*v = nl.Verdict{Queue: q.Queue, ID: q.ID, Drop: true}
+	} else if p.answer.Timeout > 0 {
+		p.change.Timeout = uint32(p.answer.Timeout / time.Second)
+		p.change.Has |= nl.HasTimeout
+	}
+	if p.private != p.before {
+		p.change.Helper, p.change.HelperInfo = p.flow.Helper, p.view.Private
+		p.change.Has |= nl.HasHelper | nl.HasHelperInfo
+		h.private.store(&p.flow, p.view.Private)
+	}
+	if p.change.Has != 0 || v.Expect != nil || v.Payload != nil {
+		v.Flow = &p.change
+	}
+	h.queues.Answer(v)
+}
+
+// open makes h.packet the packet in q.
+func (h *Host) open(q *nl.QueuedPacket) error {
+	p := &h.packet
+	switch {
+	case q.Payload == nil:
+		return errNoPayload
+	case q.Truncated:
+		return errTruncated
+	case q.CT == nil || !q.HasInfo:
+		return errNoCT
+	}
+	if err := p.view.Parse(q.Payload, q.EtherType); err != nil {
+		return err
+	}
+	if err := p.flow.Decode(q.CT); err != nil {
+		return errBadCT
+	}
+	const needed = nl.TupleAddrs | nl.TupleProto | nl.TuplePorts
+	if o, r := &p.flow.Orig, &p.flow.Reply; o.Has&needed != needed || r.Has&needed != needed ||
+		o.Family != r.Family || o.Proto != p.view.Protocol || r.Proto != p.view.Protocol {
+		return errBadCT
+	}
+	if p.flow.Has&nl.HasStatus == 0 {
+		p.flow.Status = 0
+	}
+	p.view.Flow, p.view.Info = &p.flow, helper.Info(q.Info)
+	// The flow's own helper counts: two of them may share a queue, and an expected
+	// flow may come by the queue of another protocol's object.
+	p.helper = nil
+	if p.flow.Has&nl.HasHelper != 0 {
+		p.helper = h.byName[object{p.flow.Helper, p.view.Protocol}]
+	}
+	if p.helper == nil {
+		p.helper = h.byQueue[q.Queue]
+	}
+	if p.helper == nil {
+		return errNoHelper
+	}
+	return nil
+}
+
+// announce makes the expectations of the answer and puts into v what goes with
+// the verdict. It reports whether the packet may go on.
+func (h *Host) announce(v *nl.Verdict) bool {
+	p := &h.packet
+	p.edits, p.made = p.edits[:0], p.made[:0]
+	for i := range p.answer.Expect {
+		w := &p.answer.Expect[i]
+		h.Stats.Expectations.Add(1)
+		if err := h.makeExpectation(w, v); err != nil {
+			h.Stats.Refused.Add(1)
+			h.quiet.warn("helper `" + p.helper.Name + "': expectation refused: " + err.Error())
+			if p.answer.OnRefusal == helper.DropPacket {
+				h.takeBack()
+				return false
+			}
+			continue
+		}
+		if w.Announced != nil && p.view.NATed() {
+			to := p.view.Dst(p.view.Dir().Other()).Addr()
+			p.edits = append(p.edits, w.Edit(netip.AddrPortFrom(to, h.expect.x.Tuple.DstPort)))
+		}
+	}
+	if len(p.edits) == 0 {
+		return true
+	}
+	var err error
+	if p.payload, err = p.view.Rewrite(p.payload[:0], p.edits); err != nil {
+		h.quiet.warn("helper `" + p.helper.Name + "': cannot rewrite packet: " + err.Error())
+		h.takeBack()
+		return false // it would announce an address that nobody can reach
+	}
+	h.Stats.Rewritten.Add(1)
+	v.Payload = p.payload
+	return true
+}
+
+// takeBack removes what the packet in work has announced, if it is dropped.
+func (h *Host) takeBack() {
+	for _, x := range h.packet.made {
+		h.expect.x = x
+		if err := h.expect.remove(h.ctx); err != nil && !errors.Is(err, unix.ENOENT) {
+			h.quiet.warn("remove expectation: " + err.Error())
+		}
+	}
+}
+
+var errOneOnly = errors.New("only one expectation can go with the first packet of a flow")
+
+// makeExpectation has the kernel expect w, through ctnetlink, which tells whether
+// it could be done. Where that is not possible it goes with the verdict: for the
+// first packet of a flow, which ctnetlink does not know yet, and for a flow that
+// is to have a helper, which ctnetlink does not take from Linux 6.18 on.
+func (h *Host) makeExpectation(w *helper.Expectation, v *nl.Verdict) error {
+	p, e := &h.packet, &h.expect
+	e.build(&p.view, w)
+	confirmed := p.flow.Status&nl.StatusConfirmed != 0
+	free := w.Announced != nil && p.view.NATed()
+	switch {
+	case confirmed && (w.Helper == "" || v.Expect != nil):
+		err := e.make(h.ctx, free)
+		if err == nil {
+			p.made = append(p.made, e.x)
+		}
+		return err
+	case v.Expect != nil:
+		return errOneOnly
+	case free:
+		if err := e.find(h.ctx); err != nil {
+			return err
+		}
+	}
+	e.sent = e.x
+	v.Expect = &e.sent
+	return nil
+}
