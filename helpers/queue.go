@@ -1,6 +1,7 @@
 package helpers
 
 import (
+	"bytes"
 	"errors"
 	"net/netip"
 	"sync/atomic"
@@ -95,7 +96,7 @@ func (h *Host) answer(q *nl.QueuedPacket) {
 	v := &p.verdict
 	*v = nl.Verdict{Queue: q.Queue, ID: q.ID}
 	p.change.Has = 0
-	if p.answer.Drop || !h.announce(v) {
+	if p.answer.Drop || !h.announce(q, v) {
 		h.Stats.Dropped.Add(1)
 		*v = nl.Verdict{Queue: q.Queue, ID: q.ID, Drop: true}
 	} else if p.answer.Timeout > 0 {
@@ -156,7 +157,7 @@ func (h *Host) open(q *nl.QueuedPacket) error {
 
 // announce makes the expectations of the answer and puts into v what goes with
 // the verdict. It reports whether the packet may go on.
-func (h *Host) announce(v *nl.Verdict) bool {
+func (h *Host) announce(q *nl.QueuedPacket, v *nl.Verdict) bool {
 	p := &h.packet
 	p.edits, p.made = p.edits[:0], p.made[:0]
 	for i := range p.answer.Expect {
@@ -185,8 +186,10 @@ func (h *Host) announce(v *nl.Verdict) bool {
 		h.takeBack()
 		return false // it would announce an address that nobody can reach
 	}
-	h.Stats.Rewritten.Add(1)
-	v.Payload = p.payload
+	if !bytes.Equal(p.payload, q.Payload) { // the same port, and no other address
+		h.Stats.Rewritten.Add(1)
+		v.Payload = p.payload
+	}
 	return true
 }
 

@@ -91,8 +91,9 @@ func readLine(p *helper.Packet, a *helper.Answer, line []byte, at int) {
 			return
 		}
 		// Who announces another host's address would open a way to that host (RFC
-		// 2577, section 3).
-		if to.Addr().IsValid() && to.Addr() != p.Src(dir).Addr() {
+		// 2577, section 3). A server that knows the address that others see it by may
+		// announce that one.
+		if a := to.Addr(); a.IsValid() && a != p.Src(dir).Addr() && a != p.Dst(dir.Other()).Addr() {
 			return
 		}
 		a.OnRefusal = helper.DropPacket

@@ -170,7 +170,9 @@ var segments = []struct {
 	{"snat", helper.Reply, "227 Entering Passive Mode (198,51,100,9,19,136)\r\n",
 		"accept; tcp 192.0.2.2:* -> 198.51.100.9:5000 nat=original:5000 or drop" +
 			`; "227 Entering Passive Mode (198,51,100,9,19,136)\r\n"`},
-	{"snat", helper.Original, "PORT 198,51,100,1,4,210\r\n", none},
+	{"snat", helper.Original, "PORT 198,51,100,1,4,210\r\n", // a client that knows its outer address
+		`accept; tcp 198.51.100.9:* -> 198.51.100.1:1234 nat=reply:1234 or drop; "PORT 198,51,100,1,4,210\r\n"`},
+	{"snat", helper.Original, "PORT 198,51,100,9,4,210\r\n", none},
 	{"snat", helper.Original, "PORT 192,0,2,2,,\r\n", none},
 	{"snat", helper.Original, "PORT 192,0,2,2,0,0\r\n", none},
 	{"snat", helper.Original, "EPRT |1|192.0.2.2|99999999999|\r\n", none},
@@ -180,6 +182,9 @@ var segments = []struct {
 
 	// a server behind NAT
 	{"dnat", helper.Reply, "227 Entering Passive Mode (192,0,2,2,19,136)\r\n",
+		"accept; tcp 203.0.113.7:* -> 198.51.100.1:5000 nat=original:5000 or drop" +
+			`; "227 Entering Passive Mode (198,51,100,1,19,136)\r\n"`},
+	{"dnat", helper.Reply, "227 Entering Passive Mode (198,51,100,1,19,136)\r\n",
 		"accept; tcp 203.0.113.7:* -> 198.51.100.1:5000 nat=original:5000 or drop" +
 			`; "227 Entering Passive Mode (198,51,100,1,19,136)\r\n"`},
 	{"dnat", helper.Reply, "229 Entering Extended Passive Mode (!!!5000!)\r\n",
