@@ -126,7 +126,7 @@ mount -t overlay -o lowerdir=/host,upperdir=/over/upper,workdir=/over/work root 
 mount --move /dev /new/dev && mkdir -p /new/dev/pts /new/dev/shm &&
 mount -t devpts pts /new/dev/pts && mount -t tmpfs shm /new/dev/shm &&
 mount -t proc proc /new/proc && mount -t sysfs sys /new/sys && mount -t tmpfs run /new/run &&
-mkdir /new/run/lock || { echo "vm.sh: cannot build the file tree"; poweroff -f; }
+mkdir -p /new/run/lock /new/lib/modules && mount --bind /lib/modules /new/lib/modules || { echo "vm.sh: cannot build the file tree"; poweroff -f; }
 ln -sf /proc/self/fd /new/dev/fd
 for i in 0:in 1:out 2:err; do ln -sf fd/${i%:*} /new/dev/std${i#*:}; done
 echo /bin/autoload >/proc/sys/kernel/modprobe

@@ -1,0 +1,172 @@
+//go:build vm
+
+package vmtest
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+
+	"ctbox/internal/netnstest"
+)
+
+// program is a conntrackd.
+type program struct{ name, path string }
+
+func (p program) String() string { return p.name }
+
+// debian reports whether it is conntrack-tools' conntrackd, whose known faults the
+// tests ask for: see defect.
+func (p program) debian() bool { return p.name == "debian" }
+
+// defects are the faults of conntrackd 1.4.7 that the tests meet, under the numbers
+// that they are known by in our notes.
+var defects = map[int]string{
+	1:  "the translation of an expected flow never reaches the kernel",
+	3:  "ftp: a 229 reply is only understood if client and server have one address",
+	4:  "ftp: an address of EPRT is always taken for IPv4",
+	5:  "amanda: the port announced is thrown away for that of the request",
+	6:  "amanda: of three expectations one is made",
+	7:  "amanda: a reply whose addresses are translated ends the daemon",
+	9:  "tns: a packet that was rewritten has a wrong checksum",
+	10: "tns: what is expected is the address in the text, whatever the client sees",
+	11: "tns: the address after an empty redirection is not found",
+	13: "ssdp: a search whose source is translated is discarded",
+}
+
+// defect reports whether p has that fault, and says so in the test's log.
+func defect(t testing.TB, p program, number int) bool {
+	t.Helper()
+	text, ok := defects[number]
+	if !ok {
+		t.Fatalf("no defect %d", number)
+	}
+	if p.debian() {
+		t.Logf("defect %d: %s", number, text)
+	}
+	return p.debian()
+}
+
+// each runs a test with Debian's conntrackd and with ours.
+func each(t *testing.T, test func(t *testing.T, p program)) {
+	for _, p := range []program{{"debian", "/usr/sbin/conntrackd"}, {"ours", applet("conntrackd")}} {
+		t.Run(p.name, func(t *testing.T) { test(t, p) })
+	}
+}
+
+// kind is a helper for a family and protocol, as a Type of the configuration has it.
+type kind struct {
+	name, family, protocol string
+	port                   int // of the service that it is for
+	queue                  int
+}
+
+var (
+	amanda = kind{"amanda", "inet", "udp", 10080, 3}
+	dhcpv6 = kind{"dhcpv6", "inet6", "udp", 547, 4}
+	ftp    = kind{"ftp", "inet", "tcp", 21, 5}
+	ftp6   = kind{"ftp", "inet6", "tcp", 21, 6}
+	mdns   = kind{"mdns", "inet", "udp", 5353, 7}
+	rpcTCP = kind{"rpc", "inet", "tcp", 111, 8}
+	rpcUDP = kind{"rpc", "inet", "udp", 111, 9}
+	sane   = kind{"sane", "inet", "tcp", 6566, 10}
+	slp    = kind{"slp", "inet", "udp", 427, 11}
+	ssdp   = kind{"ssdp", "inet", "udp", 1900, 12}
+	// the device's own port, for what the search has found
+	ssdpTCP = kind{"ssdp", "inet", "tcp", 49152, 13}
+	tftp    = kind{"tftp", "inet", "udp", 69, 14}
+	tftp6   = kind{"tftp", "inet6", "udp", 69, 15}
+	tns     = kind{"tns", "inet", "tcp", 1521, 16}
+)
+
+var kinds = []kind{amanda, dhcpv6, ftp, ftp6, mdns, rpcTCP, rpcUDP, sane, slp, ssdp, ssdpTCP, tftp, tftp6, tns}
+
+func (k kind) object() string { return strings.Join([]string{k.name, k.family, k.protocol}, "-") }
+
+func (k kind) nfproto() string {
+	if k.family == "inet6" {
+		return "ipv6"
+	}
+	return "ipv4"
+}
+
+func (k kind) l3proto() string {
+	if k.family == "inet6" {
+		return "ip6"
+	}
+	return "ip"
+}
+
+// register makes the kernel's helper objects with our nfct, as long as the test
+// runs. The rules that name them have to go first.
+func (fw *firewall) register(kinds ...kind) {
+	fw.t.Helper()
+	for _, k := range kinds {
+		fw.router.Must(applet("nfct"), "helper", "add", k.name, k.family, k.protocol)
+	}
+	fw.unregister()
+}
+
+// unregister has the kernel's helper objects removed at the end of the test.
+func (fw *firewall) unregister() {
+	fw.t.Cleanup(func() {
+		fw.router.NFT("flush ruleset")
+		if out, err := exec.Command(applet("nfct"), "helper", "flush").CombinedOutput(); err != nil {
+			fw.t.Errorf("nfct helper flush: %v: %s", err, out)
+		}
+		if out, err := exec.Command(applet("nfct"), "helper", "list").CombinedOutput(); err != nil || len(out) > 0 {
+			fw.t.Errorf("helpers stay behind: %v: %s", err, out)
+		}
+	})
+}
+
+// daemon is a conntrackd that runs on the firewall.
+type daemon struct {
+	*netnstest.Process
+	fw *firewall
+}
+
+// start starts conntrackd with Helper as its only mode and waits until it reads
+// the queues. With setup, it makes the helper objects itself.
+func (fw *firewall) start(p program, setup bool, kinds ...kind) *daemon {
+	fw.t.Helper()
+	dir := fw.t.TempDir()
+	var b strings.Builder
+	fmt.Fprintf(&b, "General {\n\tLockFile %[1]s/lock\n\tUNIX {\n\t\tPath %[1]s/ctl\n\t}\n}\nHelper {\n", dir)
+	fmt.Fprintf(&b, "\tSetup %s\n", map[bool]string{true: "yes", false: "no"}[setup])
+	for _, k := range kinds {
+		fmt.Fprintf(&b, "\tType %s %s %s {\n\t\tQueueNum %d\n\t}\n", k.name, k.family, k.protocol, k.queue)
+	}
+	b.WriteString("}\n")
+	file := filepath.Join(dir, "conntrackd.conf")
+	if err := os.WriteFile(file, []byte(b.String()), 0o600); err != nil {
+		fw.t.Fatal(err)
+	}
+	d := &daemon{fw.router.Start(p.path, "-C", file), fw}
+	netnstest.Eventually(fw.t, patience, p.name+" reads its queues", func() bool {
+		if d.Ended() {
+			r := d.Wait(patience)
+			fw.t.Fatalf("%s ended with status %d:\n%s%s", p, r.Code, r.Stdout, r.Stderr)
+		}
+		bound := fw.queues()
+		for _, k := range kinds {
+			if !bound[k.queue] {
+				return false
+			}
+		}
+		return true
+	})
+	return d
+}
+
+// end stops the daemon, which then has to end well.
+func (d *daemon) end() {
+	d.fw.t.Helper()
+	if r := d.Stop(syscall.SIGTERM); r.Code != 0 {
+		d.fw.t.Errorf("conntrackd ended with status %d:\n%s%s", r.Code, r.Stdout, r.Stderr)
+	}
+}

@@ -1,0 +1,169 @@
+//go:build vm
+
+package vmtest
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"strings"
+	"testing"
+
+	"ctbox/internal/netnstest"
+)
+
+// The addresses. A firewall with SNAT shows the server its own outer address
+// instead of the client's; one with DNAT is what the client takes for the server.
+const (
+	clientAddr = "192.0.2.2"
+	innerAddr  = "192.0.2.1" // the firewall, towards the client
+	outerAddr  = "198.51.100.1"
+	serverAddr = "198.51.100.9"
+
+	clientAddr6 = "2001:db8:1::2"
+	innerAddr6  = "2001:db8:1::1"
+	outerAddr6  = "2001:db8:2::1"
+	serverAddr6 = "2001:db8:2::9"
+
+	// of the link between firewall and server; without duplicate detection, and
+	// the same in every test
+	routerLink = "fe80::1"
+	serverLink = "fe80::9"
+)
+
+// firewall is a router between a client and a server. It is a host, too: the
+// helpers for multicast belong to hosts.
+type firewall struct {
+	t                      testing.TB
+	client, router, server *netnstest.NS
+}
+
+func newFirewall(t testing.TB) *firewall {
+	t.Helper()
+	fw := &firewall{t, netnstest.New(t, "c"), netnstest.New(t, "r"), netnstest.New(t, "s")}
+	batch(t, nil, "link add c0 netns "+fw.client.Name+" type veth peer name c0 netns "+fw.router.Name,
+		"link add s0 netns "+fw.router.Name+" type veth peer name s0 netns "+fw.server.Name)
+	batch(t, fw.client, "addr add "+clientAddr+"/24 dev c0", "addr add "+clientAddr6+"/64 dev c0 nodad",
+		"link set c0 up", "route add default via "+innerAddr, "route add default via "+innerAddr6)
+	batch(t, fw.router, "addr add "+innerAddr+"/24 dev c0", "addr add "+innerAddr6+"/64 dev c0 nodad",
+		"addr add "+outerAddr+"/24 dev s0", "addr add "+outerAddr6+"/64 dev s0 nodad",
+		"link set s0 addrgenmode none", "link set c0 up", "link set s0 up",
+		"addr add "+routerLink+"/64 dev s0 nodad", "route add 224.0.0.0/4 dev s0")
+	batch(t, fw.server, "addr add "+serverAddr+"/24 dev s0", "addr add "+serverAddr6+"/64 dev s0 nodad",
+		"link set s0 addrgenmode none", "link set s0 up", "addr add "+serverLink+"/64 dev s0 nodad",
+		"route add default via "+outerAddr, "route add default via "+outerAddr6)
+	fw.router.Sysctl("net.ipv4.ip_forward", "1")
+	fw.router.Sysctl("net.ipv6.conf.all.forwarding", "1")
+	// What the firewall refuses it says at once, every time.
+	fw.router.Sysctl("net.ipv4.icmp_ratelimit", "0")
+	fw.router.Sysctl("net.ipv6.icmp.ratelimit", "0")
+	return fw
+}
+
+// batch runs ip(8) once for many lines, in the test's own namespace if ns is nil.
+func batch(t testing.TB, ns *netnstest.NS, lines ...string) {
+	t.Helper()
+	text := strings.Join(lines, "\n") + "\n"
+	if ns != nil {
+		if r := ns.Run(text, "ip", "-batch", "-"); r.Code != 0 {
+			t.Fatalf("ip -batch: %s", r.Stderr)
+		}
+		return
+	}
+	cmd := exec.Command("ip", "-batch", "-")
+	cmd.Stdin = strings.NewReader(text)
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("ip -batch: %v: %s", err, out)
+	}
+}
+
+// translation is what the firewall does to addresses.
+type translation string
+
+const (
+	routed translation = "routed"
+	snat   translation = "snat"
+	dnat   translation = "dnat"
+)
+
+// load makes the firewall one that lets only the helpers' own services through,
+// what belongs to them, and nothing else. It attaches the helpers by nft's ct
+// helper objects unless attach is false. What is not let through is refused with
+// a message of its own, so that a test need not wait to know.
+func (fw *firewall) load(nat translation, attach bool, kinds ...kind) {
+	fw.t.Helper()
+	var objects, set, accept, redirect strings.Builder
+	for _, k := range kinds {
+		fmt.Fprintf(&accept, "\t\tmeta nfproto %s %s dport %d ct state new accept\n", k.nfproto(), k.protocol, k.port)
+		if attach {
+			fmt.Fprintf(&objects, "\tct helper %s { type %q protocol %s; l3proto %s; }\n", k.object(), k.name, k.protocol, k.l3proto())
+			fmt.Fprintf(&set, "\t\tmeta nfproto %s %s dport %d ct helper set %q\n", k.nfproto(), k.protocol, k.port, k.object())
+		}
+		if k.family == "inet" {
+			fmt.Fprintf(&redirect, "\t\tiifname \"c0\" ip daddr %s %s dport %d dnat to %s\n", innerAddr, k.protocol, k.port, serverAddr)
+		}
+	}
+	text := fmt.Sprintf(`table inet fw {
+%[1]s
+	chain pre {
+		type filter hook prerouting priority filter
+%[2]s	}
+	chain out {
+		type filter hook output priority filter
+%[2]s	}
+	chain input {
+		type filter hook input priority filter; policy drop
+		ct state established,related accept
+		meta l4proto { icmp, icmpv6 } accept
+		ct state invalid drop
+		counter reject with icmpx admin-prohibited
+	}
+	chain forward {
+		type filter hook forward priority filter; policy drop
+		ct state established,related accept
+%[3]s		ct state invalid drop
+		counter reject with icmpx admin-prohibited
+	}
+}
+`, objects.String(), set.String(), accept.String())
+	switch nat {
+	case snat:
+		text += "table ip nat {\n\tchain post {\n\t\ttype nat hook postrouting priority srcnat\n\t\toifname \"s0\" masquerade\n\t}\n}\n"
+	case dnat:
+		text += "table ip nat {\n\tchain pre {\n\t\ttype nat hook prerouting priority dstnat\n" + redirect.String() + "\t}\n}\n"
+	}
+	fw.router.NFT(text)
+}
+
+// atServer is where the client finds the server, and the server the client.
+func (nat translation) addresses() (server, client string) {
+	switch nat {
+	case snat:
+		return serverAddr, outerAddr
+	case dnat:
+		return innerAddr, clientAddr
+	}
+	return serverAddr, clientAddr
+}
+
+// queues returns the numbers of the firewall's queues from which whole packets
+// are read.
+func (fw *firewall) queues() map[int]bool {
+	fw.t.Helper()
+	var table []byte
+	fw.router.Do(func() {
+		var err error
+		if table, err = os.ReadFile("/proc/thread-self/net/netfilter/nfnetlink_queue"); err != nil && !os.IsNotExist(err) {
+			fw.t.Fatal(err)
+		}
+	})
+	bound := make(map[int]bool)
+	for line := range strings.Lines(string(table)) {
+		// number, owner, waiting, copy mode, copy range …
+		var number, owner, waiting, mode int
+		if n, _ := fmt.Sscan(line, &number, &owner, &waiting, &mode); n == 4 && mode == 2 {
+			bound[number] = true
+		}
+	}
+	return bound
+}

@@ -1,0 +1,232 @@
+//go:build vm
+
+package vmtest
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/netip"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"ctbox/internal/netnstest"
+)
+
+func addrPort(addr string, port int) string { return net.JoinHostPort(addr, fmt.Sprint(port)) }
+
+// listen waits for TCP connections in a namespace as long as the test runs.
+func listen(t testing.TB, ns *netnstest.NS, addr string, port int) *net.TCPListener {
+	t.Helper()
+	var l net.Listener
+	var err error
+	ns.Do(func() { l, err = net.Listen("tcp", addrPort(addr, port)) })
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { l.Close() })
+	return l.(*net.TCPListener)
+}
+
+// connect opens a TCP connection, from a certain port unless that is 0.
+func connect(t testing.TB, ns *netnstest.NS, port int, to string) (conn net.Conn, err error) {
+	t.Helper()
+	dialer := net.Dialer{Timeout: patience, LocalAddr: &net.TCPAddr{Port: port}}
+	ns.Do(func() { conn, err = dialer.Dial("tcp", to) })
+	if err == nil {
+		t.Cleanup(func() { conn.Close() })
+		conn.SetDeadline(time.Now().Add(patience))
+	}
+	return conn, err
+}
+
+// session is a TCP connection through the firewall, from both ends.
+type session struct{ client, server net.Conn }
+
+// dial opens a connection from ns to a listener that to leads to.
+func dial(t testing.TB, ns *netnstest.NS, port int, to string, l *net.TCPListener) session {
+	t.Helper()
+	client, err := connect(t, ns, port, to)
+	if err != nil {
+		t.Fatalf("connect to %s: %v", to, err)
+	}
+	l.SetDeadline(time.Now().Add(patience))
+	server, err := l.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { server.Close() })
+	server.SetDeadline(time.Now().Add(patience))
+	return session{client, server}
+}
+
+// send writes to one end and returns what arrives at the other, which is as many
+// bytes as want has and has to be want.
+func send(t testing.TB, from, to net.Conn, text, want string) {
+	t.Helper()
+	if _, err := io.WriteString(from, text); err != nil {
+		t.Fatal(err)
+	}
+	got := make([]byte, len(want))
+	if n, err := io.ReadFull(to, got); err != nil || string(got) != want {
+		t.Fatalf("sent %q, got %q (%v), want %q", text, got[:n], err, want)
+	}
+}
+
+// relay sends bytes that have to arrive as they are.
+func relay(t testing.TB, from, to net.Conn, text string) {
+	t.Helper()
+	send(t, from, to, text, text)
+}
+
+// passes checks that a TCP connection to a listener comes about, and that it
+// arrives from the source address.
+func passes(t testing.TB, ns *netnstest.NS, to string, l *net.TCPListener, source string) {
+	t.Helper()
+	s := dial(t, ns, 0, to, l)
+	relay(t, s.client, s.server, "there")
+	relay(t, s.server, s.client, "and back")
+	if got := s.server.RemoteAddr().(*net.TCPAddr).AddrPort().Addr(); got.Unmap() != netip.MustParseAddr(source) {
+		t.Errorf("connection to %s came from %s, want %s", to, got, source)
+	}
+}
+
+// refused checks that the firewall refuses a TCP connection to a port.
+func refused(t testing.TB, ns *netnstest.NS, to string) {
+	t.Helper()
+	_, err := connect(t, ns, 0, to)
+	checkRefused(t, to, err)
+}
+
+// checkRefused checks that an error is what the firewall's answer becomes.
+func checkRefused(t testing.TB, to string, err error) {
+	t.Helper()
+	if !errors.Is(err, syscall.EHOSTUNREACH) && !errors.Is(err, syscall.EACCES) {
+		t.Errorf("%s: got %v, want the firewall to refuse it", to, err)
+	}
+}
+
+// datagrams opens a UDP socket at an address, without a peer.
+func datagrams(t testing.TB, ns *netnstest.NS, addr string, port int) *net.UDPConn {
+	t.Helper()
+	var conn *net.UDPConn
+	var err error
+	at := net.UDPAddrFromAddrPort(netip.AddrPortFrom(netip.MustParseAddr(addr), uint16(port)))
+	ns.Do(func() { conn, err = net.ListenUDP("udp", at) })
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { conn.Close() })
+	conn.SetDeadline(time.Now().Add(patience))
+	return conn
+}
+
+// peer opens a UDP socket at an address with a peer: it learns if the firewall
+// refuses what it sends.
+func peer(t testing.TB, ns *netnstest.NS, addr string, port int, to string) *net.UDPConn {
+	t.Helper()
+	var conn net.Conn
+	var err error
+	dialer := net.Dialer{LocalAddr: net.UDPAddrFromAddrPort(netip.AddrPortFrom(netip.MustParseAddr(addr), uint16(port)))}
+	ns.Do(func() { conn, err = dialer.Dial("udp", to) })
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { conn.Close() })
+	conn.SetDeadline(time.Now().Add(patience))
+	return conn.(*net.UDPConn)
+}
+
+// bound waits until a program has bound a port of tcp or udp.
+func bound(t testing.TB, ns *netnstest.NS, protocol string, port int) {
+	t.Helper()
+	local := fmt.Sprintf(":%04X", port)
+	netnstest.Eventually(t, patience, fmt.Sprintf("%s port %d is bound", protocol, port), func() bool {
+		var tables []byte
+		ns.Do(func() {
+			for _, name := range []string{protocol, protocol + "6"} {
+				// number: local remote …
+				table, err := os.ReadFile("/proc/thread-self/net/" + name)
+				if err != nil {
+					t.Fatal(err)
+				}
+				tables = append(tables, table...)
+			}
+		})
+		for line := range strings.Lines(string(tables)) {
+			if f := strings.Fields(line); len(f) > 1 && strings.HasSuffix(f[1], local) {
+				return true
+			}
+		}
+		return false
+	})
+}
+
+// receive returns the next datagram and where it came from.
+func receive(t testing.TB, conn *net.UDPConn) (string, netip.AddrPort) {
+	t.Helper()
+	b := make([]byte, 2048)
+	n, from, err := conn.ReadFromUDPAddrPort(b)
+	if err != nil {
+		t.Fatalf("nothing arrived at %s: %v", conn.LocalAddr(), err)
+	}
+	return string(b[:n]), netip.AddrPortFrom(from.Addr().Unmap().WithZone(""), from.Port())
+}
+
+// post sends a datagram, to the socket's peer if to is "".
+func post(t testing.TB, conn *net.UDPConn, text, to string) {
+	t.Helper()
+	var err error
+	if to == "" {
+		_, err = conn.Write([]byte(text))
+	} else {
+		_, err = conn.WriteToUDPAddrPort([]byte(text), netip.MustParseAddrPort(to))
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// refusedDatagram checks that the firewall refuses a datagram to a port.
+func refusedDatagram(t testing.TB, ns *netnstest.NS, addr string, port int, to string) {
+	t.Helper()
+	conn := peer(t, ns, addr, port, to)
+	defer conn.Close()
+	post(t, conn, "unexpected", "")
+	_, err := conn.Read(make([]byte, 1))
+	checkRefused(t, to, err)
+}
+
+// badChecksums returns how many TCP segments with a wrong checksum have arrived.
+func badChecksums(t testing.TB, ns *netnstest.NS) int {
+	t.Helper()
+	var table []byte
+	var err error
+	ns.Do(func() { table, err = os.ReadFile("/proc/thread-self/net/snmp") })
+	if err != nil {
+		t.Fatal(err)
+	}
+	var names []string
+	for line := range strings.Lines(string(table)) {
+		f := strings.Fields(line)
+		if f[0] != "Tcp:" {
+			continue
+		}
+		if names == nil {
+			names = f
+			continue
+		}
+		if i := slices.Index(names, "InCsumErrors"); i > 0 && i < len(f) {
+			n, _ := strconv.Atoi(f[i])
+			return n
+		}
+	}
+	t.Fatal("no InCsumErrors")
+	return 0
+}
