@@ -150,6 +150,25 @@ func (nat translation) addresses() (server, client string) {
 // are read.
 func (fw *firewall) queues() map[int]bool {
 	fw.t.Helper()
+	bound := make(map[int]bool)
+	fw.eachQueue(func(number, _, mode int) { bound[number] = mode == 2 })
+	return bound
+}
+
+// waiting returns how many packets wait in a queue.
+func (fw *firewall) waiting(queue int) (n int) {
+	fw.t.Helper()
+	fw.eachQueue(func(number, waiting, _ int) {
+		if number == queue {
+			n = waiting
+		}
+	})
+	return n
+}
+
+// eachQueue reads the kernel's table of queues.
+func (fw *firewall) eachQueue(f func(number, waiting, mode int)) {
+	fw.t.Helper()
 	var table []byte
 	fw.router.Do(func() {
 		var err error
@@ -157,13 +176,11 @@ func (fw *firewall) queues() map[int]bool {
 			fw.t.Fatal(err)
 		}
 	})
-	bound := make(map[int]bool)
 	for line := range strings.Lines(string(table)) {
 		// number, owner, waiting, copy mode, copy range …
 		var number, owner, waiting, mode int
-		if n, _ := fmt.Sscan(line, &number, &owner, &waiting, &mode); n == 4 && mode == 2 {
-			bound[number] = true
+		if n, _ := fmt.Sscan(line, &number, &owner, &waiting, &mode); n == 4 {
+			f(number, waiting, mode)
 		}
 	}
-	return bound
 }

@@ -35,9 +35,14 @@ func listen(t testing.TB, ns *netnstest.NS, addr string, port int) *net.TCPListe
 }
 
 // connect opens a TCP connection, from a certain port unless that is 0.
-func connect(t testing.TB, ns *netnstest.NS, port int, to string) (conn net.Conn, err error) {
+func connect(t testing.TB, ns *netnstest.NS, port int, to string) (net.Conn, error) {
 	t.Helper()
-	dialer := net.Dialer{Timeout: patience, LocalAddr: &net.TCPAddr{Port: port}}
+	return connectFrom(t, ns, "", port, to)
+}
+
+func connectFrom(t testing.TB, ns *netnstest.NS, addr string, port int, to string) (conn net.Conn, err error) {
+	t.Helper()
+	dialer := net.Dialer{Timeout: patience, LocalAddr: &net.TCPAddr{IP: net.ParseIP(addr), Port: port}}
 	ns.Do(func() { conn, err = dialer.Dial("tcp", to) })
 	if err == nil {
 		t.Cleanup(func() { conn.Close() })
@@ -52,7 +57,12 @@ type session struct{ client, server net.Conn }
 // dial opens a connection from ns to a listener that to leads to.
 func dial(t testing.TB, ns *netnstest.NS, port int, to string, l *net.TCPListener) session {
 	t.Helper()
-	client, err := connect(t, ns, port, to)
+	return dialFrom(t, ns, "", port, to, l)
+}
+
+func dialFrom(t testing.TB, ns *netnstest.NS, addr string, port int, to string, l *net.TCPListener) session {
+	t.Helper()
+	client, err := connectFrom(t, ns, addr, port, to)
 	if err != nil {
 		t.Fatalf("connect to %s: %v", to, err)
 	}
@@ -171,7 +181,7 @@ func bound(t testing.TB, ns *netnstest.NS, protocol string, port int) {
 // receive returns the next datagram and where it came from.
 func receive(t testing.TB, conn *net.UDPConn) (string, netip.AddrPort) {
 	t.Helper()
-	b := make([]byte, 2048)
+	b := make([]byte, 1<<16)
 	n, from, err := conn.ReadFromUDPAddrPort(b)
 	if err != nil {
 		t.Fatalf("nothing arrived at %s: %v", conn.LocalAddr(), err)
