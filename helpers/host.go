@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -15,6 +14,7 @@ import (
 	"ctbox/conf"
 	"ctbox/helpers/builtin"
 	"ctbox/helpers/helper"
+	"ctbox/internal/slog"
 	"ctbox/nl"
 	"ctbox/nl/cthelper"
 )

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"log/slog"
 	"net/netip"
 	"strings"
 	"testing"
@@ -16,6 +15,7 @@ import (
 
 	"ctbox/helpers/helper"
 	"ctbox/internal/netnstest"
+	"ctbox/internal/slog"
 	"ctbox/nl"
 )
 
@@ -78,7 +78,7 @@ type testHost struct {
 
 func newTestHost(t testing.TB) *testHost {
 	h := &testHost{t: t, queues: &fakeQueues{packets: make(chan []*nl.QueuedPacket, 16)}, said: new(bytes.Buffer)}
-	h.Host = newHost(slog.New(slog.NewTextHandler(h.said, nil)))
+	h.Host = newHost(slog.New(slog.NewTextHandler(h.said)))
 	h.Host.queues = h.queues
 	h.ctx = context.Background()
 	built := &helper.Helper{Name: "test", Protocols: []uint8{nl.ProtoTCP, nl.ProtoUDP}, PrivateLen: 8,

@@ -5,10 +5,10 @@ import (
 	"errors"
 	"io"
 	"io/fs"
-	"log/slog"
 
 	"ctbox/applets/conntrackd/control"
 	"ctbox/conf"
+	"ctbox/internal/slog"
 )
 
 // load reads the configuration and shows those of its warnings that are due. It

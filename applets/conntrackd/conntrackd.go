@@ -5,11 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"log/slog"
 	"os/exec"
 
 	"ctbox/applets/conntrackd/logging"
 	"ctbox/applets/conntrackd/process"
+	"ctbox/internal/slog"
 )
 
 // The exit statuses; there are no others.

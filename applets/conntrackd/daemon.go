@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"log/slog"
 	"net"
 	"os"
 	"os/signal"
@@ -21,6 +20,7 @@ import (
 	"ctbox/applets/conntrackd/report"
 	"ctbox/conf"
 	"ctbox/helpers"
+	"ctbox/internal/slog"
 	"ctbox/nl"
 	"ctbox/sync/node"
 )

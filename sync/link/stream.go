@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
-	"strconv"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -46,15 +45,22 @@ type stream struct {
 
 func openStream(ctx context.Context, l *Link) (sockets, error) {
 	c := &l.config
-	config := net.ListenConfig{KeepAlive: 15 * time.Second, Control: func(_, _ string, raw syscall.RawConn) error {
-		return raw.Control(func(fd uintptr) { setBuffer(int(fd), unix.SO_RCVBUFFORCE, unix.SO_RCVBUF, c.RecvBuffer) })
-	}}
-	// ctx must not end the listener: net closes nothing by it, and Close does.
-	listener, err := config.Listen(ctx, choose(l.is6(), "tcp4", "tcp6"), hostPort(c.Address, c.Interface, c.Port))
+	// The functions of net that take an address and no text, here and in dial, do
+	// without its resolver: 120 kB of flash.
+	listener, err := net.ListenTCP(choose(l.is6(), "tcp4", "tcp6"), net.TCPAddrFromAddrPort(zoned(c.Address, c.Interface, c.Port)))
 	if err != nil {
 		return nil, fmt.Errorf("listen on %s: %w", endpoint(c.Address, c.Port), err)
 	}
-	s := &stream{link: l, listener: listener.(*net.TCPListener), limit: c.ErrorQueue, wake: make(chan struct{}, 1)}
+	raw, err := listener.SyscallConn()
+	if err == nil {
+		// Connections have the buffer that the listener has when they come.
+		err = raw.Control(func(fd uintptr) { setBuffer(int(fd), unix.SO_RCVBUFFORCE, unix.SO_RCVBUF, c.RecvBuffer) })
+	}
+	if err != nil {
+		listener.Close()
+		return nil, fmt.Errorf("listen on %s: %w", endpoint(c.Address, c.Port), err)
+	}
+	s := &stream{link: l, listener: listener, limit: c.ErrorQueue, wake: make(chan struct{}, 1)}
 	if s.limit <= 0 {
 		s.limit = defaultQueue
 	}
@@ -72,15 +78,12 @@ func choose(second bool, a, b string) string {
 	return a
 }
 
-func hostPort(a netip.Addr, device string, port uint16) string {
-	host := ""
-	if a.IsValid() {
-		if a.IsLinkLocalUnicast() {
-			a = a.WithZone(device)
-		}
-		host = a.String()
+// zoned is an address to bind or connect to; a may be invalid, which is any.
+func zoned(a netip.Addr, device string, port uint16) netip.AddrPort {
+	if a.IsLinkLocalUnicast() {
+		a = a.WithZone(device) // which IPv4 does not have, and ignores
 	}
-	return net.JoinHostPort(host, strconv.Itoa(int(port)))
+	return netip.AddrPortFrom(a, port)
 }
 
 func (s *stream) close() {
@@ -162,24 +165,14 @@ func (s *stream) write(ctx context.Context) {
 	}
 }
 
-func (s *stream) dial(ctx context.Context) (net.Conn, error) {
+func (s *stream) dial(ctx context.Context) (*net.TCPConn, error) {
 	c := &s.link.config
-	d := net.Dialer{Timeout: dialTimeout, LocalAddr: s.source(), Control: func(_, _ string, raw syscall.RawConn) error {
+	d := net.Dialer{Timeout: dialTimeout, Control: func(_, _ string, raw syscall.RawConn) error {
 		return raw.Control(func(fd uintptr) { setBuffer(int(fd), unix.SO_SNDBUFFORCE, unix.SO_SNDBUF, c.SendBuffer) })
 	}}
-	return d.DialContext(ctx, choose(s.link.is6(), "tcp4", "tcp6"), hostPort(c.Destination, c.Interface, c.Port))
-}
-
-// source is the address that the peer expects us at, nil for the system's choice.
-func (s *stream) source() net.Addr {
-	a := s.link.config.Address
-	if !a.IsValid() {
-		return nil
-	}
-	if a.IsLinkLocalUnicast() {
-		a = a.WithZone(s.link.config.Interface)
-	}
-	return net.TCPAddrFromAddrPort(netip.AddrPortFrom(a, 0))
+	// The peer expects us at our address; without one the system chooses.
+	return d.DialTCP(ctx, choose(s.link.is6(), "tcp4", "tcp6"), zoned(c.Address, c.Interface, 0),
+		zoned(c.Destination, c.Interface, c.Port))
 }
 
 // feed writes to one connection until it breaks.

@@ -3,16 +3,17 @@ package node
 import (
 	"bytes"
 	"context"
-	"log/slog"
 	"strings"
 	"testing"
 	"time"
+
+	"ctbox/internal/slog"
 )
 
 // A commit says how far it is when it takes long, and not before.
 func TestCommitProgress(t *testing.T) {
 	var out bytes.Buffer
-	n := &Node{log: slog.New(slog.NewTextHandler(&out, nil)), ctx: context.Background()}
+	n := &Node{log: slog.New(slog.NewTextHandler(&out)), ctx: context.Background()}
 	c := &commit{node: n, result: CommitResult{Began: time.Now()}}
 	c.progress()
 	if out.Len() != 0 {

@@ -1,8 +1,7 @@
 package node
 
 import (
-	"log/slog"
-
+	"ctbox/internal/slog"
 	"ctbox/nl"
 )
 

@@ -2,12 +2,12 @@ package node
 
 import (
 	"bytes"
-	"log/slog"
 	"net/netip"
 	"testing"
 	"time"
 
 	"ctbox/conf"
+	"ctbox/internal/slog"
 	"ctbox/nl"
 	"ctbox/sync/cache"
 	"ctbox/sync/proto"
@@ -268,7 +268,7 @@ func TestBypassLeavesNoGap(t *testing.T) {
 func TestLostEventsAreSaidOnceASecond(t *testing.T) {
 	n := unwired(ModeStats)
 	var log bytes.Buffer
-	n.log = slog.New(slog.NewTextHandler(&log, nil))
+	n.log = slog.New(slog.NewTextHandler(&log))
 	n.grownOut = true
 	n.kernel.BufferSize = 1
 	for i := range 100 {

@@ -4,11 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
 	"sync"
 	"time"
 
 	"ctbox/conf"
+	"ctbox/internal/slog"
 	"ctbox/nl"
 	"ctbox/sync/cache"
 	"ctbox/sync/proto"

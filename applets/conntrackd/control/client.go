@@ -40,7 +40,7 @@ func (e *ConnectError) Unwrap() error { return e.Err }
 // *ConnectError, one of w, or ctx's, whose end ends the conversation.
 func Ask(ctx context.Context, path string, r Request, w io.Writer) error {
 	var dialer net.Dialer
-	conn, err := dialer.DialContext(ctx, "unix", path)
+	conn, err := dialer.DialUnix(ctx, "unix", nil, address(path))
 	if err != nil {
 		return &ConnectError{err}
 	}

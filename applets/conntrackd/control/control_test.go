@@ -8,7 +8,6 @@ import (
 	"errors"
 	"io"
 	"io/fs"
-	"log/slog"
 	"net"
 	"os"
 	"path/filepath"
@@ -22,6 +21,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"ctbox/internal/netnstest"
+	"ctbox/internal/slog"
 	"ctbox/nl"
 	"ctbox/sync/node"
 )
@@ -98,7 +98,7 @@ func serve(t *testing.T, s *Server) *daemon {
 	}
 	d.node = s.Node.(*fake)
 	if s.Log == nil {
-		s.Log = slog.New(slog.NewTextHandler(io.Discard, nil))
+		s.Log = slog.New(slog.NewTextHandler(io.Discard))
 	}
 	l, err := Listen(d.path)
 	if err != nil {

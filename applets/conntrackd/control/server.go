@@ -7,17 +7,16 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"log/slog"
 	"net"
 	"os"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
 
 	"ctbox/applets/conntrackd/report"
+	"ctbox/internal/slog"
 	"ctbox/sync/node"
 )
 
@@ -53,18 +52,32 @@ func Listen(path string) (*net.UnixListener, error) {
 }
 
 func bind(path string) (*net.UnixListener, error) {
-	config := net.ListenConfig{Control: func(_, _ string, c syscall.RawConn) error {
-		// The file that bind makes has the mode of the socket, less the umask.
-		var failed error
-		err := c.Control(func(fd uintptr) { failed = unix.Fchmod(int(fd), 0o600) })
-		return errors.Join(err, failed)
-	}}
-	l, err := config.Listen(context.Background(), "unix", path)
+	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, os.NewSyscallError("socket", err)
+	}
+	file := os.NewFile(uintptr(fd), path)
+	defer file.Close() // the listener has a descriptor of its own
+	// The file that bind makes has the mode of the socket, less the umask.
+	if err := unix.Fchmod(fd, 0o600); err != nil {
+		return nil, os.NewSyscallError("fchmod", err)
+	}
+	if err := unix.Bind(fd, &unix.SockaddrUnix{Name: path}); err != nil {
+		return nil, &net.OpError{Op: "listen", Net: "unix", Addr: address(path), Err: os.NewSyscallError("bind", err)}
+	}
+	if err := unix.Listen(fd, unix.SOMAXCONN); err != nil {
+		return nil, os.NewSyscallError("listen", err)
+	}
+	l, err := net.FileListener(file)
 	if err != nil {
 		return nil, err
 	}
-	return l.(*net.UnixListener), nil
+	unixListener := l.(*net.UnixListener)
+	unixListener.SetUnlinkOnClose(true)
+	return unixListener, nil
 }
+
+func address(path string) *net.UnixAddr { return &net.UnixAddr{Name: path, Net: "unix"} }
 
 // removeStale removes a socket that nobody listens on.
 func removeStale(path string) error {
@@ -86,7 +99,8 @@ func removeStale(path string) error {
 // Answers reports whether somebody listens on the socket at path. In doubt, when
 // it can't be asked, somebody does.
 func Answers(path string) bool {
-	conn, err := net.DialTimeout("unix", path, time.Second)
+	dialer := net.Dialer{Timeout: time.Second}
+	conn, err := dialer.DialUnix(context.Background(), "unix", nil, address(path))
 	if err == nil {
 		conn.Close()
 		return true

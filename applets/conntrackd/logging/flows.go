@@ -2,9 +2,10 @@ package logging
 
 import (
 	"fmt"
-	"log/slog"
 	"sync"
 	"time"
+
+	"ctbox/internal/slog"
 )
 
 // FlowLog writes statistics mode's lines of ended flows to a file, to syslog, or

@@ -7,13 +7,13 @@ package logging
 import (
 	"context"
 	"io"
-	"log/slog"
 	"os"
 	"strconv"
 	"strings"
 	"sync"
 	"time"
 
+	"ctbox/internal/slog"
 	"ctbox/sync/node"
 )
 
@@ -112,13 +112,6 @@ var levels = [...]struct {
 
 // Enabled implements slog.Handler: everything from info on is logged.
 func (l *Log) Enabled(_ context.Context, level slog.Level) bool { return level >= slog.LevelInfo }
-
-// WithAttrs and WithGroup implement slog.Handler. The daemon says everything in
-// the message, so that neither is used.
-func (l *Log) WithAttrs([]slog.Attr) slog.Handler { return l }
-
-// WithGroup implements slog.Handler.
-func (l *Log) WithGroup(string) slog.Handler { return l }
 
 // Handle implements slog.Handler. An attribute node.EntryKey becomes a line of
 // its own; others follow the message as key=value. Line breaks within a message

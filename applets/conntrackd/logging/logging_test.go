@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"log/slog"
 	"net"
 	"os"
 	"path/filepath"
@@ -18,6 +17,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"ctbox/internal/slog"
 	"ctbox/sync/node"
 )
 
@@ -40,7 +40,7 @@ func TestLines(t *testing.T) {
 	}
 	at := time.Date(2026, 11, 3, 8, 40, 1, 0, time.Local)
 	say := func(level slog.Level, text string, attrs ...slog.Attr) {
-		r := slog.NewRecord(at, level, text, 0)
+		r := slog.NewRecord(at, level, text)
 		r.AddAttrs(attrs...)
 		l.Handle(context.Background(), r)
 	}
@@ -48,7 +48,7 @@ func TestLines(t *testing.T) {
 	say(node.LevelNotice, "initialization completed\n")
 	say(slog.LevelWarn, "two\nlines")
 	say(slog.LevelError, "commit-create: File exists", slog.String(node.EntryKey, "tcp      6 src=192.0.2.1"))
-	say(slog.LevelError, "other", slog.Int("n", 5))
+	say(slog.LevelError, "other", slog.String("n", "5"))
 	head := fmt.Sprintf("[Tue Nov  3 08:40:01 2026] (pid=%d) ", os.Getpid())
 	wantOut := head + "[info] configuring helper\n" + head + "[notice] initialization completed\n"
 	wantErr := head + "[warning] two lines\n" + head + "[ERROR] commit-create: File exists\n" + head + "[ERROR] other n=5\n"

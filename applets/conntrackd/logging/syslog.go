@@ -1,6 +1,7 @@
 package logging
 
 import (
+	"context"
 	"net"
 	"os"
 	"strconv"
@@ -77,7 +78,8 @@ func (s *Syslog) connect() bool {
 		return false
 	}
 	for _, network := range [...]string{"unixgram", "unix"} {
-		conn, err := net.DialTimeout(network, s.socket, syslogPatience)
+		dialer := net.Dialer{Timeout: syslogPatience}
+		conn, err := dialer.DialUnix(context.Background(), network, nil, &net.UnixAddr{Name: s.socket, Net: network})
 		if err == nil {
 			s.conn, s.stream = conn, network == "unix"
 			return true
