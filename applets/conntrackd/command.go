@@ -12,10 +12,11 @@ import (
 
 // command is a parsed command line.
 type command struct {
-	op      op
-	config  string          // path of the configuration
-	request control.Request // of opClient
-	notes   []string        // warnings about the command line
+	op        op
+	config    string          // path of the configuration
+	request   control.Request // of opClient
+	notes     []string        // warnings about the command line
+	noSandbox bool            // of a daemon
 }
 
 type op uint8
@@ -126,6 +127,9 @@ func parse(args []string) (command, error) {
 	if p.cmd.op == opHelp || p.cmd.op == opVersion {
 		return p.cmd, nil
 	}
+	if p.cmd.noSandbox && p.kind != kindNone && p.kind != kindDaemon {
+		return p.cmd, errInvalid
+	}
 	if p.json {
 		if err := p.asJSON(); err != nil {
 			return p.cmd, err
@@ -197,6 +201,9 @@ func (p *parser) ours(arg string) (done bool, err error) {
 	case "--check":
 		p.cmd.op = opCheck
 		return true, p.is(kindCheck)
+	case "--no-sandbox":
+		p.cmd.noSandbox = true
+		return true, nil
 	case "--json":
 		p.json = true
 		return true, nil

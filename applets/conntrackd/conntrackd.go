@@ -52,11 +52,11 @@ func run(ctx context.Context, argv []string, stdout, stderr io.Writer, open open
 		return runCheck(cmd.config, stdout, stderr)
 	case opDaemon:
 		if parent := process.InBackground(); parent != nil {
-			return runDaemon(ctx, cmd.config, console, stderr, open, parent)
+			return runDaemon(ctx, &cmd, console, stderr, open, parent)
 		}
 		return runParent(append([]string{argv0}, argv...), log, stdout, stderr)
 	}
-	return runDaemon(ctx, cmd.config, console, stderr, open, nil)
+	return runDaemon(ctx, &cmd, console, stderr, open, nil)
 }
 
 // runParent starts the daemon in the background and waits until it is ready.

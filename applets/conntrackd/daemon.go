@@ -8,6 +8,7 @@ import (
 	"net"
 	"os"
 	"os/signal"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -18,6 +19,7 @@ import (
 	"ctbox/applets/conntrackd/logging"
 	"ctbox/applets/conntrackd/process"
 	"ctbox/applets/conntrackd/report"
+	"ctbox/applets/conntrackd/sandbox"
 	"ctbox/conf"
 	"ctbox/helpers"
 	"ctbox/internal/slog"
@@ -49,21 +51,23 @@ type daemon struct {
 	node    runner
 	helpers *helpers.Host // nil without
 	hangup  chan os.Signal
+
+	noSandbox bool
 }
 
 // runDaemon is a daemon's whole life, in the foreground or, with a parent, in the
 // background. The order of the first steps is that of conntrack-tools: what is
 // wrong first is what is told.
-func runDaemon(ctx context.Context, config string, console *logging.Log, stderr io.Writer, open opener, parent *process.Parent) int {
+func runDaemon(ctx context.Context, cmd *command, console *logging.Log, stderr io.Writer, open opener, parent *process.Parent) int {
 	unix.Umask(umask)
 	signal.Ignore(syscall.SIGPIPE) // a console that goes away is no reason to end
 	if parent != nil {
 		console.Quiet()
 	}
-	d := &daemon{console: console, log: slog.New(console), hangup: make(chan os.Signal, 1)}
+	d := &daemon{console: console, log: slog.New(console), hangup: make(chan os.Signal, 1), noSandbox: cmd.noSandbox}
 	signal.Notify(d.hangup, syscall.SIGHUP)
 	defer signal.Stop(d.hangup)
-	cfg, ok := load(config, conf.AtStart, d.log)
+	cfg, ok := load(cmd.config, conf.AtStart, d.log)
 	if !ok {
 		return exitFailed
 	}
@@ -190,6 +194,7 @@ func (d *daemon) run(ctx context.Context, parent *process.Parent) int {
 	defer server.Close() // whoever asked for the end may go on when all is gone
 
 	failed := d.leave(parent)
+	d.confine(ctx)
 	var beside sync.WaitGroup
 	beside.Go(func() { d.reopenOnHangup(ctx) })
 	if d.control != nil {
@@ -235,6 +240,27 @@ func (d *daemon) leave(parent *process.Parent) error {
 	}
 	d.console.CloseConsole()
 	return parent.Detach()
+}
+
+// confine gives up what the daemon needs no more, now that everything is open.
+func (d *daemon) confine(ctx context.Context) {
+	if d.noSandbox {
+		return
+	}
+	g := &d.cfg.General
+	later := sandbox.Later{Files: []string{g.LogFile, g.LockFile, g.UNIXPath}}
+	if s := d.cfg.Stats; s != nil {
+		later.Files = append(later.Files, s.LogFile)
+	}
+	if s := d.cfg.Sync; s != nil {
+		for _, l := range s.Links {
+			later.Ports = append(later.Ports, l.Port)
+		}
+	}
+	if err := sandbox.Enter(later); err != nil {
+		text := strings.ReplaceAll(err.Error(), "\n", "; ")
+		d.log.Log(ctx, node.LevelNotice, "the sandbox is not complete: "+text)
+	}
 }
 
 func startMessage(parent *process.Parent) string {

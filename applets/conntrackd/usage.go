@@ -11,6 +11,7 @@ Usage: ` + argv0 + ` [commands] [options]
 General commands:
   -d, run in daemon mode
   -C [configfile], configuration file path
+  --no-sandbox, keep all privileges and system calls of the daemon
   --check, check the configuration file and tell what the daemon would do
   -v, display conntrackd version
   -h, display this help information

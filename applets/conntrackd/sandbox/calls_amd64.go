@@ -1,0 +1,16 @@
+package sandbox
+
+import "golang.org/x/sys/unix"
+
+// auditArch is the architecture as the kernel tells it to filters.
+const auditArch uint32 = unix.AUDIT_ARCH_X86_64
+
+// cloneFlags is the argument of clone(2) that has the flags.
+const cloneFlags = 0
+
+// archCalls are the calls that not every architecture has.
+var archCalls = []call{
+	{unix.SYS_MMAP, noExec},
+	{unix.SYS_NEWFSTATAT, always},
+	{unix.SYS_POLL, always},
+}
