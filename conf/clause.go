@@ -11,6 +11,10 @@ type clause struct {
 	// the same to those who check a file only.
 	warning, notice string
 
+	// live says that conntrackd --reload can change it. Of a live block everything
+	// can be changed; of another one, the clauses that are live.
+	live bool
+
 	// unless, when set, tells the printer that the clause has a better place in
 	// this Config: some may stand in two blocks.
 	unless func(scope) bool
@@ -30,6 +34,8 @@ type value interface {
 	read(p *parser, c *clause, s scope, at Pos) *Error
 	// reset stores the default.
 	reset(s scope)
+	// field is the pointer that Config.Where knows it by; nil for none.
+	field(s scope) any
 	// print writes the clause with its keyword, unless it has its default and
 	// the printer writes only what differs from that.
 	print(w *printer, c *clause, s scope)
@@ -107,9 +113,11 @@ type group struct {
 type instance struct {
 	head  string // with the keyword
 	scope scope
+	at    any // what Config.Where knows it by
 }
 
 func (g group) blocks() []*block { return []*block{g.block} }
+func (g group) field(scope) any  { return g.block }
 func (g group) syntax() string   { return g.block.syntax }
 func (g group) standard() string { return "" }
 
@@ -126,6 +134,7 @@ func (g group) read(p *parser, c *clause, s scope, at Pos) *Error {
 			return err
 		}
 	}
+	p.cfg.pos[g.block] = at
 	if err := p.body(g.block, s); err != nil {
 		return err
 	}
@@ -136,11 +145,15 @@ func (g group) read(p *parser, c *clause, s scope, at Pos) *Error {
 }
 
 func (g group) print(w *printer, c *clause, s scope) {
-	all := []instance{{c.name, s}}
-	if g.each != nil {
-		all = g.each(s)
-	}
-	for _, i := range all {
+	for _, i := range g.all(c, s) {
 		w.block(i.head, g.always, func() { w.clauses(g.block, i.scope) })
 	}
+}
+
+// all returns the instances that there are.
+func (g group) all(c *clause, s scope) []instance {
+	if g.each != nil {
+		return g.each(s)
+	}
+	return []instance{{c.name, s, g.block}}
 }

@@ -2,6 +2,7 @@ package conf
 
 import (
 	"net/netip"
+	"slices"
 	"time"
 )
 
@@ -101,6 +102,12 @@ type Filter struct {
 // Active reports whether there is anything to filter.
 func (f *Filter) Active() bool {
 	return f.Protocol.Action != NoAction || f.Address.Action != NoAction || f.State.Action != NoAction
+}
+
+// Equal reports whether the two filter alike, and in the same place.
+func (f *Filter) Equal(g *Filter) bool {
+	return f.Kernelspace == g.Kernelspace && f.Protocol == g.Protocol && f.State == g.State &&
+		f.Address.Action == g.Address.Action && slices.Equal(f.Address.Prefixes, g.Address.Prefixes)
 }
 
 // Action is what a filter does with a flow that is on its list. One on no list

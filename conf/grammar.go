@@ -28,7 +28,7 @@ var grammar = block{
 					if s.cfg.Sync == nil {
 						return nil
 					}
-					return []instance{{"Sync", s}}
+					return []instance{{"Sync", s, s.cfg.Sync}}
 				},
 				always: true,
 			},
@@ -44,7 +44,7 @@ var grammar = block{
 					if s.cfg.Stats == nil {
 						return nil
 					}
-					return []instance{{"Stats", s}}
+					return []instance{{"Stats", s, s.cfg.Stats}}
 				},
 				always: true,
 			},
@@ -60,7 +60,7 @@ var grammar = block{
 					if s.cfg.Helper == nil {
 						return nil
 					}
-					return []instance{{"Helper", s}}
+					return []instance{{"Helper", s, s.cfg.Helper}}
 				},
 				always: true,
 			},
@@ -123,6 +123,7 @@ var generalClauses = []clause{
 	},
 	{
 		name: "HashLimit",
+		live: true,
 		value: number[uint32]{
 			at: func(s scope) *uint32 { return &s.cfg.General.HashLimit }, max: maxInt, def: 262144,
 		},
@@ -131,6 +132,7 @@ var generalClauses = []clause{
 	},
 	{
 		name: "LogFile",
+		live: true,
 		value: logFile{
 			at:      func(s scope) *string { return &s.cfg.General.LogFile },
 			usual:   "/var/log/conntrackd.log",
@@ -140,6 +142,7 @@ var generalClauses = []clause{
 	},
 	{
 		name: "Syslog",
+		live: true,
 		value: facility{
 			at: func(s scope) *Facility { return &s.cfg.General.Syslog },
 			usual: func(s scope) Facility {
@@ -191,6 +194,7 @@ var generalClauses = []clause{
 	},
 	{
 		name:    "NetlinkBufferSize",
+		live:    true,
 		aliases: []string{"SocketBufferSize"},
 		value: number[uint32]{
 			at: func(s scope) *uint32 { return &s.cfg.General.NetlinkBufferSize }, max: maxInt,
@@ -200,6 +204,7 @@ var generalClauses = []clause{
 	},
 	{
 		name:    "NetlinkBufferSizeMaxGrowth",
+		live:    true,
 		aliases: []string{"SocketBufferSizeMaxGrown", "SocketBufferSizeMaxGrowth"},
 		value: number[uint32]{
 			at: func(s scope) *uint32 { return &s.cfg.General.NetlinkBufferSizeMaxGrowth }, max: maxInt,
@@ -208,6 +213,7 @@ var generalClauses = []clause{
 	},
 	{
 		name: "NetlinkOverrunResync",
+		live: true,
 		value: seconds{
 			at:    func(s scope) *time.Duration { return &s.cfg.General.NetlinkOverrunResync },
 			def:   30 * time.Second,
@@ -231,6 +237,7 @@ var generalClauses = []clause{
 	},
 	{
 		name: "EventIterationLimit",
+		live: true,
 		value: number[uint32]{
 			at: func(s scope) *uint32 { return &s.cfg.General.EventIterationLimit }, max: maxInt, def: 100,
 		},
@@ -267,6 +274,7 @@ var generalClauses = []clause{
 	},
 	{
 		name: "Filter",
+		live: true,
 		doc: "Which flows to cache and replicate. Several Filter clauses add up; the last one says where events are " +
 			"filtered. Without From it is Userspace.",
 		value: filter{&block{
@@ -280,6 +288,7 @@ var generalClauses = []clause{
 var statsClauses = []clause{
 	{
 		name: "LogFile",
+		live: true,
 		value: logFile{
 			at:      func(s scope) *string { return &s.cfg.Stats.LogFile },
 			usual:   "/var/log/conntrackd-stats.log",
@@ -289,6 +298,7 @@ var statsClauses = []clause{
 	},
 	{
 		name: "Syslog",
+		live: true,
 		value: facility{
 			at: func(s scope) *Facility { return &s.cfg.Stats.Syslog },
 			usual: func(s scope) Facility {

@@ -36,6 +36,8 @@ func (v filter) blocks() []*block { return []*block{v.block} }
 func (v filter) syntax() string   { return v.block.syntax }
 func (v filter) standard() string { return "" }
 
+func (v filter) field(s scope) any { return &s.cfg.General.Filter }
+
 func (v filter) reset(s scope) {
 	s.cfg.General.Filter.Kernelspace = false
 	v.block.reset(s)
@@ -113,6 +115,8 @@ type protocolFilter struct{}
 func (protocolFilter) syntax() string   { return "Accept | Ignore { TCP UDP NAME ... }" }
 func (protocolFilter) standard() string { return "" }
 
+func (protocolFilter) field(s scope) any { return &s.cfg.General.Filter.Protocol }
+
 func (protocolFilter) reset(s scope) {
 	f := &s.cfg.General.Filter.Protocol
 	f.Action, f.Protocols = NoAction, ProtocolSet{}
@@ -162,6 +166,8 @@ type addressFilter struct{ block *block }
 func (v addressFilter) blocks() []*block { return []*block{v.block} }
 func (v addressFilter) syntax() string   { return v.block.syntax }
 func (v addressFilter) standard() string { return "" }
+
+func (v addressFilter) field(s scope) any { return &s.cfg.General.Filter.Address }
 
 func (v addressFilter) reset(s scope) {
 	f := &s.cfg.General.Filter.Address
@@ -221,6 +227,7 @@ func (v network) read(p *parser, c *clause, s scope, at Pos) *Error {
 // prefixKey is the key of Config.pos of a network of the filter.
 type prefixKey struct{ prefix netip.Prefix }
 
+func (v network) field(scope) any                { return nil }
 func (v network) reset(scope)                    {}
 func (v network) print(*printer, *clause, scope) {}
 func (v network) standard() string               { return "" }
@@ -241,6 +248,8 @@ var tcpStateNames = []struct {
 
 func (stateFilter) syntax() string   { return "Accept | Ignore { STATE ... for TCP }" }
 func (stateFilter) standard() string { return "" }
+
+func (stateFilter) field(s scope) any { return &s.cfg.General.Filter.State }
 
 func (stateFilter) reset(s scope) {
 	f := &s.cfg.General.Filter.State

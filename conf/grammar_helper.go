@@ -31,7 +31,7 @@ var helperClauses = []clause{
 				var types []instance
 				for _, t := range s.cfg.Helper.Types {
 					types = append(types, instance{"Type " + t.Name + " " + t.family() + " " + t.transport(),
-						scope{cfg: s.cfg, helper: t}})
+						scope{cfg: s.cfg, helper: t}, t})
 				}
 				return types
 			},
@@ -104,7 +104,7 @@ var (
 				for i := range s.helper.Policies {
 					pol := &s.helper.Policies[i]
 					draft := &policyDraft{max: pol.ExpectMax, timeout: pol.ExpectTimeout}
-					policies = append(policies, instance{"Policy " + pol.Name, scope{cfg: s.cfg, policy: draft}})
+					policies = append(policies, instance{"Policy " + pol.Name, scope{cfg: s.cfg, policy: draft}, s.helper})
 				}
 				return policies
 			},

@@ -19,7 +19,7 @@ func linkGroup(t Transport, clauses []clause) value {
 				if l.Default {
 					head += " Default"
 				}
-				links = append(links, instance{head, scope{cfg: s.cfg, link: l}})
+				links = append(links, instance{head, scope{cfg: s.cfg, link: l}, l})
 			}
 			return links
 		},
@@ -173,7 +173,8 @@ func (v address) clash(p *parser, c *clause, s scope, at Pos) {
 	}
 }
 
-func (v address) reset(s scope) { *v.at(s) = netip.Addr{} }
+func (v address) field(s scope) any { return v.at(s) }
+func (v address) reset(s scope)     { *v.at(s) = netip.Addr{} }
 
 func (v address) print(w *printer, c *clause, s scope) {
 	if addr := *v.at(s); addr.IsValid() && addr.Is6() == v.six {
@@ -206,7 +207,8 @@ func (v interfaceName) read(p *parser, c *clause, s scope, at Pos) *Error {
 	return nil
 }
 
-func (v interfaceName) reset(s scope) { s.link.Interface = "" }
+func (v interfaceName) field(s scope) any { return &s.link.Interface }
+func (v interfaceName) reset(s scope)     { s.link.Interface = "" }
 
 func (v interfaceName) print(w *printer, c *clause, s scope) {
 	if name := s.link.Interface; name != "" {

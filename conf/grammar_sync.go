@@ -44,6 +44,7 @@ var syncClauses = []clause{
 			clauses: []clause{
 				{
 					name:  "TCPWindowTracking",
+					live:  true,
 					value: boolean{at: func(s scope) *bool { return &s.cfg.Sync.TCPWindowTracking }},
 					doc: "Replicate window scales, and have the kernel check windows of committed flows. Otherwise it is told " +
 						"to be liberal with these.",
@@ -77,22 +78,26 @@ const (
 var (
 	refreshTime = clause{
 		name:  "RefreshTime",
+		live:  true,
 		value: seconds{at: func(s scope) *time.Duration { return &s.cfg.Sync.RefreshTime }, def: 60 * time.Second},
 		doc:   "A state is sent again at random times up to this many seconds apart.",
 	}
 	cacheTimeout = clause{
 		name:  "CacheTimeout",
+		live:  true,
 		value: seconds{at: func(s scope) *time.Duration { return &s.cfg.Sync.CacheTimeout }, def: 180 * time.Second},
 		doc:   "A state in the external cache is forgotten when nothing was heard of it for so long.",
 	}
 	commitTimeout = clause{
 		name:  "CommitTimeout",
+		live:  true,
 		value: seconds{at: func(s scope) *time.Duration { return &s.cfg.Sync.CommitTimeout }},
 		doc: "The timeout of flows that are committed to the kernel. Without it they have what is left of their own. It " +
 			"is ignored with DisableExternalCache.",
 	}
 	purgeTimeout = clause{
 		name:  "PurgeTimeout",
+		live:  true,
 		value: seconds{at: func(s scope) *time.Duration { return &s.cfg.Sync.PurgeTimeout }, def: 60 * time.Second},
 		doc:   "The time from `conntrackd -t` to the flush of the kernel's table.",
 	}
@@ -103,6 +108,7 @@ var (
 	}
 	startupResync = clause{
 		name:  "StartupResync",
+		live:  true,
 		value: boolean{at: func(s scope) *bool { return &s.cfg.Sync.StartupResync }},
 		doc:   "Ask the other node for all its states at start.",
 	}
@@ -111,6 +117,7 @@ var (
 var ftfwClauses = []clause{
 	{
 		name: "ResendQueueSize",
+		live: true,
 		value: number[uint32]{
 			at: func(s scope) *uint32 { return &s.cfg.Sync.ResendQueueSize }, max: maxInt, def: defaultResendQueueSize,
 		},
@@ -118,6 +125,7 @@ var ftfwClauses = []clause{
 	},
 	{
 		name: "ACKWindowSize",
+		live: true,
 		value: number[uint32]{
 			at: func(s scope) *uint32 { return &s.cfg.Sync.ACKWindowSize }, max: maxInt, def: defaultACKWindowSize,
 		},
@@ -164,6 +172,8 @@ func (m Mode) String() string { return modeNames[m] }
 func (v mode) blocks() []*block { return []*block{&v[0], &v[1], &v[2]} }
 func (v mode) syntax() string   { return "FTFW | ALARM | NOTRACK { ... }" }
 func (v mode) standard() string { return "FTFW" }
+
+func (v mode) field(s scope) any { return &s.cfg.Sync.Mode }
 
 func (v mode) reset(s scope) {
 	s.cfg.Sync.Mode = ModeFTFW
@@ -216,6 +226,8 @@ type expectationSync struct{}
 
 func (expectationSync) syntax() string   { return "on | off | { HELPER ... }" }
 func (expectationSync) standard() string { return "off" }
+
+func (expectationSync) field(s scope) any { return &s.cfg.Sync.ExpectationSync }
 
 func (expectationSync) reset(s scope) {
 	s.cfg.Sync.ExpectationSync, s.cfg.Sync.ExpectationHelpers = false, nil

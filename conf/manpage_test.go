@@ -39,6 +39,12 @@ sizes in bytes.
 .I file
 .B \-\-check
 says what is wrong with a file, and what is wrong with it on this host.
+.PP
+A running daemon reads the file again with
+.BR "conntrackd \-\-reload" .
+It can change the clauses that are marked
+.IR reload ;
+if another one has changed it changes nothing.
 `
 
 const manTail = `.SH FILES
@@ -57,32 +63,36 @@ func appendManPage(dst []byte) []byte {
 	for i := range grammar.clauses {
 		c := &grammar.clauses[i]
 		dst = append(dst, ".SH "+strings.ToUpper(c.name)+"\n"...)
-		dst = appendManNested(dst, c)
+		dst = appendManNested(dst, c, false)
 	}
 	return append(dst, manTail...)
 }
 
 // appendManNested appends a clause with a block: what it is, then its clauses.
-func appendManNested(dst []byte, c *clause) []byte {
+func appendManNested(dst []byte, c *clause, whole bool) []byte {
 	dst = append(dst, ".B "+roff(c.name+" "+c.value.syntax())+"\n.PP\n"...)
 	dst = append(dst, sentences(describe(c))...)
+	if whole || c.live {
+		dst = append(dst, ".I Reload.\n"...)
+	}
 	if m, ok := c.value.(mode); ok {
 		for i := range m {
 			dst = append(dst, ".PP\n.B "+roff(m[i].title)+"\n.RS\n"...)
 			dst = append(dst, sentences(m[i].doc)...)
-			dst = append(appendManBlock(dst, &m[i]), ".RE\n"...)
+			dst = append(appendManBlock(dst, &m[i], false), ".RE\n"...)
 		}
 		return dst
 	}
 	for _, sub := range c.value.(nested).blocks() {
-		dst = appendManBlock(dst, sub)
+		dst = appendManBlock(dst, sub, whole || c.live)
 	}
 	return dst
 }
 
 // appendManBlock appends the clauses of a block: first those with a value, then
-// those with a block of their own, indented.
-func appendManBlock(dst []byte, b *block) []byte {
+// those with a block of their own, indented. whole says that a reload can change
+// all of it.
+func appendManBlock(dst []byte, b *block, whole bool) []byte {
 	for i := range b.clauses {
 		c := &b.clauses[i]
 		if _, ok := c.value.(nested); ok {
@@ -92,6 +102,9 @@ func appendManBlock(dst []byte, b *block) []byte {
 		dst = append(dst, sentences(describe(c))...)
 		if s := c.value.standard(); s != "" {
 			dst = append(dst, "Default: "+roff(s)+".\n"...)
+		}
+		if whole || c.live {
+			dst = append(dst, ".I Reload.\n"...)
 		}
 	}
 	for i := range b.clauses {
@@ -103,7 +116,7 @@ func appendManBlock(dst []byte, b *block) []byte {
 			continue
 		}
 		dst = append(dst, ".PP\n"...)
-		dst = append(appendManNested(append(dst, ".RS\n"...), c), ".RE\n"...)
+		dst = append(appendManNested(append(dst, ".RS\n"...), c, whole), ".RE\n"...)
 	}
 	return dst
 }

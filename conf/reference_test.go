@@ -49,16 +49,20 @@ for the default. Times are in seconds, sizes in bytes.
 
 ` + "`conntrackd -C FILE --check`" + ` says what is wrong with a file, and what is wrong
 with it on this host.
+
+A running daemon reads the file again with ` + "`conntrackd --reload`" + `. It can change the
+clauses that say so under *reload*; if another one has changed it changes nothing.
 `
 
 func appendReference(dst []byte) []byte {
 	dst = append(dst, preamble...)
-	return appendBlock(dst, &grammar, 2)
+	return appendBlock(dst, &grammar, 2, false)
 }
 
 // appendBlock appends the clauses of a block: those with a value in a table,
-// those with a block in a section of their own.
-func appendBlock(dst []byte, b *block, level int) []byte {
+// those with a block in a section of their own. whole says that a reload can
+// change all of it.
+func appendBlock(dst []byte, b *block, level int, whole bool) []byte {
 	table := false
 	for i := range b.clauses {
 		c := &b.clauses[i]
@@ -67,11 +71,15 @@ func appendBlock(dst []byte, b *block, level int) []byte {
 		}
 		if !table {
 			table = true
-			dst = append(dst, "\n| clause | default | |\n|---|---|---|\n"...)
+			dst = append(dst, "\n| clause | default | reload | |\n|---|---|---|---|\n"...)
 		}
 		dst = append(dst, "| `"+c.name+" "+cell(c.value.syntax())+"` | "...)
 		if s := c.value.standard(); s != "" {
 			dst = append(dst, "`"+s+"`"...)
+		}
+		dst = append(dst, " | "...)
+		if whole || c.live {
+			dst = append(dst, "yes"...)
 		}
 		dst = append(dst, " | "+cell(describe(c))+" |\n"...)
 	}
@@ -84,16 +92,20 @@ func appendBlock(dst []byte, b *block, level int) []byte {
 		if _, stray := c.value.(forNext); stray {
 			continue
 		}
-		dst = append(dst, "\n"+strings.Repeat("#", level)+" "+c.name+"\n\n`"+c.name+" "+c.value.syntax()+"`\n\n"+describe(c)+"\n"...)
+		dst = append(dst, "\n"+strings.Repeat("#", level)+" "+c.name+"\n\n`"+c.name+" "+c.value.syntax()+"`\n\n"+describe(c)...)
+		if whole || c.live {
+			dst = append(dst, " A reload can change it."...)
+		}
+		dst = append(dst, '\n')
 		if m, ok := c.value.(mode); ok {
 			for i := range m {
 				dst = append(dst, "\n"+strings.Repeat("#", level+1)+" "+m[i].title+"\n\n"+m[i].doc+"\n"...)
-				dst = appendBlock(dst, &m[i], level+2)
+				dst = appendBlock(dst, &m[i], level+2, false)
 			}
 			continue
 		}
 		for _, sub := range n.blocks() {
-			dst = appendBlock(dst, sub, level+1)
+			dst = appendBlock(dst, sub, level+1, whole || c.live)
 		}
 	}
 	return dst

@@ -34,7 +34,8 @@ func (v number[T]) read(p *parser, c *clause, s scope, at Pos) *Error {
 	return nil
 }
 
-func (v number[T]) reset(s scope) { *v.at(s) = v.def }
+func (v number[T]) field(s scope) any { return v.at(s) }
+func (v number[T]) reset(s scope)     { *v.at(s) = v.def }
 
 func (v number[T]) print(w *printer, c *clause, s scope) {
 	if n := *v.at(s); w.all && n != 0 || n != v.def {
@@ -112,7 +113,8 @@ func (v seconds) read(p *parser, c *clause, s scope, at Pos) *Error {
 	return nil
 }
 
-func (v seconds) reset(s scope) { *v.at(s) = v.def }
+func (v seconds) field(s scope) any { return v.at(s) }
+func (v seconds) reset(s scope)     { *v.at(s) = v.def }
 
 func (v seconds) print(w *printer, c *clause, s scope) {
 	switch d := *v.at(s); {
@@ -168,7 +170,8 @@ func (v boolean) read(p *parser, c *clause, s scope, at Pos) *Error {
 	return nil
 }
 
-func (v boolean) reset(s scope) { *v.at(s) = v.def }
+func (v boolean) field(s scope) any { return v.at(s) }
+func (v boolean) reset(s scope)     { *v.at(s) = v.def }
 
 func (v boolean) print(w *printer, c *clause, s scope) {
 	if on := *v.at(s); w.all || on != v.def {
@@ -193,6 +196,7 @@ type ignored struct {
 }
 
 func (v ignored) read(p *parser, c *clause, s scope, at Pos) *Error { return v.skip(p) }
+func (v ignored) field(scope) any                                   { return nil }
 func (v ignored) reset(scope)                                       {}
 func (v ignored) print(*printer, *clause, scope)                    {}
 func (v ignored) syntax() string                                    { return v.form }

@@ -36,7 +36,8 @@ func (p *parser) path(most int, tooLong string) (string, *Error) {
 	return t.text, nil
 }
 
-func (v path) reset(s scope) { *v.at(s) = v.def }
+func (v path) field(s scope) any { return v.at(s) }
+func (v path) reset(s scope)     { *v.at(s) = v.def }
 
 func (v path) print(w *printer, c *clause, s scope) {
 	if path := *v.at(s); path != "" && (w.all || path != v.def) {
@@ -85,7 +86,8 @@ func (v logFile) read(p *parser, c *clause, s scope, at Pos) *Error {
 	return nil
 }
 
-func (v logFile) reset(s scope) { *v.at(s) = "" }
+func (v logFile) field(s scope) any { return v.at(s) }
+func (v logFile) reset(s scope)     { *v.at(s) = "" }
 
 func (v logFile) print(w *printer, c *clause, s scope) {
 	switch path := *v.at(s); {
@@ -149,7 +151,8 @@ func (v facility) read(p *parser, c *clause, s scope, at Pos) *Error {
 	return nil
 }
 
-func (v facility) reset(s scope) { *v.at(s) = FacilityOff }
+func (v facility) field(s scope) any { return v.at(s) }
+func (v facility) reset(s scope)     { *v.at(s) = FacilityOff }
 
 func (v facility) print(w *printer, c *clause, s scope) {
 	if f := *v.at(s); w.all || f != FacilityOff {
@@ -193,7 +196,8 @@ func (v scheduler) read(p *parser, c *clause, s scope, at Pos) *Error {
 	return nil
 }
 
-func (v scheduler) reset(s scope) { *v.at(s) = SchedulerRR }
+func (v scheduler) field(s scope) any { return v.at(s) }
+func (v scheduler) reset(s scope)     { *v.at(s) = SchedulerRR }
 
 func (v scheduler) print(w *printer, c *clause, s scope) {
 	if t := *v.at(s); w.all || t != SchedulerRR {

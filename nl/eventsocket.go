@@ -116,6 +116,22 @@ func (s *eventSocket) setBuffer(n int) error {
 	return nil
 }
 
+// setFilter installs a filter in the place of the one there is; nil is none.
+func (s *eventSocket) setFilter(f *EventFilter) error {
+	if f == nil {
+		err := unix.SetsockoptInt(s.fd, unix.SOL_SOCKET, unix.SO_DETACH_FILTER, 0)
+		if err != nil && !errors.Is(err, unix.ENOENT) { // there was none
+			return fmt.Errorf("detach event filter: %w", err)
+		}
+		return nil
+	}
+	program, err := f.assemble()
+	if err != nil {
+		return err
+	}
+	return s.attach(program)
+}
+
 // attach installs a filter.
 func (s *eventSocket) attach(program []bpf.RawInstruction) error {
 	ins := make([]unix.SockFilter, len(program))

@@ -146,11 +146,7 @@ func (s *eventSocket) subscribe(opts EventOptions) error {
 		}
 	}
 	if opts.Filter != nil {
-		program, err := opts.Filter.assemble()
-		if err != nil {
-			return err
-		}
-		if err := s.attach(program); err != nil {
+		if err := s.setFilter(opts.Filter); err != nil {
 			return err
 		}
 	}
@@ -163,6 +159,10 @@ func (s *Subscription) Buffer() int { return s.sock.rcvbuf }
 // SetBuffer changes the size of the kernel's receive buffer; Buffer tells what was
 // granted. One goroutine at a time may call it.
 func (s *Subscription) SetBuffer(n int) error { return s.sock.setBuffer(n) }
+
+// SetFilter puts another filter in the place of EventOptions.Filter, nil for none.
+// No event falls between the two. One goroutine at a time may call it.
+func (s *Subscription) SetFilter(f *EventFilter) error { return s.sock.setFilter(f) }
 
 // Close ends the subscription. Events that wait are dropped; Next returns
 // net.ErrClosed or the reader's error.

@@ -20,21 +20,26 @@ func load(name string, upTo conf.When, log *slog.Logger) (cfg *conf.Config, ok b
 			log.Warn(w.Text)
 		}
 	}
+	if err != nil {
+		log.Error(loadError(name, err).Error())
+		return nil, false
+	}
+	return cfg, true
+}
+
+// loadError is an error of conf.Load in the words of conntrack-tools.
+func loadError(name string, err error) error {
 	var wrong *conf.Error
 	var path *fs.PathError
 	switch {
-	case err == nil:
-		return cfg, true
 	case errors.As(err, &wrong):
-		log.Error(wrong.Error())
+		return wrong
 	case errors.Is(err, fs.ErrNotExist):
-		log.Error("can't open config file `" + name + "'")
+		return errors.New("can't open config file `" + name + "'")
 	case errors.As(err, &path):
-		log.Error("can't open config file `" + name + "': " + path.Err.Error())
-	default:
-		log.Error("can't open config file `" + name + "': " + err.Error())
+		err = path.Err
 	}
-	return nil, false
+	return errors.New("can't open config file `" + name + "': " + err.Error())
 }
 
 // runClient sends a request to the running daemon and prints the answer.

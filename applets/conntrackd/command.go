@@ -204,6 +204,12 @@ func (p *parser) ours(arg string) (done bool, err error) {
 	case "--no-sandbox":
 		p.cmd.noSandbox = true
 		return true, nil
+	case "--reload":
+		if err := p.is(kindRequest); err != nil {
+			return true, err
+		}
+		p.cmd.op, p.cmd.request = opClient, control.Reload
+		return true, nil
 	case "--json":
 		p.json = true
 		return true, nil

@@ -31,6 +31,7 @@ import (
 // replicates until ctx ends and closes everything then.
 type runner interface {
 	control.Node
+	Reconfigure(context.Context, *conf.Config) error
 	Run(context.Context) error
 }
 
@@ -42,10 +43,11 @@ const umask = 0o177
 
 // daemon is what is open while a daemon runs.
 type daemon struct {
-	cfg     *conf.Config
+	cfg     *conf.Config // at the start; what is in force now, the reloader knows
 	console *logging.Log
 	log     *slog.Logger
-	flows   *logging.FlowLog // nil without
+	flows   flowLog
+	reload  reloader
 	lock    *process.Lock
 	control *net.UnixListener // nil without
 	node    runner
@@ -72,6 +74,10 @@ func runDaemon(ctx context.Context, cmd *command, console *logging.Log, stderr i
 		return exitFailed
 	}
 	d.cfg = cfg
+	if err := d.reload.begin(d, cmd.config); err != nil {
+		d.log.Error(err.Error())
+		return exitFailed
+	}
 	if err := d.openLogs(); err != nil {
 		fmt.Fprintln(stderr, err)
 		return exitFailed
@@ -95,14 +101,9 @@ func (d *daemon) openLogs() error {
 	if err := d.console.Open(g.LogFile, uint8(g.Syslog)); err != nil {
 		return logfileError(g.LogFile, err)
 	}
-	if s := d.cfg.Stats; s != nil && (s.LogFile != "" || s.Syslog != conf.FacilityOff) {
-		flows, err := logging.OpenFlowLog(s.LogFile, uint8(s.Syslog), d.log)
-		if err != nil {
-			return logfileError(s.LogFile, err)
-		}
-		d.flows = flows
-	}
-	return nil
+	flows, err := openFlowLog(d.cfg.Stats, d.log)
+	d.flows.use(flows)
+	return err
 }
 
 func logfileError(name string, err error) error {
@@ -110,9 +111,7 @@ func logfileError(name string, err error) error {
 }
 
 func (d *daemon) closeLogs() {
-	if d.flows != nil {
-		d.flows.Close()
-	}
+	d.flows.use(nil)
 	d.console.Close()
 }
 
@@ -139,11 +138,7 @@ func (d *daemon) takeLock() bool {
 // init opens everything else.
 func (d *daemon) init(ctx context.Context, open opener) error {
 	g := &d.cfg.General
-	caches := 1
-	if d.cfg.Sync != nil {
-		caches = 2
-	}
-	process.LimitMemory(g.HashLimit, caches)
+	d.limitMemory(d.cfg)
 	process.AllowTwoThreads()
 	if err := process.SetScheduler(uint32(g.Scheduler.Type), g.Scheduler.Priority); err != nil {
 		d.log.Warn(process.SchedulerWarning(err))
@@ -156,12 +151,14 @@ func (d *daemon) init(ctx context.Context, open opener) error {
 		d.control = listener
 	}
 	var ended node.Ended
-	if d.flows != nil {
+	if d.cfg.Stats != nil {
 		var line []byte // the node calls from one goroutine
 		ended = func(f *nl.Flow) {
-			now := time.Now()
-			line = report.AppendEnded(line[:0], f, now)
-			d.flows.Add(now, line)
+			d.flows.with(func(flows *logging.FlowLog) {
+				now := time.Now()
+				line = report.AppendEnded(line[:0], f, now)
+				flows.Add(now, line)
+			})
 		}
 	}
 	n, err := open(d.cfg, d.log, ended)
@@ -170,6 +167,14 @@ func (d *daemon) init(ctx context.Context, open opener) error {
 	}
 	d.node = n
 	return d.openHelpers(ctx)
+}
+
+func (d *daemon) limitMemory(cfg *conf.Config) {
+	caches := 1
+	if cfg.Sync != nil {
+		caches = 2
+	}
+	process.LimitMemory(cfg.General.HashLimit, caches)
 }
 
 // release undoes takeLock and init, but for the node.
@@ -190,13 +195,13 @@ func (d *daemon) run(ctx context.Context, parent *process.Parent) int {
 	ctx, end := context.WithCancelCause(ctx)
 	stop := func() { end(nil) }
 	defer stop()
-	server := &control.Server{Node: d.node, Log: d.log, Stop: stop}
+	server := &control.Server{Node: d.node, Log: d.log, Stop: stop, Reload: d.reload.run}
 	defer server.Close() // whoever asked for the end may go on when all is gone
 
 	failed := d.leave(parent)
 	d.confine(ctx)
 	var beside sync.WaitGroup
-	beside.Go(func() { d.reopenOnHangup(ctx) })
+	beside.Go(func() { d.reload.onHangup(ctx) })
 	if d.control != nil {
 		beside.Go(func() {
 			if err := server.Serve(ctx, d.control); err != nil {
@@ -297,20 +302,5 @@ func (d *daemon) tellSystemd(ctx context.Context, beside *sync.WaitGroup, mainPI
 				return err
 			})
 		})
-	}
-}
-
-// reopenOnHangup opens the log files anew on SIGHUP, until ctx ends.
-func (d *daemon) reopenOnHangup(ctx context.Context) {
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-d.hangup:
-			d.console.Reopen()
-			if d.flows != nil {
-				d.flows.Reopen()
-			}
-		}
 	}
 }

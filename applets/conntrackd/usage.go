@@ -31,6 +31,7 @@ Client mode commands:
   -x, dump cache in XML format (requires -i or -e)
   -o json, dump cache or statistics in JSON format (requires -i, -e or -s)
   -t, reset the kernel timeout (see PurgeTimeout clause)
+  --reload, have the daemon read its configuration file again
 
 `
 }

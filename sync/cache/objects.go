@@ -44,6 +44,9 @@ func seconds(now time.Duration) uint32 { return uint32(now / time.Second) }
 // for this many slots.
 const maxObjects = 1<<tailSlotBits - 1
 
+// SetLimit changes Config.Limit. A table that has more objects keeps them.
+func (o *objects) SetLimit(n int) { o.config.Limit = n }
+
 func (o *objects) full() bool {
 	return o.config.Limit > 0 && o.objects >= o.config.Limit || o.objects >= maxObjects
 }

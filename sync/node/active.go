@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"time"
 
+	"ctbox/conf"
 	"ctbox/nl"
 	"ctbox/sync/cache"
 	"ctbox/sync/proto"
@@ -12,16 +13,11 @@ import (
 // subscribe joins the kernel's events.
 func (n *Node) subscribe() error {
 	g := &n.cfg.General
-	opts := nl.EventOptions{Groups: nl.AllFlowEvents, Buffer: int(g.NetlinkBufferSize), Reliable: g.NetlinkEventsReliable, Coalesce: coalesce}
+	opts := nl.EventOptions{Groups: nl.AllFlowEvents, Reliable: g.NetlinkEventsReliable, Coalesce: coalesce}
 	if n.expectSync {
 		opts.Groups |= nl.AllExpectEvents
 	}
-	if g.NetlinkBufferSize == 0 || g.NetlinkBufferSize > g.NetlinkBufferSizeMaxGrowth {
-		n.notice("NetlinkBufferSize is either not set or is greater than NetlinkBufferSizeMaxGrowth. Using current system buffer size")
-		opts.Buffer = systemBuffer
-	} else {
-		opts.Buffer /= 2 // the kernel doubles it
-	}
+	opts.Buffer = n.eventBuffer(g)
 	if g.Filter.Active() {
 		if g.Filter.Kernelspace {
 			opts.Filter = n.filter.kernel()
@@ -51,6 +47,21 @@ const coalesce = 8 * time.Millisecond
 // system: net.core.rmem_default, as Linux has it. What a burst brings beyond it
 // waits in this process.
 const systemBuffer = 212992
+
+// eventBuffer is the size to ask for, and says so if it is the system's.
+func (n *Node) eventBuffer(g *conf.General) int {
+	if eventBufferOf(g) == systemBuffer {
+		n.notice("NetlinkBufferSize is either not set or is greater than NetlinkBufferSizeMaxGrowth. Using current system buffer size")
+	}
+	return eventBufferOf(g)
+}
+
+func eventBufferOf(g *conf.General) int {
+	if g.NetlinkBufferSize == 0 || g.NetlinkBufferSize > g.NetlinkBufferSizeMaxGrowth {
+		return systemBuffer
+	}
+	return int(g.NetlinkBufferSize) / 2 // the kernel doubles it
+}
 
 // takeEvents follows one run of the kernel's events. The loop sends what has come
 // of it before it takes the next.

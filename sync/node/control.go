@@ -117,5 +117,8 @@ func (r *CommitResult) Failed() uint64 { return r.Flows.Failed + r.Expects.Faile
 //		-t: flushes the kernel's table after PurgeTimeout, unless a commit or a
 //		flush comes first. No error if that was scheduled already.
 //
+//	Reconfigure(ctx, *conf.Config) error
+//		Changes what can be changed while the node runs.
+//
 // The node itself logs what conntrack-tools logs about these ("committing
 // conntrack cache", "flushing caches" …), see log.go for the levels.

@@ -97,13 +97,14 @@ func (n *Node) startFlush(tables Tables, ended func(error)) {
 		return
 	}
 	n.flushing = true
+	filter := n.filter
 	n.run(TaskFlush, "flush of the kernel's tables", func(ctx context.Context, t *task) error {
-		return n.flushKernel(ctx, t, tables)
+		return n.flushKernel(ctx, tables, filter)
 	}, func(err error) { n.flushing = false; ended(err) })
 }
 
 // flushKernel runs beside the loop.
-func (n *Node) flushKernel(ctx context.Context, t *task, tables Tables) error {
+func (n *Node) flushKernel(ctx context.Context, tables Tables, filter *filter) error {
 	if tables&Expects != 0 {
 		if err := n.do(ctx, func() { n.kernel.Flushes++ }); err != nil {
 			return err
@@ -136,9 +137,7 @@ func (n *Node) flushKernel(ctx context.Context, t *task, tables Tables) error {
 	if err == nil {
 		var gone nl.Flow
 		_, err = c.DumpFlows(ctx, nl.Dump{Type: nl.TypeFlowGet}, func(f *nl.Flow) error {
-			// The filter is not changed after the start, so that it may be
-			// asked beside the loop.
-			if !n.filter.passes(f, false) {
+			if !filter.passes(f, false) {
 				return nil
 			}
 			gone = nl.Flow{Has: f.Has & (nl.HasID | nl.HasZone), Orig: f.Orig, ID: f.ID, Zone: f.Zone}

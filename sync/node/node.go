@@ -21,10 +21,8 @@ import (
 // All fields below the line belong to the loop once Run has begun, unless their
 // comment says otherwise.
 type Node struct {
-	cfg     *conf.Config // read only
 	log     *slog.Logger
 	ended   Ended // statistics mode: told of flows that ended
-	filter  *filter
 	restore restorer
 	mode    Mode
 
@@ -35,8 +33,11 @@ type Node struct {
 
 	// ---
 
+	cfg   *conf.Config // in force; not changed itself, see Reconfigure
 	start time.Time
 	now   time.Time // of this turn of the loop
+
+	filter *filter // not changed itself, see Reconfigure
 
 	conns struct{ commit, flush *nl.Conn } // tasks use them, one at a time
 	own   map[uint32]origin                // port ids of our own sockets

@@ -31,6 +31,9 @@ func NewAlarm(first wire.Seq, refresh time.Duration, seed uint64) *Alarm {
 	return m
 }
 
+// SetRefresh changes RefreshTime, at least a second, for the delays from now on.
+func (m *Alarm) SetRefresh(d time.Duration) { m.refresh = d }
+
 // RefreshDelay is when to tell an object again that was inserted, updated or told
 // just now: 1 to RefreshTime seconds and a random fraction, so that a table that
 // was filled at once is not told again at once.

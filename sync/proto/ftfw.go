@@ -79,6 +79,10 @@ func NewFTFW(now time.Duration, config FTFWConfig) *FTFW {
 	return m
 }
 
+// SetLimits changes FTFWConfig's Window and Resend, which are above 0. What a
+// longer resend queue holds stays there until it is acknowledged.
+func (m *FTFW) SetLimits(window, resend int) { m.config.Window, m.config.Resend = window, resend }
+
 // Next implements Machine. The owner fills a batch of datagrams with what it
 // returns; an object's content is what its cache holds at that moment.
 func (m *FTFW) Next() (Send, bool) {

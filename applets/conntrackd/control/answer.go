@@ -159,6 +159,12 @@ func (s *Server) answer(ctx context.Context, r Request, w *writer) error {
 			w.buf = report.AppendResendQueue(w.buf, queue)
 		}
 		return nil
+	case Reload &^ WithOutcome:
+		if r == Reload && s.Reload != nil {
+			text, err := s.Reload(ctx)
+			w.buf = append(w.buf, text...)
+			return err
+		}
 	case Metrics &^ WithOutcome:
 		if r == Metrics {
 			status, err := s.Node.Status(ctx)

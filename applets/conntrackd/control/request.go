@@ -63,6 +63,7 @@ const (
 	AsJSON      Request = 1 << 17
 
 	Metrics = WithOutcome | 64
+	Reload  = WithOutcome | 65
 )
 
 // Form is how the entries of a cache are printed.

@@ -128,6 +128,9 @@ type Server struct {
 	// answered, by the end of its connection, when the process ends or Close is
 	// called: it wants to know when everything is gone.
 	Stop func()
+	// Reload has the daemon read its configuration again. It returns what is to
+	// be told of that, in lines. Without it there is no such request.
+	Reload func(context.Context) (string, error)
 
 	// ReadTimeout and WriteTimeout, where they are not zero, are other limits
 	// than the usual ones for a client to send its request, and to take a part

@@ -21,13 +21,27 @@ import (
 // file and syslog, and CloseConsole takes the console away. It may be used by
 // several goroutines.
 type Log struct {
-	mu     sync.Mutex
-	buf    []byte
-	pid    int
-	out    io.Writer // console: info and notice; nil without console
-	err    io.Writer // console: warnings and errors
-	file   *File     // nil without
-	syslog *Syslog   // nil without
+	mu  sync.Mutex
+	buf []byte
+	pid int
+	out io.Writer // console: info and notice; nil without console
+	err io.Writer // console: warnings and errors
+	outputs
+}
+
+// outputs are where lines go besides the console.
+type outputs struct {
+	file   *File   // nil without
+	syslog *Syslog // nil without
+}
+
+func (o outputs) close() {
+	if o.file != nil {
+		o.file.Close()
+	}
+	if o.syslog != nil {
+		o.syslog.Close()
+	}
 }
 
 // New returns a log to the console. Info and notices go to out, the rest to err.
@@ -39,19 +53,41 @@ func New(out, err io.Writer) *Log {
 // facility is 0. The error is that of the file; syslog is looked for when there
 // is something to tell it.
 func (l *Log) Open(name string, facility uint8) error {
-	l.mu.Lock()
-	defer l.mu.Unlock()
+	p, err := Prepare(name, facility)
+	if err == nil {
+		l.Use(p)
+	}
+	return err
+}
+
+// Prepared is destinations that are open and not in use yet.
+type Prepared struct{ outputs }
+
+// Prepare opens destinations as Open does, for Use.
+func Prepare(name string, facility uint8) (*Prepared, error) {
+	p := &Prepared{}
 	if name != "" {
 		file, err := OpenFile(name)
 		if err != nil {
-			return err
+			return nil, err
 		}
-		l.file = file
+		p.file = file
 	}
 	if facility != 0 {
-		l.syslog = NewSyslog(facility)
+		p.syslog = NewSyslog(facility)
 	}
-	return nil
+	return p, nil
+}
+
+// Close closes what is not to be used after all.
+func (p *Prepared) Close() { p.close() }
+
+// Use puts destinations in the place of those that there are, and closes these.
+func (l *Log) Use(p *Prepared) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.close()
+	l.outputs = p.outputs
 }
 
 // Quiet ends output of info and notices to the console; errors stay.
@@ -89,13 +125,8 @@ func (l *Log) reopen() error {
 func (l *Log) Close() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.file != nil {
-		l.file.Close()
-	}
-	if l.syslog != nil {
-		l.syslog.Close()
-	}
-	l.file, l.syslog = nil, nil
+	l.close()
+	l.outputs = outputs{}
 }
 
 // levels are the names of the levels in lines, and syslog's severities.

@@ -8,6 +8,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // Notify sends a state to the service manager, as sd_notify(3) does: a datagram
@@ -38,6 +40,14 @@ const (
 	Stopping = "STOPPING=1"
 	watchdog = "WATCHDOG=1"
 )
+
+// Reloading is the state of a daemon that reads its configuration again; Ready
+// ends it. The time is for Type=notify-reload (sd_notify(3)).
+func Reloading() string {
+	var now unix.Timespec
+	unix.ClockGettime(unix.CLOCK_MONOTONIC, &now) // does not fail on Linux
+	return "RELOADING=1\nMONOTONIC_USEC=" + strconv.FormatInt(now.Nano()/1000, 10)
+}
 
 // MainPID is the state that names another process as the service's main one.
 func MainPID(pid int) string { return "MAINPID=" + strconv.Itoa(pid) }

@@ -1,0 +1,177 @@
+package conntrackd
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+
+	"ctbox/applets/conntrackd/logging"
+	"ctbox/applets/conntrackd/process"
+	"ctbox/conf"
+	"ctbox/sync/node"
+)
+
+// reloader changes the configuration of a running daemon, on SIGHUP and on
+// `conntrackd --reload`. All that the new file asks for is done, or nothing: what
+// can fail is prepared before anything changes.
+type reloader struct {
+	daemon *daemon
+	file   string // absolute: the daemon works in /
+
+	mu  sync.Mutex
+	cfg *conf.Config // in force; guarded by mu
+}
+
+// begin notes what is in force at the start.
+func (r *reloader) begin(d *daemon, file string) (err error) {
+	r.daemon, r.cfg = d, d.cfg
+	r.file, err = filepath.Abs(file)
+	return err
+}
+
+// onHangup opens the log files anew and then reloads, each time that SIGHUP comes,
+// until ctx ends.
+func (r *reloader) onHangup(ctx context.Context) {
+	d := r.daemon
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-d.hangup:
+			d.console.Reopen()
+			d.flows.with((*logging.FlowLog).Reopen)
+			r.run(ctx)
+		}
+	}
+}
+
+// errNotReloaded is the last line about a file that is not taken.
+var errNotReloaded = errors.New("the configuration stays as it was")
+
+// run reloads, and logs what came of it. It returns the same for the one who asked:
+// lines, and an error if nothing was changed though it was to be.
+func (r *reloader) run(ctx context.Context) (string, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	d := r.daemon
+	if d.cfg.General.Systemd {
+		process.Notify(process.Reloading())
+		defer process.Notify(process.Ready)
+	}
+	changed, refused := r.reload(ctx)
+	var said strings.Builder
+	for _, err := range refused {
+		d.log.Error("reload: " + err.Error())
+		said.WriteString(err.Error() + "\n")
+	}
+	if len(refused) > 0 {
+		d.log.Error("reload: " + errNotReloaded.Error())
+		return said.String(), errNotReloaded
+	}
+	text := "nothing has changed in " + r.file
+	if len(changed) > 0 {
+		text = "reloaded " + r.file + ", changed: " + strings.Join(changed, ", ")
+	}
+	d.log.Log(ctx, node.LevelNotice, text)
+	return text + "\n", nil
+}
+
+// reload is the work of run: it returns what has changed, or why nothing has.
+func (r *reloader) reload(ctx context.Context) (changed []string, refused []error) {
+	cfg, warnings, err := conf.Load(r.file)
+	for _, w := range warnings {
+		if w.When <= conf.AtStart {
+			r.daemon.log.Warn(w.Text)
+		}
+	}
+	if err != nil {
+		return nil, []error{loadError(r.file, err)}
+	}
+	for _, c := range r.cfg.Changes(cfg) {
+		if !c.Live {
+			refused = append(refused, errors.New(c.String()))
+		} else if !slices.Contains(changed, c.Path) {
+			changed = append(changed, c.Path)
+		}
+	}
+	if len(refused) > 0 || len(changed) == 0 {
+		return nil, refused
+	}
+	if err := r.apply(ctx, cfg); err != nil {
+		return nil, []error{err}
+	}
+	return changed, nil
+}
+
+// change is one part of a new configuration, ready to be put in force.
+type change struct {
+	use  func() // puts it in force
+	drop func() // undoes the preparation
+}
+
+// apply puts cfg in force.
+func (r *reloader) apply(ctx context.Context, cfg *conf.Config) error {
+	var prepared []change
+	for _, prepare := range []func(*conf.Config) (change, error){r.console, r.flows} {
+		c, err := prepare(cfg)
+		if err == nil {
+			prepared = append(prepared, c)
+			continue
+		}
+		drop(prepared)
+		return err
+	}
+	if err := r.daemon.node.Reconfigure(ctx, cfg); err != nil {
+		drop(prepared)
+		return fmt.Errorf("%s: %w", r.file, err)
+	}
+	for _, c := range prepared {
+		if c.use != nil {
+			c.use()
+		}
+	}
+	r.daemon.limitMemory(cfg)
+	r.cfg = cfg
+	return nil
+}
+
+func drop(prepared []change) {
+	for _, c := range prepared {
+		if c.drop != nil {
+			c.drop()
+		}
+	}
+}
+
+// console prepares the daemon's own log.
+func (r *reloader) console(cfg *conf.Config) (change, error) {
+	g, before := &cfg.General, &r.cfg.General
+	if g.LogFile == before.LogFile && g.Syslog == before.Syslog {
+		return change{}, nil
+	}
+	p, err := logging.Prepare(g.LogFile, uint8(g.Syslog))
+	if err != nil {
+		return change{}, logfileError(g.LogFile, err)
+	}
+	return change{use: func() { r.daemon.console.Use(p) }, drop: p.Close}, nil
+}
+
+// flows prepares the log of ended flows.
+func (r *reloader) flows(cfg *conf.Config) (change, error) {
+	if cfg.Stats == nil || *cfg.Stats == *r.cfg.Stats {
+		return change{}, nil
+	}
+	log, err := openFlowLog(cfg.Stats, r.daemon.log)
+	if err != nil {
+		return change{}, err
+	}
+	c := change{use: func() { r.daemon.flows.use(log) }}
+	if log != nil {
+		c.drop = log.Close
+	}
+	return c, nil
+}

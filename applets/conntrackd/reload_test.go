@@ -1,0 +1,358 @@
+package conntrackd
+
+import (
+	"encoding/json"
+	"fmt"
+	"net"
+	"os"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"ctbox/internal/netnstest"
+)
+
+// reload writes h's configuration anew and has the daemon read it.
+func (h *host) reload(general, rest string) netnstest.Result {
+	h.t.Helper()
+	h.configure(general, rest)
+	r := h.Run("", ours(h.t), "-C", h.path("conntrackd.conf"), "--reload")
+	r.Stderr = unstamped(h.t, r.Stderr)
+	return r
+}
+
+// reloads is reload of a file that is taken; changed are the paths of the clauses.
+func (h *host) reloads(changed, general, rest string) {
+	h.t.Helper()
+	want := netnstest.Result{Stdout: "reloaded " + h.path("conntrackd.conf") + ", changed: " + changed + "\n"}
+	if changed == "" {
+		want.Stdout = "nothing has changed in " + h.path("conntrackd.conf") + "\n"
+	}
+	if got := h.reload(general, rest); got != want {
+		h.t.Errorf("--reload: %+v, want %+v", got, want)
+	}
+}
+
+// insert makes a flow from an address.
+func (h *host) insert(from string, port int) {
+	h.t.Helper()
+	h.Must("/usr/sbin/conntrack", "-I", "-p", "tcp", "-s", from, "-d", "203.0.113.1",
+		"--sport", fmt.Sprint(port), "--dport", "80", "--state", "ESTABLISHED", "-t", "300")
+}
+
+// caches waits until a dump has some flows, by their ports, and not others.
+func (h *host) caches(dump string, ports map[int]bool) {
+	h.t.Helper()
+	var text string
+	defer func() {
+		if h.t.Failed() {
+			h.t.Logf("%s: %s", dump, text)
+		}
+	}()
+	netnstest.Eventually(h.t, patience, fmt.Sprintf("%s has %v", dump, ports), func() bool {
+		text = h.client(dump)
+		for port, there := range ports {
+			if strings.Contains(text, fmt.Sprintf("sport=%d ", port)) != there {
+				return false
+			}
+		}
+		return true
+	})
+}
+
+func ignore(address string) string {
+	return " Filter From %s {\n  Address Ignore {\n   IPv4_address " + address + "\n  }\n }\n"
+}
+
+// Another filter holds for new flows and for those that are cached already, both
+// ways, on this node and on its peer; nothing else of either is disturbed.
+func TestReloadFilter(t *testing.T) {
+	for _, where := range []string{"Userspace", "Kernelspace"} {
+		t.Run(where, func(t *testing.T) {
+			t.Parallel()
+			a, b := newPair(t)
+			filter := fmt.Sprintf(ignore("198.51.100.1"), where)
+			p := a.start(ours(t), a.configure("", ftfwTo("192.0.2.1", "192.0.2.2")))
+			b.start(ours(t), b.configure("", ftfwTo("192.0.2.2", "192.0.2.1")))
+			a.insert("198.51.100.1", 1001)
+			a.insert("198.51.100.2", 1002)
+			a.caches("-i", map[int]bool{1001: true, 1002: true})
+			b.caches("-e", map[int]bool{1001: true, 1002: true})
+			before := a.replication()
+
+			a.reloads("General Filter", filter, ftfwTo("192.0.2.1", "192.0.2.2"))
+			a.insert("198.51.100.1", 1003)
+			a.insert("198.51.100.2", 1004)
+			a.caches("-i", map[int]bool{1001: false, 1002: true, 1003: false, 1004: true})
+			b.caches("-e", map[int]bool{1001: false, 1002: true, 1003: false, 1004: true})
+			if table := a.Must("/usr/sbin/conntrack", "-L"); !strings.Contains(table, "sport=1001 ") {
+				t.Errorf("the kernel has lost a flow:\n%s", table)
+			}
+
+			a.reloads("General Filter", "", ftfwTo("192.0.2.1", "192.0.2.2"))
+			a.caches("-i", map[int]bool{1001: true, 1002: true, 1003: true, 1004: true})
+			b.caches("-e", map[int]bool{1001: true, 1002: true, 1003: true, 1004: true})
+
+			// The kernel's events are those of this filter, too.
+			a.insert("198.51.100.1", 1005)
+			b.caches("-e", map[int]bool{1005: true})
+			after := a.replication()
+			if after.ResyncsAsked != before.ResyncsAsked || after.ResyncsServed != before.ResyncsServed || after.Resent != 0 ||
+				after.GivenUp != 0 || after.Sent <= before.Sent {
+				t.Errorf("replication was disturbed: %+v, then %+v", before, after)
+			}
+			if text := p.Stdout.String(); strings.Count(text, "the peer has started") > 1 {
+				t.Errorf("logged %s", text)
+			}
+		})
+	}
+}
+
+// A filter by state keeps what has passed it.
+func TestReloadStateFilter(t *testing.T) {
+	h := newHost(t)
+	h.start(ours(t), h.configure("", setups["notrack"]))
+	h.insert("198.51.100.1", 1001)
+	h.Must("/usr/sbin/conntrack", "-I", "-p", "tcp", "-s", "198.51.100.1", "-d", "203.0.113.1",
+		"--sport", "1002", "--dport", "80", "--state", "SYN_SENT", "-t", "300")
+	h.Must("/usr/sbin/conntrack", "-I", "-p", "udp", "-s", "198.51.100.1", "-d", "203.0.113.1", "--sport", "1003", "--dport", "53", "-t", "300")
+	h.caches("-i", map[int]bool{1001: true, 1002: true, 1003: true})
+	h.reloads("General Filter", " Filter {\n  State Accept {\n   ESTABLISHED for TCP\n  }\n }\n", setups["notrack"])
+	h.caches("-i", map[int]bool{1001: true, 1002: false, 1003: true})
+}
+
+// The caches and the sequence numbers of FT-FW outlast any reload.
+func TestReloadKeepsReplication(t *testing.T) {
+	a, b := newPair(t)
+	a.start(ours(t), a.configure("", ftfwTo("192.0.2.1", "192.0.2.2")))
+	b.start(ours(t), b.configure("", ftfwTo("192.0.2.2", "192.0.2.1")))
+	for port := range 50 {
+		a.insert("198.51.100.1", 1000+port)
+	}
+	b.caches("-e", map[int]bool{1000: true, 1049: true})
+	before, peer := a.replication(), b.replication()
+	for i, sync := range []string{
+		" CommitTimeout 100\n", " PurgeTimeout 10\n", "", // of Sync itself
+	} {
+		rest := strings.Replace(ftfwTo("192.0.2.1", "192.0.2.2"), "Sync {\n", "Sync {\n"+sync, 1)
+		rest = strings.Replace(rest, "Mode FTFW {\n", fmt.Sprintf("Mode FTFW {\n ACKWindowSize %d\n ResendQueueSize %d\n", 50+i, 1000+i), 1)
+		general := fmt.Sprintf(" HashLimit %d\n NetlinkBufferSize %d\n NetlinkBufferSizeMaxGrowth 8388608\n EventIterationLimit %d\n",
+			1000+i, 400000+100000*i, 50+i)
+		if r := a.reload(general, rest); r.Code != 0 || !strings.Contains(r.Stdout, "Sync Mode ResendQueueSize") {
+			t.Errorf("%d: %+v", i, r)
+		}
+		a.insert("198.51.100.2", 2000+i)
+		b.caches("-e", map[int]bool{1000: true, 1049: true, 2000 + i: true})
+	}
+	var status struct {
+		Caches struct {
+			Internal struct{ Flows struct{ Active, Limit int } }
+		}
+		Kernel struct {
+			BufferSize int `json:"buffer_size"`
+		}
+		Queues []struct {
+			Name  string
+			Limit int
+		}
+	}
+	if err := json.Unmarshal([]byte(a.client("-s", "--json")), &status); err != nil {
+		t.Fatal(err)
+	}
+	limits := map[string]int{}
+	for _, q := range status.Queues {
+		limits[q.Name] = q.Limit
+	}
+	if flows := status.Caches.Internal.Flows; flows.Active != 53 || flows.Limit != 1002 || status.Kernel.BufferSize != 600000 ||
+		limits["rsqueue"] != 1002 {
+		t.Errorf("%+v", status)
+	}
+	after, peerAfter := a.replication(), b.replication()
+	if after.ResyncsAsked+after.ResyncsServed != before.ResyncsAsked+before.ResyncsServed || after.Resent != 0 ||
+		peerAfter.ResyncsAsked != peer.ResyncsAsked || peerAfter.NacksSent != 0 || after.Sent != before.Sent+3 {
+		t.Errorf("from %+v, %+v\nto %+v, %+v", before, peer, after, peerAfter)
+	}
+}
+
+// A file that is wrong, or asks for what needs a restart, changes nothing, and
+// says which clause it was.
+func TestReloadRefused(t *testing.T) {
+	h := newHost(t)
+	const kept = "[ERROR] the configuration stays as it was\n"
+	config := h.configure(" HashLimit 1000\n", setups["ftfw"])
+	p := h.start(ours(t), config)
+	for name, c := range map[string]struct {
+		general, rest string
+		stdout        string // behind the file's name
+		stderr        string
+	}{
+		"mode": {" HashLimit 2000\n", strings.Replace(setups["ftfw"], "FTFW", "NOTRACK", 1),
+			":10:2: Mode NOTRACK cannot replace Mode FTFW while the daemon runs\n", kept},
+		"link and lock": {" LockFile /run/other\n", strings.Replace(setups["ftfw"], "3780", "3790", 1),
+			":6:2: LockFile /run/other cannot replace LockFile " + h.path("lock") + " while the daemon runs\n" +
+				config + ":15:3: Port 3790 cannot replace Port 3780 while the daemon runs\n", kept},
+		"log file": {" LogFile " + h.path("none/log") + "\n", setups["ftfw"],
+			"ERROR: can't open logfile `" + h.path("none/log") + "'.Reason: No such file or directory\n", kept},
+	} {
+		r := h.reload(c.general, c.rest)
+		want := c.stdout
+		if strings.HasPrefix(want, ":") {
+			want = config + want
+		}
+		if r.Code != 1 || r.Stdout != want || r.Stderr != c.stderr {
+			t.Errorf("%s: %+v, want %q", name, r, want)
+		}
+		if said := p.Stderr.String(); !strings.Contains(said, "[ERROR] reload: "+strings.SplitN(want, "\n", 2)[0]) {
+			t.Errorf("%s: logged %s", name, said)
+		}
+	}
+	// The client reads the file too, and finds the mistake itself; the daemon finds
+	// it on SIGHUP.
+	r := h.reload("", "Sync {\n Mod FTFW {\n}\n}")
+	const mistake = ":9:2: found \"Mod\", expected a clause of Sync or \"}\" (did you mean Mode?)\n"
+	if r.Code != 1 || r.Stderr != "[ERROR] "+config+mistake {
+		t.Errorf("syntax: %+v", r)
+	}
+	syscall.Kill(p.Pid(), syscall.SIGHUP)
+	netnstest.Eventually(t, patience, "SIGHUP is refused", func() bool {
+		return strings.Contains(p.Stderr.String(), "[ERROR] reload: "+config+mistake)
+	})
+	if err := os.Remove(config); err != nil {
+		t.Fatal(err)
+	}
+	syscall.Kill(p.Pid(), syscall.SIGHUP)
+	netnstest.Eventually(t, patience, "SIGHUP without a file is refused", func() bool {
+		return strings.Contains(p.Stderr.String(), "[ERROR] reload: can't open config file `"+config+"'\n")
+	})
+	h.reloads("", " HashLimit 1000\n", setups["ftfw"]) // still what is in force
+	stop(t, p)
+}
+
+// The logs go where the new file says, from none to some and back.
+func TestReloadLogs(t *testing.T) {
+	h := newHost(t)
+	read := func(name string) string {
+		text, _ := os.ReadFile(h.path(name))
+		return string(text)
+	}
+	ended := func(port int) {
+		t.Helper()
+		h.insert("198.51.100.1", port)
+		h.caches("-i", map[int]bool{port: true})
+		h.Must("/usr/sbin/conntrack", "-D", "-p", "tcp")
+		h.caches("-i", map[int]bool{port: false})
+	}
+	p := h.start(ours(t), h.configure("", "Stats {\n}"))
+	ended(1001)
+	h.reloads("General LogFile, Stats LogFile", " LogFile "+h.path("log"), "Stats {\n LogFile "+h.path("stats")+"\n}")
+	if text := read("log"); !strings.HasSuffix(text, "changed: General LogFile, Stats LogFile\n") || strings.Count(text, "\n") != 1 {
+		t.Errorf("the log has %q", text)
+	}
+	ended(1002)
+	h.reloads("General LogFile, Stats LogFile", " LogFile "+h.path("log2"), "Stats {\n LogFile "+h.path("stats2")+"\n}")
+	if text := read("stats"); !strings.Contains(text, "sport=1002") || strings.Contains(text, "sport=1001") {
+		t.Errorf("the statistics have %q", text) // all of it: closing writes what waits
+	}
+	ended(1003)
+	h.reloads("General LogFile, Stats LogFile", "", "Stats {\n}")
+	ended(1004)
+	if text := read("stats2"); strings.Count(text, "\n") != 1 || !strings.Contains(text, "sport=1003") {
+		t.Errorf("the second statistics have %q", text)
+	}
+	if text := read("log"); strings.Contains(text, "log2") {
+		t.Errorf("the first log has %q", text)
+	}
+	stop(t, p)
+}
+
+// SIGHUP opens the logs anew and reloads, and systemd sees it begin and end.
+func TestReloadOnHangup(t *testing.T) {
+	h := newHost(t)
+	conn, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: h.path("notify"), Net: "unixgram"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	next := func() string {
+		t.Helper()
+		buf := make([]byte, 256)
+		conn.SetReadDeadline(time.Now().Add(patience))
+		n, err := conn.Read(buf)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(buf[:n])
+	}
+	cmd := h.Command(ours(t), "-C", h.configure(" LogFile "+h.path("log"), setups["stats"]))
+	cmd.Env = append(cmd.Env, "NOTIFY_SOCKET="+h.path("notify"))
+	p := h.Launch(cmd)
+	if got := next(); got != "READY=1" {
+		t.Fatalf("%q", got)
+	}
+	if err := os.Rename(h.path("log"), h.path("log.1")); err != nil {
+		t.Fatal(err)
+	}
+	h.configure(" HashLimit 7777\n LogFile "+h.path("log"), setups["stats"])
+	begun := time.Now()
+	syscall.Kill(p.Pid(), syscall.SIGHUP)
+	var usec int64
+	if got := next(); !strings.HasPrefix(got, "RELOADING=1\nMONOTONIC_USEC=") {
+		t.Fatalf("%q", got)
+	} else if _, err := fmt.Sscanf(got, "RELOADING=1\nMONOTONIC_USEC=%d", &usec); err != nil || usec <= 0 {
+		t.Errorf("%q: %v", got, err)
+	}
+	if got := next(); got != "READY=1" || time.Since(begun) > patience {
+		t.Fatalf("%q", got)
+	}
+	text, _ := os.ReadFile(h.path("log"))
+	if got := unstamped(t, string(text)); got != "[notice] reloaded "+h.path("conntrackd.conf")+", changed: General HashLimit\n" {
+		t.Errorf("the new log has %q", got)
+	}
+	if got := h.client("-s", "metrics"); !strings.Contains(got, `conntrackd_cache_limit{cache="stats",table="flows"} 7777`) {
+		t.Errorf("%s", got)
+	}
+	stop(t, p)
+}
+
+// A daemon of conntrack-tools can't, and our client says so.
+func TestReloadOfDebians(t *testing.T) {
+	h := newHost(t)
+	h.start(debian, h.configure("", ""))
+	if r := h.reload("", ""); r.Code != 1 || r.Stderr != "[ERROR] the running daemon does not know this request\n" {
+		t.Errorf("%+v", r)
+	}
+}
+
+// replication is the part of the daemon's numbers that a reload must not disturb.
+type replication struct {
+	Sent, Resent  int
+	ResyncsAsked  int `json:"resyncs_asked"`
+	ResyncsServed int `json:"resyncs_served"`
+	NacksSent     int `json:"nacks_sent"`
+	GivenUp       int `json:"given_up"`
+}
+
+func (h *host) replication() replication {
+	h.t.Helper()
+	var status struct{ Replication replication }
+	if err := json.Unmarshal([]byte(h.client("-s", "network", "--json")), &status); err != nil {
+		h.t.Fatal(err)
+	}
+	return status.Replication
+}
+
+// newPair returns two hosts with a dedicated link between them: 192.0.2.1 and
+// 192.0.2.2 on sync0.
+func newPair(t testing.TB) (a, b *host) {
+	t.Helper()
+	a = &host{netnstest.New(t, "cda"), t, t.TempDir()}
+	b = &host{netnstest.New(t, "cdb"), t, t.TempDir()}
+	netnstest.Link(t, netnstest.End{NS: a.NS, Dev: "sync0", Addrs: []string{"192.0.2.1/24"}},
+		netnstest.End{NS: b.NS, Dev: "sync0", Addrs: []string{"192.0.2.2/24"}})
+	return a, b
+}
+
+func ftfwTo(own, peer string) string {
+	return fmt.Sprintf("Sync {\nMode FTFW {\n}\nUDP {\nIPv4_address %s\nIPv4_Destination_Address %s\nPort 3780\nInterface sync0\n}\n}", own, peer)
+}

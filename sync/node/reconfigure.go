@@ -1,0 +1,126 @@
+package node
+
+import (
+	"context"
+	"errors"
+
+	"ctbox/conf"
+	"ctbox/nl"
+	"ctbox/sync/cache"
+	"ctbox/sync/proto"
+)
+
+// Reconfigure puts another configuration in force. It may differ from the one
+// before in what a running daemon can change (conf.Change.Live); the rest must be
+// the same. Caches, sequence numbers and links go on as they are. After an error
+// nothing has changed.
+//
+// Where the filter changes, its events count from now on. Flows of the internal
+// cache that do not pass any more are removed, and peers are told that these are
+// gone: nobody would tell them of the end. Then the kernel's table is read for
+// flows that pass now. Both happen after Reconfigure has returned. Without an
+// internal cache only events tell what the filter has changed.
+func (n *Node) Reconfigure(ctx context.Context, cfg *conf.Config) error {
+	var refused error
+	return errors.Join(n.do(ctx, func() { refused = n.reconfigure(cfg) }), refused)
+}
+
+// reconfigure is Reconfigure's part in the loop.
+func (n *Node) reconfigure(cfg *conf.Config) error {
+	g, before := &cfg.General, &n.cfg.General
+	filter, refilter := n.filter, !g.Filter.Equal(&before.Filter)
+	if refilter {
+		filter = newFilter(&g.Filter, n.filter.helpers)
+	}
+	// First what may fail.
+	if n.events != nil {
+		if err := n.resubscribe(g, filter, refilter); err != nil {
+			return err
+		}
+	}
+	n.cfg, n.filter = cfg, filter
+	n.grownOut = n.grownOut && g.NetlinkBufferSizeMaxGrowth == before.NetlinkBufferSizeMaxGrowth
+	if g.NetlinkOverrunResync != before.NetlinkOverrunResync {
+		n.overrunDelay = 0
+	}
+	for _, c := range []caches{n.internal, n.external} {
+		if c.flows != nil {
+			c.flows.SetLimit(int(g.HashLimit))
+		}
+		if c.expects != nil {
+			c.expects.SetLimit(int(g.HashLimit))
+		}
+	}
+	if s := cfg.Sync; s != nil {
+		n.restore = restorer{timeout: s.CommitTimeout, windowTracking: s.TCPWindowTracking}
+		n.encoder.OmitTimeout, n.encoder.WindowTracking = s.CommitTimeout > 0, s.TCPWindowTracking
+		if ftfw, ok := n.machine.(*proto.FTFW); ok {
+			ftfw.SetLimits(int(s.ACKWindowSize), int(s.ResendQueueSize))
+		}
+		if n.alarm != nil {
+			n.alarm.SetRefresh(s.RefreshTime)
+		}
+	}
+	if refilter && n.internal.flows != nil {
+		n.forgetExcluded()
+		n.startRefill(refill{tables: Flows | n.expectTables(), send: true}, nil)
+	}
+	return nil
+}
+
+// resubscribe changes the event socket to suit another configuration.
+func (n *Node) resubscribe(g *conf.General, filter *filter, refilter bool) error {
+	before := &n.cfg.General
+	if refilter {
+		if err := n.events.SetFilter(kernelFilter(g, filter)); err != nil {
+			return err
+		}
+	}
+	if eventBufferOf(g) == eventBufferOf(before) {
+		return nil // what it has grown to since, it keeps
+	}
+	if err := n.events.SetBuffer(n.eventBuffer(g)); err != nil {
+		if refilter {
+			err = errors.Join(err, n.events.SetFilter(kernelFilter(before, n.filter)))
+		}
+		return err
+	}
+	n.kernel.BufferSize = uint64(n.events.Buffer())
+	return nil
+}
+
+// kernelFilter is what the kernel is to filter events by; nil for nothing.
+func kernelFilter(g *conf.General, filter *filter) *nl.EventFilter {
+	if !g.Filter.Active() || !g.Filter.Kernelspace {
+		return nil
+	}
+	return filter.kernel()
+}
+
+// forgetExcluded removes from the internal cache, slice by slice, what the filter
+// does not let in any more: flows, and then the expectations of these.
+func (n *Node) forgetExcluded() {
+	handles := make([]cache.Handle, sliceLen)
+	var flows, expects cache.Cursor
+	n.inSlices(func() bool {
+		got, more := n.internal.flows.Next(&flows, handles)
+		for _, h := range handles[:got] {
+			if n.internal.flows.Load(h, &n.known) && !n.filter.passes(&n.known, false) {
+				n.goneFlow(h, true)
+			}
+		}
+		return more
+	})
+	if n.internal.expects == nil {
+		return
+	}
+	n.inSlices(func() bool {
+		got, more := n.internal.expects.Next(&expects, handles)
+		for _, h := range handles[:got] {
+			if n.internal.expects.Load(h, &n.expect) && n.internal.flows.FindTuple(&n.expect.Master, n.expect.Zone) == 0 {
+				n.goneExpect(h, true)
+			}
+		}
+		return more
+	})
+}
