@@ -25,8 +25,8 @@ func (b *bench) conntrackd() error {
 	}
 	fmt.Printf("\n| conntrackd, FT-FW over UDP | CPU a flow, active | CPU a flow, backup | memory a flow, active | memory a flow, backup | flows a packet | commit | kill -9 to all flows in the backup's kernel |\n|---|---|---|---|---|---|---|---|\n")
 	for _, n := range b.replicated {
-		for _, who := range []struct{ name, path string }{{"Debian", b.debiand}, {"ctbox", b.oursd}} {
-			for range b.runs {
+		for range b.runs {
+			for _, who := range []struct{ name, path string }{{"Debian", b.debiand}, {"ctbox", b.oursd}} {
 				if err := b.replicate(who.name, who.path, n); err != nil {
 					return fmt.Errorf("%s, %d flows: %w", who.name, n, err)
 				}
@@ -209,6 +209,11 @@ func steadily(c *nl.Conn, n, perSecond int) error {
 	return p.Close()
 }
 
+// settled is when a pair has told each other everything after its start. ctbox does
+// that a second time 5 seconds after the first, when asked for it meanwhile; flows that
+// exist by then would be replicated twice.
+const settled = 7 * time.Second
+
 func (b *bench) replicate(name, path string, n int) error {
 	active, backup, err := b.newPair(path)
 	for _, node := range []*fwNode{active, backup} {
@@ -219,6 +224,7 @@ func (b *bench) replicate(name, path string, n int) error {
 	if err != nil {
 		return err
 	}
+	time.Sleep(settled)
 	cpuA, cpuB, rssA, rssB, sent := active.cpu(), backup.cpu(), active.rss(), backup.rss(), active.packets()
 	if err := steadily(active.conn, n, b.rate); err != nil {
 		return err
