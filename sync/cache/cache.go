@@ -57,8 +57,8 @@ type Config struct {
 	// Limit is the largest number of objects, dead ones included (HashLimit);
 	// 0 is no limit but that of the slots, which are 32-bit.
 	Limit int
-	// Buckets is how many hash buckets to begin with (HashSize). It is only a
-	// hint: the index grows with the table.
+	// Buckets is how many hash buckets to begin with (HashSize), within limits. The
+	// index grows with the table, but a table that has them all need not.
 	Buckets int
 	// Timers gives each object a timer (see Arm).
 	Timers bool

@@ -7,7 +7,7 @@ const (
 	bucketMask = 1<<bucketBits - 1
 
 	minBuckets = 1 << 8
-	maxHint    = 1 << 16
+	maxHint    = 1 << 20
 )
 
 // index is a hash table of slots that grows by linear hashing (W. Litwin, 1980):
