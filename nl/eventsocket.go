@@ -149,7 +149,7 @@ func (s *eventSocket) attach(program []bpf.RawInstruction) error {
 func (s *eventSocket) drops() uint64 {
 	const drops = 8 // SK_MEMINFO_DROPS
 	s.memorySize = uint32(unsafe.Sizeof(s.memory))
-	_, _, _ = unix.Syscall6(unix.SYS_GETSOCKOPT, uintptr(s.fd), unix.SOL_SOCKET, unix.SO_MEMINFO,
+	_, _, _ = unix.RawSyscall6(unix.SYS_GETSOCKOPT, uintptr(s.fd), unix.SOL_SOCKET, unix.SO_MEMINFO,
 		uintptr(unsafe.Pointer(&s.memory)), uintptr(unsafe.Pointer(&s.memorySize)), 0)
 	return uint64(s.memory[drops])
 }
@@ -158,7 +158,7 @@ func (s *eventSocket) drops() uint64 {
 // io.EOF says that nothing is.
 func (s *eventSocket) read() (int, error) {
 	for {
-		n, _, errno := unix.Syscall6(unix.SYS_RECVMMSG, uintptr(s.fd), uintptr(unsafe.Pointer(&s.hdrs[0])),
+		n, _, errno := unix.RawSyscall6(unix.SYS_RECVMMSG, uintptr(s.fd), uintptr(unsafe.Pointer(&s.hdrs[0])),
 			eventsPerRead, unix.MSG_DONTWAIT, 0, 0)
 		switch errno {
 		case 0:

@@ -338,6 +338,39 @@ func TestEvents(t *testing.T) {
 	}
 }
 
+// Who is told by Arrived may take the events in it, all of them, however few may wait.
+func TestEventsTakenAsTheyArrive(t *testing.T) {
+	for _, backlog := range []int{0, 1} {
+		ns := netnstest.New(t, "arrived")
+		const n = 5000
+		var s *Subscription
+		subscribed, all := make(chan struct{}), make(chan struct{})
+		seen := 0
+		s = subscribeIn(t, ns, EventOptions{Groups: GroupFlowNew, Coalesce: 2 * time.Millisecond, Backlog: backlog, Arrived: func() {
+			<-subscribed
+			for e, err := s.Take(nil); e != nil || err != nil; e, err = s.Take(e) {
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				if err := e.Each(func(*Message, time.Time) error { seen++; return nil }); err != nil {
+					t.Error(err)
+				}
+			}
+			if seen == n {
+				close(all)
+			}
+		}})
+		close(subscribed)
+		create(t, dialIn(t, ns), n, tcpFlow)
+		select {
+		case <-all:
+		case <-time.After(20 * time.Second):
+			t.Fatalf("with a backlog of %d not all %d events came", backlog, n)
+		}
+	}
+}
+
 // Take and Ready see the same events as Next; a coalescing reader makes fewer
 // runs of them and loses none.
 func TestEventsWithoutWaiting(t *testing.T) {

@@ -58,18 +58,24 @@ type EventOptions struct {
 	// takes a P of the runtime while it waits, so it should be less than the
 	// 10 ms after which that preempts, and GOMAXPROCS at least 2.
 	Coalesce time.Duration
+	// Arrived, if not nil, is called by the reader, instead of the send on Ready,
+	// when it has read what there is. While it runs nothing is read: it may take a
+	// little, which saves waking another thread, and must not wait.
+	Arrived func()
 }
 
 // Subscription receives events. A goroutine of its own does nothing but read the
 // socket, many events a system call, so that printing or replicating them never
-// delays it.
+// delays it (but see EventOptions.Arrived).
 type Subscription struct {
 	sock    *eventSocket
 	groups  Group
 	backlog int
 	pause   time.Duration // EventOptions.Coalesce
 	busy    bool          // the reader's: events came since the last look for drops
+	untold  bool          // the reader's: something has come since tell was last called
 	ready   chan struct{}
+	tell    func() // EventOptions.Arrived
 	closing sync.Once
 
 	mu      sync.Mutex
@@ -118,11 +124,19 @@ func Subscribe(opts EventOptions) (*Subscription, error) {
 		return nil, err
 	}
 	s := &Subscription{sock: sock, groups: opts.Groups, backlog: opts.Backlog, pause: opts.Coalesce,
-		ready: make(chan struct{}, 1), done: make(chan struct{})}
+		tell: opts.Arrived, ready: make(chan struct{}, 1), done: make(chan struct{})}
 	if s.backlog == 0 {
 		s.backlog = DefaultEventBacklog
 	}
 	s.arrived = sync.NewCond(&s.mu)
+	if s.tell == nil {
+		s.tell = func() {
+			select {
+			case s.ready <- struct{}{}:
+			default:
+			}
+		}
+	}
 	go s.run()
 	return s, nil
 }
@@ -338,16 +352,19 @@ func (s *Subscription) run() {
 		if n > 0 {
 			s.file(n, now, drops)
 		}
-		wake := n > 0 || drops != s.drops || err != nil
+		if n > 0 || drops != s.drops || err != nil {
+			s.untold = true
+			s.arrived.Broadcast()
+		}
 		s.drops = drops
 		s.err = err
-		if wake {
-			s.arrived.Broadcast()
-			select {
-			case s.ready <- struct{}{}:
-			default:
-			}
+		// After a full read there is mostly more, and it is better told at once.
+		enough := n < eventsPerRead || len(s.waiting) > 1 || s.bytes > s.backlog
+		s.mu.Unlock()
+		if enough {
+			s.tellOnce()
 		}
+		s.mu.Lock()
 		// A full backlog is waited out here; then the kernel's buffer takes
 		// what comes, and counts what it cannot take.
 		for s.bytes > s.backlog && !s.closed {
@@ -377,6 +394,7 @@ func (s *Subscription) receive(left bool) (int, error) {
 		s.busy = s.busy || n > 0
 		return n, err
 	}
+	s.tellOnce()
 	// Only after events has a silent drop to be looked for.
 	limit := time.Duration(-1)
 	if s.busy {
@@ -390,6 +408,14 @@ func (s *Subscription) receive(left bool) (int, error) {
 		s.busy, err = false, nil
 	}
 	return n, err
+}
+
+// tellOnce tells the receiver what it has not been told yet.
+func (s *Subscription) tellOnce() {
+	if s.untold {
+		s.untold = false
+		s.tell()
+	}
 }
 
 // gather waits without telling the runtime, which takes the goroutine to be

@@ -152,7 +152,7 @@ func (d *daemon) init(ctx context.Context, open opener) error {
 	}
 	var ended node.Ended
 	if d.cfg.Stats != nil {
-		var line []byte // the node calls from one goroutine
+		var line []byte // there is one call at a time
 		ended = func(f *nl.Flow) {
 			d.flows.with(func(flows *logging.FlowLog) {
 				now := time.Now()

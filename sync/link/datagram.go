@@ -17,7 +17,6 @@ const (
 	perRead      = 32       // datagrams a system call
 	datagramSize = 64 << 10 // any datagram; pages that nothing arrives in are never touched
 	controlSize  = 64       // room for one pktinfo
-	readAhead    = 2        // batches
 )
 
 // mmsghdr is struct mmsghdr of recvmmsg(2) and sendmmsg(2).
@@ -54,12 +53,8 @@ func openDatagram(l *Link, index int) (_ sockets, err error) {
 	if err != nil {
 		return nil, err
 	}
-	spare := make(chan *Batch, readAhead)
-	for range readAhead {
-		spare <- &Batch{Link: l.number, spare: spare}
-	}
 	d.done.Add(1)
-	go d.receive(raw, spare)
+	go d.receive(raw)
 	return d, nil
 }
 
@@ -245,41 +240,28 @@ func (d *datagram) status(*Stats) {}
 func (d *datagram) busy() bool { return false }
 
 // receive reads until the link is closed.
-func (d *datagram) receive(raw syscall.RawConn, spare chan *Batch) {
+func (d *datagram) receive(raw syscall.RawConn) {
 	defer d.done.Done()
-	buffers := map[*Batch]*rxState{}
+	b := &Batch{Link: d.link.number}
+	rx := &rxState{}
+	rx.init()
 	for {
-		var b *Batch
+		n, err := rx.read(raw)
 		select {
-		case b = <-spare:
 		case <-d.ended:
 			return
+		default:
 		}
-		rx := buffers[b]
-		if rx == nil {
-			rx = &rxState{}
-			rx.init()
-			buffers[b] = rx
+		if err != nil {
+			d.link.counters.errorsRecv.Add(1)
+			continue
 		}
-		for b.Len() == 0 {
-			n, err := rx.read(raw)
-			if err != nil {
-				select {
-				case <-d.ended:
-					return
-				default:
-				}
-				d.link.counters.errorsRecv.Add(1)
-				continue
-			}
-			for i := range n {
-				d.accept(b, rx, i)
-			}
+		b.empty()
+		for i := range n {
+			d.accept(b, rx, i)
 		}
-		select {
-		case d.link.batches <- b:
-		case <-d.ended:
-			return
+		if b.Len() > 0 {
+			d.link.deliver(b, d.ended)
 		}
 	}
 }
@@ -298,7 +280,11 @@ func (d *datagram) accept(b *Batch, rx *rxState, i int) {
 	b.add(from, part)
 }
 
-// rxState is the memory of one batch's read.
+// rxState is the memory of a read.
+//
+// Neither it nor txState tells the runtime of its system calls, which never wait.
+// Told, the runtime wakes its monitor thread when it was idle before, and that polls
+// for a millisecond: more than what a few messages cost.
 type rxState struct {
 	buf     []byte
 	control [perRead][controlSize]byte
@@ -323,7 +309,7 @@ func (r *rxState) init() {
 	}
 	r.fn = func(fd uintptr) bool {
 		for {
-			n, _, errno := unix.Syscall6(unix.SYS_RECVMMSG, fd, uintptr(unsafe.Pointer(&r.hdrs[0])),
+			n, _, errno := unix.RawSyscall6(unix.SYS_RECVMMSG, fd, uintptr(unsafe.Pointer(&r.hdrs[0])),
 				perRead, unix.MSG_DONTWAIT, 0, 0)
 			switch errno {
 			case 0:

@@ -77,7 +77,7 @@ type Stats struct {
 type Link struct {
 	config  Config
 	number  int
-	batches chan<- *Batch
+	deliver Deliver
 	refused func(netip.Addr)
 
 	index    int // of the interface the sockets were made for; 0 without sockets
@@ -103,11 +103,10 @@ type counters struct {
 	refused                  atomic.Uint64
 }
 
-// New makes a link that delivers what it receives to batches, marked with number.
-// refused, which may be called from any goroutine, is told of each source that was
+// New makes a link that delivers what it receives, marked with number. refused, which may be called from any goroutine, is told of each source that was
 // turned away, once.
-func New(c Config, number int, batches chan<- *Batch, refused func(netip.Addr)) *Link {
-	l := &Link{config: c, number: number, batches: batches, refused: refused}
+func New(c Config, number int, deliver Deliver, refused func(netip.Addr)) *Link {
+	l := &Link{config: c, number: number, deliver: deliver, refused: refused}
 	l.capacity.Store(int64(minimumMTU - l.overhead()))
 	return l
 }

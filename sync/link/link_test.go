@@ -1,6 +1,7 @@
 package link
 
 import (
+	"bytes"
 	"context"
 	"encoding/binary"
 	"errors"
@@ -25,7 +26,7 @@ type site struct {
 func newSite(t *testing.T, ns *netnstest.NS, c Config) *site {
 	t.Helper()
 	s := &site{ns: ns, batches: make(chan *Batch, 4)}
-	s.link = New(c, 7, s.batches, func(a netip.Addr) {
+	s.link = New(c, 7, channel(s.batches), func(a netip.Addr) {
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		s.refused = append(s.refused, a)
@@ -44,6 +45,18 @@ func (s *site) open(t *testing.T) {
 	})
 }
 
+// channel delivers batches, as copies, to a channel.
+func channel(batches chan *Batch) Deliver {
+	return func(b *Batch, ended <-chan struct{}) {
+		kept := &Batch{Link: b.Link}
+		b.Each(func(from netip.Addr, datagram []byte) { kept.add(from, bytes.Clone(datagram)) })
+		select {
+		case batches <- kept:
+		case <-ended:
+		}
+	}
+}
+
 // take collects n datagrams as text.
 func (s *site) take(t *testing.T, n int) (got []string, from netip.Addr) {
 	t.Helper()
@@ -58,7 +71,6 @@ func (s *site) take(t *testing.T, n int) (got []string, from netip.Addr) {
 				from = a
 				got = append(got, string(datagram[wire.HeaderLen:]))
 			})
-			b.Release()
 		case <-deadline:
 			t.Fatalf("%d of %d datagrams came; %+v", len(got), n, s.link.Stats())
 		}
@@ -219,7 +231,7 @@ func TestPortInUse(t *testing.T) {
 	nsA, _ := pair(t)
 	c := Config{Transport: UDP, Interface: "sync0", Port: 3780, Destination: addr("192.0.2.2"), Address: addr("192.0.2.1")}
 	newSite(t, nsA, c)
-	second := New(c, 1, make(chan *Batch), nil)
+	second := New(c, 1, nil, nil)
 	var err error
 	nsA.Do(func() { err = second.Open(context.Background()) })
 	if err == nil || err.Error() != "UDP over sync0: bind to 192.0.2.1:3780: address already in use" {
@@ -295,7 +307,7 @@ func TestAddressComesLater(t *testing.T) {
 			}
 		})
 		defer monitor.Close()
-		l := New(Config{Transport: UDP, Interface: "sync0", Port: 3780, Address: addr(tt.local), Destination: addr(tt.peer)}, 0, make(chan *Batch), nil)
+		l := New(Config{Transport: UDP, Interface: "sync0", Port: 3780, Address: addr(tt.local), Destination: addr(tt.peer)}, 0, nil, nil)
 		defer l.Close()
 		var err error
 		open := func() { err = l.Open(context.Background()) }
@@ -350,12 +362,19 @@ func TestSteadyStateAllocations(t *testing.T) {
 	c := Config{Transport: UDP, Interface: "sync0", Port: 3780, Checksum: true}
 	ca, cb := c, c
 	ca.Destination, cb.Destination = addr("192.0.2.2"), addr("192.0.2.1")
-	a, b := newSite(t, nsA, ca), newSite(t, nsB, cb)
+	a := newSite(t, nsA, ca)
+	arrived := make(chan struct{})
+	b := New(cb, 7, func(*Batch, <-chan struct{}) { arrived <- struct{}{} }, nil)
+	nsB.Do(func() {
+		if err := b.Open(context.Background()); err != nil {
+			t.Fatal(err)
+		}
+	})
+	defer b.Close()
 	p := packed(1400, "message")
 	round := func() {
 		a.link.Send(p)
-		batch := <-b.batches
-		batch.Release()
+		<-arrived
 	}
 	for range 10 {
 		round()

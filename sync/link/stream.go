@@ -267,24 +267,11 @@ func (s *stream) accept(ctx context.Context) {
 // bytes cease to be messages.
 func (s *stream) read(ctx context.Context, conn net.Conn, from netip.Addr) {
 	defer context.AfterFunc(ctx, func() { conn.SetDeadline(time.Unix(1, 0)) })()
-	spare := make(chan *Batch, readAhead)
-	buffers := map[*Batch][]byte{}
-	for range readAhead {
-		b := &Batch{Link: s.link.number, spare: spare}
-		buffers[b] = make([]byte, streamChunk)
-		spare <- b
-	}
+	b := &Batch{Link: s.link.number}
+	buf := make([]byte, streamChunk)
+	have := 0
 	c := &s.link.counters
-	var rest []byte
 	for {
-		var b *Batch
-		select {
-		case b = <-spare:
-		case <-ctx.Done():
-			return
-		}
-		buf := buffers[b]
-		have := copy(buf, rest)
 		whole, broken := 0, false
 		for whole == 0 && !broken {
 			n, err := conn.Read(buf[have:])
@@ -304,16 +291,13 @@ func (s *stream) read(ctx context.Context, conn net.Conn, from netip.Addr) {
 		if broken {
 			end = have
 		}
-		rest = append(rest[:0], buf[end:have]...)
+		b.empty()
 		b.add(from, buf[:end])
-		select {
-		case s.link.batches <- b:
-		case <-ctx.Done():
+		s.link.deliver(b, ctx.Done())
+		if broken || ctx.Err() != nil {
 			return
 		}
-		if broken {
-			return
-		}
+		have = copy(buf, buf[end:have])
 	}
 }
 

@@ -20,7 +20,7 @@ func streamConfig(local, peer string, port uint16) Config {
 func openStreamLink(t *testing.T, c Config) *site {
 	t.Helper()
 	s := &site{batches: make(chan *Batch, 4)}
-	s.link = New(c, 7, s.batches, func(a netip.Addr) {
+	s.link = New(c, 7, channel(s.batches), func(a netip.Addr) {
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		s.refused = append(s.refused, a)
@@ -136,7 +136,6 @@ func TestStreamReceives(t *testing.T) {
 	for len(all) < len(bytes) {
 		batch := <-b.batches
 		batch.Each(func(_ netip.Addr, d []byte) { all += string(d) })
-		batch.Release()
 	}
 	if all != string(bytes) {
 		t.Errorf("got %q", all)
@@ -155,7 +154,6 @@ func TestStreamReceives(t *testing.T) {
 	if batch.Len() != 1 {
 		t.Errorf("%d parts", batch.Len())
 	}
-	batch.Release()
 	if n, err := second.Read(make([]byte, 1)); err == nil {
 		t.Errorf("a broken stream goes on with %d bytes", n)
 	}

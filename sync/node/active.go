@@ -13,7 +13,7 @@ import (
 // subscribe joins the kernel's events.
 func (n *Node) subscribe() error {
 	g := &n.cfg.General
-	opts := nl.EventOptions{Groups: nl.AllFlowEvents, Reliable: g.NetlinkEventsReliable, Coalesce: coalesce}
+	opts := nl.EventOptions{Groups: nl.AllFlowEvents, Reliable: g.NetlinkEventsReliable, Coalesce: coalesce, Arrived: n.eventsArrived}
 	if n.expectSync {
 		opts.Groups |= nl.AllExpectEvents
 	}
@@ -30,7 +30,7 @@ func (n *Node) subscribe() error {
 	if err != nil {
 		return err
 	}
-	n.events, n.ready = sub, sub.Ready()
+	n.events = sub
 	n.kernel.BufferSize = uint64(sub.Buffer())
 	if g.NetlinkEventsReliable {
 		n.notice("reliable ctnetlink event delivery is ENABLED.")
@@ -63,8 +63,39 @@ func eventBufferOf(g *conf.General) int {
 	return int(g.NetlinkBufferSize) / 2 // the kernel doubles it
 }
 
-// takeEvents follows one run of the kernel's events. The loop sends what has come
-// of it before it takes the next.
+// eventsArrived is how the events' reader says that there are some. When nobody has
+// the turn it follows them itself, but leaves many to the loop, so as to go on reading.
+func (n *Node) eventsArrived() {
+	if !n.tryTurn() {
+		n.wakeForEvents()
+		return
+	}
+	n.waiting = true
+	for i := 0; n.mayTakeEvents() && i < inlineRuns; i++ {
+		if n.takeEvents() != nil {
+			n.wakeForEvents() // the loop meets it again, and ends by it
+			break
+		}
+	}
+	n.leaveTurn()
+}
+
+// wakeForEvents has the loop look for events.
+func (n *Node) wakeForEvents() {
+	select {
+	case n.ready <- struct{}{}:
+	default:
+	}
+}
+
+// inlineRuns is how many runs of events their reader follows: mostly one that has
+// something in it and one that has not.
+const inlineRuns = 2
+
+// mayTakeEvents reports whether there are events to follow now.
+func (n *Node) mayTakeEvents() bool { return n.waiting && !n.following && !n.jammed() }
+
+// takeEvents follows one run of the kernel's events.
 func (n *Node) takeEvents() error {
 	run, err := n.events.Take(n.taken)
 	n.taken = run
@@ -76,6 +107,8 @@ func (n *Node) takeEvents() error {
 		n.overrun(run.Dropped - n.dropped)
 		n.dropped = run.Dropped
 	}
+	n.following = true
+	defer func() { n.following = false }()
 	since := uint32(0)
 	err = run.Each(func(m *nl.Message, _ time.Time) error {
 		n.kernel.Events++

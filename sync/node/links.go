@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"time"
 
 	"ctbox/conf"
 	"ctbox/sync/link"
@@ -19,12 +20,8 @@ type links struct {
 	current int
 	waiting []bool // said that the link's interface is missing
 	none    bool   // said that no link is available
-	batches chan *link.Batch
 	monitor *link.Monitor
 }
-
-// linkBatches may wait for the loop, over all links.
-const linkBatches = 4
 
 // errNoLink and the text around an error are conntrack-tools'.
 var errNoLink = errors.New("can't open channel socket: no dedicated link is configured")
@@ -36,7 +33,7 @@ func (n *Node) openLinks() (err error) {
 	if len(configured) == 0 {
 		return errNoLink
 	}
-	l := &links{node: n, batches: make(chan *link.Batch, linkBatches), waiting: make([]bool, len(configured))}
+	l := &links{node: n, waiting: make([]bool, len(configured))}
 	n.links = l
 	for i, c := range configured {
 		if missing := missingClause(c); missing != "" {
@@ -45,7 +42,7 @@ func (n *Node) openLinks() (err error) {
 		if c.Default {
 			l.current = i
 		}
-		l.all = append(l.all, link.New(linkConfig(c), i, l.batches, n.refusedSource))
+		l.all = append(l.all, link.New(linkConfig(c), i, n.deliver, n.refusedSource))
 	}
 	// Changes are listened to before the links look at their interfaces.
 	if l.monitor, err = link.NewMonitor(context.Background()); err != nil {
@@ -103,15 +100,6 @@ func (l *links) open(i int, k *link.Link) error {
 func (n *Node) refusedSource(from netip.Addr) {
 	n.log.Warn(fmt.Sprintf("refused sync messages from %v: only the configured interface and, for UDP and TCP, "+
 		"the IPv4_Destination_Address or IPv6_Destination_Address are accepted", from))
-}
-
-// received is where batches arrive; nil, which never delivers, while the kernel
-// has to catch up with what was received before.
-func (l *links) received() <-chan *link.Batch {
-	if l == nil || l.node.injector != nil && l.node.injector.full() {
-		return nil
-	}
-	return l.batches
 }
 
 // changes tells that interfaces may have changed.
@@ -173,6 +161,22 @@ func (n *Node) linkChanged() {
 	}
 }
 
+// deliver is how the links' readers bring what peers sent. While the kernel has to
+// catch up with what was received before they have to wait.
+func (n *Node) deliver(b *link.Batch, ended <-chan struct{}) {
+	for n.injector != nil && n.injector.full() {
+		select {
+		case <-time.After(heldPoll):
+		case <-ended:
+			return
+		}
+	}
+	if n.takeTurn(ended) {
+		n.takeDatagrams(b)
+		n.leaveTurn()
+	}
+}
+
 // takeDatagrams applies what peers sent.
 func (n *Node) takeDatagrams(b *link.Batch) {
 	b.Each(func(from netip.Addr, datagram []byte) {
@@ -185,7 +189,6 @@ func (n *Node) takeDatagrams(b *link.Batch) {
 			n.takeMessage(b.Link, from, &m)
 		}
 	})
-	b.Release()
 	if n.injector != nil {
 		n.injector.hand()
 	}

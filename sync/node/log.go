@@ -14,6 +14,6 @@ const LevelNotice = slog.Level(2)
 const EntryKey = "entry"
 
 // Ended is what a node in statistics mode calls for each cached flow that ended,
-// with the counters and timestamps that came with its end. It is called by the
-// node's goroutine: it must not block, nor keep f.
+// with the counters and timestamps that came with its end. It is called by whoever has
+// the node's turn, one call at a time: it must not block, nor keep f.
 type Ended func(f *nl.Flow)

@@ -18,15 +18,17 @@ import (
 // Node is a running conntrackd. New makes it, Run runs it; its other methods may
 // be called by any goroutine while it runs.
 //
-// All fields below the line belong to the loop once Run has begun, unless their
-// comment says otherwise.
+// All fields below the line belong to whoever has the turn once Run has begun, unless
+// their comment says otherwise.
 type Node struct {
 	log     *slog.Logger
 	ended   Ended // statistics mode: told of flows that ended
 	restore restorer
 	mode    Mode
 
+	turn    chan struct{} // turn.go: full while somebody has the turn
 	calls   chan func()
+	ready   chan struct{} // there may be events
 	stopped chan struct{} // closed when Run has returned
 	working sync.WaitGroup
 	ctx     context.Context // Run's, for tasks
@@ -35,21 +37,21 @@ type Node struct {
 
 	cfg   *conf.Config // in force; not changed itself, see Reconfigure
 	start time.Time
-	now   time.Time // of this turn of the loop
+	now   time.Time // of this turn
 
 	filter *filter // not changed itself, see Reconfigure
 
 	conns struct{ commit, flush *nl.Conn } // tasks use them, one at a time
 	own   map[uint32]origin                // port ids of our own sockets
 
-	events  *nl.Subscription // nil when polling
-	ready   <-chan struct{}  // its Ready
-	taken   *nl.Events       // the last run, to be given back
-	waiting bool             // more runs may be there
-	dropped uint64
-	flow    nl.Flow // reused
-	expect  nl.Expect
-	known   nl.Flow
+	events    *nl.Subscription // nil when polling
+	taken     *nl.Events       // the last run, to be given back
+	waiting   bool             // more runs may be there
+	following bool             // in the middle of a run, though the turn may be another's
+	dropped   uint64
+	flow      nl.Flow // reused
+	expect    nl.Expect
+	known     nl.Flow
 
 	internal, external caches
 	expectSync         bool
@@ -89,6 +91,8 @@ type Node struct {
 	expiring      bool // more of ALARM's entries are due
 	expired       [sliceLen]cache.Handle
 	timers        timers
+	wake          *time.Timer   // wakes the loop
+	armed         time.Duration // when it does
 
 	overrunDelay, lastOverrun time.Duration
 	saidLost                  time.Duration // when the log last named lost events
@@ -131,6 +135,8 @@ func New(cfg *conf.Config, log *slog.Logger, ended Ended) (_ *Node, err error) {
 		cfg:   cfg,
 		log:   log,
 		ended: ended,
+		turn:  make(chan struct{}, 1),
+		ready: make(chan struct{}, 1),
 		calls: make(chan func()), stopped: make(chan struct{}),
 		start: time.Now(),
 		own:   map[uint32]origin{},
@@ -138,6 +144,7 @@ func New(cfg *conf.Config, log *slog.Logger, ended Ended) (_ *Node, err error) {
 		peers: map[peerKey]*peer{},
 	}
 	n.now = n.start
+	n.turn <- struct{}{} // Run's, to begin with
 	defer func() {
 		if err != nil {
 			n.close()
@@ -295,60 +302,57 @@ func (n *Node) expectTables() Tables {
 	return 0
 }
 
-// loop is the node's own goroutine.
+// loop is the node's own goroutine. It keeps the turn when it ends.
 func (n *Node) loop(ctx context.Context) error {
-	timer := time.NewTimer(0)
-	defer timer.Stop()
-	armed := n.clock() // when the timer goes off
+	n.wake = time.NewTimer(0)
+	defer n.wake.Stop()
+	n.armed = n.clock()
 	for {
 		n.now = time.Now()
 		n.due()
 		n.chore()
-		if n.waiting && !n.jammed() {
+		if n.mayTakeEvents() {
 			if err := n.takeEvents(); err != nil {
 				return err
 			}
 		}
 		n.transmit()
-		// Deadlines mostly move away; a timer that goes off too early costs less
-		// than one that is set anew each time.
-		if at := n.clock() + n.wait(); at < armed {
-			timer.Reset(at - n.clock())
-			armed = at
-		}
-		select {
-		case <-ctx.Done():
-			return context.Cause(ctx)
-		case call := <-n.calls:
-			n.now = time.Now()
-			call()
-		case <-n.ready:
-			n.waiting = true
-		case in := <-n.links.received():
-			n.now = time.Now()
-			n.takeDatagrams(in)
-		case <-n.links.changes():
-			n.now = time.Now()
-			n.linkChanged()
-		case <-timer.C:
-			armed = proto.None
+		n.arm()
+		if err := n.sleep(ctx); err != nil {
+			return err
 		}
 	}
 }
 
-// serve lets calls and received datagrams in between two batches of events
-// (EventIterationLimit).
-func (n *Node) serve() {
-	for range 2 {
-		select {
-		case call := <-n.calls:
-			call()
-		case in := <-n.links.received():
-			n.takeDatagrams(in)
-		default:
-			return
-		}
+// sleep lays the turn down until the loop has something to do, and begins it.
+func (n *Node) sleep(ctx context.Context) (err error) {
+	var call func()
+	var events, changed, woken bool
+	<-n.turn
+	select {
+	case <-ctx.Done():
+		err = context.Cause(ctx)
+	case call = <-n.calls:
+	case <-n.ready:
+		events = true
+	case <-n.links.changes():
+		changed = true
+	case <-n.wake.C:
+		woken = true
 	}
+	n.turn <- struct{}{}
+	n.now = time.Now()
+	switch {
+	case call != nil:
+		call()
+	case events:
+		n.waiting = true
+	case changed:
+		n.linkChanged()
+	case woken:
+		n.armed = proto.None
+	}
+	return err
 }
 
 // heldPoll is how soon a slow link is looked at again.
@@ -356,11 +360,10 @@ const heldPoll = 2 * time.Millisecond
 
 // wait is how long the loop may sleep.
 func (n *Node) wait() time.Duration {
-	jammed := n.jammed()
-	if len(n.chores) > 0 || n.waiting && !jammed || n.expiring {
+	if len(n.chores) > 0 || n.mayTakeEvents() || n.expiring {
 		return 0
 	}
-	if n.held || jammed {
+	if n.held || n.jammed() {
 		return heldPoll
 	}
 	next := proto.None
