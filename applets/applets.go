@@ -13,6 +13,7 @@ import (
 
 	"ctbox/applets/conntrack"
 	"ctbox/applets/conntrackd"
+	"ctbox/applets/doctor"
 	"ctbox/applets/nfct"
 	"ctbox/internal/version"
 )
@@ -31,6 +32,20 @@ type Applet struct {
 	Name   string // the name of its link, and the NAME in `ctbox NAME …`
 	Run    RunFunc
 	Daemon bool // takes the time it needs to end, on a machine however busy
+	// NoLink is for a name that is the box's own and means nothing outside of it:
+	// `ctbox NAME …` runs it, and no link is made or looked at.
+	NoLink bool
+}
+
+// Linked returns the applets of the table that links are made for.
+func Linked(table []Applet) []Applet {
+	var linked []Applet
+	for _, a := range table {
+		if !a.NoLink {
+			linked = append(linked, a)
+		}
+	}
+	return linked
 }
 
 // All returns the applets this binary has, sorted by name.
@@ -38,6 +53,7 @@ func All() []Applet {
 	return []Applet{
 		{Name: "conntrack", Run: conntrack.Run},
 		{Name: "conntrackd", Run: conntrackd.Run, Daemon: true},
+		{Name: "doctor", Run: doctor.Run, NoLink: true},
 		{Name: "nfct", Run: nfct.Run},
 	}
 }
@@ -53,14 +69,15 @@ const exitUsage = 2
 // box itself: its first argument is the applet's name or an option.
 func Pick(table []Applet, argv []string) (*Applet, []string) {
 	name := programName(argv)
-	if isBox(name) {
+	box := isBox(name)
+	if box {
 		if len(argv) < 2 {
 			return nil, nil
 		}
 		name, argv = argv[1], argv[1:]
 	}
 	for i := range table {
-		if table[i].Name == name {
+		if table[i].Name == name && (box || !table[i].NoLink) {
 			return &table[i], argv
 		}
 	}
@@ -83,7 +100,7 @@ func Run(ctx context.Context, table []Applet, argv []string, stdin io.Reader, st
 		return a.Run(ctx, args, stdin, stdout, stderr)
 	}
 	if name := programName(argv); !isBox(name) {
-		return unknown(stderr, table, name)
+		return unknown(stderr, Linked(table), name)
 	}
 	if len(argv) < 2 {
 		fmt.Fprint(stderr, usage(table))
@@ -94,7 +111,7 @@ func Run(ctx context.Context, table []Applet, argv []string, stdin io.Reader, st
 		if len(argv) > 2 {
 			return usageError(stderr, "--list takes no argument")
 		}
-		for _, a := range table {
+		for _, a := range Linked(table) {
 			fmt.Fprintln(stdout, a.Name)
 		}
 		return 0
@@ -143,7 +160,7 @@ func usage(table []Applet) string {
 
 Usage: ctbox APPLET [ARGUMENT]...
    or: APPLET [ARGUMENT]...      by a link of that name to this binary
-   or: ctbox --list              print the applets, one a line
+   or: ctbox --list              print the applets that have links, one a line
    or: ctbox --install DIR       make the links in DIR
    or: ctbox --version
    or: ctbox --help

@@ -20,7 +20,7 @@ func show(name string) Applet {
 	}}
 }
 
-var testTable = []Applet{show("alpha"), show("beta")}
+var testTable = []Applet{show("alpha"), show("beta"), {Name: "inside", Run: show("inside").Run, NoLink: true}}
 
 func TestRunPicksTheApplet(t *testing.T) {
 	for _, c := range []struct {
@@ -35,6 +35,7 @@ func TestRunPicksTheApplet(t *testing.T) {
 		{[]string{"ctbox", "alpha", "-L"}, `alpha["alpha" "-L"]`},
 		{[]string{"/opt/bin/ctbox", "beta"}, `beta["beta"]`},
 		{[]string{"ctbox-arm64", "beta"}, `beta["beta"]`},
+		{[]string{"ctbox", "inside", "x"}, `inside["inside" "x"]`},
 		{[]string{"ctbox", "alpha", "--install", "x"}, `alpha["alpha" "--install" "x"]`},
 	} {
 		t.Run(strings.Join(c.argv, " "), func(t *testing.T) {
@@ -55,10 +56,11 @@ func TestRunWithoutAnApplet(t *testing.T) {
 	}{
 		{[]string{"ctbox", "--list"}, 0, "alpha\nbeta\n", ""},
 		{[]string{"ctbox", "--version"}, 0, "ctbox v", ""},
-		{[]string{"ctbox", "--help"}, 0, "Applets: alpha, beta\n", ""},
+		{[]string{"ctbox", "--help"}, 0, "Applets: alpha, beta, inside\n", ""},
 		{[]string{"ctbox"}, 2, "", "Usage: ctbox"},
 		{nil, 2, "", "Usage: ctbox"},
-		{[]string{"ctbox", "gamma"}, 2, "", "ctbox: no applet \"gamma\"; there is: alpha, beta\n"},
+		{[]string{"ctbox", "gamma"}, 2, "", "ctbox: no applet \"gamma\"; there is: alpha, beta, inside\n"},
+		{[]string{"inside"}, 2, "", "ctbox: no applet \"inside\"; there is: alpha, beta\n"},
 		{[]string{"gamma"}, 2, "", "ctbox: no applet \"gamma\"; there is: alpha, beta\n"},
 		{[]string{"/sbin/gamma", "--list"}, 2, "", "no applet \"gamma\""},
 		{[]string{"ctbox", "--gamma"}, 2, "", "unknown option \"--gamma\""},

@@ -8,7 +8,8 @@ import (
 	"path/filepath"
 )
 
-// Install makes a symbolic link to the running binary in dir for every applet.
+// Install makes a symbolic link to the running binary in dir for every applet
+// that has one.
 // A link that is there already stays; one that leads to another ctbox (an
 // older version's, say) is replaced. Everything is checked before the first
 // link is made: where a name is taken by anything else, Install changes
@@ -48,7 +49,7 @@ func install(table []Applet, dir, self string) error {
 		replace bool
 	}
 	var todo []link
-	for _, a := range table {
+	for _, a := range Linked(table) {
 		path := filepath.Join(dir, a.Name)
 		switch old, err := os.Readlink(path); {
 		case errors.Is(err, fs.ErrNotExist):

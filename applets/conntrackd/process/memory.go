@@ -31,14 +31,25 @@ func LimitMemory(hashLimit uint32, caches int) {
 		debug.SetGCPercent(gcPercent)
 	}
 	if os.Getenv("GOMEMLIMIT") == "" {
-		debug.SetMemoryLimit(memoryLimit(hashLimit, caches, cgroupLimit("/proc/self/cgroup", "/sys/fs/cgroup")))
+		debug.SetMemoryLimit(memoryLimit(hashLimit, caches, CgroupLimit("/")))
 	}
+}
+
+// MemoryNeed is what the daemon takes at most, in bytes, with caches of
+// hashLimit objects each.
+func MemoryNeed(hashLimit uint32, caches int) int64 {
+	return int64(memoryBase) + int64(hashLimit)*int64(caches)*memoryObject
+}
+
+// CgroupLimit returns the memory limit of the caller's control group, in bytes,
+// or math.MaxInt64. root stands in front of /proc and /sys.
+func CgroupLimit(root string) int64 {
+	return cgroupLimit(filepath.Join(root, "proc/self/cgroup"), filepath.Join(root, "sys/fs/cgroup"))
 }
 
 // memoryLimit leaves a tenth of the control group's limit to what is no heap.
 func memoryLimit(hashLimit uint32, caches int, cgroup int64) int64 {
-	need := int64(memoryBase) + int64(hashLimit)*int64(caches)*memoryObject
-	return min(need, cgroup-cgroup/10)
+	return min(MemoryNeed(hashLimit, caches), cgroup-cgroup/10)
 }
 
 // cgroupLimit returns the memory limit in bytes of the control group that the

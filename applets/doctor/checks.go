@@ -1,0 +1,51 @@
+package doctor
+
+// target is a set of applets.
+type target uint8
+
+const (
+	forConntrack target = 1 << iota
+	forConntrackd
+	forNfct
+
+	forAll = forConntrack | forConntrackd | forNfct
+)
+
+// check is one thing to look at. run may report several findings, or none where
+// there is nothing to look at.
+type check struct {
+	id    string
+	about target
+	run   func(h *host, r *report)
+}
+
+// checks are all checks in the order in which findings of one severity are
+// shown: from what everything needs to what is seldom the cause.
+var checks = [...]check{
+	{"privilege", forAll, checkPrivilege},
+	{"ctnetlink", forConntrack | forConntrackd, checkConntrack},
+	{"cttimeout", forNfct, checkTimeouts},
+	{"cthelper", forNfct | forConntrackd, checkHelpers},
+	{"nfqueue", forConntrackd, checkQueue},
+	{"config", forConntrackd, checkConfig},
+	{"rules", forConntrack | forConntrackd, checkRules},
+	{"table-full", forConntrack | forConntrackd, checkFull},
+	{"table-buckets", forConntrack | forConntrackd, checkBuckets},
+	{"table-memory", forConntrack | forConntrackd, checkTableMemory},
+	{"counters", forConntrack | forConntrackd, checkCounters},
+	{"events", forConntrack | forConntrackd, checkEvents},
+	{"event-buffer", forConntrack | forConntrackd, checkEventBuffer},
+	{"acct", forConntrack | forConntrackd, checkAcct},
+	{"timestamp", forConntrack | forConntrackd, checkTimestamp},
+	{"tcp-loose", forConntrackd, checkLoose},
+	{"tcp-liberal", forConntrackd, checkLiberal},
+	{"labels", forConntrack, checkLabels},
+	{"auto-helper", forAll, checkAutoHelper},
+	{"helper-clash", forConntrackd, checkHelperClash},
+	{"helper-queue", forConntrackd | forNfct, checkHelperQueues},
+	{"sync-link", forConntrackd, checkLink},
+	{"sync-firewall", forConntrackd, checkFirewall},
+	{"clock", forConntrackd, checkClock},
+	{"memory", forConntrackd, checkMemory},
+	{"files", forConntrackd, checkFiles},
+}

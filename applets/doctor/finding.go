@@ -1,0 +1,140 @@
+package doctor
+
+import (
+	"strings"
+
+	"ctbox/nl/format"
+)
+
+// Severity is how much a finding matters.
+type Severity uint8
+
+// The severities, from good to bad. A Note is nothing to mend in every case:
+// something that may surprise, or that could not be looked at.
+const (
+	OK Severity = iota
+	Note
+	Warning
+	Error
+)
+
+var severityNames = [...]string{OK: "ok", Note: "note", Warning: "warning", Error: "error"}
+
+// String returns the name that text and JSON use.
+func (s Severity) String() string { return severityNames[s] }
+
+// Finding is one thing that was looked at.
+type Finding struct {
+	ID       string // of the check
+	Severity Severity
+	Seen     string
+	Reason   string // why it matters; "" for OK
+	Mend     string // the command that mends it; "" if none does
+}
+
+// report collects the findings of a run.
+type report struct {
+	findings []Finding
+	id       string
+}
+
+// about makes the report ready for the check called id.
+func (r *report) about(id string) *report {
+	r.id = id
+	return r
+}
+
+// add is called from everywhere: to inline it would double the applet.
+//
+//go:noinline
+func (r *report) add(s Severity, seen, reason, mend string) {
+	r.findings = append(r.findings, Finding{ID: r.id, Severity: s, Seen: seen, Reason: reason, Mend: mend})
+}
+
+//go:noinline
+func (r *report) ok(seen string) { r.add(OK, seen, "", "") }
+
+// status is the exit status for the worst finding.
+func (r *report) status() int {
+	worst := OK
+	for _, f := range r.findings {
+		worst = max(worst, f.Severity)
+	}
+	switch worst {
+	case Error:
+		return exitError
+	case Warning:
+		return exitWarning
+	}
+	return exitOK
+}
+
+// worstFirst calls each with the findings from bad to good, in the order of the
+// checks otherwise, and returns how many there are of each severity.
+func (r *report) worstFirst(each func(*Finding)) (counts [len(severityNames)]uint64) {
+	for s := len(severityNames) - 1; s >= 0; s-- {
+		for i := range r.findings {
+			if f := &r.findings[i]; int(f.Severity) == s {
+				counts[s]++
+				each(f)
+			}
+		}
+	}
+	return counts
+}
+
+const blanks = "               " // as wide as a column
+
+// appendText writes a finding as a line with severity, check and what was seen,
+// and below it the reason and the command, then a line that counts.
+func appendText(dst []byte, r *report) []byte {
+	counts := r.worstFirst(func(f *Finding) {
+		s := f.Severity.String()
+		for _, part := range [...]string{s, blanks[:9-len(s)], f.ID, blanks[:15-len(f.ID)], printable(f.Seen), "\n"} {
+			dst = append(dst, part...)
+		}
+		dst = appendLine(dst, "why:  ", f.Reason)
+		dst = appendLine(dst, "mend: ", f.Mend)
+	})
+	for s := len(counts) - 1; s >= 0; s-- {
+		dst = append(dst, severityNames[s]+" "+decimal(counts[s])+", "...)
+	}
+	return append(dst[:len(dst)-len(", ")], '\n')
+}
+
+//go:noinline
+func appendLine(dst []byte, what, text string) []byte {
+	if text == "" {
+		return dst
+	}
+	return append(dst, blanks[:9]+what+printable(text)+"\n"...)
+}
+
+// printable keeps what a file or the kernel named from steering a terminal.
+//
+//go:noinline
+func printable(s string) string {
+	return strings.Map(func(r rune) rune {
+		if r < ' ' || r == 0x7f || r >= 0x80 && r < 0xa0 {
+			return '?'
+		}
+		return r
+	}, s)
+}
+
+// appendJSON writes one object a finding, one a line.
+func appendJSON(dst []byte, r *report) []byte {
+	r.worstFirst(func(f *Finding) {
+		dst = append(dst, '{')
+		for _, m := range [...]struct{ name, text string }{
+			{"severity", f.Severity.String()}, {"id", f.ID}, {"seen", f.Seen}, {"reason", f.Reason}, {"mend", f.Mend},
+		} {
+			if m.text != "" {
+				dst = append(dst, `"`+m.name+`":`...)
+				dst = append(format.AppendJSONString(dst, []byte(m.text)), ',')
+			}
+		}
+		dst = append(dst[:len(dst)-1], "}\n"...)
+	})
+	return dst
+}

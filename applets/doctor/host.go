@@ -1,0 +1,156 @@
+package doctor
+
+import (
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"ctbox/conf"
+	"ctbox/nl"
+)
+
+// host is the system that is looked at, as the calling thread sees it.
+type host struct {
+	ctx   context.Context
+	conn  *nl.Conn     // nil if no socket could be had
+	cfg   *conf.Config // nil without a configuration
+	root  string       // in front of every path: "/"
+	asked bool         // the user named the applet that matters
+	found bool         // a check has seen that ctnetlink answers
+}
+
+func (h *host) close() {
+	if h.conn != nil {
+		h.conn.Close()
+	}
+}
+
+// file returns a file's text without the blanks around it.
+//
+//go:noinline
+func (h *host) file(path string) (string, error) {
+	text, err := os.ReadFile(filepath.Join(h.root, path))
+	return strings.TrimSpace(string(text)), err
+}
+
+// exists reports whether there is a file at path.
+func (h *host) exists(path string) bool {
+	_, err := os.Stat(filepath.Join(h.root, path))
+	return err == nil
+}
+
+// netfilter returns the kernel parameter net.netfilter.NAME, and whether this
+// kernel has it and the caller may read it.
+//
+//go:noinline
+func (h *host) netfilter(name string) (value string, ok bool) {
+	value, err := h.file("proc/sys/net/netfilter/" + name)
+	return value, err == nil
+}
+
+// number is netfilter for one that is a number.
+//
+//go:noinline
+func (h *host) number(name string) (n uint64, ok bool) {
+	text, ok := h.netfilter(name)
+	if !ok {
+		return 0, false
+	}
+	n, err := strconv.ParseUint(text, 10, 64)
+	return n, err == nil
+}
+
+// replicates reports whether the configuration has a Sync clause.
+//
+//go:noinline
+func (h *host) replicates() bool { return h.cfg != nil && h.cfg.Sync != nil }
+
+// replicated is the severity of what harms replication only.
+func (h *host) replicated() Severity {
+	if h.replicates() {
+		return Warning
+	}
+	return Note
+}
+
+// needed is the severity of something that is missing: bad where the user asked
+// about what needs it.
+func (h *host) needed(bad Severity) Severity {
+	if h.asked {
+		return bad
+	}
+	return Note
+}
+
+// setting is the command that sets net.netfilter.NAME.
+//
+//go:noinline
+func setting(name, value string) string {
+	return "sysctl -w net.netfilter." + name + "=" + value
+}
+
+// count returns the number of flows in the table.
+func (h *host) count() (uint64, error) {
+	if h.conn == nil {
+		return 0, unix.ENOTCONN
+	}
+	n, _, err := h.conn.Count(h.ctx)
+	return uint64(n), err
+}
+
+// Answers to the question whether the kernel has a part.
+type answer uint8
+
+const (
+	answerYes answer = iota
+	answerNo
+	answerDenied // no privilege to ask
+	answerNone   // asking failed
+)
+
+// ask sends a dump request that only a kernel with the part understands, and
+// says how it was answered. nfnetlink refuses a subsystem that it does not know
+// with EINVAL, and CAP_NET_ADMIN comes before everything.
+func (h *host) ask(typ nl.Type) (answer, error) {
+	if h.conn == nil {
+		return answerNone, unix.ENOTCONN
+	}
+	_, err := h.conn.Dump(h.ctx, nl.Dump{Type: typ}, func(*nl.Message) error { return nil })
+	switch {
+	case err == nil:
+		return answerYes, nil
+	case errors.Is(err, unix.EPERM):
+		return answerDenied, err
+	case errors.Is(err, unix.EINVAL), errors.Is(err, unix.EOPNOTSUPP), errors.Is(err, unix.EPROTONOSUPPORT):
+		return answerNo, err
+	}
+	return answerNone, err
+}
+
+// release is the kernel's version as uname -r gives it.
+func release() string {
+	var u unix.Utsname
+	if unix.Uname(&u) != nil {
+		return ""
+	}
+	return unix.ByteSliceToString(u.Release[:])
+}
+
+//go:noinline
+func decimal(n uint64) string { return strconv.FormatUint(n, 10) }
+
+// size is a number of bytes for people.
+func size(n uint64) string {
+	switch {
+	case n >= 10<<30:
+		return decimal(n>>30) + " GiB"
+	case n >= 10<<20:
+		return decimal(n>>20) + " MiB"
+	}
+	return decimal(n>>10) + " KiB"
+}

@@ -1,0 +1,118 @@
+package doctor
+
+import (
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"ctbox/nl"
+)
+
+// part is a part of the kernel that a program needs.
+type part struct {
+	name   string
+	typ    nl.Type // of a dump that asks for it
+	module string
+	option string // of the kernel's configuration
+}
+
+// The requests are the dumps of linux/netfilter/nfnetlink_*.h that tell of no
+// packet and no flow.
+var (
+	conntrackPart = part{"flows over netlink", nl.TypeFlowStatsCPU, "nf_conntrack_netlink", "CONFIG_NF_CT_NETLINK"}
+	timeoutPart   = part{"timeout policies", unix.NFNL_SUBSYS_CTNETLINK_TIMEOUT<<8 | 1, "nfnetlink_cttimeout", "CONFIG_NF_CT_NETLINK_TIMEOUT"}
+	helperPart    = part{"user-space helpers", unix.NFNL_SUBSYS_CTHELPER<<8 | 1, "nfnetlink_cthelper", "CONFIG_NF_CT_NETLINK_HELPER"}
+	queuePart     = part{"packets to user space", 0, "nfnetlink_queue", "CONFIG_NETFILTER_NETLINK_QUEUE"}
+)
+
+// missing reports a part that the kernel does not have at the moment.
+func (p *part) missing(h *host, r *report, s Severity, reason string) {
+	seen := "the kernel has no " + p.name + " (module " + p.module + ", " + p.option + ")"
+	if at := h.module(p.module); at != "" {
+		r.add(s, seen+": the module is there, but not loaded", reason, "modprobe "+p.module)
+		return
+	}
+	if said := h.option(p.option); said != "" {
+		seen += ": its configuration says " + said
+	}
+	r.add(s, seen, reason, "install the kernel modules that have "+p.module+", or a kernel with "+p.option)
+}
+
+// module returns the path of a module below /lib/modules, "" if there is none.
+func (h *host) module(name string) string {
+	deps, err := h.file("lib/modules/" + release() + "/modules.dep")
+	if err != nil {
+		return ""
+	}
+	for line := range strings.Lines(deps) {
+		path, _, ok := strings.Cut(line, ":")
+		base := path[strings.LastIndexByte(path, '/')+1:]
+		base, _, _ = strings.Cut(base, ".")
+		if ok && strings.ReplaceAll(base, "-", "_") == name {
+			return path
+		}
+	}
+	return ""
+}
+
+// option returns the line about an option in the kernel's configuration, where
+// distributions put it; "" if there is none.
+func (h *host) option(name string) string {
+	text, err := h.file("boot/config-" + release())
+	if err != nil {
+		return ""
+	}
+	for line := range strings.Lines(text) {
+		line = strings.TrimSpace(line)
+		if strings.HasPrefix(line, name+"=") || line == "# "+name+" is not set" {
+			return strings.TrimPrefix(line, "# ")
+		}
+	}
+	return ""
+}
+
+// have asks for a part and reports what came of it.
+func (p *part) have(h *host, r *report, s Severity, reason string) bool {
+	said, err := h.ask(p.typ)
+	switch said {
+	case answerYes:
+		r.ok("the kernel has " + p.name)
+		return true
+	case answerNo:
+		p.missing(h, r, s, reason)
+	case answerDenied:
+		r.add(Note, "whether the kernel has "+p.name+" is not known without CAP_NET_ADMIN", "it was not looked at", "")
+	default:
+		r.add(Note, "whether the kernel has "+p.name+" is not known: "+err.Error(), "it was not looked at", "")
+	}
+	return false
+}
+
+func checkConntrack(h *host, r *report) {
+	h.found = conntrackPart.have(h, r, Error, "no flow can be listed, changed or watched without it")
+}
+
+func checkTimeouts(h *host, r *report) {
+	timeoutPart.have(h, r, h.needed(Error), "nfct timeout cannot work without it")
+}
+
+// helperNeed is how bad it is when user-space helpers cannot be run.
+func (h *host) helperNeed() Severity {
+	if h.cfg != nil && h.cfg.Helper != nil && len(h.cfg.Helper.Types) > 0 {
+		return Error
+	}
+	return Note
+}
+
+func checkHelpers(h *host, r *report) {
+	helperPart.have(h, r, h.helperNeed(), "conntrackd's Helper clause and nfct helper cannot work without it")
+}
+
+// checkQueue looks for a file: the subsystem has no request without effect.
+func checkQueue(h *host, r *report) {
+	if h.exists("proc/thread-self/net/netfilter/nfnetlink_queue") {
+		r.ok("the kernel has " + queuePart.name)
+		return
+	}
+	queuePart.missing(h, r, h.helperNeed(), "conntrackd's Helper clause cannot work without it")
+}

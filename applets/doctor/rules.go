@@ -1,0 +1,229 @@
+package doctor
+
+import (
+	"encoding/binary"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"ctbox/conf"
+	"ctbox/nl"
+)
+
+// The dumps of linux/netfilter/nf_tables.h that are read.
+const (
+	dumpChains nl.Type = unix.NFNL_SUBSYS_NFTABLES<<8 | 4 // NFT_MSG_GETCHAIN
+	dumpRules  nl.Type = unix.NFNL_SUBSYS_NFTABLES<<8 | 7 // NFT_MSG_GETRULE
+)
+
+// Attributes of nf_tables (enum nft_rule_attributes and the like).
+const (
+	ruleExpressions = 4
+	exprName        = 1
+	exprData        = 2
+	xtName          = 1 // of a match or a target of iptables-nft
+
+	chainTable  = 1
+	chainName   = 3
+	chainHook   = 4
+	chainPolicy = 5
+	hookNum     = 1
+
+	hookLocalIn = 1 // NF_INET_LOCAL_IN
+	policyDrop  = 0 // NF_DROP
+)
+
+// trackers are the expressions, matches and targets that make the kernel track
+// connections in a network namespace: it does so only where a rule asks.
+const trackers = " ct nat masq redir synproxy connlimit flow_offload" +
+	" conntrack state connmark connlabel connbytes helper cluster" +
+	" CT CONNMARK CONNSECMARK MASQUERADE SNAT DNAT REDIRECT NETMAP SYNPROXY "
+
+func isTracker(name string) bool { return strings.Contains(trackers, " "+name+" ") }
+
+// tracks reports whether a rule, from its attributes, needs connection tracking.
+func tracks(rule []byte) bool {
+	found, compat := false, false
+	in(rule, ruleExpressions, func(_ uint16, expression []byte) {
+		attributes(expression, func(typ uint16, value []byte) {
+			switch typ {
+			case exprName: // comes before the data
+				name := unix.ByteSliceToString(value)
+				compat = name == "match" || name == "target"
+				found = found || isTracker(name)
+			case exprData:
+				if compat {
+					in(expression, exprData, func(typ uint16, value []byte) {
+						found = found || typ == xtName && isTracker(unix.ByteSliceToString(value))
+					})
+				}
+			}
+		})
+	})
+	return found
+}
+
+// attributes calls each for every netlink attribute in b, as far as they are
+// whole. The type comes without its flags.
+//
+//go:noinline
+func attributes(b []byte, each func(typ uint16, value []byte)) {
+	const flags = unix.NLA_F_NESTED | unix.NLA_F_NET_BYTEORDER
+	for len(b) >= unix.SizeofNlAttr {
+		n := int(binary.NativeEndian.Uint16(b))
+		if n < unix.SizeofNlAttr || n > len(b) {
+			return
+		}
+		each(binary.NativeEndian.Uint16(b[2:])&^flags, b[unix.SizeofNlAttr:n])
+		b = b[min((n+3)&^3, len(b)):]
+	}
+}
+
+// in calls each for the attributes inside those of type nest.
+//
+//go:noinline
+func in(b []byte, nest uint16, each func(typ uint16, value []byte)) {
+	attributes(b, func(typ uint16, value []byte) {
+		if typ == nest {
+			attributes(value, each)
+		}
+	})
+}
+
+// number32 is a value in network byte order, as nf_tables has them.
+func number32(value []byte) int {
+	if len(value) != 4 {
+		return -1
+	}
+	return int(binary.BigEndian.Uint32(value))
+}
+
+// ruleset is what there is of rules in this network namespace.
+type ruleset struct {
+	known         bool // nf_tables could be asked
+	rules, tracks int
+	input         []string // base chains that see what comes in, with their policy
+	legacy        []string // tables of iptables-legacy, whose rules are not read
+}
+
+func (h *host) ruleset() (s ruleset, err error) {
+	for _, file := range [...]string{"ip_tables_names", "ip6_tables_names"} {
+		if names, err := h.file("proc/thread-self/net/" + file); err == nil {
+			s.legacy = append(s.legacy, strings.Fields(names)...)
+		}
+	}
+	if h.conn == nil {
+		return s, unix.ENOTCONN
+	}
+	_, err = h.conn.Dump(h.ctx, nl.Dump{Type: dumpRules}, func(m *nl.Message) error {
+		s.rules++
+		if tracks(m.Attrs) {
+			s.tracks++
+		}
+		return nil
+	})
+	if err != nil {
+		return s, err
+	}
+	_, err = h.conn.Dump(h.ctx, nl.Dump{Type: dumpChains}, func(m *nl.Message) error {
+		if text := inputChain(m.Attrs); text != "" {
+			s.input = append(s.input, text)
+		}
+		return nil
+	})
+	s.known = err == nil
+	return s, err
+}
+
+// inputChain names a base chain at the input hook; "" is any other chain.
+func inputChain(chain []byte) string {
+	hook := -1
+	in(chain, chainHook, func(typ uint16, value []byte) {
+		if typ == hookNum {
+			hook = number32(value)
+		}
+	})
+	if hook != hookLocalIn {
+		return ""
+	}
+	var table, name, policy string
+	attributes(chain, func(typ uint16, value []byte) {
+		switch typ {
+		case chainTable:
+			table = unix.ByteSliceToString(value)
+		case chainName:
+			name = unix.ByteSliceToString(value)
+		case chainPolicy:
+			policy = " (policy accept)"
+			if number32(value) == policyDrop {
+				policy = dropped
+			}
+		}
+	})
+	return table + " " + name + policy
+}
+
+const dropped = " (policy drop)"
+
+const noRules = "the kernel tracks connections only where a rule asks for it (ct in nft, -m conntrack or NAT in iptables): no packet makes a flow, or belongs to one"
+
+func checkRules(h *host, r *report) {
+	if !h.found {
+		return
+	}
+	s, err := h.ruleset()
+	flows, countErr := h.count()
+	seen := ""
+	if countErr == nil {
+		seen = "; " + decimal(flows) + " flows in the table"
+	}
+	switch {
+	case s.tracks > 0:
+		r.ok(decimal(uint64(s.tracks)) + " of " + decimal(uint64(s.rules)) + " rules use connection tracking" + seen)
+	case len(s.legacy) > 0:
+		r.add(Note, "iptables-legacy has the tables "+strings.Join(s.legacy, ", ")+", whose rules are not read here"+seen, noRules,
+			"iptables-legacy-save | grep -E 'conntrack|state|nat'")
+	case err != nil && !s.known:
+		r.add(Note, "the rules of nf_tables cannot be read: "+err.Error()+seen, noRules, "")
+	default:
+		r.add(Warning, "no rule uses connection tracking"+seen, noRules,
+			`nft 'add table inet track; add chain inet track pre { type filter hook prerouting priority 0; }; add rule inet track pre ct state new accept'`)
+	}
+}
+
+// checkFirewall names the chains that the peer's packets have to pass. Whether
+// they do, only a packet would tell, and none is sent.
+func checkFirewall(h *host, r *report) {
+	if !h.replicates() {
+		return
+	}
+	s, err := h.ruleset()
+	if err != nil && len(s.legacy) == 0 {
+		return
+	}
+	var ports []string
+	for _, l := range h.cfg.Sync.Links {
+		proto := "udp"
+		if l.Transport == conf.TCP {
+			proto = "tcp"
+		}
+		rule := "iifname " + l.Interface + " " + proto + " dport " + decimal(uint64(l.Port)) + " accept"
+		if l.Transport == conf.Multicast {
+			rule += ", and ip protocol igmp"
+		}
+		ports = append(ports, rule)
+	}
+	drops := false
+	for _, chain := range s.input {
+		drops = drops || strings.HasSuffix(chain, dropped)
+	}
+	switch {
+	case drops:
+		r.add(Note, "the peer's packets pass through "+strings.Join(s.input, ", "),
+			"what no rule accepts is dropped; whether a rule does, was not tried", strings.Join(ports, "; "))
+	case len(s.input) > 0 || len(s.legacy) > 0:
+		r.ok("no chain at input drops what its rules leave: " + strings.Join(append(s.input, s.legacy...), ", "))
+	default:
+		r.ok("no chain stands before the peer's packets")
+	}
+}

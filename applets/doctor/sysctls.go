@@ -1,0 +1,145 @@
+package doctor
+
+import (
+	"strconv"
+
+	"golang.org/x/sys/unix"
+
+	"ctbox/conf"
+)
+
+// flag reports a kernel parameter that should be on, or off.
+type flag struct {
+	name   string
+	on     bool // it is bad when it is off, and the other way round
+	reason string
+	option string // of the kernel's configuration; "": without it all is well
+}
+
+// check reports the flag. Every value but 0 is on: 2 is "when somebody listens"
+// for events (Linux 5.19), and "with reports" elsewhere.
+func (f *flag) check(h *host, r *report, s Severity) {
+	v, ok := h.netfilter(f.name)
+	seen := "net.netfilter." + f.name + " is " + v
+	switch {
+	case !ok && (f.option == "" || !h.found):
+	case !ok:
+		r.add(s, "there is no net.netfilter."+f.name, f.reason, "a kernel with "+f.option)
+	case (v != "0") == f.on:
+		r.ok(seen)
+	case f.on:
+		r.add(s, seen, f.reason, setting(f.name, "1"))
+	default:
+		r.add(s, seen, f.reason, setting(f.name, "0"))
+	}
+}
+
+var (
+	events = flag{"nf_conntrack_events", true,
+		"conntrack -E shows nothing, and conntrackd learns of no flow (but with PollSecs)", "CONFIG_NF_CONNTRACK_EVENTS"}
+	acct = flag{"nf_conntrack_acct", true,
+		"flows have no packet and byte counts; only flows that begin later get them", ""}
+	timestamp = flag{"nf_conntrack_timestamp", true,
+		"flows have no time of begin and end, and events no time of the kernel's", "CONFIG_NF_CONNTRACK_TIMESTAMP"}
+	loose = flag{"nf_conntrack_tcp_loose", false,
+		"after a takeover the kernel takes a TCP connection that it does not know for a new one, without its NAT, and in the way of the peer's flow", ""}
+	strict = flag{"nf_conntrack_tcp_be_liberal", false,
+		"packets out of the window are not INVALID, in any connection", ""}
+	liberal = flag{"nf_conntrack_tcp_be_liberal", true,
+		"TCPWindowTracking is on, and sequence numbers are not replicated: after a takeover connections with data on the way may stall for good", ""}
+	// Gone since Linux 6.0, where it is always off.
+	autoHelper = flag{"nf_conntrack_helper", false,
+		"the kernel's helpers look into every connection to their port, and open ports for whoever speaks there; rules should say which: ct helper set, -j CT --helper", ""}
+)
+
+func checkEvents(h *host, r *report) {
+	s := Error
+	if h.cfg != nil && h.cfg.General.PollInterval > 0 {
+		s = Note
+	}
+	events.check(h, r, s)
+}
+
+func checkAcct(h *host, r *report)       { acct.check(h, r, Note) }
+func checkTimestamp(h *host, r *report)  { timestamp.check(h, r, Note) }
+func checkLoose(h *host, r *report)      { loose.check(h, r, h.replicated()) }
+func checkAutoHelper(h *host, r *report) { autoHelper.check(h, r, Warning) }
+
+func checkLiberal(h *host, r *report) {
+	if h.replicates() && h.cfg.Sync.TCPWindowTracking {
+		liberal.check(h, r, Warning)
+		return
+	}
+	strict.check(h, r, Note)
+}
+
+// eventBuffer is what an event socket asks for where no configuration says it.
+const eventBuffer = 2 << 20
+
+// checkEventBuffer tries on a socket of its own whether the kernel lets the
+// caller go past rmem_max, as the event sockets ask to.
+func checkEventBuffer(h *host, r *report) {
+	want := uint64(eventBuffer)
+	if h.cfg != nil && h.cfg.General.NetlinkBufferSizeMaxGrowth > 0 {
+		want = uint64(h.cfg.General.NetlinkBufferSizeMaxGrowth)
+	}
+	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.NETLINK_NETFILTER)
+	if err != nil {
+		return // said already
+	}
+	defer unix.Close(fd)
+	if unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, eventBuffer) == nil {
+		r.ok("event sockets may have any buffer")
+		return
+	}
+	text, _ := h.file("proc/sys/net/core/rmem_max")
+	limit, err := strconv.ParseUint(text, 10, 64)
+	switch {
+	case err != nil: // hidden in this network namespace
+	case limit >= want:
+		r.ok("net.core.rmem_max allows event sockets a buffer of " + size(want))
+	default:
+		r.add(Warning, "net.core.rmem_max allows event sockets "+size(limit)+" of "+size(want),
+			"when many flows begin at once events are lost; with CAP_NET_ADMIN in the first user namespace there is no such limit",
+			"sysctl -w net.core.rmem_max="+decimal(want))
+	}
+}
+
+// checkConfig is conf's own check of the file on this host.
+func checkConfig(h *host, r *report) {
+	if h.cfg == nil {
+		return
+	}
+	// The severities are the same, in the same order.
+	reasons := [...]string{
+		conf.Note:    "the daemon runs; this may surprise",
+		conf.Caution: "the daemon starts, and will probably not do what was meant",
+		conf.Fatal:   "the daemon does not start, or cannot work",
+	}
+	worst := OK
+	for _, f := range h.cfg.Check(conf.Host()) {
+		s := Note + Severity(f.Severity)
+		worst = max(worst, s)
+		r.add(s, f.String(), reasons[f.Severity], "conntrackd -C "+h.cfg.File+" --check, and conntrackd.conf(5)")
+	}
+	if worst == OK {
+		r.ok(h.cfg.File + " can be run on this host")
+	}
+}
+
+// checkFiles: the daemon holds its sockets and one descriptor a client.
+func checkFiles(h *host, r *report) {
+	const need = 256
+	var limit unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
+		return
+	}
+	// The runtime has raised the soft limit to the hard one, as it does in the
+	// daemon.
+	if limit.Max < need {
+		r.add(Warning, "a process may have "+decimal(limit.Max)+" open files",
+			"the daemon could not take clients and peers when it should", "ulimit -n "+decimal(need)+", or LimitNOFILE="+decimal(need)+" in the systemd unit")
+		return
+	}
+	r.ok("a process may have " + decimal(limit.Max) + " open files")
+}

@@ -1,0 +1,156 @@
+package doctor
+
+import (
+	"strconv"
+	"strings"
+
+	"ctbox/nl"
+)
+
+// Limits of the checks on the kernel's table.
+const (
+	// nearlyFull is the share of nf_conntrack_max, in percent, from which a burst
+	// of new connections can fill the table before anybody acts.
+	nearlyFull = 80
+	// longChains is how many flows a bucket may get when the table is full. The
+	// kernel's own default is one.
+	longChains = 8
+	// flowSize is what a flow takes of the kernel's memory with its usual
+	// extensions: struct nf_conn, 256 to 320 bytes, and 128 for the extensions.
+	flowSize = 448
+)
+
+func checkFull(h *host, r *report) {
+	limit, ok := h.number("nf_conntrack_max")
+	n, err := h.count()
+	switch {
+	case !ok || err != nil:
+	case limit == 0:
+		r.ok(decimal(n) + " flows, without a limit")
+	case n >= limit:
+		r.add(Error, decimal(n)+" flows, and nf_conntrack_max is "+decimal(limit),
+			"packets of new connections are dropped: nf_conntrack: table full", setting("nf_conntrack_max", decimal(2*limit)))
+	case n*100 >= limit*nearlyFull:
+		r.add(Warning, decimal(n)+" flows, "+decimal(n*100/limit)+" % of nf_conntrack_max "+decimal(limit),
+			"when the table is full packets of new connections are dropped", setting("nf_conntrack_max", decimal(2*limit)))
+	default:
+		r.ok(decimal(n) + " flows of at most " + decimal(limit))
+	}
+}
+
+func checkBuckets(h *host, r *report) {
+	limit, ok := h.number("nf_conntrack_max")
+	buckets, known := h.number("nf_conntrack_buckets")
+	switch {
+	case !ok || !known || buckets == 0:
+	case limit > longChains*buckets:
+		r.add(Warning, "nf_conntrack_max is "+decimal(limit)+" with "+decimal(buckets)+" buckets: "+decimal(limit/buckets)+" flows in each when it is full",
+			"every packet walks through such a chain; the longer it is the slower is everything, also listing",
+			setting("nf_conntrack_buckets", decimal(limit))+" (in the first network namespace; at boot: options nf_conntrack hashsize="+decimal(limit)+" in modprobe.d)")
+	default:
+		r.ok(decimal(buckets) + " buckets for at most " + decimal(limit) + " flows")
+	}
+}
+
+// checkTableMemory compares what a full table takes with the machine's memory.
+func checkTableMemory(h *host, r *report) {
+	limit, ok := h.number("nf_conntrack_max")
+	memory := h.memory()
+	if !ok || memory == 0 || limit == 0 {
+		return
+	}
+	need := limit * flowSize
+	seen := "a full table of " + decimal(limit) + " flows takes about " + size(need) + " of " + size(memory)
+	switch {
+	case need > memory/2:
+		r.add(Error, seen, "the machine runs out of memory before the table is full",
+			setting("nf_conntrack_max", decimal(memory/8/flowSize)))
+	case need > memory/4:
+		r.add(Warning, seen, "a flood of connections takes the memory from everything else",
+			setting("nf_conntrack_max", decimal(memory/8/flowSize)))
+	default:
+		r.ok(seen)
+	}
+}
+
+// memory is the machine's memory in bytes, 0 if it is not known.
+func (h *host) memory() uint64 {
+	text, err := h.file("proc/meminfo")
+	if err != nil {
+		return 0
+	}
+	for line := range strings.Lines(text) {
+		if rest, ok := strings.CutPrefix(line, "MemTotal:"); ok {
+			n, err := strconv.ParseUint(strings.TrimSuffix(strings.TrimSpace(rest), " kB"), 10, 64)
+			if err == nil {
+				return n << 10
+			}
+		}
+	}
+	return 0
+}
+
+// counter is one of the counters that mean trouble, by its attribute number
+// (enum ctattr_stats_cpu).
+type counter struct {
+	attr     int
+	name     string
+	severity Severity
+	reason   string
+	mend     string
+}
+
+var counters = [...]counter{
+	{10, "drop", Warning, "packets were dropped because the table was full or the kernel had no memory",
+		"raise nf_conntrack_max, or shorten timeouts (nfct timeout, nf_conntrack_*_timeout)"},
+	{11, "early_drop", Warning, "flows that were not ASSURED were thrown out to make room in a full table",
+		"raise nf_conntrack_max, or shorten timeouts (nfct timeout, nf_conntrack_*_timeout)"},
+	{9, "insert_failed", Note, "packets were dropped because another of the same flow, or of one that NAT gave the same tuple, came in first; with DNS over UDP it is two questions from one socket",
+		"more ports or addresses for source NAT (--random-fully), one query a socket (options single-request-reopen in resolv.conf)"},
+	{15, "chaintoolong", Warning, "packets were dropped because a bucket was full of flows: too few buckets, or somebody who aims at one",
+		"raise nf_conntrack_buckets"},
+	{4, "invalid", Note, "packets that fit no flow and cannot begin one, or are out of the window: with rules that drop them, connections that stall",
+		"look at them: sysctl -w net.netfilter.nf_conntrack_log_invalid=255"},
+}
+
+// checkCounters sums the counters of the CPUs, since the network namespace was
+// made, and names the CPU that has the most of them.
+func checkCounters(h *host, r *report) {
+	if h.conn == nil || !h.found {
+		return
+	}
+	var all []nl.CPUStats
+	if err := h.conn.DumpStats(h.ctx, nl.TypeFlowStatsCPU, func(s *nl.CPUStats) error {
+		all = append(all, *s)
+		return nil
+	}); err != nil {
+		return
+	}
+	judgeCounters(all, r)
+}
+
+func judgeCounters(all []nl.CPUStats, r *report) {
+	quiet := true
+	for _, c := range counters {
+		var sum, most uint64
+		var cpu uint16
+		for i := range all {
+			v := uint64(all[i].Value[c.attr])
+			if sum += v; v > most {
+				most, cpu = v, all[i].CPU
+			}
+		}
+		if sum == 0 {
+			continue
+		}
+		quiet = false
+		seen := c.name + "=" + decimal(sum)
+		if len(all) > 1 {
+			seen += ", " + decimal(most) + " of them on CPU " + decimal(uint64(cpu))
+		}
+		r.add(c.severity, seen, c.reason, c.mend)
+	}
+	if quiet {
+		r.ok("no packet was dropped, thrown out or found INVALID on " + decimal(uint64(len(all))) + " CPUs")
+	}
+}
