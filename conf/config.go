@@ -33,10 +33,11 @@ type General struct {
 	HashSize  uint32 // buckets of every cache in conntrack-tools; a hint here
 	HashLimit uint32 // objects in a cache, at most
 
-	LogFile  string   // absolute path, "" for none
-	Syslog   Facility // FacilityOff for none
-	LockFile string   // absolute path
-	UNIXPath string   // path of the control socket; "" for none
+	LogFile   string    // absolute path, "" for none
+	Syslog    Facility  // FacilityOff for none
+	LogFormat LogFormat // of LogFile and the console
+	LockFile  string    // absolute path
+	UNIXPath  string    // path of the control socket; "" for none
 
 	NetlinkBufferSize          uint32        // bytes; 0 leaves the system's default
 	NetlinkBufferSizeMaxGrowth uint32        // bytes
@@ -49,6 +50,15 @@ type General struct {
 	Scheduler Scheduler
 	Filter    Filter
 }
+
+// LogFormat is the form of the daemon's log, with the numbers of logging.Format.
+type LogFormat uint8
+
+// The forms.
+const (
+	LogText LogFormat = iota
+	LogJSON
+)
 
 // Facility is a syslog facility with the number of syslog(3) (LOG_DAEMON is
 // 3<<3), or FacilityOff.

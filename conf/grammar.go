@@ -158,6 +158,13 @@ var generalClauses = []clause{
 		doc: "Log to syslog; on is daemon.",
 	},
 	{
+		name:  "LogFormat",
+		live:  true,
+		value: logFormat{at: func(s scope) *LogFormat { return &s.cfg.General.LogFormat }},
+		doc: "The form of LogFile's lines and of those on the console: as conntrack-tools has them, or an object a line. " +
+			"Syslog and the log of Stats are always text.",
+	},
+	{
 		name: "LockFile",
 		value: path{
 			at:      func(s scope) *string { return &s.cfg.General.LockFile },

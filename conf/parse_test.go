@@ -109,6 +109,8 @@ var clauseTests = []struct {
 	{"\xef\xbb\xbfGeneral{HashSize 5}# with a byte order mark\n", general(func(g *General) { g.HashSize = 5 })},
 	{"General { HashSize 1 } General { HashLimit 2 HashSize 3#c\n }", general(func(g *General) { g.HashSize, g.HashLimit = 3, 2 })},
 	{"General { HashSize 0 HashLimit 0 EventIterationLimit 0 NetlinkOverrunResync 0 }", nothing[Config]},
+	{"General { LogFormat json }", general(func(g *General) { g.LogFormat = LogJSON })},
+	{"General { LogFormat JSON LogFormat Text }", nothing[Config]},
 	{"General { HashSize 0007 }", general(func(g *General) { g.HashSize = 7 })},
 	{"General { HashSize 2147483647 }", general(func(g *General) { g.HashSize = 2147483647 })},
 	{"General\r\n{\r\nHashLimit\r\n8\r\n}\r\n", general(func(g *General) { g.HashLimit = 8 })},

@@ -163,6 +163,39 @@ func (v facility) print(w *printer, c *clause, s scope) {
 func (v facility) syntax() string   { return "on | off | daemon | local0 ... local7" }
 func (v facility) standard() string { return "off" }
 
+// logFormat is the form of a log, in any letter case.
+type logFormat struct {
+	at func(scope) *LogFormat
+}
+
+var logFormatNames = [...]string{LogText: "text", LogJSON: "json"}
+
+// String returns the form's name.
+func (f LogFormat) String() string { return logFormatNames[f] }
+
+func (v logFormat) read(p *parser, c *clause, s scope, at Pos) *Error {
+	i, err := p.oneOf(true, logFormatNames[:]...)
+	if err != nil {
+		return err
+	}
+	field := v.at(s)
+	p.mark(field, c, at)
+	*field = LogFormat(i)
+	return nil
+}
+
+func (v logFormat) field(s scope) any { return v.at(s) }
+func (v logFormat) reset(s scope)     { *v.at(s) = LogText }
+
+func (v logFormat) print(w *printer, c *clause, s scope) {
+	if f := *v.at(s); w.all || f != LogText {
+		w.line(c.name, f.String())
+	}
+}
+
+func (v logFormat) syntax() string   { return "text | json" }
+func (v logFormat) standard() string { return LogText.String() }
+
 // scheduler is a real-time policy, in any letter case.
 type scheduler struct {
 	at func(scope) *SchedulerType

@@ -98,12 +98,17 @@ func runDaemon(ctx context.Context, cmd *command, console *logging.Log, stderr i
 
 func (d *daemon) openLogs() error {
 	g := &d.cfg.General
-	if err := d.console.Open(g.LogFile, uint8(g.Syslog)); err != nil {
+	if err := d.console.Open(destinations(g)); err != nil {
 		return logfileError(g.LogFile, err)
 	}
 	flows, err := openFlowLog(d.cfg.Stats, d.log)
 	d.flows.use(flows)
 	return err
+}
+
+// destinations are those of the daemon's own log.
+func destinations(g *conf.General) logging.Destinations {
+	return logging.Destinations{File: g.LogFile, Syslog: uint8(g.Syslog), Format: logging.Format(g.LogFormat)}
 }
 
 func logfileError(name string, err error) error {

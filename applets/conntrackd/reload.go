@@ -149,13 +149,13 @@ func drop(prepared []change) {
 
 // console prepares the daemon's own log.
 func (r *reloader) console(cfg *conf.Config) (change, error) {
-	g, before := &cfg.General, &r.cfg.General
-	if g.LogFile == before.LogFile && g.Syslog == before.Syslog {
+	to := destinations(&cfg.General)
+	if to == destinations(&r.cfg.General) {
 		return change{}, nil
 	}
-	p, err := logging.Prepare(g.LogFile, uint8(g.Syslog))
+	p, err := logging.Prepare(to)
 	if err != nil {
-		return change{}, logfileError(g.LogFile, err)
+		return change{}, logfileError(to.File, err)
 	}
 	return change{use: func() { r.daemon.console.Use(p) }, drop: p.Close}, nil
 }

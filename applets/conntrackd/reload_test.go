@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -264,6 +265,31 @@ func TestReloadLogs(t *testing.T) {
 		t.Errorf("the first log has %q", text)
 	}
 	stop(t, p)
+}
+
+// The form of the log changes with the next line, on the console too.
+func TestReloadLogFormat(t *testing.T) {
+	h := newHost(t)
+	p := h.start(ours(t), h.configure(" LogFile "+h.path("log"), ""))
+	h.reloads("General LogFormat", " LogFormat json\n LogFile "+h.path("log"), "")
+	stop(t, p)
+	text, _ := os.ReadFile(h.path("log"))
+	_, rest, _ := strings.Cut(string(text), "-- starting in console mode --\n")
+	var said []string
+	for line := range strings.Lines(rest) {
+		var r struct{ Time, Level, Msg string }
+		if err := json.Unmarshal([]byte(line), &r); err != nil {
+			t.Fatalf("%q: %v", line, err)
+		}
+		if _, err := time.Parse(time.RFC3339Nano, r.Time); err != nil || r.Level != "notice" {
+			t.Errorf("%q: %v", line, err)
+		}
+		said = append(said, r.Msg)
+	}
+	want := []string{"reloaded " + h.path("conntrackd.conf") + ", changed: General LogFormat", "---- shutdown received ----"}
+	if !slices.Equal(said, want) || !strings.HasSuffix(p.Stdout.String(), rest) {
+		t.Errorf("the log has %s", text)
+	}
 }
 
 // SIGHUP opens the logs anew and reloads, and systemd sees it begin and end.

@@ -11,9 +11,10 @@ import (
 // File is a log file that outlives its disk being full. It belongs to one
 // goroutine, or to who holds its owner's lock.
 type File struct {
-	name string
-	file *os.File
-	lost uint64 // lines that could not be written since the last that could
+	name   string
+	format Format // of what it says itself
+	file   *os.File
+	lost   uint64 // lines that could not be written since the last that could
 }
 
 // fileMode keeps what flows there are from other users.
@@ -43,9 +44,9 @@ func openAppend(name string) (*os.File, error) {
 // lost.
 func (f *File) Write(lines []byte) (int, error) {
 	if f.lost > 0 {
-		note := appendLine(nil, time.Now(), os.Getpid(), "warning",
-			fmt.Sprintf("%d lines were lost: the log could not be written", f.lost))
-		if n, err := f.file.Write(note); err != nil {
+		note := record{at: time.Now(), level: levels[1],
+			text: fmt.Sprintf("%d lines were lost: the log could not be written", f.lost)}
+		if n, err := f.file.Write(note.append(nil, f.format)); err != nil {
 			f.undo(n)
 			f.lost += count(lines)
 			return len(lines), nil

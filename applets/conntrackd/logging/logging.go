@@ -1,5 +1,5 @@
 // Package logging is conntrackd's log: lines in a file, to syslog and on the
-// console, in the format of conntrack-tools (sheet section 6.2), behind a
+// console, in the format of conntrack-tools (sheet section 6.2) or as JSON, behind a
 // slog.Handler. No failure of a destination is one of the daemon: what could not
 // be written is counted, and said where and when that is possible again.
 package logging
@@ -7,30 +7,28 @@ package logging
 import (
 	"context"
 	"io"
-	"os"
 	"strconv"
-	"strings"
 	"sync"
 	"time"
 
 	"ctbox/internal/slog"
-	"ctbox/sync/node"
 )
 
 // Log is the daemon's log. A new one writes to the console only; Open adds the
 // file and syslog, and CloseConsole takes the console away. It may be used by
 // several goroutines.
 type Log struct {
-	mu  sync.Mutex
-	buf []byte
-	pid int
-	out io.Writer // console: info and notice; nil without console
-	err io.Writer // console: warnings and errors
+	mu      sync.Mutex
+	buf     []byte
+	out     io.Writer // console: info and notice; nil without console
+	err     io.Writer // console: warnings and errors
+	repeats repeats
 	outputs
 }
 
-// outputs are where lines go besides the console.
+// outputs are where lines go besides the console, and how they look.
 type outputs struct {
+	format Format
 	file   *File   // nil without
 	syslog *Syslog // nil without
 }
@@ -46,14 +44,21 @@ func (o outputs) close() {
 
 // New returns a log to the console. Info and notices go to out, the rest to err.
 func New(out, err io.Writer) *Log {
-	return &Log{pid: os.Getpid(), out: out, err: err}
+	return &Log{out: out, err: err}
 }
 
-// Open adds destinations: a file, unless its name is empty, and syslog, unless
-// facility is 0. The error is that of the file; syslog is looked for when there
-// is something to tell it.
-func (l *Log) Open(name string, facility uint8) error {
-	p, err := Prepare(name, facility)
+// Destinations are where a log goes besides the console.
+type Destinations struct {
+	File   string // "" for none
+	Syslog uint8  // the facility with the number of syslog(3), 0 for none
+	// Format is that of the file and the console. Syslog gets text.
+	Format Format
+}
+
+// Open adds destinations. The error is that of the file; syslog is looked for when
+// there is something to tell it.
+func (l *Log) Open(d Destinations) error {
+	p, err := Prepare(d)
 	if err == nil {
 		l.Use(p)
 	}
@@ -64,17 +69,18 @@ func (l *Log) Open(name string, facility uint8) error {
 type Prepared struct{ outputs }
 
 // Prepare opens destinations as Open does, for Use.
-func Prepare(name string, facility uint8) (*Prepared, error) {
-	p := &Prepared{}
-	if name != "" {
-		file, err := OpenFile(name)
+func Prepare(d Destinations) (*Prepared, error) {
+	p := &Prepared{outputs{format: d.Format}}
+	if d.File != "" {
+		file, err := OpenFile(d.File)
 		if err != nil {
 			return nil, err
 		}
+		file.format = d.Format
 		p.file = file
 	}
-	if facility != 0 {
-		p.syslog = NewSyslog(facility)
+	if d.Syslog != 0 {
+		p.syslog = NewSyslog(d.Syslog)
 	}
 	return p, nil
 }
@@ -121,24 +127,13 @@ func (l *Log) reopen() error {
 	return l.file.Reopen()
 }
 
-// Close closes file and syslog.
+// Close writes what was held back and closes file and syslog.
 func (l *Log) Close() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	l.repeats.ended(time.Now(), true, l.write)
 	l.close()
-	l.outputs = outputs{}
-}
-
-// levels are the names of the levels in lines, and syslog's severities.
-var levels = [...]struct {
-	from     slog.Level
-	name     string
-	severity uint8
-}{
-	{slog.LevelError, "ERROR", severityError},
-	{slog.LevelWarn, "warning", severityWarning},
-	{node.LevelNotice, "notice", severityNotice},
-	{slog.LevelInfo, "info", severityInfo},
+	l.outputs = outputs{format: l.format}
 }
 
 // Enabled implements slog.Handler: everything from info on is logged.
@@ -146,60 +141,60 @@ func (l *Log) Enabled(_ context.Context, level slog.Level) bool { return level >
 
 // Handle implements slog.Handler. An attribute node.EntryKey becomes a line of
 // its own; others follow the message as key=value. Line breaks within a message
-// become spaces: a record is a line.
+// become spaces: a record is a line. What is said again and again is held back, see
+// repeatMost.
 func (l *Log) Handle(_ context.Context, r slog.Record) error {
-	level := levels[len(levels)-1]
-	for _, known := range levels {
-		if r.Level >= known.from {
-			level = known
-			break
-		}
-	}
-	text := strings.TrimRight(r.Message, "\n")
-	entry := ""
-	r.Attrs(func(a slog.Attr) bool {
-		if a.Key == node.EntryKey {
-			entry = a.Value.String()
-		} else {
-			text += " " + a.String()
-		}
-		return true
-	})
-	text = strings.ReplaceAll(text, "\n", " ")
-
+	rec := recordOf(&r)
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.buf = appendLine(l.buf[:0], r.Time, l.pid, level.name, text)
-	if console := l.console(r.Level); console != nil {
-		console.Write(l.buf)
+	l.repeats.ended(rec.at, false, l.write)
+	write, held := l.repeats.admit(&rec)
+	if held {
+		time.AfterFunc(repeatPeriod, l.sayRepeated)
 	}
-	if entry != "" {
-		l.buf = AppendEntryLine(l.buf, r.Time, []byte(entry))
-	}
-	if l.file != nil {
-		before := l.file.Lost()
-		l.file.Write(l.buf)
-		if before == 0 && l.file.Lost() > 0 {
-			l.sayFull(r.Time)
-		}
-	}
-	if l.syslog != nil {
-		l.syslog.Send(level.severity, r.Time, []byte(text))
-		if entry != "" {
-			l.syslog.Send(level.severity, r.Time, []byte(entry))
-		}
+	if write {
+		l.write(&rec)
 	}
 	return nil
 }
 
-// sayFull tells the other destinations that the file takes no more lines.
-func (l *Log) sayFull(at time.Time) {
-	const text = "can't write to the logfile, lines are lost"
-	if l.err != nil {
-		l.err.Write(appendLine(nil, at, l.pid, "ERROR", text))
+// sayRepeated writes what was held back, when nobody says anything else.
+func (l *Log) sayRepeated() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.repeats.ended(time.Now(), false, l.write)
+}
+
+// write writes r everywhere. The lock is held.
+func (l *Log) write(r *record) {
+	if console := l.console(r.level.from); console != nil {
+		l.buf = r.append(l.buf[:0], l.format)
+		console.Write(l.buf)
+	}
+	if l.file != nil {
+		l.buf = r.appendWithEntry(l.buf[:0], l.format)
+		before := l.file.Lost()
+		l.file.Write(l.buf)
+		if before == 0 && l.file.Lost() > 0 {
+			l.sayFull(r.at)
+		}
 	}
 	if l.syslog != nil {
-		l.syslog.Send(severityError, at, []byte(text))
+		l.syslog.Send(r.level.severity, r.at, []byte(r.message()))
+		if r.entry != "" {
+			l.syslog.Send(r.level.severity, r.at, []byte(r.entry))
+		}
+	}
+}
+
+// sayFull tells the other destinations that the file takes no more lines.
+func (l *Log) sayFull(at time.Time) {
+	r := record{at: at, level: levels[0], text: "can't write to the logfile, lines are lost"}
+	if l.err != nil {
+		l.err.Write(r.append(nil, l.format))
+	}
+	if l.syslog != nil {
+		l.syslog.Send(r.level.severity, at, []byte(r.text))
 	}
 }
 

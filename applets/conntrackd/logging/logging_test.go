@@ -35,7 +35,7 @@ func TestLines(t *testing.T) {
 	name := filepath.Join(t.TempDir(), "log")
 	var out, err bytes.Buffer
 	l := New(&out, &err)
-	if err := l.Open(name, 0); err != nil {
+	if err := l.Open(Destinations{File: name}); err != nil {
 		t.Fatal(err)
 	}
 	at := time.Date(2026, 11, 3, 8, 40, 1, 0, time.Local)
@@ -85,7 +85,7 @@ func TestReopen(t *testing.T) {
 	dir := t.TempDir()
 	name := filepath.Join(dir, "log")
 	l := New(nil, nil)
-	if err := l.Open(name, 0); err != nil {
+	if err := l.Open(Destinations{File: name}); err != nil {
 		t.Fatal(err)
 	}
 	log := slog.New(l)
@@ -118,7 +118,7 @@ func TestReopen(t *testing.T) {
 }
 
 func TestOpenFailsWithTheReasonAlone(t *testing.T) {
-	err := New(nil, nil).Open(filepath.Join(t.TempDir(), "none", "log"), 0)
+	err := New(nil, nil).Open(Destinations{File: filepath.Join(t.TempDir(), "none", "log")})
 	if err == nil || err.Error() != "no such file or directory" || !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("error %v", err)
 	}
@@ -135,13 +135,13 @@ func TestFullDisk(t *testing.T) {
 	name := filepath.Join(dir, "log")
 	var console bytes.Buffer
 	l := New(nil, &console)
-	if err := l.Open(name, 0); err != nil {
+	if err := l.Open(Destinations{File: name}); err != nil {
 		t.Fatal(err)
 	}
 	defer l.Close()
 	log := slog.New(l)
-	for range 60 {
-		log.Info("a line of which about fifty fit on the disk")
+	for i := range 60 {
+		log.Info(fmt.Sprintf("a line of which about fifty fit on the disk, %d", i))
 	}
 	text := read(t, name)
 	whole := strings.Count(text, "\n")
