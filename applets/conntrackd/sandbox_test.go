@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -151,23 +150,6 @@ func TestNoSandbox(t *testing.T) {
 	checkConfined(t, p.Pid(), self)
 	if self.seccomp != "0" || !strings.Contains(p.Stdout.String(), "starting") {
 		t.Errorf("the test itself has %+v, the daemon says %s", self, p.Stdout)
-	}
-	stop(t, p)
-}
-
-// A daemon without CAP_SETPCAP, as a service manager starts it, cannot change its
-// bounding set, and everything else is as it should be.
-func TestConfinedFromLess(t *testing.T) {
-	h := newHost(t)
-	const least = "-all,+net_admin,+sys_nice"
-	p := h.Start("setpriv", "--bounding-set", least, "--inh-caps", "-all", ours(t), "-C", h.configure("", "Stats {\n}"))
-	netnstest.Eventually(t, patience, "the daemon is started", func() bool { return strings.Contains(p.Stdout.String(), "-- starting") })
-	want := confinedTo(unix.CAP_NET_ADMIN)
-	want.bounding = strconv.FormatUint(1<<unix.CAP_NET_ADMIN|1<<unix.CAP_SYS_NICE, 16)
-	want.bounding = strings.Repeat("0", 16-len(want.bounding)) + want.bounding
-	checkConfined(t, p.Pid(), want)
-	if p.Stderr.String() != "" {
-		t.Errorf("it says %s", p.Stderr)
 	}
 	stop(t, p)
 }
