@@ -15,17 +15,27 @@ package conf
 import (
 	"bytes"
 	"fmt"
+	"io"
 	"os"
 )
 
 // Load reads and parses the named file. The error of a file that cannot be read
 // wraps the fs error; any other is an *Error.
 func Load(name string) (*Config, []Warning, error) {
-	src, err := os.ReadFile(name)
+	file, err := os.Open(name)
 	if err != nil {
 		return nil, nil, fmt.Errorf("read configuration: %w", err)
 	}
-	return Parse(name, src)
+	defer file.Close()
+	src, err := io.ReadAll(file)
+	if err != nil {
+		return nil, nil, fmt.Errorf("read configuration: %w", err)
+	}
+	cfg, warnings, err := Parse(name, src)
+	if text := exposed(file); text != "" {
+		warnings = append(warnings, Warning{File: name, Text: name + " " + text, When: AtStart})
+	}
+	return cfg, warnings, err
 }
 
 // Parse parses src with the zero Parser. name is the file's name in messages.

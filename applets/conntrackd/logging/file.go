@@ -6,6 +6,8 @@ import (
 	"io/fs"
 	"os"
 	"time"
+
+	"ctbox/applets/conntrackd/process"
 )
 
 // File is a log file that outlives its disk being full. It belongs to one
@@ -17,10 +19,8 @@ type File struct {
 	lost   uint64 // lines that could not be written since the last that could
 }
 
-// fileMode keeps what flows there are from other users.
-const fileMode = 0o600
-
-// OpenFile opens a file for appending, and makes it (mode 0600) if need be.
+// OpenFile opens a file for appending, and makes it (mode 0600) if need be, by the
+// rules of process.Open.
 func OpenFile(name string) (*File, error) {
 	file, err := openAppend(name)
 	if err != nil {
@@ -30,7 +30,7 @@ func OpenFile(name string) (*File, error) {
 }
 
 func openAppend(name string) (*os.File, error) {
-	file, err := os.OpenFile(name, os.O_WRONLY|os.O_APPEND|os.O_CREATE, fileMode)
+	file, _, err := process.Open(name, os.O_WRONLY|os.O_APPEND)
 	// The name is in what the caller says already.
 	var pathErr *fs.PathError
 	if errors.As(err, &pathErr) {

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"os"
 	"strconv"
 	"strings"
@@ -33,14 +32,7 @@ var ErrLocked = errors.New("the lock file is another daemon's")
 // daemon is there. ErrLocked is the error when there is one.
 func AcquireLock(path string, alive func() bool) (_ *Lock, takenOver bool, err error) {
 	for {
-		file, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
-		existed := errors.Is(err, fs.ErrExist)
-		if existed {
-			file, err = os.OpenFile(path, os.O_RDWR, 0)
-			if errors.Is(err, fs.ErrNotExist) {
-				continue // removed between the two
-			}
-		}
+		file, existed, err := Open(path, os.O_RDWR)
 		if err != nil {
 			return nil, false, err
 		}
@@ -76,10 +68,15 @@ func (l *Lock) lock(existed bool, alive func() bool) error {
 		return errReplaced
 	}
 	if existed {
-		if text, err := io.ReadAll(io.LimitReader(l.file, 32)); err != nil {
+		text, err := io.ReadAll(io.LimitReader(l.file, 32))
+		if err != nil {
 			return err
-		} else if strings.TrimSpace(string(text)) == "" && alive() {
+		}
+		switch owner := strings.TrimSpace(string(text)); {
+		case owner == "" && alive():
 			return ErrLocked
+		case owner != "" && strings.Trim(owner, "0123456789") != "":
+			return errors.New("it is there and is no lock file")
 		}
 	}
 	// A full disk must not keep a firewall from starting: the process id is for

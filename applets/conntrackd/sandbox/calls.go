@@ -71,6 +71,7 @@ func calls(pid uint32) []call {
 		// Files: logs opened anew and cut to whole lines; at the end the lock and the
 		// socket go.
 		{unix.SYS_OPENAT, always},
+		{unix.SYS_READLINKAT, always},
 		{unix.SYS_FSTAT, always},
 		{unix.SYS_STATX, always},
 		{unix.SYS_LSEEK, always},

@@ -1,0 +1,111 @@
+package process
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// ErrUntrusted is that a file is not opened because another user may have laid it
+// there for us to write to.
+var ErrUntrusted = errors.New("may be a trap of another user")
+
+// fileMode keeps what flows there are from other users.
+const fileMode = 0o600
+
+// Open opens a file for writing with flags of open(2), and makes it (mode 0600) if
+// need be: a log or a lock, which may be in a directory where every user can make
+// files. What such users have laid there is not opened, whatever fs.protected_symlinks
+// and its kin (proc_sys_fs(5)) say:
+//
+//   - symbolic links are followed, in any directory, only if they belong to this
+//     process's user or to root;
+//   - where everybody may write, the file itself must belong to one of these, too;
+//   - there, and in another user's directory, it must have no other name.
+//
+// existed tells that the file was there. An error wraps ErrUntrusted, or is the
+// system's.
+func Open(path string, flags int) (_ *os.File, existed bool, err error) {
+	const most = 40 // links, as in the kernel (path_resolution(7)), and files that come and go
+	for range most {
+		file, err := os.OpenFile(path, flags|os.O_CREATE|os.O_EXCL|unix.O_NOFOLLOW, fileMode)
+		if !errors.Is(err, fs.ErrExist) {
+			return file, false, err
+		}
+		target, file, err := openExisting(path, flags)
+		switch {
+		case errors.Is(err, fs.ErrNotExist): // it was removed meanwhile
+		case err != nil || file != nil:
+			return file, true, err
+		default:
+			path = target
+		}
+	}
+	return nil, false, &fs.PathError{Op: "open", Path: path, Err: unix.ELOOP}
+}
+
+// openExisting opens the file at path, or returns what it is a link to. What is
+// judged is what is opened: nobody can exchange the two in between.
+func openExisting(path string, flags int) (target string, _ *os.File, err error) {
+	fd, err := unix.Open(path, unix.O_PATH|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return "", nil, &fs.PathError{Op: "open", Path: path, Err: err}
+	}
+	defer unix.Close(fd)
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil {
+		return "", nil, &fs.PathError{Op: "stat", Path: path, Err: err}
+	}
+	if st.Mode&unix.S_IFMT == unix.S_IFLNK {
+		if !isOurs(&st) {
+			return "", nil, fmt.Errorf("%w: a symbolic link of user %d", ErrUntrusted, st.Uid)
+		}
+		return follow(path, fd, flags)
+	}
+	var dir unix.Stat_t
+	if err := unix.Stat(filepath.Dir(path), &dir); err != nil {
+		return "", nil, &fs.PathError{Op: "stat", Path: filepath.Dir(path), Err: err}
+	}
+	everybodys := dir.Mode&0o002 != 0
+	switch {
+	case everybodys && !isOurs(&st):
+		return "", nil, fmt.Errorf("%w: it belongs to user %d, in a directory for everybody", ErrUntrusted, st.Uid)
+	case (everybodys || !isOurs(&dir)) && st.Mode&unix.S_IFMT == unix.S_IFREG && st.Nlink > 1:
+		return "", nil, fmt.Errorf("%w: it has another name, in a directory of others", ErrUntrusted)
+	}
+	file, err := os.OpenFile("/proc/self/fd/"+strconv.Itoa(fd), flags, 0)
+	var failed *fs.PathError
+	if errors.As(err, &failed) {
+		failed.Path = path
+	}
+	return "", file, err
+}
+
+// isOurs reports whether a file is this process's user's or root's.
+func isOurs(st *unix.Stat_t) bool { return st.Uid == 0 || int(st.Uid) == os.Geteuid() }
+
+// follow returns the target of the link that is open as fd. The links of /proc,
+// where /dev/stdout ends, say, lead to what no path names: they are opened.
+func follow(path string, fd, flags int) (target string, _ *os.File, err error) {
+	if strings.HasPrefix(path, "/proc/") {
+		file, err := os.OpenFile(path, flags, 0)
+		return "", file, err
+	}
+	name := make([]byte, unix.PathMax)
+	n, err := unix.Readlinkat(fd, "", name)
+	if err != nil {
+		return "", nil, &fs.PathError{Op: "readlink", Path: path, Err: err}
+	}
+	target = string(name[:n])
+	if !filepath.IsAbs(target) {
+		// Not cleaned: what a .. in it means depends on the directory.
+		target = filepath.Dir(path) + "/" + target
+	}
+	return target, nil, nil
+}
