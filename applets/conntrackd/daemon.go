@@ -258,9 +258,12 @@ func (d *daemon) confine(ctx context.Context) {
 		return
 	}
 	g := &d.cfg.General
-	later := sandbox.Later{Files: []string{g.LogFile, g.LockFile, g.UNIXPath}}
+	later := sandbox.Later{
+		Reads:  []string{d.reload.file},
+		Writes: []string{g.LogFile, g.LockFile, g.UNIXPath},
+	}
 	if s := d.cfg.Stats; s != nil {
-		later.Files = append(later.Files, s.LogFile)
+		later.Writes = append(later.Writes, s.LogFile)
 	}
 	if s := d.cfg.Sync; s != nil {
 		for _, l := range s.Links {

@@ -22,22 +22,26 @@ func (l *Later) capabilities() capabilities {
 	if slices.ContainsFunc(l.Ports, func(p uint16) bool { return p > 0 && p < 1024 }) {
 		keep |= 1 << unix.CAP_NET_BIND_SERVICE
 	}
-	if slices.ContainsFunc(l.Files, isOthers) {
+	if slices.ContainsFunc(l.Reads, func(path string) bool { return isOthers(path, 0o4, 0o1) }) {
+		keep |= 1 << unix.CAP_DAC_READ_SEARCH
+	}
+	// To write a file, and to make and remove it in its directory.
+	if slices.ContainsFunc(l.Writes, func(path string) bool { return isOthers(path, 0o2, 0o3) }) {
 		keep |= 1 << unix.CAP_DAC_OVERRIDE
 	}
 	return keep
 }
 
 // isOthers reports whether root is let at the file by its privilege only: a log
-// that belongs to another user, or is in such a user's directory.
-func isOthers(path string) bool {
+// that belongs to another user, or is in such a user's directory. The bits are what
+// is wanted of the file and of its directory.
+func isOthers(path string, bits, want os.FileMode) bool {
 	if path == "" {
 		return false
 	}
-	if info, err := os.Stat(path); err == nil && !permits(info, 0o2) {
+	if info, err := os.Stat(path); err == nil && !permits(info, bits) {
 		return true
 	}
-	want := os.FileMode(0o3) // to make and remove it
 	for dir := filepath.Dir(path); ; dir = filepath.Dir(dir) {
 		if info, err := os.Stat(dir); err == nil && !permits(info, want) {
 			return true

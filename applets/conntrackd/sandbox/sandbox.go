@@ -15,8 +15,9 @@ import (
 
 // Later is what a daemon will do after Enter that may take more than the least.
 type Later struct {
-	Files []string // it opens, makes or removes: logs, lock, control socket; "" is none
-	Ports []uint16 // it binds: those of its links, whose interfaces may come back
+	Reads  []string // files: the configuration; "" is none
+	Writes []string // files it opens, makes or removes: logs, lock, control socket
+	Ports  []uint16 // it binds: those of its links, whose interfaces may come back
 }
 
 // Enter confines all threads of the process, and those to come, for good. It is

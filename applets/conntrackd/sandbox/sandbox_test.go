@@ -296,15 +296,18 @@ func TestCapabilities(t *testing.T) {
 		t.Fatal(err)
 	}
 	const admin, override, service = 1 << unix.CAP_NET_ADMIN, 1 << unix.CAP_DAC_OVERRIDE, 1 << unix.CAP_NET_BIND_SERVICE
+	const search = 1 << unix.CAP_DAC_READ_SEARCH
 	for _, c := range []struct {
 		name  string
 		later Later
 		want  capabilities
 	}{
 		{"nothing", Later{}, admin},
-		{"its own files", Later{Files: []string{"", mine, filepath.Join(dir, "new")}, Ports: []uint16{0, 1024, 3780}}, admin},
-		{"another user's log", Later{Files: []string{mine, theirs}}, admin | override},
-		{"another user's directory", Later{Files: []string{filepath.Join(home, "log")}}, admin | override},
+		{"its own files", Later{Writes: []string{"", mine, filepath.Join(dir, "new")}, Ports: []uint16{0, 1024, 3780}}, admin},
+		{"another user's log", Later{Writes: []string{mine, theirs}}, admin | override},
+		{"another user's directory", Later{Writes: []string{filepath.Join(home, "log")}}, admin | override},
+		{"its own configuration", Later{Reads: []string{mine}}, admin},
+		{"another user's configuration", Later{Reads: []string{theirs}}, admin | search},
 		{"privileged port", Later{Ports: []uint16{3780, 694}}, admin | service},
 	} {
 		if got := c.later.capabilities(); got != c.want {
