@@ -58,6 +58,11 @@ func newUnlinkedPair(t testing.TB) *pair {
 			// The scenario's own exchanges outlive it also on a slow machine.
 			ns.Sysctl("net.netfilter.nf_conntrack_"+proto+"_timeout", "600")
 		}
+		for _, what := range []string{"unacknowledged", "max_retrans"} {
+			// While data is on its way the kernel gives a connection less time, and
+			// tells no event when that is over: what a replica has may be either.
+			ns.Sysctl("net.netfilter.nf_conntrack_tcp_timeout_"+what, "432000")
+		}
 		*n = &node{side: s, pair: p, ns: ns, kernel: openKernel(t, ns)}
 	}
 	return p
