@@ -43,10 +43,15 @@ func (m *NoTrack) RequestResync(time.Duration) {
 	m.queueControl(control{flags: wire.Resync})
 }
 
-// BeginBulk implements Machine. A bulk may begin at any time: nothing marks its
-// ends on the wire.
+// BeginBulk implements Machine. Nothing marks a bulk's ends on the wire; but one that
+// is asked for in the middle of another has to wait, or they would pile up.
 func (m *NoTrack) BeginBulk(now time.Duration) bool {
+	if m.bulk.running {
+		m.bulk.wanted = true
+		return false
+	}
 	m.bulks++
+	m.bulk.running = true
 	m.bulk.due = now + bulkInterval
 	return true
 }
@@ -55,7 +60,7 @@ func (m *NoTrack) BeginBulk(now time.Duration) bool {
 func (m *NoTrack) Bulk(o Object) { m.Changed(o) }
 
 // EndBulk implements Machine.
-func (m *NoTrack) EndBulk() {}
+func (m *NoTrack) EndBulk() { m.bulk.running = false }
 
 // Receive implements Machine. Late messages are applied as if they were not.
 func (m *NoTrack) Receive(now time.Duration, _ int, from netip.Addr, h wire.Header) (Verdict, Events) {
