@@ -18,8 +18,9 @@ type links struct {
 	node    *Node
 	all     []*link.Link
 	current int
-	waiting []bool // said that the link's interface is missing
-	none    bool   // said that no link is available
+	waiting []bool        // said that the link's interface is missing
+	none    bool          // said that no link is available
+	looked  time.Duration // when linkChanged was last called
 	monitor *link.Monitor
 }
 
@@ -133,10 +134,23 @@ func (l *links) close() {
 	}
 }
 
+// linksQuiet is the least time between two looks at the interfaces.
+const linksQuiet = 50 * time.Millisecond
+
+// linksChange has linkChanged called, soon. Each look reads all of the system's
+// interfaces, and on a machine that makes and removes them all the time, a host of
+// containers, an event comes for each.
+func (n *Node) linksChange() {
+	if n.timers.links == 0 {
+		n.timers.links = max(n.clock(), n.links.looked+linksQuiet)
+	}
+}
+
 // linkChanged follows the interfaces: opens links whose interface came, takes
 // over MTUs, and leaves a current link that cannot carry anything.
 func (n *Node) linkChanged() {
 	l := n.links
+	l.looked = n.clock()
 	for i, k := range l.all {
 		if err := l.open(i, k); err != nil {
 			n.log.Error("dedicated link: " + err.Error())

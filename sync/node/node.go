@@ -123,6 +123,7 @@ type timers struct {
 	resync time.Duration // after an overrun
 	poll   time.Duration
 	lost   time.Duration // lost events that the log is to name
+	links  time.Duration // interfaces have changed
 }
 
 // New opens everything that cfg asks for: kernel sockets, links. Nothing is
@@ -348,7 +349,7 @@ func (n *Node) sleep(ctx context.Context) (err error) {
 	case events:
 		n.waiting = true
 	case changed:
-		n.linkChanged()
+		n.linksChange()
 	case woken:
 		n.armed = proto.None
 	}
@@ -376,6 +377,7 @@ func (n *Node) wait() time.Duration {
 	earliest(n.timers.resync)
 	earliest(n.timers.poll)
 	earliest(n.timers.lost)
+	earliest(n.timers.links)
 	if n.machine != nil {
 		next = min(next, n.machine.Deadline())
 	}
@@ -403,6 +405,9 @@ func (n *Node) due() {
 	}
 	if reached(&n.timers.lost) {
 		n.sayLost(0)
+	}
+	if reached(&n.timers.links) {
+		n.linkChanged()
 	}
 	if reached(&n.timers.resync) {
 		n.startRefill(refill{tables: Flows | n.expectTables(), send: true, sweep: true}, nil)
