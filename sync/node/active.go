@@ -178,6 +178,9 @@ func (n *Node) flowEvent(m *nl.Message) {
 
 func (n *Node) flowSeen(f *nl.Flow, from origin, put func(*nl.Flow, time.Duration) (cache.Handle, cache.Outcome)) {
 	h, outcome := put(f, n.clock())
+	if stored(outcome) {
+		n.touch(h, f)
+	}
 	n.tellFlow(h, stored(outcome), from == foreign)
 }
 

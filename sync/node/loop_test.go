@@ -117,6 +117,34 @@ func TestDumpDoesNotReviveTheDead(t *testing.T) {
 	}
 }
 
+// What an event has told while the kernel's table is read is not undone by the part
+// of the table that was read before. What the event did not tell, the table does.
+func TestDumpDoesNotUndoEvents(t *testing.T) {
+	n := unwired(ModeFTFW)
+	f := flows(1)[0]
+	f.Has |= nl.HasMark | nl.HasLabels
+	f.Mark, f.LabelsLen = 1, nl.LabelWords
+	f.Labels.SetBit(5)
+	old := f
+	n.beginDump()
+	event := nl.Flow{Orig: f.Orig, Reply: f.Reply, Has: nl.HasID | nl.HasStatus | nl.HasMark, ID: f.ID, Status: nl.StatusConfirmed, Mark: 2}
+	n.flowSeen(&event, foreign, n.internal.flows.Put)
+	n.dumped(&old, refill{send: true})
+	n.endDump()
+	var got nl.Flow
+	n.internal.flows.Load(n.internal.flows.Find(&f), &got)
+	if got.Mark != 2 || !got.Labels.Bit(5) {
+		t.Errorf("mark %d, label 5 set %v; want the event's mark 2 and the table's label", got.Mark, got.Labels.Bit(5))
+	}
+	again := f
+	n.beginDump()
+	n.dumped(&again, refill{})
+	n.endDump()
+	if n.internal.flows.Load(n.internal.flows.Find(&f), &got); got.Mark != 1 {
+		t.Errorf("mark %d after a dump without events, want what it shows, 1", got.Mark)
+	}
+}
+
 // A bulk that begins before the sweep after the last one is over must not have
 // that sweep take what the new bulk has not told yet.
 func TestSweepEndsWhenTheNextBegins(t *testing.T) {

@@ -83,7 +83,9 @@ type Node struct {
 	refillNext  []func()
 	chores      []func() bool
 	// Flows that ended while a dump is under way, by the kernel's id; nil without.
-	buried        map[uint32]struct{}
+	buried map[uint32]struct{}
+	// And the attributes that events have told meanwhile.
+	touched       map[cache.Handle]nl.Attr
 	externalSweep uint64 // number of the last bulk of the peer's that began
 	held          bool   // messages wait for a slow link
 	behind        bool   // something has been waiting to be sent, since behindSince

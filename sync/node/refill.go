@@ -117,14 +117,28 @@ func (n *Node) refillFlows(ctx context.Context, t *task, r refill) error {
 	return n.sweepFlows(ctx, r)
 }
 
-// maxBuried bounds the memory for what ends during a dump.
-const maxBuried = 1 << 18
+// maxBuried and maxTouched bound the memory for what ends and changes during a dump.
+const (
+	maxBuried  = 1 << 18
+	maxTouched = 1 << 18
+)
 
 // beginDump and endDump enclose a dump of flows. What it shows is a little older
 // than what the events have told by then: a flow that ended in between would come
-// back, and nobody would ever tell of its end again.
-func (n *Node) beginDump() { n.buried = map[uint32]struct{}{} }
-func (n *Node) endDump()   { n.buried = nil }
+// back, one that changed would change back, and nobody would ever tell of it again.
+func (n *Node) beginDump() {
+	n.buried = map[uint32]struct{}{}
+	n.touched = map[cache.Handle]nl.Attr{}
+}
+
+func (n *Node) endDump() { n.buried, n.touched = nil, nil }
+
+// touch notes the attributes that an event has told. An event has some only.
+func (n *Node) touch(h cache.Handle, f *nl.Flow) {
+	if n.touched != nil && len(n.touched) < maxTouched {
+		n.touched[h] |= f.Has
+	}
+}
 
 // bury notes the end of a flow, and born that its id may be another's now.
 func (n *Node) bury(f *nl.Flow) {
@@ -152,6 +166,9 @@ func (n *Node) dumped(f *nl.Flow, r refill) {
 		return
 	}
 	f.Has &^= nl.HasCountersOrig | nl.HasCountersReply | nl.HasUse
+	if len(n.touched) > 0 {
+		f.Has &^= n.touched[n.internal.flows.Find(f)] &^ nl.HasID
+	}
 	h, outcome := n.internal.flows.Put(f, n.clock())
 	n.tellFlow(h, stored(outcome), r.send && (r.all || outcome != cache.Unchanged))
 }
