@@ -4,11 +4,14 @@
 #   GOARCH=arm64        builds for another machine (all of them: make cross)
 #   DESTDIR= PREFIX=    where `make install` installs to
 #   FUZZTIME=20s        how long `make fuzz` stays at each target
+#   TORTURETIME=10m     how long `make torture` takes
+#   TORTUREFLAGS=       for torture, failover and soak: -seed N, -arena NAME
 
 GO       ?= go
 BIN      ?= bin
 PREFIX   ?= /usr/local
 FUZZTIME ?= 20s
+TORTURETIME ?= 10m
 
 # Nothing of the machine, the folder or the clock goes into the binary, so two
 # builds of one commit are the same byte for byte. The tag leaves out urfave/cli's
@@ -58,6 +61,15 @@ test-vm: all ## test user-space helpers, in a virtual machine with Debian's kern
 	$(GO) test -c -tags $(TAGS),vm -o $(BIN)/vmtest ./helpers/vmtest
 	scripts/vm.sh --timeout 900 -- $(BIN)/vmtest -test.v -test.timeout 14m -bin $(BIN) $(VMFLAGS)
 
+# Whole daemons with the worst that can happen to them; docs/reliability.md has what
+# came of it. Quiet machines only: with others at work the times say little.
+TORTURE = $(GO) test -count=1 -tags $(TAGS),torture -v -timeout 4h ./sync/interop $(TORTUREFLAGS)
+
+.PHONY: torture
+torture: ## let faults come at random over busy nodes, for TORTURETIME
+	@scripts/need test
+	$(TORTURE) -run '^TestTorture$$' -torture.time $(TORTURETIME)
+
 .PHONY: check
 check: lint race ## gofmt, vet, staticcheck, and the tests with the race detector
 
@@ -66,8 +78,8 @@ lint: $(STATICCHECK) ## gofmt, vet and staticcheck
 	@bad=$$(gofmt -l $$(find . -name '*.go' -not -path './.git/*')); \
 	[ -z "$$bad" ] || { echo "gofmt would change:" $$bad >&2; exit 1; }
 	$(GO) vet -tags $(TAGS) ./...
-	$(GO) vet -tags $(TAGS),vm ./helpers/vmtest
-	$(STATICCHECK) -tags $(TAGS),vm ./...
+	$(GO) vet -tags $(TAGS),vm,torture ./helpers/vmtest ./sync/interop
+	$(STATICCHECK) -tags $(TAGS),vm,torture ./...
 	@for script in scripts/need scripts/*.sh; do sh -n $$script || exit 1; done
 	@bash -n .ci/run
 

@@ -50,22 +50,24 @@ func newPair(t testing.TB) *pair {
 func newUnlinkedPair(t testing.TB) *pair {
 	t.Helper()
 	p := &pair{t: t}
-	for i, n := range []**node{&p.a, &p.b} {
-		s := &sides[i]
-		ns := netnstest.New(t, s.name)
-		ns.NFT(rules(s))
-		for _, proto := range []string{"udp", "icmp", "icmpv6"} {
-			// The scenario's own exchanges outlive it also on a slow machine.
-			ns.Sysctl("net.netfilter.nf_conntrack_"+proto+"_timeout", "600")
-		}
-		for _, what := range []string{"unacknowledged", "max_retrans"} {
-			// While data is on its way the kernel gives a connection less time, and
-			// tells no event when that is over: what a replica has may be either.
-			ns.Sysctl("net.netfilter.nf_conntrack_tcp_timeout_"+what, "432000")
-		}
-		*n = &node{side: s, pair: p, ns: ns, kernel: openKernel(t, ns)}
-	}
+	p.a, p.b = newNode(t, p, &sides[0]), newNode(t, p, &sides[1])
 	return p
+}
+
+func newNode(t testing.TB, p *pair, s *side) *node {
+	t.Helper()
+	ns := netnstest.New(t, s.name)
+	ns.NFT(rules(s))
+	for _, proto := range []string{"udp", "icmp", "icmpv6"} {
+		// The scenario's own exchanges outlive it also on a slow machine.
+		ns.Sysctl("net.netfilter.nf_conntrack_"+proto+"_timeout", "600")
+	}
+	for _, what := range []string{"unacknowledged", "max_retrans"} {
+		// While data is on its way the kernel gives a connection less time, and
+		// tells no event when that is over: what a replica has may be either.
+		ns.Sysctl("net.netfilter.nf_conntrack_tcp_timeout_"+what, "432000")
+	}
+	return &node{side: s, pair: p, ns: ns, kernel: openKernel(t, ns)}
 }
 
 // link adds dedicated link number i.

@@ -8,8 +8,8 @@ import (
 	"ctbox/nl"
 )
 
-// side is one of a pair's two firewalls: what is behind it. Flows of the two
-// sides have no address in common, so that the table of a firewall that has
+// side is one of a pair's two firewalls, or of three: what is behind it. Flows of
+// different sides have no address in common, so that the table of a firewall that has
 // committed tells whose flow is whose.
 type side struct {
 	name    string
@@ -19,9 +19,10 @@ type side struct {
 	outside string // what sources are translated to
 }
 
-var sides = [2]side{
+var sides = [3]side{
 	{"a", "198.51.100.", "2001:db8:a::", "192.0.2.1", "192.0.2.193"},
 	{"b", "203.0.113.", "2001:db8:b::", "192.0.2.2", "192.0.2.194"},
+	{"c", "192.0.2.", "2001:db8:c::", "192.0.2.3", "192.0.2.195"},
 }
 
 // owns reports whether a flow began behind the firewall.

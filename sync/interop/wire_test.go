@@ -8,50 +8,75 @@ import (
 	"unsafe"
 
 	"ctbox/internal/netnstest"
+	"ctbox/sync/wire"
 
 	"golang.org/x/sys/unix"
 )
 
 // faults are what a bad wire does to frames, each in per cent of them. It does
-// what tc-netem(8) does, on kernels that are built without.
-type faults struct{ loss, duplicate, reorder, corrupt int }
+// what tc-netem(8) does, on kernels that are built without. A frame of replay is
+// followed by one that was on the wire before, at any time since it is there.
+type faults struct{ loss, duplicate, reorder, corrupt, replay int }
 
-// badWire is a cable between two interfaces that spoils IP packets. It passes
-// them on from interface to interface of a namespace of its own.
+// badWire is a cable between two interfaces, or a switch between more, that spoils
+// IP packets. It passes them on from interface to interface of a namespace of its
+// own.
 type badWire struct {
 	mu     sync.Mutex
 	faults faults
 	random *rand.Rand
 	passed int
-	spoilt int // of them, in whatever way
+	spoilt int            // of them, in whatever way
+	killed map[string]int // messages that did not reach the node of that name
+	tape   [][]byte       // for replay: some of what was on the wire
 }
 
 // connect puts a bad wire between the two nodes in place of the dedicated link.
 func (p *pair) connect(f faults) *badWire {
 	p.t.Helper()
-	w := &badWire{faults: f, random: rand.New(rand.NewPCG(1, 2))}
-	middle := netnstest.New(p.t, "r")
-	var ends [2]int
-	for i, n := range []*node{p.a, p.b} {
+	return connect(p.t, f, 1, p.a, p.b)
+}
+
+// connect puts a bad wire between all nodes. seed makes its choices.
+func connect(t testing.TB, f faults, seed uint64, nodes ...*node) *badWire {
+	t.Helper()
+	w := &badWire{faults: f, random: rand.New(rand.NewPCG(seed, 2)), killed: map[string]int{}}
+	middle := netnstest.New(t, "r")
+	ends := make([]wireEnd, len(nodes))
+	for i, n := range nodes {
 		dev := "end" + n.name
-		netnstest.Link(p.t, netnstest.End{NS: n.ns, Dev: "sync0", Addrs: []string{n.link(4, 0) + "/27", n.link(6, 0) + "/64"}},
+		netnstest.Link(t, netnstest.End{NS: n.ns, Dev: "sync0", Addrs: []string{n.link(4, 0) + "/27", n.link(6, 0) + "/64"}},
 			netnstest.End{NS: middle, Dev: dev})
 		// The sender must write whole checksums: they are how a receiver knows
 		// a spoilt packet.
-		n.ns.Do(func() { checksumInSoftware(p.t, "sync0") })
-		middle.Do(func() { ends[i] = openEnd(p.t, dev) })
+		n.ns.Do(func() { checksumInSoftware(t, "sync0") })
+		middle.Do(func() { ends[i] = wireEnd{name: n.name, fd: openEnd(t, dev)} })
 	}
 	var passing sync.WaitGroup
 	stop := make(chan struct{})
-	passing.Go(func() { w.pass(ends[0], ends[1], stop) })
-	passing.Go(func() { w.pass(ends[1], ends[0], stop) })
-	p.t.Cleanup(func() {
+	for i, from := range ends {
+		var to []*lane
+		for j, end := range ends {
+			if j != i {
+				to = append(to, &lane{wire: w, end: end})
+			}
+		}
+		passing.Go(func() { forward(from.fd, to, stop) })
+	}
+	t.Cleanup(func() {
 		close(stop)
 		passing.Wait()
-		unix.Close(ends[0])
-		unix.Close(ends[1])
+		for _, end := range ends {
+			unix.Close(end.fd)
+		}
 	})
 	return w
+}
+
+// wireEnd is the interface that leads to a node.
+type wireEnd struct {
+	name string
+	fd   int // a packet socket
 }
 
 // checksumInSoftware turns checksum offloading off (linux/ethtool.h).
@@ -106,15 +131,9 @@ func ifIndex(fd int, dev string) (int, error) {
 	return int(request.Uint32()), nil
 }
 
-// pass moves frames from one end to the other until stop closes. A frame that is
-// reordered waits for the next one.
-func (w *badWire) pass(from, to int, stop <-chan struct{}) {
+// forward moves frames from one end to the others until stop closes.
+func forward(from int, to []*lane, stop <-chan struct{}) {
 	buf := make([]byte, 65536)
-	var late []byte
-	write := func(frame []byte) {
-		// What the other end has no room for is lost, as on any wire.
-		_, _ = unix.Write(to, frame)
-	}
 	for {
 		select {
 		case <-stop:
@@ -122,53 +141,122 @@ func (w *badWire) pass(from, to int, stop <-chan struct{}) {
 		default:
 		}
 		n, err := unix.Read(from, buf)
-		if err != nil {
-			if late != nil { // no next one came
-				write(late)
-				late = nil
+		for _, l := range to {
+			if err != nil {
+				l.idle()
+			} else {
+				l.carry(buf[:n])
 			}
-			continue
-		}
-		frame := buf[:n]
-		lost, twice, waits := w.spoil(frame)
-		if lost {
-			continue
-		}
-		if waits && late == nil {
-			late = append([]byte(nil), frame...)
-			continue
-		}
-		write(frame)
-		if twice {
-			write(frame)
-		}
-		if late != nil {
-			write(late)
-			late = nil
 		}
 	}
 }
 
-// spoil decides what happens to a frame, and spoils a bit of it.
-func (w *badWire) spoil(frame []byte) (lost, twice, waits bool) {
-	const etherHeader, ipHeaders = 14, 28
+// lane is a wire's way from one end to another.
+type lane struct {
+	wire *badWire
+	end  wireEnd
+	late []byte // a frame that is reordered: it waits for the next one
+}
+
+func (l *lane) write(frame []byte) {
+	if frame != nil {
+		// What the other end has no room for is lost, as on any wire.
+		_, _ = unix.Write(l.end.fd, frame)
+	}
+}
+
+// idle lets go of what waits when no next frame comes.
+func (l *lane) idle() {
+	l.write(l.late)
+	l.late = nil
+}
+
+// carry spoils a frame as the wire's faults are and passes it on.
+func (l *lane) carry(frame []byte) {
+	f := l.wire.spoil(l.end.name, frame)
+	switch {
+	case f.lost:
+	case f.waits && l.late == nil:
+		l.late = append([]byte(nil), f.frame...)
+	default:
+		l.write(f.frame)
+		if f.twice {
+			l.write(f.frame)
+		}
+		l.write(l.late)
+		l.late = nil
+	}
+	l.write(f.stale)
+}
+
+// fate is what becomes of a frame.
+type fate struct {
+	frame              []byte // perhaps with a wrong bit
+	lost, twice, waits bool
+	stale              []byte // comes after it
+}
+
+const (
+	etherHeader = 14
+	ipHeaders   = 28 // of IPv4 and UDP
+	tapeLen     = 4096
+)
+
+// spoil decides what happens to a frame on its way to a node.
+func (w *badWire) spoil(to string, frame []byte) fate {
+	f := fate{frame: frame}
 	if len(frame) < etherHeader+ipHeaders || frame[12] != 0x08 && frame[12] != 0x86 || frame[13] == 0x06 {
-		return false, false, false // ARP
+		return f // ARP
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.passed++
 	chance := func(percent int) bool { return w.random.IntN(100) < percent }
+	if w.passed%8 == 0 {
+		w.record(frame)
+	}
 	corrupt := chance(w.faults.corrupt)
 	if corrupt {
+		f.frame = append([]byte(nil), frame...) // it may go to other ends, too
 		at := etherHeader + ipHeaders + w.random.IntN(len(frame)-etherHeader-ipHeaders)
-		frame[at] ^= 1 << w.random.IntN(8)
+		f.frame[at] ^= 1 << w.random.IntN(8)
 	}
-	lost, twice, waits = chance(w.faults.loss), chance(w.faults.duplicate), chance(w.faults.reorder)
-	if corrupt || lost || twice || waits {
+	f.lost, f.twice, f.waits = chance(w.faults.loss), chance(w.faults.duplicate), chance(w.faults.reorder)
+	if chance(w.faults.replay) && len(w.tape) > 0 {
+		f.stale = w.tape[w.random.IntN(len(w.tape))]
+	}
+	if corrupt || f.lost {
+		w.killed[to] += messagesIn(frame)
+	}
+	if corrupt || f.lost || f.twice || f.waits || f.stale != nil {
 		w.spoilt++
 	}
-	return lost, twice, waits
+	return f
+}
+
+// record keeps a frame for replay. A full tape forgets a frame at random, so that
+// it has some of every age.
+func (w *badWire) record(frame []byte) {
+	frame = append([]byte(nil), frame...)
+	if len(w.tape) < tapeLen {
+		w.tape = append(w.tape, frame)
+	} else {
+		w.tape[w.random.IntN(tapeLen)] = frame
+	}
+}
+
+// messagesIn is the number of messages in a frame of IPv4.
+func messagesIn(frame []byte) (n int) {
+	if frame[12] != 0x08 {
+		return 0
+	}
+	r := wire.ReadDatagram(frame[etherHeader+ipHeaders:])
+	for {
+		if _, ok := r.Next(new(wire.Counters)); !ok {
+			return n
+		}
+		n++
+	}
 }
 
 // set changes what the wire does.

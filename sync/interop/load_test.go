@@ -1,0 +1,312 @@
+//go:build torture
+
+package interop
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net"
+	"os"
+	"runtime"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"ctbox/nl"
+
+	"golang.org/x/sys/unix"
+)
+
+// load makes, changes and ends flows of a side at a steady rate through ctnetlink,
+// the oldest first. Which change comes when depends on the seed alone; the clock
+// only says how many.
+type load struct {
+	side   *side
+	conn   *nl.Conn
+	random *rand.Rand
+	rate   int // changes a second
+	target int // flows that live at one time
+	steady bool
+
+	// The flows first to next-1 live, as far as the load knows. acked is what the
+	// kernel has confirmed, with the time.
+	first, next uint32
+	mu          sync.Mutex
+	acked       []ack
+
+	changes atomic.Int64
+	done    chan struct{}
+	stop    context.CancelFunc
+	err     error // valid after done
+}
+
+// ack says that the kernel had all flows before next, but for those that had
+// ended, at that time.
+type ack struct {
+	at   time.Time
+	next uint32
+}
+
+// newLoad is a load that has not begun.
+func newLoad(n *node, seed uint64, rate, target int) *load {
+	l := &load{side: n.side, random: rand.New(rand.NewPCG(seed, 3)), rate: rate, target: target}
+	var err error
+	n.ns.Do(func() { l.conn, err = nl.Dial() })
+	if err != nil {
+		n.kernel.t.Fatal(err)
+	}
+	n.kernel.t.Cleanup(func() { l.conn.Close() })
+	return l
+}
+
+// tick is how often a load works.
+const tick = 20 * time.Millisecond
+
+// begin lets the load run until end.
+func (l *load) begin() {
+	ctx, stop := context.WithCancel(context.Background())
+	l.stop, l.done = stop, make(chan struct{})
+	go func() {
+		defer close(l.done)
+		l.err = l.run(ctx)
+	}()
+}
+
+// end stops the load and waits for what the kernel was asked.
+func (l *load) end() error {
+	l.stop()
+	<-l.done
+	return l.err
+}
+
+func (l *load) run(ctx context.Context) error {
+	begin := time.Now()
+	ticks := time.NewTicker(tick)
+	defer ticks.Stop()
+	for done := 0; ; {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-ticks.C:
+		}
+		due := int(time.Since(begin).Seconds()*float64(l.rate)) - done
+		done += due
+		// After a pause of the machine what was missed is not made up for in one go.
+		if err := l.burst(min(due, l.rate/4)); err != nil {
+			return err
+		}
+	}
+}
+
+// burst makes n changes as fast as the kernel takes them.
+func (l *load) burst(n int) error {
+	p := l.conn.NewPipeline(context.Background(), l.complete)
+	b, err := p.Batch()
+	for i := 0; err == nil && i < n; i++ {
+		b.Add(l.change())
+		l.changes.Add(1)
+		if b.Full() {
+			b.Tag = l.next
+			if err = p.Submit(b); err == nil {
+				b, err = p.Batch()
+			}
+		}
+	}
+	if err == nil {
+		b.Tag = l.next
+		err = p.Submit(b)
+	}
+	return errors.Join(err, p.Close())
+}
+
+// complete looks at what the kernel refused: flows that somebody flushed are gone,
+// and those that a commit has brought are there.
+func (l *load) complete(b *nl.Batch) error {
+	for _, f := range b.Failures() {
+		if !errors.Is(f.Err, unix.ENOENT) && !errors.Is(f.Err, unix.EEXIST) && !errors.Is(f.Err, unix.EBUSY) {
+			return fmt.Errorf("load of side %s: %w", l.side.name, f.Err)
+		}
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.acked = append(l.acked, ack{time.Now(), b.Tag.(uint32)})
+	return nil
+}
+
+// change is the next change: a flow begins, changes or ends, a third each once
+// there are enough. A steady load takes turns.
+func (l *load) change() nl.Request {
+	live := l.next - l.first
+	kind := l.random.IntN(3)
+	if l.steady {
+		kind = int(l.changes.Load() % 3)
+	}
+	switch {
+	case live == 0 || kind == 0 && int(live) < 2*l.target || kind == 2 && int(live) < l.target:
+		f := l.side.numbered(l.next)
+		l.next++
+		return nl.Request{Type: nl.TypeFlowNew, Flags: unix.NLM_F_CREATE | unix.NLM_F_EXCL, Family: f.Family(), Flow: &f}
+	case kind == 1:
+		f := l.side.numbered(l.first + l.random.Uint32N(live))
+		c := marked(&f, l.random.Uint32())
+		if f.Has&nl.HasTCPState != 0 {
+			c.Has |= nl.HasTCPState
+			c.TCPState = nl.TCPStateEstablished + uint8(l.random.IntN(3))
+		}
+		return nl.Request{Type: nl.TypeFlowNew, Family: f.Family(), Flow: c}
+	}
+	f := l.side.numbered(l.first)
+	l.first++
+	return nl.Request{Type: nl.TypeFlowDelete, Family: f.Family(), Flow: &nl.Flow{Orig: f.Orig}}
+}
+
+// numbered is flow number i of a side: TCP and UDP, both families, translated in
+// every way. Neither original nor reply tuples meet as long as not more than
+// 400,000 flows in a row live.
+func (s *side) numbered(i uint32) nl.Flow {
+	const perDestination, destinations = 50000, 8
+	turn, low := i/perDestination, uint16(i%perDestination)
+	f := s.flow(1024 + low)
+	t := &f.Orig
+	t.DstPort = 80 + uint16(turn%destinations)
+	_, t.Src = parseAddr(s.host4(1 + int(turn/destinations%90)))
+	snat := func(addr string) {
+		f.Has |= nl.HasNATSrc
+		f.NATSrc = nl.NAT{HasAddr: true, HasPort: true, Port: 10000 + low}
+		_, f.NATSrc.Addr = parseAddr(addr)
+	}
+	dnat := func() {
+		f.Has |= nl.HasNATDst
+		f.NATDst = nl.NAT{HasAddr: true, HasPort: true, Port: 8080 + uint16(turn%destinations)}
+		_, f.NATDst.Addr = parseAddr(s.host4(server + 1))
+	}
+	switch i % 8 {
+	case 1:
+		snat(s.outside)
+	case 2:
+		dnat()
+	case 3:
+		snat(s.outside)
+		dnat()
+	case 5:
+		snat(s.outside)
+		fallthrough
+	case 4:
+		t.Proto = nl.ProtoUDP
+		f.Has &^= nl.HasTCPState
+	case 6, 7:
+		t.Family, t.Src = parseAddr(s.host6(1 + int(turn/destinations%90)))
+		_, t.Dst = parseAddr(s.host6(server))
+		if i%8 == 7 {
+			snat(s.host6(300))
+		}
+	}
+	f.Reply = f.Orig.Inverted()
+	return f
+}
+
+// connections are real TCP connections through a firewall, translated at both
+// ends, one after the other.
+type connections struct {
+	stop  chan struct{}
+	done  sync.WaitGroup
+	count atomic.Int64
+}
+
+// startConnections makes so many connections a second until end.
+func (n *node) startConnections(rate int) *connections {
+	t := n.kernel.t
+	t.Helper()
+	for _, a := range []string{n.host4(client), n.host4(server), n.host4(server + 1), n.outside} {
+		n.ns.IP("addr", "replace", a+"/32", "dev", "lo")
+	}
+	for state, seconds := range map[string]string{"time_wait": "1", "close": "1", "close_wait": "2", "last_ack": "2", "fin_wait": "2"} {
+		n.ns.Sysctl("net.netfilter.nf_conntrack_tcp_timeout_"+state, seconds)
+	}
+	var listener net.Listener
+	var err error
+	n.ns.Do(func() {
+		listener, err = (&net.ListenConfig{KeepAlive: -1}).Listen(t.Context(), "tcp", net.JoinHostPort(n.host4(server+1), "9000"))
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := &connections{stop: make(chan struct{})}
+	c.done.Go(func() {
+		for {
+			conn, err := listener.Accept()
+			if err != nil {
+				return
+			}
+			c.done.Go(func() {
+				defer conn.Close()
+				conn.SetDeadline(time.Now().Add(time.Second))
+				io.Copy(conn, conn)
+			})
+		}
+	})
+	c.done.Go(func() {
+		defer listener.Close()
+		c.dial(n, time.Second/time.Duration(rate))
+	})
+	return c
+}
+
+func (c *connections) end() {
+	close(c.stop)
+	c.done.Wait()
+}
+
+// dial connects again and again. Its thread stays in the namespace and ends with
+// the goroutine.
+func (c *connections) dial(n *node, every time.Duration) {
+	runtime.LockOSThread()
+	if unix.Setns(n.ns.FD(), unix.CLONE_NEWNET) != nil {
+		return
+	}
+	d := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(n.host4(client))}, Timeout: time.Second, KeepAlive: -1}
+	ticks := time.NewTicker(every)
+	defer ticks.Stop()
+	for {
+		select {
+		case <-c.stop:
+			return
+		case <-ticks.C:
+		}
+		conn, err := d.Dial("tcp", net.JoinHostPort(n.host4(server), "8000"))
+		if err != nil {
+			continue // the kernel's table may have been flushed in between
+		}
+		conn.SetDeadline(time.Now().Add(time.Second))
+		if pass(conn, conn, "hello") == nil {
+			c.count.Add(1)
+		}
+		conn.Close()
+	}
+}
+
+// usage is what a process takes at one moment.
+type usage struct {
+	pid     int
+	rss     int // KiB
+	threads int
+	files   int
+	cpu     time.Duration
+}
+
+func usageOf(pid int) (u usage) {
+	u.pid = pid
+	status, _ := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	u.rss, u.threads = field(status, "VmRSS:"), field(status, "Threads:")
+	files, _ := os.ReadDir(fmt.Sprintf("/proc/%d/fd", pid))
+	u.files = len(files)
+	u.cpu = cpuOf(pid)
+	return u
+}
+
+func (u usage) String() string {
+	return fmt.Sprintf("%.1f MiB, %d threads, %d files", float64(u.rss)/1024, u.threads, u.files)
+}

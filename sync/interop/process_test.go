@@ -1,0 +1,81 @@
+//go:build torture
+
+package interop
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"os"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+)
+
+// field is the number behind a label of a file in /proc, 0 if it is not there.
+func field(text []byte, label string) int {
+	_, rest, _ := bytes.Cut(text, []byte(label))
+	fields := bytes.Fields(rest)
+	if len(fields) == 0 {
+		return 0
+	}
+	n, _ := strconv.Atoi(string(fields[0]))
+	return n
+}
+
+// cpuOf is the time that a process has run so far (proc_pid_stat(5)).
+func cpuOf(pid int) time.Duration {
+	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return 0
+	}
+	fields := strings.Fields(string(stat[bytes.LastIndexByte(stat, ')')+1:]))
+	user, _ := strconv.Atoi(fields[11])
+	system, _ := strconv.Atoi(fields[12])
+	const hertz = 100 // USER_HZ
+	return time.Duration(user+system) * time.Second / hertz
+}
+
+// statistics are what a daemon of ours counts (docs/conntrackd.md), as far as the
+// tests ask for it.
+type statistics struct {
+	Caches map[string]struct {
+		Flows struct{ Active, Objects, Memory uint64 }
+	}
+	Lost, Before uint64
+	Kernel       struct{ Events, Overruns, Lost, Resyncs uint64 }
+}
+
+// withOutcome and asJSON change a request of the control socket.
+const (
+	withOutcome = 1 << 16
+	asJSON      = 1 << 17
+)
+
+func (d *daemon) statistics() (n statistics) {
+	d.t.Helper()
+	for _, request := range []uint32{statsNetwork, statsRuntime, statsCache} {
+		text, _, _ := strings.Cut(d.ask(request|withOutcome|asJSON), "\n")
+		if err := json.Unmarshal([]byte(text), &n); err != nil {
+			d.t.Fatalf("%s: %v in %q", d.name(), err, text)
+		}
+	}
+	return n
+}
+
+// goroutines ends a daemon of ours and returns how many goroutines it had.
+func (d *daemon) goroutines() int {
+	d.t.Helper()
+	r := d.process.Stop(syscall.SIGQUIT)
+	n := 0
+	for line := range strings.Lines(r.Stderr) {
+		if strings.HasPrefix(line, "goroutine ") && !strings.HasPrefix(line, "goroutine 0 ") {
+			n++
+		}
+	}
+	if n == 0 {
+		d.t.Errorf("%s: no goroutines in what SIGQUIT prints:\n%.2000s", d.name(), r.Stderr)
+	}
+	return n
+}

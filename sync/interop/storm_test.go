@@ -1,0 +1,298 @@
+//go:build torture
+
+package interop
+
+import (
+	"encoding/binary"
+	"fmt"
+	"math/rand/v2"
+	"net"
+	"os"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"ctbox/nl"
+)
+
+// fault is one way to make a firewall's life hard. begin starts it, end, if there
+// is one, takes it back after a time.
+type fault struct {
+	name     string
+	lane     string // two faults of a lane do not overlap at one node
+	weight   int
+	shortest time.Duration // how long it lasts
+	longest  time.Duration
+	begin    func(a *arena, n *node, arg uint32) string // says what it does
+	end      func(a *arena, n *node)
+}
+
+const (
+	laneDaemon  = "daemon"
+	laneLink    = "link"
+	laneWire    = "wire"
+	laneDisk    = "disk"
+	laneKernel  = "kernel"
+	laneControl = "control"
+)
+
+// wires are what a wire may do.
+var wires = []struct {
+	name   string
+	faults faults
+}{
+	{"30 % loss", faults{loss: 30}},
+	{"10 % corruption", faults{corrupt: 10}},
+	{"reordering", faults{reorder: 30}},
+	{"duplication", faults{duplicate: 30}},
+	{"stale packets", faults{replay: 10}},
+	{"everything", faults{loss: 15, corrupt: 5, reorder: 10, duplicate: 10, replay: 5}},
+}
+
+// storms are the faults. A stop is scaled to the time there is.
+func storms(longestStop time.Duration) []fault {
+	second := time.Second
+	return []fault{
+		{name: "wire", lane: laneWire, weight: 6, shortest: second / 2, longest: 3 * second,
+			begin: func(a *arena, _ *node, arg uint32) string {
+				w := wires[int(arg)%len(wires)]
+				a.wire.set(w.faults)
+				return w.name
+			},
+			end: func(a *arena, _ *node) { a.wire.set(faults{}) }},
+		{name: "link", lane: laneLink, weight: 2, shortest: second / 10, longest: 2 * second,
+			begin: func(a *arena, n *node, _ uint32) string { n.ns.IP("link", "set", "sync0", "down"); return "down" },
+			end:   func(a *arena, n *node) { n.ns.IP("link", "set", "sync0", "up") }},
+		{name: "kill -9", lane: laneDaemon, weight: 3, shortest: 0, longest: 2 * second,
+			begin: func(a *arena, n *node, _ uint32) string { n.daemon.kill(); return "started anew later" },
+			end:   func(a *arena, n *node) { n.daemon.start() }},
+		{name: "stop", lane: laneDaemon, weight: 2, shortest: longestStop / 4, longest: longestStop,
+			begin: func(a *arena, n *node, _ uint32) string { n.daemon.signal(syscall.SIGSTOP); return "continued later" },
+			end:   func(a *arena, n *node) { n.daemon.signal(syscall.SIGCONT) }},
+		{name: "restart", lane: laneDaemon, weight: 2,
+			begin: func(a *arena, n *node, _ uint32) string {
+				n.daemon.stop()
+				n.daemon.start()
+				return "in an orderly way"
+			}},
+		{name: "tiny buffer", lane: laneDaemon, weight: 1, shortest: second, longest: 2 * second,
+			begin: func(a *arena, n *node, _ uint32) string {
+				n.daemon.stop()
+				a.configure(n, tinyBuffer)
+				n.daemon.start()
+				return "restarted with an event buffer of 4 KiB"
+			},
+			end: func(a *arena, n *node) {
+				n.daemon.stop()
+				a.configure(n, "")
+				n.daemon.start()
+			}},
+		{name: "overrun", lane: laneDaemon, weight: 1, shortest: 300 * time.Millisecond, longest: 300 * time.Millisecond,
+			begin: func(a *arena, n *node, arg uint32) string {
+				n.daemon.signal(syscall.SIGSTOP)
+				a.burst(n, arg)
+				return "a burst while the daemon is stopped"
+			},
+			end: func(a *arena, n *node) { n.daemon.signal(syscall.SIGCONT) }},
+		{name: "flush", lane: laneKernel, weight: 1,
+			begin: func(a *arena, n *node, _ uint32) string {
+				if err := n.kernel.conn.Do(a.t.Context(), nl.Request{Type: nl.TypeFlowDelete}, nil); err != nil {
+					a.t.Fatal(err)
+				}
+				return "of the kernel's table"
+			}},
+		{name: "disk", lane: laneDisk, weight: 2, shortest: second / 2, longest: 3 * second,
+			begin: func(a *arena, n *node, _ uint32) string {
+				// Until nothing fits any more.
+				_ = os.WriteFile(n.daemon.path("disk/ballast"), make([]byte, 2*diskSize), 0o600)
+				return "full under the log"
+			},
+			end: func(a *arena, n *node) { _ = os.Remove(n.daemon.path("disk/ballast")) }},
+		{name: "control", lane: laneControl, weight: 2, shortest: second / 2, longest: 3 * second,
+			begin: func(a *arena, n *node, arg uint32) string { a.hammer(n, arg); return "socket hammered" },
+			end:   func(a *arena, n *node) { a.rest(n) }},
+	}
+}
+
+// tinyBuffer makes the kernel drop events.
+const tinyBuffer = "NetlinkBufferSize 4096\n\tNetlinkBufferSizeMaxGrowth 4096\n"
+
+// step is a fault of a plan.
+type step struct {
+	at, until time.Duration
+	fault     *fault
+	node      int
+	arg       uint32
+}
+
+// plan draws the faults of a round from random, which alone decides. Only the
+// lanes named are used, or all if none is.
+func plan(random *rand.Rand, all []fault, nodes int, long time.Duration, lanes ...string) []step {
+	total := 0
+	for _, f := range all {
+		total += f.weight
+	}
+	var steps []step
+	busy := map[string]time.Duration{}
+	for at := time.Duration(0); at < long; at += time.Duration(random.Int64N(int64(600 * time.Millisecond))) {
+		f, draw := 0, random.IntN(total)
+		for ; draw >= all[f].weight; f++ {
+			draw -= all[f].weight
+		}
+		s := step{at: at, fault: &all[f], node: random.IntN(nodes), arg: random.Uint32()}
+		s.until = at + s.fault.shortest
+		if more := s.fault.longest - s.fault.shortest; more > 0 {
+			s.until += time.Duration(random.Int64N(int64(more)))
+		}
+		lane := fmt.Sprint(s.fault.lane, s.node)
+		if s.fault.lane == laneWire {
+			lane = laneWire // there is one
+		}
+		if at < busy[lane] || len(lanes) > 0 && !slices.Contains(lanes, s.fault.lane) {
+			continue
+		}
+		busy[lane] = s.until + 100*time.Millisecond
+		steps = append(steps, s)
+	}
+	return steps
+}
+
+// storm carries a plan out.
+func (a *arena) storm(steps []step) {
+	a.t.Helper()
+	type moment struct {
+		at time.Duration
+		do func()
+	}
+	var moments []moment
+	for _, s := range steps {
+		n := a.nodes[s.node]
+		// What takes the node's daemon away must not meet a command of ours.
+		moments = append(moments, moment{s.at, func() { a.note("%s: %s: %s", n.name, s.fault.name, s.fault.begin(a, n, s.arg)) }})
+		a.applied[s.fault.name]++
+		if s.fault.end != nil {
+			moments = append(moments, moment{s.until, func() { s.fault.end(a, n); a.note("%s: %s: over", n.name, s.fault.name) }})
+		}
+	}
+	slices.SortStableFunc(moments, func(x, y moment) int { return int(x.at - y.at) })
+	begin := time.Now()
+	for _, m := range moments {
+		time.Sleep(time.Until(begin.Add(m.at)))
+		m.do()
+		a.alive()
+	}
+}
+
+// hammers are clients of a daemon's control socket that never rest.
+type hammers struct {
+	stop chan struct{}
+	done sync.WaitGroup
+}
+
+// harmless are requests that change nothing, and those that only make work. Any
+// number may be sent by anybody who may connect.
+var harmless = []uint32{dumpInternal, dumpExternal, statsFlows, statsNetwork, statsCache, statsRuntime, statsLink, statsQueue,
+	22, 23, 24, 25, 32, 35, 37, dumpInternalExp, dumpExternalExp}
+
+func (a *arena) hammer(n *node, seed uint32) {
+	h := &hammers{stop: make(chan struct{})}
+	a.hammering[n] = h
+	for i := range 4 {
+		random := rand.New(rand.NewPCG(uint64(seed), uint64(i)))
+		path, rude := n.daemon.path("ctl"), n.daemon.program == ours
+		h.done.Go(func() {
+			for {
+				select {
+				case <-h.stop:
+					return
+				default:
+				}
+				strike(path, random, rude)
+			}
+		})
+	}
+}
+
+// rest ends the hammering of a node.
+func (a *arena) rest(n *node) {
+	if h := a.hammering[n]; h != nil {
+		close(h.stop)
+		h.done.Wait()
+		delete(a.hammering, n)
+	}
+}
+
+// strike is one client of the control socket. A rude one may send half a request
+// or nonsense, and go away before the answer: Debian's daemon waits for either.
+func strike(path string, random *rand.Rand, rude bool) {
+	time.Sleep(time.Duration(random.IntN(int(10 * time.Millisecond))))
+	conn, err := net.DialTimeout("unix", path, time.Second)
+	if err != nil {
+		return
+	}
+	defer conn.Close()
+	conn.SetDeadline(time.Now().Add(2 * time.Second))
+	request := binary.NativeEndian.AppendUint32(nil, harmless[random.IntN(len(harmless))])
+	manner := 0
+	if rude {
+		manner = random.IntN(5)
+	}
+	switch manner {
+	case 1:
+		request = request[:1+random.IntN(3)]
+	case 2:
+		request = binary.NativeEndian.AppendUint32(nil, 64+random.Uint32N(1<<15)) // means nothing
+	}
+	if _, err := conn.Write(request); err != nil || manner == 1 || manner == 3 {
+		return
+	}
+	buf := make([]byte, 32<<10)
+	for {
+		if _, err := conn.Read(buf); err != nil || manner == 4 {
+			return
+		}
+	}
+}
+
+// signal sends a signal to the daemon.
+func (d *daemon) signal(s syscall.Signal) {
+	d.t.Helper()
+	if err := syscall.Kill(d.process.Pid(), s); err != nil {
+		d.t.Fatalf("%s: %v: %v", d.name(), s, err)
+	}
+}
+
+// logged is the end of the log that lies on the small disk.
+func (d *daemon) logged() string {
+	b, _ := os.ReadFile(d.path("disk/log"))
+	lines := strings.SplitAfter(string(b), "\n")
+	return strings.Join(lines[max(0, len(lines)-40):], "")
+}
+
+// kernelDrops is how many events the kernel has not delivered to the namespace's
+// only listener, by its own count (proc_net_netlink, the column Drops).
+func (n *node) kernelDrops() (drops uint64) {
+	n.kernel.t.Helper()
+	var table []byte
+	n.ns.Do(func() { table, _ = os.ReadFile("/proc/thread-self/net/netlink") })
+	for line := range strings.Lines(string(table)) {
+		f := strings.Fields(line)
+		const netfilter = "12"
+		if len(f) > 8 && f[1] == netfilter && strings.Trim(f[3], "0") != "" {
+			var d uint64
+			fmt.Sscan(f[8], &d)
+			drops += d
+		}
+	}
+	return drops
+}
+
+// unheard is how many messages to the node of that name have been lost or spoilt
+// so far.
+func (w *badWire) unheard(name string) int {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.killed[name]
+}

@@ -1,0 +1,463 @@
+//go:build torture
+
+package interop
+
+import (
+	"flag"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"ctbox/internal/netnstest"
+	"ctbox/nl"
+)
+
+var (
+	tortureTime = flag.Duration("torture.time", time.Minute, "how long it takes, all arenas together; an arena ends with the round that it is in")
+	seedFlag    = flag.Uint64("seed", 0, "what all choices are made from; 0 takes one from the clock")
+	arenaFlag   = flag.String("arena", "", "only arenas whose name contains this")
+)
+
+// seed is what the choices of this run are made from. It is the first that a run
+// prints.
+func seed(t *testing.T) uint64 {
+	s := *seedFlag
+	if s == 0 {
+		s = uint64(time.Now().UnixNano())%1e9 + 1
+	}
+	fmt.Printf("%s: seed %d\n", t.Name(), s)
+	return s
+}
+
+// arena is nodes on one bad wire, with load and faults.
+type arena struct {
+	t     *testing.T
+	name  string
+	mode  mode
+	who   []program
+	share int // of the time, relative to the others
+	rate  int // changes a second at each node
+	flows int // at each node
+
+	seed  uint64
+	long  time.Duration
+	begun time.Time
+
+	nodes     []*node
+	wire      *badWire
+	loads     []*load
+	real      []*connections
+	hammering map[*node]*hammers
+
+	journal []string
+	applied map[string]int
+	usages  map[int][]usage // of our daemons, by process id
+	asked   int             // times that an operator had to ask for everything
+	died    int             // daemons of Debian's that died by themselves
+	drops   uint64          // events that the kernel dropped and our daemons counted
+	unheard int             // messages that the wire kept from our daemons
+	counted uint64          // as lost by our daemons, in the same rounds
+}
+
+func arenas() []*arena {
+	ftfw, notrack, alarm := modes[0], modes[1], modes[2]
+	alarm.options = "RefreshTime 2\n\tCacheTimeout 8"
+	return []*arena{
+		{name: "FTFW/ours+ours", mode: ftfw, who: []program{ours, ours}, share: 4, rate: 2000, flows: 3000},
+		{name: "FTFW/ours+Debian", mode: ftfw, who: []program{ours, debian}, share: 3, rate: 1000, flows: 2000},
+		{name: "NOTRACK/ours+ours+Debian", mode: notrack, who: []program{ours, ours, debian}, share: 2, rate: 700, flows: 1500},
+		{name: "ALARM/ours+ours+Debian", mode: alarm, who: []program{ours, ours, debian}, share: 2, rate: 500, flows: 1000},
+	}
+}
+
+// TestTorture lets faults come at random over nodes that are busy. Whenever it is
+// quiet again what the nodes know must be true. See docs/reliability.md.
+func TestTorture(t *testing.T) {
+	s := seed(t)
+	shares := 0
+	for _, a := range arenas() {
+		shares += a.share
+	}
+	for i, a := range arenas() {
+		if !strings.Contains(a.name, *arenaFlag) {
+			continue
+		}
+		t.Run(a.name, func(t *testing.T) {
+			a.t, a.seed = t, s+uint64(i)<<32
+			a.long = *tortureTime * time.Duration(a.share) / time.Duration(shares)
+			a.run()
+		})
+	}
+}
+
+// note adds a line to the log of faults.
+func (a *arena) note(format string, args ...any) {
+	a.journal = append(a.journal, fmt.Sprintf("%9.3f ", time.Since(a.begun).Seconds())+fmt.Sprintf(format, args...))
+}
+
+func (a *arena) run() {
+	a.open()
+	a.t.Cleanup(func() {
+		if a.t.Failed() {
+			a.t.Logf("seed %d; what happened, in seconds:\n%s", a.seed&(1<<32-1), strings.Join(a.journal, "\n"))
+		}
+	})
+	random := rand.New(rand.NewPCG(a.seed, 1))
+	stop := min(20*time.Second, max(time.Second, a.long/10))
+	all := storms(stop)
+	// Long enough for several faults at once, short enough for many ends.
+	long := 4*time.Second + 2*stop
+	rounds := 0
+	for ; rounds < 2 || time.Since(a.begun) < a.long; rounds++ {
+		var lanes []string
+		if rounds%2 == 0 {
+			lanes = []string{laneWire, laneControl, laneDisk} // what is lost can be counted
+		}
+		a.round(plan(random, all, len(a.nodes), long, lanes...), lanes != nil, long)
+	}
+	a.end()
+	a.t.Logf("%d rounds; faults: %v; %d changes, %d real connections; operator asked %d times, Debian's died %d times; "+
+		"%d kernel events dropped and counted; %d messages kept from our daemons, %d counted lost",
+		rounds, a.applied, a.changes(), a.connected(), a.asked, a.died, a.drops, a.unheard, a.counted)
+}
+
+// open makes nodes, wire and daemons.
+func (a *arena) open() {
+	a.begun = time.Now()
+	a.hammering, a.applied, a.usages = map[*node]*hammers{}, map[string]int{}, map[int][]usage{}
+	p := &pair{t: a.t}
+	for i, who := range a.who {
+		n := newNode(a.t, p, &sides[i])
+		n.daemon = newDaemon(a.t, n.ns, who, "", "")
+		mountSmall(a.t, n.daemon.path("disk"))
+		a.nodes = append(a.nodes, n)
+		a.loads = append(a.loads, newLoad(n, a.seed+uint64(i), a.rate, a.flows))
+	}
+	a.wire = connect(a.t, faults{}, a.seed, a.nodes...)
+	for _, n := range a.nodes {
+		a.configure(n, "")
+		n.daemon.start()
+	}
+}
+
+// diskSize is what the log has.
+const diskSize = 1 << 20
+
+// mountSmall makes a small file system of its own there.
+func mountSmall(t *testing.T, path string) {
+	t.Helper()
+	err := os.Mkdir(path, 0o700)
+	if err == nil {
+		err = syscall.Mount("torture", path, "tmpfs", syscall.MS_NODEV|syscall.MS_NOSUID, fmt.Sprintf("size=%d", diskSize))
+	}
+	if err != nil {
+		t.Fatalf("small disk: %v", err)
+	}
+	t.Cleanup(func() {
+		if err := syscall.Unmount(path, syscall.MNT_DETACH); err != nil {
+			t.Errorf("small disk: %v", err)
+		}
+	})
+}
+
+// configure writes a node's configuration.
+func (a *arena) configure(n *node, general string) {
+	clause := udp(4, 0, "sync0", "")
+	if len(a.nodes) > 2 {
+		clause = multicast(4)
+	}
+	link := strings.Replace(clause(n.side, a.peerOf(n)), "Interface sync0\n", "Interface sync0\n\tRcvSocketBuffer 8388608\n\tSndSocketBuffer 8388608\n", 1)
+	n.daemon.configure(fmt.Sprintf("Mode %s {\n\t%s\n}\n%s\n", a.mode.name, a.mode.options, link),
+		"NetlinkOverrunResync 1\n\tLogFile "+filepath.Join(n.daemon.path("disk"), "log")+"\n\t"+general)
+}
+
+// peerOf is the other node of two.
+func (a *arena) peerOf(n *node) *side {
+	if a.nodes[0] == n {
+		return &sides[1]
+	}
+	return &sides[0]
+}
+
+// alive fails the test when a daemon of ours has died. One of Debian's is started
+// again.
+func (a *arena) alive() {
+	a.t.Helper()
+	for _, n := range a.nodes {
+		if !n.daemon.process.Ended() {
+			continue
+		}
+		r := n.daemon.process.Wait(time.Second)
+		if r.Code == 128+int(syscall.SIGKILL) || r.Code == 0 {
+			continue // we did that
+		}
+		a.note("%s: died with status %d", n.daemon.name(), r.Code)
+		if n.daemon.program == ours {
+			a.t.Fatalf("%s has died with status %d:\n%s%s\n%s", n.daemon.name(), r.Code, r.Stdout, r.Stderr, n.daemon.logged())
+		}
+		a.died++
+		os.Remove(n.daemon.path("lock"))
+		n.daemon.start()
+	}
+}
+
+// burst makes changes as fast as the kernel takes them, with a load of its own
+// whose flows last only so long.
+func (a *arena) burst(n *node, seed uint32) {
+	l := newLoad(n, uint64(seed), 0, 500)
+	l.first, l.next = 300000, 300000
+	if err := l.burst(8000); err != nil {
+		a.t.Fatal(err)
+	}
+}
+
+func (a *arena) changes() (sum int64) {
+	for _, l := range a.loads {
+		sum += l.changes.Load()
+	}
+	return sum
+}
+
+func (a *arena) connected() (sum int64) {
+	for _, c := range a.real {
+		sum += c.count.Load()
+	}
+	return sum
+}
+
+// round is a storm over busy nodes, and the quiet after it.
+func (a *arena) round(steps []step, exact bool, long time.Duration) {
+	a.t.Helper()
+	a.note("round of %v, %d faults", long, len(steps))
+	unheard, lost := map[*node]int{}, map[*node]uint64{}
+	a.eachOurs(func(n *node) { unheard[n], lost[n] = a.wire.unheard(n.name), n.daemon.statistics().Lost })
+	end := time.Now().Add(long)
+	for i, n := range a.nodes {
+		a.loads[i].begin()
+		a.real = append(a.real, n.startConnections(25))
+	}
+	a.storm(steps)
+	time.Sleep(time.Until(end))
+	for i, n := range a.nodes {
+		a.rest(n)
+		if err := a.loads[i].end(); err != nil {
+			a.t.Error(err)
+		}
+		a.real[len(a.real)-1-i].end()
+	}
+	a.wire.set(faults{})
+	a.note("quiet")
+	a.settle()
+	a.countLoss(unheard, lost, exact)
+	a.note("equal")
+	a.commit()
+	a.alive()
+	a.eachOurs(func(n *node) {
+		u := usageOf(n.daemon.process.Pid())
+		a.usages[u.pid] = append(a.usages[u.pid], u)
+	})
+}
+
+func (a *arena) eachOurs(do func(*node)) {
+	for _, n := range a.nodes {
+		if n.daemon.program == ours {
+			do(n)
+		}
+	}
+}
+
+// settle waits until all that the nodes know is true. In FT-FW and ALARM our
+// daemons get there by themselves. NOTRACK repeats nothing, Debian's daemon does
+// not notice every loss, and after many overruns the next comparison with the
+// kernel is minutes away: there an operator asks for everything, as one would.
+func (a *arena) settle() {
+	a.t.Helper()
+	alone := 15 * time.Second
+	if a.mode.name == "NOTRACK" {
+		alone = time.Second
+	}
+	deadline := time.Now().Add(2 * patience)
+	operator := time.Now().Add(alone)
+	for {
+		diff, mayAsk := a.untrue()
+		if diff == "" {
+			return
+		}
+		now := time.Now()
+		if now.After(deadline) {
+			a.note("not equal")
+			a.t.Fatalf("%v after all faults the nodes are not equal (- missing, + too many):\n%s", 2*patience, diff+a.logs())
+		}
+		if mayAsk && now.After(operator) {
+			a.asked++
+			a.note("operator asks for everything")
+			for _, n := range a.nodes {
+				if n.daemon.program == debian {
+					n.daemon.client("-f", "internal") // it keeps what it missed the end of
+				}
+				n.daemon.client("-R")
+				n.daemon.client("-B")
+			}
+			for _, n := range a.nodes {
+				n.daemon.client("-f", "external")
+				if a.mode.dialogue {
+					n.daemon.client("-n")
+				}
+			}
+			operator = now.Add(15 * time.Second)
+		}
+		time.Sleep(200 * time.Millisecond)
+		a.alive()
+	}
+}
+
+func (a *arena) logs() string {
+	var s strings.Builder
+	for _, n := range a.nodes {
+		fmt.Fprintf(&s, "\n%s logs:\n%s", n.daemon.name(), n.daemon.logged())
+	}
+	return s.String()
+}
+
+// untrue is the first difference between what a kernel has and what is known of
+// it, and whether an operator is needed to repair that.
+func (a *arena) untrue() (diff string, mayAsk bool) {
+	a.t.Helper()
+	truth := map[*node]map[entry]bool{}
+	for _, n := range a.nodes {
+		truth[n] = n.kernel.entries()
+		overrun := n.daemon.program == ours && n.daemon.statistics().Kernel.Overruns > 1
+		if d := difference(truth[n], n.internal()); d != "" {
+			return n.daemon.name() + ": internal cache against the kernel:\n" + d, overrun || n.daemon.program == debian
+		}
+	}
+	for _, to := range a.nodes {
+		external := to.external()
+		for _, from := range a.nodes {
+			if from == to {
+				continue
+			}
+			if d := difference(about(truth[from], from.side), about(external, from.side)); d != "" {
+				return to.daemon.name() + ": external cache against the kernel of " + from.daemon.name() + ":\n" + d,
+					a.mode.name == "NOTRACK" || to.daemon.program == debian || from.daemon.program == debian
+			}
+		}
+	}
+	return "", false
+}
+
+// countLoss holds our daemons to it that they count what is lost: events that the
+// kernel dropped, and, where no daemon was started anew, messages that the wire
+// did not bring.
+func (a *arena) countLoss(unheard map[*node]int, lost map[*node]uint64, exact bool) {
+	a.t.Helper()
+	a.eachOurs(func(n *node) {
+		now := n.daemon.statistics()
+		if drops := n.kernelDrops(); drops != now.Kernel.Lost {
+			a.t.Errorf("%s: the kernel has dropped %d events, the daemon counts %d", n.daemon.name(), drops, now.Kernel.Lost)
+		} else {
+			a.drops += drops
+		}
+		if !exact || a.mode.name == "ALARM" {
+			return // ALARM has no sequence to tell a loss from
+		}
+		missed := a.wire.unheard(n.name) - unheard[n]
+		a.unheard += missed
+		a.counted += now.Lost - lost[n]
+		if now.Lost-lost[n] < uint64(missed) {
+			a.t.Errorf("%s: the wire has kept %d messages from it, it counts %d lost", n.daemon.name(), missed, now.Lost-lost[n])
+		}
+	})
+}
+
+// commit has every node take over, and compares the kernels. What that has
+// brought is removed again.
+func (a *arena) commit() {
+	a.t.Helper()
+	for _, to := range a.nodes {
+		to.daemon.commit()
+		for _, from := range a.nodes {
+			if from != to {
+				a.compare(from, to)
+			}
+		}
+	}
+	if a.t.Failed() {
+		a.t.FailNow()
+	}
+	// Only now: others may be told that these flows have ended.
+	for _, n := range a.nodes {
+		for _, f := range n.kernel.flows() {
+			if !n.ownsTuple(&f.Orig) {
+				n.kernel.remove(&f)
+			}
+		}
+	}
+}
+
+// compare holds the kernel of a node that has committed to that of another.
+func (a *arena) compare(from, to *node) {
+	a.t.Helper()
+	there := map[identity]nl.Flow{}
+	for _, f := range to.kernel.flows() {
+		there[identityOf(&f)] = f
+	}
+	const enough = 10
+	bad := 0
+	for _, f := range from.kernel.flows() {
+		if !from.ownsTuple(&f.Orig) {
+			continue
+		}
+		d := " it is missing"
+		if got, ok := there[identityOf(&f)]; ok {
+			d = compareFlows(&f, &got, to.daemon.program)
+		}
+		if d == "" {
+			continue
+		}
+		if bad++; bad <= enough {
+			a.t.Errorf("%s after the commit: %s of %s:%s", to.daemon.name(), entryOfFlow(&f), from.name, d)
+		}
+	}
+	if bad > enough {
+		a.t.Errorf("and %d more", bad-enough)
+	}
+}
+
+// end lets all flows go and looks at what is left of the daemons.
+func (a *arena) end() {
+	a.t.Helper()
+	for _, n := range a.nodes {
+		for _, f := range n.kernel.flows() {
+			n.kernel.remove(&f)
+		}
+	}
+	a.settle()
+	const grace = 24 << 10 // KiB
+	for _, all := range a.usages {
+		first, last := all[0], all[len(all)-1]
+		if last.rss > first.rss*3/2+grace || last.files > first.files+4 || last.threads > first.threads+8 {
+			a.t.Errorf("a daemon took %v after its first round, and %v after round %d", first, last, len(all))
+		}
+	}
+	a.eachOurs(func(n *node) {
+		used := n.daemon.goroutines()
+		n.daemon.start()
+		netnstest.Eventually(a.t, patience, n.daemon.name()+" is in business", func() bool {
+			return strings.Contains(n.daemon.ask(statsRuntime), "uptime")
+		})
+		if fresh := n.daemon.goroutines(); used > fresh+3 {
+			a.t.Errorf("%s: %d goroutines at the end, %d after a start", n.daemon.name(), used, fresh)
+		}
+	})
+	for _, all := range a.usages {
+		if len(all) > 1 {
+			a.t.Logf("process %d: %v after its first round, %v after the last of %d", all[0].pid, all[0], all[len(all)-1], len(all))
+		}
+	}
+}
