@@ -13,7 +13,12 @@ import (
 	"ctbox/internal/netnstest"
 )
 
-func TestMain(m *testing.M) { netnstest.Main(m) }
+func TestMain(m *testing.M) {
+	if filepath.Base(os.Args[0]) == leaving {
+		os.Exit(leave(os.Args))
+	}
+	netnstest.Main(m)
+}
 
 // debian is the peer.
 const debian = "/usr/sbin/conntrackd"

@@ -18,7 +18,7 @@ var built struct {
 
 // Main runs the tests of a package that needs our binary; call it from
 // TestMain. The binary itself is built when the first test asks for it, and
-// removed at the end.
+// removed at the end, when no goroutine may be left (RunTests).
 func Main(m *testing.M) {
 	os.Exit(runTests(m))
 }
@@ -31,7 +31,7 @@ func runTests(m *testing.M) int {
 	}
 	defer os.RemoveAll(dir)
 	built.dir = dir
-	return m.Run()
+	return RunTests(m)
 }
 
 // BinDir returns the directory with ctbox and its links, as `make` builds them.

@@ -6,13 +6,15 @@ import (
 	"os"
 	"os/exec"
 	"testing"
+
+	"ctbox/internal/netnstest"
 )
 
 // TestMain runs the tests in a network namespace of their own, loopback up.
 func TestMain(m *testing.M) {
 	const inside = "LINK_TESTS_INSIDE_NAMESPACE"
 	if os.Getenv(inside) != "" {
-		os.Exit(m.Run())
+		os.Exit(netnstest.RunTests(m))
 	}
 	enter := []string{"--net", "sh", "-c", `ip link set lo up && exec "$0" "$@"`, os.Args[0]}
 	cmd := exec.Command("unshare", append(enter, os.Args[1:]...)...)

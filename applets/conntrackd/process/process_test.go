@@ -33,7 +33,7 @@ func TestMain(m *testing.M) {
 	case "backgrounder":
 		os.Exit(backgrounder())
 	}
-	os.Exit(m.Run())
+	os.Exit(netnstest.RunTests(m))
 }
 
 func nobody() bool   { return false }
