@@ -145,11 +145,11 @@ func TestNoSandbox(t *testing.T) {
 	h := newHost(t)
 	config := h.configure("", "Stats {\n}")
 	p := h.Start(ours(t), "-C", config, "--no-sandbox")
-	netnstest.Eventually(t, patience, "the daemon answers", func() bool { return h.Run("", ours(t), "-C", config, "-s").Code == 0 })
+	netnstest.Eventually(t, patience, "the daemon is started", func() bool { return strings.Contains(p.Stdout.String(), "-- starting") })
 	self := confinements(t, os.Getpid())[0]
 	checkConfined(t, p.Pid(), self)
-	if self.seccomp != "0" || !strings.Contains(p.Stdout.String(), "starting") {
-		t.Errorf("the test itself has %+v, the daemon says %s", self, p.Stdout)
+	if self.seccomp != "0" {
+		t.Errorf("the test itself has %+v", self)
 	}
 	stop(t, p)
 }
