@@ -24,6 +24,7 @@ export CGO_ENABLED = 0
 HOST = GOOS= GOARCH= GOARM= GOMIPS=
 
 STATICCHECK = $(BIN)/tools/staticcheck-v0.8.2
+GOVULNCHECK = $(BIN)/tools/govulncheck-v1.9.0
 
 SOURCES := go.mod $(wildcard go.sum) $(shell find . -name '*.go' -not -name '*_test.go' -not -path './.git/*')
 
@@ -88,6 +89,15 @@ lint: $(STATICCHECK) ## gofmt, vet and staticcheck
 $(STATICCHECK):
 	$(HOST) GOBIN=$(abspath $(BIN))/tools $(GO) install honnef.co/go/tools/cmd/staticcheck@$(@:$(BIN)/tools/staticcheck-%=%)
 	@mv $(BIN)/tools/staticcheck $@
+
+# VULNDB=optional where the database can't be reached; see the script.
+.PHONY: vulncheck
+vulncheck: $(GOVULNCHECK) ## look for what the program calls among known vulnerabilities
+	@scripts/vulncheck.sh $(GOVULNCHECK) -tags $(TAGS) .
+
+$(GOVULNCHECK):
+	$(HOST) GOBIN=$(abspath $(BIN))/tools $(GO) install golang.org/x/vuln/cmd/govulncheck@$(@:$(BIN)/tools/govulncheck-%=%)
+	@mv $(BIN)/tools/govulncheck $@
 
 # Not the test that only compiles: the race detector has nothing to see there.
 # sync/interop drives whole daemons, which are built without the detector.
