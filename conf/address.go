@@ -140,3 +140,36 @@ func (p *parser) network(six bool) (token, netip.Prefix, *Error) {
 	}
 	return t, netip.PrefixFrom(addr, length).Masked(), nil
 }
+
+// listen is an address and a port to listen on.
+type listen struct {
+	at func(scope) *netip.AddrPort
+}
+
+func (v listen) read(p *parser, c *clause, s scope, at Pos) *Error {
+	const expected = "an address and a port, as 127.0.0.1:9107 or [::1]:9107"
+	t, err := p.word(expected)
+	if err != nil {
+		return err
+	}
+	where, bad := netip.ParseAddrPort(t.text)
+	if bad != nil || where.Port() == 0 || where.Addr().Zone() != "" {
+		return p.mismatch(t, expected)
+	}
+	field := v.at(s)
+	p.mark(field, c, at)
+	*field = netip.AddrPortFrom(where.Addr().Unmap(), where.Port())
+	return nil
+}
+
+func (v listen) field(s scope) any { return v.at(s) }
+func (v listen) reset(s scope)     { *v.at(s) = netip.AddrPort{} }
+
+func (v listen) print(w *printer, c *clause, s scope) {
+	if where := *v.at(s); where.IsValid() {
+		w.line(c.name, where.String())
+	}
+}
+
+func (v listen) syntax() string   { return "ADDRESS:PORT" }
+func (v listen) standard() string { return "" }

@@ -5,6 +5,7 @@ import (
 	"io/fs"
 	"net/netip"
 	"path/filepath"
+	"slices"
 	"strconv"
 )
 
@@ -123,6 +124,7 @@ func (k *check) general() {
 	} else {
 		k.creatable("Path", g.UNIXPath, &g.UNIXPath)
 	}
+	k.metrics(g)
 	if g.NetlinkBufferSize > g.NetlinkBufferSizeMaxGrowth {
 		k.report(Caution, "NetlinkBufferSize is greater than NetlinkBufferSizeMaxGrowth, the system's default is used instead",
 			&g.NetlinkBufferSize)
@@ -140,6 +142,24 @@ func (k *check) general() {
 				" is below net.netfilter.nf_conntrack_max, "+limit+": a full table does not fit the cache", &g.HashLimit)
 		}
 	}
+}
+
+func (k *check) metrics(g *General) {
+	at := g.MetricsListen
+	if !at.IsValid() || at.Addr().IsLoopback() {
+		return
+	}
+	k.report(Caution, "Listen "+at.String()+" is open to others than this host: whoever can connect reads the metrics", &g.MetricsListen)
+	all, err := k.env.Interfaces()
+	if at.Addr().IsUnspecified() || err != nil {
+		return
+	}
+	for _, i := range all {
+		if slices.Contains(i.Addresses, at.Addr()) {
+			return
+		}
+	}
+	k.report(Fatal, "no interface has the address of Listen "+at.String(), &g.MetricsListen)
 }
 
 func (k *check) filter(f *Filter) {

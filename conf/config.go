@@ -39,6 +39,8 @@ type General struct {
 	LockFile  string    // absolute path
 	UNIXPath  string    // path of the control socket; "" for none
 
+	MetricsListen netip.AddrPort // of the HTTP server for metrics; the zero AddrPort for none
+
 	NetlinkBufferSize          uint32        // bytes; 0 leaves the system's default
 	NetlinkBufferSizeMaxGrowth uint32        // bytes
 	NetlinkOverrunResync       time.Duration // delay from an overrun to the resynchronisation; 0 for none

@@ -1,6 +1,9 @@
 package conf
 
-import "time"
+import (
+	"net/netip"
+	"time"
+)
 
 // grammar is the table: the whole file as a block. The order of clauses is that
 // of the printed file and of the reference. It is not changed after start.
@@ -197,6 +200,21 @@ var generalClauses = []clause{
 					doc:     "Ignored.",
 				},
 			},
+		}},
+	},
+	{
+		name: "Metrics",
+		doc:  "Serves the numbers of `conntrackd -s metrics` over HTTP, as http://ADDRESS:PORT/metrics.",
+		live: true,
+		value: group{block: &block{
+			title:  "Metrics",
+			syntax: "{ ... }",
+			clauses: []clause{{
+				name:  "Listen",
+				value: listen{at: func(s scope) *netip.AddrPort { return &s.cfg.General.MetricsListen }},
+				doc: "The address and TCP port, as 127.0.0.1:9107 or [::1]:9107. There is no encryption and nobody is asked who he " +
+					"is: on another address than the host's own a firewall has to say who may connect.",
+			}},
 		}},
 	},
 	{

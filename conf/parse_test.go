@@ -17,6 +17,7 @@ var sameConfig = cmp.Options{
 	cmpopts.EquateEmpty(),
 	cmp.Comparer(func(a, b netip.Addr) bool { return a == b }),
 	cmp.Comparer(func(a, b netip.Prefix) bool { return a == b }),
+	cmp.Comparer(func(a, b netip.AddrPort) bool { return a == b }),
 }
 
 func mustParse(t testing.TB, src string) (*Config, []Warning) {
@@ -110,6 +111,10 @@ var clauseTests = []struct {
 	{"General { HashSize 1 } General { HashLimit 2 HashSize 3#c\n }", general(func(g *General) { g.HashSize, g.HashLimit = 3, 2 })},
 	{"General { HashSize 0 HashLimit 0 EventIterationLimit 0 NetlinkOverrunResync 0 }", nothing[Config]},
 	{"General { LogFormat json }", general(func(g *General) { g.LogFormat = LogJSON })},
+	{"General { Metrics { Listen 127.0.0.1:9107 } }", general(func(g *General) { g.MetricsListen = netip.MustParseAddrPort("127.0.0.1:9107") })},
+	{"General { Metrics { Listen [::1]:65535 } }", general(func(g *General) { g.MetricsListen = netip.MustParseAddrPort("[::1]:65535") })},
+	{"General { Metrics { Listen [::ffff:127.0.0.1]:1 } }", general(func(g *General) { g.MetricsListen = netip.MustParseAddrPort("127.0.0.1:1") })},
+	{"General { Metrics { } }", nothing[Config]},
 	{"General { LogFormat JSON LogFormat Text }", nothing[Config]},
 	{"General { HashSize 0007 }", general(func(g *General) { g.HashSize = 7 })},
 	{"General { HashSize 2147483647 }", general(func(g *General) { g.HashSize = 2147483647 })},

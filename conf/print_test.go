@@ -164,6 +164,8 @@ func randomOperand(r *rand.Rand, b *block, c *clause) string {
 		return pick("/a", "on", "off")
 	case facility:
 		return pick("on", "off", "daemon", "local5", "nosuch")
+	case listen:
+		return pick("127.0.0.1:9107", "[::1]:9107", "[::]:1")
 	case logFormat:
 		return pick("text", "JSON")
 	case scheduler:

@@ -60,7 +60,7 @@ func purpose(cfg *conf.Config) string {
 		does = append(does, "keep statistics of flows")
 	}
 	if h := cfg.Helper; h != nil && len(h.Types) > 0 {
-		does = append(does, "run the helpers "+helperNames(h))
+		does = append(does, "run the helpers "+strings.Join(helperNames(h), ", "))
 	}
 	if len(does) == 0 {
 		return "and do nothing but answer commands"

@@ -92,6 +92,7 @@ var options = map[byte]option{
 		{text: "ct", request: control.StatsFlows},
 		{text: "expect", request: control.StatsExpects},
 		{text: "metrics", request: control.Metrics},
+		{text: "helpers", request: control.StatsHelpers},
 	}},
 }
 

@@ -69,6 +69,8 @@ func TestParse(t *testing.T) {
 		{"-s queue", client(control.StatsQueue), ""},
 		{"-s e", client(control.StatsExpects), ""},
 		{"-s metrics", client(control.Metrics), ""},
+		{"-s h", client(control.StatsHelpers), ""},
+		{"-s helpers --json", client(control.StatsHelpers | control.AsJSON), ""},
 		{"-s m", command{op: opClient, config: defaultConfig, request: control.StatsLink,
 			notes: []string{"use `link' instead of `multicast' as parameter."}}, ""},
 		{"-s zzz", command{}, "!unknown parameter `zzz' for option `-s'"},

@@ -52,6 +52,7 @@ type daemon struct {
 	control *net.UnixListener // nil without
 	node    runner
 	helpers *helpers.Host // nil without
+	metrics metrics
 	hangup  chan os.Signal
 
 	noSandbox bool
@@ -171,7 +172,10 @@ func (d *daemon) init(ctx context.Context, open opener) error {
 		return err
 	}
 	d.node = n
-	return d.openHelpers(ctx)
+	if err := d.openHelpers(ctx); err != nil {
+		return err
+	}
+	return d.metrics.open(g.MetricsListen)
 }
 
 func (d *daemon) limitMemory(cfg *conf.Config) {
@@ -190,6 +194,7 @@ func (d *daemon) release() {
 	if d.control != nil {
 		d.control.Close()
 	}
+	d.metrics.use(nil)
 	if err := d.lock.Release(); err != nil {
 		d.log.Error("can't remove lockfile: " + err.Error())
 	}
@@ -200,7 +205,7 @@ func (d *daemon) run(ctx context.Context, parent *process.Parent) int {
 	ctx, end := context.WithCancelCause(ctx)
 	stop := func() { end(nil) }
 	defer stop()
-	server := &control.Server{Node: d.node, Log: d.log, Stop: stop, Reload: d.reload.run}
+	server := &control.Server{Node: d.node, Log: d.log, Stop: stop, Reload: d.reload.run, Helpers: d.helperCounts}
 	defer server.Close() // whoever asked for the end may go on when all is gone
 
 	failed := d.leave(parent)
@@ -214,6 +219,7 @@ func (d *daemon) run(ctx context.Context, parent *process.Parent) int {
 			}
 		})
 	}
+	d.metrics.serve(ctx, server, d.log)
 	d.log.Log(ctx, node.LevelNotice, startMessage(parent))
 	if failed == nil {
 		beside.Go(func() { d.runHelpers(ctx, end) })
@@ -228,6 +234,7 @@ func (d *daemon) run(ctx context.Context, parent *process.Parent) int {
 		process.Notify(process.Stopping)
 	}
 	beside.Wait()
+	d.metrics.wait()
 	d.release()
 	if failed != nil {
 		d.log.Error(failed.Error())

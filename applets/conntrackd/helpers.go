@@ -3,8 +3,8 @@ package conntrackd
 import (
 	"context"
 	"fmt"
-	"strings"
 
+	"ctbox/applets/conntrackd/report"
 	"ctbox/conf"
 	"ctbox/helpers"
 )
@@ -34,8 +34,21 @@ func (d *daemon) runHelpers(ctx context.Context, stop context.CancelCauseFunc) {
 	}
 }
 
+// helperCounts are the numbers of the helpers; nil without any.
+func (d *daemon) helperCounts() *report.Helpers {
+	if d.helpers == nil {
+		return nil
+	}
+	s := &d.helpers.Stats
+	return &report.Helpers{
+		Names:   helperNames(d.cfg.Helper),
+		Packets: s.Packets.Load(), Unread: s.Unread.Load(), Dropped: s.Dropped.Load(), Rewritten: s.Rewritten.Load(),
+		Expectations: s.Expectations.Load(), Refused: s.Refused.Load(), Verdicts: s.Verdicts.Load(), Overruns: s.Overruns.Load(),
+	}
+}
+
 // helperNames are the helpers of a Helper clause in words.
-func helperNames(h *conf.Helper) string {
+func helperNames(h *conf.Helper) []string {
 	var names []string
 	for _, t := range h.Types {
 		family, protocol := "inet", "tcp"
@@ -47,5 +60,5 @@ func helperNames(h *conf.Helper) string {
 		}
 		names = append(names, fmt.Sprintf("%s (%s, %s, queue %d)", t.Name, family, protocol, t.QueueNum))
 	}
-	return strings.Join(names, ", ")
+	return names
 }

@@ -116,7 +116,7 @@ type change struct {
 // apply puts cfg in force.
 func (r *reloader) apply(ctx context.Context, cfg *conf.Config) error {
 	var prepared []change
-	for _, prepare := range []func(*conf.Config) (change, error){r.console, r.flows} {
+	for _, prepare := range []func(*conf.Config) (change, error){r.console, r.flows, r.metrics} {
 		c, err := prepare(cfg)
 		if err == nil {
 			prepared = append(prepared, c)
@@ -172,6 +172,23 @@ func (r *reloader) flows(cfg *conf.Config) (change, error) {
 	c := change{use: func() { r.daemon.flows.use(log) }}
 	if log != nil {
 		c.drop = log.Close
+	}
+	return c, nil
+}
+
+// metrics prepares the socket of the metrics.
+func (r *reloader) metrics(cfg *conf.Config) (change, error) {
+	at := cfg.General.MetricsListen
+	if at == r.cfg.General.MetricsListen {
+		return change{}, nil
+	}
+	l, err := listenMetrics(at)
+	if err != nil {
+		return change{}, err
+	}
+	c := change{use: func() { r.daemon.metrics.use(l) }}
+	if l != nil {
+		c.drop = func() { l.Close() }
 	}
 	return c, nil
 }

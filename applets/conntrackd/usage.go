@@ -25,6 +25,7 @@ Client mode commands:
   -k, kill conntrack daemon
   -s  [network|cache|runtime|link|rsqueue|queue|ct|expect], dump statistics
   -s  metrics, dump statistics as OpenMetrics text
+  -s  helpers, dump statistics of user-space helpers
   -R [ct|expect], resync with kernel conntrack table
   -n, request resync with other node (only FT-FW and NOTRACK modes)
   -B, force a bulk send to other replica firewalls

@@ -116,6 +116,9 @@ var statistics = map[Request]stats{
 		local := s.Local()
 		return report.AppendRuntime(dst, status, &local)
 	}, report.SectionRuntime},
+	StatsHelpers &^ WithOutcome: {always, func(s *Server, dst []byte, _ *node.Status) []byte {
+		return report.AppendHelpers(dst, s.Local().Helpers)
+	}, report.SectionHelpers},
 	StatsProcess: {always, func(_ *Server, dst []byte, status *node.Status) []byte {
 		return report.AppendTasks(dst, status, os.Getpid())
 	}, report.SectionTasks},
@@ -129,6 +132,10 @@ func (s *Server) answer(ctx context.Context, r Request, w *writer) error {
 	}
 	number := r &^ (WithOutcome | AsJSON)
 	json := r&AsJSON != 0
+	if number >= firstOfOurs && r&WithOutcome == 0 {
+		s.counters.unknown.Add(1)
+		return errUnknown
+	}
 	if do, ok := commands[number]; ok && !json {
 		return do(ctx, s.Node)
 	}

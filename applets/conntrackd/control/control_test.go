@@ -20,6 +20,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"ctbox/applets/conntrackd/report"
 	"ctbox/internal/netnstest"
 	"ctbox/internal/slog"
 	"ctbox/nl"
@@ -214,7 +215,7 @@ func TestOutcomes(t *testing.T) {
 
 func TestUnknownRequestsAreNotAnswered(t *testing.T) {
 	d := serve(t, &Server{})
-	for i, r := range []Request{27, 64, 99, 1 << 31, WithOutcome | 27, AsJSON | CommitAll, WithOutcome | AsJSON | 64, WithOutcome | DumpInternalXML} {
+	for i, r := range []Request{27, 64, 65, 66, 99, Reload, Reload | AsJSON, 1 << 31, WithOutcome | 27, AsJSON | CommitAll, WithOutcome | AsJSON | 64, WithOutcome | DumpInternalXML} {
 		text, err := d.ask(t, r)
 		if text != "" || r&WithOutcome != 0 != errors.Is(err, ErrUnknown) {
 			t.Errorf("request %d: %q, %v", r, text, err)
@@ -252,6 +253,39 @@ func TestDumpOfManyEntries(t *testing.T) {
 		if r&AsJSON != 0 && !json.Valid([]byte(text[:strings.IndexByte(text, '\n')])) {
 			t.Errorf("no JSON: %.200s", text)
 		}
+	}
+}
+
+// The numbers of helpers are those of the daemon, where it has any.
+func TestHelpers(t *testing.T) {
+	none := serve(t, &Server{})
+	if text, err := none.ask(t, StatsHelpers); text != "" || err != nil {
+		t.Errorf("without helpers: %q, %v", text, err)
+	}
+	d := serve(t, &Server{Helpers: func() *report.Helpers {
+		return &report.Helpers{Names: []string{"ftp (inet, tcp, queue 7)"}, Packets: 5}
+	}})
+	if text, err := d.ask(t, StatsHelpers); !strings.Contains(text, "\n\tftp (inet, tcp, queue 7)\n") || err != nil {
+		t.Errorf("%q, %v", text, err)
+	}
+	if text, err := d.ask(t, StatsHelpers|AsJSON); !strings.Contains(text, `"helpers":{"packets":5,`) || err != nil {
+		t.Errorf("%q, %v", text, err)
+	}
+	if text, err := d.ask(t, Metrics); !strings.Contains(text, "\nconntrackd_helper_packets_total 5\n") || err != nil {
+		t.Errorf("%q, %v", text, err)
+	}
+}
+
+// The one who asks for a reload is told what came of it.
+func TestReload(t *testing.T) {
+	var failed error
+	d := serve(t, &Server{Reload: func(context.Context) (string, error) { return "a line\n", failed }})
+	if text, err := d.ask(t, Reload); text != "a line\n" || err != nil {
+		t.Errorf("%q, %v", text, err)
+	}
+	failed = errors.New("no")
+	if text, err := d.ask(t, Reload); text != "a line\n" || !errors.Is(err, Outcome("no")) {
+		t.Errorf("%q, %v", text, err)
 	}
 }
 

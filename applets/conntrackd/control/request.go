@@ -62,8 +62,13 @@ const (
 	WithOutcome Request = 1 << 16
 	AsJSON      Request = 1 << 17
 
+	firstOfOurs Request = 64
+
 	Metrics = WithOutcome | 64
 	Reload  = WithOutcome | 65
+
+	// StatsHelpers has a form as JSON, too, as the statistics above.
+	StatsHelpers = WithOutcome | 66
 )
 
 // Form is how the entries of a cache are printed.
@@ -122,7 +127,7 @@ func (r Request) JSON() (_ Request, ok bool) {
 	if dump, ok := r.Dump(JSON); ok {
 		return dump, true
 	}
-	if _, ok := statistics[r]; ok || r == StatsResendQueue {
+	if _, ok := statistics[r&^WithOutcome]; ok || r == StatsResendQueue {
 		return r | WithOutcome | AsJSON, true
 	}
 	return r, false

@@ -132,6 +132,10 @@ type Server struct {
 	// be told of that, in lines. Without it there is no such request.
 	Reload func(context.Context) (string, error)
 
+	// Helpers returns the numbers of user-space helpers, nil without any; it may be
+	// nil itself.
+	Helpers func() *report.Helpers
+
 	// ReadTimeout and WriteTimeout, where they are not zero, are other limits
 	// than the usual ones for a client to send its request, and to take a part
 	// of the answer.
@@ -195,10 +199,14 @@ func (s *Server) Close() {
 	s.waiting = nil
 }
 
-// Local returns the server's counters.
+// Local returns the numbers of the daemon beside those of the node.
 func (s *Server) Local() report.Local {
 	c := &s.counters
-	return report.Local{ReadFailed: c.readFailed.Load(), Unknown: c.unknown.Load(), Refused: c.refused.Load()}
+	l := report.Local{ReadFailed: c.readFailed.Load(), Unknown: c.unknown.Load(), Refused: c.refused.Load()}
+	if s.Helpers != nil {
+		l.Helpers = s.Helpers()
+	}
+	return l
 }
 
 // serve answers one client.

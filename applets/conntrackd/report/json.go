@@ -20,6 +20,7 @@ const (
 	SectionLink
 	SectionQueue
 	SectionTasks
+	SectionHelpers
 )
 
 // AppendStatusJSON appends the numbers as one JSON object and a newline: those of
@@ -71,8 +72,29 @@ func AppendStatusJSON(dst []byte, s *node.Status, l *Local, section Section) []b
 			o.uint("done", t.Done)
 		})
 	}
+	if has(SectionHelpers) && l.Helpers != nil {
+		o.helpers(l.Helpers)
+	}
 	o.close()
 	return append(o.dst, '\n')
+}
+
+// helpers appends what `-s helpers` has.
+func (o *object) helpers(h *Helpers) {
+	o.open("helpers")
+	for _, c := range helperCounts(h) {
+		o.uint(c.name, c.n)
+	}
+	o.close()
+}
+
+// helperCounts are the numbers of helpers with their names in JSON.
+func helperCounts(h *Helpers) [8]namedCount {
+	return [...]namedCount{
+		{"packets", h.Packets}, {"unread", h.Unread}, {"dropped", h.Dropped}, {"rewritten", h.Rewritten},
+		{"expectations", h.Expectations}, {"expectations_refused", h.Refused}, {"verdicts_refused", h.Verdicts},
+		{"overruns", h.Overruns},
+	}
 }
 
 // AppendResendQueueJSON appends `-s rsqueue` as a JSON object and a newline.

@@ -204,6 +204,15 @@ func ofKernel(n func(*node.KernelStatus) uint64) func(*metricsWriter, *node.Stat
 	}
 }
 
+// ofHelpers is a number of a daemon that runs helpers.
+func ofHelpers(n func(*Helpers) uint64) func(*metricsWriter, *node.Status, *Local) {
+	return func(m *metricsWriter, _ *node.Status, l *Local) {
+		if l.Helpers != nil {
+			m.uint(n(l.Helpers))
+		}
+	}
+}
+
 // ofTraffic is a number of the traffic of such a daemon.
 func ofTraffic(n func(*node.Traffic) uint64) func(*metricsWriter, *node.Status, *Local) {
 	return func(m *metricsWriter, s *node.Status, _ *Local) {

@@ -10,12 +10,28 @@ import (
 	"ctbox/sync/node"
 )
 
-// Local counts what happened on the control socket, which the node knows
-// nothing of.
+// Local counts what happened in the daemon beside the node.
 type Local struct {
+	// Of the control socket:
 	ReadFailed uint64 // clients that went, or waited too long, before a request was complete
 	Unknown    uint64 // requests that mean nothing
 	Refused    uint64 // clients of other users
+
+	Helpers *Helpers // nil where there are none
+}
+
+// Helpers counts what user-space helpers did.
+type Helpers struct {
+	Names []string // each with its family, protocol and queue
+
+	Packets      uint64 // read from the queues
+	Unread       uint64 // of those: accepted, because no helper could read them
+	Dropped      uint64 // of those: dropped, as the helper wanted it
+	Rewritten    uint64 // of those: sent on with another payload
+	Expectations uint64 // given to the kernel
+	Refused      uint64 // of those: refused, as far as the kernel tells
+	Verdicts     uint64 // that the kernel refused for what came with them
+	Overruns     uint64 // times that the receive buffer was full
 }
 
 // field is a number with the text around it. Width is what the number is padded

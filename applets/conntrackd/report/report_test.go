@@ -313,13 +313,57 @@ func TestEndedHasWhatTheKernelSentWithIt(t *testing.T) {
 	}
 }
 
+// Each number of the helpers has its place in the text, in JSON and in the metrics.
+func TestHelpers(t *testing.T) {
+	h := &Helpers{Names: []string{"ftp (inet, tcp, queue 1)", "rpc (inet6, udp, queue 2)"},
+		Packets: 1001, Unread: 102, Dropped: 103, Rewritten: 104, Expectations: 605, Refused: 106, Verdicts: 107, Overruns: 108}
+	want := `user-space helpers:
+	ftp (inet, tcp, queue 1)
+	rpc (inet6, udp, queue 2)
+
+packets:
+	read:			                1001
+	not understood:		                 102
+	dropped:		                 103
+	rewritten:		                 104
+	verdicts refused:	                 107
+	queue overruns:		                 108
+
+expectations:
+	created:		                 499
+	refused:		                 106
+
+`
+	if got := string(AppendHelpers(nil, h)); got != want {
+		t.Errorf("got\n%s", got)
+	}
+	if got := AppendHelpers(nil, nil); len(got) > 0 {
+		t.Errorf("without helpers %q", got)
+	}
+	const members = `{"mode":"none","helpers":{"packets":1001,"unread":102,"dropped":103,"rewritten":104,` +
+		`"expectations":605,"expectations_refused":106,"verdicts_refused":107,"overruns":108}}` + "\n"
+	if got := string(AppendStatusJSON(nil, &node.Status{}, &Local{Helpers: h}, SectionHelpers)); got != members {
+		t.Errorf("got %s", got)
+	}
+	text := string(AppendMetrics(nil, &node.Status{}, &Local{Helpers: h}))
+	for _, sample := range []string{"packets_total 1001", "packets_unread_total 102", "packets_dropped_total 103", "packets_rewritten_total 104",
+		"expectations_total 605", "expectations_refused_total 106", "verdicts_refused_total 107", "overruns_total 108"} {
+		if !strings.Contains(text, "\nconntrackd_helper_"+sample+"\n") {
+			t.Errorf("%s is missing", sample)
+		}
+	}
+	if text := string(AppendMetrics(nil, &node.Status{}, &Local{})); strings.Contains(text, "helper") {
+		t.Errorf("a daemon without helpers has\n%s", text)
+	}
+}
+
 // Every form of the JSON is JSON, and says what the text says.
 func TestStatusJSON(t *testing.T) {
 	for mode := node.ModeNone; mode <= node.ModeNOTRACK; mode++ {
 		s := example()
 		s.Mode = mode
-		for section := All; section <= SectionTasks; section++ {
-			line := AppendStatusJSON(nil, s, &Local{}, section)
+		for section := All; section <= SectionHelpers; section++ {
+			line := AppendStatusJSON(nil, s, &Local{Helpers: &Helpers{}}, section)
 			var got map[string]any
 			if err := json.Unmarshal(line, &got); err != nil {
 				t.Fatalf("mode %d, section %d: %v in\n%s", mode, section, err, line)

@@ -184,6 +184,28 @@ func AppendRuntime(dst []byte, s *node.Status, l *Local) []byte {
 		field{"\tlocal unknown request:\t\t", w12, l.Unknown, "\n\n"})
 }
 
+// AppendHelpers appends `-s helpers`, which conntrack-tools does not have.
+func AppendHelpers(dst []byte, h *Helpers) []byte {
+	if h == nil {
+		return dst
+	}
+	dst = append(dst, "user-space helpers:\n"...)
+	for _, name := range h.Names {
+		dst = append(append(append(dst, '\t'), name...), '\n')
+	}
+	dst = append(dst, "\npackets:\n"...)
+	dst = appendFields(dst,
+		field{"\tread:\t\t\t", w20, h.Packets, "\n"},
+		field{"\tnot understood:\t\t", w20, h.Unread, "\n"},
+		field{"\tdropped:\t\t", w20, h.Dropped, "\n"},
+		field{"\trewritten:\t\t", w20, h.Rewritten, "\n"},
+		field{"\tverdicts refused:\t", w20, h.Verdicts, "\n"},
+		field{"\tqueue overruns:\t\t", w20, h.Overruns, "\n"})
+	return appendFields(append(dst, "\nexpectations:\n"...),
+		field{"\tcreated:\t\t", w20, h.Expectations - min(h.Refused, h.Expectations), "\n"},
+		field{"\trefused:\t\t", w20, h.Refused, "\n\n"})
+}
+
 // appendUptime appends "2 days 3 h 4 min", without what is zero in front of the
 // minutes.
 func appendUptime(dst []byte, up time.Duration) []byte {

@@ -1,0 +1,214 @@
+// Package exposition serves metrics over HTTP, for Prometheus and whoever else
+// scrapes: HTTP/1.1 (RFC 9110, RFC 9112) as far as that takes, and no further. There
+// is one path and no body, no connection is kept, and everything that a client can
+// make the daemon do is bounded: how long a request is, how long it may take, how
+// many there are at one time, and how often the numbers are asked for.
+package exposition
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net"
+	"net/netip"
+	"os"
+	"strconv"
+	"sync"
+	"time"
+
+	"ctbox/internal/slog"
+)
+
+// What clients may take of the daemon.
+const (
+	readTimeout  = 5 * time.Second  // for a whole request, however it trickles in
+	writeTimeout = 10 * time.Second // for taking the answer
+	lingerTime   = time.Second      // for closing their end
+	lingerBytes  = 64 << 10         // that they may have sent beyond a request
+
+	maxClients = 8  // served at one time
+	maxLinger  = 32 // waited for at one time; others are hung up on
+
+	// maxAge is how old numbers may be: who asks more often gets them again.
+	maxAge = 200 * time.Millisecond
+)
+
+// contentType is OpenMetrics text.
+const contentType = "application/openmetrics-text; version=1.0.0; charset=utf-8"
+
+// Server answers scrapes. Its fields are set before Serve and not changed after.
+type Server struct {
+	// Metrics returns the text to serve. It is called for one client at a time.
+	Metrics func(context.Context) ([]byte, error)
+	Log     *slog.Logger
+
+	mu   sync.Mutex // held while Metrics runs
+	text []byte     // not changed itself
+	at   time.Time  // of text
+
+	// Shorter for tests; zero for the usual.
+	readTimeout, writeTimeout time.Duration
+}
+
+// Listen opens the socket at an address.
+func Listen(at netip.AddrPort) (*net.TCPListener, error) {
+	network := "tcp4"
+	if at.Addr().Is6() {
+		network = "tcp6"
+	}
+	return net.ListenTCP(network, net.TCPAddrFromAddrPort(at))
+}
+
+// Serve answers every client of l until ctx ends, and returns when l is closed and
+// the last answer has ended. An error means that no more clients can be accepted.
+func (s *Server) Serve(ctx context.Context, l *net.TCPListener) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	var clients sync.WaitGroup
+	defer clients.Wait()
+	defer context.AfterFunc(ctx, func() { l.Close() })()
+	served, lingering := make(chan struct{}, maxClients), make(chan struct{}, maxLinger)
+	// part ends the connection of a client that has been answered.
+	part := func(conn *net.TCPConn) {
+		select {
+		case lingering <- struct{}{}:
+			clients.Go(func() {
+				linger(ctx, conn)
+				<-lingering
+			})
+		default:
+			conn.Close()
+		}
+	}
+	for {
+		conn, err := l.AcceptTCP()
+		switch {
+		case ctx.Err() != nil:
+			if err == nil {
+				conn.Close()
+			}
+			return nil
+		case errors.Is(err, net.ErrClosed):
+			return err
+		case err != nil:
+			// No descriptors or no memory, for this moment.
+			s.Log.Warn("metrics: " + err.Error())
+			select {
+			case <-ctx.Done():
+			case <-time.After(time.Second):
+			}
+			continue
+		}
+		select {
+		case served <- struct{}{}:
+			clients.Go(func() {
+				s.serve(ctx, conn)
+				<-served
+				part(conn)
+			})
+		default:
+			// Its buffer is empty: this does not wait.
+			s.answer(conn, statusUnavailable, false, nil)
+			part(conn)
+		}
+	}
+}
+
+// serve answers one client, if it asks for something.
+func (s *Server) serve(ctx context.Context, conn *net.TCPConn) {
+	// Whoever has asked by now is answered; nobody else keeps the daemon from ending.
+	stop := context.AfterFunc(ctx, func() { conn.SetReadDeadline(time.Now()) })
+	defer stop()
+	conn.SetReadDeadline(time.Now().Add(orElse(s.readTimeout, readTimeout)))
+	if ctx.Err() != nil { // asked after that, so that no end in between is missed
+		conn.SetReadDeadline(time.Now())
+	}
+	request, err := readHead(conn)
+	code, head := statusBadRequest, false
+	switch {
+	case err == nil:
+		code, head = parse(request)
+	case errors.Is(err, errTooLarge):
+		code = statusTooLarge
+	case errors.Is(err, os.ErrDeadlineExceeded) && ctx.Err() == nil:
+		code = statusTimeout
+	case errors.Is(err, io.EOF) && ctx.Err() == nil:
+		// Half a request, and then its end: it may still read.
+	default:
+		return
+	}
+	var text []byte
+	if code == statusOK {
+		if text, err = s.metrics(ctx); err != nil {
+			code = statusUnavailable
+		}
+	}
+	s.answer(conn, code, head, text)
+}
+
+// metrics returns the text, which is not older than maxAge.
+func (s *Server) metrics(ctx context.Context) ([]byte, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.text == nil || time.Since(s.at) > maxAge {
+		ctx, cancel := context.WithTimeout(ctx, readTimeout)
+		defer cancel()
+		text, err := s.Metrics(ctx)
+		if err != nil {
+			return nil, err
+		}
+		s.text, s.at = text, time.Now()
+	}
+	return s.text, nil
+}
+
+// answer writes an answer: its head, and unless the client wants only that, its body,
+// which is text or what is wrong. A client that does not take it has gone.
+func (s *Server) answer(conn *net.TCPConn, code status, head bool, text []byte) {
+	kind := contentType
+	if code != statusOK {
+		kind = "text/plain; charset=utf-8"
+		text = []byte(statusTexts[code] + "\n")
+		switch code {
+		case statusNotFound:
+			text = []byte("Not Found: the metrics are at " + path + "\n")
+		case statusUnavailable:
+			text = nil // whether a client that is not heard wants a body is not known
+		}
+	}
+	dst := append(strconv.AppendInt([]byte("HTTP/1.1 "), int64(code), 10), ' ')
+	dst = append(append(dst, statusTexts[code]...), "\r\nDate: "...)
+	dst = time.Now().UTC().AppendFormat(dst, "Mon, 02 Jan 2006 15:04:05 GMT")
+	dst = append(append(dst, "\r\nContent-Type: "...), kind...)
+	dst = strconv.AppendInt(append(dst, "\r\nContent-Length: "...), int64(len(text)), 10)
+	switch code {
+	case statusNotAllowed:
+		dst = append(dst, "\r\nAllow: GET, HEAD"...)
+	case statusUnavailable:
+		dst = append(dst, "\r\nRetry-After: 1"...)
+	}
+	dst = append(dst, "\r\nConnection: close\r\n\r\n"...)
+	conn.SetWriteDeadline(time.Now().Add(orElse(s.writeTimeout, writeTimeout)))
+	if _, err := conn.Write(dst); err == nil && !head {
+		conn.Write(text)
+	}
+}
+
+// linger closes a connection so that the client gets all of its answer: a close with
+// something unread would reset it (RFC 9112 section 9.6). The client closes first, or
+// has had its time.
+func linger(ctx context.Context, conn *net.TCPConn) {
+	defer conn.Close()
+	defer context.AfterFunc(ctx, func() { conn.SetReadDeadline(time.Now()) })()
+	if conn.CloseWrite() != nil || conn.SetReadDeadline(time.Now().Add(lingerTime)) != nil || ctx.Err() != nil {
+		return
+	}
+	io.CopyN(io.Discard, struct{ io.Reader }{conn}, lingerBytes)
+}
+
+func orElse(d, usual time.Duration) time.Duration {
+	if d != 0 {
+		return d
+	}
+	return usual
+}
