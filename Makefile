@@ -71,6 +71,11 @@ torture: ## let faults come at random over busy nodes, for TORTURETIME
 	@scripts/need test
 	$(TORTURE) -run '^TestTorture$$' -torture.time $(TORTURETIME)
 
+.PHONY: soak
+soak: ## replicate a steady load for an hour: memory, threads and CPU must be flat
+	@scripts/need test
+	$(TORTURE) -run '^TestSoak$$'
+
 .PHONY: check
 check: lint race ## gofmt, vet, staticcheck, and the tests with the race detector
 

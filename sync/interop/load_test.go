@@ -163,6 +163,28 @@ func (l *load) change() nl.Request {
 	return nl.Request{Type: nl.TypeFlowDelete, Family: f.Family(), Flow: &nl.Flow{Orig: f.Orig}}
 }
 
+// fill makes flows until the target is reached.
+func (l *load) fill() error {
+	p := l.conn.NewPipeline(context.Background(), l.complete)
+	b, err := p.Batch()
+	for err == nil && int(l.next-l.first) < l.target {
+		f := l.side.numbered(l.next)
+		l.next++
+		b.Add(nl.Request{Type: nl.TypeFlowNew, Flags: unix.NLM_F_CREATE | unix.NLM_F_EXCL, Family: f.Family(), Flow: &f})
+		if b.Full() {
+			b.Tag = l.next
+			if err = p.Submit(b); err == nil {
+				b, err = p.Batch()
+			}
+		}
+	}
+	if err == nil {
+		b.Tag = l.next
+		err = p.Submit(b)
+	}
+	return errors.Join(err, p.Close())
+}
+
 // numbered is flow number i of a side: TCP and UDP, both families, translated in
 // every way. Neither original nor reply tuples meet as long as not more than
 // 400,000 flows in a row live.

@@ -44,6 +44,7 @@ type statistics struct {
 		Flows struct{ Active, Objects, Memory uint64 }
 	}
 	Lost, Before uint64
+	Replication  struct{ Unacknowledged uint64 }
 	Kernel       struct{ Events, Overruns, Lost, Resyncs uint64 }
 }
 
