@@ -71,6 +71,11 @@ torture: ## let faults come at random over busy nodes, for TORTURETIME
 	@scripts/need test
 	$(TORTURE) -run '^TestTorture$$' -torture.time $(TORTURETIME)
 
+.PHONY: failover
+failover: ## kill the primary 50 times at 200,000 flows, and count what the backup lacks
+	@scripts/need test
+	$(TORTURE) -run '^TestTakeover$$'
+
 .PHONY: soak
 soak: ## replicate a steady load for an hour: memory, threads and CPU must be flat
 	@scripts/need test

@@ -43,23 +43,28 @@ type load struct {
 	err     error // valid after done
 }
 
-// ack says that the kernel had all flows before next, but for those that had
-// ended, at that time.
+// ack says that the kernel had the flows first to next-1 at that time.
 type ack struct {
-	at   time.Time
-	next uint32
+	at          time.Time
+	first, next uint32
 }
 
 // newLoad is a load that has not begun.
 func newLoad(n *node, seed uint64, rate, target int) *load {
 	l := &load{side: n.side, random: rand.New(rand.NewPCG(seed, 3)), rate: rate, target: target}
+	l.moveTo(n)
+	return l
+}
+
+// moveTo has the load work on another node's kernel, while it does not run.
+func (l *load) moveTo(n *node) {
 	var err error
 	n.ns.Do(func() { l.conn, err = nl.Dial() })
 	if err != nil {
 		n.kernel.t.Fatal(err)
 	}
-	n.kernel.t.Cleanup(func() { l.conn.Close() })
-	return l
+	conn := l.conn
+	n.kernel.t.Cleanup(func() { conn.Close() })
 }
 
 // tick is how often a load works.
@@ -109,14 +114,14 @@ func (l *load) burst(n int) error {
 		b.Add(l.change())
 		l.changes.Add(1)
 		if b.Full() {
-			b.Tag = l.next
+			b.Tag = ack{first: l.first, next: l.next}
 			if err = p.Submit(b); err == nil {
 				b, err = p.Batch()
 			}
 		}
 	}
 	if err == nil {
-		b.Tag = l.next
+		b.Tag = ack{first: l.first, next: l.next}
 		err = p.Submit(b)
 	}
 	return errors.Join(err, p.Close())
@@ -132,7 +137,9 @@ func (l *load) complete(b *nl.Batch) error {
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.acked = append(l.acked, ack{time.Now(), b.Tag.(uint32)})
+	a := b.Tag.(ack)
+	a.at = time.Now()
+	l.acked = append(l.acked, a)
 	return nil
 }
 
@@ -165,24 +172,32 @@ func (l *load) change() nl.Request {
 
 // fill makes flows until the target is reached.
 func (l *load) fill() error {
+	from := l.next
+	l.next = l.first + uint32(l.target)
 	p := l.conn.NewPipeline(context.Background(), l.complete)
+	return errors.Join(l.submit(p, from, l.next, func(f *nl.Flow) nl.Request {
+		return nl.Request{Type: nl.TypeFlowNew, Flags: unix.NLM_F_CREATE | unix.NLM_F_EXCL, Family: f.Family(), Flow: f}
+	}), p.Close())
+}
+
+// submit asks the same for the flows from to to-1.
+func (l *load) submit(p *nl.Pipeline, from, to uint32, request func(*nl.Flow) nl.Request) error {
 	b, err := p.Batch()
-	for err == nil && int(l.next-l.first) < l.target {
-		f := l.side.numbered(l.next)
-		l.next++
-		b.Add(nl.Request{Type: nl.TypeFlowNew, Flags: unix.NLM_F_CREATE | unix.NLM_F_EXCL, Family: f.Family(), Flow: &f})
+	for i := from; err == nil && i < to; i++ {
+		f := l.side.numbered(i)
+		b.Add(request(&f))
 		if b.Full() {
-			b.Tag = l.next
+			b.Tag = ack{first: l.first, next: i + 1}
 			if err = p.Submit(b); err == nil {
 				b, err = p.Batch()
 			}
 		}
 	}
-	if err == nil {
-		b.Tag = l.next
-		err = p.Submit(b)
+	if err != nil {
+		return err
 	}
-	return errors.Join(err, p.Close())
+	b.Tag = ack{first: l.first, next: to}
+	return p.Submit(b)
 }
 
 // numbered is flow number i of a side: TCP and UDP, both families, translated in

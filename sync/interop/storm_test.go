@@ -13,8 +13,6 @@ import (
 	"sync"
 	"syscall"
 	"time"
-
-	"ctbox/nl"
 )
 
 // fault is one way to make a firewall's life hard. begin starts it, end, if there
@@ -98,9 +96,7 @@ func storms(longestStop time.Duration) []fault {
 			end: func(a *arena, n *node) { n.daemon.signal(syscall.SIGCONT) }},
 		{name: "flush", lane: laneKernel, weight: 1,
 			begin: func(a *arena, n *node, _ uint32) string {
-				if err := n.kernel.conn.Do(a.t.Context(), nl.Request{Type: nl.TypeFlowDelete}, nil); err != nil {
-					a.t.Fatal(err)
-				}
+				n.kernel.flush()
 				return "of the kernel's table"
 			}},
 		{name: "disk", lane: laneDisk, weight: 2, shortest: second / 2, longest: 3 * second,

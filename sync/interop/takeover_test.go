@@ -1,0 +1,162 @@
+//go:build torture
+
+package interop
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"testing"
+	"time"
+
+	"ctbox/internal/netnstest"
+	"ctbox/nl"
+
+	"golang.org/x/sys/unix"
+)
+
+var (
+	takeoverKills = flag.Int("takeover.kills", 50, "how often a primary dies")
+	takeoverFlows = flag.Int("takeover.flows", 200000, "flows at each death")
+	takeoverRate  = flag.Int("takeover.rate", 2000, "flows that begin in a second; as many change, and as many end")
+)
+
+// settled is how old what the dead primary's kernel knew must be for the backup to
+// have to know it.
+const settled = 100 * time.Millisecond
+
+// TestTakeover kills the primary under load, lets the backup take over, and goes
+// on with the two in each other's role, again and again.
+func TestTakeover(t *testing.T) {
+	s := seed(t)
+	p := newPair(t)
+	link := func(me, peer *side) string {
+		return "Mode FTFW {\n}\n" + udp(4, 0, "sync0", "")(me, peer)
+	}
+	p.start(programs{ours, ours}, link, "HashSize 262144\n\tHashLimit 1000000\n\tNetlinkBufferSize 33554432\n\tNetlinkBufferSizeMaxGrowth 134217728\n")
+	primary, backup := p.a, p.b
+	l := newLoad(primary, s, 3**takeoverRate, *takeoverFlows)
+	l.steady = true
+	if err := l.fill(); err != nil {
+		t.Fatal(err)
+	}
+	random := rand.New(rand.NewPCG(s, 4))
+	var times []time.Duration
+	missing, stale := 0, 0
+	for kill := range *takeoverKills {
+		backup.awaitCopy(primary)
+		l.begin()
+		time.Sleep(settled + time.Duration(random.Int64N(int64(2*time.Second))))
+		death := time.Now()
+		primary.daemon.kill()
+		backup.daemon.commit()
+		took := time.Since(death)
+		if err := l.end(); err != nil {
+			t.Fatal(err)
+		}
+		then := l.by(death.Add(-settled))
+		m, st, had := backup.lacks(l, then)
+		times = append(times, took)
+		missing, stale = missing+m, stale+st
+		fmt.Printf("%3d: %s took over from %s in %.3f s; %d flows, %d missing, %d that had ended\n",
+			kill+1, backup.name, primary.name, took.Seconds(), had, m, st)
+		if m > 0 {
+			t.Errorf("after kill %d %d flows are missing; logs:\n%s\n%s", kill+1, m, primary.daemon.log(), backup.daemon.log())
+		}
+		// As primary-backup.sh does; the other one comes back from a reset.
+		for _, command := range []string{"-f", "-R", "-B"} {
+			backup.daemon.client(command)
+		}
+		primary.kernel.flush()
+		primary.daemon.start()
+		primary.daemon.client("-n")
+		primary, backup = backup, primary
+		l.moveTo(primary)
+		if err := l.repair(then); err != nil {
+			t.Fatal(err)
+		}
+	}
+	slices.Sort(times)
+	at := func(part int) float64 { return times[(len(times)-1)*part/100].Seconds() }
+	fmt.Printf("%d deaths at %d flows: %d flows missing, %d that had ended were brought back\n", len(times), *takeoverFlows, missing, stale)
+	fmt.Printf("from the death to the end of the commit: min %.3f s, median %.3f s, 95 %% within %.3f s, max %.3f s\n",
+		at(0), at(50), at(95), at(100))
+}
+
+// awaitCopy waits until n's external cache has as many flows as the kernel of
+// another, whose load rests.
+func (n *node) awaitCopy(of *node) {
+	t := n.kernel.t
+	t.Helper()
+	entries, _, err := of.kernel.conn.Count(context.Background())
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := uint64(0)
+	netnstest.Eventually(t, 2*patience, n.daemon.name()+" has a copy of everything", func() bool {
+		time.Sleep(50 * time.Millisecond) // not to keep the daemon from it
+		got = n.daemon.statistics().Caches["external"].Flows.Active
+		return got == uint64(entries)
+	})
+}
+
+// lacks compares the kernel after a commit with what a load had made by then, and
+// not ended since. It returns how many flows are missing, how many are there that
+// had ended by then, and how many there are.
+func (n *node) lacks(l *load, then ack) (missing, stale, had int) {
+	there := map[nl.Tuple]bool{}
+	for _, f := range n.kernel.flows() {
+		there[f.Orig] = true
+	}
+	had = len(there)
+	for i := l.first; i < then.next; i++ {
+		if f := l.side.numbered(i); !there[f.Orig] {
+			missing++
+		}
+	}
+	for i := then.first; i < l.next; i++ {
+		f := l.side.numbered(i)
+		delete(there, f.Orig)
+	}
+	return missing, len(there), had
+}
+
+// by is the last that the kernel had confirmed by then.
+func (l *load) by(then time.Time) (last ack) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, a := range l.acked {
+		if a.at.After(then) {
+			break
+		}
+		last = a
+	}
+	return last
+}
+
+// repair makes what the load did in the last moments of a dead primary come true
+// in its new kernel.
+func (l *load) repair(then ack) error {
+	l.acked = nil
+	p := l.conn.NewPipeline(context.Background(), l.complete)
+	err := l.submit(p, then.next, l.next, func(f *nl.Flow) nl.Request {
+		return nl.Request{Type: nl.TypeFlowNew, Flags: unix.NLM_F_CREATE | unix.NLM_F_EXCL, Family: f.Family(), Flow: f}
+	})
+	if err == nil {
+		err = l.submit(p, then.first, l.first, func(f *nl.Flow) nl.Request {
+			return nl.Request{Type: nl.TypeFlowDelete, Family: f.Family(), Flow: &nl.Flow{Orig: f.Orig}}
+		})
+	}
+	return errors.Join(err, p.Close())
+}
+
+// flush empties the kernel's table.
+func (k *kernel) flush() {
+	k.t.Helper()
+	if err := k.conn.Do(k.t.Context(), nl.Request{Type: nl.TypeFlowDelete}, nil); err != nil {
+		k.t.Fatal(err)
+	}
+}
