@@ -57,10 +57,18 @@ test: all ## run the tests (root: they make network namespaces)
 # The kernel of the machine at hand seldom has what user-space helpers need. Nothing
 # is compiled inside: emulation is slow.
 .PHONY: test-vm
-test-vm: all ## test user-space helpers, in a virtual machine with Debian's kernel
+test-vm: all $(BIN)/vmtest ## test user-space helpers, in a virtual machine with Debian's kernel
 	@scripts/need test-vm
-	$(GO) test -c -tags $(TAGS),vm -o $(BIN)/vmtest ./helpers/vmtest
 	scripts/vm.sh --timeout 900 -- $(BIN)/vmtest -test.v -test.timeout 14m -bin $(BIN) $(VMFLAGS)
+
+.PHONY: bench-vm
+bench-vm: all $(BIN)/vmtest ## measure user-space helpers against Debian's, in a virtual machine
+	@scripts/need test-vm
+	scripts/vm.sh --timeout 900 -- $(BIN)/vmtest -test.run '^$$' -test.bench . -test.benchtime 5000x -test.count 3 -bin $(BIN) $(VMFLAGS)
+
+.PHONY: $(BIN)/vmtest
+$(BIN)/vmtest:
+	$(GO) test -c -tags $(TAGS),vm -o $@ ./helpers/vmtest
 
 # Whole daemons with the worst that can happen to them; docs/reliability.md has what
 # came of it. Quiet machines only: with others at work the times say little.

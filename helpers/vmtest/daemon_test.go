@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -59,9 +60,14 @@ func defect(t testing.TB, p program, number int) bool {
 	return p.debian()
 }
 
-// each runs a test with Debian's conntrackd and with ours.
+// programs returns Debian's conntrackd and ours.
+func programs() []program {
+	return []program{{"debian", "/usr/sbin/conntrackd"}, {"ours", applet("conntrackd")}}
+}
+
+// each runs a test with both programs.
 func each(t *testing.T, test func(t *testing.T, p program)) {
-	for _, p := range []program{{"debian", "/usr/sbin/conntrackd"}, {"ours", applet("conntrackd")}} {
+	for _, p := range programs() {
 		t.Run(p.name, func(t *testing.T) { test(t, p) })
 	}
 }
@@ -167,13 +173,7 @@ func (fw *firewall) start(p program, setup bool, kinds ...kind) *daemon {
 			r := d.Wait(patience)
 			fw.t.Fatalf("%s ended with status %d:\n%s%s", p, r.Code, r.Stdout, r.Stderr)
 		}
-		bound := fw.queues()
-		for _, k := range kinds {
-			if !bound[k.queue] {
-				return false
-			}
-		}
-		return true
+		return !slices.ContainsFunc(kinds, func(k kind) bool { return !fw.bound(k.queue) })
 	})
 	return d
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"slices"
 	"strings"
 	"testing"
 
@@ -29,6 +30,15 @@ const (
 	// the same in every test
 	routerLink = "fe80::1"
 	serverLink = "fe80::9"
+)
+
+// addresses are those of a family: of the client, of both sides of the firewall,
+// and of the server.
+type addresses struct{ client, inner, outer, server string }
+
+var (
+	v4 = addresses{clientAddr, innerAddr, outerAddr, serverAddr}
+	v6 = addresses{clientAddr6, innerAddr6, outerAddr6, serverAddr6}
 )
 
 // firewall is a router between a client and a server. It is a host, too: the
@@ -99,9 +109,11 @@ func (fw *firewall) load(nat translation, attach bool, kinds ...kind) {
 			fmt.Fprintf(&objects, "\tct helper %s { type %q protocol %s; l3proto %s; }\n", k.object(), k.name, k.protocol, k.l3proto())
 			fmt.Fprintf(&set, "\t\tmeta nfproto %s %s dport %d ct helper set %q\n", k.nfproto(), k.protocol, k.port, k.object())
 		}
-		if k.family == "inet" {
-			fmt.Fprintf(&redirect, "\t\tiifname \"c0\" ip daddr %s %s dport %d dnat to %s\n", innerAddr, k.protocol, k.port, serverAddr)
+		ip, a := "ip", v4
+		if k.family == "inet6" {
+			ip, a = "ip6", v6
 		}
+		fmt.Fprintf(&redirect, "\t\tiifname \"c0\" %s daddr %s %s dport %d dnat %[1]s to %[5]s\n", ip, a.inner, k.protocol, k.port, a.server)
 	}
 	text := fmt.Sprintf(`table inet fw {
 %[1]s
@@ -128,46 +140,28 @@ func (fw *firewall) load(nat translation, attach bool, kinds ...kind) {
 `, objects.String(), set.String(), accept.String())
 	switch nat {
 	case snat:
-		text += "table ip nat {\n\tchain post {\n\t\ttype nat hook postrouting priority srcnat\n\t\toifname \"s0\" masquerade\n\t}\n}\n"
+		text += "table inet nat {\n\tchain post {\n\t\ttype nat hook postrouting priority srcnat\n\t\toifname \"s0\" masquerade\n\t}\n}\n"
 	case dnat:
-		text += "table ip nat {\n\tchain pre {\n\t\ttype nat hook prerouting priority dstnat\n" + redirect.String() + "\t}\n}\n"
+		text += "table inet nat {\n\tchain pre {\n\t\ttype nat hook prerouting priority dstnat\n" + redirect.String() + "\t}\n}\n"
 	}
 	fw.router.NFT(text)
 }
 
-// atServer is where the client finds the server, and the server the client.
-func (nat translation) addresses() (server, client string) {
+// of returns where the client finds the server, and the server the client.
+func (nat translation) of(a addresses) (server, client string) {
 	switch nat {
 	case snat:
-		return serverAddr, outerAddr
+		return a.server, a.outer
 	case dnat:
-		return innerAddr, clientAddr
+		return a.inner, a.client
 	}
-	return serverAddr, clientAddr
+	return a.server, a.client
 }
 
-// queues returns the numbers of the firewall's queues from which whole packets
-// are read.
-func (fw *firewall) queues() map[int]bool {
-	fw.t.Helper()
-	bound := make(map[int]bool)
-	fw.eachQueue(func(number, _, mode int) { bound[number] = mode == 2 })
-	return bound
-}
+// queue is a line of the kernel's table of queues.
+type queue struct{ number, owner, waiting, mode, size, dropped, unsent, sent int }
 
-// waiting returns how many packets wait in a queue.
-func (fw *firewall) waiting(queue int) (n int) {
-	fw.t.Helper()
-	fw.eachQueue(func(number, waiting, _ int) {
-		if number == queue {
-			n = waiting
-		}
-	})
-	return n
-}
-
-// eachQueue reads the kernel's table of queues.
-func (fw *firewall) eachQueue(f func(number, waiting, mode int)) {
+func (fw *firewall) queues() []queue {
 	fw.t.Helper()
 	var table []byte
 	fw.router.Do(func() {
@@ -176,11 +170,39 @@ func (fw *firewall) eachQueue(f func(number, waiting, mode int)) {
 			fw.t.Fatal(err)
 		}
 	})
+	var all []queue
 	for line := range strings.Lines(string(table)) {
-		// number, owner, waiting, copy mode, copy range …
-		var number, owner, waiting, mode int
-		if n, _ := fmt.Sscan(line, &number, &owner, &waiting, &mode); n == 4 {
-			f(number, waiting, mode)
+		var q queue
+		if _, err := fmt.Sscan(line, &q.number, &q.owner, &q.waiting, &q.mode, &q.size, &q.dropped, &q.unsent, &q.sent); err != nil {
+			fw.t.Fatalf("queues: %q: %v", line, err)
+		}
+		all = append(all, q)
+	}
+	return all
+}
+
+// bound reports whether whole packets are read from a queue.
+func (fw *firewall) bound(number int) bool {
+	fw.t.Helper()
+	return slices.ContainsFunc(fw.queues(), func(q queue) bool { return q.number == number && q.mode == 2 })
+}
+
+// waiting returns how many packets wait in a queue.
+func (fw *firewall) waiting(number int) int {
+	fw.t.Helper()
+	for _, q := range fw.queues() {
+		if q.number == number {
+			return q.waiting
 		}
 	}
+	return 0
+}
+
+// queued returns how many packets were sent to all queues.
+func (fw *firewall) queued() (n int) {
+	fw.t.Helper()
+	for _, q := range fw.queues() {
+		n += q.sent
+	}
+	return n
 }

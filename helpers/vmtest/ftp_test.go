@@ -55,47 +55,55 @@ func (fw *firewall) login(t *testing.T, port int, server, at string) session {
 // firewall translates; the data connection comes through, and what is beside it
 // does not.
 func TestFTP(t *testing.T) {
-	each(t, func(t *testing.T, p program) {
+	for _, family := range []struct {
+		name  string
+		kind  kind
+		at    addresses
+		modes []ftpMode
+	}{
+		{"ipv4", ftp, v4, ftpModes},
+		{"ipv6", ftp6, v6, []ftpMode{ftpModes[1], ftpModes[3]}},
+	} {
 		for _, nat := range []translation{routed, snat, dnat} {
-			t.Run(string(nat), func(t *testing.T) {
-				fw := newFirewall(t)
-				fw.register(ftp)
-				fw.load(nat, true, ftp)
-				defer fw.start(p, false, ftp).end()
-				for i, mode := range ftpModes {
-					t.Run(mode.name, func(t *testing.T) { fw.announce(t, p, nat, mode, 42000+10*i) })
-				}
+			t.Run(family.name+"/"+string(nat), func(t *testing.T) {
+				each(t, func(t *testing.T, p program) {
+					fw := newFirewall(t)
+					fw.register(family.kind)
+					fw.load(nat, true, family.kind)
+					defer fw.start(p, false, family.kind).end()
+					for i, mode := range family.modes {
+						t.Run(mode.name, func(t *testing.T) { fw.announce(t, p, nat, family.at, mode, 42000+10*i) })
+					}
+				})
 			})
 		}
-	})
+	}
 }
 
 // announce announces a data connection in a mode, and opens it.
-func (fw *firewall) announce(t *testing.T, p program, nat translation, mode ftpMode, port int) {
-	// Where the client finds the server and the other way round, and what each
-	// takes for its own address.
-	server, client := nat.addresses()
-	s := fw.login(t, port-1000, server, serverAddr)
-	want := expected{protocol: "tcp", master: flow{addrPort(clientAddr, port-1000), addrPort(server, 21)}, helper: "ftp", lifetime: 300}
-	from, to := fw.client, fw.server
-	var dst, source string
+func (fw *firewall) announce(t *testing.T, p program, nat translation, at addresses, mode ftpMode, port int) {
+	// Where the client finds the server and the other way round.
+	server, client := nat.of(at)
+	s := fw.login(t, port-1000, server, at.server)
+	want := expected{protocol: "tcp", master: flow{addrPort(at.client, port-1000), addrPort(server, 21)}, helper: "ftp", lifetime: 300}
+	say, from, to := mode.text(at.server, port), fw.client, fw.server
+	speaker, listener := s.server, s.client
+	dst, source, heard := server, client, mode.text(server, port)
+	want.src = addrPort(at.client, 0)
 	if mode.active {
-		from, to = to, from
-		dst, source = client, server
-		want.src, want.dst = addrPort(serverAddr, 0), addrPort(client, port)
-		send(t, s.client, s.server, mode.text(clientAddr, port), mode.text(client, port))
-	} else {
-		dst, source = server, client
-		want.src, want.dst = addrPort(clientAddr, 0), addrPort(server, port)
-		send(t, s.server, s.client, mode.text(serverAddr, port), mode.text(server, port))
+		say, from, to = mode.text(at.client, port), to, from
+		speaker, listener = listener, speaker
+		dst, source, heard = client, server, mode.text(client, port)
+		want.src = addrPort(at.server, 0)
 	}
-	if mode.name == "EPSV" && defect(t, p, 3) {
+	want.dst = addrPort(dst, port)
+	if mode.name == "EPSV" && defect(t, p, 3) || at == v6 && defect(t, p, 4) {
+		relay(t, speaker, listener, say)
 		fw.expectsNone(t)
-		if nat != dnat {
-			refused(t, from, addrPort(dst, port))
-		}
+		refused(t, from, addrPort(dst, port))
 		return
 	}
+	send(t, speaker, listener, say, heard)
 	fw.expects(t, want)
 	refused(t, from, addrPort(dst, port+1))
 	l := listen(t, to, "", port)
@@ -108,47 +116,10 @@ func (fw *firewall) announce(t *testing.T, p program, nat translation, mode ftpM
 			return
 		}
 	} else if nat == dnat && defect(t, p, 1) {
-		source = serverAddr
+		source = at.server
 	}
 	passes(t, from, addrPort(dst, port), l, source)
 	fw.expectsNone(t)
-}
-
-func TestFTPIPv6(t *testing.T) {
-	each(t, func(t *testing.T, p program) {
-		fw := newFirewall(t)
-		fw.register(ftp6)
-		fw.load(routed, true, ftp6)
-		defer fw.start(p, false, ftp6).end()
-		master := func(port int) flow { return flow{addrPort(clientAddr6, port), addrPort(serverAddr6, 21)} }
-
-		t.Run("EPRT", func(t *testing.T) {
-			s := fw.login(t, 41000, serverAddr6, serverAddr6)
-			relay(t, s.client, s.server, ftpModes[1].text(clientAddr6, 42000))
-			if defect(t, p, 4) {
-				fw.expectsNone(t)
-				refused(t, fw.server, addrPort(clientAddr6, 42000))
-				return
-			}
-			fw.expects(t, expected{protocol: "tcp", src: addrPort(serverAddr6, 0), dst: addrPort(clientAddr6, 42000),
-				master: master(41000), helper: "ftp", lifetime: 300})
-			refused(t, fw.server, addrPort(clientAddr6, 42001))
-			passes(t, fw.server, addrPort(clientAddr6, 42000), listen(t, fw.client, "", 42000), serverAddr6)
-		})
-		t.Run("EPSV", func(t *testing.T) {
-			s := fw.login(t, 41010, serverAddr6, serverAddr6)
-			relay(t, s.server, s.client, ftpModes[3].text(serverAddr6, 42010))
-			if defect(t, p, 3) {
-				fw.expectsNone(t)
-				refused(t, fw.client, addrPort(serverAddr6, 42010))
-				return
-			}
-			fw.expects(t, expected{protocol: "tcp", src: addrPort(clientAddr6, 0), dst: addrPort(serverAddr6, 42010),
-				master: master(41010), helper: "ftp", lifetime: 300})
-			refused(t, fw.client, addrPort(serverAddr6, 42011))
-			passes(t, fw.client, addrPort(serverAddr6, 42010), listen(t, fw.server, "", 42010), clientAddr6)
-		})
-	})
 }
 
 // Whole files from a real server by a real client. The helper is attached by
@@ -178,7 +149,7 @@ func TestFTPTransfer(t *testing.T) {
 				fw.server.Start("python3", "-m", "pyftpdlib", "-i", "::", "-p", "21", "-d", dir)
 				bound(t, fw.server, "tcp", 21)
 
-				server, _ := nat.addresses()
+				server, _ := nat.of(v4)
 				fetch := func(name, server string, broken bool) {
 					if broken {
 						return

@@ -122,7 +122,7 @@ func TestKill(t *testing.T) {
 		d := fw.start(p, false, ftp)
 		s := fw.login(t, 41000, serverAddr, serverAddr)
 		d.Stop(syscall.SIGKILL)
-		netnstest.Eventually(t, patience, "the queue is gone", func() bool { return !fw.queues()[ftp.queue] })
+		netnstest.Eventually(t, patience, "the queue is gone", func() bool { return !fw.bound(ftp.queue) })
 		relay(t, s.server, s.client, "421 bye\r\n")
 
 		defer fw.start(p, false, ftp).end()

@@ -127,7 +127,7 @@ func TestSSDPSubscription(t *testing.T) {
 				fw.register(ssdpTCP)
 				fw.load(nat, true, ssdpTCP)
 				defer fw.start(p, false, ssdpTCP).end()
-				server, client := nat.addresses()
+				server, client := nat.of(v4)
 				s := dial(t, fw.client, 41000, addrPort(server, 49152), listen(t, fw.server, "", 49152))
 				send(t, s.client, s.server, subscribe(addrPort(clientAddr, 5000)), subscribe(addrPort(client, 5000)))
 				fw.expects(t, expected{protocol: "tcp", src: addrPort(serverAddr, 0), dst: addrPort(client, 5000),

@@ -27,7 +27,7 @@ func TestTFTP(t *testing.T) {
 				fw.load(nat, true, tftp)
 				defer fw.start(p, false, tftp).end()
 
-				server, client := nat.addresses()
+				server, client := nat.of(v4)
 				at := datagrams(t, fw.server, serverAddr, 69)
 				from := datagrams(t, fw.client, clientAddr, 40000)
 				post(t, from, tftpRead, addrPort(server, 69))
