@@ -31,7 +31,28 @@ func runTests(m *testing.M) int {
 	}
 	defer os.RemoveAll(dir)
 	built.dir = dir
-	return RunTests(m)
+	if os.Getenv("RACE") == "" {
+		return RunTests(m)
+	}
+	// make takes RACE from the environment: our programs have the race detector,
+	// and say there what it finds.
+	reports := filepath.Join(dir, "race")
+	os.Setenv("GORACE", "log_path="+reports)
+	status := RunTests(m)
+	if races(reports) {
+		return 1
+	}
+	return status
+}
+
+// races prints the reports of the race detector, and tells whether there are any.
+func races(reports string) bool {
+	names, _ := filepath.Glob(reports + ".*")
+	for _, name := range names {
+		text, err := os.ReadFile(name)
+		fmt.Fprintf(os.Stderr, "netnstest: the race detector found in a program of ours (%v):\n%s\n", err, text)
+	}
+	return len(names) > 0
 }
 
 // BinDir returns the directory with ctbox and its links, as `make` builds them.
