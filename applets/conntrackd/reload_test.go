@@ -87,6 +87,9 @@ func TestReloadFilter(t *testing.T) {
 			a.insert("198.51.100.2", 1004)
 			a.caches("-i", map[int]bool{1001: false, 1002: true, 1003: false, 1004: true})
 			b.caches("-e", map[int]bool{1001: false, 1002: true, 1003: false, 1004: true})
+			if filtered := a.kernel().Filtered; (filtered > 0) != (where == "Userspace") {
+				t.Errorf("%d events were filtered in user space", filtered)
+			}
 			if table := a.Must("/usr/sbin/conntrack", "-L"); !strings.Contains(table, "sport=1001 ") {
 				t.Errorf("the kernel has lost a flow:\n%s", table)
 			}
@@ -107,6 +110,61 @@ func TestReloadFilter(t *testing.T) {
 				t.Errorf("logged %s", text)
 			}
 		})
+	}
+}
+
+// Without an internal cache events follow another filter at once.
+func TestReloadFilterWithoutCache(t *testing.T) {
+	h := newHost(t)
+	h.start(ours(t), h.configure("", setups["bypass"]))
+	filtered := func(want int, from string, port int) {
+		t.Helper()
+		events := h.kernel().Events
+		h.insert(from, port)
+		netnstest.Eventually(t, patience, "the event has arrived", func() bool { return h.kernel().Events > events })
+		if got := h.kernel().Filtered; got != want {
+			t.Errorf("%d events were filtered, want %d", got, want)
+		}
+	}
+	filtered(0, "198.51.100.1", 1001)
+	h.reloads("General Filter", fmt.Sprintf(ignore("198.51.100.1"), "Userspace"), setups["bypass"])
+	filtered(1, "198.51.100.1", 1002)
+	filtered(1, "198.51.100.2", 1003)
+}
+
+// In ALARM mode another node forgets what does not pass any more, too, at once and
+// not when nobody has spoken of it for long.
+func TestReloadFilterInAlarm(t *testing.T) {
+	a, b := newPair(t)
+	alarm := func(own string) string {
+		return strings.ReplaceAll(setups["alarm"], "192.0.2.1", own)
+	}
+	a.start(ours(t), a.configure("", alarm("192.0.2.1")))
+	b.start(ours(t), b.configure("", alarm("192.0.2.2")))
+	a.insert("198.51.100.1", 1001)
+	a.insert("198.51.100.2", 1002)
+	b.caches("-e", map[int]bool{1001: true, 1002: true})
+	a.reloads("General Filter", fmt.Sprintf(ignore("198.51.100.1"), "Userspace"), alarm("192.0.2.1"))
+	b.caches("-e", map[int]bool{1001: false, 1002: true})
+	a.reloads("General Filter, Sync Mode RefreshTime", "", strings.Replace(alarm("192.0.2.1"), "ALARM {", "ALARM {\n RefreshTime 1", 1))
+	b.caches("-e", map[int]bool{1001: true, 1002: true})
+}
+
+// A flow that does not pass any more has not ended: statistics do not log it.
+func TestReloadFilterOfStatistics(t *testing.T) {
+	h := newHost(t)
+	stats := "Stats {\n LogFile " + h.path("stats") + "\n}"
+	h.start(ours(t), h.configure("", stats))
+	h.insert("198.51.100.1", 1001)
+	h.insert("198.51.100.2", 1002)
+	h.caches("-i", map[int]bool{1001: true, 1002: true})
+	h.reloads("General Filter", fmt.Sprintf(ignore("198.51.100.1"), "Userspace"), stats)
+	h.caches("-i", map[int]bool{1001: false, 1002: true})
+	h.Must("/usr/sbin/conntrack", "-D", "-p", "tcp")
+	h.caches("-i", map[int]bool{1002: false})
+	h.reloads("General Filter, Stats LogFile", "", "Stats {\n}") // writes what waits
+	if text, _ := os.ReadFile(h.path("stats")); strings.Count(string(text), "\n") != 1 || !strings.Contains(string(text), "sport=1002") {
+		t.Errorf("logged %s", text)
 	}
 }
 
@@ -366,6 +424,16 @@ func (h *host) replication() replication {
 		h.t.Fatal(err)
 	}
 	return status.Replication
+}
+
+// kernel are the numbers of the daemon's events.
+func (h *host) kernel() (k struct{ Events, Filtered int }) {
+	h.t.Helper()
+	status := struct{ Kernel any }{&k}
+	if err := json.Unmarshal([]byte(h.client("-s", "runtime", "--json")), &status); err != nil {
+		h.t.Fatal(err)
+	}
+	return k
 }
 
 // newPair returns two hosts with a dedicated link between them: 192.0.2.1 and

@@ -142,7 +142,8 @@ func (fw *firewall) unregister() {
 // daemon is a conntrackd that runs on the firewall.
 type daemon struct {
 	*netnstest.Process
-	fw *firewall
+	fw     *firewall
+	config string // the name of its file
 }
 
 // launch starts conntrackd with Helper as its only mode. With setup, it makes the
@@ -161,7 +162,7 @@ func (fw *firewall) launch(p program, setup bool, kinds ...kind) *daemon {
 	if err := os.WriteFile(file, []byte(b.String()), 0o600); err != nil {
 		fw.t.Fatal(err)
 	}
-	return &daemon{fw.router.Start(p.path, "-C", file), fw}
+	return &daemon{fw.router.Start(p.path, "-C", file), fw, file}
 }
 
 // start launches conntrackd and waits until it reads the queues.
