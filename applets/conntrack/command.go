@@ -3,7 +3,11 @@
 // rules checked, before anything talks to the kernel.
 package conntrack
 
-import "ctbox/nl"
+import (
+	"time"
+
+	"ctbox/nl"
+)
 
 // Op is what a command line asks for. The zero Op is a line without a command,
 // which prints the help.
@@ -25,6 +29,7 @@ const (
 	OpHelp       // -h, --help
 	OpVersion    // -V, --version
 	OpLoad       // -R, --load-file; LoadFile names the file
+	OpTop        // --top
 )
 
 // Table is the table that a command works on.
@@ -76,6 +81,8 @@ const (
 	OptReplyZone
 	OptLabelMap
 	OptQueueSize
+	OptRefresh
+	OptKey
 )
 
 // Compared are the options that make a filter compare the fields of
@@ -173,6 +180,10 @@ type Command struct {
 
 	BufferSize int64 // -b, bytes, as given: may be 0 or negative
 	QueueSize  int64 // --queue-size, bytes; 0: the default
+
+	Refresh time.Duration // --refresh; 0: the default
+	TopKey  uint8         // --key: the index in topKinds
+	TopSort topColumn     // --key: what to sort by
 
 	// LabelMap names labels in the output; nil when no option asked for the
 	// label file, or it could not be read (the parser has said so).

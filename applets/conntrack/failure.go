@@ -73,7 +73,7 @@ type refusalText struct {
 var refusalTexts = [...]refusalText{
 	{unix.EPERM, onConntrack | onExpect, nil, "sorry, you must be root or get CAP_NET_ADMIN capability to do this"},
 	{errENOTSUPP, onConntrack, []Op{OpList}, "function not implemented"},
-	{unix.EINVAL, onConntrack, []Op{OpList, OpCreate, OpUpdate, OpDelete, OpGet, OpFlush, OpEvents, OpCount}, "invalid parameters"},
+	{unix.EINVAL, onConntrack, []Op{OpList, OpCreate, OpUpdate, OpDelete, OpGet, OpFlush, OpEvents, OpCount, OpTop}, "invalid parameters"},
 	{unix.EINVAL, onExpect, []Op{OpList, OpCreate, OpDelete, OpGet, OpFlush, OpEvents}, "invalid parameters"},
 	{unix.EEXIST, onConntrack, []Op{OpCreate}, "Such conntrack exists, try -U to update"},
 	{unix.ENOENT, onConntrack, []Op{OpCreate, OpGet, OpDelete, OpAdd}, "such conntrack doesn't exist"},

@@ -26,7 +26,7 @@ func TestHelpNamesEverything(t *testing.T) {
 			}
 		}
 		for _, c := range commands {
-			wants = append(wants, "  -"+string(rune(c.short))+", --"+c.long[0])
+			wants = append(wants, "  "+spellings(c.short, c.long[:1]))
 		}
 		for _, o := range protocols[i].options {
 			for _, long := range o.long {
@@ -59,7 +59,7 @@ func TestTables(t *testing.T) {
 		if o.bit != 1<<i {
 			t.Errorf("%s is not at its bit", o.name)
 		}
-		if n := len(strings.ReplaceAll(o.rules, " ", "")); n != columns {
+		if n := len(strings.ReplaceAll(o.rules, " ", "")); n != columnsWritten {
 			t.Errorf("%s has %d rules", o.name, n)
 		}
 	}

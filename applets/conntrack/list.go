@@ -50,14 +50,23 @@ var dumpTypes = [...]nl.Type{
 // dump hands over the flows of c's table, at least those that match: the
 // kernel leaves out of the others what it can.
 func (s *session) dump(c *Command, each func(*nl.Flow) error) error {
+	interrupted, err := s.dumpOnce(c, each)
+	if interrupted {
+		s.warn("WARNING: the table changed while it was read; flows may be missing or doubled.")
+	}
+	return err
+}
+
+// dumpOnce is dump, and tells its caller whether the table changed meanwhile.
+func (s *session) dumpOnce(c *Command, each func(*nl.Flow) error) (interrupted bool, err error) {
 	conn, err := s.ask()
 	if err != nil {
-		return err
+		return false, err
 	}
 	if c.Op != OpUpdate && c.Has(OptStatus) && c.Flow.StatusMask == 0 {
 		// No bit to look at is no condition. The kernel would refuse it, and an
 		// older one would take it for none at all.
-		return &refusal{op: c.Op, table: c.Table, err: unix.EINVAL, hint: "the status list names no status"}
+		return false, &refusal{op: c.Op, table: c.Table, err: unix.EINVAL, hint: "the status list names no status"}
 	}
 	d := nl.Dump{Type: dumpTypes[c.Table], Family: c.Family}
 	switch {
@@ -73,9 +82,7 @@ func (s *session) dump(c *Command, each func(*nl.Flow) error) error {
 			begun = true
 			return each(f)
 		})
-		if err == nil && info.Interrupted {
-			s.warn("WARNING: the table changed while it was read; flows may be missing or doubled.")
-		}
+		interrupted = interrupted || err == nil && info.Interrupted
 		return err
 	}
 	err = read()
@@ -86,7 +93,7 @@ func (s *session) dump(c *Command, each func(*nl.Flow) error) error {
 		d.Filter.Orig, d.Filter.Reply = nl.Tuple{}, nl.Tuple{}
 		err = read()
 	}
-	return s.refused(c, err)
+	return interrupted, s.refused(c, err)
 }
 
 // listExpects prints the expectations of a family.

@@ -213,6 +213,9 @@ func commandName(c *Command) string {
 			continue
 		}
 		name := "-" + string(rune(d.short))
+		if d.short == 0 {
+			name = "--" + d.long[0]
+		}
 		if c.Table == TableExpect {
 			name += " expect"
 		}

@@ -2,7 +2,9 @@ package conntrack
 
 import (
 	"math"
+	"strconv"
 	"strings"
+	"time"
 
 	"ctbox/applets/internal/cnum"
 	"ctbox/nl"
@@ -85,6 +87,43 @@ func (p *Parser) setQueueSize(o *option, arg string, _ bool) error {
 		return unexpected(arg, "--"+o.name)
 	}
 	p.cmd.QueueSize = int64(v)
+	return nil
+}
+
+// setRefresh reads seconds, whole ones or with up to three decimals.
+func (p *Parser) setRefresh(o *option, arg string, _ bool) error {
+	whole, fraction, _ := strings.Cut(arg, ".")
+	ms, err := strconv.ParseUint(whole+(fraction + "000")[:3], 10, 32)
+	every := time.Duration(ms) * time.Millisecond
+	if err != nil || whole == "" || len(fraction) > 3 || every < 100*time.Millisecond || every > 24*time.Hour {
+		return unexpected(arg, "--"+o.name)
+	}
+	p.cmd.Refresh = every
+	return nil
+}
+
+// setTopKey reads KEY[,SORT]. Words can be shortened.
+func (p *Parser) setTopKey(o *option, arg string, _ bool) error {
+	key, sort, sorted := strings.Cut(arg, ",")
+	known := false
+	for i := range topKinds {
+		if key != "" && strings.HasPrefix(topKinds[i].word, key) {
+			p.cmd.TopKey, known = uint8(i), true
+			break
+		}
+	}
+	if known && sorted {
+		known = false
+		for i := range topSorts {
+			if sort != "" && strings.HasPrefix(topSorts[i].word, sort) {
+				p.cmd.TopSort, known = topColumn(i), true
+				break
+			}
+		}
+	}
+	if !known {
+		return unexpected(arg, "--"+o.name)
+	}
 	return nil
 }
 

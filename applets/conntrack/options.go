@@ -40,7 +40,11 @@ const (
 	colExpectGet
 	colExpectEvents
 	colExpectInfo // -F, -C, -S
-	columns
+	columnsWritten
+
+	// colTop is made from colList.
+	colTop  = columnsWritten
+	columns = columnsWritten + 1
 
 	noColumn = -1
 )
@@ -66,6 +70,8 @@ var commands = [...]command{
 		"[TABLE]", "show the number of entries"},
 	{OpStats, 'S', []string{"stats"}, getopt.None, getopt.None, colInfo, colExpectInfo, false,
 		"[TABLE]", "show the counters of each CPU"},
+	{OpTop, 0, []string{"top"}, getopt.None, getopt.Optional, colTop, noColumn, true,
+		"[OPTIONS]", "show again and again who has the most flows; on a terminal a letter chooses by what, else as JSON"},
 	{OpHelp, 'h', []string{"help"}, getopt.None, getopt.None, colHelp, colHelp, false,
 		"[-p PROTO]", "show this help, and that of a protocol's options"},
 	{OpVersion, 'V', []string{"version"}, getopt.None, getopt.None, colInfo, colInfo, false,
@@ -187,6 +193,11 @@ var options = [...]option{
 	// abbreviation keeps its meaning.
 	{OptQueueSize, 0, []string{"queue-size"}, "queue-size", getopt.Required, false, groupCommon, "BYTES",
 		"memory for events that wait to be printed", ".......o .. ....o.", (*Parser).setQueueSize},
+	// With --top only.
+	{OptRefresh, 0, []string{"refresh"}, "refresh", getopt.Required, false, groupCommon, "SECONDS",
+		"how often --top reads the table: 2, or 0.5", "........ .. ......", (*Parser).setRefresh},
+	{OptKey, 0, []string{"key"}, "key", getopt.Required, false, groupCommon, "KEY[,SORT]",
+		"what --top counts flows by: source, destination, port, protocol, zone, mark; and sorts by: flows, new, ended, packets, bytes", "........ .. ......", (*Parser).setTopKey},
 }
 
 // Codes of the scanner: options by index, then commands, then protocol options.
@@ -210,7 +221,9 @@ func genericOptions() []getopt.Option {
 		}
 	}
 	for i, c := range commands {
-		all = append(all, getopt.Option{Short: c.short, Kind: c.shortKind, Code: codeCommand + i})
+		if c.short != 0 {
+			all = append(all, getopt.Option{Short: c.short, Kind: c.shortKind, Code: codeCommand + i})
+		}
 		for _, long := range c.long {
 			all = append(all, getopt.Option{Long: long, Kind: c.longKind, Code: codeCommand + i})
 		}

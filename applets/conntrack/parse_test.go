@@ -139,6 +139,26 @@ func TestMessages(t *testing.T) {
 		{"-E expect --queue-size 1048576", accepted, 0},
 		{"-E --queue-size 0", "unexpected value '0' with --queue-size option", 1},
 		{"-E --queue-size 1M", "unexpected value '1M' with --queue-size option", 1},
+		{"--top", accepted, 0},
+		{"--top=conntrack -p tcp --dport 80 -s 192.0.2.0/24 -w 3 -m 1/3 -u ASSURED", accepted, 0},
+		{"--top conntrack -o json --refresh 0.5 --key port,bytes", accepted, 0},
+		{"--top --refresh 0.125 --key pr", accepted, 0},
+		{"--top -z", "Illegal option `--zero' with this command", 2},
+		{"--top -o xml", "Illegal option `--output' with this command", 2},
+		{"--top -e NEW", "Illegal option `--event-mask' with this command", 2},
+		{"--top -t 5", "Illegal option `--timeout' with this command", 2},
+		{"--top -L", "Invalid commands combination", 2},
+		{"--top expect", "Can't do --top on expectations", 2},
+		{"--top dying", "Can't do that command with tables `dying' and `unconfirmed'", 2},
+		{"--top --refresh 0", "unexpected value '0' with --refresh option", 1},
+		{"--top --refresh 0.05", "unexpected value '0.05' with --refresh option", 1},
+		{"--top --refresh 1.2345", "unexpected value '1.2345' with --refresh option", 1},
+		{"--top --refresh .", "unexpected value '.' with --refresh option", 1},
+		{"--top --refresh -1", "unexpected value '-1' with --refresh option", 1},
+		{"--top --key size", "unexpected value 'size' with --key option", 1},
+		{"--top --key port,", "unexpected value 'port,' with --key option", 1},
+		{"-L --refresh 1", "Illegal option `--refresh' with this command", 2},
+		{"-L --key port", "Illegal option `--key' with this command", 2},
 		{"-L --queue-size 1", "Illegal option `--queue-size' with this command", 2},
 		// What every option does without a command.
 		{"-n", "Illegal option `--src-nat' with this command", 2},
@@ -192,7 +212,8 @@ func TestAmbiguous(t *testing.T) {
 func TestOwnOptionsKeepAbbreviations(t *testing.T) {
 	var theirs []getopt.Option
 	for _, o := range genericOptions() {
-		if o.Code < codeCommand && options[o.Code].bit == OptQueueSize {
+		if o.Code < codeCommand && options[o.Code].bit&(OptQueueSize|OptRefresh|OptKey) != 0 ||
+			o.Code >= codeCommand && o.Long == "top" {
 			continue
 		}
 		theirs = append(theirs, o)

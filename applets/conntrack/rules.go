@@ -22,6 +22,15 @@ func makeGenericRules() (rules [columns]ruleMasks) {
 			col++
 		}
 	}
+	rules[colTop] = rules[colList]
+	for i, o := range options {
+		switch o.bit {
+		case OptZero, OptOutput: // -o json is let through before
+			rules[colTop].refused |= 1 << i
+		case OptRefresh, OptKey:
+			rules[colTop].refused &^= 1 << i
+		}
+	}
 	return rules
 }
 
@@ -104,7 +113,7 @@ func (p *Parser) checkRules() error {
 		col = p.command.expectColumn
 	}
 	given := c.Given
-	if c.Output == OutJSON && (c.Op == OpCount || c.Op == OpStats) {
+	if c.Output == OutJSON && (c.Op == OpCount || c.Op == OpStats || c.Op == OpTop) {
 		// Our own; the other outputs have no form for numbers.
 		given &^= OptOutput
 	}
@@ -128,7 +137,7 @@ func wantsPairs(col int) bool { return col == colCreate || col == colAdd || col 
 // protocols' rules; -h takes any option.
 func protoColumn(col int) (int, bool) {
 	switch col {
-	case colList, colDelete, colEvents:
+	case colList, colDelete, colEvents, colTop:
 		return protoColFilter, true
 	case colUpdate:
 		return protoColUpdate, true
@@ -171,7 +180,7 @@ func (p *Parser) checkConflicts() error {
 		return nil
 	}
 	switch c.Op {
-	case OpList, OpDelete, OpUpdate, OpEvents:
+	case OpList, OpDelete, OpUpdate, OpEvents, OpTop:
 		if c.Has(OptMaskSrc) && !c.Has(OptSrc) {
 			return usage("Can't use --mask-src without --src")
 		}

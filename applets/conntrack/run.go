@@ -123,6 +123,8 @@ func (s *session) execute(c *Command) (uint64, error) {
 		return 0, s.count(c)
 	case OpStats:
 		return 0, s.stats(c)
+	case OpTop:
+		return 0, s.top(c)
 	}
 	return 0, fmt.Errorf("command %d is not one that can be carried out", c.Op)
 }

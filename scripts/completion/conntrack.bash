@@ -39,6 +39,8 @@ _conntrack() {
     --reply-zone) return ;;
     -M|--labelmap) compopt -o filenames 2>/dev/null; COMPREPLY=($(compgen -f -- "$cur")); return ;;
     --queue-size) return ;;
+    --refresh) return ;;
+    --key) return ;;
     esac
     if [[ $list ]]; then
         COMPREPLY=($(compgen -P "${cur%"${cur##*,}"}" -W "$list" -- "${cur##*,}"))
@@ -59,6 +61,7 @@ _conntrack() {
         -F|--flush) [[ ${COMP_WORDS[i+1]} == e* ]] && words+=' ' || words+=' -f --family' ;;
         -C|--counter) [[ ${COMP_WORDS[i+1]} == e* ]] && words+=' ' || words+=' ' ;;
         -S|--stats) [[ ${COMP_WORDS[i+1]} == e* ]] && words+=' ' || words+=' ' ;;
+        --top) words+=' -s --orig-src --src -d --orig-dst --dst -r --reply-src -q --reply-dst -p --protonum -u --status --mask-src --mask-dst -m --mark -f --family -n --src-nat -g --dst-nat -c --secmark -j --any-nat -w --zone -l --label --orig-zone --reply-zone -M --labelmap --refresh --key' ;;
         -h|--help) words+=' -p --protonum' ;;
         -V|--version) words+=' ' ;;
         -p|--protonum)
@@ -74,7 +77,7 @@ _conntrack() {
             esac ;;
         esac
     done
-    [[ $words ]] || words='-L --dump -G --get -D --delete -I --create -A --add -U --update -E --event -F --flush -C --counter -S --stats -h --help -V --version -R --load-file'
+    [[ $words ]] || words='-L --dump -G --get -D --delete -I --create -A --add -U --update -E --event -F --flush -C --counter -S --stats --top -h --help -V --version -R --load-file'
     COMPREPLY=($(compgen -W "$words" -- "$cur"))
 }
 complete -F _conntrack conntrack

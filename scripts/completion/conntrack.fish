@@ -18,6 +18,7 @@ complete -c conntrack -s C -l counter -d 'show the number of entries'
 complete -c conntrack -n "string match -qr -- '(-C|--counter) +[^ ]*\$' (commandline -cp)" -a 'expect conntrack'
 complete -c conntrack -s S -l stats -d 'show the counters of each CPU'
 complete -c conntrack -n "string match -qr -- '(-S|--stats) +[^ ]*\$' (commandline -cp)" -a 'expect conntrack'
+complete -c conntrack -l top -d 'show again and again who has the most flows; on a terminal a letter chooses by what, else as JSON'
 complete -c conntrack -s h -l help -d 'show this help, and that of a protocol\'s options'
 complete -c conntrack -s V -l version -d 'show the version'
 complete -c conntrack -s R -l load-file -r -F -d 'carry out the commands in FILE, one a line; - is standard input'
@@ -52,6 +53,8 @@ complete -c conntrack -l orig-zone -x -d 'zone of the original direction'
 complete -c conntrack -l reply-zone -x -d 'zone of the reply direction'
 complete -c conntrack -s M -l labelmap -r -F -d 'file with the names of labels'
 complete -c conntrack -l queue-size -x -d 'memory for events that wait to be printed'
+complete -c conntrack -l refresh -x -d 'how often --top reads the table: 2, or 0.5'
+complete -c conntrack -l key -x -d 'what --top counts flows by: source, destination, port, protocol, zone, mark; and sorts by: flows, new, ended, packets, bytes'
 function __conntrack_tcp
     string match -qr -- '(^| )(-p ?|--protonum[ =])tcp( |$)' (commandline -cp)
 end

@@ -1,0 +1,249 @@
+package conntrack
+
+import (
+	"time"
+
+	"ctbox/nl"
+)
+
+// topKey is what flows are counted by: an address, or a number, with what makes
+// it one (the protocol of a port, the family of an address).
+type topKey struct {
+	addr   nl.Addr
+	number uint32
+	family uint8
+	proto  uint8
+}
+
+// tally is a sum over flows: of those in the table, or of what happened to some.
+// Packets and bytes are those of both directions.
+type tally struct {
+	flows, ended   uint64
+	packets, bytes uint64
+
+	owed int64 // of a table: see balance
+}
+
+func (t *tally) count(f *nl.Flow) {
+	if f.Has&nl.HasCountersOrig != 0 {
+		t.packets += f.CountersOrig.Packets
+		t.bytes += f.CountersOrig.Bytes
+	}
+	if f.Has&nl.HasCountersReply != 0 {
+		t.packets += f.CountersReply.Packets
+		t.bytes += f.CountersReply.Bytes
+	}
+}
+
+// maxTopKeys bounds the memory of a tallies. The kernel lists its table in an
+// order as good as random, so a key with one in a thousand flows is among the
+// first ones but for odds of one in ten million.
+const maxTopKeys = 16384
+
+// tallies has a tally for each key. Its memory is kept from one use to the next
+// and grows with the number of keys, up to maxTopKeys, never with the flows.
+type tallies struct {
+	index   map[topKey]uint32
+	keys    []topKey
+	rows    []tally
+	all     tally // of all keys
+	left    tally // of those beyond maxTopKeys
+	counted bool  // some flow had counters
+}
+
+func (t *tallies) reset() {
+	if t.index == nil {
+		t.index = make(map[topKey]uint32)
+	}
+	clear(t.index)
+	t.keys, t.rows = t.keys[:0], t.rows[:0]
+	t.all, t.left, t.counted = tally{}, tally{}, false
+}
+
+// at returns the tally of k, or the common one when there is no more room.
+func (t *tallies) at(k *topKey) *tally {
+	i, ok := t.index[*k]
+	if ok {
+		return &t.rows[i]
+	}
+	if len(t.rows) >= maxTopKeys {
+		return &t.left
+	}
+	t.index[*k] = uint32(len(t.rows))
+	t.keys, t.rows = append(t.keys, *k), append(t.rows, tally{})
+	return &t.rows[len(t.rows)-1]
+}
+
+// find returns the tally of k, a zero one if there is none, and whether that can
+// be trusted: one beyond maxTopKeys is not known.
+func (t *tallies) find(k *topKey) (tally, bool) {
+	if i, ok := t.index[*k]; ok {
+		return t.rows[i], true
+	}
+	return tally{}, t.left == tally{}
+}
+
+// flow counts a flow of the table.
+func (t *tallies) flow(k *topKey, f *nl.Flow) {
+	t.counted = t.counted || f.Has&nl.HasCountersOrig != 0
+	for _, row := range [...]*tally{t.at(k), &t.all} {
+		row.flows++
+		row.count(f)
+	}
+}
+
+// event counts a flow that began, or one that ended with its counters.
+func (t *tallies) event(k *topKey, f *nl.Flow, ended bool) {
+	t.counted = t.counted || ended && f.Has&nl.HasCountersOrig != 0
+	for _, row := range [...]*tally{t.at(k), &t.all} {
+		if !ended {
+			row.flows++
+			continue
+		}
+		row.ended++
+		row.count(f)
+	}
+}
+
+// topColumn is one of the numbers of a row.
+type topColumn uint8
+
+// The columns, in the order in which they are shown. All but the flows are rates
+// a second.
+const (
+	topFlows topColumn = iota
+	topNew
+	topEnded
+	topPackets
+	topBytes
+	topColumns
+)
+
+// topRow is a key with its numbers.
+type topRow struct {
+	key    topKey
+	values [topColumns]float64
+}
+
+// balance is how many more flows have begun and not ended, by the events so far,
+// than there are in the table. It is not 0 when flows end without an event, as
+// those do that began before somebody listened (nf_conntrack_events=2), when
+// events were lost, and for a moment when the table was read before or after
+// the events of a flow.
+func balance(now, before, events tally) int64 {
+	return before.owed + int64(events.flows-events.ended) - int64(now.flows-before.flows)
+}
+
+// rates fills in a row from the table now and before, and from the events since.
+// What the balance has gained has ended without an event, what it has lost has
+// begun without one: so nothing is counted twice when it comes late.
+func rates(now, before, events tally, seconds float64) (v [topColumns]float64) {
+	v[topFlows] = float64(now.flows)
+	if seconds <= 0 {
+		return v
+	}
+	owed := balance(now, before, events)
+	began := int64(events.flows) + max(-owed, 0) - max(-before.owed, 0)
+	ended := int64(events.ended) + max(owed, 0) - max(before.owed, 0)
+	v[topNew] = float64(max(began, 0)) / seconds
+	v[topEnded] = float64(max(ended, 0)) / seconds
+	// What ended has taken its counters out of the table.
+	v[topPackets] = float64(less(now.packets+events.packets, before.packets)) / seconds
+	v[topBytes] = float64(less(now.bytes+events.bytes, before.bytes)) / seconds
+	return v
+}
+
+// settle carries the balances over from the table before.
+func (t *tallies) settle(before, events *tallies) {
+	t.all.owed = balance(t.all, before.all, events.all)
+	for i := range t.rows {
+		if was, known := before.find(&t.keys[i]); known {
+			happened, _ := events.find(&t.keys[i])
+			t.rows[i].owed = balance(t.rows[i], was, happened)
+		}
+	}
+}
+
+// less is a-b, or 0.
+func less(a, b uint64) uint64 {
+	if a < b {
+		return 0
+	}
+	return a - b
+}
+
+// topView is what a refresh has found.
+type topView struct {
+	kind    uint8 // index in topKinds
+	sort    topColumn
+	at      time.Time
+	seconds float64 // since the refresh before; 0: there are no rates yet
+	keys    int
+	all     [topColumns]float64
+	left    uint64 // flows whose keys were not kept
+	lost    uint64 // events, since the beginning
+	counted bool   // there are counters
+	rows    []topRow
+}
+
+// best fills v.rows with the n keys that have the most of v.sort, the most
+// first, of equal ones the smaller key first.
+func (v *topView) best(now, before, events *tallies, n int) {
+	v.rows = v.rows[:0]
+	for i := range now.rows {
+		k := &now.keys[i]
+		was, known := before.find(k)
+		seconds := v.seconds
+		if !known {
+			seconds = 0
+		}
+		happened, _ := events.find(k)
+		v.insert(topRow{*k, rates(now.rows[i], was, happened, seconds)}, n)
+	}
+	// Keys whose flows have all come and gone, or gone.
+	for _, t := range [...]*tallies{events, before} {
+		for i := range t.rows {
+			k := &t.keys[i]
+			if _, ok := now.index[*k]; ok || v.seconds == 0 || now.left.flows > 0 {
+				continue
+			}
+			was, known := before.find(k)
+			happened, _ := events.find(k)
+			if _, again := events.index[*k]; known && !(again && t == before) {
+				v.insert(topRow{*k, rates(tally{}, was, happened, v.seconds)}, n)
+			}
+		}
+	}
+}
+
+// insert puts a row where it belongs among the best n.
+func (v *topView) insert(r topRow, n int) {
+	i := len(v.rows)
+	for i > 0 && v.before(&r, &v.rows[i-1]) {
+		i--
+	}
+	if i >= n {
+		return
+	}
+	if len(v.rows) < n {
+		v.rows = append(v.rows, topRow{})
+	}
+	copy(v.rows[i+1:], v.rows[i:])
+	v.rows[i] = r
+}
+
+func (v *topView) before(a, b *topRow) bool {
+	if x, y := a.values[v.sort], b.values[v.sort]; x != y {
+		return x > y
+	}
+	if x, y := a.values[topFlows], b.values[topFlows]; x != y {
+		return x > y
+	}
+	if a.key.addr != b.key.addr {
+		return string(a.key.addr[:]) < string(b.key.addr[:])
+	}
+	if a.key.number != b.key.number {
+		return a.key.number < b.key.number
+	}
+	return a.key.proto < b.key.proto
+}

@@ -1,0 +1,258 @@
+package conntrack
+
+import (
+	"strconv"
+	"strings"
+	"time"
+
+	"ctbox/applets/internal/screen"
+)
+
+// topFrame is the number of lines around the rows.
+const topFrame = 5
+
+// topPainter makes the lines of the screen. It keeps its memory.
+type topPainter struct {
+	view    topView
+	every   time.Duration
+	command []string // the command line
+	lines   [][]byte
+	used    int
+
+	keyWidth int
+	columns  []topColumn
+	text     []byte // of one key or number
+}
+
+// line returns an empty line.
+func (p *topPainter) line() *[]byte {
+	if p.used == len(p.lines) {
+		p.lines = append(p.lines, nil)
+	}
+	l := &p.lines[p.used]
+	*l = (*l)[:0]
+	p.used++
+	return l
+}
+
+// paint returns at most height lines of at most width columns.
+func (p *topPainter) paint(width, height int, ready bool) [][]byte {
+	p.used = 0
+	v := &p.view
+	head := p.line()
+	*head = join(*head, "conntrack ", printable(strings.Join(p.command[1:], " ")), ", every ", p.every.String(), "  ")
+	if !ready {
+		*head = join(*head, "reading the table")
+		return p.cut(width, height)
+	}
+	*head = v.at.AppendFormat(*head, time.TimeOnly)
+	sum := p.line()
+	for c := range topColumns {
+		if !v.knows(c) {
+			continue
+		}
+		unit := "/s  "
+		if c == topFlows {
+			unit = "  "
+		}
+		*sum = join(appendNumber(*sum, v.all[c], c == topFlows), " ", topSorts[c].word, unit)
+	}
+	said := p.line()
+	*said = v.appendRemarks(*said)
+
+	p.measure(width)
+	p.title(width)
+	for i := range v.rows {
+		if p.used >= height-1 {
+			break
+		}
+		p.row(&v.rows[i])
+	}
+	for p.used < height-1 {
+		p.line()
+	}
+	keys := p.line()
+	*keys = join(*keys, "by: ")
+	for i := range topKinds {
+		*keys = join(append(*keys, topKinds[i].letter), " ", topKinds[i].word, "  ")
+	}
+	*keys = join(*keys, "  q quit")
+	return p.cut(width, height)
+}
+
+// appendRemarks says what the rows do not have.
+func (v *topView) appendRemarks(dst []byte) []byte {
+	dst = strconv.AppendInt(dst, int64(v.keys), 10)
+	dst = join(dst, " keys")
+	if v.left > 0 {
+		dst = join(dst, ", not shown: ", strconv.FormatUint(v.left, 10), " flows of further keys")
+	}
+	if v.lost > 0 {
+		dst = join(dst, ", ", strconv.FormatUint(v.lost, 10), " events lost")
+	}
+	if !v.counted && v.all[topFlows] > 0 {
+		dst = join(dst, ", no packets and bytes: nf_conntrack_acct=0")
+	}
+	return dst
+}
+
+// join appends the parts. It is a call for the sake of the binary's size.
+//
+//go:noinline
+func join(dst []byte, parts ...string) []byte {
+	for _, part := range parts {
+		dst = append(dst, part...)
+	}
+	return dst
+}
+
+// knows reports whether there is anything to show in a column.
+func (v *topView) knows(c topColumn) bool {
+	return c == topFlows || v.seconds > 0 && (c < topPackets || v.counted)
+}
+
+const (
+	topKeyWidth    = 18 // an IPv4 address and two blanks: at least
+	topColumnWidth = 12
+)
+
+// measure finds the columns that there is room for beside the keys: from the
+// left, and in the last place the one that is sorted by if it would not be seen.
+func (p *topPainter) measure(width int) {
+	v := &p.view
+	p.keyWidth = topKeyWidth
+	for i := range v.rows {
+		p.text = topKinds[v.kind].text(p.text[:0], &v.rows[i].key)
+		p.keyWidth = max(p.keyWidth, len(p.text)+2)
+	}
+	p.columns = p.columns[:0]
+	for c := range topColumns {
+		fits := len(p.columns) == 0 || p.keyWidth+(len(p.columns)+1)*topColumnWidth <= width
+		if fits && (c < topPackets || v.counted) {
+			p.columns = append(p.columns, c)
+		}
+	}
+	if last := len(p.columns) - 1; p.columns[last] < v.sort && (v.sort < topPackets || v.counted) {
+		p.columns[last] = v.sort
+	}
+	p.keyWidth = max(min(p.keyWidth, width-len(p.columns)*topColumnWidth), 1)
+}
+
+// title has the letter that sorts by a column in front of its name, and a star
+// between them where it is sorted by.
+func (p *topPainter) title(width int) {
+	l := p.line()
+	*l = join(*l, screen.Bold, strings.ToUpper(topKinds[p.view.kind].word))
+	start := len(screen.Bold)
+	for i, c := range p.columns {
+		between := " "
+		if c == p.view.sort {
+			between = "*"
+		}
+		p.text = join(append(p.text[:0], topSorts[c].letter), between, topSorts[c].title)
+		*l = appendRight(*l, p.text, start+p.keyWidth+(i+1)*topColumnWidth)
+	}
+	*l = appendRight(*l, nil, start+width)
+	*l = join((*l)[:start+width], screen.Plain)
+}
+
+// appendRight fills up with blanks so that text ends at end.
+//
+//go:noinline
+func appendRight(dst, text []byte, end int) []byte {
+	dst = append(dst, ' ')
+	for len(dst)+len(text) < end {
+		dst = append(dst, ' ')
+	}
+	return append(dst, text...)
+}
+
+func (p *topPainter) row(r *topRow) {
+	l := p.line()
+	*l = topKinds[p.view.kind].text(*l, &r.key)
+	if len(*l) > p.keyWidth {
+		*l = append((*l)[:p.keyWidth-1], '~')
+	}
+	for i, c := range p.columns {
+		p.text = p.text[:0]
+		if c == topFlows || p.view.seconds > 0 {
+			p.text = appendNumber(p.text, r.values[c], c == topFlows)
+		}
+		*l = appendRight(*l, p.text, p.keyWidth+(i+1)*topColumnWidth)
+	}
+}
+
+// cut makes what was painted fit.
+func (p *topPainter) cut(width, height int) [][]byte {
+	lines := p.lines[:min(p.used, height)]
+	for i, l := range lines {
+		if len(l) > width && !strings.HasPrefix(string(l[:min(len(l), 4)]), screen.Bold) {
+			lines[i] = l[:width]
+		}
+	}
+	return lines
+}
+
+// appendNumber writes a count exactly, and a rate with what can be read at a
+// glance: 0.5, 12, 3400, 34.0k, 1.2M.
+func appendNumber(dst []byte, n float64, exact bool) []byte {
+	unit := 0
+	for ; !exact && unit < 4 && (n >= 10000 || unit > 0 && n >= 1000); unit++ {
+		n /= 1000
+	}
+	decimals := 0
+	if !exact && (unit > 0 || n < 10 && n > 0) {
+		decimals = 1
+	}
+	dst = strconv.AppendFloat(dst, n, 'f', decimals, 64)
+	if unit > 0 {
+		dst = append(dst, " kMGT"[unit])
+	}
+	return dst
+}
+
+// printable is an argument of the command line on the screen.
+func printable(arg string) string {
+	return strings.Map(func(r rune) rune {
+		if r < ' ' || r > '~' {
+			return '?'
+		}
+		return r
+	}, arg)
+}
+
+// appendJSON writes what a refresh has found as an object.
+func (v *topView) appendJSON(dst []byte) []byte {
+	ns := v.at.UnixNano()
+	dst = join(dst, `{"time":`, strconv.FormatInt(ns/1e9, 10), ".", strconv.FormatInt(1e9+ns%1e9, 10)[1:],
+		`,"key":"`, topKinds[v.kind].word, `","sort":"`, topSorts[v.sort].word, `"`)
+	if v.seconds > 0 {
+		dst = strconv.AppendFloat(join(dst, `,"seconds":`), v.seconds, 'f', 6, 64)
+	}
+	dst = join(v.appendValues(dst, &v.all), `,"keys":`, strconv.Itoa(v.keys),
+		`,"flows_of_further_keys":`, strconv.FormatUint(v.left, 10),
+		`,"events_lost":`, strconv.FormatUint(v.lost, 10), `,"top":[`)
+	for i := range v.rows {
+		if i > 0 {
+			dst = append(dst, ',')
+		}
+		dst = topKinds[v.kind].json(append(dst, '{'), &v.rows[i].key)
+		dst = append(v.appendValues(dst, &v.rows[i].values), '}')
+	}
+	return append(dst, "]}"...)
+}
+
+// appendValues leaves out what is not known.
+func (v *topView) appendValues(dst []byte, values *[topColumns]float64) []byte {
+	for c := range topColumns {
+		if !v.knows(c) {
+			continue
+		}
+		unit, decimals := `":`, 0
+		if c > topFlows {
+			unit, decimals = `_per_second":`, 1
+		}
+		dst = strconv.AppendFloat(join(dst, `,"`, topSorts[c].word, unit), values[c], 'f', decimals, 64)
+	}
+	return dst
+}

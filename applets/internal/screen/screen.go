@@ -1,0 +1,193 @@
+// Package screen is a terminal's whole screen for a view that is painted again
+// and again, with single letters as commands: what top(1) has. It speaks the
+// few sequences of ECMA-48 and xterm that every terminal emulator and the
+// kernel's console know, and reads no terminal database.
+package screen
+
+import (
+	"os"
+	"os/signal"
+	"sync"
+
+	"golang.org/x/sys/unix"
+)
+
+// Screen is a terminal that Open has taken. Paint is for one goroutine; Close
+// may come from any.
+type Screen struct {
+	in, out *os.File
+	saved   *unix.Termios // of in, nil where it is no terminal
+	events  chan byte
+	signals chan os.Signal
+
+	mu    sync.Mutex // of what is written, and taken
+	taken bool
+	buf   []byte
+}
+
+// Redraw comes from Events in the place of a letter when the terminal has
+// another size, or is ours again after a stop.
+const Redraw byte = 0
+
+const (
+	enter = "\x1b[?1049h\x1b[?25l\x1b[2J" // the other screen, without cursor
+	leave = "\x1b[?25h\x1b[?1049l"
+)
+
+// IsTerminal reports whether f is a terminal that can be painted.
+func IsTerminal(f *os.File) bool {
+	if term := os.Getenv("TERM"); term == "" || term == "dumb" {
+		return false
+	}
+	_, err := unix.IoctlGetTermios(int(f.Fd()), unix.TCGETS)
+	return err == nil
+}
+
+// Open takes the terminal: letters typed come at once and are not shown, and
+// the screen is another one, until Close. in may be something else than a
+// terminal, or nil; then no letter comes.
+//
+// The terminal is given back before a signal stops or ends the process. SIGINT
+// and SIGTERM are the caller's: it must see to it that Close is called.
+func Open(in, out *os.File) (*Screen, error) {
+	s := &Screen{in: in, out: out, events: make(chan byte, 16), signals: make(chan os.Signal, 16)}
+	if in != nil {
+		if t, err := unix.IoctlGetTermios(int(in.Fd()), unix.TCGETS); err == nil {
+			s.saved = t
+		}
+	}
+	signal.Notify(s.signals, unix.SIGWINCH, unix.SIGTSTP, unix.SIGCONT, unix.SIGHUP, unix.SIGQUIT)
+	if err := s.take(); err != nil {
+		signal.Stop(s.signals)
+		return nil, err
+	}
+	go s.watch()
+	if s.saved != nil {
+		go s.read()
+	}
+	return s, nil
+}
+
+// Events are the letters typed, and Redraw.
+func (s *Screen) Events() <-chan byte { return s.events }
+
+// Size returns columns and lines; 80 and 24 where the terminal does not say.
+func (s *Screen) Size() (width, height int) {
+	w, err := unix.IoctlGetWinsize(int(s.out.Fd()), unix.TIOCGWINSZ)
+	if err != nil || w.Col == 0 || w.Row == 0 {
+		return 80, 24
+	}
+	return int(w.Col), int(w.Row)
+}
+
+// Paint shows lines, from the top. They must be no longer and no more than Size
+// has room for, and without control characters other than Bold and Plain.
+func (s *Screen) Paint(lines [][]byte) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.taken {
+		return nil
+	}
+	b := append(s.buf[:0], "\x1b[H"...)
+	for i, line := range lines {
+		if i > 0 {
+			b = append(b, "\r\n"...)
+		}
+		b = append(append(b, line...), "\x1b[K"...)
+	}
+	b = append(b, "\x1b[J"...)
+	s.buf = b
+	_, err := s.out.Write(b)
+	return err
+}
+
+// Bold and Plain stand around what is to be shown in reverse.
+const (
+	Bold  = "\x1b[7m"
+	Plain = "\x1b[0m"
+)
+
+// Close gives the terminal back. It may be called twice.
+func (s *Screen) Close() {
+	signal.Stop(s.signals)
+	s.giveBack()
+}
+
+func (s *Screen) take() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.saved != nil {
+		t := *s.saved
+		t.Lflag &^= unix.ICANON | unix.ECHO
+		t.Cc[unix.VMIN], t.Cc[unix.VTIME] = 1, 0
+		if err := unix.IoctlSetTermios(int(s.in.Fd()), unix.TCSETS, &t); err != nil {
+			return err
+		}
+	}
+	s.taken = true
+	_, err := s.out.WriteString(enter)
+	return err
+}
+
+func (s *Screen) giveBack() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.taken {
+		return
+	}
+	s.taken = false
+	_, _ = s.out.WriteString(leave)
+	if s.saved != nil {
+		_ = unix.IoctlSetTermios(int(s.in.Fd()), unix.TCSETS, s.saved)
+	}
+}
+
+// watch does what signals ask for.
+func (s *Screen) watch() {
+	for sig := range s.signals {
+		switch sig {
+		case unix.SIGTSTP:
+			s.giveBack()
+			_ = unix.Kill(os.Getpid(), unix.SIGSTOP)
+		case unix.SIGCONT:
+			if s.isGivenBack() && s.take() != nil {
+				return
+			}
+			s.send(Redraw)
+		case unix.SIGWINCH:
+			s.send(Redraw)
+		default:
+			s.giveBack()
+			signal.Reset(sig)
+			_ = unix.Kill(os.Getpid(), sig.(unix.Signal))
+		}
+	}
+}
+
+func (s *Screen) isGivenBack() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return !s.taken
+}
+
+// send drops what nobody takes: the next one says the same.
+func (s *Screen) send(event byte) {
+	select {
+	case s.events <- event:
+	default:
+	}
+}
+
+// read ends with the process, or the terminal.
+func (s *Screen) read() {
+	var b [1]byte
+	for {
+		n, err := s.in.Read(b[:])
+		if n == 0 || err != nil {
+			return
+		}
+		if b[0] > ' ' {
+			s.send(b[0])
+		}
+	}
+}
