@@ -4,6 +4,7 @@
 #   GOARCH=arm64        builds for another machine (all of them: make cross)
 #   DESTDIR= PREFIX=    where `make install` installs to
 #   RACE=yes            builds with the race detector
+#   WITHOUT="nfct json" what `make minimal` leaves out
 #   FUZZTIME=20s        how long `make fuzz` stays at each target
 #   TORTURETIME=10m     how long `make torture` takes
 #   TORTUREFLAGS=       for torture, failover and soak: -seed N, -arena NAME
@@ -13,6 +14,7 @@ BIN      ?= bin
 PREFIX   ?= /usr/local
 FUZZTIME ?= 20s
 TORTURETIME ?= 10m
+WITHOUT  ?= conntrackd nfct doctor helpers json metrics
 
 # Nothing of the machine, the folder or the clock goes into the binary, so two
 # builds of one commit are the same byte for byte. The tag leaves out urfave/cli's
@@ -38,6 +40,11 @@ $(BIN)/ctbox: $(SOURCES) Makefile $(BIN)/.settings
 	$(GO) build $(BUILDFLAGS) -o $@ .
 	@names=$$($(HOST) $(GO) run -tags $(TAGS) . --list) || exit 1; \
 	for name in $$names; do ln -sf ctbox $(BIN)/$$name || exit 1; done
+
+# docs/size.md says what each part takes.
+.PHONY: minimal
+minimal: ## build bin/minimal/ctbox, for small flash: without what WITHOUT names
+	$(GO) build $(subst -tags $(TAGS),-tags "$(TAGS) $(WITHOUT:%=no_%)",$(BUILDFLAGS)) -o $(BIN)/minimal/ctbox .
 
 # What else a build depends on; the file changes when one of these does.
 SETTINGS = $(GOOS) $(GOARCH) $(GOARM) $(GOMIPS) $(GOFLAGS) $(RACE)

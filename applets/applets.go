@@ -9,12 +9,10 @@ import (
 	"fmt"
 	"io"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"ctbox/applets/conntrack"
-	"ctbox/applets/conntrackd"
-	"ctbox/applets/doctor"
-	"ctbox/applets/nfct"
 	"ctbox/internal/version"
 )
 
@@ -50,12 +48,7 @@ func Linked(table []Applet) []Applet {
 
 // All returns the applets this binary has, sorted by name.
 func All() []Applet {
-	return []Applet{
-		{Name: "conntrack", Run: conntrack.Run},
-		{Name: "conntrackd", Run: conntrackd.Run, Daemon: true},
-		{Name: "doctor", Run: doctor.Run, NoLink: true},
-		{Name: "nfct", Run: nfct.Run},
-	}
+	return slices.Concat([]Applet{{Name: "conntrack", Run: conntrack.Run}}, daemon, checkup, policies)
 }
 
 // exitUsage is the status for a command line that names nothing we can run.

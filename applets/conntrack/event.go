@@ -9,6 +9,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"ctbox/internal/feature"
 	"ctbox/nl"
 	"ctbox/nl/format"
 )
@@ -155,7 +156,7 @@ func (w *watcher) take(run *nl.Events) error {
 		return err
 	}
 	if run.Dropped != w.dropped {
-		if w.printer.style.Format == format.JSON {
+		if feature.JSON && w.printer.style.Format == format.JSON {
 			e := format.Event{Time: time.Now().UnixNano()}
 			w.out.buf = append(format.AppendLostJSON(w.out.buf, run.Dropped-w.dropped, &e), '\n')
 		}

@@ -4,6 +4,7 @@ import (
 	"io"
 	"strings"
 
+	"ctbox/internal/feature"
 	"ctbox/nl"
 )
 
@@ -131,6 +132,8 @@ func (p *Parser) setEvents(_ *option, arg string, _ bool) error {
 	})
 }
 
+const withoutJSON = "this ctbox was built without JSON"
+
 func (p *Parser) setOutput(_ *option, arg string, _ bool) error {
 	err := p.eachWord(arg, func(word string) bool {
 		for _, w := range outputWords {
@@ -147,6 +150,8 @@ func (p *Parser) setOutput(_ *option, arg string, _ bool) error {
 		return err
 	case out&OutSave != 0 && out != OutSave:
 		return refused("cannot combine save output with any other output type, use -o save only")
+	case out&OutJSON != 0 && !feature.JSON:
+		return refused(withoutJSON)
 	case out&OutJSON != 0 && out&OutXML != 0:
 		return refused("cannot combine json output with xml output")
 	}

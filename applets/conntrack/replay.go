@@ -9,6 +9,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"ctbox/internal/feature"
 	"ctbox/nl"
 	"ctbox/nl/format"
 )
@@ -240,6 +241,9 @@ func (j *jsonCommands) listing() bool { return j.event.Type == format.None }
 // one to add or to update; a destroyed one is to be deleted, if it is there.
 func (j *jsonCommands) command(line []byte, c *Command) error {
 	c.Reset()
+	if !feature.JSON {
+		return refused(withoutJSON)
+	}
 	if err := j.reader.Flow(line, &j.flow, &j.event); err != nil {
 		return err
 	}

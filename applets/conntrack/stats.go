@@ -3,6 +3,7 @@ package conntrack
 import (
 	"strconv"
 
+	"ctbox/internal/feature"
 	"ctbox/nl"
 	"ctbox/nl/format"
 )
@@ -27,7 +28,7 @@ func (s *session) count(c *Command) error {
 		}
 		n = uint64(entries)
 	}
-	if c.Output&OutJSON != 0 {
+	if feature.JSON && c.Output&OutJSON != 0 {
 		s.out.buf = format.AppendCountJSON(s.out.buf, table, n)
 	} else {
 		s.out.buf = strconv.AppendUint(s.out.buf, n, 10)
@@ -63,7 +64,7 @@ func (s *session) stats(c *Command) error {
 				present = append(present, format.Counter{Name: name, Value: uint64(cpu.Value[n])})
 			}
 		}
-		if c.Output&OutJSON != 0 {
+		if feature.JSON && c.Output&OutJSON != 0 {
 			s.out.buf = format.AppendStatsJSON(s.out.buf, uint(cpu.CPU), present)
 		} else {
 			s.out.buf = appendStats(s.out.buf, cpu.CPU, present)

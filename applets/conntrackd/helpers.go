@@ -7,12 +7,13 @@ import (
 	"ctbox/applets/conntrackd/report"
 	"ctbox/conf"
 	"ctbox/helpers"
+	"ctbox/internal/feature"
 )
 
 // openHelpers registers the user-space helpers of the configuration, if there are
 // any, and takes their queues. From then on packets wait for runHelpers.
 func (d *daemon) openHelpers(ctx context.Context) error {
-	if h := d.cfg.Helper; h == nil || len(h.Types) == 0 {
+	if h := d.cfg.Helper; !feature.Helpers || h == nil || len(h.Types) == 0 {
 		return nil
 	}
 	host, err := helpers.Open(ctx, d.cfg.Helper, d.log)
@@ -26,7 +27,7 @@ func (d *daemon) openHelpers(ctx context.Context) error {
 // runHelpers answers packets until ctx ends. Without helpers there is nothing to
 // do. If it can't go on, the daemon ends: packets would wait for nobody.
 func (d *daemon) runHelpers(ctx context.Context, stop context.CancelCauseFunc) {
-	if d.helpers == nil {
+	if !feature.Helpers || d.helpers == nil {
 		return
 	}
 	if err := d.helpers.Run(ctx); err != nil {

@@ -6,6 +6,7 @@ import (
 
 	"ctbox/helpers/builtin"
 	"ctbox/helpers/helper"
+	"ctbox/internal/feature"
 	"ctbox/nl"
 	"ctbox/nl/cthelper"
 
@@ -158,7 +159,7 @@ func (s *session) showHelper(h *cthelper.Helper) error {
 	if h.Has&needed != needed {
 		return errIncomplete
 	}
-	if s.json {
+	if feature.JSON && s.json {
 		s.buf = appendHelperJSON(s.buf[:0], h)
 	} else {
 		s.buf = appendHelper(s.buf[:0], h)

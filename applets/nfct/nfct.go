@@ -18,6 +18,7 @@ import (
 
 	"ctbox/applets/internal/cerror"
 	"ctbox/applets/internal/protofile"
+	"ctbox/internal/feature"
 	"ctbox/internal/version"
 	"ctbox/nl"
 )
@@ -133,6 +134,8 @@ func parse(argv []string) (invocation, error) {
 		return inv, argError("-o goes with list, get and default-get")
 	case format != "json":
 		return inv, argError("unknown output format `" + format + "', there is only json")
+	case !feature.JSON:
+		return inv, argError("this ctbox was built without JSON")
 	default:
 		inv.json = true
 	}

@@ -7,6 +7,7 @@ import (
 
 	"ctbox/applets/internal/cnum"
 	"ctbox/applets/internal/protofile"
+	"ctbox/internal/feature"
 	"ctbox/nl"
 	"ctbox/nl/cttimeout"
 
@@ -92,7 +93,7 @@ func (s *session) timeout(argv0 string, inv invocation) error {
 }
 
 func (s *session) showPolicy(p *cttimeout.Policy) error {
-	if s.json {
+	if feature.JSON && s.json {
 		s.buf = appendPolicyJSON(s.buf[:0], p)
 	} else {
 		s.buf = appendPolicy(s.buf[:0], p)

@@ -10,6 +10,7 @@ package format
 import (
 	"time"
 
+	"ctbox/internal/feature"
 	"ctbox/nl"
 )
 
@@ -17,7 +18,7 @@ import (
 type Format uint8
 
 // Text is the default of conntrack(8). Expectations have no Save form: they are
-// written as Text there.
+// written as Text there, as is what feature.JSON leaves out.
 const (
 	Text Format = iota
 	Save
@@ -100,7 +101,9 @@ func AppendFlow(dst []byte, f *nl.Flow, s *Style, e *Event) []byte {
 	case XML:
 		return appendFlowXML(dst, f, s, e)
 	case JSON:
-		return appendFlowJSON(dst, f, s, e)
+		if feature.JSON {
+			return appendFlowJSON(dst, f, s, e)
+		}
 	}
 	return appendPort(appendFlowText(dst, f, s, e), e)
 }
@@ -114,7 +117,9 @@ func AppendExpect(dst []byte, x *nl.Expect, s *Style, e *Event) []byte {
 	case XML:
 		return appendExpectXML(dst, x, s, e)
 	case JSON:
-		return appendExpectJSON(dst, x, s, e)
+		if feature.JSON {
+			return appendExpectJSON(dst, x, s, e)
+		}
 	}
 	// Text does not say who caused an expectation's event, as it does for flows.
 	return appendExpectText(dst, x, s, e)

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"ctbox/applets/conntrackd/report"
+	"ctbox/internal/feature"
 	"ctbox/nl/format"
 	"ctbox/sync/node"
 )
@@ -127,11 +128,15 @@ var statistics = map[Request]stats{
 // answer carries out a request and writes its text. What the mode does not have
 // is an error, which only WithOutcome tells.
 func (s *Server) answer(ctx context.Context, r Request, w *writer) error {
+	json := r&AsJSON != 0
+	if json && !feature.JSON {
+		s.counters.unknown.Add(1)
+		return errUnknown
+	}
 	if d, ok := dumps[r]; ok {
 		return s.dump(ctx, d, w)
 	}
 	number := r &^ (WithOutcome | AsJSON)
-	json := r&AsJSON != 0
 	if number >= firstOfOurs && r&WithOutcome == 0 {
 		s.counters.unknown.Add(1)
 		return errUnknown
@@ -144,7 +149,7 @@ func (s *Server) answer(ctx context.Context, r Request, w *writer) error {
 		switch {
 		case err != nil:
 			return err
-		case json:
+		case json && feature.JSON:
 			local := s.Local()
 			w.buf = report.AppendStatusJSON(w.buf, &status, &local, st.parts)
 		case !st.in(&status):
@@ -160,7 +165,7 @@ func (s *Server) answer(ctx context.Context, r Request, w *writer) error {
 		if err != nil {
 			return err
 		}
-		if json {
+		if json && feature.JSON {
 			w.buf = report.AppendResendQueueJSON(w.buf, queue)
 		} else {
 			w.buf = report.AppendResendQueue(w.buf, queue)
@@ -173,7 +178,7 @@ func (s *Server) answer(ctx context.Context, r Request, w *writer) error {
 			return err
 		}
 	case Metrics &^ WithOutcome:
-		if r == Metrics {
+		if feature.Metrics && r == Metrics {
 			status, err := s.Node.Status(ctx)
 			if err != nil {
 				return err

@@ -3,199 +3,202 @@ package report
 import "ctbox/sync/node"
 
 // families is the table of all metrics, in the order of the output and of
-// docs/metrics.md.
-var families = [...]family{
-	{"conntrackd_build", "info", "", "Version and mode of the daemon.", info},
-	{"conntrackd_uptime_seconds", "gauge", "seconds", "Time since the daemon's start.",
-		func(m *metricsWriter, s *node.Status, _ *Local) { m.seconds(s.Uptime) }},
+// docs/metrics.md. A function: a variable would be set, and kept in the binary,
+// by a build that has no metrics.
+func families() []family {
+	return []family{
+		{"conntrackd_build", "info", "", "Version and mode of the daemon.", info},
+		{"conntrackd_uptime_seconds", "gauge", "seconds", "Time since the daemon's start.",
+			func(m *metricsWriter, s *node.Status, _ *Local) { m.seconds(s.Uptime) }},
 
-	{"conntrackd_cache_entries", "gauge", "", "Entries in a cache.",
-		ofTables(func(t *node.TableStatus) uint64 { return t.Active })},
-	{"conntrackd_cache_objects", "gauge", "", "Entries in a cache, with those that ended and are not acknowledged yet.",
-		ofTables(func(t *node.TableStatus) uint64 { return t.Objects })},
-	{"conntrackd_cache_limit", "gauge", "", "Entries that a cache takes (HashLimit).",
-		ofTables(func(t *node.TableStatus) uint64 { return t.Limit })},
-	{"conntrackd_cache_memory_bytes", "gauge", "bytes", "Memory of a cache.",
-		ofTables(func(t *node.TableStatus) uint64 { return t.Bytes })},
-	{"conntrackd_cache_full", "counter", "", "Entries that a cache refused because it held its limit.",
-		ofTables(func(t *node.TableStatus) uint64 { return t.NoSpace })},
-	{"conntrackd_cache_operations", "counter", "", "Changes that a cache, or the bypass or injector in its place, was asked for.",
-		func(m *metricsWriter, s *node.Status, _ *Local) {
-			for _, t := range tables(s) {
-				for _, c := range [...]struct {
-					operation  string
-					ok, failed uint64
-				}{
-					{"create", t.t.Created, t.t.CreateFailed},
-					{"update", t.t.Updated, t.t.UpdateFailed},
-					{"destroy", t.t.Destroyed, t.t.DestroyFailed},
-				} {
-					m.uint(c.ok, append(t.labels, "operation", c.operation, "result", "ok")...)
-					m.uint(c.failed, append(t.labels, "operation", c.operation, "result", "failed")...)
+		{"conntrackd_cache_entries", "gauge", "", "Entries in a cache.",
+			ofTables(func(t *node.TableStatus) uint64 { return t.Active })},
+		{"conntrackd_cache_objects", "gauge", "", "Entries in a cache, with those that ended and are not acknowledged yet.",
+			ofTables(func(t *node.TableStatus) uint64 { return t.Objects })},
+		{"conntrackd_cache_limit", "gauge", "", "Entries that a cache takes (HashLimit).",
+			ofTables(func(t *node.TableStatus) uint64 { return t.Limit })},
+		{"conntrackd_cache_memory_bytes", "gauge", "bytes", "Memory of a cache.",
+			ofTables(func(t *node.TableStatus) uint64 { return t.Bytes })},
+		{"conntrackd_cache_full", "counter", "", "Entries that a cache refused because it held its limit.",
+			ofTables(func(t *node.TableStatus) uint64 { return t.NoSpace })},
+		{"conntrackd_cache_operations", "counter", "", "Changes that a cache, or the bypass or injector in its place, was asked for.",
+			func(m *metricsWriter, s *node.Status, _ *Local) {
+				for _, t := range tables(s) {
+					for _, c := range [...]struct {
+						operation  string
+						ok, failed uint64
+					}{
+						{"create", t.t.Created, t.t.CreateFailed},
+						{"update", t.t.Updated, t.t.UpdateFailed},
+						{"destroy", t.t.Destroyed, t.t.DestroyFailed},
+					} {
+						m.uint(c.ok, append(t.labels, "operation", c.operation, "result", "ok")...)
+						m.uint(c.failed, append(t.labels, "operation", c.operation, "result", "failed")...)
+					}
 				}
-			}
-		}},
-	{"conntrackd_traffic_bytes", "counter", "bytes", "Bytes of flows that ended, both directions.",
-		ofTraffic(func(t *node.Traffic) uint64 { return t.Bytes })},
-	{"conntrackd_traffic_packets", "counter", "", "Packets of flows that ended, both directions.",
-		ofTraffic(func(t *node.Traffic) uint64 { return t.Packets })},
+			}},
+		{"conntrackd_traffic_bytes", "counter", "bytes", "Bytes of flows that ended, both directions.",
+			ofTraffic(func(t *node.Traffic) uint64 { return t.Bytes })},
+		{"conntrackd_traffic_packets", "counter", "", "Packets of flows that ended, both directions.",
+			ofTraffic(func(t *node.Traffic) uint64 { return t.Packets })},
 
-	{"conntrackd_link_up", "gauge", "", "1 if the link's interface is up and has a carrier.",
-		ofLinks(func(m *metricsWriter, l *node.LinkStatus, labels []string) {
-			m.bool(l.State == node.LinkRunning, labels...)
-		})},
-	{"conntrackd_link_active", "gauge", "", "1 for the link in use, 0 for one that waits.",
-		ofLinks(func(m *metricsWriter, l *node.LinkStatus, labels []string) { m.bool(l.Active, labels...) })},
-	{"conntrackd_link_connected", "gauge", "", "TCP: 1 if the peer is connected to us (server), or we to it (client).",
-		ofLinks(func(m *metricsWriter, l *node.LinkStatus, labels []string) {
-			if l.Transport == node.TCP {
-				m.bool(l.ServerConnected, append(labels, "side", "server")...)
-				m.bool(l.ClientConnected, append(labels, "side", "client")...)
-			}
-		})},
-	{"conntrackd_link_bytes", "counter", "bytes", "Bytes over a link.",
-		ofDirections(func(c *directionCounters) uint64 { return c.bytes })},
-	{"conntrackd_link_packets", "counter", "", "Packets over a link.",
-		ofDirections(func(c *directionCounters) uint64 { return c.packets })},
-	{"conntrackd_link_errors", "counter", "", "Packets that could not be sent or received.",
-		ofDirections(func(c *directionCounters) uint64 { return c.errors })},
-	{"conntrackd_link_refused", "counter", "", "Packets or connections from a source that the configuration does not name.",
-		ofLinks(func(m *metricsWriter, l *node.LinkStatus, labels []string) { m.uint(l.Refused, labels...) })},
-
-	{"conntrackd_messages_malformed", "counter", "", "Received messages that were refused, by reason.",
-		func(m *metricsWriter, s *node.Status, _ *Local) {
-			if s.Mode.Sync() {
-				for _, c := range malformed(s) {
-					m.uint(c.n, "reason", c.name)
+		{"conntrackd_link_up", "gauge", "", "1 if the link's interface is up and has a carrier.",
+			ofLinks(func(m *metricsWriter, l *node.LinkStatus, labels []string) {
+				m.bool(l.State == node.LinkRunning, labels...)
+			})},
+		{"conntrackd_link_active", "gauge", "", "1 for the link in use, 0 for one that waits.",
+			ofLinks(func(m *metricsWriter, l *node.LinkStatus, labels []string) { m.bool(l.Active, labels...) })},
+		{"conntrackd_link_connected", "gauge", "", "TCP: 1 if the peer is connected to us (server), or we to it (client).",
+			ofLinks(func(m *metricsWriter, l *node.LinkStatus, labels []string) {
+				if l.Transport == node.TCP {
+					m.bool(l.ServerConnected, append(labels, "side", "server")...)
+					m.bool(l.ClientConnected, append(labels, "side", "client")...)
 				}
-			}
-		}},
-	{"conntrackd_messages_lost", "counter", "", "Messages that never came, by their sequence numbers.",
-		inSync(func(s *node.Status) uint64 { return s.Wire.Lost })},
-	{"conntrackd_messages_before", "counter", "", "Messages that came again, or too late.",
-		inSync(func(s *node.Status) uint64 { return s.Wire.Before })},
-	{"conntrackd_messages", "counter", "", "Messages sent and received.",
-		func(m *metricsWriter, s *node.Status, _ *Local) {
-			if s.Mode.Sync() {
-				m.uint(s.Replica.Sent, "direction", "sent")
-				m.uint(s.Replica.Received, "direction", "received")
-			}
-		}},
-	{"conntrackd_messages_resent", "counter", "", "Messages sent again because the peer missed them.",
-		inSync(func(s *node.Status) uint64 { return s.Replica.Resent })},
-	{"conntrackd_messages_given_up", "counter", "", "Messages that the peer missed and that could not be sent again.",
-		inSync(func(s *node.Status) uint64 { return s.Replica.GivenUp })},
-	{"conntrackd_nacks", "counter", "", "Negative acknowledgements sent and received.",
-		func(m *metricsWriter, s *node.Status, _ *Local) {
-			if s.Mode.Sync() {
-				m.uint(s.Replica.NacksSent, "direction", "sent")
-				m.uint(s.Replica.NacksRecv, "direction", "received")
-			}
-		}},
-	{"conntrackd_resyncs", "counter", "", "Requests for everything that a node has: asked by this one, and served to a peer.",
-		func(m *metricsWriter, s *node.Status, _ *Local) {
-			if s.Mode.Sync() {
-				m.uint(s.Replica.ResyncsAsked, "side", "asked")
-				m.uint(s.Replica.ResyncsServed, "side", "served")
-			}
-		}},
-	{"conntrackd_third_node_messages", "counter", "", "Messages of a third FT-FW node, which were ignored.",
-		inSync(func(s *node.Status) uint64 { return s.Replica.ThirdNode })},
+			})},
+		{"conntrackd_link_bytes", "counter", "bytes", "Bytes over a link.",
+			ofDirections(func(c *directionCounters) uint64 { return c.bytes })},
+		{"conntrackd_link_packets", "counter", "", "Packets over a link.",
+			ofDirections(func(c *directionCounters) uint64 { return c.packets })},
+		{"conntrackd_link_errors", "counter", "", "Packets that could not be sent or received.",
+			ofDirections(func(c *directionCounters) uint64 { return c.errors })},
+		{"conntrackd_link_refused", "counter", "", "Packets or connections from a source that the configuration does not name.",
+			ofLinks(func(m *metricsWriter, l *node.LinkStatus, labels []string) { m.uint(l.Refused, labels...) })},
 
-	{"conntrackd_replication_lag_seconds", "gauge", "seconds", "How long there have been changes that are not sent yet, without a break.",
-		func(m *metricsWriter, s *node.Status, _ *Local) {
-			if s.Mode.Sync() {
-				m.seconds(s.Replica.Lag)
-			}
-		}},
-	{"conntrackd_replication_pending", "gauge", "", "Changes that are not sent yet.",
-		inSync(func(s *node.Status) uint64 { return s.Replica.Pending })},
-	{"conntrackd_replication_unacknowledged", "gauge", "", "Messages that the peer has not acknowledged yet.",
-		inSync(func(s *node.Status) uint64 { return s.Replica.Unacked })},
-	{"conntrackd_queue_length", "gauge", "", "Elements in a queue.",
-		ofQueues(func(m *metricsWriter, q *node.QueueStatus) { m.uint(q.Len, "queue", q.Name) })},
-	{"conntrackd_queue_limit", "gauge", "", "Elements that a queue takes.",
-		ofQueues(func(m *metricsWriter, q *node.QueueStatus) {
-			if q.Max != 0 {
-				m.uint(q.Max, "queue", q.Name)
-			}
-		})},
-	{"conntrackd_queue_full", "counter", "", "Elements that a queue had no room for.",
-		ofQueues(func(m *metricsWriter, q *node.QueueStatus) { m.uint(q.NoSpace, "queue", q.Name) })},
-
-	{"conntrackd_peer_age_seconds", "gauge", "seconds", "Time since a peer's last message.",
-		ofPeers(func(m *metricsWriter, p *node.PeerStatus, peer string) { m.seconds(p.LastMessage, "peer", peer) })},
-	{"conntrackd_peer_messages", "counter", "", "Messages received from a peer.",
-		ofPeers(func(m *metricsWriter, p *node.PeerStatus, peer string) { m.uint(p.Messages, "peer", peer) })},
-	{"conntrackd_peer_ignored", "gauge", "", "1 for a third FT-FW node, whose messages are ignored.",
-		ofPeers(func(m *metricsWriter, p *node.PeerStatus, peer string) { m.bool(p.Ignored, "peer", peer) })},
-
-	{"conntrackd_kernel_events", "counter", "", "Events received from the kernel, those of filtered flows too.",
-		ofKernel(func(k *node.KernelStatus) uint64 { return k.Events })},
-	{"conntrackd_kernel_events_filtered", "counter", "", "Events of flows that the Filter clause excludes.",
-		ofKernel(func(k *node.KernelStatus) uint64 { return k.Filtered })},
-	{"conntrackd_kernel_events_unknown", "counter", "", "Events of an unknown type.",
-		ofKernel(func(k *node.KernelStatus) uint64 { return k.UnknownEvents })},
-	{"conntrackd_kernel_events_failed", "counter", "", "Events that could not be read.",
-		ofKernel(func(k *node.KernelStatus) uint64 { return k.FailedEvents })},
-	{"conntrackd_kernel_overruns", "counter", "", "Times that the kernel dropped events for want of buffer.",
-		ofKernel(func(k *node.KernelStatus) uint64 { return k.Overruns })},
-	{"conntrackd_kernel_events_lost", "counter", "", "Events that the kernel dropped.",
-		ofKernel(func(k *node.KernelStatus) uint64 { return k.Lost })},
-	{"conntrackd_kernel_flushes", "counter", "", "Flushes of a table of the kernel.",
-		ofKernel(func(k *node.KernelStatus) uint64 { return k.Flushes })},
-	{"conntrackd_kernel_resyncs", "counter", "", "Times that a table of the kernel was read again.",
-		ofKernel(func(k *node.KernelStatus) uint64 { return k.Resyncs })},
-	{"conntrackd_kernel_buffer_bytes", "gauge", "bytes", "Receive buffer of the event socket.",
-		ofKernel(func(k *node.KernelStatus) uint64 { return k.BufferSize })},
-
-	{"conntrackd_commits", "counter", "", "Commits that ended.",
-		inSync(func(s *node.Status) uint64 { return s.Commits.Count })},
-	{"conntrackd_commit_running", "gauge", "", "1 while a commit is under way.",
-		inSync(func(s *node.Status) uint64 { return uint64(b2i(s.Commits.Running)) })},
-	{"conntrackd_last_commit_age_seconds", "gauge", "seconds", "Time since the last commit ended.",
-		lastCommit(func(m *metricsWriter, c *node.CommitsStatus) { m.seconds(c.Age) })},
-	{"conntrackd_last_commit_duration_seconds", "gauge", "seconds", "What the last commit took.",
-		lastCommit(func(m *metricsWriter, c *node.CommitsStatus) { m.seconds(c.Last.Took) })},
-	{"conntrackd_last_commit_entries", "gauge", "", "Entries of the last commit, by table and result.",
-		lastCommit(func(m *metricsWriter, c *node.CommitsStatus) {
-			for _, t := range [...]struct {
-				table  node.Tables
-				name   string
-				counts *node.CommitCount
-			}{{node.Flows, "flows", &c.Last.Flows}, {node.Expects, "expectations", &c.Last.Expects}} {
-				if c.Last.Tables&t.table != 0 {
-					m.uint(t.counts.Committed, "table", t.name, "result", "ok")
-					m.uint(t.counts.Failed, "table", t.name, "result", "failed")
+		{"conntrackd_messages_malformed", "counter", "", "Received messages that were refused, by reason.",
+			func(m *metricsWriter, s *node.Status, _ *Local) {
+				if s.Mode.Sync() {
+					for _, c := range malformed(s) {
+						m.uint(c.n, "reason", c.name)
+					}
 				}
-			}
-		})},
+			}},
+		{"conntrackd_messages_lost", "counter", "", "Messages that never came, by their sequence numbers.",
+			inSync(func(s *node.Status) uint64 { return s.Wire.Lost })},
+		{"conntrackd_messages_before", "counter", "", "Messages that came again, or too late.",
+			inSync(func(s *node.Status) uint64 { return s.Wire.Before })},
+		{"conntrackd_messages", "counter", "", "Messages sent and received.",
+			func(m *metricsWriter, s *node.Status, _ *Local) {
+				if s.Mode.Sync() {
+					m.uint(s.Replica.Sent, "direction", "sent")
+					m.uint(s.Replica.Received, "direction", "received")
+				}
+			}},
+		{"conntrackd_messages_resent", "counter", "", "Messages sent again because the peer missed them.",
+			inSync(func(s *node.Status) uint64 { return s.Replica.Resent })},
+		{"conntrackd_messages_given_up", "counter", "", "Messages that the peer missed and that could not be sent again.",
+			inSync(func(s *node.Status) uint64 { return s.Replica.GivenUp })},
+		{"conntrackd_nacks", "counter", "", "Negative acknowledgements sent and received.",
+			func(m *metricsWriter, s *node.Status, _ *Local) {
+				if s.Mode.Sync() {
+					m.uint(s.Replica.NacksSent, "direction", "sent")
+					m.uint(s.Replica.NacksRecv, "direction", "received")
+				}
+			}},
+		{"conntrackd_resyncs", "counter", "", "Requests for everything that a node has: asked by this one, and served to a peer.",
+			func(m *metricsWriter, s *node.Status, _ *Local) {
+				if s.Mode.Sync() {
+					m.uint(s.Replica.ResyncsAsked, "side", "asked")
+					m.uint(s.Replica.ResyncsServed, "side", "served")
+				}
+			}},
+		{"conntrackd_third_node_messages", "counter", "", "Messages of a third FT-FW node, which were ignored.",
+			inSync(func(s *node.Status) uint64 { return s.Replica.ThirdNode })},
 
-	{"conntrackd_tasks", "gauge", "", "Dumps, flushes and commits that run at this moment.",
-		always(func(s *node.Status, _ *Local) uint64 { return uint64(len(s.Tasks)) })},
-	{"conntrackd_tasks_failed", "counter", "", "Dumps, flushes and commits that ended with an error.",
-		always(func(s *node.Status, _ *Local) uint64 { return s.TaskFail })},
-	{"conntrackd_control_read_failed", "counter", "", "Control clients that went or timed out before their request was complete.",
-		always(func(_ *node.Status, l *Local) uint64 { return l.ReadFailed })},
-	{"conntrackd_control_unknown", "counter", "", "Control requests that mean nothing.",
-		always(func(_ *node.Status, l *Local) uint64 { return l.Unknown })},
-	{"conntrackd_control_refused", "counter", "", "Control clients of another user, who were refused.",
-		always(func(_ *node.Status, l *Local) uint64 { return l.Refused })},
+		{"conntrackd_replication_lag_seconds", "gauge", "seconds", "How long there have been changes that are not sent yet, without a break.",
+			func(m *metricsWriter, s *node.Status, _ *Local) {
+				if s.Mode.Sync() {
+					m.seconds(s.Replica.Lag)
+				}
+			}},
+		{"conntrackd_replication_pending", "gauge", "", "Changes that are not sent yet.",
+			inSync(func(s *node.Status) uint64 { return s.Replica.Pending })},
+		{"conntrackd_replication_unacknowledged", "gauge", "", "Messages that the peer has not acknowledged yet.",
+			inSync(func(s *node.Status) uint64 { return s.Replica.Unacked })},
+		{"conntrackd_queue_length", "gauge", "", "Elements in a queue.",
+			ofQueues(func(m *metricsWriter, q *node.QueueStatus) { m.uint(q.Len, "queue", q.Name) })},
+		{"conntrackd_queue_limit", "gauge", "", "Elements that a queue takes.",
+			ofQueues(func(m *metricsWriter, q *node.QueueStatus) {
+				if q.Max != 0 {
+					m.uint(q.Max, "queue", q.Name)
+				}
+			})},
+		{"conntrackd_queue_full", "counter", "", "Elements that a queue had no room for.",
+			ofQueues(func(m *metricsWriter, q *node.QueueStatus) { m.uint(q.NoSpace, "queue", q.Name) })},
 
-	{"conntrackd_helper_packets", "counter", "", "Packets read from the queues of user-space helpers.",
-		ofHelpers(func(h *Helpers) uint64 { return h.Packets })},
-	{"conntrackd_helper_packets_unread", "counter", "", "Packets that were accepted because no helper could read them.",
-		ofHelpers(func(h *Helpers) uint64 { return h.Unread })},
-	{"conntrackd_helper_packets_dropped", "counter", "", "Packets that a helper dropped.",
-		ofHelpers(func(h *Helpers) uint64 { return h.Dropped })},
-	{"conntrackd_helper_packets_rewritten", "counter", "", "Packets that a helper sent on with another payload.",
-		ofHelpers(func(h *Helpers) uint64 { return h.Rewritten })},
-	{"conntrackd_helper_expectations", "counter", "", "Expectations that helpers gave to the kernel.",
-		ofHelpers(func(h *Helpers) uint64 { return h.Expectations })},
-	{"conntrackd_helper_expectations_refused", "counter", "", "Expectations of helpers that the kernel refused, as far as it tells.",
-		ofHelpers(func(h *Helpers) uint64 { return h.Refused })},
-	{"conntrackd_helper_verdicts_refused", "counter", "", "Verdicts on packets that the kernel refused.",
-		ofHelpers(func(h *Helpers) uint64 { return h.Verdicts })},
-	{"conntrackd_helper_overruns", "counter", "", "Times that the queues' receive buffer was full, and packets passed unread.",
-		ofHelpers(func(h *Helpers) uint64 { return h.Overruns })},
+		{"conntrackd_peer_age_seconds", "gauge", "seconds", "Time since a peer's last message.",
+			ofPeers(func(m *metricsWriter, p *node.PeerStatus, peer string) { m.seconds(p.LastMessage, "peer", peer) })},
+		{"conntrackd_peer_messages", "counter", "", "Messages received from a peer.",
+			ofPeers(func(m *metricsWriter, p *node.PeerStatus, peer string) { m.uint(p.Messages, "peer", peer) })},
+		{"conntrackd_peer_ignored", "gauge", "", "1 for a third FT-FW node, whose messages are ignored.",
+			ofPeers(func(m *metricsWriter, p *node.PeerStatus, peer string) { m.bool(p.Ignored, "peer", peer) })},
+
+		{"conntrackd_kernel_events", "counter", "", "Events received from the kernel, those of filtered flows too.",
+			ofKernel(func(k *node.KernelStatus) uint64 { return k.Events })},
+		{"conntrackd_kernel_events_filtered", "counter", "", "Events of flows that the Filter clause excludes.",
+			ofKernel(func(k *node.KernelStatus) uint64 { return k.Filtered })},
+		{"conntrackd_kernel_events_unknown", "counter", "", "Events of an unknown type.",
+			ofKernel(func(k *node.KernelStatus) uint64 { return k.UnknownEvents })},
+		{"conntrackd_kernel_events_failed", "counter", "", "Events that could not be read.",
+			ofKernel(func(k *node.KernelStatus) uint64 { return k.FailedEvents })},
+		{"conntrackd_kernel_overruns", "counter", "", "Times that the kernel dropped events for want of buffer.",
+			ofKernel(func(k *node.KernelStatus) uint64 { return k.Overruns })},
+		{"conntrackd_kernel_events_lost", "counter", "", "Events that the kernel dropped.",
+			ofKernel(func(k *node.KernelStatus) uint64 { return k.Lost })},
+		{"conntrackd_kernel_flushes", "counter", "", "Flushes of a table of the kernel.",
+			ofKernel(func(k *node.KernelStatus) uint64 { return k.Flushes })},
+		{"conntrackd_kernel_resyncs", "counter", "", "Times that a table of the kernel was read again.",
+			ofKernel(func(k *node.KernelStatus) uint64 { return k.Resyncs })},
+		{"conntrackd_kernel_buffer_bytes", "gauge", "bytes", "Receive buffer of the event socket.",
+			ofKernel(func(k *node.KernelStatus) uint64 { return k.BufferSize })},
+
+		{"conntrackd_commits", "counter", "", "Commits that ended.",
+			inSync(func(s *node.Status) uint64 { return s.Commits.Count })},
+		{"conntrackd_commit_running", "gauge", "", "1 while a commit is under way.",
+			inSync(func(s *node.Status) uint64 { return uint64(b2i(s.Commits.Running)) })},
+		{"conntrackd_last_commit_age_seconds", "gauge", "seconds", "Time since the last commit ended.",
+			lastCommit(func(m *metricsWriter, c *node.CommitsStatus) { m.seconds(c.Age) })},
+		{"conntrackd_last_commit_duration_seconds", "gauge", "seconds", "What the last commit took.",
+			lastCommit(func(m *metricsWriter, c *node.CommitsStatus) { m.seconds(c.Last.Took) })},
+		{"conntrackd_last_commit_entries", "gauge", "", "Entries of the last commit, by table and result.",
+			lastCommit(func(m *metricsWriter, c *node.CommitsStatus) {
+				for _, t := range [...]struct {
+					table  node.Tables
+					name   string
+					counts *node.CommitCount
+				}{{node.Flows, "flows", &c.Last.Flows}, {node.Expects, "expectations", &c.Last.Expects}} {
+					if c.Last.Tables&t.table != 0 {
+						m.uint(t.counts.Committed, "table", t.name, "result", "ok")
+						m.uint(t.counts.Failed, "table", t.name, "result", "failed")
+					}
+				}
+			})},
+
+		{"conntrackd_tasks", "gauge", "", "Dumps, flushes and commits that run at this moment.",
+			always(func(s *node.Status, _ *Local) uint64 { return uint64(len(s.Tasks)) })},
+		{"conntrackd_tasks_failed", "counter", "", "Dumps, flushes and commits that ended with an error.",
+			always(func(s *node.Status, _ *Local) uint64 { return s.TaskFail })},
+		{"conntrackd_control_read_failed", "counter", "", "Control clients that went or timed out before their request was complete.",
+			always(func(_ *node.Status, l *Local) uint64 { return l.ReadFailed })},
+		{"conntrackd_control_unknown", "counter", "", "Control requests that mean nothing.",
+			always(func(_ *node.Status, l *Local) uint64 { return l.Unknown })},
+		{"conntrackd_control_refused", "counter", "", "Control clients of another user, who were refused.",
+			always(func(_ *node.Status, l *Local) uint64 { return l.Refused })},
+
+		{"conntrackd_helper_packets", "counter", "", "Packets read from the queues of user-space helpers.",
+			ofHelpers(func(h *Helpers) uint64 { return h.Packets })},
+		{"conntrackd_helper_packets_unread", "counter", "", "Packets that were accepted because no helper could read them.",
+			ofHelpers(func(h *Helpers) uint64 { return h.Unread })},
+		{"conntrackd_helper_packets_dropped", "counter", "", "Packets that a helper dropped.",
+			ofHelpers(func(h *Helpers) uint64 { return h.Dropped })},
+		{"conntrackd_helper_packets_rewritten", "counter", "", "Packets that a helper sent on with another payload.",
+			ofHelpers(func(h *Helpers) uint64 { return h.Rewritten })},
+		{"conntrackd_helper_expectations", "counter", "", "Expectations that helpers gave to the kernel.",
+			ofHelpers(func(h *Helpers) uint64 { return h.Expectations })},
+		{"conntrackd_helper_expectations_refused", "counter", "", "Expectations of helpers that the kernel refused, as far as it tells.",
+			ofHelpers(func(h *Helpers) uint64 { return h.Refused })},
+		{"conntrackd_helper_verdicts_refused", "counter", "", "Verdicts on packets that the kernel refused.",
+			ofHelpers(func(h *Helpers) uint64 { return h.Verdicts })},
+		{"conntrackd_helper_overruns", "counter", "", "Times that the queues' receive buffer was full, and packets passed unread.",
+			ofHelpers(func(h *Helpers) uint64 { return h.Overruns })},
+	}
 }

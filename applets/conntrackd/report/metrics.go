@@ -13,8 +13,9 @@ import (
 // and the table below together.
 func AppendMetrics(dst []byte, s *node.Status, l *Local) []byte {
 	m := metricsWriter{dst: dst}
-	for i := range families {
-		f := &families[i]
+	table := families()
+	for i := range table {
+		f := &table[i]
 		m.family = f
 		m.started = false
 		f.samples(&m, s, l)

@@ -481,7 +481,7 @@ func TestMetricsAreDocumented(t *testing.T) {
 	for _, m := range regexp.MustCompile("(?m)^\\| `(conntrackd_[a-z_]+)` \\| ([a-z]+) ").FindAllStringSubmatch(string(doc), -1) {
 		documented[m[1]] = m[2]
 	}
-	for _, f := range families {
+	for _, f := range families() {
 		name := f.name + map[string]string{"counter": "_total", "gauge": "", "info": "_info"}[f.typ]
 		if documented[name] != f.typ {
 			t.Errorf("docs/metrics.md has no row for %s, a %s", name, f.typ)

@@ -1,0 +1,5 @@
+//go:build no_conntrackd
+
+package applets
+
+var daemon []Applet

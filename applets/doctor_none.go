@@ -1,0 +1,5 @@
+//go:build no_doctor
+
+package applets
+
+var checkup []Applet

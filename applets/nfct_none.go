@@ -1,0 +1,5 @@
+//go:build no_nfct
+
+package applets
+
+var policies []Applet

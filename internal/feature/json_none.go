@@ -1,0 +1,6 @@
+//go:build no_json
+
+package feature
+
+// JSON is whether flows, statistics and policies can be written and read as JSON.
+const JSON = false
