@@ -96,6 +96,7 @@ func TestMinimalBuilds(t *testing.T) {
 			output(t, path, "conntrack", "--version")
 		})
 	}
+	t.Run("without daemon and doctor", func(t *testing.T) { minimal(t, "conntrackd doctor") })
 	t.Run("without all", func(t *testing.T) {
 		path, _ := minimal(t, strings.Join(all, " "))
 		if got := output(t, path, "--list"); got != "conntrack\n" {
