@@ -2,6 +2,7 @@ package conntrackd
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -10,6 +11,7 @@ import (
 	"ctbox/applets/conntrackd/control"
 	"ctbox/applets/conntrackd/exposition"
 	"ctbox/applets/conntrackd/report"
+	"ctbox/internal/feature"
 	"ctbox/internal/slog"
 )
 
@@ -28,6 +30,9 @@ type metrics struct {
 func listenMetrics(at netip.AddrPort) (*net.TCPListener, error) {
 	if !at.IsValid() {
 		return nil, nil
+	}
+	if !feature.Metrics {
+		return nil, errors.New("can't serve metrics: this ctbox was built without them")
 	}
 	l, err := exposition.Listen(at)
 	if err != nil {
@@ -50,6 +55,10 @@ func (m *metrics) open(at netip.AddrPort) error {
 func (m *metrics) serve(ctx context.Context, s *control.Server, log *slog.Logger) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	m.ctx = ctx
+	if !feature.Metrics {
+		return
+	}
 	m.server.Log = log
 	m.server.Metrics = func(ctx context.Context) ([]byte, error) {
 		status, err := s.Node.Status(ctx)
@@ -59,7 +68,6 @@ func (m *metrics) serve(ctx context.Context, s *control.Server, log *slog.Logger
 		local := s.Local()
 		return report.AppendMetrics(nil, &status, &local), nil
 	}
-	m.ctx = ctx
 	m.begin()
 }
 
@@ -81,7 +89,7 @@ func (m *metrics) use(l *net.TCPListener) {
 
 // begin serves the socket that there is.
 func (m *metrics) begin() {
-	if m.listener == nil {
+	if !feature.Metrics || m.listener == nil {
 		return
 	}
 	ctx, end := context.WithCancel(m.ctx)
