@@ -18,6 +18,8 @@ var archCalls = []call{
 	{unix.SYS_PPOLL_TIME64, always},
 	{unix.SYS_RECVMMSG_TIME64, always},
 	{unix.SYS_FCNTL64, always},
+	{unix.SYS_STAT64, always},
+	{unix.SYS_LSTAT64, always},
 	{unix.SYS_FSTAT64, always},
 	{unix.SYS_FSTATAT64, always},
 	{unix.SYS_FTRUNCATE64, always},

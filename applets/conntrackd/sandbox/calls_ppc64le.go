@@ -12,5 +12,7 @@ const cloneFlags = 0
 var archCalls = []call{
 	{unix.SYS_MMAP, noExec},
 	{unix.SYS_NEWFSTATAT, always},
+	{unix.SYS_STAT, always},
+	{unix.SYS_LSTAT, always},
 	{unix.SYS_POLL, always},
 }

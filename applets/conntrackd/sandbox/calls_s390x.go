@@ -12,6 +12,8 @@ const cloneFlags = 1
 var archCalls = []call{
 	{unix.SYS_MMAP, always}, // its arguments are in memory, and so are socketcall's
 	{unix.SYS_NEWFSTATAT, always},
+	{unix.SYS_STAT, always},
+	{unix.SYS_LSTAT, always},
 	{unix.SYS_POLL, always},
 	{unix.SYS_SOCKETCALL, always},
 }
