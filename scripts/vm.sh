@@ -95,6 +95,8 @@ setup() {
 
 # ---- what runs in the virtual machine
 
+# What a run that was killed has left, a day ago or more.
+find "$cache" -maxdepth 1 -name 'run.*' -mmin +1440 -exec rm -rf {} +
 run=$(mktemp -d "$cache/run.XXXXXX") || fail "cannot make a directory in $cache"
 qemu=
 end() {
