@@ -1,5 +1,3 @@
-//go:build torture
-
 package interop
 
 import (
@@ -9,7 +7,6 @@ import (
 	"os"
 	"strconv"
 	"strings"
-	"syscall"
 	"time"
 )
 
@@ -22,6 +19,12 @@ func field(text []byte, label string) int {
 	}
 	n, _ := strconv.Atoi(string(fields[0]))
 	return n
+}
+
+// residentOf is the memory of a process in KiB.
+func residentOf(pid int) int {
+	status, _ := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	return field(status, "VmRSS:")
 }
 
 // cpuOf is the time that a process has run so far (proc_pid_stat(5)).
@@ -44,8 +47,13 @@ type statistics struct {
 		Flows struct{ Active, Objects, Memory uint64 }
 	}
 	Lost, Before uint64
-	Replication  struct{ Unacknowledged uint64 }
-	Kernel       struct{ Events, Overruns, Lost, Resyncs uint64 }
+	Malformed    map[string]uint64
+	Links        []struct{ Refused uint64 }
+	Replication  struct {
+		Unacknowledged uint64
+		ResyncsServed  uint64 `json:"resyncs_served"`
+	}
+	Kernel struct{ Events, Overruns, Lost, Resyncs uint64 }
 }
 
 // withOutcome and asJSON change a request of the control socket.
@@ -56,27 +64,11 @@ const (
 
 func (d *daemon) statistics() (n statistics) {
 	d.t.Helper()
-	for _, request := range []uint32{statsNetwork, statsRuntime, statsCache} {
+	for _, request := range []uint32{statsNetwork, statsRuntime, statsCache, statsLink} {
 		text, _, _ := strings.Cut(d.ask(request|withOutcome|asJSON), "\n")
 		if err := json.Unmarshal([]byte(text), &n); err != nil {
 			d.t.Fatalf("%s: %v in %q", d.name(), err, text)
 		}
-	}
-	return n
-}
-
-// goroutines ends a daemon of ours and returns how many goroutines it had.
-func (d *daemon) goroutines() int {
-	d.t.Helper()
-	r := d.process.Stop(syscall.SIGQUIT)
-	n := 0
-	for line := range strings.Lines(r.Stderr) {
-		if strings.HasPrefix(line, "goroutine ") && !strings.HasPrefix(line, "goroutine 0 ") {
-			n++
-		}
-	}
-	if n == 0 {
-		d.t.Errorf("%s: no goroutines in what SIGQUIT prints:\n%.2000s", d.name(), r.Stderr)
 	}
 	return n
 }

@@ -5,6 +5,8 @@ package interop
 import (
 	"flag"
 	"fmt"
+	"strings"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -108,4 +110,20 @@ func flat(t *testing.T, d *daemon, all []soaked) {
 			t.Errorf("%s: %.1f %s in the second quarter, %.1f in the last", d.name(), early, c.what, late)
 		}
 	}
+}
+
+// goroutines ends a daemon of ours and returns how many goroutines it had.
+func (d *daemon) goroutines() int {
+	d.t.Helper()
+	r := d.process.Stop(syscall.SIGQUIT)
+	n := 0
+	for line := range strings.Lines(r.Stderr) {
+		if strings.HasPrefix(line, "goroutine ") && !strings.HasPrefix(line, "goroutine 0 ") {
+			n++
+		}
+	}
+	if n == 0 {
+		d.t.Errorf("%s: no goroutines in what SIGQUIT prints:\n%.2000s", d.name(), r.Stderr)
+	}
+	return n
 }
