@@ -6,6 +6,7 @@
 #   RACE=yes            builds with the race detector
 #   WITHOUT="nfct json" what `make minimal` leaves out
 #   FUZZTIME=20s        how long `make fuzz` stays at each target
+#   FUZZJOBS=2          how many targets it fuzzes at a time
 #   TORTURETIME=10m     how long `make torture` takes
 #   TORTUREFLAGS=       for torture, failover and soak: -seed N, -arena NAME
 
@@ -13,6 +14,7 @@ GO       ?= go
 BIN      ?= bin
 PREFIX   ?= /usr/local
 FUZZTIME ?= 20s
+FUZZJOBS ?= 2
 TORTURETIME ?= 10m
 WITHOUT  ?= conntrackd nfct doctor helpers json metrics
 
@@ -149,7 +151,7 @@ emulated: ## run the codecs' and parsers' tests on other architectures, under qe
 
 .PHONY: fuzz
 fuzz: ## fuzz every fuzz target for FUZZTIME
-	@GO="$(GO)" TAGS="$(TAGS)" FUZZTIME="$(FUZZTIME)" scripts/fuzz.sh
+	@GO="$(GO)" TAGS="$(TAGS)" FUZZTIME="$(FUZZTIME)" JOBS="$(FUZZJOBS)" scripts/fuzz.sh
 
 .PHONY: demo
 demo: all ## show conntrack on a NAT firewall, and live connections that survive the death of one
