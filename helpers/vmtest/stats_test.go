@@ -24,7 +24,7 @@ func TestStatistics(t *testing.T) {
 	if text := ask("-s", "helpers"); !strings.HasPrefix(text, "user-space helpers:\n\tftp (inet, tcp, queue 5)\n") {
 		t.Errorf("-s helpers: %s", text)
 	}
-	fw.announce(t, program{"ours", ""}, routed, ftpModes[0], 42000)
+	fw.announce(t, program{"ours", ""}, routed, v4, ftpModes[0], 42000)
 	var status struct {
 		Helpers struct{ Packets, Unread, Expectations, Overruns int }
 	}
