@@ -16,6 +16,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"ctbox/applets/internal/screen"
 	"ctbox/internal/netnstest"
 	"ctbox/nl"
 )
@@ -367,7 +368,7 @@ func TestTopPaints(t *testing.T) {
 		}
 	}
 	for n, want := range map[float64]string{0: "0", 0.54: "0.5", 12.3: "12", 9999: "9999", 12345: "12.3k", 4.5e6: "4.5M", 1e18: "1000000.0T"} {
-		if got := string(appendNumber(nil, n, false)); got != want {
+		if got := string(screen.AppendNumber(nil, n, false)); got != want {
 			t.Errorf("%v is %s, want %s", n, got, want)
 		}
 	}

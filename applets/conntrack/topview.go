@@ -55,7 +55,7 @@ func (p *topPainter) paint(width, height int, ready bool) [][]byte {
 		if c == topFlows {
 			unit = "  "
 		}
-		*sum = join(appendNumber(*sum, v.all[c], c == topFlows), " ", topSorts[c].word, unit)
+		*sum = join(screen.AppendNumber(*sum, v.all[c], c == topFlows), " ", topSorts[c].word, unit)
 	}
 	said := p.line()
 	*said = v.appendRemarks(*said)
@@ -150,21 +150,10 @@ func (p *topPainter) title(width int) {
 			between = "*"
 		}
 		p.text = join(append(p.text[:0], topSorts[c].letter), between, topSorts[c].title)
-		*l = appendRight(*l, p.text, start+p.keyWidth+(i+1)*topColumnWidth)
+		*l = screen.AppendRight(*l, p.text, start+p.keyWidth+(i+1)*topColumnWidth)
 	}
-	*l = appendRight(*l, nil, start+width)
+	*l = screen.AppendRight(*l, nil, start+width)
 	*l = join((*l)[:start+width], screen.Plain)
-}
-
-// appendRight fills up with blanks so that text ends at end.
-//
-//go:noinline
-func appendRight(dst, text []byte, end int) []byte {
-	dst = append(dst, ' ')
-	for len(dst)+len(text) < end {
-		dst = append(dst, ' ')
-	}
-	return append(dst, text...)
 }
 
 func (p *topPainter) row(r *topRow) {
@@ -176,9 +165,9 @@ func (p *topPainter) row(r *topRow) {
 	for i, c := range p.columns {
 		p.text = p.text[:0]
 		if c == topFlows || p.view.seconds > 0 {
-			p.text = appendNumber(p.text, r.values[c], c == topFlows)
+			p.text = screen.AppendNumber(p.text, r.values[c], c == topFlows)
 		}
-		*l = appendRight(*l, p.text, p.keyWidth+(i+1)*topColumnWidth)
+		*l = screen.AppendRight(*l, p.text, p.keyWidth+(i+1)*topColumnWidth)
 	}
 }
 
@@ -191,24 +180,6 @@ func (p *topPainter) cut(width, height int) [][]byte {
 		}
 	}
 	return lines
-}
-
-// appendNumber writes a count exactly, and a rate with what can be read at a
-// glance: 0.5, 12, 3400, 34.0k, 1.2M.
-func appendNumber(dst []byte, n float64, exact bool) []byte {
-	unit := 0
-	for ; !exact && unit < 4 && (n >= 10000 || unit > 0 && n >= 1000); unit++ {
-		n /= 1000
-	}
-	decimals := 0
-	if !exact && (unit > 0 || n < 10 && n > 0) {
-		decimals = 1
-	}
-	dst = strconv.AppendFloat(dst, n, 'f', decimals, 64)
-	if unit > 0 {
-		dst = append(dst, " kMGT"[unit])
-	}
-	return dst
 }
 
 // printable is an argument of the command line on the screen.

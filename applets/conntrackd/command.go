@@ -17,6 +17,7 @@ type command struct {
 	request   control.Request // of opClient
 	notes     []string        // warnings about the command line
 	noSandbox bool            // of a daemon
+	json      bool            // of opTop
 }
 
 type op uint8
@@ -26,6 +27,7 @@ const (
 	opDaemon
 	opClient
 	opCheck
+	opTop
 	opHelp
 	opVersion
 )
@@ -115,6 +117,7 @@ const (
 	kindDaemon
 	kindRequest
 	kindCheck
+	kindTop
 )
 
 // parse parses the arguments behind argv[0]. The error is a *usageError.
@@ -131,7 +134,9 @@ func parse(args []string) (command, error) {
 	if p.cmd.noSandbox && p.kind != kindNone && p.kind != kindDaemon {
 		return p.cmd, errInvalid
 	}
-	if p.json {
+	if p.json && p.kind == kindTop {
+		p.cmd.json = true
+	} else if p.json {
 		if err := p.asJSON(); err != nil {
 			return p.cmd, err
 		}
@@ -202,6 +207,9 @@ func (p *parser) ours(arg string) (done bool, err error) {
 	case "--check":
 		p.cmd.op = opCheck
 		return true, p.is(kindCheck)
+	case "--top":
+		p.cmd.op = opTop
+		return true, p.is(kindTop)
 	case "--no-sandbox":
 		p.cmd.noSandbox = true
 		return true, nil

@@ -85,6 +85,11 @@ func TestParse(t *testing.T) {
 
 		{"-C /x --check", command{op: opCheck, config: "/x"}, ""},
 		{"--check -d", command{}, "Invalid parameters"},
+		{"-C /x --top", command{op: opTop, config: "/x"}, ""},
+		{"--top --json", command{op: opTop, config: defaultConfig, json: true}, ""},
+		{"--top -s", command{}, "Invalid parameters"},
+		{"--top -d", command{}, "Invalid parameters"},
+		{"--top -x", command{}, "Invalid parameters"},
 		{"--check -s", command{}, "Invalid parameters"},
 		{"--no-sandbox", command{op: opConsole, config: defaultConfig, noSandbox: true}, ""},
 		{"-d --no-sandbox", command{op: opDaemon, config: defaultConfig, noSandbox: true}, ""},

@@ -48,6 +48,8 @@ func run(ctx context.Context, argv []string, stdout, stderr io.Writer, open open
 		return exitOK
 	case opClient:
 		return runClient(ctx, &cmd, log, stdout)
+	case opTop:
+		return runTop(ctx, &cmd, log, stdout)
 	case opCheck:
 		return runCheck(cmd.config, stdout, stderr)
 	case opDaemon:

@@ -31,6 +31,7 @@ Client mode commands:
   -B, force a bulk send to other replica firewalls
   -x, dump cache in XML format (requires -i or -e)
   -o json, dump cache or statistics in JSON format (requires -i, -e or -s)
+  --top, show statistics and their rates again and again (with --json as JSON)
   -t, reset the kernel timeout (see PurgeTimeout clause)
   --reload, have the daemon read its configuration file again
 
