@@ -54,6 +54,14 @@ func (k *kernel) remove(f *nl.Flow) {
 	}
 }
 
+// flush empties the kernel's table.
+func (k *kernel) flush() {
+	k.t.Helper()
+	if err := k.conn.Do(k.t.Context(), nl.Request{Type: nl.TypeFlowDelete}, nil); err != nil {
+		k.t.Fatal(err)
+	}
+}
+
 // flows is the table.
 func (k *kernel) flows() []nl.Flow {
 	k.t.Helper()

@@ -152,11 +152,3 @@ func (l *load) repair(then ack) error {
 	}
 	return errors.Join(err, p.Close())
 }
-
-// flush empties the kernel's table.
-func (k *kernel) flush() {
-	k.t.Helper()
-	if err := k.conn.Do(k.t.Context(), nl.Request{Type: nl.TypeFlowDelete}, nil); err != nil {
-		k.t.Fatal(err)
-	}
-}
