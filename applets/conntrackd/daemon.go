@@ -268,6 +268,7 @@ func (d *daemon) confine(ctx context.Context) {
 	later := sandbox.Later{
 		Reads:  []string{d.reload.file},
 		Writes: []string{g.LogFile, g.LockFile, g.UNIXPath},
+		Ports:  []uint16{g.MetricsListen.Port()}, // 0 without
 	}
 	if s := d.cfg.Stats; s != nil {
 		later.Writes = append(later.Writes, s.LogFile)
