@@ -24,6 +24,7 @@ func (n *Node) expectEvent(m *nl.Message) {
 	}
 	table := n.internal.expects
 	if m.IsDelete() {
+		n.buryExpect(e)
 		if h := table.Find(e); h != 0 {
 			n.goneExpect(h, from == foreign)
 		}
@@ -34,6 +35,7 @@ func (n *Node) expectEvent(m *nl.Message) {
 	}
 	put := table.Put
 	if m.IsNew() {
+		n.bornExpect(e)
 		put = table.Replace
 	}
 	h, outcome := put(e, n.clock())

@@ -145,6 +145,37 @@ func TestDumpDoesNotUndoEvents(t *testing.T) {
 	}
 }
 
+// The same for expectations, which have no id.
+func TestDumpDoesNotReviveExpectations(t *testing.T) {
+	n := unwired(ModeFTFW)
+	n.expectSync = true
+	master := flows(1)[0]
+	n.flowSeen(&master, foreign, n.internal.flows.Replace)
+	expects := make([]nl.Expect, 2)
+	for i := range expects {
+		e := &expects[i]
+		e.Master, e.Tuple, e.Mask = master.Orig, master.Orig, master.Orig
+		e.Tuple.DstPort = uint16(2000 + i)
+	}
+	n.beginDump()
+	n.buryExpect(&expects[0])
+	n.buryExpect(&expects[1])
+	n.bornExpect(&expects[1])
+	for i := range expects {
+		n.dumpedExpect(&expects[i], refill{})
+	}
+	n.endDump()
+	for i, want := range []bool{false, true} {
+		if got := n.internal.expects.Find(&expects[i]) != 0; got != want {
+			t.Errorf("expectation %d is cached: %v, want %v", i, got, want)
+		}
+	}
+	n.dumpedExpect(&expects[0], refill{})
+	if n.internal.expects.Find(&expects[0]) == 0 {
+		t.Error("what ended is remembered after the dump")
+	}
+}
+
 // A bulk that begins before the sweep after the last one is over must not have
 // that sweep take what the new bulk has not told yet.
 func TestSweepEndsWhenTheNextBegins(t *testing.T) {

@@ -86,6 +86,7 @@ type Node struct {
 	buried map[uint32]struct{}
 	// And the attributes that events have told meanwhile.
 	touched       map[cache.Handle]nl.Attr
+	buriedExpects map[expectKey]struct{}
 	externalSweep uint64 // number of the last bulk of the peer's that began
 	held          bool   // messages wait for a slow link
 	behind        bool   // something has been waiting to be sent, since behindSince

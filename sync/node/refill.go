@@ -129,9 +129,10 @@ const (
 func (n *Node) beginDump() {
 	n.buried = map[uint32]struct{}{}
 	n.touched = map[cache.Handle]nl.Attr{}
+	n.buriedExpects = map[expectKey]struct{}{}
 }
 
-func (n *Node) endDump() { n.buried, n.touched = nil, nil }
+func (n *Node) endDump() { n.buried, n.touched, n.buriedExpects = nil, nil, nil }
 
 // touch notes the attributes that an event has told. An event has some only.
 func (n *Node) touch(h cache.Handle, f *nl.Flow) {
@@ -151,6 +152,35 @@ func (n *Node) born(f *nl.Flow) {
 	if n.buried != nil && f.Has&nl.HasID != 0 {
 		delete(n.buried, f.ID)
 	}
+}
+
+// expectKey tells expectations apart, which have no id.
+type expectKey struct {
+	tuple, mask nl.Tuple
+	zone        uint16
+}
+
+func keyOfExpect(e *nl.Expect) expectKey { return expectKey{e.Tuple, e.Mask, e.Zone} }
+
+func (n *Node) buryExpect(e *nl.Expect) {
+	if n.buriedExpects != nil && len(n.buriedExpects) < maxBuried {
+		n.buriedExpects[keyOfExpect(e)] = struct{}{}
+	}
+}
+
+func (n *Node) bornExpect(e *nl.Expect) {
+	if n.buriedExpects != nil {
+		delete(n.buriedExpects, keyOfExpect(e))
+	}
+}
+
+// dumpedExpect merges an expectation of a dump into the internal cache.
+func (n *Node) dumpedExpect(e *nl.Expect, r refill) {
+	if _, ended := n.buriedExpects[keyOfExpect(e)]; ended || !n.wantsExpect(e) {
+		return
+	}
+	h, outcome := n.internal.expects.Put(e, n.clock())
+	n.tellExpect(h, stored(outcome), r.send && (r.all || outcome != cache.Unchanged))
 }
 
 // dumped merges an entry of a dump into the internal cache.
@@ -248,16 +278,11 @@ func (n *Node) sweepFlows(ctx context.Context, r refill) error {
 
 func (n *Node) refillExpects(ctx context.Context, t *task, r refill) error {
 	table := n.internal.expects
-	if err := n.do(ctx, func() { n.kernel.Resyncs++; table.BeginSweep() }); err != nil {
+	if err := n.do(ctx, func() { n.kernel.Resyncs++; table.BeginSweep(); n.beginDump() }); err != nil {
 		return err
 	}
-	info, err := dump(ctx, n, t, nl.Dump{Type: nl.TypeExpectGet}, func(e *nl.Expect) {
-		if !n.wantsExpect(e) {
-			return
-		}
-		h, outcome := table.Put(e, n.clock())
-		n.tellExpect(h, stored(outcome), r.send && (r.all || outcome != cache.Unchanged))
-	})
+	info, err := dump(ctx, n, t, nl.Dump{Type: nl.TypeExpectGet}, func(e *nl.Expect) { n.dumpedExpect(e, r) })
+	err = errors.Join(err, n.do(ctx, n.endDump))
 	if err != nil || !r.sweep || info.Interrupted {
 		return err
 	}
