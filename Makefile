@@ -182,6 +182,28 @@ cross: $(CROSS:%=$(BIN)/cross/ctbox-%) ## build for every architecture, in ./bin
 $(BIN)/cross/ctbox-%: $(SOURCES) Makefile
 	GOOS=linux $($*) $(GO) build $(BUILDFLAGS) -o $@ .
 
+# nfpm is a tool like staticcheck: no dependency of the program. Later versions
+# need modules from places that a proxy may not have.
+NFPM = $(BIN)/tools/nfpm-v2.44.1
+
+$(NFPM):
+	$(HOST) GOBIN=$(abspath $(BIN))/tools $(GO) install github.com/goreleaser/nfpm/v2/cmd/nfpm@$(@:$(BIN)/tools/nfpm-%=%)
+	@mv $(BIN)/tools/nfpm $@
+
+PACKAGED = amd64 arm64 armv7 mipsle-softfloat
+
+# The time in the packages is that of the commit.
+.PHONY: packages
+packages: $(NFPM) $(PACKAGED:%=$(BIN)/cross/ctbox-%) ## make deb, rpm, apk, ipk, tarballs, an OCI image and SBOMs, in ./bin/packages
+	@SOURCE_DATE_EPOCH=$${SOURCE_DATE_EPOCH:-$$(git log -1 --format=%ct 2>/dev/null || echo 0)} $(HOST) \
+		$(GO) run ./scripts/packaging -nfpm $(NFPM) -cross $(BIN)/cross -out $(BIN)/packages
+	@ls $(BIN)/packages
+
+.PHONY: test-packages
+test-packages: $(NFPM) ## install and remove the packages in a Debian of their own (needs its archive)
+	@scripts/need test-packages
+	NFPM=$(abspath $(NFPM)) $(GO) test -count=1 -timeout 10m -tags $(TAGS),packages ./scripts/packaging
+
 # The links that `make` made are installed as they are: they lead to ctbox
 # beside them. Where a name is taken by anything but such a link, by Debian's
 # conntrack say, nothing is installed.

@@ -1,0 +1,113 @@
+package main
+
+import (
+	"bytes"
+	"compress/gzip"
+	"os"
+	"path"
+	"path/filepath"
+	"strings"
+)
+
+// file is what a package installs at one path: data, or a link to somewhere.
+type file struct {
+	path   string
+	link   string
+	data   []byte
+	mode   os.FileMode
+	config bool // the administrator's, once it is there
+}
+
+// format is a kind of package, and what its distributions do in their own way.
+type format struct {
+	name    string
+	zsh     string   // the directory of zsh's completions; "" for none of any shell
+	man     bool     // manuals, compressed
+	systemd string   // the directory of units; "" for none
+	init    string   // the init script, in scripts/packaging
+	logs    bool     // logrotate
+	instead []string // the packages of the distribution that ours replaces
+	as      string   // what is behind such a name to provide that version of it
+}
+
+var formats = []format{
+	{name: "deb", zsh: "/usr/share/zsh/vendor-completions", man: true, systemd: "/lib/systemd/system", logs: true,
+		instead: []string{"conntrack", "conntrackd", "nfct"}, as: " (= 1:1.4.9)"},
+	{name: "rpm", zsh: "/usr/share/zsh/site-functions", man: true, systemd: "/usr/lib/systemd/system", logs: true,
+		instead: []string{"conntrack-tools"}, as: " = 1.4.9"},
+	{name: "apk", zsh: "/usr/share/zsh/site-functions", man: true, init: "conntrackd.openrc", logs: true,
+		instead: []string{"conntrack-tools", "conntrack-tools-openrc"}, as: "=1.4.9"},
+	{name: "ipk", init: "conntrackd.procd", instead: []string{"conntrack", "conntrackd", "nfct"}},
+}
+
+// whole is the tarball: everything, for whoever packs it himself.
+var whole = format{name: "tar.gz", zsh: "/usr/share/zsh/site-functions", man: true, systemd: "/usr/lib/systemd/system", logs: true}
+
+var applets = []string{"conntrack", "conntrackd", "nfct"}
+
+// files are what a package of the format has.
+func (j *job) files(f format, binary string) ([]file, error) {
+	var all []file
+	var failed error
+	add := func(to, from string, mode os.FileMode, config bool) {
+		data, err := os.ReadFile(from)
+		if err != nil {
+			failed = err
+		}
+		all = append(all, file{path: to, data: data, mode: mode, config: config})
+	}
+	each := func(pattern string, do func(from, base string)) {
+		found, err := filepath.Glob(filepath.Join(j.root, pattern))
+		if err != nil {
+			failed = err
+		}
+		for _, from := range found {
+			do(from, filepath.Base(from))
+		}
+	}
+	add("/usr/sbin/ctbox", binary, 0o755, false)
+	for _, applet := range applets {
+		all = append(all, file{path: "/usr/sbin/" + applet, link: "ctbox"})
+	}
+	// The daemon is not started by any package but where the administrator had one,
+	// so what it finds is the harmless mode: statistics.
+	add("/etc/conntrackd/conntrackd.conf", filepath.Join(j.root, "scripts/conntrackd/stats.conf"), 0o644, true)
+	each("scripts/conntrackd/*.conf", func(from, base string) { add("/etc/conntrackd/examples/"+base, from, 0o644, true) })
+	if f.logs {
+		add("/etc/logrotate.d/conntrackd", filepath.Join(j.root, "scripts/packaging/logrotate"), 0o644, true)
+	}
+	if f.init != "" {
+		add("/etc/init.d/conntrackd", filepath.Join(j.root, "scripts/packaging", f.init), 0o755, true)
+	}
+	if f.systemd != "" {
+		add(f.systemd+"/conntrackd.service", filepath.Join(j.root, "scripts/conntrackd.service"), 0o644, false)
+	}
+	if f.man {
+		each("docs/man/*.[58]", func(from, base string) {
+			add("/usr/share/man/man"+path.Ext(base)[1:]+"/"+base+".gz", from, 0o644, false)
+			last := &all[len(all)-1]
+			last.data = compress(last.data)
+		})
+	}
+	if f.zsh != "" {
+		each("scripts/completion/*.bash", func(from, base string) {
+			add("/usr/share/bash-completion/completions/"+strings.TrimSuffix(base, ".bash"), from, 0o644, false)
+		})
+		each("scripts/completion/_*", func(from, base string) { add(f.zsh+"/"+base, from, 0o644, false) })
+		each("scripts/completion/*.fish", func(from, base string) { add("/usr/share/fish/vendor_completions.d/"+base, from, 0o644, false) })
+		add("/usr/share/doc/ctbox/copyright", filepath.Join(j.root, "LICENSE"), 0o644, false)
+		add("/usr/share/doc/ctbox/README.md", filepath.Join(j.root, "README.md"), 0o644, false)
+		add("/usr/share/doc/ctbox/examples/keepalived.conf", filepath.Join(j.root, "scripts/keepalived.conf"), 0o644, false)
+		add("/usr/share/doc/ctbox/examples/primary-backup.sh", filepath.Join(j.root, "scripts/primary-backup.sh"), 0o755, false)
+	}
+	return all, failed
+}
+
+// compress is gzip -9n.
+func compress(data []byte) []byte {
+	var out bytes.Buffer
+	w, _ := gzip.NewWriterLevel(&out, gzip.BestCompression) // the level is one that there is
+	w.Write(data)
+	w.Close()
+	return out.Bytes()
+}

@@ -1,0 +1,85 @@
+// Command packaging makes what ctbox is installed from, out of binaries that are
+// built already: deb, rpm, apk, ipk (by nfpm), a tarball, an OCI image layout and
+// an SBOM, for each architecture. All times are SOURCE_DATE_EPOCH, so that two
+// runs over the same binaries write the same bytes.
+package main
+
+import (
+	"flag"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"time"
+)
+
+// target is an architecture, under the names that it has in different places.
+type target struct {
+	name    string // of the binary, ctbox-NAME, and of Go
+	nfpm    string
+	openwrt string // of the usual build of OpenWrt for it
+	image   platform
+}
+
+var targets = []target{
+	{"amd64", "amd64", "x86_64", platform{Architecture: "amd64", OS: "linux"}},
+	{"arm64", "arm64", "aarch64_generic", platform{Architecture: "arm64", OS: "linux"}},
+	{"armv7", "arm7", "arm_cortex-a7_neon-vfpv4", platform{Architecture: "arm", OS: "linux", Variant: "v7"}},
+	{"mipsle-softfloat", "mipsle", "mipsel_24kc", platform{Architecture: "mipsle", OS: "linux"}},
+}
+
+type job struct {
+	root  string // of the source tree
+	cross string // has the binaries
+	nfpm  string
+	out   string
+	epoch time.Time
+}
+
+func main() {
+	var j job
+	flag.StringVar(&j.root, "root", ".", "the source tree")
+	flag.StringVar(&j.cross, "cross", "bin/cross", "the directory with ctbox-ARCHITECTURE")
+	flag.StringVar(&j.nfpm, "nfpm", "", "nfpm's path")
+	flag.StringVar(&j.out, "out", "bin/packages", "the directory that is written")
+	flag.Parse()
+	if err := j.run(); err != nil {
+		fmt.Fprintln(os.Stderr, "packaging:", err)
+		os.Exit(1)
+	}
+}
+
+func (j *job) run() error {
+	seconds, err := strconv.ParseInt(os.Getenv("SOURCE_DATE_EPOCH"), 10, 64)
+	if err != nil {
+		return fmt.Errorf("SOURCE_DATE_EPOCH: %w", err)
+	}
+	j.epoch = time.Unix(seconds, 0).UTC()
+	if err := os.RemoveAll(j.out); err != nil {
+		return err
+	}
+	if err := os.MkdirAll(j.out, 0o755); err != nil {
+		return err
+	}
+	var images []descriptor
+	for _, t := range targets {
+		binary := filepath.Join(j.cross, "ctbox-"+t.name)
+		for _, format := range formats {
+			if err := j.pack(t, format, binary); err != nil {
+				return fmt.Errorf("%s for %s: %w", format.name, t.name, err)
+			}
+		}
+		if err := j.tarball(t, binary); err != nil {
+			return fmt.Errorf("tarball for %s: %w", t.name, err)
+		}
+		if err := j.sbom(t, binary); err != nil {
+			return fmt.Errorf("SBOM for %s: %w", t.name, err)
+		}
+		image, err := j.image(t, binary)
+		if err != nil {
+			return fmt.Errorf("image for %s: %w", t.name, err)
+		}
+		images = append(images, image)
+	}
+	return j.index(images)
+}
