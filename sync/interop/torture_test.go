@@ -338,7 +338,8 @@ func (a *arena) askForAll(before int) {
 func (a *arena) logs() string {
 	var s strings.Builder
 	for _, n := range a.nodes {
-		fmt.Fprintf(&s, "\n%s logs:\n%s", n.daemon.name(), n.daemon.logged())
+		fmt.Fprintf(&s, "\n%s logs:\n%s\nand says:\n%s%s%s", n.daemon.name(), n.daemon.logged(),
+			n.daemon.ask(statsNetwork), n.daemon.ask(statsQueue), n.daemon.ask(statsCache))
 	}
 	return s.String()
 }

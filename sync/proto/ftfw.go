@@ -143,6 +143,7 @@ func (m *FTFW) keep(i id, e *element) {
 	if m.resend.len >= m.config.Resend {
 		if old, oldE, ok := m.pop(&m.resend); ok {
 			m.stats.GivenUp++
+			m.bulk.overflown = m.bulk.overflown || oldE.inBulk
 			m.giveUp(old, oldE)
 		}
 	}

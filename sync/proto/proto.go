@@ -187,7 +187,10 @@ type bulk struct {
 	told    bool     // the owner has told all objects
 	left    int      // objects of it that are not acknowledged
 	failed  bool     // some never will be
-	shrink  int      // how often in a row that happened
+	// overflown: they had to make room in the resend queue. shrink is how often in
+	// a row a bulk failed so.
+	overflown bool
+	shrink    int
 }
 
 // want notes that a peer needs everything. It returns BulkWanted when that can

@@ -107,7 +107,7 @@ func (m *FTFW) BeginBulk(now time.Duration) bool {
 	if b.running {
 		return false
 	}
-	b.running, b.told, b.failed = true, false, false
+	b.running, b.told, b.failed, b.overflown = true, false, false, false
 	b.number++
 	b.due = now + bulkInterval
 	m.gaveUp = false
@@ -156,7 +156,9 @@ func (m *FTFW) finishBulk() {
 	b.running = false
 	if b.failed {
 		b.wanted = true
-		b.shrink++
+		if b.overflown { // not where the peer has started anew, which may happen any number of times
+			b.shrink++
+		}
 		return
 	}
 	b.shrink = 0

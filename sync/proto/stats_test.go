@@ -15,3 +15,33 @@ func TestNacksAreCounted(t *testing.T) {
 		t.Errorf("got %+v", s)
 	}
 }
+
+// A bulk that fails because the peer starts anew was not too fast. If each such
+// failure made the next one go half as far, it would end up at a message a second.
+func TestBulkIsNotSlowedByStarts(t *testing.T) {
+	const objects = 2000
+	m := greeted(300)
+	bulk := func() (sent int) {
+		m.BeginBulk(0)
+		for i := range objects {
+			m.Bulk(Object{Handle: uint64(i + 1)})
+		}
+		m.EndBulk()
+		for {
+			if _, ok := m.Next(); !ok {
+				return sent
+			}
+			sent++
+		}
+	}
+	for start := range 20 {
+		bulk()
+		seq := wire.Seq(1000 * (start + 1))
+		if _, events := m.Receive(0, 0, address(1), wire.Header{Type: wire.Control, Flags: wire.Alive | wire.Hello, Seq: seq}); events&PeerStarted == 0 {
+			t.Fatal("the peer has not started")
+		}
+	}
+	if sent := bulk(); sent < objects {
+		t.Errorf("%d messages of a bulk of %d objects are sent at once", sent, objects)
+	}
+}
