@@ -205,30 +205,34 @@ func (h *Host) takeBack() {
 
 var errOneOnly = errors.New("only one expectation can go with the first packet of a flow")
 
-// makeExpectation has the kernel expect w, through ctnetlink, which tells whether
-// it could be done. Where that is not possible it goes with the verdict: for the
-// first packet of a flow, which ctnetlink does not know yet, and for a flow that
-// is to have a helper, which ctnetlink does not take from Linux 6.18 on.
+// makeExpectation has the kernel expect w. It goes with the verdict where that is
+// the only way or enough: for the first packet of a flow, which ctnetlink does not
+// know yet; for a flow that is to have a helper, which ctnetlink does not take from
+// Linux 6.18 on; and where the packet passes whatever becomes of it, since that saves
+// a request. One that the flow has already is begun anew then. Otherwise it is made
+// through ctnetlink, which tells whether it could be done.
 func (h *Host) makeExpectation(w *helper.Expectation, v *nl.Verdict) error {
 	p, e := &h.packet, &h.expect
 	e.build(&p.view, w)
 	confirmed := p.flow.Status&nl.StatusConfirmed != 0
 	free := w.Announced != nil && p.view.NATed()
+	together := !confirmed || w.Helper != "" || p.answer.OnRefusal == helper.AcceptPacket && !free
 	switch {
-	case confirmed && (w.Helper == "" || v.Expect != nil):
-		err := e.make(h.ctx, free)
-		if err == nil {
-			p.made = append(p.made, e.x)
+	case together && v.Expect == nil:
+		if free {
+			if err := e.find(h.ctx); err != nil {
+				return err
+			}
 		}
-		return err
-	case v.Expect != nil:
+		e.sent = e.x
+		v.Expect = &e.sent
+		return nil
+	case !confirmed:
 		return errOneOnly
-	case free:
-		if err := e.find(h.ctx); err != nil {
-			return err
-		}
 	}
-	e.sent = e.x
-	v.Expect = &e.sent
-	return nil
+	err := e.make(h.ctx, free)
+	if err == nil {
+		p.made = append(p.made, e.x)
+	}
+	return err
 }

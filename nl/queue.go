@@ -137,7 +137,7 @@ func (q *Queues) configure(ctx context.Context, queue uint16, settings []byte) e
 		return err
 	}
 	for {
-		n, err := q.s.read(0)
+		n, err := q.s.read(1)
 		if err != nil {
 			return fmt.Errorf("receive from queue socket: %w", err)
 		}
@@ -170,7 +170,7 @@ func (q *Queues) configure(ctx context.Context, queue uint16, settings []byte) e
 // refused; that is a packet accepted as it was. An error of ENOBUFS says that the
 // socket's buffer was full: the packets concerned passed unread.
 func (q *Queues) Read(each func(*QueuedPacket), refused func(error)) (short bool, err error) {
-	n, err := q.s.read(unix.MSG_WAITFORONE)
+	n, err := q.s.read(queueReads)
 	if err != nil {
 		return false, fmt.Errorf("receive from queue socket: %w", err)
 	}

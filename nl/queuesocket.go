@@ -2,20 +2,27 @@ package nl
 
 import (
 	"fmt"
+	"os"
+	"syscall"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
 
-// queueSocket is the socket of Queues. Like an eventSocket it is not in the
-// runtime's poller; and since its only reader has nothing else to wait for, a
-// read blocks in the kernel: one system call for what has arrived, where a poller
-// takes three.
+// queueSocket is the socket of Queues. It is in the runtime's poller, and its system
+// calls, which never wait, are made without telling the runtime: told, or blocked in
+// one, the runtime wakes its monitor for every packet, which then polls for a while.
 type queueSocket struct {
-	fd   int
+	file *os.File
+	raw  syscall.RawConn
 	buf  []byte
 	iov  [queueReads]unix.Iovec
 	hdrs [queueReads]mmsghdr
+
+	in, out   func(fd uintptr) bool // receive and write, made once
+	most, got uintptr               // datagrams to take at a time, and taken
+	message   []byte                // to be sent
+	errno     syscall.Errno         // of the last call
 }
 
 const (
@@ -29,11 +36,10 @@ const (
 )
 
 func (s *queueSocket) open(buffer int) error {
-	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.NETLINK_NETFILTER)
+	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, unix.NETLINK_NETFILTER)
 	if err != nil {
 		return fmt.Errorf("open netlink socket: %w", err)
 	}
-	s.fd = fd
 	if err := unix.Bind(fd, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}); err != nil {
 		unix.Close(fd)
 		return fmt.Errorf("bind netlink socket: %w", err)
@@ -51,6 +57,12 @@ func (s *queueSocket) open(buffer int) error {
 			return fmt.Errorf("set netlink buffers: %w", err)
 		}
 	}
+	s.file = os.NewFile(uintptr(fd), "nfqueue")
+	if s.raw, err = s.file.SyscallConn(); err != nil {
+		s.file.Close()
+		return fmt.Errorf("open netlink socket: %w", err)
+	}
+	s.in, s.out = s.receive, s.write
 	s.buf = make([]byte, queueReads*queueMessage)
 	for i := range s.hdrs {
 		s.iov[i].Base = &s.buf[i*queueMessage]
@@ -61,24 +73,27 @@ func (s *queueSocket) open(buffer int) error {
 	return nil
 }
 
-func (s *queueSocket) close() error { return unix.Close(s.fd) }
+func (s *queueSocket) close() error { return s.file.Close() }
 
-// read waits for a datagram at least and returns how many it took; with
-// MSG_WAITFORONE it takes all that are there, otherwise one.
-func (s *queueSocket) read(flags int) (int, error) {
-	most := uintptr(1)
-	if flags&unix.MSG_WAITFORONE != 0 {
-		most = queueReads
+// read waits for a datagram, takes what is there, at most so many, and returns how
+// many these are.
+func (s *queueSocket) read(most int) (int, error) {
+	s.most = uintptr(most)
+	if err := s.raw.Read(s.in); err != nil {
+		return 0, err
 	}
+	if s.errno != 0 {
+		return 0, s.errno
+	}
+	return int(s.got), nil
+}
+
+func (s *queueSocket) receive(fd uintptr) bool {
 	for {
-		n, _, errno := unix.Syscall6(unix.SYS_RECVMMSG, uintptr(s.fd), uintptr(unsafe.Pointer(&s.hdrs[0])),
-			most, uintptr(flags), 0, 0)
-		switch errno {
-		case 0:
-			return int(n), nil
-		case unix.EINTR:
-		default:
-			return 0, errno
+		s.got, _, s.errno = unix.RawSyscall6(unix.SYS_RECVMMSG, fd, uintptr(unsafe.Pointer(&s.hdrs[0])),
+			s.most, unix.MSG_DONTWAIT, 0, 0)
+		if s.errno != unix.EINTR {
+			return s.errno != unix.EAGAIN
 		}
 	}
 }
@@ -92,21 +107,34 @@ func (s *queueSocket) datagram(i int) []byte {
 	return nil
 }
 
+// send sends to the kernel, which is netlink's default destination.
 func (s *queueSocket) send(b []byte) error {
+	s.message = b
+	if err := s.raw.Write(s.out); err != nil {
+		return err
+	}
+	if s.errno != 0 {
+		return s.errno
+	}
+	return nil
+}
+
+func (s *queueSocket) write(fd uintptr) bool {
 	for {
-		_, err := unix.Write(s.fd, b) // netlink's default destination is the kernel
-		if err != unix.EINTR {
-			return err
+		_, _, s.errno = unix.RawSyscall(unix.SYS_WRITE, fd, uintptr(unsafe.Pointer(&s.message[0])), uintptr(len(s.message)))
+		if s.errno != unix.EINTR {
+			return s.errno != unix.EAGAIN
 		}
 	}
 }
 
 // wake makes a read under way return: the kernel acknowledges a message that asks
-// for nothing.
+// for nothing. Any goroutine may call it.
 func (s *queueSocket) wake() error {
 	b := native.AppendUint32(nil, nlmsgHeader)
 	b = native.AppendUint16(b, unix.NLMSG_NOOP)
 	b = native.AppendUint16(b, unix.NLM_F_REQUEST|unix.NLM_F_ACK)
 	b = native.AppendUint64(b, 0)
-	return s.send(b)
+	_, err := s.file.Write(b)
+	return err
 }
