@@ -145,7 +145,11 @@ func (d *daemon) takeLock() bool {
 func (d *daemon) init(ctx context.Context, open opener) error {
 	g := &d.cfg.General
 	d.limitMemory(d.cfg)
-	process.AllowTwoThreads()
+	if d.cfg.Sync == nil && d.cfg.Stats == nil {
+		process.UseOneThread()
+	} else {
+		process.AllowTwoThreads()
+	}
 	if err := process.SetScheduler(uint32(g.Scheduler.Type), g.Scheduler.Priority); err != nil {
 		d.log.Warn(process.SchedulerWarning(err))
 	}

@@ -10,3 +10,8 @@ func AllowTwoThreads() {
 		runtime.GOMAXPROCS(2)
 	}
 }
+
+// UseOneThread lets Go code run on one thread at a time: for a daemon that only
+// answers packets of helpers, one after the other. With more, each packet wakes a
+// second thread that finds nothing to do.
+func UseOneThread() { runtime.GOMAXPROCS(1) }
