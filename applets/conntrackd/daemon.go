@@ -150,6 +150,9 @@ func (d *daemon) init(ctx context.Context, open opener) error {
 	} else {
 		process.AllowTwoThreads()
 	}
+	if !d.noSandbox {
+		sandbox.Begin(d.later())
+	}
 	if err := process.SetScheduler(uint32(g.Scheduler.Type), g.Scheduler.Priority); err != nil {
 		d.log.Warn(process.SchedulerWarning(err))
 	}
@@ -263,11 +266,8 @@ func (d *daemon) leave(parent *process.Parent) error {
 	return parent.Detach()
 }
 
-// confine gives up what the daemon needs no more, now that everything is open.
-func (d *daemon) confine(ctx context.Context) {
-	if d.noSandbox {
-		return
-	}
+// later is what the daemon will need, once everything is open.
+func (d *daemon) later() sandbox.Later {
 	g := &d.cfg.General
 	later := sandbox.Later{
 		Reads:  []string{d.reload.file},
@@ -282,7 +282,15 @@ func (d *daemon) confine(ctx context.Context) {
 			later.Ports = append(later.Ports, l.Port)
 		}
 	}
-	if err := sandbox.Enter(later); err != nil {
+	return later
+}
+
+// confine gives up what the daemon needs no more, now that everything is open.
+func (d *daemon) confine(ctx context.Context) {
+	if d.noSandbox {
+		return
+	}
+	if err := sandbox.Enter(d.later()); err != nil {
 		text := strings.ReplaceAll(err.Error(), "\n", "; ")
 		d.log.Log(ctx, node.LevelNotice, "the sandbox is not complete: "+text)
 	}

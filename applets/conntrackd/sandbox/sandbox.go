@@ -20,6 +20,17 @@ type Later struct {
 	Ports  []uint16 // it binds: those of its links, whose interfaces may come back
 }
 
+// Begin does that part of Enter which takes dozens of calls of every thread, each
+// with the whole program at a halt. It is called early, while there are few threads
+// and before they get a real-time policy: under that each halt can take a second, on
+// a machine with few processors, as nothing else comes to run. Enter tells of what
+// failed.
+func Begin(later Later) {
+	if onAllThreads(unix.PR_SET_NO_NEW_PRIVS, 1) == nil {
+		_ = dropBounding(later.capabilities())
+	}
+}
+
 // Enter confines all threads of the process, and those to come, for good. It is
 // called when everything is open. An error tells what this system, or this
 // binary, does not have; the rest is in force.
