@@ -1,0 +1,21 @@
+# bash completion for nfct(8): COMMAND timeout|helper NAME FAMILY PROTOCOL ...
+_nfct() {
+    local cur=${COMP_WORDS[COMP_CWORD]} words= first=4 # where FAMILY stands
+    case ${COMP_WORDS[1]} in default-*) first=3 ;; esac
+    COMPREPLY=()
+    case $COMP_CWORD in
+    1) words='list add delete get flush disable default-set default-get' ;;
+    2) words='timeout helper version help' ;;
+    3) [[ ${COMP_WORDS[2]} == helper ]] && words='amanda dhcpv6 ftp mdns rpc sane slp ssdp tftp tns' ;;
+    esac
+    case $((COMP_CWORD - first)) in
+    0) words='inet inet6' ;;
+    1)
+        words='tcp udp'
+        [[ ${COMP_WORDS[2]} == timeout ]] && words='tcp udp udplite sctp dccp icmp icmpv6 gre generic'
+        ;;
+    esac
+    [[ ${COMP_WORDS[COMP_CWORD-1]} == -o ]] && words=json
+    COMPREPLY=($(compgen -W "$words" -- "$cur"))
+}
+complete -F _nfct nfct
