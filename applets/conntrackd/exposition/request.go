@@ -146,8 +146,8 @@ func isMetrics(target string) bool {
 	const scheme = "http://"
 	if len(target) >= len(scheme) && strings.EqualFold(target[:len(scheme)], scheme) {
 		target = target[len(scheme):]
-		i := strings.IndexByte(target, '/')
-		if i <= 0 {
+		i := strings.IndexAny(target, "/?#") // what ends the host (RFC 3986 section 3.2)
+		if i <= 0 || target[i] != '/' {
 			return false
 		}
 		target = target[i:]
