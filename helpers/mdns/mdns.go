@@ -4,7 +4,6 @@
 package mdns
 
 import (
-	"net/netip"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -20,15 +19,5 @@ var Helper = &helper.Helper{
 	Protocols:     []uint8{unix.IPPROTO_UDP},
 	ExpectMax:     8,
 	ExpectTimeout: 30 * time.Second,
-	Read:          read,
-}
-
-func read(p *helper.Packet, a *helper.Answer) {
-	d := p.Dir()
-	a.Expect = append(a.Expect, helper.Expectation{
-		Protocol:  unix.IPPROTO_UDP,
-		Src:       netip.AddrPortFrom(netip.Addr{}, p.Src(d.Other()).Port()),
-		Dst:       p.Src(d),
-		Permanent: true,
-	})
+	Read:          helper.ReadGroupRequest,
 }
