@@ -34,6 +34,7 @@ var checks = [...]check{
 	{"table-memory", forConntrack | forConntrackd, checkTableMemory},
 	{"counters", forConntrack | forConntrackd, checkCounters},
 	{"events", forConntrack | forConntrackd, checkEvents},
+	{"silent-flows", forConntrackd, checkSilentFlows},
 	{"event-buffer", forConntrack | forConntrackd, checkEventBuffer},
 	{"acct", forConntrack | forConntrackd, checkAcct},
 	{"timestamp", forConntrack | forConntrackd, checkTimestamp},

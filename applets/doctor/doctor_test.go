@@ -75,6 +75,7 @@ func TestFlags(t *testing.T) {
 	for _, c := range []struct{ id, parameter, good, bad, severity, args string }{
 		{"events", "nf_conntrack_events", "1", "0", "error", "--for=conntrack"},
 		{"events", "nf_conntrack_events", "2", "0", "error", "--for=conntrackd"},
+		{"silent-flows", "nf_conntrack_events", "1", "2", "note", "--for=conntrackd"},
 		{"acct", "nf_conntrack_acct", "1", "0", "note", "--for=conntrack"},
 		{"timestamp", "nf_conntrack_timestamp", "1", "0", "note", "--for=conntrack"},
 		{"tcp-loose", "nf_conntrack_tcp_loose", "0", "1", "warning", "-C=" + config(t, syncConfig)},

@@ -60,6 +60,20 @@ func checkEvents(h *host, r *report) {
 	events.check(h, r, s)
 }
 
+// checkSilentFlows: what begins before somebody listens is not prepared for events.
+func checkSilentFlows(h *host, r *report) {
+	const name = "nf_conntrack_events"
+	switch v, ok := h.netfilter(name); {
+	case !ok || v == "0": // said already
+	case v == "2":
+		r.add(Note, "net.netfilter."+name+" is 2",
+			"flows that begin while nobody listens, before conntrackd's start say, tell of no change and not of their end; "+
+				"conntrackd reads the table again now and then to find out", setting(name, "1"))
+	default:
+		r.ok("net.netfilter." + name + " is " + v)
+	}
+}
+
 func checkAcct(h *host, r *report)       { acct.check(h, r, Note) }
 func checkTimestamp(h *host, r *report)  { timestamp.check(h, r, Note) }
 func checkLoose(h *host, r *report)      { loose.check(h, r, h.replicated()) }

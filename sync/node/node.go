@@ -97,6 +97,9 @@ type Node struct {
 	wake          *time.Timer   // wakes the loop
 	armed         time.Duration // when it does
 
+	silence     bool          // the kernel may be silent about flows, see silent.go
+	silentDelay time.Duration // until the next look at these
+
 	overrunDelay, lastOverrun time.Duration
 	saidLost                  time.Duration // when the log last named lost events
 	unsaidLost                uint64        // those since
@@ -124,6 +127,7 @@ const (
 type timers struct {
 	purge  time.Duration // -t
 	resync time.Duration // after an overrun
+	silent time.Duration // the next look at flows without events
 	poll   time.Duration
 	lost   time.Duration // lost events that the log is to name
 	links  time.Duration // interfaces have changed
@@ -245,6 +249,7 @@ func (n *Node) openKernel() (err error) {
 		}
 		return nil
 	}
+	n.silence = maySilence()
 	return n.subscribe()
 }
 
@@ -292,6 +297,7 @@ func (n *Node) begin() {
 // for the first time, or failed to.
 func (n *Node) filled() {
 	n.filling = false
+	n.watchSilent()
 	if n.bulkWaits {
 		n.bulkWaits = false
 		n.startBulk()
@@ -378,6 +384,7 @@ func (n *Node) wait() time.Duration {
 	}
 	earliest(n.timers.purge)
 	earliest(n.timers.resync)
+	earliest(n.timers.silent)
 	earliest(n.timers.poll)
 	earliest(n.timers.lost)
 	earliest(n.timers.links)
@@ -414,6 +421,9 @@ func (n *Node) due() {
 	}
 	if reached(&n.timers.resync) {
 		n.startRefill(refill{tables: Flows | n.expectTables(), send: true, sweep: true}, nil)
+	}
+	if reached(&n.timers.silent) {
+		n.lookAtSilent()
 	}
 	if reached(&n.timers.poll) {
 		n.timers.poll = now + n.cfg.General.PollInterval

@@ -63,7 +63,7 @@ func (n *Node) reconfigure(cfg *conf.Config) error {
 	}
 	if refilter && n.internal.flows != nil {
 		n.forgetExcluded()
-		n.startRefill(refill{tables: Flows | n.expectTables(), send: true}, nil)
+		n.startRefill(refill{tables: Flows | n.expectTables(), send: true}, func(error) { n.watchSilent() })
 	}
 	return nil
 }

@@ -1,0 +1,80 @@
+package conntrackd
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	"ctbox/internal/netnstest"
+)
+
+// silent makes flows that the kernel tells nothing of, as those are that begin while
+// nobody listens. Whether somebody does is the whole machine's to say, so events are
+// off meanwhile: it comes to the same.
+func (h *host) silent(ports ...int) {
+	h.t.Helper()
+	h.Sysctl("net.netfilter.nf_conntrack_events", "0")
+	for _, port := range ports {
+		h.insert("198.51.100.1", port)
+	}
+	h.Sysctl("net.netfilter.nf_conntrack_events", "2")
+}
+
+// soon is when a daemon has looked at silent flows once, and once more on a busy
+// machine.
+const soon = 90 * time.Second
+
+// becomes waits until a dump has a text, or has it no more.
+func (h *host) becomes(dump, text string, there bool) {
+	h.t.Helper()
+	netnstest.Eventually(h.t, soon, dump+": "+text, func() bool {
+		return strings.Contains(h.client(dump), text) == there
+	})
+}
+
+// Flows that began before the daemon may end and change without an event. Neither
+// this node nor its peer keeps what was.
+func TestSilentFlows(t *testing.T) {
+	for _, c := range []struct{ name, general string }{{"events", ""}, {"reliable", "NetlinkEventsReliable On"}} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			a, b := newPair(t)
+			a.silent(1001, 1002, 1003)
+			p := a.start(ours(t), a.configure(c.general, ftfwTo("192.0.2.1", "192.0.2.2")))
+			b.start(ours(t), b.configure("", ftfwTo("192.0.2.2", "192.0.2.1")))
+			b.caches("-e", map[int]bool{1001: true, 1002: true, 1003: true})
+			if !strings.Contains(p.Stdout.String(), "nf_conntrack_events is 2") {
+				t.Errorf("logged %s", p.Stdout)
+			}
+			a.Must("/usr/sbin/conntrack", "-D", "-p", "tcp", "--sport", "1001")
+			a.Must(netnstest.Applet(t, "conntrack"), "-U", "-p", "tcp", "--sport", "1002", "--mark", "77")
+			a.becomes("-i", "sport=1001 ", false)
+			a.becomes("-i", "mark=77", true)
+			b.becomes("-e", "sport=1001 ", false)
+			b.becomes("-e", "mark=77", true)
+			b.caches("-e", map[int]bool{1001: false, 1002: true, 1003: true})
+		})
+	}
+}
+
+// A daemon that may trust the kernel, or that has been told not to read its tables
+// again, does not.
+func TestNoSilentFlows(t *testing.T) {
+	for _, c := range []struct{ name, events, general string }{
+		{"always", "1", ""},
+		{"not wanted", "2", "NetlinkOverrunResync Off"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			h := newHost(t)
+			h.silent(1001)
+			h.Sysctl("net.netfilter.nf_conntrack_events", c.events)
+			p := h.start(ours(t), h.configure(c.general, setups["ftfw"]))
+			h.caches("-i", map[int]bool{1001: true})
+			// The first reading has ended by then.
+			if strings.Contains(p.Stdout.String(), "nf_conntrack_events") {
+				t.Errorf("logged %s", p.Stdout)
+			}
+		})
+	}
+}
