@@ -417,34 +417,39 @@ type replication struct {
 	ResyncsServed int `json:"resyncs_served"`
 	NacksSent     int `json:"nacks_sent"`
 	GivenUp       int `json:"given_up"`
+
+	peers int // that have been heard
 }
 
-// settle waits until two nodes that have just been started have told each other
-// all that they have, and nothing more is on its way.
+// calm is longer than a node that lacks something waits before it asks for it.
+const calm = 7 * time.Second
+
+// settle waits until two nodes that have just been started have told each other all
+// that they have, and nothing more is on its way. Neither need ask the other: who
+// hears of a start tells everything by itself, which may come before the question.
 func settle(a, b *host) {
 	a.t.Helper()
 	var before [2]replication
-	same := 0
-	netnstest.Eventually(a.t, patience, "the nodes know each other", func() bool {
+	var since time.Time
+	netnstest.Eventually(a.t, 3*patience, "the nodes know each other", func() bool {
 		now := [2]replication{a.replication(), b.replication()}
-		if same++; now != before {
-			same, before = 0, now
+		if now != before || now[0].peers == 0 || now[1].peers == 0 {
+			before, since = now, time.Now()
 		}
-		for _, r := range now {
-			if r.ResyncsAsked == 0 || r.ResyncsServed == 0 {
-				return false
-			}
-		}
-		return same > 5
+		return time.Since(since) > calm
 	})
 }
 
 func (h *host) replication() replication {
 	h.t.Helper()
-	var status struct{ Replication replication }
+	var status struct {
+		Replication replication
+		Peers       []any
+	}
 	if err := json.Unmarshal([]byte(h.client("-s", "network", "--json")), &status); err != nil {
 		h.t.Fatal(err)
 	}
+	status.Replication.peers = len(status.Peers)
 	return status.Replication
 }
 

@@ -134,6 +134,9 @@ func (a *arena) open() {
 	p := &pair{t: a.t}
 	for i, who := range a.who {
 		n := newNode(a.t, p, &sides[i])
+		// Flows that begin while all daemons are down are to tell of their changes, too.
+		// Debian's has no other way to learn of these, ours looks at them minutes apart.
+		n.ns.Sysctl("net.netfilter.nf_conntrack_events", "1")
 		n.daemon = newDaemon(a.t, n.ns, who, "", "")
 		mountSmall(a.t, n.daemon.path("disk"))
 		a.nodes = append(a.nodes, n)
