@@ -217,9 +217,7 @@ func (n *Node) flowEnded(f *nl.Flow, tell bool) {
 	}
 	n.countTraffic(f)
 	if n.ended != nil {
-		// What the event does not repeat, the cache remembers.
-		n.internal.flows.Load(h, &n.known)
-		n.ended(merged(&n.known, f))
+		n.ended(f)
 	}
 	n.goneFlow(h, tell)
 }
@@ -234,23 +232,6 @@ func (n *Node) countTraffic(f *nl.Flow) {
 		n.traffic.Bytes += f.CountersReply.Bytes
 		n.traffic.Packets += f.CountersReply.Packets
 	}
-}
-
-// merged puts what the event of a flow's end says over what was known of it.
-func merged(known, end *nl.Flow) *nl.Flow {
-	const fromEnd = nl.HasCountersOrig | nl.HasCountersReply | nl.HasTimestampStart | nl.HasTimestampStop
-	known.CountersOrig, known.CountersReply = end.CountersOrig, end.CountersReply
-	known.TimestampStart, known.TimestampStop = end.TimestampStart, end.TimestampStop
-	known.Has = known.Has&^(fromEnd|nl.HasTimeout|nl.HasUse) | end.Has&fromEnd
-	if end.Has&nl.HasStatus != 0 {
-		known.Status = end.Status
-		known.Has |= nl.HasStatus
-	}
-	if end.Has&nl.HasTCPState != 0 {
-		known.TCPState = end.TCPState
-		known.Has |= nl.HasTCPState
-	}
-	return known
 }
 
 // changedFlow has the protocol tell the peers about h.

@@ -13,7 +13,8 @@ const LevelNotice = slog.Level(2)
 // which flow that was). The log has it on a line of its own behind the message.
 const EntryKey = "entry"
 
-// Ended is what a node in statistics mode calls for each cached flow that ended,
-// with the counters and timestamps that came with its end. It is called by whoever has
-// the node's turn, one call at a time: it must not block, nor keep f.
+// Ended is what a node in statistics mode calls for each cached flow that ended. f is
+// what the kernel's event says, counters included, or, of an end that was found out
+// without one, what the cache had (sheet section 6.3). It is called by whoever has the
+// node's turn, one call at a time: it must not block, nor keep f.
 type Ended func(f *nl.Flow)
