@@ -176,6 +176,12 @@ func TestFailingStarts(t *testing.T) {
 			"[ERROR] can't open channel socket: the multicast link has no IPv4_address or IPv6_address, which is the group's\n" + review, false},
 		{"no peer", "", strings.ReplaceAll(setups["notrack"], "IPv4_Destination_Address 192.0.2.2", ""),
 			"[ERROR] can't open channel socket: the TCP link has no IPv4_Destination_Address or IPv6_Destination_Address, which is the peer's\n" + review, false},
+		{"no port", "", strings.ReplaceAll(setups["notrack"], "Port 3780", ""),
+			"[ERROR] can't open channel socket: the TCP link has no Port\n" + review, false},
+		{"no port of the group", "", strings.ReplaceAll(setups["alarm"], "Group 3780", ""),
+			"[ERROR] can't open channel socket: the multicast link has no Group\n" + review, false},
+		{"local address of another host", "", strings.ReplaceAll(setups["alarm"], "192.0.2.1", "192.0.2.7"),
+			"[ERROR] can't open channel socket: multicast over sync0: bind to 192.0.2.7: cannot assign requested address\n" + review, false},
 		{"queue in use", "", "Helper {\n Setup yes\n Type ftp inet tcp {\n  QueueNum 7\n }\n}",
 			"[ERROR] trying to bind queue 7 of cthelper `ftp': operation not permitted; another program has it, " +
 				"or this one lacks CAP_NET_ADMIN\n" + review, false},

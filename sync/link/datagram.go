@@ -205,9 +205,13 @@ func (d *datagram) openSender() error {
 	}
 	// The peer takes messages from our configured address only, and a host may
 	// have several.
-	if c.Transport == UDP && c.Address.IsValid() {
-		if err := unix.Bind(fd, d.sockaddr(c.Address, 0)); err != nil {
-			return fmt.Errorf("bind to %s: %w", c.Address, err)
+	own := c.Address
+	if c.Transport == Multicast {
+		own = c.Local
+	}
+	if own.IsValid() && own.Is6() == d.link.is6() {
+		if err := unix.Bind(fd, d.sockaddr(own, 0)); err != nil {
+			return fmt.Errorf("bind to %s: %w", own, err)
 		}
 	}
 	// A path to the peer that is missing now may come later.

@@ -59,7 +59,8 @@ func (n *Node) openLinks() (err error) {
 }
 
 // missingClause names what a link cannot do without, or returns "". Without a peer
-// messages would go to this host itself, and none would be taken from anywhere.
+// messages would go to this host itself, and none would be taken from anywhere;
+// without a port each node would have another one.
 func missingClause(c *conf.Link) string {
 	switch {
 	case c.Interface == "":
@@ -68,6 +69,10 @@ func missingClause(c *conf.Link) string {
 		return "IPv4_address or IPv6_address, which is the group's"
 	case c.Transport != conf.Multicast && !c.Destination.IsValid():
 		return "IPv4_Destination_Address or IPv6_Destination_Address, which is the peer's"
+	case c.Port == 0 && c.Transport == conf.Multicast:
+		return "Group"
+	case c.Port == 0:
+		return "Port"
 	}
 	return ""
 }
