@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
+	"strings"
 )
 
 // Severity is how bad a Finding is.
@@ -41,8 +42,12 @@ type Env struct {
 	// written; if not, what is in the way.
 	Creatable func(path string) error
 
-	// Exists reports whether there is a file at path.
-	Exists func(path string) bool
+	// Type returns the type of the file at path itself, not of what a link leads
+	// to; ok is false if there is none.
+	Type func(path string) (_ fs.FileMode, ok bool)
+
+	// Head returns how a regular file begins; "" if there is none.
+	Head func(path string) string
 
 	// Kernel returns nil if the kernel has the feature, or what is missing.
 	Kernel func(Feature) error
@@ -115,15 +120,8 @@ func (k *check) report(severity Severity, text string, fields ...any) {
 func (k *check) general() {
 	g := &k.cfg.General
 	k.creatable("LogFile", g.LogFile, &g.LogFile)
-	k.creatable("LockFile", g.LockFile, &g.LockFile)
-	if k.env.Exists(g.LockFile) {
-		k.report(Note, "lockfile `"+g.LockFile+"' exists, perhaps conntrackd already running?", &g.LockFile)
-	}
-	if g.UNIXPath == "" {
-		k.report(Caution, "no Path in UNIX: the daemon could not be controlled")
-	} else {
-		k.creatable("Path", g.UNIXPath, &g.UNIXPath)
-	}
+	k.lock(g)
+	k.socket(g)
 	k.metrics(g)
 	if g.NetlinkBufferSize > g.NetlinkBufferSizeMaxGrowth {
 		k.report(Caution, "NetlinkBufferSize is greater than NetlinkBufferSizeMaxGrowth, the system's default is used instead",
@@ -142,6 +140,33 @@ func (k *check) general() {
 				" is below net.netfilter.nf_conntrack_max, "+limit+": a full table does not fit the cache", &g.HashLimit)
 		}
 	}
+}
+
+// lock checks the lock file. What a daemon that is gone left is taken over; what
+// holds anything but a process id is not (row P19 of docs/differences.md).
+func (k *check) lock(g *General) {
+	if !k.creatable("LockFile", g.LockFile, &g.LockFile) {
+		return
+	}
+	if owner := strings.TrimSpace(k.env.Head(g.LockFile)); strings.Trim(owner, "0123456789") != "" {
+		k.report(Fatal, "LockFile "+g.LockFile+" is there and is no lock file", &g.LockFile)
+	} else if _, ok := k.env.Type(g.LockFile); ok {
+		k.report(Note, "lockfile `"+g.LockFile+"' exists, perhaps conntrackd already running?", &g.LockFile)
+	}
+}
+
+// socket checks the control socket. One that a daemon that is gone left is taken
+// over, and whether one listens is not asked: this one may be running.
+func (k *check) socket(g *General) {
+	if g.UNIXPath == "" {
+		k.report(Caution, "no Path in UNIX: the daemon could not be controlled")
+		return
+	}
+	if mode, ok := k.env.Type(g.UNIXPath); ok && mode != fs.ModeSocket {
+		k.report(Fatal, "Path "+g.UNIXPath+" is there and is no socket", &g.UNIXPath)
+		return
+	}
+	k.creatable("Path", g.UNIXPath, &g.UNIXPath)
 }
 
 func (k *check) metrics(g *General) {
@@ -203,9 +228,10 @@ func (k *check) helper() {
 	queues, types := make(map[uint16]*HelperType), make(map[key]bool)
 	for _, t := range h.Types {
 		if types[key{t.object(), t.IPv6}] {
-			k.report(Fatal, "Type "+t.Name+" "+t.family()+" "+t.transport()+" is there already", t)
+			k.report(Caution, "Type "+t.Name+" "+t.family()+" "+t.transport()+" is there already, and the first one counts", t)
 		} else if other := queues[t.QueueNum]; other != nil {
-			k.report(Fatal, "QueueNum "+strconv.Itoa(int(t.QueueNum))+" is that of Type "+other.Name+" already", &t.QueueNum, t)
+			k.report(Note, "QueueNum "+strconv.Itoa(int(t.QueueNum))+" is that of Type "+other.Name+
+				", too; in conntrack-tools the packets of both are one helper's", &t.QueueNum, t)
 		}
 		types[key{t.object(), t.IPv6}], queues[t.QueueNum] = true, t
 	}
@@ -241,18 +267,21 @@ func (k *check) kernel() {
 	}
 }
 
-// creatable checks that a file can be made. What is in the way is told without
-// the path in it twice.
-func (k *check) creatable(keyword, path string, fields ...any) {
+// creatable checks that a file can be made, and reports whether it can. What is in
+// the way is told without the path in it twice.
+func (k *check) creatable(keyword, path string, fields ...any) bool {
 	if path == "" {
-		return
+		return true
 	}
-	if err := k.env.Creatable(path); err != nil {
-		var pathErr *fs.PathError
-		where := path
-		if errors.As(err, &pathErr) {
-			where, err = pathErr.Path, pathErr.Err
-		}
-		k.report(Fatal, "cannot create "+keyword+" "+path+": "+where+": "+err.Error(), fields...)
+	err := k.env.Creatable(path)
+	if err == nil {
+		return true
 	}
+	var pathErr *fs.PathError
+	where := path
+	if errors.As(err, &pathErr) {
+		where, err = pathErr.Path, pathErr.Err
+	}
+	k.report(Fatal, "cannot create "+keyword+" "+path+": "+where+": "+err.Error(), fields...)
+	return false
 }

@@ -57,7 +57,7 @@ func (k *check) link(l *Link, interfaces []Interface) {
 	}
 	i := slices.IndexFunc(interfaces, func(dev Interface) bool { return dev.Name == l.Interface })
 	if i < 0 {
-		k.report(Fatal, l.Interface+" is an invalid interface", &l.Interface)
+		k.report(Fatal, l.Interface+" is an invalid interface: the daemon would wait for it", &l.Interface)
 		return
 	}
 	dev := interfaces[i]
@@ -71,11 +71,12 @@ func (k *check) link(l *Link, interfaces []Interface) {
 	if l.Transport == Multicast && !dev.Multicast && !dev.Loopback {
 		k.report(Fatal, l.Interface+" has no multicast", &l.Interface)
 	}
-	local := &l.Address
-	if l.Transport == Multicast {
-		local = &l.Local
+	switch {
+	case l.Transport != Multicast:
+		k.local(&l.Address, dev, interfaces)
+	case !l.Address.Is6():
+		k.local(&l.Local, dev, interfaces)
 	}
-	k.local(*local, local, dev, interfaces)
 }
 
 // group checks the addresses of a multicast link.
@@ -85,8 +86,6 @@ func (k *check) group(l *Link) {
 		k.report(Fatal, "the Multicast link needs the group's address, in IPv4_address or IPv6_address", &l.Address, l)
 	case !l.Address.IsMulticast():
 		k.report(Fatal, l.Address.String()+" is no multicast address", &l.Address)
-	case l.Address.Is4() && !l.Local.IsValid():
-		k.report(Caution, "without IPv4_interface the route to "+l.Address.String()+" says which interface is used", l)
 	case l.Address.Is6() && l.Local.IsValid():
 		k.report(Note, "IPv4_interface has no effect with an IPv6 group", &l.Local)
 	}
@@ -110,8 +109,9 @@ func (k *check) peer(l *Link) {
 	}
 }
 
-// local checks that an address is one of the host's.
-func (k *check) local(addr netip.Addr, field *netip.Addr, dev Interface, interfaces []Interface) {
+// local checks that the address in a field is one of the host's.
+func (k *check) local(field *netip.Addr, dev Interface, interfaces []Interface) {
+	addr := *field
 	if !addr.IsValid() || addr.IsUnspecified() || slices.Contains(dev.Addresses, addr) {
 		return
 	}
@@ -137,6 +137,7 @@ func (k *check) sameSocket(l, other *Link) {
 		if l.Address == other.Address {
 			k.report(Caution, "the links share a group and a port: each receives what is for the other", &l.Port, l)
 		}
+	case l.Is6() != other.Is6():
 	case l.Address == other.Address, !l.Address.IsValid(), !other.Address.IsValid():
 		k.report(Fatal, "port "+strconv.Itoa(int(l.Port))+" of that address belongs to the link before", &l.Port, l)
 	}

@@ -46,7 +46,14 @@ func lab() Env {
 			}
 			return nil
 		},
-		Exists: func(path string) bool { return path == "/run/locked" },
+		Type: func(path string) (fs.FileMode, bool) {
+			types := map[string]fs.FileMode{"/run/locked": 0, "/run/precious": 0, "/run/stale": fs.ModeSocket, "/run/link": fs.ModeSymlink}
+			mode, ok := types[path]
+			return mode, ok
+		},
+		Head: func(path string) string {
+			return map[string]string{"/run/locked": "1234\n", "/run/precious": "do not lose\n"}[path]
+		},
 		Kernel: func(f Feature) error { return nil },
 		Sysctl: func(path string) (string, error) {
 			if v, ok := sysctls[path]; ok {
@@ -86,6 +93,10 @@ func TestCheck(t *testing.T) {
 		{"General { UNIX { Path /run/x } LockFile /run/locked LogFile /x }\nStats { LogFile //x }", []string{
 			"N 1:32: lockfile `/run/locked' exists, perhaps conntrackd already running?",
 			"C 2:9: the flows and the daemon's messages go to one LogFile"}},
+		{"General { UNIX { Path /run/stale } LockFile /run/precious }\nStats { }", []string{
+			"F 1:36: LockFile /run/precious is there and is no lock file"}},
+		{"General { UNIX { Path /run/precious } }\nStats { }", []string{"F 1:18: Path /run/precious is there and is no socket"}},
+		{"General { UNIX { Path /run/link } }\nStats { }", []string{"F 1:18: Path /run/link is there and is no socket"}},
 		{"General { UNIX { Path /run/x } NetlinkBufferSize 2 NetlinkBufferSizeMaxGrowth 1\nScheduler { Priority 0 } HashLimit 5 }\nStats { }", []string{
 			"C 1:32: NetlinkBufferSize is greater than NetlinkBufferSizeMaxGrowth, the system's default is used instead",
 			"C 2:13: Priority 0 is none of a real-time policy, whose priorities are 1 to 99",
@@ -107,7 +118,7 @@ func TestCheck(t *testing.T) {
 		{sync("Multicast { Group 0 }"), []string{"F 3:13: the Multicast link needs a Group from 1 to 65535",
 			"F 3:1: the Multicast link needs the group's address, in IPv4_address or IPv6_address",
 			"F 3:1: the Multicast link needs an Interface"}},
-		{sync(strings.Replace(link, "sync0", "nosuch", 1)), []string{"F 3:75: nosuch is an invalid interface"}},
+		{sync(strings.Replace(link, "sync0", "nosuch", 1)), []string{"F 3:75: nosuch is an invalid interface: the daemon would wait for it"}},
 		{sync(strings.Replace(link, "sync0", "eth0", 1)), []string{"C 3:7: 192.0.2.1 is an address of sync0, not of eth0"}},
 		{sync(strings.Replace(link, "192.0.2.1 ", "192.0.2.9 ", 1)), []string{"F 3:7: 192.0.2.9 is no address of this host"}},
 		{sync(strings.Replace(link, "192.0.2.2", "192.0.2.1", 1)), []string{"F 3:30: the peer's address is the local one"}},
@@ -120,15 +131,23 @@ func TestCheck(t *testing.T) {
 		{sync("Multicast { IPv4_address 225.0.0.1 IPv4_interface 192.0.2.129 Group 1 Interface tiny0 }"), []string{
 			"C 3:71: tiny0 has an MTU of 575, messages need 576", "F 3:71: tiny0 has no multicast"}},
 		{sync(strings.Replace(group, "225.0.0.50", "192.0.2.50", 1)), []string{"F 3:13: 192.0.2.50 is no multicast address"}},
-		{sync(strings.Replace(group, "IPv4_interface 192.0.2.1", "", 1)), []string{"C 3:1: without IPv4_interface the route to 225.0.0.50 says which interface is used"}},
+		{sync(strings.Replace(group, "IPv4_interface 192.0.2.1", "", 1)), nil},
+		{sync(strings.Replace(group, "IPv4_interface 192.0.2.1", "IPv4_interface 192.0.2.9", 1)), []string{"F 3:37: 192.0.2.9 is no address of this host"}},
 		{sync(strings.Replace(group, "IPv4_interface 192.0.2.1", "IPv4_interface 203.0.113.1", 1)), []string{"C 3:37: 203.0.113.1 is an address of sync1, not of sync0"}},
 		{sync(strings.Replace(group, "IPv4_address 225.0.0.50", "IPv6_address ff08::1", 1)), []string{"N 3:34: IPv4_interface has no effect with an IPv6 group"}},
+		{sync("Multicast { IPv6_address ff08::1 IPv4_interface 192.0.2.9 Group 3780 Interface sync0 }"), []string{"N 3:34: IPv4_interface has no effect with an IPv6 group"}},
 		{sync(group + "\n" + group), []string{"C 4:62: the links share a group and a port: each receives what is for the other"}},
 		{sync(link + "\n" + link), []string{"F 4:65: port 3780 of that address belongs to the link before"}},
+		{sync("UDP { IPv4_Destination_Address 192.0.2.2 Port 3780 Interface sync0 }\n" +
+			"UDP { IPv6_Destination_Address 2001:db8::2 Port 3780 Interface sync0 }"), []string{
+			"N 3:1: without IPv4_address the link listens on every address", "N 4:1: without IPv6_address the link listens on every address"}},
+		{sync("UDP { IPv4_Destination_Address 192.0.2.2 Port 3780 Interface sync0 }\n" + link), []string{
+			"N 3:1: without IPv4_address the link listens on every address", "F 4:65: port 3780 of that address belongs to the link before"}},
 
 		{unixPath + "Helper { }", []string{"C 2:1: Helper without any Type does nothing"}},
 		{unixPath + "Helper { Type ftp inet tcp { }\nType tftp inet udp { } Type ftp inet tcp { QueueNum 1 } }", []string{
-			"F 3:1: QueueNum 0 is that of Type ftp already", "F 3:24: Type ftp inet tcp is there already"}},
+			"N 3:1: QueueNum 0 is that of Type ftp, too; in conntrack-tools the packets of both are one helper's",
+			"C 3:24: Type ftp inet tcp is there already, and the first one counts"}},
 	} {
 		c, _ := mustParse(t, tt.src)
 		compareFindings(t, tt.src, c.Check(lab()), tt.want)
@@ -200,7 +219,6 @@ func TestHost(t *testing.T) {
 		compareFindings(t, bad, c.Check(Host()), []string{
 			"F 1:" + column(bad, "LogFile") + ": cannot create LogFile " + dir + "/none/log: " + dir + "/none: no such file or directory",
 			"F 1:" + column(bad, "LockFile") + ": cannot create LockFile " + dir + ": " + dir + ": is a directory",
-			"N 1:" + column(bad, "LockFile") + ": lockfile `" + dir + "' exists, perhaps conntrackd already running?",
 			"F 3:7: 192.0.2.3 is no address of this host",
 			"C 4:7: 2001:db8::1 is an address of sync0, not of lo",
 		})
@@ -254,7 +272,30 @@ func TestHostFeatures(t *testing.T) {
 	if err := env.Creatable(file + "/x"); !errors.Is(err, unix.ENOTDIR) {
 		t.Errorf("a file in a file: %v", err)
 	}
-	if !env.Exists(file) || env.Exists(file+"x") {
-		t.Error("Exists is wrong")
+	if err := os.Symlink(file, file+".link"); err != nil {
+		t.Fatal(err)
+	}
+	for path, want := range map[string]fs.FileMode{file: 0, filepath.Dir(file): fs.ModeDir, file + ".link": fs.ModeSymlink} {
+		if mode, ok := env.Type(path); !ok || mode != want {
+			t.Errorf("%s has type %v, %v", path, mode, ok)
+		}
+	}
+	if mode, ok := env.Type(file + "x"); ok {
+		t.Errorf("no file has type %v", mode)
+	}
+	if err := os.WriteFile(file, []byte(strings.Repeat("x", 100)), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if got := env.Head(file + ".link"); got != strings.Repeat("x", 32) {
+		t.Errorf("the file begins with %q", got)
+	}
+	fifo := file + ".fifo"
+	if err := unix.Mkfifo(fifo, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, path := range []string{file + "x", filepath.Dir(file), fifo} {
+		if got := env.Head(path); got != "" {
+			t.Errorf("%s begins with %q", path, got)
+		}
 	}
 }

@@ -70,7 +70,7 @@ var (
 	queueNum = clause{
 		name:  "QueueNum",
 		value: first[uint16]{number[uint16]{at: func(s scope) *uint16 { return &s.helper.QueueNum }, max: 65535}},
-		doc:   "The NFQUEUE number, another for each Type. The first one given counts.",
+		doc:   "The NFQUEUE number, which no other program may use. The first one given counts.",
 	}
 	queueLen = clause{
 		name:  "QueueLen",

@@ -3,6 +3,7 @@ package conf
 import (
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"net"
 	"net/netip"
@@ -21,7 +22,8 @@ func Host() Env {
 	return Env{
 		Interfaces: interfaces,
 		Creatable:  creatable,
-		Exists:     func(path string) bool { _, err := os.Lstat(path); return err == nil },
+		Type:       fileType,
+		Head:       head,
 		Kernel:     kernel,
 		Sysctl:     sysctl,
 	}
@@ -77,6 +79,29 @@ func creatable(path string) error {
 		return &fs.PathError{Op: "access", Path: path, Err: err}
 	}
 	return nil
+}
+
+func fileType(path string) (fs.FileMode, bool) {
+	info, err := os.Lstat(path)
+	if err != nil {
+		return 0, false
+	}
+	return info.Mode().Type(), true
+}
+
+// head returns the first 32 bytes, as many as process.AcquireLock looks at. To open
+// a pipe would be to wait for its other end.
+func head(path string) string {
+	file, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return ""
+	}
+	defer file.Close()
+	if info, err := file.Stat(); err != nil || !info.Mode().IsRegular() {
+		return ""
+	}
+	text, _ := io.ReadAll(io.LimitReader(file, 32))
+	return string(text)
 }
 
 func sysctl(path string) (string, error) {

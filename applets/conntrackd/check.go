@@ -14,7 +14,7 @@ var severities = [...]string{conf.Note: "note: ", conf.Caution: "warning: ", con
 
 // runCheck is --check: it says on standard error what is wrong with the file, or
 // with the file on this host, and on standard output what a daemon would do. The
-// status is 1 if it would not start.
+// status is 1 if it would not start, or start and not work.
 func runCheck(name string, stdout, stderr io.Writer) int {
 	cfg, warnings, err := conf.Load(name)
 	for _, w := range warnings {
@@ -38,9 +38,9 @@ func runCheck(name string, stdout, stderr io.Writer) int {
 
 // appendPlan says what a daemon with cfg would do: the kind of daemon in words,
 // and all that is in force, defaults included, as a configuration.
-func appendPlan(dst []byte, cfg *conf.Config, starts bool) []byte {
-	verdict := "conntrackd would not start with " + cfg.File
-	if starts {
+func appendPlan(dst []byte, cfg *conf.Config, works bool) []byte {
+	verdict := "conntrackd would not work on this host with " + cfg.File
+	if works {
 		verdict = "conntrackd would start with " + cfg.File + " " + purpose(cfg)
 	}
 	dst = append(append(dst, verdict...), ". In force would be:\n\n"...)

@@ -129,11 +129,13 @@ func TestStartAfterKill(t *testing.T) {
 }
 
 // What keeps a daemon from starting is told in one line, in the foreground and in
-// the background, and nothing is left.
+// the background, and nothing is left. --check foresees what does not depend on others.
 func TestFailingStarts(t *testing.T) {
 	h := newHost(t)
-	if err := os.WriteFile(h.path("file"), nil, 0o600); err != nil {
-		t.Fatal(err)
+	for _, name := range []string{"file", "precious"} {
+		if err := os.WriteFile(h.path(name), []byte(name), 0o600); err != nil {
+			t.Fatal(err)
+		}
 	}
 	var busy net.PacketConn
 	h.Do(func() {
@@ -167,6 +169,8 @@ func TestFailingStarts(t *testing.T) {
 			"ERROR: can't open logfile `" + h.path("file/log") + "'.Reason: Not a directory\n", true},
 		{"lock", " LockFile " + h.path("none/lock"), "",
 			"[ERROR] can't make lockfile `" + h.path("none/lock") + "': No such file or directory\n", false},
+		{"lock is a file", " LockFile " + h.path("precious"), "",
+			"[ERROR] can't make lockfile `" + h.path("precious") + "': it is there and is no lock file\n", false},
 		{"socket is a file", " UNIX {\n Path " + h.path("file") + "\n}", "",
 			"[ERROR] can't open unix socket! " + h.path("file") + " is there and is no socket\n" + review, false},
 		{"no link", "", "Sync {\n Mode FTFW {\n }\n}", review, false},
@@ -205,6 +209,13 @@ func TestFailingStarts(t *testing.T) {
 						t.Errorf("%q leaves %s", args, left)
 					}
 				}
+			}
+			if strings.HasSuffix(c.name, "in use") {
+				return
+			}
+			r := h.Run("", ours(t), "-C", config, "--check")
+			if r.Code != 1 || r.Stdout != "" && !strings.HasPrefix(r.Stdout, "conntrackd would not work on this host with "+config+". ") {
+				t.Errorf("--check: %+v", r)
 			}
 		})
 	}
