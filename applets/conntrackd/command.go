@@ -107,6 +107,10 @@ type parser struct {
 	cmd  command
 	kind kind
 	json bool
+
+	// stray says that what followed the last request was not one of its words.
+	// Option x is not for that request then.
+	stray bool
 }
 
 // kind keeps apart what cannot stand together.
@@ -180,10 +184,13 @@ func (p *parser) option() error {
 			p.cmd.config = p.cmd.config[:maxConfigPath]
 			p.cmd.notes = append(p.cmd.notes, "Path to config file to long. Cutting it down to 4096 characters")
 		}
+		if p.cmd.config == "" { // of a script whose variable is not set
+			p.cmd.config = defaultConfig
+		}
 		return nil
 	case 'x':
 		form, ok := control.Request(0), false
-		if p.kind == kindRequest {
+		if p.kind == kindRequest && !p.stray {
 			form, ok = p.cmd.request.Dump(control.XML)
 		}
 		if !ok || form == p.cmd.request {
@@ -244,7 +251,7 @@ func (p *parser) request(letter byte, o option) error {
 	if err := p.is(kindRequest); err != nil {
 		return err
 	}
-	p.cmd.op, p.cmd.request = opClient, o.request
+	p.cmd.op, p.cmd.request, p.stray = opClient, o.request, false
 	if len(o.words) == 0 {
 		return nil
 	}
@@ -262,7 +269,7 @@ func (p *parser) request(letter byte, o option) error {
 	case o.strict:
 		return &usageError{"unknown parameter `" + arg + "' for option `-" + string(letter) + "'", false}
 	default:
-		p.args = append([]string{arg}, p.args...)
+		p.args, p.stray = append([]string{arg}, p.args...), true
 	}
 	return nil
 }

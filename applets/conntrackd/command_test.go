@@ -18,6 +18,8 @@ func TestParse(t *testing.T) {
 		{"", command{op: opConsole, config: defaultConfig}, ""},
 		{"-d", command{op: opDaemon, config: defaultConfig}, ""},
 		{"-d -d -C /x", command{op: opDaemon, config: "/x"}, ""},
+		{"-C ''", command{op: opConsole, config: defaultConfig}, ""},
+		{"-C /x -C '' -s", client(control.StatsFlows), ""},
 		{"-C -s", command{op: opConsole, config: "-s"}, ""},
 		{"-C", command{}, "Missing config filename"},
 		{"-s -C", command{}, "Missing config filename"},
@@ -41,6 +43,9 @@ func TestParse(t *testing.T) {
 		{"-i -x -x", command{}, "Invalid parameters"},
 		{"-i -k -x", command{}, "Invalid parameters"},
 		{"-d -x", command{}, "Invalid parameters"},
+		{"-i ext", command{}, "Invalid parameters"}, // no keyword, so it is option x, of which -i is not the one
+		{"-e expectx", command{}, "Invalid parameters"},
+		{"-i ct -C /x -x", command{op: opClient, config: "/x", request: control.DumpInternalXML}, ""},
 		{"-f", client(control.FlushCaches), ""},
 		{"-f int", client(control.FlushInternal), ""},
 		{"-f external", client(control.FlushExternal), ""},

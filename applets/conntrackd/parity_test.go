@@ -151,6 +151,7 @@ func TestErrorsAreDebians(t *testing.T) {
 		{args: []string{"-f", "zzz"}},
 		{args: []string{"-x"}},
 		{args: []string{"-s", "-x"}},
+		{args: []string{"-i", "ext"}},
 		{args: []string{"-d", "-s"}},
 		{args: []string{"-s", "ct", "expect"}},
 		{args: []string{"-h"}},
