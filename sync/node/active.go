@@ -8,6 +8,8 @@ import (
 	"ctbox/nl"
 	"ctbox/sync/cache"
 	"ctbox/sync/proto"
+
+	"golang.org/x/sys/unix"
 )
 
 // subscribe joins the kernel's events.
@@ -43,24 +45,39 @@ func (n *Node) subscribe() error {
 // for each and sending it alone costs more than all the rest.
 const coalesce = 8 * time.Millisecond
 
-// systemBuffer is asked for where the configuration leaves the size to the
-// system: net.core.rmem_default, as Linux has it. What a burst brings beyond it
-// waits in this process.
-const systemBuffer = 212992
-
 // eventBuffer is the size to ask for, and says so if it is the system's.
 func (n *Node) eventBuffer(g *conf.General) int {
-	if eventBufferOf(g) == systemBuffer {
-		n.notice("NetlinkBufferSize is either not set or is greater than NetlinkBufferSizeMaxGrowth. Using current system buffer size")
+	if configured := configuredBuffer(g); configured != 0 {
+		return configured / 2 // the kernel doubles it
 	}
-	return eventBufferOf(g)
+	n.notice("NetlinkBufferSize is either not set or is greater than NetlinkBufferSizeMaxGrowth. Using current system buffer size")
+	return systemBuffer()
 }
 
-func eventBufferOf(g *conf.General) int {
-	if g.NetlinkBufferSize == 0 || g.NetlinkBufferSize > g.NetlinkBufferSizeMaxGrowth {
-		return systemBuffer
+// configuredBuffer is the configuration's size in bytes, 0 where it leaves that to
+// the system.
+func configuredBuffer(g *conf.General) int {
+	if g.NetlinkBufferSize > g.NetlinkBufferSizeMaxGrowth {
+		return 0
 	}
-	return int(g.NetlinkBufferSize) / 2 // the kernel doubles it
+	return int(g.NetlinkBufferSize)
+}
+
+// systemBuffer is what the system gives a new socket, net.core.rmem_default. Asked
+// for, it is doubled: events gather for a while (coalesce). What a burst brings
+// beyond it waits in this process.
+func systemBuffer() int {
+	const usual = 212992
+	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.NETLINK_NETFILTER)
+	if err != nil {
+		return usual
+	}
+	defer unix.Close(fd)
+	size, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUF)
+	if err != nil {
+		return usual
+	}
+	return size
 }
 
 // eventsArrived is how the events' reader says that there are some. When nobody has

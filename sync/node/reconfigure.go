@@ -76,7 +76,7 @@ func (n *Node) resubscribe(g *conf.General, filter *filter, refilter bool) error
 			return err
 		}
 	}
-	if eventBufferOf(g) == eventBufferOf(before) {
+	if configuredBuffer(g) == configuredBuffer(before) {
 		return nil // what it has grown to since, it keeps
 	}
 	if err := n.events.SetBuffer(n.eventBuffer(g)); err != nil {
