@@ -1,14 +1,18 @@
 package conntrackd
 
 import (
+	"net"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strconv"
 	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
+
+	"ctbox/internal/netnstest"
 )
 
 // What the configuration says of sockets is what the daemon's sockets have, and
@@ -135,4 +139,100 @@ func socketsOf(t *testing.T, pid int) (found sockets) {
 		}
 	}
 	return found
+}
+
+// What goes to syslog, with which facility and severity, is what Debian's daemon
+// sends.
+func TestSyslogIsDebians(t *testing.T) {
+	for _, c := range []struct{ name, general, stats string }{
+		{"general and stats", " Syslog local3\n", "Syslog local3"},
+		{"general", " Syslog on\n", ""},
+		{"stats", "", "Syslog local5"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			var sent [2][]string
+			for i, bin := range []string{debian, ours(t)} {
+				h := newHost(t)
+				l := h.listenSyslog()
+				config := h.configure(c.general+" LogFile "+h.path("log")+"\n NetlinkBufferSize 65536\n NetlinkBufferSizeMaxGrowth 65536\n",
+					"Stats {\n LogFile "+h.path("stats")+"\n"+c.stats+"\n}")
+				p := h.Start("unshare", "--mount", "sh", "-c", `mount --bind "$1" /dev && exec "$2" -C "$3"`, "sh", h.path("dev"), bin, config)
+				netnstest.Eventually(t, patience, "the daemon answers", func() bool {
+					return h.Run("", debian, "-C", config, "-s").Code == 0
+				})
+				h.Must("/usr/sbin/conntrack", "-I", "-p", "udp", "-s", "198.51.100.1", "-d", "203.0.113.1", "--sport", "1", "--dport", "2", "-t", "300")
+				netnstest.Eventually(t, patience, "the flow is cached", func() bool { return h.client("-i") != "" })
+				h.Must("/usr/sbin/conntrack", "-D")
+				netnstest.Eventually(t, patience, "its end is known", func() bool { return h.client("-i") == "" })
+				stop(t, p)
+				sent[i] = l.end()
+			}
+			for i, line := range sent[0] {
+				line = strings.Replace(line, "<14>", "<174>", 1) // user, local5: P11
+				sent[0][i] = strings.TrimSuffix(line, "\n")      // P12
+			}
+			if len(sent[0]) == 0 {
+				t.Error("nothing was sent")
+			}
+			if diff := cmp.Diff(sent[0], sent[1]); diff != "" {
+				t.Errorf("(-theirs +ours):\n%s", diff)
+			}
+		})
+	}
+}
+
+// syslogListener collects what is sent to a socket.
+type syslogListener struct {
+	conn *net.UnixConn
+	done chan struct{}
+	got  []string
+}
+
+// listenSyslog listens on the socket log in the directory dev, which has what a
+// daemon needs of /dev.
+func (h *host) listenSyslog() *syslogListener {
+	h.t.Helper()
+	if err := os.Mkdir(h.path("dev"), 0o755); err != nil {
+		h.t.Fatal(err)
+	}
+	if err := unix.Mknod(h.path("dev/null"), unix.S_IFCHR|0o666, int(unix.Mkdev(1, 3))); err != nil {
+		h.t.Fatal(err)
+	}
+	conn, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: h.path("dev/log"), Net: "unixgram"})
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	l := &syslogListener{conn: conn, done: make(chan struct{})}
+	go func() {
+		defer close(l.done)
+		buf := make([]byte, 4096)
+		for {
+			n, err := conn.Read(buf)
+			if err != nil || string(buf[:n]) == endOfSyslog {
+				return
+			}
+			l.got = append(l.got, sentAt.ReplaceAllString(string(buf[:n]), "$1 conntrack-tools[#]:"))
+		}
+	}()
+	h.t.Cleanup(func() { conn.Close() })
+	return l
+}
+
+// sentAt is how a message begins: what changes from one run to the next.
+var sentAt = regexp.MustCompile(`^(<\d+>)[A-Z][a-z]{2} [ \d]\d \d\d:\d\d:\d\d conntrack-tools\[\d+\]:`)
+
+// endOfSyslog is what the listener itself says last.
+const endOfSyslog = "end"
+
+// end returns what has been sent when the sender has ended.
+func (l *syslogListener) end() []string {
+	conn, err := net.DialUnix("unixgram", nil, l.conn.LocalAddr().(*net.UnixAddr))
+	if err != nil {
+		return []string{err.Error()}
+	}
+	defer conn.Close()
+	conn.Write([]byte(endOfSyslog))
+	<-l.done
+	return l.got
 }
