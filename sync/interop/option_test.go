@@ -47,6 +47,28 @@ func TestWithoutInternalCache(t *testing.T) {
 	}
 }
 
+// TestExpectationsWithoutInternalCache: expectations are sent, shown and counted as
+// flows are; conntrack-tools does nothing of that.
+func TestExpectationsWithoutInternalCache(t *testing.T) {
+	p := newPair(t)
+	p.startRoles(programs{ours, ours}, clause("NOTRACK {\n DisableInternalCache on\n}", withExpects), clause("NOTRACK {\n}", withExpects), "")
+	p.a.startTraffic()
+	p.b.follows(p.a, "an FTP session expects a connection")
+	shown := p.a.daemon.client("-i", "expect")
+	if strings.Count(shown, "\n") != 1 || !strings.Contains(shown, fmt.Sprintf(" dport=%d ", ftpData)) || strings.Contains(shown, "active since") {
+		t.Errorf("-i expect: %q", shown)
+	}
+	var created, updated, destroyed int
+	said := p.a.daemon.client("-s", "expect")
+	if _, err := fmt.Sscanf(said, "internal bypass:\nconnections new: %d\nconnections updated: %d\nconnections destroyed: %d\n",
+		&created, &updated, &destroyed); err != nil || created-destroyed != 1 {
+		t.Errorf("%v: -s expect: %q", err, said)
+	}
+	p.b.daemon.client("-f", "external")
+	p.b.daemon.client("-n")
+	p.b.follows(p.a, "asked for everything")
+}
+
 // TestWithoutExternalCache: what a peer says goes to the kernel at once.
 func TestWithoutExternalCache(t *testing.T) {
 	for _, mode := range []string{"FTFW", "NOTRACK"} {

@@ -54,8 +54,8 @@ func (n *Node) startBulk() {
 	})
 }
 
-// startLiveBulk is startBulk without an internal cache: the kernel's own table is
-// told, every flow as a new one.
+// startLiveBulk is startBulk without an internal cache: the kernel's own tables are
+// told, every flow and then every expectation as a new one.
 func (n *Node) startLiveBulk() {
 	n.run(TaskAny, "bulk update", func(ctx context.Context, t *task) error {
 		_, err := dump(ctx, n, t, nl.Dump{Type: nl.TypeFlowGet}, func(f *nl.Flow) {
@@ -65,6 +65,18 @@ func (n *Node) startLiveBulk() {
 			header := n.notrack.Unqueued()
 			header.Type = wire.FlowNew
 			buf, err := n.encoder.AppendFlow(n.packer.Buffer(), header, f)
+			n.sendUnqueued(header, buf, err)
+		})
+		if err != nil || !n.expectSync {
+			return err
+		}
+		_, err = dump(ctx, n, t, nl.Dump{Type: nl.TypeExpectGet}, func(e *nl.Expect) {
+			if !n.filter.passesExpect(e) {
+				return
+			}
+			header := n.notrack.Unqueued()
+			header.Type = wire.ExpectNew
+			buf, err := n.encoder.AppendExpect(n.packer.Buffer(), header, e)
 			n.sendUnqueued(header, buf, err)
 		})
 		return err

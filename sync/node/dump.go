@@ -18,14 +18,18 @@ func (n *Node) Dump(ctx context.Context, which Cache, table Tables, each func(*E
 	}
 	// The tables are made with the node and stay, so that asking which there
 	// are needs no turn of the loop.
+	live := which == Internal && n.bypass
 	if table == Expects {
-		if side.expects == nil || !n.expectSync {
+		switch {
+		case live && n.expectSync:
+			return n.dumpLiveExpects(ctx, each)
+		case side.expects == nil || !n.expectSync:
 			return ErrUnsupported
 		}
 		return dumpTable(ctx, n, side.expects, func(e *nl.Expect, entry *Entry) { entry.Expect = e }, each)
 	}
-	if which == Internal && n.bypass {
-		return n.dumpLive(ctx, each)
+	if live {
+		return n.dumpLiveFlows(ctx, each)
 	}
 	if side.flows == nil {
 		return ErrUnsupported
@@ -80,19 +84,47 @@ func dumpTable[T any](ctx context.Context, n *Node, from table[T], set func(*T, 
 	return nil
 }
 
-// dumpLive hands out the kernel's flows where there is no internal cache.
-func (n *Node) dumpLive(ctx context.Context, each func(*Entry) error) error {
+// dumpLiveFlows and dumpLiveExpects hand out the kernel's tables where there is no
+// internal cache.
+func (n *Node) dumpLiveFlows(ctx context.Context, each func(*Entry) error) error {
+	var f nl.Flow
+	return n.dumpLive(ctx, nl.TypeFlowGet, func(m *nl.Message, filter *filter) error {
+		if err := f.Decode(m.Attrs); err != nil {
+			return err
+		}
+		if incomplete(&f) != "" || !filter.passes(&f, false) {
+			return nil
+		}
+		return each(&Entry{Flow: &f, Live: true})
+	})
+}
+
+func (n *Node) dumpLiveExpects(ctx context.Context, each func(*Entry) error) error {
+	var e nl.Expect
+	return n.dumpLive(ctx, nl.TypeExpectGet, func(m *nl.Message, filter *filter) error {
+		if err := e.Decode(m.Attrs); err != nil {
+			return err
+		}
+		if !filter.passesExpect(&e) {
+			return nil
+		}
+		return each(&Entry{Expect: &e, Live: true})
+	})
+}
+
+// dumpLive calls each, beside the loop, with the messages of a table and the filter
+// of the moment.
+func (n *Node) dumpLive(ctx context.Context, table nl.Type, each func(*nl.Message, *filter) error) error {
+	var filter *filter
+	if err := n.do(ctx, func() { filter = n.filter }); err != nil {
+		return err
+	}
 	c, err := nl.Dial()
 	if err != nil {
 		return err
 	}
 	defer c.Close()
-	_, err = c.DumpFlows(ctx, nl.Dump{Type: nl.TypeFlowGet}, func(f *nl.Flow) error {
-		if incomplete(f) != "" || !n.filter.passes(f, false) {
-			return nil
-		}
-		return each(&Entry{Flow: f, Live: true})
-	})
+	_, err = c.Dump(ctx, nl.Dump{Type: table}, func(m *nl.Message) error { return each(m, filter) })
 	return err
 }
 

@@ -66,7 +66,7 @@ type Node struct {
 	packer   *wire.Packer
 	links    *links
 	received wire.Counters
-	bypassed TableStatus
+	bypassed struct{ flows, expects TableStatus }
 	replica  ReplicaStatus
 	peers    map[peerKey]*peer
 	injector *injector // DisableExternalCache

@@ -37,7 +37,7 @@ func (n *Node) snapshot() Status {
 	s.Internal = n.side(&n.internal)
 	s.External = n.side(&n.external)
 	if n.bypass {
-		s.Internal = CacheStatus{Kind: CacheBypass, Flows: n.bypassed}
+		s.Internal = CacheStatus{Kind: CacheBypass, Flows: n.bypassed.flows, Expects: n.bypassed.expects}
 	}
 	if n.injector != nil {
 		s.External = n.injector.status()

@@ -157,13 +157,13 @@ func (n *Node) bypassEvent(m *nl.Message, from origin) {
 	switch {
 	case m.IsDelete():
 		header.Type = wire.FlowDelete
-		n.bypassed.Destroyed++
+		n.bypassed.flows.Destroyed++
 	case m.IsNew():
 		header.Type = wire.FlowNew
-		n.bypassed.Created++
+		n.bypassed.flows.Created++
 	default:
 		header.Type = wire.FlowUpdate
-		n.bypassed.Updated++
+		n.bypassed.flows.Updated++
 	}
 	buf, err := n.encoder.AppendFlow(n.packer.Buffer(), header, f)
 	n.sendUnqueued(header, buf, err)
@@ -178,10 +178,13 @@ func (n *Node) bypassExpect(m *nl.Message, from origin) {
 	switch {
 	case m.IsDelete():
 		header.Type = wire.ExpectDelete
+		n.bypassed.expects.Destroyed++
 	case m.IsNew():
 		header.Type = wire.ExpectNew
+		n.bypassed.expects.Created++
 	default:
 		header.Type = wire.ExpectUpdate
+		n.bypassed.expects.Updated++
 	}
 	buf, err := n.encoder.AppendExpect(n.packer.Buffer(), header, &n.expect)
 	n.sendUnqueued(header, buf, err)
