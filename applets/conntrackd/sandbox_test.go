@@ -77,10 +77,10 @@ func TestConfined(t *testing.T) {
 			h.client("-s")
 			h.client("-i")
 			checkConfined(t, p.Pid(), confinedTo(unix.CAP_NET_ADMIN))
+			stop(t, p)
 			if p.Stderr.String() != "" {
 				t.Errorf("it says %s", p.Stderr)
 			}
-			stop(t, p)
 		})
 	}
 }
