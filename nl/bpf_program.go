@@ -51,13 +51,14 @@ func (p *program) require(val uint32) {
 // maxProgram is BPF_MAXINSNS of linux/bpf_common.h.
 const maxProgram = 4096
 
-var errProgramTooLong = errors.New("event filter is too long for the kernel: " +
-	"use fewer addresses or filter in user space")
+// ErrFilterTooLong is that an EventFilter has more items than the kernel takes: more
+// than maxProgram instructions, or than net.core.optmem_max has room for.
+var ErrFilterTooLong = errors.New("event filter is too long for the kernel")
 
 // link completes the jumps.
 func (p *program) link() error {
 	if len(p.ins) > maxProgram {
-		return errProgramTooLong
+		return ErrFilterTooLong
 	}
 	for at, to := range p.jumps {
 		p.ins[at] = bpf.Jump{Skip: uint32(p.labels[to] - at - 1)}

@@ -140,6 +140,9 @@ func (s *eventSocket) attach(program []bpf.RawInstruction) error {
 	}
 	prog := unix.SockFprog{Len: uint16(len(ins)), Filter: &ins[0]}
 	if err := unix.SetsockoptSockFprog(s.fd, unix.SOL_SOCKET, unix.SO_ATTACH_FILTER, &prog); err != nil {
+		if errors.Is(err, unix.ENOMEM) {
+			return ErrFilterTooLong
+		}
 		return fmt.Errorf("attach event filter: %w", err)
 	}
 	return nil

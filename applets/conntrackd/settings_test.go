@@ -1,6 +1,7 @@
 package conntrackd
 
 import (
+	"fmt"
 	"net"
 	"os"
 	"path/filepath"
@@ -139,6 +140,69 @@ func socketsOf(t *testing.T, pid int) (found sockets) {
 		}
 	}
 	return found
+}
+
+// What is said of the source of events, and in which order, is what Debian's daemon
+// says.
+func TestEventLogIsDebians(t *testing.T) {
+	for name, general := range map[string]string{
+		"kernel":  " NetlinkEventsReliable on\n Filter From Kernelspace {\n  Protocol Accept {\n   TCP\n  }\n }\n",
+		"user":    " Filter From Userspace {\n  Protocol Accept {\n   TCP\n  }\n }\n",
+		"no part": " Filter From Kernelspace {\n }\n",
+		"polling": " PollSecs 1\n NetlinkEventsReliable on\n",
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			var logs [2]string
+			for i, bin := range []string{debian, ours(t)} {
+				h := newHost(t)
+				stop(t, h.start(bin, h.configure(general+" LogFile "+h.path("log"), "Stats {\n}")))
+				text, err := os.ReadFile(h.path("log"))
+				if err != nil {
+					t.Fatal(err)
+				}
+				logs[i] = masked(unstamped(t, string(text)))
+			}
+			if diff := cmp.Diff(logs[0], logs[1]); diff != "" {
+				t.Errorf("(-theirs +ours):\n%s", diff)
+			}
+		})
+	}
+}
+
+// A filter that is too long for the kernel is one in user space.
+func TestLongFilter(t *testing.T) {
+	filter := func(addresses int) string {
+		text := " Filter From Kernelspace {\n  Address Ignore {\n"
+		for i := range addresses {
+			text += fmt.Sprintf("   IPv4_address 198.18.%d.%d\n", i>>8, i&255)
+		}
+		return text + "  }\n }\n"
+	}
+	const warning = "[warning] cannot set event filtering: event filter is too long for the kernel. Filtering in user space.\n"
+	h := newHost(t)
+	p := h.start(ours(t), h.configure(filter(1000), "Stats {\n}"))
+	filtered := func(from string, port int, want bool) {
+		t.Helper()
+		before := h.kernel().Filtered
+		h.insert(from, port)
+		if h.insert("192.0.2.99", port); want {
+			netnstest.Eventually(t, patience, from+" is filtered in user space", func() bool { return h.kernel().Filtered > before })
+		}
+		h.caches("-i", map[int]bool{port: true})
+		if text := h.client("-i"); strings.Contains(text, "src="+from+" ") || want != (h.kernel().Filtered > before) {
+			t.Errorf("filtered %d, then %d, -i: %s", before, h.kernel().Filtered, text)
+		}
+	}
+	filtered("198.18.3.1", 1001, true)
+	h.reloads("General Filter", filter(100), "Stats {\n}")
+	filtered("198.18.0.1", 1002, false)
+	h.reloads("General Filter", filter(900), "Stats {\n}")
+	filtered("198.18.3.1", 1003, true)
+	stop(t, p)
+	if got := unstamped(t, p.Stderr.String()); got != warning+warning {
+		t.Errorf("said %s", got)
+	}
 }
 
 // What goes to syslog, with which facility and severity, is what Debian's daemon

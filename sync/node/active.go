@@ -1,6 +1,7 @@
 package node
 
 import (
+	"errors"
 	"fmt"
 	"time"
 
@@ -12,33 +13,64 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// subscribe joins the kernel's events.
+// subscribe joins the kernel's events. What it says stands in conntrack-tools' order.
 func (n *Node) subscribe() error {
 	g := &n.cfg.General
-	opts := nl.EventOptions{Groups: nl.AllFlowEvents, Reliable: g.NetlinkEventsReliable, Coalesce: coalesce, Arrived: n.eventsArrived}
+	opts := nl.EventOptions{
+		Groups: nl.AllFlowEvents, Reliable: g.NetlinkEventsReliable, Filter: kernelFilter(g, n.filter),
+		Coalesce: coalesce, Arrived: n.eventsArrived,
+	}
 	if n.expectSync {
 		opts.Groups |= nl.AllExpectEvents
 	}
-	opts.Buffer = n.eventBuffer(g)
-	if g.Filter.Active() {
-		if g.Filter.Kernelspace {
-			opts.Filter = n.filter.kernel()
-			n.notice("using kernel-space event filtering")
-		} else {
-			n.notice("using user-space event filtering")
-		}
+	if opts.Reliable {
+		n.notice("reliable ctnetlink event delivery is ENABLED.")
 	}
+	switch {
+	case opts.Filter != nil:
+		n.notice("using kernel-space event filtering")
+	case g.Filter.Active():
+		n.notice("using user-space event filtering")
+	}
+	opts.Buffer = n.eventBuffer(g)
 	sub, err := nl.Subscribe(opts)
+	if errors.Is(err, nl.ErrFilterTooLong) {
+		n.filterTooLong(err)
+		opts.Filter = nil
+		sub, err = nl.Subscribe(opts)
+	}
 	if err != nil {
 		return err
 	}
 	n.events = sub
 	n.kernel.BufferSize = uint64(sub.Buffer())
-	if g.NetlinkEventsReliable {
-		n.notice("reliable ctnetlink event delivery is ENABLED.")
-	}
 	n.notice(fmt.Sprintf("netlink event socket buffer size has been set to %d bytes", sub.Buffer()))
 	return nil
+}
+
+// kernelFilter is what the kernel is to filter events by; nil for nothing.
+func kernelFilter(g *conf.General, filter *filter) *nl.EventFilter {
+	if !g.Filter.Active() || !g.Filter.Kernelspace {
+		return nil
+	}
+	return filter.kernel()
+}
+
+// filterEvents puts the configuration's filter in the place of the one that the
+// kernel has.
+func (n *Node) filterEvents(g *conf.General, filter *filter) error {
+	err := n.events.SetFilter(kernelFilter(g, filter))
+	if errors.Is(err, nl.ErrFilterTooLong) {
+		n.filterTooLong(err)
+		err = n.events.SetFilter(nil)
+	}
+	return err
+}
+
+// filterTooLong says that the kernel does not filter events. They are filtered here
+// in any case.
+func (n *Node) filterTooLong(err error) {
+	n.log.Warn("cannot set event filtering: " + err.Error() + ". Filtering in user space.")
 }
 
 // coalesce is what a change may wait for others while the node is busy: waking up

@@ -5,7 +5,6 @@ import (
 	"errors"
 
 	"ctbox/conf"
-	"ctbox/nl"
 	"ctbox/sync/cache"
 	"ctbox/sync/proto"
 )
@@ -72,7 +71,7 @@ func (n *Node) reconfigure(cfg *conf.Config) error {
 func (n *Node) resubscribe(g *conf.General, filter *filter, refilter bool) error {
 	before := &n.cfg.General
 	if refilter {
-		if err := n.events.SetFilter(kernelFilter(g, filter)); err != nil {
+		if err := n.filterEvents(g, filter); err != nil {
 			return err
 		}
 	}
@@ -81,20 +80,12 @@ func (n *Node) resubscribe(g *conf.General, filter *filter, refilter bool) error
 	}
 	if err := n.events.SetBuffer(n.eventBuffer(g)); err != nil {
 		if refilter {
-			err = errors.Join(err, n.events.SetFilter(kernelFilter(before, n.filter)))
+			err = errors.Join(err, n.filterEvents(before, n.filter))
 		}
 		return err
 	}
 	n.kernel.BufferSize = uint64(n.events.Buffer())
 	return nil
-}
-
-// kernelFilter is what the kernel is to filter events by; nil for nothing.
-func kernelFilter(g *conf.General, filter *filter) *nl.EventFilter {
-	if !g.Filter.Active() || !g.Filter.Kernelspace {
-		return nil
-	}
-	return filter.kernel()
 }
 
 // forgetExcluded removes from the internal cache, slice by slice, what the filter
