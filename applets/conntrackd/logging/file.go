@@ -7,30 +7,41 @@ import (
 	"os"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"ctbox/applets/conntrackd/process"
 )
 
-// File is a log file that outlives its disk being full. It belongs to one
-// goroutine, or to who holds its owner's lock.
+// File is a log file that outlives its disk being full, or, as a pipe, its reader
+// being asleep. It belongs to one goroutine, or to who holds its owner's lock.
 type File struct {
 	name   string
 	format Format // of what it says itself
 	file   *os.File
 	lost   uint64 // lines that could not be written since the last that could
+
+	// How long the reader of a pipe may keep us waiting for room. When lines were
+	// lost already it is much less.
+	patience time.Duration
 }
 
 // OpenFile opens a file for appending, and makes it (mode 0600) if need be, by the
-// rules of process.Open.
-func OpenFile(name string) (*File, error) {
+// rules of process.Open. patience is for the reader of a pipe.
+func OpenFile(name string, patience time.Duration) (*File, error) {
 	file, err := openAppend(name)
 	if err != nil {
 		return nil, err
 	}
-	return &File{name: name, file: file}, nil
+	return &File{name: name, file: file, patience: patience}, nil
 }
 
 func openAppend(name string) (*os.File, error) {
-	file, _, err := process.Open(name, os.O_WRONLY|os.O_APPEND)
+	// A named pipe that nobody reads would not open until somebody does.
+	const flags = os.O_APPEND | unix.O_NONBLOCK
+	file, _, err := process.Open(name, os.O_WRONLY|flags)
+	if errors.Is(err, unix.ENXIO) {
+		file, _, err = process.Open(name, os.O_RDWR|flags)
+	}
 	// The name is in what the caller says already.
 	var pathErr *fs.PathError
 	if errors.As(err, &pathErr) {
@@ -43,6 +54,11 @@ func openAppend(name string) (*os.File, error) {
 // are counted, and when it takes some again they are preceded by how many were
 // lost.
 func (f *File) Write(lines []byte) (int, error) {
+	patience := f.patience
+	if f.lost > 0 {
+		patience /= 50
+	}
+	_ = f.file.SetWriteDeadline(time.Now().Add(patience)) // a file on a disk has none
 	if f.lost > 0 {
 		note := record{at: time.Now(), level: levels[1],
 			text: fmt.Sprintf("%d lines were lost: the log could not be written", f.lost)}

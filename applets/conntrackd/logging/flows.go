@@ -40,13 +40,16 @@ type line struct {
 // thousand flows.
 const flowLogRoom = 4 << 20
 
+// flowLogPatience is that of a File: nothing but the log's own goroutine waits.
+const flowLogPatience = 5 * time.Second
+
 // OpenFlowLog opens the log: a file, unless its name is empty, and syslog, unless
 // facility is 0. What goes wrong later is told to log.
 func OpenFlowLog(name string, facility uint8, log *slog.Logger) (*FlowLog, error) {
 	l := &FlowLog{log: log, done: make(chan struct{})}
 	l.changed.L = &l.mu
 	if name != "" {
-		file, err := OpenFile(name)
+		file, err := OpenFile(name, flowLogPatience)
 		if err != nil {
 			return nil, err
 		}

@@ -47,6 +47,9 @@ func New(out, err io.Writer) *Log {
 	return &Log{out: out, err: err}
 }
 
+// patience is that of the log's File: the daemon waits meanwhile.
+const patience = 50 * time.Millisecond
+
 // Destinations are where a log goes besides the console.
 type Destinations struct {
 	File   string // "" for none
@@ -72,7 +75,7 @@ type Prepared struct{ outputs }
 func Prepare(d Destinations) (*Prepared, error) {
 	p := &Prepared{outputs{format: d.Format}}
 	if d.File != "" {
-		file, err := OpenFile(d.File)
+		file, err := OpenFile(d.File, patience)
 		if err != nil {
 			return nil, err
 		}

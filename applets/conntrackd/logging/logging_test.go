@@ -1,6 +1,7 @@
 package logging
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"errors"
@@ -160,6 +161,61 @@ func TestFullDisk(t *testing.T) {
 	if lines := strings.SplitAfter(text, "\n"); len(lines) != 3 || !strings.HasSuffix(lines[0], want) || !strings.Contains(lines[1], "room again") {
 		t.Errorf("then the log has\n%swant first %s", text, want)
 	}
+}
+
+// A named pipe is a log, too, whether anybody reads it or not: lines that it has no
+// room for are lost, and what is said of that is the same.
+func TestNamedPipe(t *testing.T) {
+	name := filepath.Join(t.TempDir(), "log")
+	if err := unix.Mkfifo(name, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	l := New(nil, nil)
+	if err := l.Open(Destinations{File: name}); err != nil {
+		t.Fatal(err)
+	}
+	log := slog.New(l)
+	log.Info("nobody reads")
+	reader, err := os.OpenFile(name, os.O_RDONLY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	lines := bufio.NewReader(reader)
+	next := func() string {
+		t.Helper()
+		line, err := lines.ReadString('\n')
+		if err != nil {
+			t.Fatal(err)
+		}
+		return line
+	}
+	if got := next(); !strings.HasSuffix(got, "nobody reads\n") {
+		t.Errorf("%q", got)
+	}
+	const long = 4000
+	for i := range 40 { // more than the 64 KiB that a pipe holds (pipe(7))
+		log.Info(fmt.Sprint(i, strings.Repeat("x", long)))
+	}
+	if l.file.Lost() == 0 {
+		t.Fatal("a pipe holds everything")
+	}
+	for l.file.Lost() > 0 {
+		if got := next(); len(got) < long {
+			t.Fatalf("%q", got)
+		}
+		log.Info("there is room again")
+	}
+	var last []string
+	for len(last) == 0 || !strings.HasSuffix(last[len(last)-1], "there is room again\n") {
+		last = append(last, next())
+	}
+	if len(last) < 2 || !strings.HasSuffix(last[len(last)-2], " lines were lost: the log could not be written\n") {
+		t.Errorf("at the end %q", last[max(0, len(last)-2):])
+	}
+	// A reader that ends is no end of the log.
+	reader.Close()
+	log.Info("nobody reads again")
+	l.Close()
 }
 
 // logger is a syslog daemon.
