@@ -8,8 +8,8 @@
 #
 # The command sees this machine's files at their places, in the same current
 # directory. It may write everywhere, but nothing of that stays. Its output comes
-# as it is written, both streams as one; its input is empty. It has no network but
-# the namespaces that it makes. The kernel does not load its own helpers (ftp ...)
+# as it is written, both streams as one; its input is empty. CTBOX_VM=1 tells it where
+# it is. It has no network but the namespaces that it makes. The kernel does not load its own helpers (ftp ...)
 # for rules that name them: only what the command registers is there.
 #
 # Exit status: the command's; 124 where it ran longer than --timeout (600); 125,
@@ -154,7 +154,7 @@ quote() { # for the shell that reads it
 	printf "' "
 }
 {
-	echo 'export HOME=/root LC_ALL=C PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin'
+	echo 'export CTBOX_VM=1 HOME=/root LC_ALL=C PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin'
 	printf 'cd ' && quote "$PWD" && printf '&& exec '
 	for word; do quote "$word"; done
 	echo
