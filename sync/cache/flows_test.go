@@ -262,6 +262,32 @@ func TestTooManyContexts(t *testing.T) {
 	}
 }
 
+// CacheTimeout may be as long as the configuration has numbers, which is how some write
+// "never". A timer that is longer than the wheel's clock has room for must not end at
+// once.
+func TestLongestTimer(t *testing.T) {
+	const longest = (1<<31 - 1) * time.Second
+	c := NewFlows(Config{Timers: true})
+	var f nl.Flow
+	internalFlow(&f, 1, false)
+	now := t0
+	h, _ := c.Put(&f, now)
+	c.Arm(h, now, longest)
+	var batch [4]Handle
+	for range 100 {
+		now += 24 * time.Hour
+		for more := true; more; {
+			var n int
+			if n, more = c.Expired(now, batch[:]); n != 0 {
+				t.Fatalf("it ended after %v", now-t0)
+			}
+		}
+	}
+	if at, ok := c.Deadline(h); !ok || at < now+365*24*time.Hour {
+		t.Errorf("it ends at %v, armed: %v", at, ok)
+	}
+}
+
 // In the steady state nothing allocates.
 func TestAllocs(t *testing.T) {
 	for name, ipv6 := range map[string]bool{"IPv4": false, "IPv6": true} {

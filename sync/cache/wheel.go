@@ -15,6 +15,9 @@ const (
 	levelSize   = 1 << levelBits
 	levelMask   = levelSize - 1
 	wheelSpan   = 1 << (wheelLevels * levelBits) // ticks
+	// maxTimer is the longest timer, 3.4 years: ticks are compared by the sign of
+	// their 32-bit difference, and the wheel's time may be behind the caller's.
+	maxTimer = tick << 30
 )
 
 // timer is an object's place on the wheel.
@@ -109,8 +112,8 @@ func (w *wheel) next() uint32 {
 }
 
 // Arm starts the timer of h, or starts it again, to end after the given time, to
-// the next tenth of a second. It reports whether h is there and not dead. The table
-// must have been made with Timers.
+// the next tenth of a second, and after 3.4 years in any case. It reports whether h
+// is there and not dead. The table must have been made with Timers.
 func (o *objects) Arm(h Handle, now, after time.Duration) bool {
 	slot := o.slot(h)
 	if slot == 0 || !o.config.Timers || o.heads.at(slot).state == Dead {
@@ -120,7 +123,7 @@ func (o *objects) Arm(h Handle, now, after time.Duration) bool {
 	if o.wheel.armed == 0 {
 		o.wheel.now = uint32(now / tick)
 	}
-	o.timers.at(slot).due = uint32((now + after + tick - 1) / tick)
+	o.timers.at(slot).due = uint32((now + min(after, maxTimer) + tick - 1) / tick)
 	o.wheel.put(&o.timers, slot)
 	return true
 }
