@@ -56,7 +56,7 @@ func (t *Expects) insertOr(e *nl.Expect, now time.Duration, there func(uint32, *
 	if slot := t.find(e, hash); slot != 0 {
 		return t.handle(slot), there(slot, t.records.at(slot))
 	}
-	if t.full() {
+	if t.Full() {
 		t.stats.CreateFailed++
 		t.stats.NoSpace++
 		return 0, Full

@@ -166,7 +166,7 @@ func (t *Flows) is(r *record, k *key) bool {
 }
 
 func (t *Flows) create(k *key, hash uint32, f *nl.Flow, now time.Duration) (Handle, Outcome) {
-	if t.full() {
+	if t.Full() {
 		t.stats.CreateFailed++
 		t.stats.NoSpace++
 		return 0, Full

@@ -47,7 +47,8 @@ const maxObjects = 1<<tailSlotBits - 1
 // SetLimit changes Config.Limit. A table that has more objects keeps them.
 func (o *objects) SetLimit(n int) { o.config.Limit = n }
 
-func (o *objects) full() bool {
+// Full reports whether the table takes no further object.
+func (o *objects) Full() bool {
 	return o.config.Limit > 0 && o.objects >= o.config.Limit || o.objects >= maxObjects
 }
 

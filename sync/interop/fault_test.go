@@ -178,6 +178,35 @@ func TestLimitReached(t *testing.T) {
 	}
 }
 
+// TestLimitWhileAway: the ends of flows that no peer acknowledges do not keep new flows
+// out of the cache, and the peer that comes back is told of those.
+func TestLimitWhileAway(t *testing.T) {
+	const limit = 64
+	t.Parallel()
+	p := newPair(t)
+	p.start(programs{ours, ours}, syncClause(modes[0], transports[0], ""), fmt.Sprintf("HashLimit %d", limit))
+	first := p.a.flow(1)
+	p.a.kernel.create(&first)
+	p.b.follows(p.a, "before b is away")
+	p.b.daemon.stop()
+	for i := range limit / 4 {
+		for j := range limit / 4 {
+			f := p.a.flow(uint16(100 + j))
+			p.a.kernel.create(&f)
+			p.a.kernel.remove(&f)
+		}
+		// What the daemon hears of in one go it has not sent yet.
+		f := p.a.flow(uint16(1000 + i))
+		p.a.kernel.create(&f)
+		netnstest.Eventually(t, patience, "a knows a flow that began while b is away", func() bool { return p.a.internal()[entryOfFlow(&f)] })
+	}
+	p.b.daemon.start()
+	p.b.follows(p.a, "when b is back")
+	if lost := count(t, p.a.daemon.ask(statsCache), "no space left in cache:"); lost != 0 {
+		t.Errorf("%d flows were refused", lost)
+	}
+}
+
 // TestOverrun loses events in a buffer that is too small: a resynchronisation
 // finds new flows and those whose end was lost.
 func TestOverrun(t *testing.T) {

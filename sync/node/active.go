@@ -226,11 +226,22 @@ func (n *Node) flowEvent(m *nl.Message) {
 }
 
 func (n *Node) flowSeen(f *nl.Flow, from origin, put func(*nl.Flow, time.Duration) (cache.Handle, cache.Outcome)) {
+	n.makeRoom(n.internal.flows)
 	h, outcome := put(f, n.clock())
 	if stored(outcome) {
 		n.touch(h, f)
 	}
 	n.tellFlow(h, stored(outcome), from == foreign)
+}
+
+// makeRoom frees a slot in an internal table that is full where a dead object has it:
+// FT-FW keeps those until the peer, which may be away, has acknowledged their end.
+func (n *Node) makeRoom(table interface{ Full() bool }) {
+	m, ok := n.machine.(*proto.FTFW)
+	for ok && table.Full() {
+		ok = m.MakeRoom()
+		n.freeReleased()
+	}
 }
 
 // tellFlow has peers told about a flow that the kernel showed us, now if tell is

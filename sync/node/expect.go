@@ -1,7 +1,10 @@
 package node
 
 import (
+	"time"
+
 	"ctbox/nl"
+	"ctbox/sync/cache"
 )
 
 // expectEvent follows one event of an expectation.
@@ -38,6 +41,11 @@ func (n *Node) expectEvent(m *nl.Message) {
 		n.bornExpect(e)
 		put = table.Replace
 	}
+	n.expectSeen(e, from, put)
+}
+
+func (n *Node) expectSeen(e *nl.Expect, from origin, put func(*nl.Expect, time.Duration) (cache.Handle, cache.Outcome)) {
+	n.makeRoom(n.internal.expects)
 	h, outcome := put(e, n.clock())
 	n.tellExpect(h, stored(outcome), from == foreign)
 }

@@ -348,3 +348,57 @@ func TestLostEventsAreSaidOnceASecond(t *testing.T) {
 		t.Errorf("counted %+v", n.kernel)
 	}
 }
+
+// While the peer is away the ends of flows wait for its acknowledgement in the
+// internal cache. They must not fill it up: what is refused then is not told to the
+// peer that comes back.
+func TestTheDeadMakeRoom(t *testing.T) {
+	const limit = 64
+	n := unwired(ModeFTFW)
+	n.internal = caches{cache.NewFlows(cache.Config{Limit: limit}), cache.NewExpects(cache.Config{Limit: limit})}
+	send := func() {
+		for ok := true; ok; {
+			_, ok = n.machine.Next()
+		}
+		n.freeReleased()
+	}
+	all := flows(10 * limit)
+	living := all[:limit/2]
+	for i := range living {
+		n.flowSeen(&living[i], foreign, n.internal.flows.Replace)
+	}
+	send()
+	for i := range all[len(living):] {
+		f := &all[len(living)+i]
+		n.flowSeen(f, foreign, n.internal.flows.Replace)
+		send()
+		n.flowEnded(f, true)
+		send()
+	}
+	if s := n.internal.flows.Stats(); s.NoSpace != 0 || s.Active != len(living) || s.Objects > limit {
+		t.Errorf("%d flows live: %+v", len(living), s)
+	}
+	// Expectations have a table of their own.
+	x := nl.Expect{Master: living[0].Orig, Tuple: living[0].Reply, Mask: living[0].Reply}
+	for i := range 10 * limit {
+		x.Tuple.SrcPort = uint16(i)
+		n.expectSeen(&x, foreign, n.internal.expects.Replace)
+		send()
+		n.goneExpect(n.internal.expects.Find(&x), true)
+		send()
+	}
+	if s := n.internal.expects.Stats(); s.NoSpace != 0 || s.Objects > limit {
+		t.Errorf("expectations: %+v", s)
+	}
+	// A table that is full of living ones gives nothing up.
+	given := n.machine.Stats().GivenUp
+	for i := range limit {
+		n.flowSeen(&all[i], foreign, n.internal.flows.Replace)
+		send()
+	}
+	given = n.machine.Stats().GivenUp - given
+	n.flowSeen(&all[limit], foreign, n.internal.flows.Replace)
+	if s := n.machine.Stats(); n.internal.flows.Stats().NoSpace != 1 || given > limit {
+		t.Errorf("full of living flows: %+v, %d given up", s, given)
+	}
+}

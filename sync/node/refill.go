@@ -179,6 +179,7 @@ func (n *Node) dumpedExpect(e *nl.Expect, r refill) {
 	if _, ended := n.buriedExpects[keyOfExpect(e)]; ended || !n.wantsExpect(e) {
 		return
 	}
+	n.makeRoom(n.internal.expects)
 	h, outcome := n.internal.expects.Put(e, n.clock())
 	n.tellExpect(h, stored(outcome), r.send && (r.all || outcome != cache.Unchanged))
 }
@@ -199,6 +200,7 @@ func (n *Node) dumped(f *nl.Flow, r refill) {
 	if len(n.touched) > 0 {
 		f.Has &^= n.touched[n.internal.flows.Find(f)] &^ nl.HasID
 	}
+	n.makeRoom(n.internal.flows)
 	h, outcome := n.internal.flows.Put(f, n.clock())
 	n.tellFlow(h, stored(outcome), r.send && (r.all || outcome != cache.Unchanged))
 }

@@ -141,13 +141,30 @@ func (m *FTFW) bulkWindow() int {
 // is full.
 func (m *FTFW) keep(i id, e *element) {
 	if m.resend.len >= m.config.Resend {
-		if old, oldE, ok := m.pop(&m.resend); ok {
-			m.stats.GivenUp++
-			m.bulk.overflown = m.bulk.overflown || oldE.inBulk
-			m.giveUp(old, oldE)
-		}
+		m.giveUpOldest()
 	}
 	m.append(&m.resend, i, e)
+}
+
+// giveUpOldest drops the oldest message that is not acknowledged.
+func (m *FTFW) giveUpOldest() {
+	if i, e, ok := m.pop(&m.resend); ok {
+		m.stats.GivenUp++
+		m.bulk.overflown = m.bulk.overflown || e.inBulk
+		m.giveUp(i, e)
+	}
+}
+
+// MakeRoom gives up unacknowledged messages, the oldest first, until one of them was
+// an object's end, so that NextReleased hands its slot back. It reports whether there
+// was one. A table that is full has a use for the slot; the resend queue is shorter
+// then than ResendQueueSize, and what a peer misses is made up for in the same way.
+func (m *FTFW) MakeRoom() bool {
+	dead := m.resend.dead
+	for m.resend.dead > 0 && m.resend.dead == dead {
+		m.giveUpOldest()
+	}
+	return dead > 0
 }
 
 // giveUp ends the way of an element that was in the resend queue and that the

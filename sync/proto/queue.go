@@ -62,6 +62,7 @@ type list struct {
 	head, tail id
 	len        int
 	controls   int // how many of them are control messages
+	dead       int // and dead objects
 }
 
 // control is what a queued control message says; its element has the same slot.
@@ -133,13 +134,28 @@ func (q *queues) append(l *list, i id, e *element) {
 		q.at(l.tail).next = i
 	}
 	l.tail = i
-	l.count(i, 1)
+	l.count(i, e, 1)
 }
 
-func (l *list) count(i id, n int) {
+func (l *list) count(i id, e *element, n int) {
 	l.len += n
 	if i.isControl() {
 		l.controls += n
+	}
+	if e.dead {
+		l.dead += n
+	}
+}
+
+// setDead says that the element's object is dead, or lives.
+func (q *queues) setDead(i id, e *element, dead bool) {
+	l := q.list(e.queue)
+	if l != nil {
+		l.count(i, e, -1)
+	}
+	e.dead = dead
+	if l != nil {
+		l.count(i, e, 1)
 	}
 }
 
@@ -159,7 +175,7 @@ func (q *queues) remove(i id, e *element) {
 	} else {
 		q.at(e.next).prev = e.prev
 	}
-	l.count(i, -1)
+	l.count(i, e, -1)
 	e.queue = unqueued
 }
 
@@ -208,7 +224,7 @@ func (q *queues) done(i id, e *element) {
 // holds. An object that was reported deleted lives again.
 func (q *queues) Changed(o Object) {
 	i, e := q.object(o)
-	e.dead = false
+	q.setDead(i, e, false)
 	if e.queue != transmit {
 		q.move(&q.transmit, i, e)
 	}
@@ -218,7 +234,7 @@ func (q *queues) Changed(o Object) {
 // the DEL, until NextReleased hands o back.
 func (q *queues) Deleted(o Object) {
 	i, e := q.object(o)
-	e.dead = true
+	q.setDead(i, e, true)
 	if e.queue != transmit {
 		q.move(&q.transmit, i, e)
 	}

@@ -351,6 +351,17 @@ func (d *daemon) release() {
 func (d *daemon) check() {
 	st := d.m.Stats()
 	objects := len(d.slots[Flows]) + len(d.slots[Expects])
+	if m, ok := d.m.(*FTFW); ok {
+		dead := 0
+		for i := m.resend.head; i != none; i = m.at(i).next {
+			if m.at(i).dead {
+				dead++
+			}
+		}
+		if dead != m.resend.dead {
+			d.s.t.Errorf("node %d: %d dead objects in the resend queue, counted %d", d.id, dead, m.resend.dead)
+		}
+	}
 	if st.ResendLimit > 0 && st.Resend > st.ResendLimit {
 		d.s.t.Errorf("node %d: %d messages in the resend queue, the limit is %d", d.id, st.Resend, st.ResendLimit)
 	}
