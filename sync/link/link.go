@@ -107,7 +107,7 @@ type counters struct {
 // turned away, once.
 func New(c Config, number int, deliver Deliver, refused func(netip.Addr)) *Link {
 	l := &Link{config: c, number: number, deliver: deliver, refused: refused}
-	l.capacity.Store(int64(minimumMTU - l.overhead()))
+	l.capacity.Store(int64(l.capacityOf(minimumMTU)))
 	return l
 }
 
@@ -125,7 +125,7 @@ func (l *Link) Open(ctx context.Context) error {
 		}
 		return fmt.Errorf("%s: %w", l.config.Interface, ErrNoInterface)
 	}
-	l.capacity.Store(int64(max(i.MTU, minimumMTU) - l.overhead()))
+	l.capacity.Store(int64(l.capacityOf(i.MTU)))
 	if l.sockets != nil && l.index == i.Index {
 		return nil
 	}
@@ -200,17 +200,21 @@ func (l *Link) Stats() Stats {
 // believed.
 const minimumMTU = 576
 
-// overhead is what IP and transport headers take of the MTU, TCP's timestamps
+// maxLength is the most that an IP header's length says, with that header in IPv4 (RFC
+// 791) and without it in IPv6 (RFC 8200). There are interfaces with a larger MTU.
+const maxLength = 1<<16 - 1
+
+// capacityOf is what IP and transport headers leave of an MTU, TCP's timestamps
 // included.
-func (l *Link) overhead() int {
-	ip, transport := 20, 8
+func (l *Link) capacityOf(mtu int) int {
+	ip, transport, largest := 20, 8, maxLength
 	if l.is6() {
-		ip = 40
+		ip, largest = 40, maxLength+40
 	}
 	if l.config.Transport == TCP {
 		transport = 20 + 12
 	}
-	return ip + transport
+	return min(max(mtu, minimumMTU), largest) - ip - transport
 }
 
 // is6 reports whether the link runs over IPv6.

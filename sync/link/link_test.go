@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"net/netip"
+	"strconv"
 	"sync"
 	"testing"
 	"time"
@@ -189,6 +190,43 @@ func TestManyDatagrams(t *testing.T) {
 	}
 	if s := a.link.Stats(); s.PacketsSent != b.link.Stats().PacketsRecv || s.BytesSent != b.link.Stats().BytesRecv {
 		t.Errorf("sent %+v, received %+v", s, b.link.Stats())
+	}
+}
+
+// Interfaces have MTUs beyond the longest IP packet, the loopback's for one. A datagram
+// as full as the capacity allows must still be one that can be sent.
+func TestLargestDatagram(t *testing.T) {
+	for _, tt := range []struct {
+		local, peer   string
+		mtu, capacity int
+	}{
+		{"192.0.2.1", "192.0.2.2", 65535, 65507},
+		{"192.0.2.1", "192.0.2.2", 1 << 20, 65507},
+		{"2001:db8::1", "2001:db8::2", 65535, 65487},
+		{"2001:db8::1", "2001:db8::2", 1 << 20, 65527},
+	} {
+		ns := netnstest.New(t, "large")
+		ns.IP("link", "set", "lo", "mtu", strconv.Itoa(tt.mtu))
+		for _, a := range []string{tt.local, tt.peer} {
+			ns.IP("addr", "add", a, "dev", "lo", "nodad")
+		}
+		c := Config{Transport: UDP, Interface: "lo", Port: 3780, Checksum: true, SendBuffer: 1 << 20, RecvBuffer: 1 << 20}
+		ca, cb := c, c
+		ca.Address, ca.Destination = addr(tt.local), addr(tt.peer)
+		cb.Address, cb.Destination = addr(tt.peer), addr(tt.local)
+		a, b := newSite(t, ns, ca), newSite(t, ns, cb)
+		capacity := a.link.Capacity()
+		if capacity != tt.capacity {
+			t.Errorf("%s: capacity %d at an MTU of %d, want %d", tt.local, capacity, tt.mtu, tt.capacity)
+		}
+		a.link.Send(packed(capacity, string(make([]byte, capacity-wire.HeaderLen))))
+		if s := a.link.Stats(); s.ErrorsSent != 0 {
+			t.Errorf("%s: %d bytes at an MTU of %d: %+v", tt.local, capacity, tt.mtu, s)
+			continue
+		}
+		if got, _ := b.take(t, 1); len(got[0]) != capacity-wire.HeaderLen {
+			t.Errorf("%d of %d bytes came", len(got[0]), capacity-wire.HeaderLen)
+		}
 	}
 }
 
