@@ -9,7 +9,9 @@ import (
 
 // greeted returns a machine that has a peer, which has heard its HELLO.
 func greeted(window int) *FTFW {
-	m := NewFTFW(0, FTFWConfig{FirstSeq: 1, Window: window})
+	m := NewFTFW(0, FTFWConfig{FirstSeq: 0, Window: window})
+	m.queueControl(control{flags: wire.Alive})
+	drain(m)
 	m.Receive(0, 0, address(1), wire.Header{Type: wire.Control, Flags: wire.Alive | wire.Hello | wire.HelloBack, Seq: 1})
 	drain(m)
 	return m

@@ -31,7 +31,8 @@ const (
 type greeting uint8
 
 const (
-	saying greeting = iota // on every message, until the peer answers
+	silent greeting = iota // nothing has been sent yet
+	saying                 // on every message, until the peer answers
 	said
 )
 
@@ -95,7 +96,8 @@ func (m *FTFW) Next() (Send, bool) {
 	}
 	s := Send{Header: wire.Header{Seq: m.seq}}
 	m.seq++
-	if m.hello == saying {
+	if m.hello != said {
+		m.hello = saying
 		s.Header.Flags |= wire.Hello
 	}
 	if m.sayBack {

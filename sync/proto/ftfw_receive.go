@@ -24,7 +24,8 @@ func (m *FTFW) Receive(now time.Duration, link int, from netip.Addr, h wire.Head
 		events |= m.restarted(now, h.Seq)
 	}
 	p.heard = now
-	if h.Flags&wire.HelloBack != 0 {
+	if h.Flags&wire.HelloBack != 0 && m.hello == saying {
+		// One that comes before our first message is for our former life.
 		m.hello = said
 	}
 	if h.Flags&wire.Hello != 0 {
