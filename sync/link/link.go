@@ -2,9 +2,9 @@
 // multicast and TCP, IPv4 and IPv6. It moves bytes; what they mean is sync/wire's
 // and sync/proto's business.
 //
-// A Link takes only what comes in on its interface and, for UDP and TCP, from its
-// peer: nothing on the wire authenticates a message, so the path it took has to.
-// The rest is counted and its sender named, once, to a callback.
+// A Link takes only what comes from its peer (UDP and TCP) and in on its interface
+// (UDP and multicast): nothing on the wire authenticates a message, so the path it
+// took has to. The rest is counted and its sender named, once, to a callback.
 //
 // A Link whose interface does not exist yet, or vanishes, waits for it: Open is
 // called again when a Monitor reports a change.
@@ -72,8 +72,8 @@ type Stats struct {
 	Queued, QueueLimit, QueueDropped uint64 // the error queue
 }
 
-// Link is one dedicated link. Send and Open are for one goroutine, the others for
-// any.
+// Link is one dedicated link. Its methods are for one goroutine at a time, but
+// Config, State and Capacity, which are for any.
 type Link struct {
 	config  Config
 	number  int

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"net/netip"
 	"strconv"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -227,6 +228,39 @@ func TestLargestDatagram(t *testing.T) {
 		if got, _ := b.take(t, 1); len(got[0]) != capacity-wire.HeaderLen {
 			t.Errorf("%d of %d bytes came", len(got[0]), capacity-wire.HeaderLen)
 		}
+	}
+}
+
+// A router that cannot pass a datagram on says so later, and the kernel tells of it
+// at the next one, which is not to blame: it is sent.
+func TestNextDatagramAfterSmallerPathMTU(t *testing.T) {
+	nsA, nsR, nsB := netnstest.New(t, "linka"), netnstest.New(t, "linkr"), netnstest.New(t, "linkb")
+	netnstest.Link(t,
+		netnstest.End{NS: nsA, Dev: "sync0", Addrs: []string{"192.0.2.1/24"}},
+		netnstest.End{NS: nsR, Dev: "near0", Addrs: []string{"192.0.2.254/24"}})
+	netnstest.Link(t,
+		netnstest.End{NS: nsR, Dev: "far0", Addrs: []string{"198.51.100.254/24"}},
+		netnstest.End{NS: nsB, Dev: "sync0", Addrs: []string{"198.51.100.2/24"}})
+	nsR.Sysctl("net.ipv4.ip_forward", "1")
+	nsR.IP("link", "set", "far0", "mtu", "1000")
+	nsB.IP("link", "set", "sync0", "mtu", "1000")
+	nsA.IP("route", "add", "198.51.100.0/24", "via", "192.0.2.254")
+	nsB.IP("route", "add", "192.0.2.0/24", "via", "198.51.100.254")
+	c := Config{Transport: UDP, Interface: "sync0", Port: 3780, Checksum: true}
+	ca, cb := c, c
+	ca.Destination, cb.Destination = addr("198.51.100.2"), addr("192.0.2.1")
+	a, b := newSite(t, nsA, ca), newSite(t, nsB, cb)
+	text := string(make([]byte, 1400))
+	a.link.Send(packed(a.link.Capacity(), text))
+	netnstest.Eventually(t, 20*time.Second, "the path's MTU is known", func() bool {
+		return strings.Contains(nsA.Must("ip", "route", "get", "198.51.100.2"), "mtu 1000")
+	})
+	a.link.Send(packed(a.link.Capacity(), text))
+	if s := a.link.Stats(); s.ErrorsSent != 0 || s.PacketsSent != 2 {
+		t.Errorf("stats %+v, want two datagrams sent and no error", s)
+	}
+	if got, _ := b.take(t, 1); len(got[0]) != len(text) {
+		t.Errorf("%d bytes arrive, want %d", len(got[0]), len(text))
 	}
 }
 

@@ -61,8 +61,9 @@ func (t *txState) write(first, last int) (int, error) {
 }
 
 // send transmits every datagram of p, many with one system call. An error may be
-// that of an earlier datagram, told late (the peer's host has no listener yet):
-// then the one it stopped at is tried once more, and only then lost.
+// that of an earlier datagram, told late (the peer's host has no listener yet, a
+// router on the way has a smaller MTU): the one it stopped at is tried once more,
+// and only then lost.
 func (d *datagram) send(p *wire.Packer) {
 	t, c := &d.tx, &d.link.counters
 	total := p.Datagrams()
@@ -87,11 +88,11 @@ func (d *datagram) send(p *wire.Packer) {
 			}
 			first += sent
 			switch {
-			case err == unix.ECONNREFUSED && first != retried:
-				retried = first
 			case err == unix.EAGAIN:
 				c.errorsSent.Add(uint64(n - first))
 				first = n
+			case err != nil && first != retried:
+				retried = first
 			case err != nil:
 				c.errorsSent.Add(1)
 				first++
