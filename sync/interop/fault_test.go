@@ -11,44 +11,51 @@ import (
 )
 
 // TestBadWire changes flows while the wire loses, repeats, swaps and spoils
-// packets. Afterwards FT-FW has to have repaired everything.
+// packets. Afterwards FT-FW has to have repaired everything, over every transport.
 func TestBadWire(t *testing.T) {
 	for _, c := range []struct {
-		name   string
-		faults faults
+		name       string
+		faults     faults
+		transports []transport
 	}{
-		{"loss", faults{loss: 15}},
-		{"duplication", faults{duplicate: 30}},
-		{"reordering", faults{reorder: 30}},
-		{"corruption", faults{corrupt: 10}},
-		{"all", faults{loss: 15, duplicate: 10, reorder: 10, corrupt: 5}},
+		{"loss", faults{loss: 15}, transports[:1]},
+		{"duplication", faults{duplicate: 30}, transports[:1]},
+		{"reordering", faults{reorder: 30}, transports[:1]},
+		{"corruption", faults{corrupt: 10}, transports[:1]},
+		{"all", faults{loss: 15, duplicate: 10, reorder: 10, corrupt: 5}, transports},
 	} {
-		for _, who := range pairings {
-			t.Run(c.name+"/"+who.String(), func(t *testing.T) {
-				t.Parallel()
-				p := newUnlinkedPair(t)
-				w := p.connect(faults{})
-				p.start(who, syncClause(modes[0], transports[0], ""), "")
-				// The C daemon notices no loss before the greetings are over.
-				p.each(func(n, _ *node) { f := n.flow(1); n.kernel.create(&f) })
-				p.replicated("before " + c.name)
-				w.set(c.faults)
-				flows := p.churn(func() { w.awaitMore(t, 2) })
-				// A last change of every flow tells a receiver of what it missed,
-				// if the wire lets it through: the C daemon repairs no other
-				// loss than one that it hears of.
-				w.set(faults{})
-				p.each(func(n, _ *node) {
-					for i := range flows[n] {
-						n.kernel.change(marked(&flows[n][i], 77))
-					}
+		for _, tr := range c.transports {
+			for _, who := range pairings {
+				t.Run(fmt.Sprintf("%s/%s/%s", c.name, tr.name, who), func(t *testing.T) {
+					t.Parallel()
+					overBadWire(t, c.faults, tr, who)
 				})
-				p.replicated("after " + c.name)
-				if w.harm() < 5 {
-					t.Errorf("only %d of %d packets were spoilt", w.harm(), w.carried())
-				}
-			})
+			}
 		}
+	}
+}
+
+func overBadWire(t *testing.T, f faults, tr transport, who programs) {
+	t.Helper()
+	p := newUnlinkedPair(t)
+	w := p.connect(faults{})
+	p.start(who, syncClause(modes[0], tr, ""), "")
+	// The C daemon notices no loss before the greetings are over.
+	p.each(func(n, _ *node) { f := n.flow(1); n.kernel.create(&f) })
+	p.replicated("before the faults")
+	w.set(f)
+	flows := p.churn(func() { w.awaitMore(t, 2) })
+	// A last change of every flow tells a receiver of what it missed, if the wire
+	// lets it through: the C daemon repairs no other loss than one that it hears of.
+	w.set(faults{})
+	p.each(func(n, _ *node) {
+		for i := range flows[n] {
+			n.kernel.change(marked(&flows[n][i], 77))
+		}
+	})
+	p.replicated("after the faults")
+	if w.harm() < 5 {
+		t.Errorf("only %d of %d packets were spoilt", w.harm(), w.carried())
 	}
 }
 
