@@ -184,6 +184,23 @@ func TestStartupResync(t *testing.T) {
 	}
 }
 
+// TestStartIsNoticed: a node that has started is told everything without being asked
+// to ask, also by a C daemon, which tells nobody by itself.
+func TestStartIsNoticed(t *testing.T) {
+	for _, who := range pairings {
+		t.Run(who.String(), func(t *testing.T) {
+			t.Parallel()
+			p := newPair(t)
+			p.start(who, clause("FTFW {\n}", ""), "")
+			p.each(func(n, _ *node) { f := n.flow(1); n.kernel.create(&f) })
+			p.replicated("created")
+			p.a.daemon.stop()
+			p.a.daemon.start()
+			p.a.follows(p.b, "a has started again")
+		})
+	}
+}
+
 // TestWindowTracking: with TCPWindowTracking a committed flow has the window
 // scales of the origin, and without it the kernel is told to be liberal.
 func TestWindowTracking(t *testing.T) {

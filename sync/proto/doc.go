@@ -68,9 +68,10 @@
 //     (ThirdNode), until the peer has been silent for ten seconds.
 //   - A started peer knows nothing, so we tell it everything (BulkWanted), and it
 //     has not told us its table, so we ask for everything (ResyncSent). We ask
-//     also after a gap of more messages than a resend queue holds, and when a
-//     report of ours had to be dropped. Requests are repeated until they are
-//     acknowledged, at most one in five seconds, then ten, up to a minute.
+//     also when we have started and a C daemon does not tell us everything, after
+//     a gap of more messages than a resend queue holds, and when a report of ours
+//     had to be dropped. Requests are repeated until they are acknowledged, at
+//     most one in five seconds, then ten, up to a minute.
 //   - A peer that reports messages missing which have left our full resend queue
 //     gets everything without asking.
 //   - What stays unacknowledged for ten seconds while later messages are

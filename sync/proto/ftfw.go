@@ -17,8 +17,8 @@ type FTFWConfig struct {
 	// Resend is how many messages are kept for retransmission
 	// (ResendQueueSize); 0 is 131072.
 	Resend int
-	// StartupResync asks the peer for everything at the start. A peer of ours
-	// tells it anyway when it hears the HELLO; a C daemon has to be asked.
+	// StartupResync asks the peer for everything at once. A peer of ours tells it
+	// anyway when it hears the HELLO; a C daemon that does not is asked later.
 	StartupResync bool
 }
 

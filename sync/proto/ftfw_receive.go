@@ -36,7 +36,11 @@ func (m *FTFW) Receive(now time.Duration, link int, from netip.Addr, h wire.Head
 		m.sayBack = true
 	}
 	switch {
-	case !p.have || h.Seq == p.last+1:
+	case !p.have:
+		if events&PeerStarted == 0 {
+			m.found(now, h)
+		}
+	case h.Seq == p.last+1:
 	case h.Seq.After(p.last + 1):
 		m.gap(h.Seq)
 	default:

@@ -118,6 +118,28 @@ func TestFTFWAndTheCDaemonRestart(t *testing.T) {
 	})
 }
 
+// TestFTFWStartsBesideACDaemon: a C daemon that runs tells a node that starts nothing
+// by itself. Nobody asks here; the node must.
+func TestFTFWStartsBesideACDaemon(t *testing.T) {
+	forSeeds(t, func(s *sim) {
+		ours, c := s.addDaemon(randomFTFW(s, 131072)), s.addCDaemon(uint32(2+s.rng.IntN(10)), 131072)
+		for range 20 {
+			s.change(c)
+		}
+		ours.boot()
+		c.boot()
+		s.run(4*time.Second + s.randomTime(time.Second)) // its greeting is over
+		ours.crash()
+		s.run(s.now + s.randomTime(5*time.Second))
+		s.faults.loss = s.rng.IntN(30)
+		ours.boot()
+		s.run(s.now + 10*time.Second)
+		s.faults = faults{}
+		s.run(s.now + quiet)
+		s.same("the C daemon's at ours", c.table, ours.external())
+	})
+}
+
 // TestThirdNodeIsNoticed: it does not disturb the pair, is counted and said once.
 func TestThirdNodeIsNoticed(t *testing.T) {
 	forSeeds(t, func(s *sim) {

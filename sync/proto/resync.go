@@ -50,6 +50,19 @@ func (m *FTFW) RequestResync(now time.Duration) {
 	m.ask(now)
 }
 
+// found looks at the first message that we hear of a peer which has been running. One
+// of ours tells us everything, because of our HELLO. A C daemon has to be asked, and
+// if it was, what it answered before this message is lost and no gap says so, unless
+// the message has the answer to our HELLO and the request is all that we have sent.
+func (m *FTFW) found(now time.Duration, h wire.Header) {
+	r := &m.resync
+	if r.sent && h.Flags&wire.HelloBack != 0 && m.seq == m.config.FirstSeq+1 {
+		return
+	}
+	r.want()
+	r.next = now + resyncInterval
+}
+
 // tickResync repeats the request until the peer has it.
 func (m *FTFW) tickResync(now time.Duration) Events {
 	r := &m.resync
