@@ -114,7 +114,7 @@ func (s *stream) send(p *wire.Packer) {
 	}
 	s.mu.Lock()
 	if len(s.queue) >= s.limit {
-		s.queue = append(s.queue[:0], s.queue[1:]...)
+		s.dropFirst()
 		s.dropped++
 		s.link.counters.errorsSent.Add(1)
 	}
@@ -141,8 +141,15 @@ func (s *stream) written(b []byte) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if len(s.queue) > 0 && &s.queue[0][0] == &b[0] {
-		s.queue = append(s.queue[:0], s.queue[1:]...)
+		s.dropFirst()
 	}
+}
+
+// dropFirst takes the oldest write out of the queue. Nothing is moved for that:
+// ErrorQueueLength may be large.
+func (s *stream) dropFirst() {
+	s.queue[0] = nil
+	s.queue = s.queue[1:]
 }
 
 // write connects to the peer, again and again, and sends what is queued. A write
