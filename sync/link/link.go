@@ -18,6 +18,7 @@ import (
 	"net/netip"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"ctbox/sync/wire"
 )
@@ -79,6 +80,7 @@ type Link struct {
 	number  int
 	deliver Deliver
 	refused func(netip.Addr)
+	gone    time.Duration // TCP: peerGone
 
 	index    int // of the interface the sockets were made for; 0 without sockets
 	sockets  sockets
@@ -106,7 +108,7 @@ type counters struct {
 // New makes a link that delivers what it receives, marked with number. refused, which may be called from any goroutine, is told of each source that was
 // turned away, once.
 func New(c Config, number int, deliver Deliver, refused func(netip.Addr)) *Link {
-	l := &Link{config: c, number: number, deliver: deliver, refused: refused}
+	l := &Link{config: c, number: number, deliver: deliver, refused: refused, gone: peerGone}
 	l.capacity.Store(int64(l.capacityOf(minimumMTU)))
 	return l
 }

@@ -20,7 +20,7 @@ import (
 const (
 	redial       = time.Second // between two attempts to reach the peer
 	dialTimeout  = 5 * time.Second
-	writeTimeout = 30 * time.Second // a peer that reads nothing for so long is gone
+	peerGone     = 30 * time.Second // a peer that takes nothing for so long is gone
 	streamChunk  = 128 << 10        // read at once; more than the longest message
 	defaultQueue = 128
 )
@@ -175,7 +175,13 @@ func (s *stream) write(ctx context.Context) {
 func (s *stream) dial(ctx context.Context) (*net.TCPConn, error) {
 	c := &s.link.config
 	d := net.Dialer{Timeout: dialTimeout, Control: func(_, _ string, raw syscall.RawConn) error {
-		return raw.Control(func(fd uintptr) { setBuffer(int(fd), unix.SO_SNDBUFFORCE, unix.SO_SNDBUF, c.SendBuffer) })
+		return raw.Control(func(fd uintptr) {
+			setBuffer(int(fd), unix.SO_SNDBUFFORCE, unix.SO_SNDBUF, c.SendBuffer)
+			// A peer whose host is off acknowledges nothing: without this the kernel
+			// takes what is written for a quarter of an hour, and tries so seldom in
+			// the end that it is minutes until it sees the host back (tcp(7)).
+			_ = unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, int(s.link.gone/time.Millisecond))
+		})
 	}}
 	// The peer expects us at our address; without one the system chooses.
 	return d.DialTCP(ctx, choose(s.link.is6(), "tcp4", "tcp6"), zoned(c.Address, c.Interface, 0),
@@ -210,7 +216,7 @@ func (s *stream) feed(ctx context.Context, conn net.Conn) {
 			return
 		default:
 		}
-		_ = conn.SetWriteDeadline(time.Now().Add(writeTimeout))
+		_ = conn.SetWriteDeadline(time.Now().Add(s.link.gone))
 		if ctx.Err() != nil {
 			return // or else its deadline may be the one just taken away
 		}

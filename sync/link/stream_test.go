@@ -2,8 +2,10 @@ package link
 
 import (
 	"context"
+	"fmt"
 	"net"
 	"net/netip"
+	"os/exec"
 	"testing"
 	"time"
 
@@ -19,12 +21,19 @@ func streamConfig(local, peer string, port uint16) Config {
 
 func openStreamLink(t *testing.T, c Config) *site {
 	t.Helper()
+	return openImpatient(t, c, peerGone)
+}
+
+// openImpatient is openStreamLink with another time after which a peer is gone.
+func openImpatient(t *testing.T, c Config, gone time.Duration) *site {
+	t.Helper()
 	s := &site{batches: make(chan *Batch, 4)}
 	s.link = New(c, 7, channel(s.batches), func(a netip.Addr) {
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		s.refused = append(s.refused, a)
 	})
+	s.link.gone = gone
 	if err := s.link.Open(context.Background()); err != nil {
 		t.Fatal(err)
 	}
@@ -156,6 +165,48 @@ func TestStreamReceives(t *testing.T) {
 	}
 	if n, err := second.Read(make([]byte, 1)); err == nil {
 		t.Errorf("a broken stream goes on with %d bytes", n)
+	}
+}
+
+// A peer whose host has lost its power says nothing, not even that it is gone, and the
+// kernel would wait for a quarter of an hour, and then for minutes after the host is
+// back. What is sent meanwhile waits in the queue.
+func TestStreamNoticesThatItsPeerIsGone(t *testing.T) {
+	listener, err := net.Listen("tcp4", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer listener.Close()
+	port := listener.Addr().(*net.TCPAddr).AddrPort().Port()
+	a := openImpatient(t, streamConfig("127.0.0.2", "127.0.0.1", port), time.Second)
+	first, err := listener.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer first.Close()
+	connected := func() bool { return a.link.Stats().ClientConnected }
+	netnstest.Eventually(t, 20*time.Second, "connection", connected)
+
+	nft(t, fmt.Sprintf("table ip gone { chain in { type filter hook input priority 0; tcp dport %d drop; }; }", port))
+	a.link.Send(packed(100, "into nothing"))
+	netnstest.Eventually(t, 30*time.Second, "the link notices that its peer is gone", func() bool { return !connected() })
+	a.link.Send(packed(100, "kept"))
+	nft(t, "delete table ip gone")
+	second, err := listener.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer second.Close()
+	if got := readMessage(t, second); got != "kept" {
+		t.Errorf("got %q after the peer came back", got)
+	}
+}
+
+// nft loads rules into the namespace that the tests run in.
+func nft(t *testing.T, rules string) {
+	t.Helper()
+	if out, err := exec.Command("nft", rules).CombinedOutput(); err != nil {
+		t.Fatalf("nft: %v\n%s", err, out)
 	}
 }
 
