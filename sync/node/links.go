@@ -18,7 +18,7 @@ type links struct {
 	node    *Node
 	all     []*link.Link
 	current int
-	waiting []bool        // said that the link's interface is missing
+	said    []string      // the last complaint about each link that is not open
 	none    bool          // said that no link is available
 	looked  time.Duration // when linkChanged was last called
 	monitor *link.Monitor
@@ -34,7 +34,7 @@ func (n *Node) openLinks() (err error) {
 	if len(configured) == 0 {
 		return errNoLink
 	}
-	l := &links{node: n, waiting: make([]bool, len(configured))}
+	l := &links{node: n, said: make([]string, len(configured))}
 	n.links = l
 	for i, c := range configured {
 		if missing := missingClause(c); missing != "" {
@@ -91,15 +91,23 @@ func linkConfig(c *conf.Link) link.Config {
 // open opens link i, or notes that its interface is missing.
 func (l *links) open(i int, k *link.Link) error {
 	err := k.Open(context.Background())
-	missing := errors.Is(err, link.ErrNoInterface)
-	if missing && !l.waiting[i] {
-		l.node.log.Warn(fmt.Sprintf("dedicated link %s: no such interface, waiting for it", k.Config().Interface))
-	}
-	l.waiting[i] = missing
-	if missing {
+	switch {
+	case errors.Is(err, link.ErrNoInterface):
+		l.complain(i, l.node.log.Warn, fmt.Sprintf("dedicated link %s: no such interface, waiting for it", k.Config().Interface))
 		return nil
+	case err == nil:
+		l.said[i] = ""
 	}
 	return err
+}
+
+// complain says what is wrong with link i, unless that was the last that was said:
+// links are opened again whenever any interface changes.
+func (l *links) complain(i int, say func(string, ...string), text string) {
+	if l.said[i] != text {
+		l.said[i] = text
+		say(text)
+	}
 }
 
 // refusedSource names, once, a sender that is not the configured peer.
@@ -158,7 +166,7 @@ func (n *Node) linkChanged() {
 	l.looked = n.clock()
 	for i, k := range l.all {
 		if err := l.open(i, k); err != nil {
-			n.log.Error("dedicated link: " + err.Error())
+			l.complain(i, n.log.Error, "dedicated link: "+err.Error())
 		}
 	}
 	n.packer.SetCapacity(l.all[l.current].Capacity())
