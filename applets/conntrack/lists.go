@@ -90,14 +90,17 @@ func (p *Parser) setStatus(_ *option, arg string, _ bool) error {
 	for rest, more := arg, true; more; {
 		word, tail, comma := strings.Cut(rest, ",")
 		value, ok := uint32(0), true
+		not := strings.HasPrefix(word, "!")
+		if not {
+			word, rest = word[1:], rest[1:]
+		}
 		switch {
 		case p.ignored(word):
+		case not:
+			value, ok = statusBit(word)
+			p.notStatus |= value
 		case strings.HasPrefix(word, unreplied):
 			p.notStatus |= nl.StatusSeenReply
-		case strings.HasPrefix(word, "!"):
-			rest = rest[1:]
-			value, ok = statusBit(word[1:])
-			p.notStatus |= value
 		default:
 			value, ok = statusBit(word)
 			p.cmd.Flow.Status |= value

@@ -48,6 +48,12 @@ foo
 -L -L
 -L -G
 -L dying -G
+-L -G foo
+-G -U dying
+-L -A expect
+-L -S dying
+-L -h foo
+-h -L foo
 -L dying
 -L unconf -f ipv6
 -I dying -l foo
@@ -118,6 +124,9 @@ foo -L -s
 -L -u A,
 -L -u !
 -L -u !UNREPLIED
+-L -u !S -z -p tcp
+-L -u !D,!dst_nat,!x
+-L -u !SRC_NATx
 -L -u unreplied
 -L -u UNREPLIEDxx
 -L -u A,!foo,B

@@ -136,30 +136,39 @@ var tableNames = [...]struct {
 }
 
 func (p *Parser) setCommand(c *command, m getopt.Match) error {
-	if p.command != nil {
-		return usage("Invalid commands combination")
-	}
-	p.command = c
-	p.cmd.Op = c.op
 	word, given := m.Arg, m.HasArg
 	if !given {
 		word, given = p.nextWord()
 	}
-	if !given {
-		return nil
+	table := TableConntrack
+	if given {
+		// A wrong table is said even of a command that is one too many.
+		var err error
+		if table, err = tableOf(c, word); err != nil {
+			return err
+		}
 	}
-	table, ok := tableNamed(word)
-	if !ok {
-		return usage("unknown type `" + word + "'")
+	if p.command != nil {
+		return usage("Invalid commands combination")
 	}
-	p.cmd.Table = table
-	switch {
-	case table == TableExpect && c.expectColumn == noColumn:
-		return usage("Can't do --" + c.long[0] + " on expectations")
-	case (table == TableDying || table == TableUnconfirmed) && c.op != OpList:
-		return usage("Can't do that command with tables `dying' and `unconfirmed'")
-	}
+	p.command = c
+	p.cmd.Op, p.cmd.Table = c.op, table
 	return nil
+}
+
+// tableOf returns the table that a command's word names, if the command can be
+// carried out on it.
+func tableOf(c *command, word string) (Table, error) {
+	table, ok := tableNamed(word)
+	switch {
+	case !ok:
+		return 0, usage("unknown type `" + word + "'")
+	case table == TableExpect && c.expectColumn == noColumn:
+		return 0, usage("Can't do --" + c.long[0] + " on expectations")
+	case (table == TableDying || table == TableUnconfirmed) && c.op != OpList:
+		return 0, usage("Can't do that command with tables `dying' and `unconfirmed'")
+	}
+	return table, nil
 }
 
 // tableNamed returns the first table whose name begins with word.
