@@ -2,6 +2,7 @@ package conntrack
 
 import (
 	"errors"
+	"io"
 	"os"
 	"path/filepath"
 	"strings"
@@ -292,6 +293,22 @@ func TestLabelFileWarnings(t *testing.T) {
 		warnings.Reset()
 		if _, text, _ := parseLine(t, p, c.line); text != c.text || warnings.String() != c.warning {
 			t.Errorf("%s: %q, warning %q", c.line, text, warnings.String())
+		}
+	}
+}
+
+// TestProtocolThatBeginsWithADigit holds that only numbers are not looked up in
+// protocols(5): some systems have "3pc 34" there.
+func TestProtocolThatBeginsWithADigit(t *testing.T) {
+	p := NewParser(io.Discard, false)
+	p.ProtocolsFile = filepath.Join(t.TempDir(), "protocols")
+	if err := os.WriteFile(p.ProtocolsFile, []byte("3pc 34 3PC\n6 35\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	for name, want := range map[string]uint8{"3pc": 34, "3PC": 34, "6": 6, "0x6": 6} {
+		var c Command
+		if err := p.Parse([]string{"conntrack", "-L", "-p", name}, &c); err != nil || c.Flow.Orig.Proto != want {
+			t.Errorf("-p %s: %d, %v; want %d", name, c.Flow.Orig.Proto, err, want)
 		}
 	}
 }

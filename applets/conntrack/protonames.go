@@ -56,8 +56,8 @@ func protocolNumbered(number uint8) int {
 
 // protocolNamed looks a name or alias up in protocols(5).
 func (p *Parser) protocolNamed(name string) (uint8, bool) {
-	// A digit begins no protocol's name, and load files are full of numbers.
-	if name == "" || name[0] >= '0' && name[0] <= '9' {
+	// Load files are full of numbers, and none is a protocol's name; but "3pc" is.
+	if _, number := wholeNumber(name, math.MaxUint64); number || name == "" {
 		return 0, false
 	}
 	if p.protocolNames == nil {
