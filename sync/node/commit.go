@@ -16,15 +16,21 @@ import (
 // master first, then those that have one, then expectations. It returns when the
 // commit has ended; if ctx ends before, the commit goes on.
 func (n *Node) Commit(ctx context.Context, tables Tables) (CommitResult, error) {
-	done := make(chan CommitResult, 1)
+	type outcome struct {
+		result CommitResult
+		err    error
+	}
+	done := make(chan outcome, 1)
 	var refused error
-	err := n.do(ctx, func() { refused = n.startCommit(tables, func(r CommitResult) { done <- r }) })
+	err := n.do(ctx, func() {
+		refused = n.startCommit(tables, func(r CommitResult, err error) { done <- outcome{r, err} })
+	})
 	if err = errors.Join(err, refused); err != nil {
 		return CommitResult{}, err
 	}
 	select {
-	case r := <-done:
-		return r, nil
+	case o := <-done:
+		return o.result, o.err
 	case <-ctx.Done():
 		return CommitResult{}, context.Cause(ctx)
 	case <-n.stopped:
@@ -33,20 +39,25 @@ func (n *Node) Commit(ctx context.Context, tables Tables) (CommitResult, error) 
 }
 
 // startCommit is Commit's part in the loop.
-func (n *Node) startCommit(tables Tables, ended func(CommitResult)) error {
+func (n *Node) startCommit(tables Tables, ended func(CommitResult, error)) error {
 	asked := tables
 	if !n.expectSync {
 		tables &^= Expects
 	}
-	if n.external.flows == nil || tables == 0 {
+	if n.machine == nil || tables == 0 {
 		return ErrUnsupported
 	}
+	// Also where there is nothing to commit: this node takes over, and a purge that
+	// was scheduled when it was the backup must not empty its kernel's table now.
 	n.cancelPurge()
 	if n.committing {
 		n.notice("commit already in progress, skipping")
 		return ErrCommitRunning
 	}
 	n.notice(commitTexts[asked])
+	if n.external.flows == nil {
+		return ErrUnsupported
+	}
 	n.committing = true
 	c := &commit{node: n, result: CommitResult{Tables: tables, Began: time.Now()}}
 	n.run(TaskCommit, "commit", c.run, func(err error) {
@@ -56,7 +67,10 @@ func (n *Node) startCommit(tables Tables, ended func(CommitResult)) error {
 		n.commits.Last = c.result
 		n.commitEnded = n.now
 		c.report(err)
-		ended(c.result)
+		if err != nil {
+			err = fmt.Errorf("the commit ended early: %w", err)
+		}
+		ended(c.result, err)
 	})
 	return nil
 }
@@ -76,6 +90,8 @@ type commit struct {
 	pipe   *nl.Pipeline
 	batch  *nl.Batch
 	said   time.Time // when progress was last logged
+	// What the flows took of result.Took.
+	flowsTook time.Duration
 	// Entries whose place in the kernel's table is taken.
 	retryFlows   []nl.Flow
 	retryExpects []nl.Expect
@@ -117,10 +133,13 @@ func (c *commit) run(ctx context.Context, t *task) error {
 
 func (c *commit) passes(ctx context.Context) error {
 	if c.result.Tables&Flows != 0 {
-		for _, related := range []bool{false, true} {
-			if err := c.flows(ctx, related); err != nil {
-				return err
-			}
+		err := c.flows(ctx, false)
+		if err == nil {
+			err = c.flows(ctx, true)
+		}
+		c.flowsTook = time.Since(c.result.Began)
+		if err != nil {
+			return err
 		}
 	}
 	if c.result.Tables&Expects != 0 {
@@ -389,7 +408,8 @@ func (c *commit) report(err error) {
 		table Tables
 		count CommitCount
 		what  string
-	}{{Flows, r.Flows, "entries"}, {Expects, r.Expects, "expectations"}} {
+		took  time.Duration
+	}{{Flows, r.Flows, "entries", c.flowsTook}, {Expects, r.Expects, "expectations", r.Took - c.flowsTook}} {
 		if r.Tables&t.table == 0 {
 			continue
 		}
@@ -397,6 +417,6 @@ func (c *commit) report(err error) {
 		if t.count.Failed > 0 {
 			n.notice(fmt.Sprintf("%d %s can't be committed", t.count.Failed, t.what))
 		}
+		n.notice(fmt.Sprintf("commit has taken %d.%06d seconds", t.took/time.Second, t.took%time.Second/time.Microsecond))
 	}
-	n.notice(fmt.Sprintf("commit has taken %d.%06d seconds", r.Took/time.Second, r.Took%time.Second/time.Microsecond))
 }

@@ -3,11 +3,17 @@ package node
 import (
 	"bytes"
 	"context"
+	"errors"
 	"strings"
 	"testing"
 	"time"
 
 	"ctbox/internal/slog"
+	"ctbox/nl"
+	"ctbox/sync/cache"
+	"ctbox/sync/link"
+	"ctbox/sync/proto"
+	"ctbox/sync/wire"
 )
 
 // A commit says how far it is when it takes long, and not before.
@@ -26,5 +32,62 @@ func TestCommitProgress(t *testing.T) {
 	c.progress()
 	if got := out.String(); strings.Count(got, "committing: 7 entries so far, 1 failed, after 5 seconds") != 1 {
 		t.Errorf("got %q", got)
+	}
+}
+
+// committing is a sleeping node of a mode that replicates, with an external cache or,
+// as with DisableExternalCache, without one.
+func committing(t *testing.T, conn *nl.Conn, external caches) *Node {
+	t.Helper()
+	n := sleeping(t, ModeNone)
+	n.ctx, n.stopped = t.Context(), make(chan struct{})
+	if err := n.do(t.Context(), func() {
+		n.machine = proto.NewNoTrack(0, 1, false)
+		n.links, n.packer = &links{node: n, monitor: &link.Monitor{}}, wire.NewPacker(1400)
+		n.conns.commit, n.external = conn, external
+		n.cfg.Sync.PurgeTimeout = time.Hour
+	}); err != nil {
+		t.Fatal(err)
+	}
+	return n
+}
+
+// A commit that could not go on has committed an unknown part: who asked for it is told.
+func TestCommitThatEndsEarlyIsAnError(t *testing.T) {
+	conn, err := nl.Dial()
+	if err != nil {
+		t.Fatal(err)
+	}
+	conn.Close()
+	external := caches{cache.NewFlows(cache.Config{}), cache.NewExpects(cache.Config{})}
+	for _, f := range flows(3) {
+		external.flows.Put(&f, 0)
+	}
+	n := committing(t, conn, external)
+	if r, err := n.Commit(t.Context(), Flows); err == nil || errors.Is(err, ErrUnsupported) || r.Flows.Committed != 0 {
+		t.Errorf("%+v, %v", r, err)
+	}
+	if err := n.do(t.Context(), func() {
+		if n.committing || n.commits.Count != 1 || n.taskFailed != 1 {
+			t.Errorf("under way %v, %d ended, %d failed", n.committing, n.commits.Count, n.taskFailed)
+		}
+	}); err != nil {
+		t.Error(err)
+	}
+}
+
+// A node that takes over must not have its kernel's table emptied by the purge that was
+// scheduled when it became the backup, also where a commit has nothing else to do.
+func TestCommitWithoutExternalCacheCancelsThePurge(t *testing.T) {
+	n := committing(t, nil, caches{})
+	if err := n.SchedulePurge(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := n.Commit(t.Context(), Flows|Expects); !errors.Is(err, ErrUnsupported) {
+		t.Errorf("the commit of nothing: %v", err)
+	}
+	var purge time.Duration
+	if err := n.do(t.Context(), func() { purge = n.timers.purge }); err != nil || purge != 0 {
+		t.Errorf("%v, the purge is due at %v", err, purge)
 	}
 }

@@ -43,7 +43,8 @@ const (
 // Tables is a set of tables, or one of them.
 type Tables uint8
 
-// The tables. Expects needs ExpectationSync.
+// The tables. Expects needs ExpectationSync: without, a method that is asked for
+// both does its work for Flows, and ErrUnsupported is its answer to Expects alone.
 const (
 	Flows Tables = 1 << iota
 	Expects
@@ -100,7 +101,9 @@ func (r *CommitResult) Failed() uint64 { return r.Flows.Failed + r.Expects.Faile
 //		and is returned.
 //	Commit(ctx, Tables) (CommitResult, error)
 //		Returns when the commit has ended. Entries that fail are counted and
-//		are no error. If ctx ends before, the commit goes on without a witness.
+//		are no error; a commit that could not go on to its end is one. If ctx
+//		ends before, the commit goes on without a witness. Whatever there is to
+//		commit, a purge that was scheduled is cancelled.
 //	Flush(ctx, Cache) error
 //		Empties caches, flows and expectations; the kernel's table stays, except
 //		that there is no internal cache with DisableInternalCache: then its

@@ -21,10 +21,10 @@ var errUnknown = errors.New("unknown request")
 var commands = map[Request]func(context.Context, Node) error{
 	FlushKernelFlows:   func(ctx context.Context, n Node) error { return n.FlushKernel(ctx, node.Flows) },
 	FlushKernelExpects: func(ctx context.Context, n Node) error { return n.FlushKernel(ctx, node.Expects) },
-	FlushKernelAll:     each(Node.FlushKernel),
+	FlushKernelAll:     func(ctx context.Context, n Node) error { return n.FlushKernel(ctx, node.Flows|node.Expects) },
 	RefillFlows:        func(ctx context.Context, n Node) error { return n.Refill(ctx, node.Flows) },
 	RefillExpects:      func(ctx context.Context, n Node) error { return n.Refill(ctx, node.Expects) },
-	RefillAll:          each(Node.Refill),
+	RefillAll:          func(ctx context.Context, n Node) error { return n.Refill(ctx, node.Flows|node.Expects) },
 	FlushInternal:      func(ctx context.Context, n Node) error { return n.Flush(ctx, node.Internal) },
 	FlushExternal:      func(ctx context.Context, n Node) error { return n.Flush(ctx, node.External) },
 	FlushCaches:        func(ctx context.Context, n Node) error { return n.Flush(ctx, node.Internal|node.External) },
@@ -37,35 +37,10 @@ var commands = map[Request]func(context.Context, Node) error{
 	CommitAll:          commit(node.Flows | node.Expects),
 }
 
-// each asks for all the tables that there are.
-func each(do func(Node, context.Context, node.Tables) error) func(context.Context, Node) error {
-	return func(ctx context.Context, n Node) error {
-		s, err := n.Status(ctx)
-		if err != nil {
-			return err
-		}
-		tables := node.Flows
-		if s.ExpectationSync {
-			tables |= node.Expects
-		}
-		return do(n, ctx, tables)
-	}
-}
-
 // commit is an error, for those who ask for the outcome, if anything at all
 // could not be committed.
 func commit(tables node.Tables) func(context.Context, Node) error {
 	return func(ctx context.Context, n Node) error {
-		tables := tables
-		if tables == node.Flows|node.Expects {
-			s, err := n.Status(ctx)
-			if err != nil {
-				return err
-			}
-			if !s.ExpectationSync {
-				tables = node.Flows
-			}
-		}
 		r, err := n.Commit(ctx, tables)
 		switch {
 		case errors.Is(err, node.ErrUnsupported):

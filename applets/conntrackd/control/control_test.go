@@ -149,13 +149,6 @@ func TestRequests(t *testing.T) {
 			t.Errorf("request %d asked for %q, want %q", r, got, want)
 		}
 	}
-	d.node.status.ExpectationSync = false
-	for r, want := range map[Request]string{43: "kernel-flows", 44: "refill-flows", 46: "commit-flows"} {
-		d.ask(t, r)
-		if got := d.node.all(); got != want {
-			t.Errorf("without ExpectationSync, request %d asked for %q, want %q", r, got, want)
-		}
-	}
 }
 
 // Who answers what is sheet section 1.6.
