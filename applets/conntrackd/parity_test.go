@@ -2,6 +2,7 @@ package conntrackd
 
 import (
 	"fmt"
+	"regexp"
 	"strings"
 	"testing"
 
@@ -85,16 +86,36 @@ var differences = map[string]string{
 	"bypass -i -x": "C3",
 }
 
+// unlogged are the lines of a setup that only one of the daemons logs.
+var unlogged = map[string]*regexp.Regexp{
+	"stats": regexp.MustCompile(`flushing (caches|(internal|external) cache)`), // C4
+	// Our flush of the internal cache that isn't there is one of the kernel's, and is
+	// called so; there are no children (C6).
+	"bypass": regexp.MustCompile(`flushing kernel conntrack table$|child process|resync is unsupported`),
+}
+
+// logged ends a daemon and returns what it logged on its console.
+func logged(t *testing.T, setup string, p *netnstest.Process) []string {
+	t.Helper()
+	var lines []string
+	for line := range strings.Lines(masked(unstamped(t, stop(t, p)))) {
+		if u := unlogged[setup]; u == nil || !u.MatchString(strings.TrimSpace(line)) {
+			lines = append(lines, line)
+		}
+	}
+	return lines
+}
+
 // Debian's client and daemon, and ours, print the same and end with the same
 // status for every command in every mode; and our daemon answers Debian's client,
-// and Debian's daemon our client, as their own.
+// and Debian's daemon our client, as their own. Both log the same meanwhile.
 func TestCommandsAreDebians(t *testing.T) {
 	for name, clauses := range setups {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			theirs, mine := newHost(t), newHost(t)
-			theirs.start(debian, theirs.configure("", clauses))
-			mine.start(ours(t), mine.configure("", clauses))
+			theirDaemon := theirs.start(debian, theirs.configure("", clauses))
+			myDaemon := mine.start(ours(t), mine.configure("", clauses))
 			for _, h := range []*host{theirs, mine} {
 				h.Must("/usr/sbin/conntrack", "-I", "-p", "tcp", "-s", "198.51.100.1", "-d", "203.0.113.1",
 					"--sport", "1001", "--dport", "2002", "--state", "ESTABLISHED", "-t", "300", "-m", "5")
@@ -125,6 +146,54 @@ func TestCommandsAreDebians(t *testing.T) {
 				if _, known := differences[name+" "+line]; !known && !alike(want, got) {
 					t.Errorf("%s (-theirs +ours):\n%s", line, cmp.Diff(want, got))
 				}
+			}
+			want, got := logged(t, name, theirDaemon), logged(t, name, myDaemon)
+			if diff := cmp.Diff(want, got); diff != "" {
+				t.Errorf("what the daemons logged (-theirs +ours):\n%s", diff)
+			}
+		})
+	}
+}
+
+// The numbers themselves are Debian's: those of the caches and of the kernel's events,
+// after flows that were there before, began, and ended.
+func TestNumbersAreDebians(t *testing.T) {
+	for _, c := range []struct{ name, general, clauses string }{
+		{"ftfw", "", setups["ftfw"]}, // nobody acknowledges the ends
+		{"notrack", "", setups["notrack"]},
+		{"alarm", "", setups["alarm"]},
+		{"bypass", "", setups["bypass"]},
+		{"stats", "", setups["stats"]},
+		{"filter", " Filter {\n  Protocol Accept {\n   TCP\n  }\n }", setups["notrack"]},
+		{"limit", " HashLimit 2", setups["notrack"]},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			var texts [2]string
+			for i, bin := range []string{debian, ours(t)} {
+				h := newHost(t)
+				h.insert("198.51.100.9", 1000)
+				p := h.start(bin, h.configure(c.general+"\n NetlinkOverrunResync off\n NetlinkBufferSize 1000000\n NetlinkBufferSizeMaxGrowth 1000000", c.clauses))
+				for port := 1001; port < 1004; port++ {
+					h.insert("198.51.100.1", port)
+				}
+				h.Must("/usr/sbin/conntrack", "-U", "-f", "ipv4", "-p", "tcp", "--sport", "1001", "-s", "198.51.100.1", "-d", "203.0.113.1", "--mark", "7")
+				h.Must("/usr/sbin/conntrack", "-D", "-p", "tcp", "--sport", "1002")
+				h.Must("/usr/sbin/conntrack", "-I", "-p", "udp", "-s", "198.51.100.1", "-d", "203.0.113.1", "--sport", "1", "--dport", "53", "-t", "300")
+				netnstest.Eventually(t, patience, "the events have arrived", func() bool {
+					texts[i] = h.client("-s", "runtime")
+					return strings.Contains(texts[i], "events received:\t                   6\n")
+				})
+				texts[i] += h.client("-s", "cache")
+				h.client("-R")
+				h.client("-f", "external")
+				texts[i] += h.client("-s", "runtime") + h.client("-s", "cache")
+				counts, _, _ := strings.Cut(h.client("-s"), "traffic processed:")
+				texts[i] += counts
+				stop(t, p)
+			}
+			if diff := cmp.Diff(texts[0], texts[1]); diff != "" {
+				t.Errorf("(-theirs +ours):\n%s", diff)
 			}
 		})
 	}

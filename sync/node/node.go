@@ -289,7 +289,7 @@ func (n *Node) begin() {
 	}
 	if n.internal.flows != nil {
 		n.filling = true
-		n.startRefill(refill{tables: Flows | n.expectTables()}, func(error) { n.filled() })
+		n.startRefill(refill{tables: Flows | n.expectTables(), routine: true}, func(error) { n.filled() })
 	}
 }
 
@@ -428,7 +428,7 @@ func (n *Node) due() {
 	if reached(&n.timers.poll) {
 		n.timers.poll = now + n.cfg.General.PollInterval
 		if !n.refilling {
-			n.startRefill(refill{tables: Flows | n.expectTables(), send: true, all: true, sweep: true}, nil)
+			n.startRefill(refill{tables: Flows | n.expectTables(), send: true, all: true, sweep: true, routine: true}, nil)
 		}
 	}
 	if n.alarm != nil {

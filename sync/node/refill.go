@@ -22,6 +22,16 @@ type refill struct {
 	// sweep removes what the kernel no longer has. A DESTROY event that was lost
 	// would leave its flow in the caches of both nodes for ever.
 	sweep bool
+	// routine says that nothing is repaired and nobody has asked: the start's and
+	// polling's, which do not count as resynchronisations.
+	routine bool
+}
+
+// count counts a table that is read.
+func (r *refill) count(k *KernelStatus) {
+	if !r.routine {
+		k.Resyncs++
+	}
 }
 
 // Refill merges the kernel's tables into the internal caches (-R).
@@ -106,7 +116,7 @@ func (n *Node) refill(ctx context.Context, t *task, r refill) error {
 
 func (n *Node) refillFlows(ctx context.Context, t *task, r refill) error {
 	table := n.internal.flows
-	if err := n.do(ctx, func() { n.kernel.Resyncs++; table.BeginSweep(); n.beginDump() }); err != nil {
+	if err := n.do(ctx, func() { r.count(&n.kernel); table.BeginSweep(); n.beginDump() }); err != nil {
 		return err
 	}
 	info, err := dump(ctx, n, t, nl.Dump{Type: nl.TypeFlowGet}, func(f *nl.Flow) { n.dumped(f, r) })
@@ -280,7 +290,7 @@ func (n *Node) sweepFlows(ctx context.Context, r refill) error {
 
 func (n *Node) refillExpects(ctx context.Context, t *task, r refill) error {
 	table := n.internal.expects
-	if err := n.do(ctx, func() { n.kernel.Resyncs++; table.BeginSweep(); n.beginDump() }); err != nil {
+	if err := n.do(ctx, func() { r.count(&n.kernel); table.BeginSweep(); n.beginDump() }); err != nil {
 		return err
 	}
 	info, err := dump(ctx, n, t, nl.Dump{Type: nl.TypeExpectGet}, func(e *nl.Expect) { n.dumpedExpect(e, r) })

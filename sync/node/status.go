@@ -161,7 +161,7 @@ type KernelStatus struct {
 	Overruns      uint64 // times that the kernel had to drop events
 	Lost          uint64 // events that the kernel dropped
 	Flushes       uint64 // of the kernel's tables, one a table
-	Resyncs       uint64 // with the kernel's tables, one a table
+	Resyncs       uint64 // with the kernel's tables, one a table; not those of the start and of polling
 	BufferSize    uint64 // of the event socket, bytes, as the kernel counts it
 }
 

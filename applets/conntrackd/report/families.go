@@ -146,7 +146,7 @@ func families() []family {
 			ofKernel(func(k *node.KernelStatus) uint64 { return k.Lost })},
 		{"conntrackd_kernel_flushes", "counter", "", "Flushes of a table of the kernel.",
 			ofKernel(func(k *node.KernelStatus) uint64 { return k.Flushes })},
-		{"conntrackd_kernel_resyncs", "counter", "", "Times that a table of the kernel was read again.",
+		{"conntrackd_kernel_resyncs", "counter", "", "Times that a table of the kernel was read again, but for polling.",
 			ofKernel(func(k *node.KernelStatus) uint64 { return k.Resyncs })},
 		{"conntrackd_kernel_buffer_bytes", "gauge", "bytes", "Receive buffer of the event socket.",
 			ofKernel(func(k *node.KernelStatus) uint64 { return k.BufferSize })},

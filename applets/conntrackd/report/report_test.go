@@ -97,7 +97,7 @@ connections updated:		           3	failed:	           4
 connections destroyed:		           5	failed:	           6
 
 `},
-		{"caches", string(AppendCaches(nil, example())), `cache:internal	active objects:		          10
+		{"caches", string(AppendCaches(nil, example())), `cache:internal	active objects:		          11
 	active/total entries:		          10/          11
 	creation OK/failed:		          10/           0
 		no memory available:	           0

@@ -68,7 +68,8 @@ func appendDetail(dst []byte, name string, c *node.CacheStatus) []byte {
 	t := &c.Flows
 	dst = append(append(dst, "cache:"...), name...)
 	return appendFields(dst,
-		field{"\tactive objects:\t\t", w12, t.Active, "\n"},
+		// Those that have ended and are still to be acknowledged are counted here, too.
+		field{"\tactive objects:\t\t", w12, t.Objects, "\n"},
 		field{"\tactive/total entries:\t\t", w12, t.Active, "/"}, field{"", w12, t.Objects, "\n"},
 		field{"\tcreation OK/failed:\t\t", w12, t.Created, "/"}, field{"", w12, t.CreateFailed, "\n"},
 		// Memory is not refused here: the process dies of it.
