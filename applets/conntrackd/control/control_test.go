@@ -379,6 +379,34 @@ func TestManyClients(t *testing.T) {
 	clients.Wait()
 }
 
+// However many clients have asked for much and do not read it, others are answered.
+func TestDeafClientsHoldUpNobody(t *testing.T) {
+	d := serve(t, &Server{})
+	d.node.dump = func(ctx context.Context, each func(*node.Entry) error) error {
+		for i := uint32(0); ctx.Err() == nil; i++ {
+			if err := each(&node.Entry{Flow: flow(i)}); err != nil {
+				return err
+			}
+		}
+		return ctx.Err()
+	}
+	for range 2 * (maxClients + maxLong) {
+		conn, err := net.Dial("unix", d.path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		if err := binary.Write(conn, binary.NativeEndian, uint32(DumpExternal)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	if err := Ask(ctx, d.path, CommitAll|WithOutcome, io.Discard); err != nil {
+		t.Errorf("a commit: %v", err)
+	}
+}
+
 // The client that ends the daemon waits until everything is gone.
 func TestKillIsAnsweredAtTheEnd(t *testing.T) {
 	stopped := make(chan struct{})

@@ -105,6 +105,12 @@ var dumps = map[Request]DumpOf{
 	DumpExternalExp | WithOutcome | AsJSON: {node.External, node.Expects, JSON},
 }
 
+// long reports whether the answer may be of any length.
+func (r Request) long() bool {
+	_, dump := dumps[r]
+	return dump || r&^(WithOutcome|AsJSON) == StatsResendQueue
+}
+
 // Dump returns the request for the entries of a cache in another form; r is a
 // dump itself. ok is false if it is not.
 func (r Request) Dump(form Form) (_ Request, ok bool) {

@@ -110,11 +110,14 @@ func Answers(path string) bool {
 
 // How long a client may take, and how many are served at one time; others wait
 // for their turn. A client that does not read may be a pager that its user looks
-// at, so it has time; nothing but its own connection waits for it.
+// at, so it has time; nothing but its own connection waits for it. Answers that can
+// be longer than what a socket holds are counted apart, so that however many of
+// their readers stand still, a commit has its turn.
 const (
 	readTimeout  = 5 * time.Second
 	writeTimeout = 5 * time.Minute
 	maxClients   = 64
+	maxLong      = 64 // of answers without a bound
 
 	lastWord = 100 * time.Millisecond // of a daemon that ends
 )
@@ -157,6 +160,7 @@ func (s *Server) Serve(ctx context.Context, l *net.UnixListener) error {
 	defer clients.Wait()
 	defer context.AfterFunc(ctx, func() { l.Close() })()
 	turn := make(chan struct{}, maxClients)
+	long := make(chan struct{}, maxLong)
 	for {
 		conn, err := l.AcceptUnix()
 		switch {
@@ -183,7 +187,21 @@ func (s *Server) Serve(ctx context.Context, l *net.UnixListener) error {
 			return nil
 		}
 		clients.Go(func() {
-			s.serve(ctx, conn)
+			r, ok := s.hear(ctx, conn)
+			if ok && r.long() {
+				<-turn
+				select {
+				case long <- struct{}{}:
+					s.respond(ctx, conn, r)
+					<-long
+				case <-ctx.Done():
+					conn.Close()
+				}
+				return
+			}
+			if ok {
+				s.respond(ctx, conn, r)
+			}
 			<-turn
 		})
 	}
@@ -209,16 +227,15 @@ func (s *Server) Local() report.Local {
 	return l
 }
 
-// serve answers one client.
-func (s *Server) serve(ctx context.Context, conn *net.UnixConn) {
-	// What waits for the client ends with the daemon, too.
-	stop := context.AfterFunc(ctx, func() { conn.SetDeadline(time.Now().Add(lastWord)) })
-	defer stop()
+// hear reads a client's request. Where it is not to be answered the connection is
+// closed, or kept for the daemon's end, and ok is false.
+func (s *Server) hear(ctx context.Context, conn *net.UnixConn) (r Request, ok bool) {
+	defer atEnd(ctx, conn)()
 	if uid, err := peer(conn); err != nil || uid != 0 && uid != uint32(os.Geteuid()) {
 		s.counters.refused.Add(1)
 		s.Log.Warn(fmt.Sprintf("control socket: refused a client of user %d", uid))
 		conn.Close()
-		return
+		return 0, false
 	}
 	r, err := s.read(conn)
 	if err != nil {
@@ -226,18 +243,30 @@ func (s *Server) serve(ctx context.Context, conn *net.UnixConn) {
 			s.counters.readFailed.Add(1)
 		}
 		conn.Close()
-		return
+		return 0, false
 	}
 	if r == Kill {
 		s.mu.Lock()
 		s.waiting = append(s.waiting, conn)
 		s.mu.Unlock()
 		s.Stop()
-		return
+		return 0, false
 	}
+	return r, true
+}
+
+// atEnd has what waits for the client end with the daemon, too, until stop is called.
+func atEnd(ctx context.Context, conn net.Conn) (stop func()) {
+	undo := context.AfterFunc(ctx, func() { conn.SetDeadline(time.Now().Add(lastWord)) })
+	return func() { undo() }
+}
+
+// respond answers a request and closes the connection.
+func (s *Server) respond(ctx context.Context, conn net.Conn, r Request) {
+	defer atEnd(ctx, conn)()
 	defer conn.Close()
 	out := &writer{ctx: ctx, conn: conn, timeout: orElse(s.WriteTimeout, writeTimeout)}
-	err = s.answer(ctx, r, out)
+	err := s.answer(ctx, r, out)
 	if out.flush() != nil {
 		return // the client has gone
 	}
