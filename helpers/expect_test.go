@@ -173,6 +173,35 @@ func TestExpectationWithoutMaster(t *testing.T) {
 	}
 }
 
+// A packet that is dropped as the kernel refuses what it announces comes again,
+// and is read as it was the first time: nothing is remembered of it.
+func TestRefusedPacketComesAgain(t *testing.T) {
+	tb := newTable(t)
+	h := newTestHost(t)
+	h.expect.conn = tb.c
+	p := tb.master(1000)
+	unknown := p.Flow.Clone()
+	unknown.Orig.SrcPort = 999
+	h.read = func(p *helper.Packet, a *helper.Answer) {
+		if p.Private[0] == 0 {
+			a.OnRefusal = helper.DropPacket
+			a.Expect = append(a.Expect, *announce(p, 2000))
+			a.Expect[0].Announced = &helper.Announced{Append: func(dst []byte, _ netip.AddrPort) []byte { return dst }}
+		}
+		p.Private[0] = 1
+	}
+	q := queued(unknown, "")
+	q.Payload = tcp("text")
+	for _, v := range h.run([]*nl.QueuedPacket{q}, []*nl.QueuedPacket{q}) {
+		if !v.Drop || v.Flow != nil {
+			t.Errorf("verdict %+v", v)
+		}
+	}
+	if n := h.Stats.Refused.Load(); n != 2 {
+		t.Errorf("refused %d times, want 2", n)
+	}
+}
+
 // What could not be announced is taken back with the packet that announced it.
 func TestRewrittenPacketThatIsTooLong(t *testing.T) {
 	tb := newTable(t)

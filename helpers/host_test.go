@@ -182,6 +182,8 @@ func TestVerdictHasWhatChanged(t *testing.T) {
 		{"drop", func(_ *helper.Packet, a *helper.Answer) { a.Drop, a.Timeout = true, time.Minute }, func(v *nl.Verdict) bool {
 			return v.Drop && v.Flow == nil
 		}},
+		{"drop after a change of private data", func(p *helper.Packet, a *helper.Answer) { a.Drop, p.Private[7] = true, 9 },
+			func(v *nl.Verdict) bool { return v.Drop && v.Flow == nil }},
 		{"timeout", func(_ *helper.Packet, a *helper.Answer) { a.Timeout = time.Minute }, func(v *nl.Verdict) bool {
 			return v.Flow.Has == nl.HasTimeout && v.Flow.Timeout == 60
 		}},
@@ -229,6 +231,25 @@ func TestFirstPacketsExpectation(t *testing.T) {
 	}
 	if !strings.Contains(h.said.String(), "only one expectation") || h.Stats.Refused.Load() != 1 {
 		t.Errorf("the second one: %s", h.said)
+	}
+}
+
+// Who sends packets does not decide how much work the kernel has with each.
+func TestTooManyExpectations(t *testing.T) {
+	h := newTestHost(t)
+	h.read = func(p *helper.Packet, a *helper.Answer) {
+		p.Private[0] = 9
+		a.OnRefusal = helper.DropPacket
+		for range helper.MaxExpect + 1 {
+			a.Expect = append(a.Expect, helper.Expectation{Protocol: nl.ProtoUDP, Dst: p.Dst(helper.Reply)})
+		}
+	}
+	got := h.run([]*nl.QueuedPacket{queued(udpFlow(), "text")})
+	if len(got) != 1 || got[0].Drop || got[0].Expect != nil || got[0].Flow == nil || got[0].Flow.Has != nl.HasHelper|nl.HasHelperInfo {
+		t.Errorf("verdicts %+v", got)
+	}
+	if n := h.Stats.Expectations.Load(); n != 0 || !strings.Contains(h.said.String(), "announces more than 8 flows") {
+		t.Errorf("%d expectations; said %q", n, h.said)
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"net/netip"
+	"strconv"
 	"sync/atomic"
 	"time"
 
@@ -97,9 +98,12 @@ func (h *Host) answer(q *nl.QueuedPacket) {
 	*v = nl.Verdict{Queue: q.Queue, ID: q.ID}
 	p.change.Has = 0
 	if p.answer.Drop || !h.announce(q, v) {
+		// The private data stays, too: what comes again has to be read as it was now.
 		h.Stats.Dropped.Add(1)
-		*v = nl.Verdict{Queue: q.Queue, ID: q.ID, Drop: true}
-	} else if p.answer.Timeout > 0 {
+		h.queues.Answer(&nl.Verdict{Queue: q.Queue, ID: q.ID, Drop: true})
+		return
+	}
+	if p.answer.Timeout > 0 {
 		p.change.Timeout = uint32(p.answer.Timeout / time.Second)
 		p.change.Has |= nl.HasTimeout
 	}
@@ -160,6 +164,10 @@ func (h *Host) open(q *nl.QueuedPacket) error {
 func (h *Host) announce(q *nl.QueuedPacket, v *nl.Verdict) bool {
 	p := &h.packet
 	p.edits, p.made = p.edits[:0], p.made[:0]
+	if n := len(p.answer.Expect); n > helper.MaxExpect {
+		h.quiet.warn("helper `" + p.helper.Name + "': a packet announces more than " + strconv.Itoa(helper.MaxExpect) + " flows, none is expected")
+		return true
+	}
 	for i := range p.answer.Expect {
 		w := &p.answer.Expect[i]
 		h.Stats.Expectations.Add(1)

@@ -39,10 +39,13 @@ const (
 	verdictAccept = 1
 )
 
-// maxPacket is what the kernel is asked to copy of a packet. It keeps to that but
-// for the four bytes of the attribute's header: the longest packets of all, which
-// are longer than 65531 bytes, come truncated.
+// maxPacket is what the kernel is asked to copy of a packet.
 const maxPacket = 0xffff
+
+// MaxQueuedPacket is how long a packet is at most that comes whole, and one that
+// goes back with a verdict: an attribute counts its own header in 16 bits. The
+// kernel truncates what is longer.
+const MaxQueuedPacket = 0xffff - attrHeader
 
 // QueuedPacket is one that waits in a queue for its verdict. Payload and CT point
 // into the receive buffer and are good until the next Read.
@@ -62,9 +65,10 @@ type Verdict struct {
 	Queue uint16
 	ID    uint32
 	Drop  bool
-	// Payload, if not nil, replaces the packet, from the network header on. If
-	// its length is another one, the flow has NAT and Flow is not nil, the kernel
-	// adjusts the sequence numbers of what follows.
+	// Payload, if not nil, replaces the packet, from the network header on, with
+	// MaxQueuedPacket bytes at most. If its length is another one, the flow has
+	// NAT and Flow is not nil, the kernel adjusts the sequence numbers of what
+	// follows.
 	Payload []byte
 	// Flow has what is to be changed of the packet's flow: timeout, and helper
 	// with private data. Nothing present is no change. The kernel heeds Expect

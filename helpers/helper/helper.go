@@ -73,18 +73,26 @@ func (i Info) Direction() Direction {
 
 // Answer is what a helper wants done. An empty one accepts the packet.
 type Answer struct {
-	// Drop discards the packet, and with it everything else here.
+	// Drop discards the packet, and with it everything else here and what was
+	// changed of the private data: its sender may send it again, and then it is
+	// read as for the first time. A packet that OnRefusal drops is the same.
 	Drop bool
 	// Timeout, if not zero, becomes the flow's timeout, in whole seconds.
 	Timeout time.Duration
 	// Expect are the expectations to be made before the packet goes on, at most
 	// ExpectMax of the policy at a time; the kernel drops the oldest beyond.
-	// Where one cannot be made, OnRefusal decides about the packet.
+	// Where one cannot be made, OnRefusal decides about the packet. One with more
+	// than MaxExpect passes without any of them.
 	Expect []Expectation
 	// OnRefusal says what becomes of a packet whose expectations the kernel does
 	// not take. DropPacket lets TCP send it again; the default accepts it.
 	OnRefusal Refusal
 }
+
+// MaxExpect is how many expectations a packet may announce. No protocol here has
+// use for more than three; each costs requests to the kernel, dozens if somebody
+// has taken the ports, and the packet's sender decides how many there are.
+const MaxExpect = 8
 
 // Refusal is what becomes of a packet when an expectation could not be made.
 type Refusal uint8

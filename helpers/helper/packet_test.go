@@ -136,7 +136,12 @@ func TestRewrite(t *testing.T) {
 			t.Errorf("%v: error %v", edits, err)
 		}
 	}
-	if _, err := p.Rewrite(nil, []Edit{{0, 0, make([]byte, 65535), nil}}); err != ErrTooLong {
+	// The longest that fits into a verdict's attribute, and one byte more.
+	room := 65531 - len(p.ip)
+	if b, err := p.Rewrite(nil, []Edit{{0, 0, make([]byte, room), nil}}); err != nil || len(b) != 65531 {
+		t.Errorf("longest: %d bytes, %v", len(b), err)
+	}
+	if _, err := p.Rewrite(nil, []Edit{{0, 0, make([]byte, room+1), nil}}); err != ErrTooLong {
 		t.Errorf("too long: error %v", err)
 	}
 }

@@ -3,10 +3,11 @@ package helper
 import (
 	"encoding/binary"
 	"errors"
-	"math"
 	"net/netip"
 
 	"golang.org/x/sys/unix"
+
+	"ctbox/nl"
 )
 
 // Edit replaces a part of a packet's payload.
@@ -26,7 +27,7 @@ func (e *Expectation) Edit(to netip.AddrPort) Edit {
 // Errors of Rewrite.
 var (
 	ErrEdit    = errors.New("parts to be replaced overlap or lie outside of the packet")
-	ErrTooLong = errors.New("rewritten packet is longer than 65535 bytes")
+	ErrTooLong = errors.New("rewritten packet is longer than 65531 bytes")
 )
 
 // AppendPayload appends payload with the edits applied, which stand in the order
@@ -61,7 +62,7 @@ func (p *Packet) Rewrite(dst []byte, edits []Edit) ([]byte, error) {
 		return dst[:start], err
 	}
 	b := dst[start:]
-	if len(b) > math.MaxUint16 {
+	if len(b) > nl.MaxQueuedPacket {
 		return dst[:start], ErrTooLong
 	}
 	var pseudo uint32 // of the pseudo header's addresses
