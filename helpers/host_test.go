@@ -283,6 +283,24 @@ func TestPrivateDataOfABurst(t *testing.T) {
 	}
 }
 
+// A new flow begins with nothing, though an ended one had its tuple.
+func TestPrivateDataOfANewFlow(t *testing.T) {
+	h := newTestHost(t)
+	var seen []byte
+	h.read = func(p *helper.Packet, _ *helper.Answer) {
+		seen = append(seen, p.Private[0])
+		p.Private[0]++
+	}
+	f := udpFlow()
+	f.ID, f.Has = 1, f.Has|nl.HasID
+	next := f.Clone()
+	next.ID = 2
+	h.run([]*nl.QueuedPacket{queued(f, "text"), queued(f, "text"), queued(next, "text")})
+	if want := []byte{0, 1, 0}; !bytes.Equal(seen, want) {
+		t.Errorf("seen %d, want %d", seen, want)
+	}
+}
+
 // More flows than there is room for are forgotten, not piled up.
 func TestPrivateDataIsBounded(t *testing.T) {
 	h := newTestHost(t)

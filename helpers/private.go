@@ -11,13 +11,14 @@ type private struct {
 	flows map[flowKey]written
 }
 
-// flowKey tells flows apart: of the original tuple what every flow has, and the
-// zone.
+// flowKey tells flows apart: of the original tuple what every flow has, the zone,
+// and the kernel's id, since a new flow may have an ended one's tuple.
 type flowKey struct {
 	src, dst         nl.Addr
 	srcPort, dstPort uint16
 	zone             uint16
-	proto            uint8
+	family, proto    uint8
+	id               uint32
 }
 
 type written struct {
@@ -34,7 +35,11 @@ const maxPrivate = 32
 const maxRemembered = 4096
 
 func keyOf(f *nl.Flow) flowKey {
-	k := flowKey{f.Orig.Src, f.Orig.Dst, f.Orig.SrcPort, f.Orig.DstPort, 0, f.Orig.Proto}
+	k := flowKey{src: f.Orig.Src, dst: f.Orig.Dst, srcPort: f.Orig.SrcPort, dstPort: f.Orig.DstPort,
+		family: f.Orig.Family, proto: f.Orig.Proto}
+	if f.Has&nl.HasID != 0 {
+		k.id = f.ID
+	}
 	if f.Has&nl.HasZone != 0 {
 		k.zone = f.Zone
 	}
