@@ -65,7 +65,7 @@ func TestPolicyActsOnFlows(t *testing.T) {
 	// hour ago.
 	want := func(proto, port string, set int) {
 		t.Helper()
-		netnstest.Eventually(t, 10*time.Second, proto+" flow with a timeout of "+strconv.Itoa(set), func() bool {
+		netnstest.Eventually(t, 30*time.Second, proto+" flow with a timeout of "+strconv.Itoa(set), func() bool {
 			got := timeout(proto, port)
 			return got <= set && got > set-3600
 		})
@@ -85,7 +85,7 @@ func TestPolicyActsOnFlows(t *testing.T) {
 
 	// An answer brings the flow to the next state of its policy, once packets
 	// have gone both ways for two seconds.
-	if err := echo.SetDeadline(time.Now().Add(10 * time.Second)); err != nil {
+	if err := echo.SetDeadline(time.Now().Add(30 * time.Second)); err != nil {
 		t.Fatal(err)
 	}
 	_, from, err := echo.ReadFrom(make([]byte, 1))
@@ -95,7 +95,7 @@ func TestPolicyActsOnFlows(t *testing.T) {
 	if _, err := echo.WriteTo([]byte("y"), from); err != nil {
 		t.Fatal(err)
 	}
-	netnstest.Eventually(t, 20*time.Second, "udp flow with the timeout for replied", func() bool {
+	netnstest.Eventually(t, 30*time.Second, "udp flow with the timeout for replied", func() bool {
 		if _, err := ask.Write([]byte("x")); err != nil {
 			t.Fatal(err)
 		}

@@ -36,6 +36,9 @@ func (s *session) timeoutRefusal(inv invocation, p *cttimeout.Policy, err error)
 		reason = "there is no timeout policy named `" + p.Name + "'"
 	case errno == unix.EOPNOTSUPP && p != nil:
 		reason = "this kernel has no timeouts for " + protocolText(p.Proto)
+		if option, ok := protocolOptions[p.Proto]; ok {
+			reason += ", which needs " + option
+		}
 	case errno == unix.EINVAL && s.lacks(cttimeout.Available):
 		reason = "kernel without timeout policies: load module nfnetlink_cttimeout or set CONFIG_NF_CT_NETLINK_TIMEOUT"
 	case errno == unix.EINVAL && inv.command == cmdAdd && p.Timeouts == (cttimeout.Timeouts{}):
@@ -72,6 +75,15 @@ func (s *session) helperRefusal(inv invocation, key cthelper.Key, err error) err
 		reason = "there is no " + keyText(key)
 	}
 	return refusal{err, reason, hint}
+}
+
+// protocolOptions are the kernel's options for protocols that it may lack, by the
+// number. Linux 6.18 has no DCCP at all.
+var protocolOptions = map[uint8]string{
+	nl.ProtoDCCP:    "CONFIG_NF_CT_PROTO_DCCP",
+	nl.ProtoGRE:     "CONFIG_NF_CT_PROTO_GRE",
+	nl.ProtoSCTP:    "CONFIG_NF_CT_PROTO_SCTP",
+	nl.ProtoUDPLite: "CONFIG_NF_CT_PROTO_UDPLITE",
 }
 
 // refusal is an error of the kernel and what it means.
