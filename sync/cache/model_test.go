@@ -527,7 +527,7 @@ func TestModel(t *testing.T) {
 
 func FuzzOperations(f *testing.F) {
 	for seed := range uint64(4) {
-		f.Add([]byte(randomScript(seed, 2000)), uint8(seed*3))
+		f.Add([]byte(randomScript(seed, 50)), uint8(seed*3))
 	}
 	f.Fuzz(func(t *testing.T, s []byte, limit uint8) { play(t, s, int(limit)) })
 }
