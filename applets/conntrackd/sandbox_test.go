@@ -1,6 +1,7 @@
 package conntrackd
 
 import (
+	"encoding/binary"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -152,4 +153,100 @@ func TestNoSandbox(t *testing.T) {
 		t.Errorf("the test itself has %+v", self)
 	}
 	stop(t, p)
+}
+
+// refusals listens to the audit log, which has the system calls that a filter refuses
+// (seccomp(2), SECCOMP_FILTER_FLAG_LOG), and returns what it has of a process since
+// then. A kernel without such a log has none.
+func refusals(t testing.TB) func(pid int) []string {
+	t.Helper()
+	const (
+		readLog = 1    // AUDIT_NLGRP_READLOG (linux/audit.h), as a set of groups
+		seccomp = 1326 // AUDIT_SECCOMP
+	)
+	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, unix.NETLINK_AUDIT)
+	if err != nil {
+		t.Logf("no audit log: %v", err)
+		return func(int) []string { return nil }
+	}
+	t.Cleanup(func() { unix.Close(fd) })
+	// Room for what other processes of the machine have in it.
+	_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, 16<<20)
+	if err := unix.Bind(fd, &unix.SockaddrNetlink{Family: unix.AF_NETLINK, Groups: readLog}); err != nil {
+		t.Logf("no audit log: %v", err)
+		return func(int) []string { return nil }
+	}
+	return func(pid int) (found []string) {
+		record := make([]byte, 16<<10)
+		for {
+			n, _, err := unix.Recvfrom(fd, record, 0)
+			switch {
+			case err == unix.ENOBUFS: // some are missing, of others perhaps
+			case err != nil:
+				return found
+			case n < unix.NLMSG_HDRLEN || binary.NativeEndian.Uint16(record[4:]) != seccomp:
+			case strings.Contains(string(record[:n]), fmt.Sprintf(" pid=%d ", pid)):
+				found = append(found, string(record[unix.NLMSG_HDRLEN:n]))
+			}
+		}
+	}
+}
+
+// Whatever a daemon does after its start, it stays confined and is refused nothing.
+func TestConfinedForGood(t *testing.T) {
+	refused := refusals(t)
+	a, b := newPair(t)
+	overTCP := func(own, peer string) string {
+		return strings.Replace(ftfwTo(own, peer), "UDP {", "TCP {", 1)
+	}
+	toB, toA := overTCP("192.0.2.1", "192.0.2.2"), overTCP("192.0.2.2", "192.0.2.1")
+	a.IP("link", "set", "lo", "up")
+	log := func(name string) string { return " LogFile " + a.path(name) + "\n" }
+	p := a.start(ours(t), a.configure(log("log"), toB))
+	q := b.start(ours(t), b.configure("", toA))
+	check := func() {
+		t.Helper()
+		checkConfined(t, p.Pid(), confinedTo(unix.CAP_NET_ADMIN))
+	}
+	a.insert("198.51.100.1", 1001)
+	b.caches("-e", map[int]bool{1001: true})
+	check()
+
+	a.reloads("General LogFile, General Metrics, General Filter", log("log2")+fmt.Sprintf(ignore("198.51.100.9"), "Kernelspace")+listen4, toB)
+	if status, _ := a.get("http://127.0.0.1:9107/metrics"); status != 200 {
+		t.Errorf("the metrics: %d", status)
+	}
+	check()
+	if err := os.Rename(a.path("log2"), a.path("log2.1")); err != nil {
+		t.Fatal(err)
+	}
+	syscall.Kill(p.Pid(), syscall.SIGHUP)
+	netnstest.Eventually(t, patience, "the log is there again", func() bool { return exists(a.path("log2")) })
+
+	// The peer goes and comes back, and so does the interface.
+	q.Stop(syscall.SIGKILL)
+	a.insert("198.51.100.1", 1002)
+	b.start(ours(t), b.path("conntrackd.conf"))
+	b.caches("-e", map[int]bool{1001: true, 1002: true})
+	a.IP("link", "del", "sync0")
+	netnstest.Link(t, netnstest.End{NS: a.NS, Dev: "sync0", Addrs: []string{"192.0.2.1/24"}},
+		netnstest.End{NS: b.NS, Dev: "sync0", Addrs: []string{"192.0.2.2/24"}})
+	a.insert("198.51.100.1", 1003)
+	b.caches("-e", map[int]bool{1001: true, 1002: true, 1003: true})
+	b.insert("198.51.100.2", 2001)
+	a.caches("-e", map[int]bool{2001: true})
+
+	for _, args := range [][]string{{"-c"}, {"-s"}, {"-s", "link"}, {"-s", "metrics"}, {"-i", "-x"}, {"-R"}, {"-t"}, {"-n"}, {"-B"}, {"-f"}, {"-F"}} {
+		a.client(args...)
+	}
+	check()
+	stop(t, p)
+	for _, name := range []string{"log", "log2", "log2.1"} {
+		if text, err := os.ReadFile(a.path(name)); err != nil || strings.Contains(string(text), "not permitted") {
+			t.Errorf("%s: %s, %v", name, text, err)
+		}
+	}
+	if got := refused(p.Pid()); len(got) > 0 {
+		t.Errorf("the kernel refused %d calls: %s", len(got), got)
+	}
 }
