@@ -30,6 +30,8 @@ type order struct {
 	typ    wire.Type
 	flow   nl.Flow
 	expect nl.Expect
+	// The peer told no timeout (its CommitTimeout): flow has one for its creation only.
+	untimed bool
 }
 
 const (
@@ -56,6 +58,7 @@ func (i *injector) flow(typ wire.Type, f *nl.Flow) {
 	o := i.add(typ)
 	i.node.restore.flow(&o.flow, f, 0)
 	detach(&o.flow)
+	o.untimed = f.Has&nl.HasTimeout == 0
 }
 
 func (i *injector) expect(typ wire.Type, e *nl.Expect) {
@@ -127,7 +130,8 @@ type trial struct {
 }
 
 // carryOut does one slice of orders: all at once, then again those that failed
-// and that no later order of the slice overtakes.
+// and that no later order of the slice overtakes. Where an update overtakes a creation
+// that met another flow it has updated that one: it makes the flow anew itself.
 func (i *injector) carryOut(ctx context.Context, orders []order) error {
 	last := make(map[flowKey]int, len(orders))
 	todo := make([]trial, 0, len(orders))
@@ -145,9 +149,18 @@ func (i *injector) carryOut(ctx context.Context, orders []order) error {
 			return err
 		}
 		todo = todo[:0]
+		retried := map[int]bool{}
 		for _, t := range again {
 			if last[keyOf(&orders[t.order])] == t.order {
 				todo = append(todo, t)
+				retried[t.order] = true
+			}
+		}
+		for _, t := range again {
+			at := last[keyOf(&orders[t.order])]
+			if orders[t.order].typ == wire.FlowNew && orders[at].typ == wire.FlowUpdate && !retried[at] {
+				orders[at].typ = wire.FlowNew
+				todo = append(todo, trial{order: at, attempt: anew})
 			}
 		}
 	}
@@ -233,6 +246,9 @@ func (o *order) requests(a attempt, r *restorer) (requests []nl.Request, removal
 		request.Flags = 0
 		request.Flow = &nl.Flow{}
 		r.changes(request.Flow, &o.flow)
+		if o.untimed {
+			request.Flow.Has &^= nl.HasTimeout
+		}
 	}
 	return append(requests, request), removal
 }

@@ -123,6 +123,11 @@ func (r *restorer) changes(out, creation *nl.Flow) {
 	*out = *creation
 	out.Has &^= nl.HasNATSrc | nl.HasNATDst | nl.HasHelper | nl.HasSeqAdjOrig | nl.HasSeqAdjReply | nl.HasSynproxy
 	out.Status &^= nl.StatusSrcNAT | nl.StatusDstNAT
+	if hasMaster(creation) {
+		// The creation has made it one, and the kernel takes no update that would
+		// change that.
+		out.Status |= nl.StatusExpected
+	}
 	out.Reply = nl.Tuple{}
 	out.Master = nl.Tuple{}
 }

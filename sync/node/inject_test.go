@@ -1,0 +1,123 @@
+package node
+
+import (
+	"testing"
+
+	"ctbox/internal/netnstest"
+	"ctbox/nl"
+	"ctbox/sync/wire"
+)
+
+// injecting is an injector into the kernel of a namespace of its own.
+func injecting(t *testing.T) *injector {
+	t.Helper()
+	ns := netnstest.New(t, "in")
+	n := unwired(ModeNOTRACK)
+	var i *injector
+	var err error
+	ns.Do(func() { i, err = newInjector(n) })
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(i.close)
+	return i
+}
+
+// carry has the kernel follow what the peer has told, in one slice.
+func (i *injector) carry(t *testing.T) {
+	t.Helper()
+	if err := i.carryOut(t.Context(), i.next); err != nil {
+		t.Fatal(err)
+	}
+	i.next = nil
+}
+
+// flowOf is the kernel's flow with that source port.
+func (i *injector) flowOf(t *testing.T, port uint16) (found nl.Flow) {
+	t.Helper()
+	if _, err := i.conn.DumpFlows(t.Context(), nl.Dump{Type: nl.TypeFlowGet}, func(f *nl.Flow) error {
+		if f.Orig.SrcPort == port {
+			found = f.Clone()
+		}
+		return nil
+	}); err != nil {
+		t.Fatal(err)
+	}
+	if found.Has == 0 {
+		t.Fatalf("no flow from port %d", port)
+	}
+	return found
+}
+
+// established is a flow as a peer tells it.
+func established(port uint16) nl.Flow {
+	f := tcp("192.0.2.1", "198.51.100.1")
+	f.Orig.SrcPort = port
+	f.Reply = nl.Tuple{}
+	f.Has |= nl.HasStatus | nl.HasTimeout | nl.HasMark | nl.HasTCPState
+	f.Status = nl.StatusConfirmed | nl.StatusSeenReply | nl.StatusAssured
+	f.Timeout, f.TCPState = 3000, nl.TCPStateEstablished
+	return f
+}
+
+// An update of a flow that has a master changes it, and does not make it anew: its
+// counters go on, and nobody hears of its end.
+func TestInjectUpdateOfRelatedFlow(t *testing.T) {
+	i := injecting(t)
+	master, related := established(1001), established(1002)
+	related.Master, related.Status = master.Orig, related.Status|nl.StatusExpected
+	i.flow(wire.FlowNew, &master)
+	i.flow(wire.FlowNew, &related)
+	i.carry(t)
+	related.Mark = 7
+	related.Has &^= nl.HasTimeout // one that is made anew has 60 s then
+	i.flow(wire.FlowUpdate, &related)
+	i.carry(t)
+	if got := i.flowOf(t, 1002); got.Mark != 7 || got.Timeout < 2000 {
+		t.Errorf("mark %d, timeout %d; want 7 and what is left of 3000", got.Mark, got.Timeout)
+	}
+}
+
+// A peer's new flow that meets an old one takes its place, also when an update of it
+// comes right behind.
+func TestInjectNewFlowWithItsUpdate(t *testing.T) {
+	i := injecting(t)
+	old := established(1001)
+	i.flow(wire.FlowNew, &old)
+	i.carry(t)
+	f := established(1001)
+	f.Has |= nl.HasNATSrc
+	f.NATSrc = nl.NAT{HasAddr: true, Addr: nl.Addr{203, 0, 113, 9}, HasPort: true, Port: 4000}
+	i.flow(wire.FlowNew, &f)
+	f.Mark = 7
+	i.flow(wire.FlowUpdate, &f)
+	i.carry(t)
+	if got := i.flowOf(t, 1001); got.Reply.DstPort != 4000 || got.Mark != 7 {
+		t.Errorf("replies go to port %d, mark %d; want 4000 and 7", got.Reply.DstPort, got.Mark)
+	}
+	if i.flows.Created != 2 || i.flows.Updated != 1 || i.flows.CreateFailed+i.flows.UpdateFailed != 0 {
+		t.Errorf("counted %+v", i.flows)
+	}
+}
+
+// A peer with a CommitTimeout tells no timeouts: the kernel's own stays.
+func TestInjectUpdateWithoutTimeout(t *testing.T) {
+	i := injecting(t)
+	f := established(1001)
+	i.flow(wire.FlowNew, &f)
+	i.carry(t)
+	f.Has &^= nl.HasTimeout
+	f.Mark = 7
+	i.flow(wire.FlowUpdate, &f)
+	i.carry(t)
+	if got := i.flowOf(t, 1001); got.Mark != 7 || got.Timeout < 2000 {
+		t.Errorf("mark %d, timeout %d; want 7 and what is left of 3000", got.Mark, got.Timeout)
+	}
+	gone := established(1001)
+	i.flow(wire.FlowDelete, &gone)
+	i.flow(wire.FlowUpdate, &f)
+	i.carry(t)
+	if got := i.flowOf(t, 1001); got.Timeout == 0 || got.Timeout > 60 {
+		t.Errorf("made anew with the timeout %d, want 60", got.Timeout)
+	}
+}
