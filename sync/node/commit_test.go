@@ -43,7 +43,9 @@ func committing(t *testing.T, conn *nl.Conn, external caches) *Node {
 	n.ctx, n.stopped = t.Context(), make(chan struct{})
 	if err := n.do(t.Context(), func() {
 		n.machine = proto.NewNoTrack(0, 1, false)
-		n.links, n.packer = &links{node: n, monitor: &link.Monitor{}}, wire.NewPacker(1400)
+		closed := link.New(link.Config{}, 0, nil, nil)
+		n.links = &links{node: n, monitor: &link.Monitor{}, all: []*link.Link{closed}}
+		n.packer = wire.NewPacker(1400)
 		n.conns.commit, n.external = conn, external
 		n.cfg.Sync.PurgeTimeout = time.Hour
 	}); err != nil {

@@ -1,0 +1,90 @@
+package node
+
+import (
+	"context"
+	"encoding/binary"
+	"testing"
+	"time"
+
+	"ctbox/nl"
+	"ctbox/sync/cache"
+)
+
+// numbered sets f to one of four billion flows.
+func numbered(f *nl.Flow, i uint32) {
+	*f = tcp("192.0.2.1", "198.51.100.1")
+	binary.BigEndian.PutUint32(f.Orig.Src[:], i)
+	f.Reply = nl.Tuple{}
+}
+
+// slices is a table that notes how much of it is handed out at once.
+type slices struct {
+	table[nl.Flow]
+	largest *int
+}
+
+func (s slices) Next(c *cache.Cursor, batch []cache.Handle) (int, bool) {
+	got, more := s.table.Next(c, batch)
+	*s.largest = max(*s.largest, got)
+	return got, more
+}
+
+// A client that stands still in the middle of a million flows holds up nothing: peers'
+// messages are applied, events are followed, and other clients have their dumps. What
+// was there from beginning to end is handed out exactly once.
+func TestDumpOfAMillionFlowsStallsNothing(t *testing.T) {
+	const million = 1_000_000
+	external := caches{cache.NewFlows(cache.Config{}), cache.NewExpects(cache.Config{})}
+	var f nl.Flow
+	for i := range uint32(million) {
+		numbered(&f, i)
+		external.flows.Put(&f, 0)
+	}
+	n := committing(t, nil, external)
+	largest := 0
+	dump := func(each func(*Entry) error) error {
+		return dumpTable(t.Context(), n, slices{n.external.flows, &largest}, func(f *nl.Flow, e *Entry) { e.Flow = f }, each)
+	}
+	standing, goOn, done := make(chan struct{}), make(chan struct{}), make(chan error, 1)
+	times := make([]uint8, million)
+	go func() {
+		handed := 0
+		done <- dump(func(e *Entry) error {
+			if handed++; handed == million/2 {
+				close(standing)
+				<-goOn
+			}
+			if i := binary.BigEndian.Uint32(e.Flow.Orig.Src[:]); i < million {
+				times[i]++
+			}
+			return nil
+		})
+	}()
+	<-standing
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	for i := range uint32(1000) {
+		if err := n.do(ctx, func() {
+			numbered(&f, million+i)
+			n.external.flows.Put(&f, n.clock())
+		}); err != nil {
+			t.Fatalf("flow %d of a peer meanwhile: %v", i, err)
+		}
+	}
+	others := 0
+	if err := n.Dump(ctx, External, Flows, func(*Entry) error { others++; return nil }); err != nil || others != million+1000 {
+		t.Errorf("another client meanwhile: %d flows, %v", others, err)
+	}
+	close(goOn)
+	if err := <-done; err != nil {
+		t.Fatal(err)
+	}
+	for i, n := range times {
+		if n != 1 {
+			t.Fatalf("flow %d was handed out %d times", i, n)
+		}
+	}
+	if largest > sliceLen {
+		t.Errorf("the loop copied %d flows at once", largest)
+	}
+}
