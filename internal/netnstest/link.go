@@ -3,6 +3,7 @@ package netnstest
 import (
 	"strings"
 	"testing"
+	"time"
 )
 
 // End is one end of a link: an interface and its addresses in CIDR notation.
@@ -13,7 +14,8 @@ type End struct {
 }
 
 // Link makes a veth pair between two namespaces and brings both ends up. The
-// addresses are usable at once.
+// addresses are usable at once, and both ends have a carrier: the kernel's linkwatch
+// takes its time to say so (operstates.rst).
 func Link(t testing.TB, a, b End) {
 	t.Helper()
 	must(t, "", "ip", "link", "add", a.Dev, "netns", a.NS.Name, "type", "veth", "peer", "name", b.Dev, "netns", b.NS.Name)
@@ -28,5 +30,10 @@ func Link(t testing.TB, a, b End) {
 			end.NS.IP(args...)
 		}
 		end.NS.IP("link", "set", end.Dev, "up")
+	}
+	for _, end := range []End{a, b} {
+		Eventually(t, 20*time.Second, end.Dev+" has a carrier", func() bool {
+			return strings.Contains(end.NS.Must("ip", "-o", "link", "show", end.Dev), " state UP ")
+		})
 	}
 }
