@@ -210,6 +210,11 @@ func TestLargestDatagram(t *testing.T) {
 		ns.IP("link", "set", "lo", "mtu", strconv.Itoa(tt.mtu))
 		for _, a := range []string{tt.local, tt.peer} {
 			ns.IP("addr", "add", a, "dev", "lo", "nodad")
+			// The kernel makes IPv6's route to it a moment later; what is sent before is lost.
+			netnstest.Eventually(t, 20*time.Second, "a route to "+a, func() bool {
+				r := ns.Run("", "ip", "route", "get", a)
+				return r.Code == 0 && strings.Contains(r.Stdout, "local "+a)
+			})
 		}
 		c := Config{Transport: UDP, Interface: "lo", Port: 3780, Checksum: true, SendBuffer: 1 << 20, RecvBuffer: 1 << 20}
 		ca, cb := c, c
