@@ -143,12 +143,16 @@ func (s *scenario) traffic() {
 	s.replicated("real traffic")
 }
 
-// askAgain empties the external cache of a and lets it be filled again.
+// askAgain empties the external caches and lets them be filled again: a asks b for
+// everything, and then tells b everything without being asked.
 func (s *scenario) askAgain() {
 	s.t.Helper()
 	s.a.daemon.client("-f", "external")
 	s.a.daemon.client("-n")
 	s.replicated("asked for everything")
+	s.b.daemon.client("-f", "external")
+	s.a.daemon.client("-B")
+	s.replicated("told everything")
 	asked := strings.Contains(s.a.daemon.log(), "] resync requested\n")
 	if asked != s.mode.dialogue {
 		s.t.Errorf("after -n in mode %s a has asked: %v\n%s", s.mode.name, asked, s.a.daemon.log())

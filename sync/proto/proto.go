@@ -96,7 +96,8 @@ type Machine interface {
 	// RequestResync asks the peers for everything.
 	RequestResync(now time.Duration)
 	// BeginBulk, Bulk and EndBulk tell the peers everything. BeginBulk returns
-	// false where a bulk is already on its way, or the mode has none.
+	// false where a bulk is already on its way, which BulkWanted then follows, or
+	// where the mode has none.
 	BeginBulk(now time.Duration) bool
 	Bulk(o Object)
 	EndBulk()

@@ -118,6 +118,8 @@ func (m *FTFW) marked(now time.Duration, h wire.Header) Events {
 func (m *FTFW) BeginBulk(now time.Duration) bool {
 	b := &m.bulk
 	if b.running {
+		// Of what was told already the peer may have forgotten some since.
+		b.wanted = true
 		return false
 	}
 	b.running, b.told, b.failed, b.overflown = true, false, false, false
