@@ -5,6 +5,8 @@
 # $FUZZTIME each, 20s unless set, $JOBS of them at a time. What it finds is printed,
 # and lands in the package's testdata/fuzz, to be committed with the fix; the other
 # targets have their time all the same, and the exit status is not 0 then.
+# Inputs are made shorter a few times only: by default that may take a minute for
+# each, all the time there is.
 set -eu
 [ $# -gt 0 ] || set -- ./...
 : "${GO:=go}" "${TAGS:=}" "${FUZZTIME:=20s}" "${JOBS:=1}"
@@ -18,7 +20,7 @@ done | xargs -P "$JOBS" -n 2 sh -c '
 	log=$(mktemp)
 	trap "rm -f $log" EXIT
 	status=0
-	"$GO" test -tags "$TAGS" -run "^\$" -fuzz "^$2\$" -fuzztime "$FUZZTIME" -parallel 1 "$1" >"$log" 2>&1 || status=$?
+	"$GO" test -tags "$TAGS" -run "^\$" -fuzz "^$2\$" -fuzztime "$FUZZTIME" -fuzzminimizetime 10x -parallel 1 "$1" >"$log" 2>&1 || status=$?
 	input=$(sed -n "s/^ *Failing input written to //p" "$log")
 	# Before Go 1.27 the end of the time can be taken for a failure (go.dev/issue/75804):
 	# there is no input then, and nothing else is said.
