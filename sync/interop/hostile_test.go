@@ -84,8 +84,51 @@ func TestStranger(t *testing.T) {
 	p.a.kernel.create(&f)
 	p.b.kernel.create(&g)
 	p.replicated("beside the stranger")
+	if log := p.a.daemon.log(); !strings.Contains(log, "IPv4_Destination_Address") {
+		t.Errorf("the log does not say which option would let the stranger in\n%s", log)
+	}
 	if n := strings.Count(p.a.daemon.log(), stranger); n != 1 {
 		t.Errorf("the stranger is named %d times\n%s", n, p.a.daemon.log())
+	}
+}
+
+// TestThirdNode: an FT-FW node that comes to the multicast group of two others is
+// ignored by both, said once by each, and spoils nothing.
+func TestThirdNode(t *testing.T) {
+	for _, who := range []program{ours, debian} {
+		t.Run(string(who), func(t *testing.T) {
+			t.Parallel()
+			p := newUnlinkedPair(t)
+			third := newNode(t, p, &sides[2])
+			connect(t, faults{}, 1, p.a, p.b, third)
+			clause := syncClause(modes[0], transports[2], "")
+			p.start(programs{ours, ours}, clause, "")
+			add := func(port uint16) {
+				p.each(func(n, _ *node) { f := n.flow(port); n.kernel.create(&f) })
+			}
+			add(1)
+			p.replicated("before the third")
+			third.daemon = newDaemon(t, third.ns, who, clause(third.side, p.a.side), "")
+			third.daemon.start()
+			said := "ignoring " + third.link(4, 0) + ": FT-FW is for two nodes"
+			p.each(func(n, _ *node) {
+				netnstest.Eventually(t, patience, n.daemon.name()+" notices the third", func() bool {
+					return strings.Contains(n.daemon.log(), said)
+				})
+			})
+			for port := uint16(2); port < 100; port++ {
+				add(port)
+			}
+			p.replicated("beside the third")
+			p.each(func(n, _ *node) {
+				if got := strings.Count(n.daemon.log(), said); got != 1 {
+					t.Errorf("%s says it %d times\n%s", n.daemon.name(), got, n.daemon.log())
+				}
+				if lost := n.daemon.statistics().Lost; lost != 0 {
+					t.Errorf("%s counts %d messages of its peer as lost", n.daemon.name(), lost)
+				}
+			})
+		})
 	}
 }
 
