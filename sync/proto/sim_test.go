@@ -97,7 +97,11 @@ func (a *agenda) Pop() any {
 
 func newSim(t *testing.T, seed uint64) *sim {
 	rng := rand.New(rand.NewPCG(seed, 1))
-	return &sim{t: t, rng: rng, epoch: rng.Uint32(), trace: *seedFlag != 0}
+	s := &sim{t: t, rng: rng, epoch: rng.Uint32(), trace: *seedFlag != 0}
+	if s.chance(30) {
+		s.epoch = -uint32(1 + rng.IntN(300)) // the numbers wrap around on the way
+	}
+	return s
 }
 
 func (s *sim) after(d time.Duration, run func()) {
