@@ -102,7 +102,6 @@ type Pipeline struct {
 	free     []*Batch
 	inFlight int
 	err      error
-	stop     func()
 }
 
 // pipelineDepth batches exist: one being filled, one with the kernel, one or two
@@ -112,13 +111,16 @@ const pipelineDepth = 4
 // NewPipeline starts a pipeline. complete is called for each batch that the
 // kernel has carried out, in the order of submission and in the goroutine that
 // calls the Pipeline's methods; its error ends the pipeline.
+//
+// Once ctx has ended no more is sent, and the Pipeline's error is ctx's. What had
+// been sent by then still comes to complete: the kernel carries a batch out while it
+// takes it, so its replies are there and nobody has to guess what was done.
 func (c *Conn) NewPipeline(ctx context.Context, complete func(*Batch) error) *Pipeline {
 	p := &Pipeline{
 		conn:     c,
 		complete: complete,
 		submit:   make(chan *Batch, pipelineDepth),
 		done:     make(chan *Batch, pipelineDepth),
-		stop:     c.until(ctx),
 	}
 	for range pipelineDepth {
 		p.free = append(p.free, &Batch{limit: c.rcvbuf})
@@ -205,7 +207,6 @@ func (p *Pipeline) Close() error {
 	for b := range p.done {
 		p.finish(b)
 	}
-	p.stop()
 	return p.err
 }
 

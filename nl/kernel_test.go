@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net/netip"
+	"runtime"
 	"testing"
 	"time"
 
@@ -178,6 +179,41 @@ func TestPipelineAndDump(t *testing.T) {
 		if exists := i*n/15 < n; exists && answered[i] != uint32(i*n/15) || !exists && !errors.Is(refused[i], unix.ENOENT) {
 			t.Errorf("request %d: answer %d, failure %v", i, answered[i], refused[i])
 		}
+	}
+}
+
+// TestPipelineEndsWithItsContext ends contexts while batches are on their way: all
+// that the kernel has done is told, and the Conn is good for more.
+func TestPipelineEndsWithItsContext(t *testing.T) {
+	c := dialIn(t, netnstest.New(t, "ended"))
+	const rounds, perBatch = 400, 10
+	told := 0
+	for round := range rounds {
+		ctx, cancel := context.WithCancel(context.Background())
+		p := c.NewPipeline(ctx, func(b *Batch) error {
+			told += b.Len() - len(b.Failures())
+			return nil
+		})
+		b, err := p.Batch()
+		if err != nil {
+			t.Fatal(err)
+		}
+		for i := range perBatch {
+			f := tcpFlow(round*perBatch + i)
+			b.Add(Request{Type: TypeFlowNew, Flags: unix.NLM_F_CREATE, Family: FamilyIPv4, Flow: &f})
+		}
+		if err := p.Submit(b); err != nil {
+			t.Fatal(err)
+		}
+		runtime.Gosched()
+		cancel()
+		if err := p.Close(); err != nil && !errors.Is(err, context.Canceled) {
+			t.Fatal(err)
+		}
+	}
+	entries, _, err := c.Count(context.Background())
+	if err != nil || int(entries) != told {
+		t.Errorf("%d flows made, %d told of, %v", entries, told, err)
 	}
 }
 
