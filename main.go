@@ -21,6 +21,14 @@ func main() {
 // signal, as it would without us. A daemon has all the time it needs.
 const grace = 3 * time.Second
 
+// stopped is why an applet's context has ended: the signal. To whom that is all the
+// same it is context.Canceled.
+type stopped syscall.Signal
+
+func (s stopped) Error() string          { return s.Signal().String() }
+func (s stopped) Unwrap() error          { return context.Canceled }
+func (s stopped) Signal() syscall.Signal { return syscall.Signal(s) }
+
 // run gives the applet a context that ends with the first SIGINT or SIGTERM,
 // so that an event stream can write its footer and its summary. A second
 // signal kills at once.
@@ -33,14 +41,14 @@ const grace = 3 * time.Second
 func run(table []applets.Applet) int {
 	caught := make(chan os.Signal, 1)
 	signal.Notify(caught, syscall.SIGINT, syscall.SIGTERM)
-	ctx, cancel := context.WithCancel(context.Background())
-	defer cancel()
+	ctx, cancel := context.WithCancelCause(context.Background())
+	defer cancel(nil)
 	returned := make(chan struct{})
 	defer close(returned)
 	go func() {
 		sig := <-caught
 		signal.Reset(syscall.SIGINT, syscall.SIGTERM)
-		cancel()
+		cancel(stopped(sig.(syscall.Signal)))
 		if a, _ := applets.Pick(table, os.Args); a != nil && a.Daemon {
 			return
 		}

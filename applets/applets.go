@@ -23,6 +23,7 @@ import (
 // applet then finishes what it is writing and returns. If it is no daemon it
 // has a few seconds for that, after which main lets the signal kill the
 // process. The applet buffers its own output and flushes it before it returns.
+// context.Cause(ctx) then is a context.Canceled with a method Signal() syscall.Signal.
 type RunFunc func(ctx context.Context, argv []string, stdin io.Reader, stdout, stderr io.Writer) int
 
 // Applet is one row of the table.

@@ -78,7 +78,7 @@ func (r *replay) carryOut(file *LoadFile) error {
 			r.name, r.done, r.denied, r.lines-r.done-r.denied)
 	}
 	if err != nil && r.ctx.Err() != nil {
-		// A batch may have been on its way when the user had enough.
+		// A -D or -U may have been half done when the user had enough.
 		r.progress.clear()
 		fmt.Fprintf(r.stderr, "%s%s: interrupted; at least %d of %d lines were carried out\n", messagePrefix, r.name, r.done, r.lines)
 	}

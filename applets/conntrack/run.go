@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"syscall"
 
 	"golang.org/x/sys/unix"
 
@@ -71,7 +72,7 @@ func (s *session) run(c *Command) int {
 		return s.end(s.load(c.LoadFile))
 	}
 	n, err := s.execute(c)
-	if err != nil && (n == 0 || !partial(c)) {
+	if err != nil && !(partial(c) && (n > 0 || s.interrupted(err))) {
 		return s.fail(err)
 	}
 	s.summary(c, n)
@@ -167,9 +168,20 @@ func (s *session) summary(c *Command, n uint64) {
 	}
 }
 
-// exitInterrupted is the status of a command that SIGINT has ended, as a shell
+// interrupted reports whether err is nothing but the user's having ended the run.
+func (s *session) interrupted(err error) bool {
+	return s.ctx.Err() != nil && errors.Is(err, context.Canceled)
+}
+
+// exitInterrupted is the status of a command that a signal has ended, as a shell
 // gives it.
-const exitInterrupted = 130
+func (s *session) exitInterrupted() int {
+	var by interface{ Signal() syscall.Signal }
+	if errors.As(context.Cause(s.ctx), &by) {
+		return 128 + int(by.Signal())
+	}
+	return exitFailed
+}
 
 // fail says what went wrong in one line and returns the exit status.
 func (s *session) fail(err error) int {
@@ -179,8 +191,8 @@ func (s *session) fail(err error) int {
 	case errors.As(err, &bad):
 		_, _ = s.stderr.Write(bad.AppendMessage(nil))
 		return bad.Status
-	case s.ctx.Err() != nil && errors.Is(err, context.Cause(s.ctx)):
-		return exitInterrupted
+	case s.interrupted(err):
+		return s.exitInterrupted()
 	case errors.As(err, &write) && write.quiet():
 		return exitFailed
 	}
