@@ -240,3 +240,39 @@ func TestOverrun(t *testing.T) {
 	}
 	p.b.follows(p.a, "after the overrun")
 }
+
+// TestCommitLosesNothing commits more flows than the buffer has room for events: the
+// internal cache is the kernel's table all the same, and not only when an overrun would
+// be repaired otherwise.
+func TestCommitLosesNothing(t *testing.T) {
+	t.Parallel()
+	const flows = 5000
+	p := newPair(t)
+	p.start(programs{ours, ours}, syncClause(modes[0], transports[0], ""), "")
+	p.b.daemon.stop()
+	p.b.daemon.configure(syncClause(modes[0], transports[0], "")(p.b.side, p.a.side),
+		"NetlinkBufferSize 2304\n\tNetlinkBufferSizeMaxGrowth 2304\n\tNetlinkOverrunResync 3600")
+	p.b.daemon.start()
+	for port := range flows {
+		f := p.a.flow(uint16(1000 + port))
+		p.a.kernel.create(&f)
+	}
+	p.b.follows(p.a, "created")
+	p.b.daemon.commit()
+	if n := len(p.b.kernel.flows()); n != flows {
+		t.Errorf("%d flows in the kernel, want %d", n, flows)
+	}
+	diff := ""
+	defer func() {
+		if t.Failed() {
+			t.Logf("%s\n%s", diff, p.b.daemon.log())
+		}
+	}()
+	netnstest.Eventually(t, patience, "the internal cache is the kernel's table", func() bool {
+		diff = difference(p.b.kernel.entries(), p.b.internal())
+		return diff == ""
+	})
+	if count(t, p.b.daemon.ask(statsRuntime), "netlink overrun:") == 0 {
+		t.Error("no event was lost")
+	}
+}

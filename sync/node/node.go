@@ -420,7 +420,7 @@ func (n *Node) due() {
 		n.linkChanged()
 	}
 	if reached(&n.timers.resync) {
-		n.startRefill(refill{tables: Flows | n.expectTables(), send: true, sweep: true}, nil)
+		n.resync()
 	}
 	if reached(&n.timers.silent) {
 		n.lookAtSilent()

@@ -13,6 +13,15 @@ const (
 	maxResyncDelay = 8 * time.Minute
 )
 
+// A commit makes events faster than anything else, and whoever reads the internal cache
+// after it expects what was committed there. What is lost by its end, or shortly after,
+// when the last of its events are looked at, is looked for soon; that says nothing of how
+// busy the machine is otherwise.
+const (
+	commitBurst  = 5 * time.Second
+	commitResync = time.Second
+)
+
 // overrun deals with events that the kernel had to drop: a larger buffer for the
 // next burst, and a resynchronisation for what was lost in this one.
 func (n *Node) overrun(lost uint64) {
@@ -23,13 +32,20 @@ func (n *Node) overrun(lost uint64) {
 	n.resyncLater()
 }
 
-// resyncLater has the kernel's tables read again after NetlinkOverrunResync.
+// resyncLater has the kernel's tables read again after NetlinkOverrunResync, or, if a
+// commit is the cause, when that is over.
 func (n *Node) resyncLater() {
 	g := &n.cfg.General
 	if g.NetlinkOverrunResync == 0 || n.internal.flows == nil {
 		return
 	}
 	now := n.clock()
+	if n.committing || n.commits.Count > 0 && n.now.Sub(n.commitEnded) < commitBurst {
+		if at := now + commitResync; n.timers.resync == 0 || at < n.timers.resync {
+			n.timers.resync = at
+		}
+		return
+	}
 	if n.overrunDelay == 0 || now-n.lastOverrun > overrunCalm+n.overrunDelay {
 		n.overrunDelay = g.NetlinkOverrunResync
 	} else if n.timers.resync == 0 {
@@ -41,6 +57,15 @@ func (n *Node) resyncLater() {
 	if n.timers.resync == 0 {
 		n.timers.resync = now + n.overrunDelay
 	}
+}
+
+// resync reads the kernel's tables again, and tells what is new.
+func (n *Node) resync() {
+	if n.committing {
+		n.timers.resync = n.clock() + commitResync
+		return
+	}
+	n.startRefill(refill{tables: Flows | n.expectTables(), send: true, sweep: true}, nil)
 }
 
 // lostQuiet is the least time between two lines about lost events. Under a steady
