@@ -19,22 +19,24 @@ func (n *Node) Dump(ctx context.Context, which Cache, table Tables, each func(*E
 	// The tables are made with the node and stay, so that asking which there
 	// are needs no turn of the loop.
 	live := which == Internal && n.bypass
-	if table == Expects {
-		switch {
-		case live && n.expectSync:
-			return n.dumpLiveExpects(ctx, each)
-		case side.expects == nil || !n.expectSync:
-			return ErrUnsupported
-		}
-		return dumpTable(ctx, n, side.expects, func(e *nl.Expect, entry *Entry) { entry.Expect = e }, each)
-	}
-	if live {
-		return n.dumpLiveFlows(ctx, each)
-	}
-	if side.flows == nil {
+	if table == Expects && !n.expectSync ||
+		!live && (table == Expects && side.expects == nil || table == Flows && side.flows == nil) {
 		return ErrUnsupported
 	}
-	return dumpTable(ctx, n, side.flows, func(f *nl.Flow, entry *Entry) { entry.Flow = f }, each)
+	t := &task{typ: TaskAny}
+	if err := n.do(ctx, func() { t.began = n.now; n.tasks[t] = struct{}{} }); err != nil {
+		return err
+	}
+	defer n.do(context.WithoutCancel(ctx), func() { delete(n.tasks, t) })
+	switch {
+	case live && table == Expects:
+		return n.dumpLiveExpects(ctx, each)
+	case live:
+		return n.dumpLiveFlows(ctx, each)
+	case table == Expects:
+		return dumpTable(ctx, n, t, side.expects, func(e *nl.Expect, entry *Entry) { entry.Expect = e }, each)
+	}
+	return dumpTable(ctx, n, t, side.flows, func(f *nl.Flow, entry *Entry) { entry.Flow = f }, each)
 }
 
 // table is what Dump needs of a cache's table of T.
@@ -47,7 +49,7 @@ type table[T any] interface {
 
 // dumpTable copies slices out of the table in the loop and hands them out beside
 // it.
-func dumpTable[T any](ctx context.Context, n *Node, from table[T], set func(*T, *Entry), each func(*Entry) error) error {
+func dumpTable[T any](ctx context.Context, n *Node, t *task, from table[T], set func(*T, *Entry), each func(*Entry) error) error {
 	handles := make([]cache.Handle, sliceLen)
 	objects := make([]T, sliceLen)
 	entries := make([]Entry, sliceLen)
@@ -72,6 +74,7 @@ func dumpTable[T any](ctx context.Context, n *Node, from table[T], set func(*T, 
 				set(&objects[filled], e)
 				filled++
 			}
+			t.done += uint64(filled)
 		}); err != nil {
 			return err
 		}

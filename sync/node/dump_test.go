@@ -43,7 +43,7 @@ func TestDumpOfAMillionFlowsStallsNothing(t *testing.T) {
 	n := committing(t, nil, external)
 	largest := 0
 	dump := func(each func(*Entry) error) error {
-		return dumpTable(t.Context(), n, slices{n.external.flows, &largest}, func(f *nl.Flow, e *Entry) { e.Flow = f }, each)
+		return dumpTable(t.Context(), n, &task{}, slices{n.external.flows, &largest}, func(f *nl.Flow, e *Entry) { e.Flow = f }, each)
 	}
 	standing, goOn, done := make(chan struct{}), make(chan struct{}), make(chan error, 1)
 	times := make([]uint8, million)
@@ -72,8 +72,22 @@ func TestDumpOfAMillionFlowsStallsNothing(t *testing.T) {
 		}
 	}
 	others := 0
-	if err := n.Dump(ctx, External, Flows, func(*Entry) error { others++; return nil }); err != nil || others != million+1000 {
+	tasks := func() (running int) {
+		if err := n.do(ctx, func() { running = len(n.tasks) }); err != nil {
+			t.Error(err)
+		}
+		return running
+	}
+	if err := n.Dump(ctx, External, Flows, func(*Entry) error {
+		if others++; others == 1 && tasks() != 1 {
+			t.Error("the dump is not among the tasks")
+		}
+		return nil
+	}); err != nil || others != million+1000 {
 		t.Errorf("another client meanwhile: %d flows, %v", others, err)
+	}
+	if n := tasks(); n != 0 {
+		t.Errorf("%d tasks after the dump", n)
 	}
 	close(goOn)
 	if err := <-done; err != nil {
