@@ -57,6 +57,26 @@ func TestSilentFlows(t *testing.T) {
 	}
 }
 
+// -R finds what has ended without an event, and the peer hears of it.
+func TestRefillTellsWhatHasEnded(t *testing.T) {
+	t.Parallel()
+	a, b := newPair(t)
+	// In this mode nobody asks for everything by itself.
+	notrack := func(me, peer string) string { return strings.Replace(ftfwTo(me, peer), "FTFW", "NOTRACK", 1) }
+	a.silent(1001, 1002)
+	a.start(ours(t), a.configure("NetlinkOverrunResync Off", notrack("192.0.2.1", "192.0.2.2")))
+	b.start(ours(t), b.configure("", notrack("192.0.2.2", "192.0.2.1")))
+	netnstest.Eventually(t, soon, "b is told of both flows", func() bool {
+		a.client("-B")
+		return strings.Count(b.client("-e"), "\n") == 2
+	})
+	a.Must("/usr/sbin/conntrack", "-D", "-p", "tcp", "--sport", "1001")
+	a.client("-R")
+	a.caches("-i", map[int]bool{1001: false, 1002: true})
+	b.becomes("-e", "sport=1001 ", false)
+	b.caches("-e", map[int]bool{1002: true})
+}
+
 // A daemon that may trust the kernel, or that has been told not to read its tables
 // again, does not.
 func TestNoSilentFlows(t *testing.T) {

@@ -245,7 +245,7 @@ func TestSweepSparesWhatCameAgain(t *testing.T) {
 	}
 	n.internal.flows.BeginSweep()
 	n.flowSeen(&all[1], foreign, n.internal.flows.Replace)
-	n.swept(handles, refill{sweep: true})
+	n.swept(handles)
 	if n.internal.flows.Find(&all[0]) != 0 || n.internal.flows.Find(&all[1]) == 0 {
 		t.Error("the sweep took the wrong flow")
 	}

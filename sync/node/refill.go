@@ -14,7 +14,8 @@ import (
 type refill struct {
 	tables Tables
 	// send has what turns out to be new or changed replicated; without it the
-	// caches change and nobody is told.
+	// caches change and nobody is told. What turns out to be gone always is: once it
+	// has left the cache, nothing would remind of it.
 	send bool
 	// all has also what did not change replicated: polling is the only way that
 	// its peers learn of it.
@@ -124,7 +125,7 @@ func (n *Node) refillFlows(ctx context.Context, t *task, r refill) error {
 	if err != nil || !r.sweep || info.Interrupted {
 		return err
 	}
-	return n.sweepFlows(ctx, r)
+	return n.sweepFlows(ctx)
 }
 
 // maxBuried and maxTouched bound the memory for what ends and changes during a dump.
@@ -217,7 +218,7 @@ func (n *Node) dumped(f *nl.Flow, r refill) {
 
 // swept removes flows that the kernel did not have when it was asked, but for
 // those that it has told of since.
-func (n *Node) swept(gone []cache.Handle, r refill) {
+func (n *Node) swept(gone []cache.Handle) {
 	for _, h := range gone {
 		if !n.internal.flows.Unseen(h) {
 			continue
@@ -225,7 +226,7 @@ func (n *Node) swept(gone []cache.Handle, r refill) {
 		if n.ended != nil && n.internal.flows.Load(h, &n.known) {
 			n.ended(&n.known)
 		}
-		n.goneFlow(h, r.send)
+		n.goneFlow(h, true)
 	}
 }
 
@@ -238,7 +239,7 @@ const sweepLen = 32
 
 // sweepFlows asks the kernel about every flow that the dump did not show, and
 // removes those that it does not have.
-func (n *Node) sweepFlows(ctx context.Context, r refill) error {
+func (n *Node) sweepFlows(ctx context.Context) error {
 	c, err := nl.Dial()
 	if err != nil {
 		return err
@@ -282,7 +283,7 @@ func (n *Node) sweepFlows(ctx context.Context, r refill) error {
 		if err = errors.Join(p.Submit(b), p.Drain()); err != nil {
 			break
 		}
-		err = n.do(ctx, func() { n.swept(gone, r) })
+		err = n.do(ctx, func() { n.swept(gone) })
 		gone = gone[:0]
 	}
 	return errors.Join(err, p.Close())
@@ -305,7 +306,7 @@ func (n *Node) refillExpects(ctx context.Context, t *task, r refill) error {
 			var got int
 			got, more = table.NextUnseen(&cur, handles)
 			for _, h := range handles[:got] {
-				n.goneExpect(h, r.send)
+				n.goneExpect(h, true)
 			}
 		}); err != nil {
 			return err
