@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"ctbox/internal/netnstest"
 	"ctbox/sync/wire"
 )
 
@@ -232,6 +233,91 @@ func TestAttackFromElsewhere(t *testing.T) {
 	}
 	if lines := strings.Count(p.a.daemon.log(), "\n"); lines > 50 {
 		t.Errorf("the log has %d lines\n%.4000s", lines, p.a.daemon.log())
+	}
+}
+
+// TestAttackOverTCP is the same on a link of TCP, where whoever connects takes the
+// place of the peer's connection, and where a byte that is wrong takes the connection.
+func TestAttackOverTCP(t *testing.T) {
+	t.Parallel()
+	p := newPair(t)
+	p.start(programs{ours, ours}, syncClause(modes[0], overTCP[0], withExpects), "HashLimit 20000")
+	p.makeFlows(1, 500)
+	p.replicated("before the attack")
+	connect := func() (conn net.Conn) {
+		var err error
+		p.b.ns.Do(func() {
+			conn, err = (&net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(p.b.link(4, 0))}}).Dial("tcp", p.a.link(4, 0)+":3780")
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		conn.SetWriteDeadline(time.Now().Add(patience))
+		return conn
+	}
+	a := &attacker{random: rand.New(rand.NewPCG(3, 5)), seq: uint32(time.Now().Unix())}
+	for _, attack := range attacks {
+		before, connections := cpuOf(p.a.daemon.process.Pid()), 1
+		conn := connect()
+		for range attack.datagrams / 10 {
+			if _, err := conn.Write(attack.make(a)); err != nil {
+				conn.Close()
+				conn = connect()
+				connections++
+			}
+		}
+		conn.Close()
+		p.a.daemon.statistics()
+		used := cpuOf(p.a.daemon.process.Pid()) - before
+		t.Logf("%s: %d parts, %d connections, CPU %v, %d KiB", attack.name, attack.datagrams/10, connections, used, residentOf(p.a.daemon.process.Pid()))
+		if most := time.Duration(attack.datagrams/10+connections)*200*time.Microsecond + 2*time.Second; used > most {
+			t.Errorf("%s takes %v of CPU, more than %v", attack.name, used, most)
+		}
+	}
+	for range 1000 { // connections that say nothing
+		connect().Close()
+	}
+	if kib := residentOf(p.a.daemon.process.Pid()); kib > 160<<10 {
+		t.Errorf("it takes %d KiB of memory", kib)
+	}
+	if lines := strings.Count(p.a.daemon.log(), "\n"); lines > 200 {
+		t.Errorf("the log has %d lines; it ends with\n%s", lines, p.a.daemon.log()[max(0, len(p.a.daemon.log())-2000):])
+	}
+	p.makeFlows(2000, 2100)
+	p.a.daemon.client("-f", "external")
+	p.a.daemon.client("-n")
+	p.told = true
+	p.a.follows(p.b, "after the attack")
+}
+
+// TestRefusedInjections: where what a peer says goes to the kernel at once the kernel
+// refuses what is absurd. The log names some of it, and the counters have all.
+func TestRefusedInjections(t *testing.T) {
+	t.Parallel()
+	p := newPair(t)
+	bypass := mode{"FTFW", "DisableExternalCache on", true}
+	p.startRoles(programs{ours, ours}, syncClause(bypass, transports[0], withExpects), syncClause(modes[0], transports[0], withExpects), "")
+	conn := p.b.dialFrom(p.b.link(4, 0), p.a)
+	a := &attacker{random: rand.New(rand.NewPCG(4, 5)), seq: uint32(time.Now().Unix())}
+	for range 3000 {
+		send(t, conn, a.absurdity())
+	}
+	netnstest.Eventually(t, patience, "the kernel has refused many", func() bool {
+		return strings.Contains(p.a.daemon.log(), "for a minute they are counted only")
+	})
+	p.makeFlows(2000, 2010)
+	p.a.daemon.client("-n") // the numbers that were forged are above the peer's
+	netnstest.Eventually(t, patience, "the kernel has the peer's flows", func() bool {
+		there := p.a.kernel.entries()
+		for e := range p.b.kernel.entries() {
+			if !there[e] {
+				return false
+			}
+		}
+		return true
+	})
+	if log := p.a.daemon.log(); strings.Count(log, "could not ") > 100 || strings.Count(log, "\n") > 300 {
+		t.Errorf("the log has %d lines and ends with\n%s", strings.Count(log, "\n"), log[max(0, len(log)-2000):])
 	}
 }
 

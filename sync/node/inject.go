@@ -3,7 +3,9 @@ package node
 import (
 	"context"
 	"errors"
+	"strconv"
 	"sync"
+	"time"
 
 	"ctbox/nl"
 	"ctbox/sync/wire"
@@ -23,6 +25,7 @@ type injector struct {
 
 	mu             sync.Mutex
 	flows, expects TableStatus // guarded by mu
+	named          naming      // guarded by mu
 }
 
 // order is one change. Exactly one of flow and expect counts.
@@ -318,8 +321,35 @@ func (o *order) pick(flow, expect string) string {
 	return flow
 }
 
+// A peer that sends what the kernel refuses, or a table that is full, does not fill the
+// disk: the log names so many refused entries in a while, the counters have all.
+const (
+	namedMost   = 10
+	namedPeriod = time.Minute
+)
+
+// naming counts the entries that were refused in a period.
+type naming struct {
+	since          time.Time
+	named, unnamed int
+}
+
 // warn names what the kernel refused.
 func (i *injector) warn(text string, o *order, err error) {
+	n := &i.named
+	if now := time.Now(); now.Sub(n.since) >= namedPeriod {
+		if n.unnamed > 0 {
+			i.node.log.Warn("the kernel has refused " + strconv.Itoa(n.unnamed) + " more entries of the peer")
+		}
+		*n = naming{since: now}
+	}
+	if n.named == namedMost {
+		if n.unnamed++; n.unnamed == 1 {
+			i.node.log.Warn("the kernel refuses more entries of the peer: for a minute they are counted only")
+		}
+		return
+	}
+	n.named++
 	var line []byte
 	if o.typ.IsExpect() {
 		line = appendExpectLine(line, &o.expect)
