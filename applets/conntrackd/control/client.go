@@ -7,6 +7,8 @@ import (
 	"errors"
 	"io"
 	"net"
+	"os"
+	"path/filepath"
 )
 
 // What can go wrong for a client besides the connection itself.
@@ -16,6 +18,9 @@ var (
 	ErrUnknown = errors.New("the running daemon does not know this request")
 	// ErrCut: the daemon went before its answer was complete.
 	ErrCut = errors.New("the daemon's answer was cut short")
+	// ErrStranger: who listens is neither root nor this process's user, in a directory
+	// where every user can make a socket, and could say anything: that a commit is done.
+	ErrStranger = errors.New("another user listens on the control socket, in a directory for everybody")
 )
 
 // An Outcome is a daemon's account of why a request did not do all that was
@@ -37,7 +42,7 @@ func (e *ConnectError) Unwrap() error { return e.Err }
 // Ask sends a request to the daemon at path and copies the text of its answer to
 // w as it comes, until the daemon closes. Only requests WithOutcome can tell
 // how it went: by ErrUnknown, ErrCut or an Outcome. Other errors are a
-// *ConnectError, one of w, or ctx's, whose end ends the conversation.
+// *ConnectError, ErrStranger, one of w, or ctx's, whose end ends the conversation.
 func Ask(ctx context.Context, path string, r Request, w io.Writer) error {
 	var dialer net.Dialer
 	conn, err := dialer.DialUnix(ctx, "unix", nil, address(path))
@@ -46,6 +51,9 @@ func Ask(ctx context.Context, path string, r Request, w io.Writer) error {
 	}
 	defer conn.Close()
 	defer context.AfterFunc(ctx, func() { conn.Close() })()
+	if isStranger(conn, path) {
+		return ErrStranger
+	}
 	var number [4]byte
 	binary.NativeEndian.PutUint32(number[:], uint32(r))
 	if _, err := conn.Write(number[:]); err != nil {
@@ -66,6 +74,18 @@ func Ask(ctx context.Context, path string, r Request, w io.Writer) error {
 		return ErrUnknown
 	}
 	return ErrCut
+}
+
+// isStranger reports whether what listens at path may be a trap. The credentials are
+// those of the process that began to listen. A daemon can have a user of its own, who
+// is believed where the directory is not everybody's.
+func isStranger(conn *net.UnixConn, path string) bool {
+	uid, err := peer(conn)
+	if err == nil && (uid == 0 || uid == uint32(os.Geteuid())) {
+		return false
+	}
+	dir, err := os.Stat(filepath.Dir(path))
+	return err != nil || dir.Mode()&0o002 != 0
 }
 
 // answer parts the text from the outcome behind it.

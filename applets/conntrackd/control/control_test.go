@@ -467,6 +467,57 @@ func TestOtherUsersAreRefused(t *testing.T) {
 	}
 }
 
+// In a directory where another user can make files that user may listen in the
+// daemon's place.
+func TestOtherUsersAreNotBelieved(t *testing.T) {
+	dir := t.TempDir()
+	for d := dir; d != "/tmp" && d != "/"; d = filepath.Dir(d) {
+		if err := os.Chmod(d, 0o777); err != nil {
+			t.Fatal(err)
+		}
+	}
+	path := filepath.Join(dir, "ctl")
+	listener := make(chan net.Listener)
+	go func() {
+		runtime.LockOSThread() // as above
+		if _, _, errno := syscall.RawSyscall(unix.SYS_SETRESUID, ^uintptr(0), 65534, ^uintptr(0)); errno != 0 {
+			t.Errorf("setresuid: %v", errno)
+		}
+		l, err := net.Listen("unix", path)
+		if err != nil {
+			t.Errorf("listen: %v", err)
+		}
+		listener <- l
+	}()
+	l := <-listener
+	if l == nil {
+		return
+	}
+	defer l.Close()
+	go func() {
+		for {
+			conn, err := l.Accept()
+			if err != nil {
+				return
+			}
+			conn.Write([]byte("all is well\x00"))
+			io.ReadFull(conn, make([]byte, 4)) // what is unread resets the connection
+			conn.Close()
+		}
+	}()
+	var text bytes.Buffer
+	if err := Ask(t.Context(), path, CommitAll|WithOutcome, &text); !errors.Is(err, ErrStranger) || text.Len() > 0 {
+		t.Errorf("%v, %q", err, text.String())
+	}
+	// A daemon that has a user and a directory of its own.
+	if err := os.Chmod(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := Ask(t.Context(), path, CommitAll|WithOutcome, &text); err != nil || text.String() != "all is well" {
+		t.Errorf("%v, %q", err, text.String())
+	}
+}
+
 func TestListen(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "ctl")
 	first, err := Listen(path)
