@@ -39,12 +39,16 @@ var defects = map[int]string{
 	11:  "H17, tns: the address after an empty redirection is not found",
 	13:  "H21, ssdp: a search whose source is translated is discarded",
 	2:   "H12: two clients that announce one port share an expectation",
+	14:  "H21, ssdp: the port of an IPv6 URL is always taken for 80",
 	18:  "H3: a packet of more than 4096 bytes gets no verdict",
+	21:  "H10: half a Policy sets the other half to 0",
 	101: "H20, dhcpv6: a message of a type that it does not know is discarded",
 	102: "H4: packets that do not fit into the queue are discarded",
 	103: "H7: of two packets in a burst the second does not know what the first has left",
 	104: "H5: a packet with extension headers is not read",
 	105: "P14: the helper objects stay enabled when the daemon ends",
+	106: "H25, tns: an IPv6 address is not read",
+	107: "H26, amanda: a reply over IPv6 is not read",
 }
 
 // defect reports whether p has that fault, and says so in the test's log.
@@ -77,25 +81,26 @@ type kind struct {
 	name, family, protocol string
 	port                   int // of the service that it is for
 	queue                  int
-	length                 int // of the queue, 0 for the default
+	length                 int    // of the queue, 0 for the default
+	policy                 string // what its Policy says, "" for none
 }
 
 var (
-	amanda = kind{"amanda", "inet", "udp", 10080, 3, 0}
-	dhcpv6 = kind{"dhcpv6", "inet6", "udp", 547, 4, 0}
-	ftp    = kind{"ftp", "inet", "tcp", 21, 5, 0}
-	ftp6   = kind{"ftp", "inet6", "tcp", 21, 6, 0}
-	mdns   = kind{"mdns", "inet", "udp", 5353, 7, 0}
-	rpcTCP = kind{"rpc", "inet", "tcp", 111, 8, 0}
-	rpcUDP = kind{"rpc", "inet", "udp", 111, 9, 0}
-	sane   = kind{"sane", "inet", "tcp", 6566, 10, 0}
-	slp    = kind{"slp", "inet", "udp", 427, 11, 0}
-	ssdp   = kind{"ssdp", "inet", "udp", 1900, 12, 0}
+	amanda = kind{"amanda", "inet", "udp", 10080, 3, 0, ""}
+	dhcpv6 = kind{"dhcpv6", "inet6", "udp", 547, 4, 0, ""}
+	ftp    = kind{"ftp", "inet", "tcp", 21, 5, 0, ""}
+	ftp6   = kind{"ftp", "inet6", "tcp", 21, 6, 0, ""}
+	mdns   = kind{"mdns", "inet", "udp", 5353, 7, 0, ""}
+	rpcTCP = kind{"rpc", "inet", "tcp", 111, 8, 0, ""}
+	rpcUDP = kind{"rpc", "inet", "udp", 111, 9, 0, ""}
+	sane   = kind{"sane", "inet", "tcp", 6566, 10, 0, ""}
+	slp    = kind{"slp", "inet", "udp", 427, 11, 0, ""}
+	ssdp   = kind{"ssdp", "inet", "udp", 1900, 12, 0, ""}
 	// the device's own port, for what the search has found
-	ssdpTCP = kind{"ssdp", "inet", "tcp", 49152, 13, 0}
-	tftp    = kind{"tftp", "inet", "udp", 69, 14, 0}
-	tftp6   = kind{"tftp", "inet6", "udp", 69, 15, 0}
-	tns     = kind{"tns", "inet", "tcp", 1521, 16, 0}
+	ssdpTCP = kind{"ssdp", "inet", "tcp", 49152, 13, 0, ""}
+	tftp    = kind{"tftp", "inet", "udp", 69, 14, 0, ""}
+	tftp6   = kind{"tftp", "inet6", "udp", 69, 15, 0, ""}
+	tns     = kind{"tns", "inet", "tcp", 1521, 16, 0, ""}
 )
 
 var kinds = []kind{amanda, dhcpv6, ftp, ftp6, mdns, rpcTCP, rpcUDP, sane, slp, ssdp, ssdpTCP, tftp, tftp6, tns}
@@ -155,7 +160,11 @@ func (fw *firewall) launch(p program, setup bool, kinds ...kind) *daemon {
 	fmt.Fprintf(&b, "General {\n\tLockFile %[1]s/lock\n\tUNIX {\n\t\tPath %[1]s/ctl\n\t}\n}\nHelper {\n", dir)
 	fmt.Fprintf(&b, "\tSetup %s\n", map[bool]string{true: "yes", false: "no"}[setup])
 	for _, k := range kinds {
-		fmt.Fprintf(&b, "\tType %s %s %s {\n\t\tQueueNum %d\n\t\tQueueLen %d\n\t}\n", k.name, k.family, k.protocol, k.queue, k.length)
+		fmt.Fprintf(&b, "\tType %s %s %s {\n\t\tQueueNum %d\n\t\tQueueLen %d\n", k.name, k.family, k.protocol, k.queue, k.length)
+		if k.policy != "" {
+			fmt.Fprintf(&b, "\t\tPolicy %s {\n\t\t\t%s\n\t\t}\n", k.name, k.policy)
+		}
+		b.WriteString("\t}\n")
 	}
 	b.WriteString("}\n")
 	file := filepath.Join(dir, "conntrackd.conf")

@@ -136,7 +136,15 @@ func TestSSDPSubscription(t *testing.T) {
 				if nat == snat && defect(t, p, 1) {
 					return
 				}
-				passes(t, fw.server, addrPort(client, 5000), listen(t, fw.client, "", 5000), server)
+				// The event comes through, and announces the next, which does, too.
+				l := listen(t, fw.client, "", 5000)
+				for port := 41020; port < 41022; port++ {
+					s = dial(t, fw.server, port, addrPort(client, 5000), l)
+					fw.expectsNone(t)
+					relay(t, s.client, s.server, "NOTIFY /cb HTTP/1.1\r\n\r\n")
+					fw.expects(t, expected{protocol: "tcp", src: addrPort(serverAddr, 0), dst: addrPort(client, 5000),
+						master: flow{addrPort(serverAddr, port), addrPort(client, 5000)}, helper: "ssdp", lifetime: 300})
+				}
 			})
 		}
 	})

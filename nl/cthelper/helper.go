@@ -71,7 +71,7 @@ type Helper struct {
 // Helper.Policies.
 type Policy struct {
 	Name          string // at most NameMax bytes
-	ExpectMax     uint32 // of one flow at a time, at most 255; the kernel takes 0 as 255
+	ExpectMax     uint32 // of one flow at a time, at most 255; 0 is no limit of the policy
 	ExpectTimeout uint32 // seconds
 }
 
