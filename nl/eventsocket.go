@@ -22,6 +22,7 @@ type eventSocket struct {
 
 	memory     [9]uint32 // SO_MEMINFO's answer; kept, to be allocated once
 	memorySize uint32
+	dropped    dropCounter
 
 	buf  []byte
 	iov  [eventsPerRead]unix.Iovec
@@ -148,13 +149,27 @@ func (s *eventSocket) attach(program []bpf.RawInstruction) error {
 	return nil
 }
 
-// drops is the number of messages the kernel could not queue on the socket.
+// drops is the number of messages the kernel could not queue on the socket. One
+// goroutine at a time may call it.
 func (s *eventSocket) drops() uint64 {
 	const drops = 8 // SK_MEMINFO_DROPS
 	s.memorySize = uint32(unsafe.Sizeof(s.memory))
 	_, _, _ = unix.RawSyscall6(unix.SYS_GETSOCKOPT, uintptr(s.fd), unix.SOL_SOCKET, unix.SO_MEMINFO,
 		uintptr(unsafe.Pointer(&s.memory)), uintptr(unsafe.Pointer(&s.memorySize)), 0)
-	return uint64(s.memory[drops])
+	return s.dropped.advance(s.memory[drops])
+}
+
+// dropCounter follows the kernel's counter, whose 32 bits a daemon outlives.
+type dropCounter struct {
+	total uint64
+	last  uint32
+}
+
+// advance takes what the kernel's counter says now and returns the whole number.
+func (d *dropCounter) advance(now uint32) uint64 {
+	d.total += uint64(now - d.last)
+	d.last = now
+	return d.total
 }
 
 // read takes what is queued, at most eventsPerRead datagrams, without waiting;

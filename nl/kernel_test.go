@@ -456,6 +456,18 @@ func TestEventLossIsCounted(t *testing.T) {
 	}
 }
 
+func TestDropCounterOutlivesTheKernels(t *testing.T) {
+	var d dropCounter
+	for _, c := range []struct {
+		now  uint32
+		want uint64
+	}{{0, 0}, {5, 5}, {5, 5}, {0xfffffff0, 0xfffffff0}, {3, 1<<32 + 3}, {0xffffffff, 1<<33 - 1}, {0, 1 << 33}} {
+		if got := d.advance(c.now); got != c.want {
+			t.Errorf("the kernel's counter at %d: %d, want %d", c.now, got, c.want)
+		}
+	}
+}
+
 func TestEventFilter(t *testing.T) {
 	ns := netnstest.New(t, "bpf")
 	c := dialIn(t, ns)
