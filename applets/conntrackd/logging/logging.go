@@ -7,9 +7,12 @@ package logging
 import (
 	"context"
 	"io"
+	"os"
 	"strconv"
 	"sync"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"ctbox/internal/slog"
 )
@@ -22,6 +25,7 @@ type Log struct {
 	buf     []byte
 	out     io.Writer // console: info and notice; nil without console
 	err     io.Writer // console: warnings and errors
+	lost    uint64    // lines that the console did not take since the last that it did
 	repeats repeats
 	outputs
 }
@@ -172,7 +176,7 @@ func (l *Log) sayRepeated() {
 func (l *Log) write(r *record) {
 	if console := l.console(r.level.from); console != nil {
 		l.buf = r.append(l.buf[:0], l.format)
-		console.Write(l.buf)
+		l.show(console, l.buf)
 	}
 	if l.file != nil {
 		l.buf = r.appendWithEntry(l.buf[:0], l.format)
@@ -190,11 +194,52 @@ func (l *Log) write(r *record) {
 	}
 }
 
+// show writes a line to the console, unless its reader (a journal that hangs, a
+// pager) is asleep and there is no room: the daemon does not wait for that. The lock
+// is held.
+func (l *Log) show(console io.Writer, line []byte) {
+	wait := patience
+	if l.lost > 0 {
+		wait /= 50
+	}
+	if file, ok := console.(*os.File); ok && !hasRoom(file, wait) {
+		l.lost++
+		return
+	}
+	if l.lost > 0 {
+		note := record{at: time.Now(), level: levels[1],
+			text: strconv.FormatUint(l.lost, 10) + " lines were lost: the console could not be written"}
+		console.Write(note.append(nil, l.format))
+		l.lost = 0
+	}
+	console.Write(line)
+}
+
+// hasRoom reports whether a write of some lines to a pipe, a socket or a terminal
+// would not wait longer than that for its reader. Their files are shared with others,
+// so that they can't be made non-blocking.
+func hasRoom(file *os.File, wait time.Duration) bool {
+	raw, err := file.SyscallConn()
+	if err != nil {
+		return true
+	}
+	room := true
+	_ = raw.Control(func(fd uintptr) {
+		fds := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLOUT}}
+		n, err := unix.Poll(fds, int(wait/time.Millisecond))
+		for err == unix.EINTR {
+			n, err = unix.Poll(fds, int(wait/time.Millisecond))
+		}
+		room = err != nil || n > 0
+	})
+	return room
+}
+
 // sayFull tells the other destinations that the file takes no more lines.
 func (l *Log) sayFull(at time.Time) {
 	r := record{at: at, level: levels[0], text: "can't write to the logfile, lines are lost"}
 	if l.err != nil {
-		l.err.Write(r.append(nil, l.format))
+		l.show(l.err, r.append(nil, l.format))
 	}
 	if l.syslog != nil {
 		l.syslog.Send(r.level.severity, at, []byte(r.text))

@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -79,6 +80,48 @@ func TestConsoleGoes(t *testing.T) {
 	log.Error("gone")
 	if out.Len() > 0 || strings.Count(err.String(), "\n") != 1 || !strings.Contains(err.String(), "loud") {
 		t.Errorf("console has %q and %q", &out, &err)
+	}
+}
+
+// A console whose reader is asleep does not hold the daemon up, and tells later how
+// much it has missed.
+func TestConsoleThatHangs(t *testing.T) {
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	defer w.Close()
+	if _, err := unix.FcntlInt(w.Fd(), unix.F_SETPIPE_SZ, 4096); err != nil { // Fd makes it a blocking one, as a console is
+		t.Fatal(err)
+	}
+	l := New(w, w)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for i := range 200 {
+			slog.New(l).Warn("line " + strconv.Itoa(i))
+		}
+	}()
+	select {
+	case <-done:
+	case <-time.After(20 * time.Second):
+		r.Close() // lets the writer go
+		t.Fatal("the log waits for its console")
+	}
+	buf := make([]byte, 64<<10)
+	n, err := r.Read(buf)
+	if err != nil {
+		t.Fatal(err)
+	}
+	shown := bytes.Count(buf[:n], []byte("line "))
+	slog.New(l).Warn("the reader is awake")
+	if n, err = r.Read(buf); err != nil {
+		t.Fatal(err)
+	}
+	if want := strconv.Itoa(200-shown) + " lines were lost: the console could not be written\n"; shown == 0 || shown == 200 ||
+		!strings.Contains(string(buf[:n]), want) || !strings.HasSuffix(string(buf[:n]), "the reader is awake\n") {
+		t.Errorf("%d lines were shown, then %q, want %q", shown, buf[:n], want)
 	}
 }
 
