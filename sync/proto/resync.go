@@ -13,6 +13,7 @@ type resync struct {
 	sent     bool     // the request is on its way
 	granted  bool     // the peer has acknowledged it
 	begun    bool     // and begun to tell everything: it is one of ours
+	greeted  bool     // not to be asked for before our HELLO is answered
 	bulk     wire.Seq // the number of the last bulk that began, if seen
 	seen     bool
 	next     time.Duration // no request before
@@ -22,7 +23,7 @@ type resync struct {
 // want wishes for everything, whatever was asked for before.
 func (r *resync) want() {
 	r.wanted = true
-	r.sent, r.granted, r.begun = false, false, false
+	r.sent, r.granted, r.begun, r.greeted = false, false, false, false
 }
 
 // begin notes that the peer has begun to tell everything.
@@ -60,6 +61,7 @@ func (m *FTFW) found(now time.Duration, h wire.Header) {
 		return
 	}
 	r.want()
+	r.greeted = true
 	r.next = now + resyncInterval
 }
 
@@ -67,6 +69,12 @@ func (m *FTFW) found(now time.Duration, h wire.Header) {
 func (m *FTFW) tickResync(now time.Duration) Events {
 	r := &m.resync
 	if now < r.deadline() {
+		return 0
+	}
+	if r.greeted && m.hello != said {
+		// At each HELLO a C daemon forgets what it has sent: what is lost of its
+		// answer would not come again.
+		r.next = now + aliveInterval
 		return 0
 	}
 	if r.sent && !r.granted {
