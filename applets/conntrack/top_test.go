@@ -448,7 +448,7 @@ func TestTopOnATerminal(t *testing.T) {
 	p.wait("DESTINATION", "b*BYTES/s")
 	netnstest.Eventually(t, 10*time.Second, "a small picture", func() bool {
 		seen := strings.TrimRight(p.see(), "\n")
-		return strings.Count(seen, "\n") == 9 && strings.HasPrefix(seen, "conntrack --top") && strings.Contains(seen, "\nby: s source")
+		return strings.Count(seen, "\n") == 9 && strings.HasPrefix(seen, "conntrack --top") && strings.Contains(seen, "\nq quit  by: s source")
 	})
 	p.tmux("resize-window", "-x", "80", "-y", "24")
 	p.wait("q quit")

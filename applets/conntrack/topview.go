@@ -72,11 +72,11 @@ func (p *topPainter) paint(width, height int, ready bool) [][]byte {
 		p.line()
 	}
 	keys := p.line()
-	*keys = join(*keys, "by: ")
+	// First what ends it: a narrow terminal has no room for the end of the line.
+	*keys = join(*keys, "q quit  by: ")
 	for i := range topKinds {
 		*keys = join(append(*keys, topKinds[i].letter), " ", topKinds[i].word, "  ")
 	}
-	*keys = join(*keys, "  q quit")
 	return p.cut(width, height)
 }
 
