@@ -18,7 +18,7 @@ import (
 
 var (
 	seedFlag  = flag.Uint64("seed", 0, "run the simulations with this seed only, and tell what happens")
-	seedsFlag = flag.Uint64("seeds", 1000, "how many seeds each simulation runs with")
+	seedsFlag = flag.Uint64("seeds", defaultSeeds, "how many seeds each simulation runs with")
 )
 
 // forSeeds runs a simulation with many seeds, each of which it can be repeated
