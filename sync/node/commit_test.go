@@ -10,7 +10,6 @@ import (
 
 	"ctbox/internal/slog"
 	"ctbox/nl"
-	"ctbox/sync/cache"
 	"ctbox/sync/link"
 	"ctbox/sync/proto"
 	"ctbox/sync/wire"
@@ -52,30 +51,6 @@ func committing(t *testing.T, conn *nl.Conn, external caches) *Node {
 		t.Fatal(err)
 	}
 	return n
-}
-
-// A commit that could not go on has committed an unknown part: who asked for it is told.
-func TestCommitThatEndsEarlyIsAnError(t *testing.T) {
-	conn, err := nl.Dial()
-	if err != nil {
-		t.Fatal(err)
-	}
-	conn.Close()
-	external := caches{cache.NewFlows(cache.Config{}), cache.NewExpects(cache.Config{})}
-	for _, f := range flows(3) {
-		external.flows.Put(&f, 0)
-	}
-	n := committing(t, conn, external)
-	if r, err := n.Commit(t.Context(), Flows); err == nil || errors.Is(err, ErrUnsupported) || r.Flows.Committed != 0 {
-		t.Errorf("%+v, %v", r, err)
-	}
-	if err := n.do(t.Context(), func() {
-		if n.committing || n.commits.Count != 1 || n.taskFailed != 1 {
-			t.Errorf("under way %v, %d ended, %d failed", n.committing, n.commits.Count, n.taskFailed)
-		}
-	}); err != nil {
-		t.Error(err)
-	}
 }
 
 // A node that takes over must not have its kernel's table emptied by the purge that was

@@ -1,15 +1,12 @@
 package node
 
 import (
-	"bytes"
 	"context"
 	"net/netip"
-	"strings"
 	"sync"
 	"testing"
 	"time"
 
-	"ctbox/internal/slog"
 	"ctbox/sync/link"
 	"ctbox/sync/proto"
 	"ctbox/sync/wire"
@@ -109,36 +106,6 @@ func TestInterfacesAreNotReadForEachEvent(t *testing.T) {
 	n.due()
 	if n.links.looked <= last.Sub(n.start) || n.timers.links != 0 {
 		t.Error("nobody looked after the last event")
-	}
-}
-
-// A link that can't be opened is said to be so once, and again when it was open
-// meanwhile: interfaces of others come and go all the time.
-func TestLinkThatCannotBeOpenedIsSaidOnce(t *testing.T) {
-	var log bytes.Buffer
-	n := unwired(ModeStats)
-	n.log = slog.New(slog.NewTextHandler(&log))
-	homeless := func(device string) *link.Link {
-		return link.New(link.Config{Transport: link.UDP, Interface: device, Port: 3780,
-			Address: netip.MustParseAddr("192.0.2.77"), Destination: netip.MustParseAddr("192.0.2.78")}, 0, nil, nil)
-	}
-	n.links = &links{node: n, all: []*link.Link{homeless("lo")}, said: make([]string, 1)}
-	n.packer = wire.NewPacker(1400)
-	look := func(device string) {
-		n.links.all[0] = homeless(device)
-		for range 3 {
-			n.linkChanged()
-		}
-	}
-	const noAddress, noInterface = "192.0.2.77:3780: cannot assign requested address", "nowhere0: no such interface"
-	look("lo")
-	if got := strings.Count(log.String(), noAddress); got != 1 {
-		t.Errorf("the missing address is said %d times\n%s", got, &log)
-	}
-	look("nowhere0")
-	look("lo")
-	if a, b := strings.Count(log.String(), noAddress), strings.Count(log.String(), noInterface); a != 2 || b != 1 {
-		t.Errorf("the address is said %d times, the interface %d times\n%s", a, b, &log)
 	}
 }
 

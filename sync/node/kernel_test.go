@@ -1,0 +1,75 @@
+package node
+
+import (
+	"bytes"
+	"errors"
+	"net/netip"
+	"strings"
+	"testing"
+
+	"ctbox/internal/netnstest"
+	"ctbox/internal/slog"
+	"ctbox/nl"
+	"ctbox/sync/cache"
+	"ctbox/sync/link"
+	"ctbox/sync/wire"
+)
+
+// A commit that could not go on has committed an unknown part: who asked for it is told.
+func TestCommitThatEndsEarlyIsAnError(t *testing.T) {
+	var conn *nl.Conn
+	var err error
+	netnstest.New(t, "node").Do(func() { conn, err = nl.Dial() })
+	if err != nil {
+		t.Fatal(err)
+	}
+	conn.Close()
+	external := caches{cache.NewFlows(cache.Config{}), cache.NewExpects(cache.Config{})}
+	for _, f := range flows(3) {
+		external.flows.Put(&f, 0)
+	}
+	n := committing(t, conn, external)
+	if r, err := n.Commit(t.Context(), Flows); err == nil || errors.Is(err, ErrUnsupported) || r.Flows.Committed != 0 {
+		t.Errorf("%+v, %v", r, err)
+	}
+	if err := n.do(t.Context(), func() {
+		if n.committing || n.commits.Count != 1 || n.taskFailed != 1 {
+			t.Errorf("under way %v, %d ended, %d failed", n.committing, n.commits.Count, n.taskFailed)
+		}
+	}); err != nil {
+		t.Error(err)
+	}
+}
+
+// A link that can't be opened is said to be so once, and again when it was open
+// meanwhile: interfaces of others come and go all the time.
+func TestLinkThatCannotBeOpenedIsSaidOnce(t *testing.T) {
+	var log bytes.Buffer
+	n := unwired(ModeStats)
+	n.log = slog.New(slog.NewTextHandler(&log))
+	homeless := func(device string) *link.Link {
+		return link.New(link.Config{Transport: link.UDP, Interface: device, Port: 3780,
+			Address: netip.MustParseAddr("192.0.2.77"), Destination: netip.MustParseAddr("192.0.2.78")}, 0, nil, nil)
+	}
+	n.links = &links{node: n, all: []*link.Link{homeless("lo")}, said: make([]string, 1)}
+	n.packer = wire.NewPacker(1400)
+	ns := netnstest.New(t, "node")
+	look := func(device string) {
+		n.links.all[0] = homeless(device)
+		ns.Do(func() {
+			for range 3 {
+				n.linkChanged()
+			}
+		})
+	}
+	const noAddress, noInterface = "192.0.2.77:3780: cannot assign requested address", "nowhere0: no such interface"
+	look("lo")
+	if got := strings.Count(log.String(), noAddress); got != 1 {
+		t.Errorf("the missing address is said %d times\n%s", got, &log)
+	}
+	look("nowhere0")
+	look("lo")
+	if a, b := strings.Count(log.String(), noAddress), strings.Count(log.String(), noInterface); a != 2 || b != 1 {
+		t.Errorf("the address is said %d times, the interface %d times\n%s", a, b, &log)
+	}
+}
