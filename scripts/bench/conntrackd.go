@@ -179,7 +179,7 @@ func (n *fwNode) packets() int {
 }
 
 // steadily makes flows at a rate that both daemons can follow, so that they are
-// compared at the same work.
+// compared at the same work. At a rate of 0 it goes as fast as the kernel takes them.
 func steadily(c *nl.Conn, n, perSecond int) error {
 	ctx := context.Background()
 	p := c.NewPipeline(ctx, func(b *nl.Batch) error {
@@ -204,7 +204,9 @@ func steadily(c *nl.Conn, n, perSecond int) error {
 		if err := p.Submit(b); err != nil {
 			return err
 		}
-		time.Sleep(time.Until(start.Add(time.Duration(i) * time.Second / time.Duration(perSecond))))
+		if perSecond > 0 {
+			time.Sleep(time.Until(start.Add(time.Duration(i) * time.Second / time.Duration(perSecond))))
+		}
 	}
 	return p.Close()
 }
@@ -244,6 +246,9 @@ func (b *bench) replicate(name, path string, n int) error {
 	}
 	per := func(d time.Duration) string { return fmt.Sprintf("%.1f us", float64(d.Microseconds())/float64(n)) }
 	row := fmt.Sprintf("| %s, %d flows at %d/s", name, n, b.rate)
+	if b.rate <= 0 {
+		row = fmt.Sprintf("| %s, %d flows at full speed", name, n)
+	}
 	if last != n {
 		row += fmt.Sprintf(" (%d missing)", n-last)
 	}

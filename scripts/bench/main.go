@@ -35,7 +35,7 @@ type bench struct {
 	million        bool   // a million flows, too
 	oursd, debiand string // of conntrackd
 	replicated     []int  // flows in the replicated tables
-	rate           int    // new flows a second while replicating
+	rate           int    // new flows a second while replicating, 0 for full speed
 }
 
 const million = 1_000_000
@@ -49,7 +49,7 @@ func main() {
 	flag.BoolVar(&b.million, "million", false, "list, delete and replicate a million flows, too (minutes a run)")
 	flag.StringVar(&b.debian, "debian", "/usr/sbin/conntrack", "Debian's conntrack")
 	flag.StringVar(&b.debiand, "debiand", "/usr/sbin/conntrackd", "Debian's conntrackd")
-	flag.IntVar(&b.rate, "rate", 20_000, "new flows a second while replicating")
+	flag.IntVar(&b.rate, "rate", 20_000, "new flows a second while replicating, 0 for full speed")
 	flag.Parse()
 	b.replicated = []int{changed}
 	if b.million {
