@@ -230,7 +230,7 @@ func (t *top) show(ctx context.Context, scr *screen.Screen) error {
 		}
 		width, height := scr.Size()
 		if ready {
-			t.view(&p.view, max(height-topFrame, 0))
+			t.view(&p.view, topRows(height))
 		}
 		if err := scr.Paint(p.paint(width, height, ready)); err != nil {
 			return &writeError{err}

@@ -346,7 +346,7 @@ func TestTopPaints(t *testing.T) {
 	}
 	v.all = rates(now.all, none.all, none.all, 1)
 	for _, size := range [][2]int{{80, 24}, {200, 60}, {40, 10}, {20, 5}, {10, 3}, {1, 1}, {3, 0}} {
-		v.best(&now, &none, &none, max(size[1]-topFrame, 0))
+		v.best(&now, &none, &none, topRows(size[1]))
 		p := topPainter{view: *v, every: time.Second, command: []string{"conntrack", "--top", "\x1b[2J\xff"}}
 		for range 2 {
 			lines := p.paint(size[0], size[1], true)
@@ -363,6 +363,9 @@ func TestTopPaints(t *testing.T) {
 				}
 			}
 			if size[0] == 80 && (len(lines) != 24 || !strings.Contains(string(lines[23]), "q quit") || !strings.Contains(string(lines[4]), "2001:")) {
+				t.Errorf("painted %q", lines)
+			}
+			if size == [2]int{20, 5} && (len(lines) != 5 || !strings.Contains(string(lines[2]), "2001:") || !strings.Contains(string(lines[4]), "q quit")) {
 				t.Errorf("painted %q", lines)
 			}
 		}

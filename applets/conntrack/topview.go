@@ -8,8 +8,17 @@ import (
 	"ctbox/applets/internal/screen"
 )
 
-// topFrame is the number of lines around the rows.
-const topFrame = 5
+// topLow is the number of lines below which a screen has no sums and remarks: the
+// rows take their place.
+const topLow = 8
+
+// topRows is how many rows there is room for on a screen of height lines.
+func topRows(height int) int {
+	if height < topLow {
+		return max(height-3, 0)
+	}
+	return height - 5
+}
 
 // topPainter makes the lines of the screen. It keeps its memory.
 type topPainter struct {
@@ -46,20 +55,12 @@ func (p *topPainter) paint(width, height int, ready bool) [][]byte {
 		return p.cut(width, height)
 	}
 	*head = v.at.AppendFormat(*head, time.TimeOnly)
-	sum := p.line()
-	for c := range topColumns {
-		if !v.knows(c) {
-			continue
-		}
-		unit := "/s  "
-		if c == topFlows {
-			unit = "  "
-		}
-		*sum = join(screen.AppendNumber(*sum, v.all[c], c == topFlows), " ", topSorts[c].word, unit)
+	if height >= topLow {
+		sum := p.line()
+		*sum = v.appendSums(*sum)
+		said := p.line()
+		*said = v.appendRemarks(*said)
 	}
-	said := p.line()
-	*said = v.appendRemarks(*said)
-
 	p.measure(width)
 	p.title(width)
 	for i := range v.rows {
@@ -80,10 +81,28 @@ func (p *topPainter) paint(width, height int, ready bool) [][]byte {
 	return p.cut(width, height)
 }
 
+func (v *topView) appendSums(dst []byte) []byte {
+	for c := range topColumns {
+		if !v.knows(c) {
+			continue
+		}
+		unit := "/s  "
+		if c == topFlows {
+			unit = "  "
+		}
+		dst = join(screen.AppendNumber(dst, v.all[c], c == topFlows), " ", topSorts[c].word, unit)
+	}
+	return dst
+}
+
 // appendRemarks says what the rows do not have.
 func (v *topView) appendRemarks(dst []byte) []byte {
 	dst = strconv.AppendInt(dst, int64(v.keys), 10)
-	dst = join(dst, " keys")
+	if v.keys == 1 {
+		dst = join(dst, " key")
+	} else {
+		dst = join(dst, " keys")
+	}
 	if v.left > 0 {
 		dst = join(dst, ", not shown: ", strconv.FormatUint(v.left, 10), " flows of further keys")
 	}
