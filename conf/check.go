@@ -241,7 +241,7 @@ func (k *check) helper() {
 	}
 	for _, f := range []Feature{FeatureQueue, FeatureHelper} {
 		if err := k.env.Kernel(f); err != nil {
-			k.report(Fatal, "the kernel has no "+string(f)+", which Helper needs: "+err.Error(), h)
+			k.report(Fatal, "cannot use the kernel's "+string(f)+", which Helper needs: "+err.Error(), h)
 		}
 	}
 }
@@ -256,7 +256,7 @@ func (k *check) kernel() {
 		return
 	}
 	if err := k.env.Kernel(FeatureConntrack); err != nil {
-		k.report(Fatal, "the kernel has no "+string(FeatureConntrack)+": "+err.Error())
+		k.report(Fatal, "cannot use the kernel's "+string(FeatureConntrack)+": "+err.Error())
 		return
 	}
 	if c.General.PollInterval > 0 {

@@ -176,12 +176,12 @@ func TestCheckKernel(t *testing.T) {
 		src  string
 		want []string
 	}{
-		{unixPath + "Sync { " + link + " }", []string{"F 2:1: cannot list the interfaces: no netlink", "F the kernel has no ctnetlink: no ctnetlink here"}},
+		{unixPath + "Sync { " + link + " }", []string{"F 2:1: cannot list the interfaces: no netlink", "F cannot use the kernel's ctnetlink: no ctnetlink here"}},
 		{unixPath + "Stats { }", []string{"N 2:1: net.netfilter.nf_conntrack_acct is 0: flows have no packet and byte counts",
-			"F the kernel has no ctnetlink: no ctnetlink here"}},
+			"F cannot use the kernel's ctnetlink: no ctnetlink here"}},
 		{unixPath + "Helper { Type ftp inet tcp { } }", []string{
-			"F 2:1: the kernel has no nfqueue, which Helper needs: no nfqueue here",
-			"F 2:1: the kernel has no cthelper, which Helper needs: no cthelper here"}},
+			"F 2:1: cannot use the kernel's nfqueue, which Helper needs: no nfqueue here",
+			"F 2:1: cannot use the kernel's cthelper, which Helper needs: no cthelper here"}},
 	} {
 		c, _ := mustParse(t, tt.src)
 		compareFindings(t, tt.src, c.Check(poor), tt.want)
