@@ -24,6 +24,7 @@ type check struct {
 var checks = [...]check{
 	{"privilege", forAll, checkPrivilege},
 	{"ctnetlink", forConntrack | forConntrackd, checkConntrack},
+	{"dump-filters", forConntrack, checkDumpFilters},
 	{"cttimeout", forNfct, checkTimeouts},
 	{"cthelper", forNfct | forConntrackd, checkHelpers},
 	{"nfqueue", forConntrackd, checkQueue},

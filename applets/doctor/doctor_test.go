@@ -108,10 +108,12 @@ func TestPrivilege(t *testing.T) {
 	all, _ := examined(t, ns, nil, "--for", "conntrack")
 	wantFinding(t, all, "ok", "privilege", "")
 	wantFinding(t, all, "ok", "ctnetlink", "")
+	wantFinding(t, all, "ok", "dump-filters", "status, addresses and ports, and zone")
 	without := []string{"setpriv", "--bounding-set", "-net_admin", "--inh-caps", "-net_admin"}
 	all, code := examined(t, ns, without, "--for", "conntrack")
 	wantFinding(t, all, "error", "privilege", "lacks CAP_NET_ADMIN")
 	wantFinding(t, all, "note", "ctnetlink", "not known")
+	wantNone(t, all, "dump-filters")
 	if code != exitError {
 		t.Errorf("exit status %d", code)
 	}

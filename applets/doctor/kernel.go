@@ -92,6 +92,37 @@ func checkConntrack(h *host, r *report) {
 	h.found = conntrackPart.have(h, r, Error, "no flow can be listed, changed or watched without it")
 }
 
+// checkDumpFilters looks for what the kernel leaves out of a dump by itself.
+func checkDumpFilters(h *host, r *report) {
+	if !h.found {
+		return
+	}
+	can, err := nl.ProbeFeatures(h.ctx)
+	if err != nil {
+		r.add(Note, "what the kernel can filter by is not known: "+err.Error(), "it was not looked at", "")
+		return
+	}
+	var lacks []string
+	for _, f := range [...]struct {
+		has  bool
+		what string
+	}{
+		{can.StatusFilter, "status"},
+		{can.TupleFilter, "addresses and ports"},
+		{can.ZoneFilter, "zone"},
+	} {
+		if !f.has {
+			lacks = append(lacks, f.what)
+		}
+	}
+	if len(lacks) > 0 {
+		r.add(Note, "this kernel does not filter flows by "+strings.Join(lacks, ", "),
+			"conntrack then reads the whole table and filters it itself: as right, but slower", "")
+		return
+	}
+	r.ok("the kernel filters flows by status, addresses and ports, and zone")
+}
+
 func checkTimeouts(h *host, r *report) {
 	timeoutPart.have(h, r, h.needed(Error), "nfct timeout cannot work without it")
 }

@@ -17,11 +17,11 @@ func checkPrivilege(h *host, r *report) {
 	case said != answerDenied && (held || !known || said == answerYes):
 		r.ok("the caller may speak with connection tracking")
 	case !held:
-		r.add(Error, "the caller lacks CAP_NET_ADMIN", "the kernel tells nothing of flows and changes none without it",
+		r.add(Error, "the caller lacks CAP_NET_ADMIN", "the kernel tells nothing of flows, rules and helpers without it, and changes none; what only it knows was not looked at",
 			"run it as root, or with AmbientCapabilities=CAP_NET_ADMIN in the systemd unit")
 	case said == answerDenied:
 		r.add(Error, "the caller has CAP_NET_ADMIN, but in another user namespace than that of this network namespace: "+err.Error(),
-			"a capability counts where the network namespace was made; "+userNamespaces(h),
+			"a capability counts where the network namespace was made, and what only the kernel knows was not looked at; "+userNamespaces(h),
 			"run outside of the container, or give it a network namespace of its own")
 	}
 }
