@@ -42,6 +42,10 @@ func TestMessagesArePackedToTheCapacity(t *testing.T) {
 					t.Errorf("datagrams of %v, want %v", got, c.want)
 				}
 			}
+			p.Reset()
+			if n := p.Datagrams(); n != 0 || len(p.Bytes()) != 0 {
+				t.Errorf("%d datagrams of %d bytes after Reset", n, len(p.Bytes()))
+			}
 		})
 	}
 }

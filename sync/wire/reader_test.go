@@ -45,6 +45,8 @@ func TestFramingIsJudgedLikeTheCDaemon(t *testing.T) {
 			verdicts{counters: Counters{Truncated: 1}, broken: true}, verdicts{rest: 5}},
 		{"length 0", "10 00 00 00 00 00 00 01" + good,
 			verdicts{counters: Counters{BadSize: 1}, broken: true}, verdicts{counters: Counters{BadSize: 1}, broken: true}},
+		{"ACK of length 0 in 8 bytes", "1a 08 00 00 00 00 00 01",
+			verdicts{counters: Counters{BadSize: 1}, broken: true}, verdicts{counters: Counters{BadSize: 1}, broken: true}},
 		{"length 4", "10 00 00 04 00 00 00 01" + good,
 			verdicts{counters: Counters{BadSize: 1}, broken: true}, verdicts{counters: Counters{BadSize: 1}, broken: true}},
 		{"length 100 in 8", "10 00 00 64 00 00 00 01",
@@ -165,6 +167,7 @@ func TestPayloadsThatAreRefused(t *testing.T) {
 		{"no ports", someAddrs + someProto, ErrNoPorts},
 		{"half of ICMP", someAddrs + "00 05 00 02 01 00 00 00 | 00 05 00 16 08 00 00 00", ErrNoPorts},
 		{"translation to another family", someFlow + "00 14 00 1d 20010db8000200000000000000000001", ErrFamily},
+		{"destination of another family", someFlow + "00 14 00 1e 20010db8000200000000000000000001", ErrFamily},
 		{"master of another family", someFlow + "00 24 00 09 20010db8000200000000000000000001 20010db8000200000000000000000002", ErrFamily},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -204,6 +207,8 @@ func TestExpectPayloadsThatAreRefused(t *testing.T) {
 		{"no mask ports", without(expMaskPorts), ErrNoPorts},
 		{"attribute 21", append(slices.Clone(whole), 0, 8, 0, 21, 0, 0, 0, 0), ErrAttrNumber},
 		{"direction 2", append(slices.Clone(whole), 0, 8, 0, 18, 0, 0, 0, 2), ErrAttrValue},
+		{"empty helper name", append(slices.Clone(whole), 0, 5, 0, 19, 0, 0, 0, 0), nil},
+		{"empty function name", append(slices.Clone(whole), 0, 5, 0, 20, 0, 0, 0, 0), nil},
 		{"function without NUL", append(slices.Clone(whole), 0, 8, 0, 20, 'a', 'b', 'c', 'd'), ErrAttrValue},
 		{"another family", append(slices.Clone(whole), append([]byte{0, 36, 0, 9}, make([]byte, 32)...)...), ErrFamily},
 	} {
@@ -228,6 +233,17 @@ func TestWhatDoesNotBelongIsDropped(t *testing.T) {
 	want := icmp(tuple4(nl.ProtoICMP, client, server), 8, 0, 0x1234)
 	if f.Has != 0 || f.Orig != want || f.Master != (nl.Tuple{}) {
 		t.Errorf("has %b, original %+v, master %+v", f.Has, f.Orig, f.Master)
+	}
+	body = unhex(t, someAddrs+"00 05 00 02 06 00 00 00"+somePorts+ // TCP with what others have
+		"00 05 00 16 08 000000 00 05 00 17 00 000000 00 06 00 18 34 12 0000"+
+		"00 05 00 11 03 000000 00 08 00 12 00000001 00 05 00 14 03 000000 00 05 00 15 01 000000")
+	f.Reset()
+	if err := ParseFlow(body, &f); err != nil {
+		t.Fatal(err)
+	}
+	want = ports(tuple4(nl.ProtoTCP, client, server), 0xad9c, 53)
+	if f.Has != 0 || f.Orig != want {
+		t.Errorf("has %b, original %+v", f.Has, f.Orig)
 	}
 }
 
