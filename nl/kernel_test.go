@@ -217,6 +217,35 @@ func TestPipelineEndsWithItsContext(t *testing.T) {
 	}
 }
 
+// A Conn that has failed says so once for all batches, and Close returns.
+func TestPipelineOnAClosedConn(t *testing.T) {
+	c := dialIn(t, netnstest.New(t, "closed"))
+	told := 0
+	p := c.NewPipeline(context.Background(), func(*Batch) error { told++; return nil })
+	b, err := p.Batch()
+	if err != nil {
+		t.Fatal(err)
+	}
+	f := tcpFlow(0)
+	b.Add(Request{Type: TypeFlowNew, Flags: unix.NLM_F_CREATE, Family: FamilyIPv4, Flow: &f})
+	if err := c.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := p.Submit(b); err != nil {
+		t.Fatal(err)
+	}
+	first := p.Drain()
+	if first == nil || told != 0 {
+		t.Errorf("%v, and %d batches complete", first, told)
+	}
+	if _, err := p.Batch(); err != first {
+		t.Errorf("another batch: %v, want %v", err, first)
+	}
+	if err := p.Close(); err != first {
+		t.Errorf("close: %v, want %v", err, first)
+	}
+}
+
 func TestDumpStopsEarly(t *testing.T) {
 	c := dialIn(t, netnstest.New(t, "early"))
 	create(t, c, 5000, tcpFlow)
