@@ -109,8 +109,11 @@ func (r *replay) line(line int, c *Command) error {
 		}
 		return r.send(line, c)
 	}
-	if err := r.drain(false); err != nil || r.failed != nil {
-		return errors.Join(err, errStop)
+	if err := r.drain(false); err != nil {
+		return err
+	}
+	if r.failed != nil {
+		return errStop
 	}
 	if _, err := r.execute(c); err != nil {
 		if errors.Is(err, r.ctx.Err()) {

@@ -1,12 +1,15 @@
 package conntrack
 
 import (
+	"bytes"
+	"context"
 	"fmt"
 	"io"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	"ctbox/internal/netnstest"
@@ -172,6 +175,41 @@ func TestLoadRefused(t *testing.T) {
 	if r = run(t, ns, "-R "+file+"nix"); r.status != 2 || !strings.HasPrefix(r.stderr, messagePrefix+"Failed to open file "+file+"nix for reading\n") {
 		t.Errorf("%+v", r)
 	}
+}
+
+// TestLoadInterrupted ends a load between two lines, the second of which waits for the
+// first: what was not sent then is not said to be carried out.
+func TestLoadInterrupted(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "flows")
+	if err := os.WriteFile(file, []byte("-I -t 1000 "+udp4+"\n-F\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	// Each line is asked about when the file is checked and when it is carried out;
+	// the next to ask is who sends what the first line put into a batch.
+	ctx := &endingContext{Context: context.Background(), after: 4}
+	var stdout, stderr bytes.Buffer
+	status := -1
+	netnstest.New(t, "interrupted").Do(func() {
+		status = Run(ctx, []string{"conntrack", "-R", file}, strings.NewReader(""), &stdout, &stderr)
+	})
+	want := said(file + ": interrupted; at least 0 of 2 lines were carried out")
+	if status != exitFailed || stderr.String() != want || stdout.Len() > 0 {
+		t.Errorf("status %d\n%s%s\nwant %s", status, stdout.String(), stderr.String(), want)
+	}
+}
+
+// endingContext has ended when it was asked so often.
+type endingContext struct {
+	context.Context
+	asked atomic.Int64
+	after int64
+}
+
+func (c *endingContext) Err() error {
+	if c.asked.Add(1) > c.after {
+		return context.Canceled
+	}
+	return nil
 }
 
 // TestLoadOrder holds that each line sees what those before it have done, and
