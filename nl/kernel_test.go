@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net/netip"
+	"os"
 	"runtime"
 	"testing"
 	"time"
@@ -468,6 +469,30 @@ func TestEventsWithoutWaiting(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
+	}
+}
+
+// A closed Subscription says so, and closing it again touches nothing: its descriptors'
+// numbers may be those of other files by then.
+func TestEventsClosed(t *testing.T) {
+	s := subscribeIn(t, netnstest.New(t, "closed"), EventOptions{Groups: GroupFlowNew})
+	var pipe [2]int
+	if err := unix.Pipe2(pipe[:], unix.O_CLOEXEC|unix.O_NONBLOCK); err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(pipe[0])
+	defer unix.Close(pipe[1])
+	s.Close()
+	if e, err := s.Next(t.Context(), nil); e != nil || !errors.Is(err, os.ErrClosed) {
+		t.Errorf("after Close: %v, %v", e, err)
+	}
+	if err := unix.Dup3(pipe[1], s.sock.bell, unix.O_CLOEXEC); err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(s.sock.bell)
+	s.Close()
+	if n, err := unix.Read(pipe[0], make([]byte, 8)); err != unix.EAGAIN {
+		t.Errorf("Close wrote %d bytes to another file, %v", n, err)
 	}
 }
 

@@ -178,17 +178,20 @@ func (s *Subscription) SetBuffer(n int) error { return s.sock.setBuffer(n) }
 // No event falls between the two. One goroutine at a time may call it.
 func (s *Subscription) SetFilter(f *EventFilter) error { return s.sock.setFilter(f) }
 
-// Close ends the subscription. Events that wait are dropped; Next returns
-// net.ErrClosed or the reader's error.
+// Close ends the subscription: nothing more is received. Next hands out what has
+// arrived, and then returns os.ErrClosed or the reader's error. A second call does
+// nothing; no other method that changes the socket may come after the first.
 func (s *Subscription) Close() error {
-	s.mu.Lock()
-	s.closed = true
-	s.unwatch()
-	s.arrived.Broadcast()
-	s.mu.Unlock()
-	s.sock.ring()
-	<-s.done
-	s.closing.Do(s.sock.close)
+	s.closing.Do(func() {
+		s.mu.Lock()
+		s.closed = true
+		s.unwatch()
+		s.arrived.Broadcast()
+		s.mu.Unlock()
+		s.sock.ring()
+		<-s.done
+		s.sock.close()
+	})
 	return nil
 }
 
