@@ -7,6 +7,8 @@ import (
 	"strings"
 	"testing"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/google/go-cmp/cmp"
 )
 
@@ -147,14 +149,28 @@ func TestInverted(t *testing.T) {
 }
 
 func TestParseAckText(t *testing.T) {
-	b := make([]byte, nlmsgHeader+4+nlmsgHeader)
-	native.PutUint16(b[4:], 2)
-	native.PutUint16(b[flagsOffset:], ackTLVs|ackCapped)
-	errno := int32(-22)
-	native.PutUint32(b[nlmsgHeader:], uint32(errno))
-	b = appendString(b, nlmsgerrAttrMsg, []byte("invalid zone"))
-	if err := parseAck(b); err == nil || err.Error() != "invalid argument (invalid zone)" {
-		t.Errorf("got %v", err)
+	for _, c := range []struct {
+		flags   uint16
+		refused uint32 // length of the refused request, as its header says
+		want    string
+	}{
+		{ackTLVs | ackCapped, 0x1234, "invalid argument (invalid zone)"},
+		{ackTLVs, nlmsgHeader, "invalid argument (invalid zone)"},
+		{0, nlmsgHeader, "invalid argument"},
+		{ackTLVs, 0x1000, "invalid argument"},
+		{ackTLVs, 1 << 31, "invalid argument"}, // negative as an int of 32 bits
+		{ackTLVs, 1<<32 - 1, "invalid argument"},
+	} {
+		b := make([]byte, nlmsgHeader+4+nlmsgHeader)
+		native.PutUint16(b[4:], unix.NLMSG_ERROR)
+		native.PutUint16(b[flagsOffset:], c.flags)
+		errno := int32(-22)
+		native.PutUint32(b[nlmsgHeader:], uint32(errno))
+		native.PutUint32(b[nlmsgHeader+4:], c.refused)
+		b = appendString(b, nlmsgerrAttrMsg, []byte("invalid zone"))
+		if err := parseAck(b); err == nil || err.Error() != c.want {
+			t.Errorf("flags %#x, a request of %#x bytes: got %v, want %s", c.flags, c.refused, err, c.want)
+		}
 	}
 }
 

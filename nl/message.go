@@ -124,11 +124,14 @@ func parseAck(raw []byte) error {
 		if len(raw) < at+nlmsgHeader {
 			return e
 		}
-		if flags&ackCapped != 0 {
-			at += nlmsgHeader
-		} else {
-			at += align4(int(native.Uint32(raw[at:])))
+		size := uint32(nlmsgHeader)
+		if flags&ackCapped == 0 {
+			size = native.Uint32(raw[at:])
 		}
+		if uint64(size)+3 > uint64(len(raw)) { // beyond it, and perhaps beyond an int of 32 bits
+			return e
+		}
+		at += align4(int(size))
 	}
 	if at > len(raw) {
 		return e
