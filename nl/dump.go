@@ -69,10 +69,10 @@ func (c *Conn) Dump(ctx context.Context, d Dump, each func(*Message) error) (Dum
 				continue
 			}
 			if err := parseMessage(ms.raw, &m); err != nil {
-				return r.info, err
+				return DumpInfo{}, err
 			}
 			if err := each(&m); err != nil {
-				return r.info, err
+				return DumpInfo{}, err // info is the reader's, which may still be at work
 			}
 		}
 		r.free <- chunk[:cap(chunk)]
