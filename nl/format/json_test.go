@@ -276,6 +276,8 @@ func TestJSONForms(t *testing.T) {
 			&nl.Flow{Has: nl.HasTCPState | nl.HasCountersOrig | nl.HasTimestampStart | nl.HasTimestampStop, TCPState: 9,
 				CountersOrig: nl.Counters{Packets: 3}, TimestampStart: 15e8, TimestampStop: 2e9,
 				Orig: nl.Tuple{Family: 2, Proto: 6, Has: nl.TupleSrc | nl.TupleProto, Src: nl.Addr{192, 0, 2, 1}}}},
+		{`{"original":{"sport":1},"seq_adjust":{"proto_name":"udp","reply":{"position":5}}}`, // a name that means nothing there
+			&nl.Flow{Orig: nl.Tuple{SrcPort: 1, Has: nl.TupleSrcPort}, Has: nl.HasSeqAdjReply, SeqAdjReply: nl.SeqAdj{CorrectionPos: 5}}},
 	}
 	for _, tt := range tests {
 		var r FlowReader

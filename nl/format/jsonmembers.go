@@ -123,7 +123,6 @@ var dccpMembers = members{
 }
 
 var seqAdjustMembers = members{
-	{"proto_name", (*FlowReader).readProtoName},
 	{"original", func(r *FlowReader) { r.readSeqAdj(&r.f.SeqAdjOrig, nl.HasSeqAdjOrig) }},
 	{"reply", func(r *FlowReader) { r.readSeqAdj(&r.f.SeqAdjReply, nl.HasSeqAdjReply) }},
 }
