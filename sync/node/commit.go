@@ -1,6 +1,7 @@
 package node
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -128,7 +129,7 @@ func (c *commit) run(ctx context.Context, t *task) error {
 	if c.batch, err = c.fresh(); err == nil {
 		err = c.passes(ctx)
 	}
-	return errors.Join(err, c.pipe.Close())
+	return cmp.Or(err, c.pipe.Close())
 }
 
 func (c *commit) passes(ctx context.Context) error {

@@ -1,6 +1,7 @@
 package node
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -156,7 +157,7 @@ func (n *Node) flushKernel(ctx context.Context, tables Tables, filter *filter) e
 	if err == nil {
 		err = p.Submit(batch)
 	}
-	return errors.Join(err, p.Close(), failed)
+	return cmp.Or(err, p.Close(), failed)
 }
 
 // SchedulePurge flushes the kernel's table after PurgeTimeout, unless a commit or

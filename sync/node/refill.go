@@ -1,6 +1,7 @@
 package node
 
 import (
+	"cmp"
 	"context"
 	"errors"
 
@@ -280,13 +281,13 @@ func (n *Node) sweepFlows(ctx context.Context) error {
 			key(&ask, &flows[i])
 			b.Add(nl.Request{Type: nl.TypeFlowGet, Family: ask.Orig.Family, Flow: &ask})
 		}
-		if err = errors.Join(p.Submit(b), p.Drain()); err != nil {
+		if err = cmp.Or(p.Submit(b), p.Drain()); err != nil {
 			break
 		}
 		err = n.do(ctx, func() { n.swept(gone) })
 		gone = gone[:0]
 	}
-	return errors.Join(err, p.Close())
+	return cmp.Or(err, p.Close())
 }
 
 func (n *Node) refillExpects(ctx context.Context, t *task, r refill) error {
