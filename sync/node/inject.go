@@ -1,6 +1,7 @@
 package node
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"strconv"
@@ -148,7 +149,7 @@ func (i *injector) carryOut(ctx context.Context, orders []order) error {
 			again = append(again, i.judge(orders, b)...)
 			return nil
 		})
-		if err := errors.Join(submitTrials(p, orders, todo, &i.node.restore), p.Close()); err != nil {
+		if err := cmp.Or(submitTrials(p, orders, todo), p.Close()); err != nil {
 			return err
 		}
 		todo = todo[:0]
@@ -189,7 +190,7 @@ func keyOf(o *order) flowKey {
 }
 
 // submitTrials sends the requests of todo.
-func submitTrials(p *nl.Pipeline, orders []order, todo []trial, r *restorer) error {
+func submitTrials(p *nl.Pipeline, orders []order, todo []trial) error {
 	b, err := p.Batch()
 	if err != nil {
 		return err
@@ -197,7 +198,7 @@ func submitTrials(p *nl.Pipeline, orders []order, todo []trial, r *restorer) err
 	tag := []trial{}
 	for _, t := range todo {
 		o := &orders[t.order]
-		requests, removal := o.requests(t.attempt, r)
+		requests, removal := o.requests(t.attempt)
 		for k, request := range requests {
 			b.Add(request)
 			tag = append(tag, trial{order: t.order, attempt: t.attempt, removal: removal && k == 0})
@@ -219,7 +220,7 @@ func submitTrials(p *nl.Pipeline, orders []order, todo []trial, r *restorer) err
 
 // requests are the requests of one attempt; removal says that the first of them
 // only makes room.
-func (o *order) requests(a attempt, r *restorer) (requests []nl.Request, removal bool) {
+func (o *order) requests(a attempt) (requests []nl.Request, removal bool) {
 	const create = unix.NLM_F_CREATE | unix.NLM_F_EXCL
 	var typ, gone nl.Type
 	request := nl.Request{}
@@ -248,7 +249,7 @@ func (o *order) requests(a attempt, r *restorer) (requests []nl.Request, removal
 	if a == plain && o.typ == wire.FlowUpdate {
 		request.Flags = 0
 		request.Flow = &nl.Flow{}
-		r.changes(request.Flow, &o.flow)
+		changes(request.Flow, &o.flow)
 		if o.untimed {
 			request.Flow.Has &^= nl.HasTimeout
 		}

@@ -119,7 +119,7 @@ func pin(out *nl.Flow, nat *nl.NAT, has nl.Attr, addr nl.Addr, port uint16) {
 // changes sets out to the request that brings the flow which creation f makes up
 // to date. What the kernel refuses to change in a living flow is left out: NAT,
 // master and helper.
-func (r *restorer) changes(out, creation *nl.Flow) {
+func changes(out, creation *nl.Flow) {
 	*out = *creation
 	out.Has &^= nl.HasNATSrc | nl.HasNATDst | nl.HasHelper | nl.HasSeqAdjOrig | nl.HasSeqAdjReply | nl.HasSynproxy
 	out.Status &^= nl.StatusSrcNAT | nl.StatusDstNAT

@@ -107,7 +107,7 @@ func TestChangesLeaveOutWhatTheKernelRefuses(t *testing.T) {
 	var r restorer
 	var created, out nl.Flow
 	r.flow(&created, &f, 0)
-	r.changes(&out, &created)
+	changes(&out, &created)
 	if out.Has&(nl.HasNATSrc|nl.HasHelper) != 0 || out.Master.Has != 0 || out.Reply.Has != 0 || out.Status&nl.StatusSrcNAT != 0 || out.Has&nl.HasMark == 0 {
 		t.Errorf("got %+v", out)
 	}
