@@ -27,7 +27,7 @@ func Load(name string) (*Config, []Warning, error) {
 		return nil, nil, fmt.Errorf("read configuration: %w", err)
 	}
 	defer file.Close()
-	src, err := io.ReadAll(file)
+	src, err := io.ReadAll(io.LimitReader(file, maxSize+1))
 	if err != nil {
 		return nil, nil, fmt.Errorf("read configuration: %w", err)
 	}
@@ -60,8 +60,8 @@ type Parser struct {
 
 // Parse parses the bytes of a file; name is the file's name in messages. The
 // warnings come in the order of the file, those about several clauses last, and
-// also with an error. An error is
-// always an *Error and ends the parse: the Config is nil then.
+// also with an error. An error is always an *Error and ends the parse: the Config
+// is nil then.
 func (ps *Parser) Parse(name string, src []byte) (*Config, []Warning, error) {
 	p := &parser{
 		top: &grammar,

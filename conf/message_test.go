@@ -7,6 +7,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"golang.org/x/sys/unix"
 )
 
 const clauseOfGeneral = `expected a clause of General or "}"`
@@ -280,5 +282,36 @@ func TestLoad(t *testing.T) {
 	c, _, err := Load(name)
 	if err != nil || c.General.HashSize != 5 || c.File != name {
 		t.Errorf("got %+v, %v", c, err)
+	}
+}
+
+// A name that leads to something without an end is read no further than a file may be.
+func TestLoadEndless(t *testing.T) {
+	name := filepath.Join(t.TempDir(), "pipe")
+	if err := unix.Mkfifo(name, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	written := make(chan int)
+	go func() {
+		total := 0
+		defer func() { written <- total }()
+		pipe, err := os.OpenFile(name, os.O_WRONLY, 0)
+		if err != nil {
+			return
+		}
+		defer pipe.Close()
+		for chunk := make([]byte, 1<<20); total < 4*maxSize; {
+			n, err := pipe.Write(chunk)
+			if total += n; err != nil {
+				return
+			}
+		}
+	}()
+	_, _, err := Load(name)
+	if want := name + ": the file is larger than 16 MiB"; err == nil || err.Error() != want {
+		t.Errorf("got %v, want %s", err, want)
+	}
+	if n := <-written; n > 2*maxSize {
+		t.Errorf("%d bytes were read", n)
 	}
 }
