@@ -3,8 +3,9 @@ package conf
 import (
 	"os"
 	"strconv"
-	"strings"
 	"sync"
+
+	"ctbox/internal/protofile"
 )
 
 // wellKnownProtocols are the IANA names and numbers that every protocols(5) has,
@@ -57,26 +58,8 @@ type protocolsFile struct {
 
 func (f *protocolsFile) lookup(name string) (uint8, bool) {
 	f.once.Do(func() {
-		text, err := os.ReadFile("/etc/protocols")
-		if err != nil {
-			return
-		}
-		f.numbers = make(map[string]uint8)
-		for line := range strings.Lines(string(text)) {
-			line, _, _ = strings.Cut(line, "#")
-			fields := strings.Fields(line)
-			if len(fields) < 2 {
-				continue
-			}
-			number, err := strconv.ParseUint(fields[1], 10, 8)
-			if err != nil {
-				continue
-			}
-			f.numbers[fields[0]] = uint8(number)
-			for _, alias := range fields[2:] {
-				f.numbers[alias] = uint8(number)
-			}
-		}
+		text, _ := os.ReadFile(protofile.File)
+		f.numbers = protofile.Parse(string(text))
 	})
 	number, ok := f.numbers[name]
 	return number, ok

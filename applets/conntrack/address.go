@@ -4,7 +4,7 @@ import (
 	"net/netip"
 	"strings"
 
-	"ctbox/applets/internal/cnum"
+	"ctbox/internal/cnum"
 	"ctbox/nl"
 )
 

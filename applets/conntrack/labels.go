@@ -8,7 +8,7 @@ import (
 	"os"
 	"strings"
 
-	"ctbox/applets/internal/cnum"
+	"ctbox/internal/cnum"
 	"ctbox/nl"
 )
 

@@ -6,7 +6,7 @@ import (
 	"strings"
 	"time"
 
-	"ctbox/applets/internal/cnum"
+	"ctbox/internal/cnum"
 	"ctbox/nl"
 )
 

@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"ctbox/applets/internal/getopt"
+	"ctbox/internal/protofile"
 	"ctbox/nl"
 )
 
@@ -52,7 +53,7 @@ func NewParser(warnings io.Writer, posix bool) *Parser {
 	return &Parser{
 		Warnings:      warnings,
 		Posix:         posix,
-		ProtocolsFile: "/etc/protocols",
+		ProtocolsFile: protofile.File,
 		LabelFile:     DefaultLabelFile,
 	}
 }

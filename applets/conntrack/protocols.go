@@ -4,8 +4,8 @@ import (
 	"strings"
 	"sync"
 
-	"ctbox/applets/internal/cnum"
 	"ctbox/applets/internal/getopt"
+	"ctbox/internal/cnum"
 	"ctbox/nl"
 )
 

@@ -5,7 +5,7 @@ import (
 	"os"
 	"strings"
 
-	"ctbox/applets/internal/protofile"
+	"ctbox/internal/protofile"
 	"ctbox/nl"
 )
 

@@ -17,8 +17,8 @@ import (
 	"syscall"
 
 	"ctbox/applets/internal/cerror"
-	"ctbox/applets/internal/protofile"
 	"ctbox/internal/feature"
+	"ctbox/internal/protofile"
 	"ctbox/internal/version"
 	"ctbox/nl"
 )

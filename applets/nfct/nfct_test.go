@@ -7,7 +7,7 @@ import (
 	"strings"
 	"testing"
 
-	"ctbox/applets/internal/protofile"
+	"ctbox/internal/protofile"
 	"ctbox/nl"
 	"ctbox/nl/cthelper"
 	"ctbox/nl/cttimeout"

@@ -5,9 +5,9 @@ import (
 	"os"
 	"strconv"
 
-	"ctbox/applets/internal/cnum"
-	"ctbox/applets/internal/protofile"
+	"ctbox/internal/cnum"
 	"ctbox/internal/feature"
+	"ctbox/internal/protofile"
 	"ctbox/nl"
 	"ctbox/nl/cttimeout"
 

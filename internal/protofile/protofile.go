@@ -6,7 +6,7 @@ import (
 	"math"
 	"strings"
 
-	"ctbox/applets/internal/cnum"
+	"ctbox/internal/cnum"
 )
 
 // File is where the system keeps the list. Small systems have none.
