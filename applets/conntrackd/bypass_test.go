@@ -1,6 +1,8 @@
 package conntrackd
 
 import (
+	"bufio"
+	"encoding/binary"
 	"fmt"
 	"io"
 	"net"
@@ -63,22 +65,23 @@ func TestBypassWaitsForASlowPeer(t *testing.T) {
 // countFlows counts the messages of a stream and the different flows in them.
 func countFlows(conn net.Conn, messages, flows *atomic.Int64) {
 	seen := map[uint16]bool{}
-	buf, have := make([]byte, 1<<17), 0
+	in := bufio.NewReader(conn)
+	message := make([]byte, 1<<16)
 	var c wire.Counters
 	var f nl.Flow
 	for {
-		n, err := conn.Read(buf[have:])
-		if err != nil && err != io.EOF || n == 0 {
+		if _, err := io.ReadFull(in, message[:wire.HeaderLen]); err != nil {
 			return
 		}
-		r := wire.ReadStream(buf[:have+n])
-		for m, ok := r.Next(&c); ok; m, ok = r.Next(&c) {
-			if m.Type.IsFlow() && wire.ParseFlow(m.Body, &f) == nil {
-				seen[f.Orig.SrcPort] = true
-				messages.Add(1)
-				flows.Store(int64(len(seen)))
-			}
+		whole := message[:max(wire.HeaderLen, int(binary.BigEndian.Uint16(message[2:])))]
+		if _, err := io.ReadFull(in, whole[wire.HeaderLen:]); err != nil {
+			return
 		}
-		have = copy(buf, r.Rest())
+		r := wire.ReadDatagram(whole)
+		if m, ok := r.Next(&c); ok && m.Type.IsFlow() && wire.ParseFlow(m.Body, &f) == nil {
+			seen[f.Orig.SrcPort] = true
+			messages.Add(1)
+			flows.Store(int64(len(seen)))
+		}
 	}
 }

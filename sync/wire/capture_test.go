@@ -53,7 +53,7 @@ func checkRoundTrip(t *testing.T, m capturedMessage) Header {
 	var c Counters
 	r := ReadDatagram(m.raw)
 	msg, ok := r.Next(&c)
-	if !ok || len(r.Rest()) != 0 {
+	if !ok || len(r.rest) != 0 {
 		t.Errorf("%s: %x is not one message: %+v", m.step, m.raw, c)
 		return msg.Header
 	}

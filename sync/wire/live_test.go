@@ -75,11 +75,11 @@ func (s *sniffer) poll() int {
 		p = p[28 : int(p[2])<<8|int(p[3])] // up to the IP length, without IP and UDP headers
 		var c Counters
 		for r := ReadDatagram(p); ; {
-			rest := r.Rest()
+			rest := r.rest
 			if _, ok := r.Next(&c); !ok {
 				break
 			}
-			s.seen = append(s.seen, capturedMessage{s.step, bytes.Clone(rest[:len(rest)-len(r.Rest())])})
+			s.seen = append(s.seen, capturedMessage{s.step, bytes.Clone(rest[:len(rest)-len(r.rest)])})
 		}
 		if c != (Counters{}) {
 			s.t.Errorf("%s: %x is refused: %+v", s.step, p, c)

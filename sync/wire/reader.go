@@ -29,19 +29,11 @@ type Message struct {
 
 // Reader walks the messages in a run of received bytes. It keeps no copy: what
 // it returns is valid as long as those bytes are.
-type Reader struct {
-	rest   []byte
-	stream bool
-	broken bool
-}
+type Reader struct{ rest []byte }
 
-// ReadDatagram returns a Reader over one datagram, which holds whole messages.
+// ReadDatagram returns a Reader over one datagram, or over what package link has cut
+// off a TCP stream: either holds whole messages.
 func ReadDatagram(b []byte) Reader { return Reader{rest: b} }
-
-// ReadStream returns a Reader over what has come of a TCP stream. The last
-// message may be incomplete; it stays in Rest, to be put before what comes next.
-// No message is longer than 65535 bytes.
-func ReadStream(b []byte) Reader { return Reader{rest: b, stream: true} }
 
 // Next returns the next message of this version. Messages of another version
 // are counted and skipped. At the end, or where the bytes cease to make sense,
@@ -50,14 +42,14 @@ func (r *Reader) Next(c *Counters) (m Message, ok bool) {
 	for len(r.rest) > 0 {
 		b := r.rest
 		if len(b) < HeaderLen {
-			return r.partial(&c.Truncated)
+			return r.stop(&c.Truncated)
 		}
 		length := int(binary.BigEndian.Uint16(b[2:]))
 		if length == 0 {
 			return r.stop(&c.BadSize)
 		}
 		if length > len(b) {
-			return r.partial(&c.BadSize)
+			return r.stop(&c.BadSize)
 		}
 		h := Header{
 			Type:  Type(b[0] & 0xf),
@@ -68,7 +60,7 @@ func (r *Reader) Next(c *Counters) (m Message, ok bool) {
 		if h.Ranged() {
 			head = RangedHeaderLen
 			if len(b) < head {
-				return r.partial(&c.Truncated)
+				return r.stop(&c.Truncated)
 			}
 		}
 		if length < head {
@@ -92,28 +84,9 @@ func (r *Reader) Next(c *Counters) (m Message, ok bool) {
 	return Message{}, false
 }
 
-// partial ends the walk where bytes are missing: on a stream they are still to
-// come, in a datagram they never will, and why counts it.
-func (r *Reader) partial(why *uint64) (Message, bool) {
-	if r.stream {
-		return Message{}, false
-	}
-	return r.stop(why)
-}
-
 // stop ends the walk for good: where the next message starts is unknown.
 func (r *Reader) stop(why *uint64) (Message, bool) {
 	*why++
 	r.rest = nil
-	r.broken = true
 	return Message{}, false
 }
-
-// Rest returns the bytes not yet consumed: on a stream, after Next returned
-// false, the beginning of a message whose end is still to come.
-func (r *Reader) Rest() []byte { return r.rest }
-
-// Broken reports whether the walk ended at a length that cannot be. On a stream
-// the boundaries of messages are then lost and only a new connection finds them
-// again.
-func (r *Reader) Broken() bool { return r.broken }

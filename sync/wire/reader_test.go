@@ -14,8 +14,6 @@ import (
 type verdicts struct {
 	seqs     []Seq // of the messages that Next returned
 	counters Counters
-	broken   bool
-	rest     int
 }
 
 func walk(r Reader) verdicts {
@@ -23,8 +21,6 @@ func walk(r Reader) verdicts {
 	for {
 		m, ok := r.Next(&v.counters)
 		if !ok {
-			v.broken = r.Broken()
-			v.rest = len(r.Rest())
 			return v
 		}
 		v.seqs = append(v.seqs, m.Seq)
@@ -35,47 +31,38 @@ func walk(r Reader) verdicts {
 func TestFramingIsJudgedLikeTheCDaemon(t *testing.T) {
 	const good = "1a 10 00 08 00 00 00 07"
 	for _, c := range []struct {
-		name     string
-		hex      string
-		datagram verdicts
-		stream   verdicts
+		name string
+		hex  string
+		want verdicts
 	}{
-		{"nothing", "", verdicts{}, verdicts{}},
+		{"nothing", "", verdicts{}},
 		{"5 bytes", "10 00 00 08 00",
-			verdicts{counters: Counters{Truncated: 1}, broken: true}, verdicts{rest: 5}},
+			verdicts{counters: Counters{Truncated: 1}}},
 		{"length 0", "10 00 00 00 00 00 00 01" + good,
-			verdicts{counters: Counters{BadSize: 1}, broken: true}, verdicts{counters: Counters{BadSize: 1}, broken: true}},
+			verdicts{counters: Counters{BadSize: 1}}},
 		{"ACK of length 0 in 8 bytes", "1a 08 00 00 00 00 00 01",
-			verdicts{counters: Counters{BadSize: 1}, broken: true}, verdicts{counters: Counters{BadSize: 1}, broken: true}},
+			verdicts{counters: Counters{BadSize: 1}}},
 		{"length 4", "10 00 00 04 00 00 00 01" + good,
-			verdicts{counters: Counters{BadSize: 1}, broken: true}, verdicts{counters: Counters{BadSize: 1}, broken: true}},
+			verdicts{counters: Counters{BadSize: 1}}},
 		{"length 100 in 8", "10 00 00 64 00 00 00 01",
-			verdicts{counters: Counters{BadSize: 1}, broken: true}, verdicts{rest: 8}},
+			verdicts{counters: Counters{BadSize: 1}}},
 		{"version 2", "20 00 00 08 00 00 00 01" + good,
-			verdicts{seqs: []Seq{7}, counters: Counters{BadVersion: 1}}, verdicts{seqs: []Seq{7}, counters: Counters{BadVersion: 1}}},
+			verdicts{seqs: []Seq{7}, counters: Counters{BadVersion: 1}}},
 		{"version 0", "00 00 00 08 00 00 00 01" + good,
-			verdicts{seqs: []Seq{7}, counters: Counters{BadVersion: 1}}, verdicts{seqs: []Seq{7}, counters: Counters{BadVersion: 1}}},
+			verdicts{seqs: []Seq{7}, counters: Counters{BadVersion: 1}}},
 		{"ACK with 8 bytes", "1a 08 00 08 00 00 00 01",
-			verdicts{counters: Counters{Truncated: 1}, broken: true}, verdicts{rest: 8}},
+			verdicts{counters: Counters{Truncated: 1}}},
 		{"ACK of length 16 in 12 bytes", "1a 08 00 10 00 00 00 01 00 00 00 01",
-			verdicts{counters: Counters{BadSize: 1}, broken: true}, verdicts{rest: 12}},
+			verdicts{counters: Counters{BadSize: 1}}},
 		{"ACK of length 8 in 16 bytes", "1a 08 00 08 00 00 00 01 00 00 00 01 00 00 00 01",
-			verdicts{counters: Counters{BadSize: 1}, broken: true}, verdicts{counters: Counters{BadSize: 1}, broken: true}},
+			verdicts{counters: Counters{BadSize: 1}}},
 		{"3 bytes after a message", good + "00 00 00",
-			verdicts{seqs: []Seq{7}, counters: Counters{Truncated: 1}, broken: true}, verdicts{seqs: []Seq{7}, rest: 3}},
-		{"two messages", good + good, verdicts{seqs: []Seq{7, 7}}, verdicts{seqs: []Seq{7, 7}}},
+			verdicts{seqs: []Seq{7}, counters: Counters{Truncated: 1}}},
+		{"two messages", good + good, verdicts{seqs: []Seq{7, 7}}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			raw := unhex(t, c.hex)
-			for _, side := range []struct {
-				name string
-				got  verdicts
-				want verdicts
-			}{{"datagram", walk(ReadDatagram(raw)), c.datagram}, {"stream", walk(ReadStream(raw)), c.stream}} {
-				g, w := side.got, side.want
-				if !slices.Equal(g.seqs, w.seqs) || g.counters != w.counters || g.broken != w.broken || g.rest != w.rest {
-					t.Errorf("%s: got %+v, want %+v", side.name, g, w)
-				}
+			if got := walk(ReadDatagram(unhex(t, c.hex))); !slices.Equal(got.seqs, c.want.seqs) || got.counters != c.want.counters {
+				t.Errorf("got %+v, want %+v", got, c.want)
 			}
 		})
 	}
@@ -96,36 +83,6 @@ func TestKindsOfHeaders(t *testing.T) {
 	} {
 		if got := (Header{Type: c.typ, Flags: c.flags}).Kind(); got != c.want {
 			t.Errorf("type %d flags %#x: kind %d, want %d", c.typ, c.flags, got, c.want)
-		}
-	}
-}
-
-func TestStreamIsReadInAnyPieces(t *testing.T) {
-	var all []byte
-	for _, d := range flowDumps {
-		all = append(all, unhex(t, d.hex)...)
-	}
-	for size := 1; size < 200; size += 7 {
-		var buf []byte
-		var c Counters
-		n := 0
-		for at := 0; at < len(all); at += size {
-			buf = append(buf, all[at:min(at+size, len(all))]...)
-			r := ReadStream(buf)
-			for {
-				m, ok := r.Next(&c)
-				if !ok {
-					break
-				}
-				if m.Header != flowDumps[n].header {
-					t.Fatalf("pieces of %d: message %d is %+v", size, n, m.Header)
-				}
-				n++
-			}
-			buf = append(buf[:0], r.Rest()...)
-		}
-		if n != len(flowDumps) || len(buf) != 0 || c != (Counters{}) {
-			t.Errorf("pieces of %d: %d messages, %d bytes left, %+v", size, n, len(buf), c)
 		}
 	}
 }
