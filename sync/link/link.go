@@ -11,7 +11,6 @@
 package link
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"net"
@@ -105,8 +104,8 @@ type counters struct {
 	refused                  atomic.Uint64
 }
 
-// New makes a link that delivers what it receives, marked with number. refused, which may be called from any goroutine, is told of each source that was
-// turned away, once.
+// New makes a link that delivers what it receives, marked with number. refused is
+// called once for each source that was turned away, from any goroutine.
 func New(c Config, number int, deliver Deliver, refused func(netip.Addr)) *Link {
 	l := &Link{config: c, number: number, deliver: deliver, refused: refused, gone: peerGone}
 	l.capacity.Store(int64(l.capacityOf(minimumMTU)))
@@ -119,7 +118,7 @@ var ErrNoInterface = errors.New("no such interface")
 // Open makes the link follow its interface: it opens the sockets when there are
 // none yet, again when the interface is another one than they were made for, and
 // takes over its MTU. It may be called as often as something may have changed.
-func (l *Link) Open(ctx context.Context) error {
+func (l *Link) Open() error {
 	i, err := net.InterfaceByName(l.config.Interface)
 	if err != nil {
 		if l.sockets != nil {
@@ -133,7 +132,7 @@ func (l *Link) Open(ctx context.Context) error {
 	}
 	l.Close()
 	if l.config.Transport == TCP {
-		l.sockets, err = openStream(ctx, l)
+		l.sockets, err = openStream(l)
 	} else {
 		l.sockets, err = openDatagram(l, i.Index)
 	}

@@ -2,7 +2,6 @@ package link
 
 import (
 	"bytes"
-	"context"
 	"encoding/binary"
 	"errors"
 	"net/netip"
@@ -41,7 +40,7 @@ func newSite(t *testing.T, ns *netnstest.NS, c Config) *site {
 func (s *site) open(t *testing.T) {
 	t.Helper()
 	s.ns.Do(func() {
-		if err := s.link.Open(context.Background()); err != nil {
+		if err := s.link.Open(); err != nil {
 			t.Fatal(err)
 		}
 	})
@@ -310,7 +309,7 @@ func TestPortInUse(t *testing.T) {
 	newSite(t, nsA, c)
 	second := New(c, 1, nil, nil)
 	var err error
-	nsA.Do(func() { err = second.Open(context.Background()) })
+	nsA.Do(func() { err = second.Open() })
 	if err == nil || err.Error() != "UDP over sync0: bind to 192.0.2.1:3780: address already in use" {
 		t.Errorf("got %v", err)
 	}
@@ -324,7 +323,7 @@ func TestInterfaceComesBack(t *testing.T) {
 	var monitor *Monitor
 	nsB.Do(func() {
 		var err error
-		if monitor, err = NewMonitor(context.Background()); err != nil {
+		if monitor, err = NewMonitor(); err != nil {
 			t.Fatal(err)
 		}
 	})
@@ -334,7 +333,7 @@ func TestInterfaceComesBack(t *testing.T) {
 	nsA.IP("link", "del", "sync0") // takes the other end along
 	changed(t, monitor)
 	inB(func() {
-		if err := b.link.Open(context.Background()); !errors.Is(err, ErrNoInterface) {
+		if err := b.link.Open(); !errors.Is(err, ErrNoInterface) {
 			t.Errorf("got %v", err)
 		}
 		if b.link.State() != Down {
@@ -379,7 +378,7 @@ func TestAddressComesLater(t *testing.T) {
 		var monitor *Monitor
 		nsA.Do(func() {
 			var err error
-			if monitor, err = NewMonitor(context.Background()); err != nil {
+			if monitor, err = NewMonitor(); err != nil {
 				t.Fatal(err)
 			}
 		})
@@ -387,7 +386,7 @@ func TestAddressComesLater(t *testing.T) {
 		l := New(Config{Transport: UDP, Interface: "sync0", Port: 3780, Address: addr(tt.local), Destination: addr(tt.peer)}, 0, nil, nil)
 		defer l.Close()
 		var err error
-		open := func() { err = l.Open(context.Background()) }
+		open := func() { err = l.Open() }
 		if nsA.Do(open); err == nil {
 			t.Fatal("opened without its address")
 		}
@@ -443,7 +442,7 @@ func TestSteadyStateAllocations(t *testing.T) {
 	arrived := make(chan struct{})
 	b := New(cb, 7, func(*Batch, <-chan struct{}) { arrived <- struct{}{} }, nil)
 	nsB.Do(func() {
-		if err := b.Open(context.Background()); err != nil {
+		if err := b.Open(); err != nil {
 			t.Fatal(err)
 		}
 	})

@@ -1,7 +1,6 @@
 package link
 
 import (
-	"context"
 	"errors"
 	"fmt"
 
@@ -10,8 +9,8 @@ import (
 )
 
 // Monitor tells when any interface of this network namespace may have changed:
-// came, went, up, down, carrier, MTU, addresses. It sends on Changed, without ever blocking;
-// several changes may become one.
+// came, went, up, down, carrier, MTU, addresses. It sends on Changed and never
+// blocks; several changes may become one.
 type Monitor struct {
 	Changed <-chan struct{}
 	conn    *netlink.Conn
@@ -23,7 +22,7 @@ type Monitor struct {
 const monitored = unix.RTMGRP_LINK | unix.RTMGRP_IPV4_IFADDR | unix.RTMGRP_IPV6_IFADDR
 
 // NewMonitor listens to rtnetlink's events (rtnetlink(7)).
-func NewMonitor(ctx context.Context) (*Monitor, error) {
+func NewMonitor() (*Monitor, error) {
 	conn, err := netlink.Dial(unix.NETLINK_ROUTE, &netlink.Config{Groups: monitored})
 	if err != nil {
 		return nil, fmt.Errorf("listen to interface changes: %w", err)
@@ -34,14 +33,11 @@ func NewMonitor(ctx context.Context) (*Monitor, error) {
 		defer close(m.done)
 		for {
 			_, err := conn.Receive()
-			if ctx.Err() != nil {
-				return
-			}
 			select {
 			case changed <- struct{}{}:
 			default:
 			}
-			// An overrun is a change, too; anything else means it was closed.
+			// An overrun is a change, too; anything else means that it was closed.
 			if err != nil && !errors.Is(err, unix.ENOBUFS) {
 				return
 			}

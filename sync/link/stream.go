@@ -43,7 +43,7 @@ type stream struct {
 	wake    chan struct{}
 }
 
-func openStream(ctx context.Context, l *Link) (sockets, error) {
+func openStream(l *Link) (sockets, error) {
 	c := &l.config
 	// The functions of net that take an address and no text, here and in dial, do
 	// without its resolver: 120 kB of flash.
@@ -64,7 +64,8 @@ func openStream(ctx context.Context, l *Link) (sockets, error) {
 	if s.limit <= 0 {
 		s.limit = defaultQueue
 	}
-	ctx, s.cancel = context.WithCancel(context.WithoutCancel(ctx))
+	ctx, cancel := context.WithCancel(context.Background())
+	s.cancel = cancel
 	s.done.Add(2)
 	go s.accept(ctx)
 	go s.write(ctx)

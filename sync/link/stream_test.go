@@ -34,7 +34,7 @@ func openImpatient(t *testing.T, c Config, gone time.Duration) *site {
 		s.refused = append(s.refused, a)
 	})
 	s.link.gone = gone
-	if err := s.link.Open(context.Background()); err != nil {
+	if err := s.link.Open(); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(s.link.Close)

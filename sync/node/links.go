@@ -1,7 +1,6 @@
 package node
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -46,7 +45,7 @@ func (n *Node) openLinks() (err error) {
 		l.all = append(l.all, link.New(linkConfig(c), i, n.deliver, n.refusedSource))
 	}
 	// Changes are listened to before the links look at their interfaces.
-	if l.monitor, err = link.NewMonitor(context.Background()); err != nil {
+	if l.monitor, err = link.NewMonitor(); err != nil {
 		return err
 	}
 	for i, k := range l.all {
@@ -90,7 +89,7 @@ func linkConfig(c *conf.Link) link.Config {
 
 // open opens link i, or notes that its interface is missing.
 func (l *links) open(i int, k *link.Link) error {
-	err := k.Open(context.Background())
+	err := k.Open()
 	switch {
 	case errors.Is(err, link.ErrNoInterface):
 		l.complain(i, l.node.log.Warn, fmt.Sprintf("dedicated link %s: no such interface, waiting for it", k.Config().Interface))
