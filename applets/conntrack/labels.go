@@ -32,14 +32,6 @@ type LabelMap struct {
 	bits  map[string]int       // numbers up to maxLabelNumber
 }
 
-// Name returns the name of label bit, or "" when it has none.
-func (m *LabelMap) Name(bit int) string {
-	if bit < 0 || bit >= len(m.names) {
-		return ""
-	}
-	return m.names[bit]
-}
-
 // Bit returns the number of the label called name.
 func (m *LabelMap) Bit(name string) (bit int, ok bool) {
 	bit, ok = m.bits[name]

@@ -147,9 +147,6 @@ func (s *Scanner) Operand() (string, bool) {
 // Take steps over the element that Operand returned.
 func (s *Scanner) Take() { s.next++ }
 
-// Words returns the words that are no options, once Next has returned End.
-func (s *Scanner) Words() []string { return s.args[min(s.next, len(s.args)):] }
-
 // Next returns the next option, or a Match with Code End.
 func (s *Scanner) Next() (Match, error) {
 	if s.rest == "" {

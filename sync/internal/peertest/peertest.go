@@ -91,13 +91,3 @@ func (d *Daemon) Malformed() int {
 	}
 	return n
 }
-
-// Log returns the daemon's log file.
-func (d *Daemon) Log() string {
-	d.t.Helper()
-	b, err := os.ReadFile(filepath.Join(d.dir, "log"))
-	if err != nil {
-		d.t.Fatalf("peertest: %v", err)
-	}
-	return string(b)
-}
