@@ -9,9 +9,8 @@ import (
 )
 
 // Install makes a symbolic link to the running binary in dir for every applet
-// that has one.
-// A link that is there already stays; one that leads to another ctbox (an
-// older version's, say) is replaced. Everything is checked before the first
+// that has one. A link that is there already stays; one that leads to another
+// ctbox (an older version's, say) is replaced. Everything is checked before the first
 // link is made: where a name is taken by anything else, Install changes
 // nothing and its error names the path.
 //

@@ -51,7 +51,7 @@ func (w *watcher) watch(sub *nl.Subscription) error {
 	for {
 		var err error
 		if !left && w.ctx.Err() != nil {
-			// main gives us a second to come to the end.
+			// main gives us a few seconds to come to the end.
 			ctx, left = context.WithoutCancel(w.ctx), true
 			if err = sub.Leave(); err != nil {
 				return err

@@ -114,9 +114,9 @@ func (p *peer) starts(now time.Duration, seq wire.Seq, answered bool) bool {
 	return !continues || answered
 }
 
-// countsAnew notes a late message and reports whether there were so many in
-// sequence, and nothing else, that they can't be: the peer has started again with lower numbers and
-// ended its HELLO without us.
+// countsAnew notes a late message and reports whether so many came in sequence, and
+// nothing else, that they can't be late: the peer has started again with lower numbers,
+// and we heard none of its HELLOs.
 func (p *peer) countsAnew(now time.Duration, seq wire.Seq) bool {
 	if p.runLen == 0 || seq != p.runNext {
 		p.runLen, p.runSince = 0, now
