@@ -7,10 +7,12 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
 	"ctbox/internal/netnstest"
+	"ctbox/nl"
 )
 
 func TestMain(m *testing.M) { netnstest.Main(m) }
@@ -128,6 +130,21 @@ func TestPrivilege(t *testing.T) {
 	wantFinding(t, all, "warning", "event-buffer", "rmem_max")
 	all, _ = examined(t, ns, without, "-C", config(t, strings.Replace(syncConfig, "General {", "General {\n NetlinkBufferSizeMaxGrowth 4096", 1)))
 	wantFinding(t, all, "ok", "event-buffer", "rmem_max allows")
+	// Without a configuration conntrack -E is the one that needs most.
+	all, _ = examined(t, ns, []string{"unshare", "-U", "-r", "-n"}, "--for", "conntrack")
+	text, err := os.ReadFile("/proc/sys/net/core/rmem_max")
+	if err != nil {
+		t.Fatal(err)
+	}
+	limit, err := strconv.Atoi(strings.TrimSpace(string(text)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	severity := "ok"
+	if 2*limit < nl.DefaultEventBuffer { // it then says that rmem_max allows no more
+		severity = "warning"
+	}
+	wantFinding(t, all, severity, "event-buffer", "32 MiB")
 
 	all, _ = examined(t, ns, []string{"prlimit", "--nofile=64"}, "--for", "conntrackd")
 	wantFinding(t, all, "warning", "files", "64 open files")

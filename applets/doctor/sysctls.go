@@ -6,6 +6,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"ctbox/conf"
+	"ctbox/nl"
 )
 
 // flag reports a kernel parameter that should be on, or off.
@@ -87,8 +88,9 @@ func checkLiberal(h *host, r *report) {
 	strict.check(h, r, Note)
 }
 
-// eventBuffer is what an event socket asks for where no configuration says it.
-const eventBuffer = 2 << 20
+// eventBuffer is the limit below which conntrack -E gets less than it asks for: the kernel
+// grants twice the number.
+const eventBuffer = nl.DefaultEventBuffer / 2
 
 // checkEventBuffer tries on a socket of its own whether the kernel lets the
 // caller go past rmem_max, as the event sockets ask to.
