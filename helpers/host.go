@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -174,7 +175,7 @@ func bindError(t *conf.HelperType, err error) error {
 	case errors.Is(err, unix.EINVAL):
 		why = "; is the module nfnetlink_queue there?"
 	}
-	return fmt.Errorf("trying to bind queue %d of cthelper `%s': %w%s", t.QueueNum, t.Name, err, why)
+	return fmt.Errorf("trying to bind queue %d of cthelper `%s': %w%s", t.QueueNum, t.Name, worded(err), why)
 }
 
 // setError explains what the kernel has against an object.
@@ -189,7 +190,26 @@ func setError(t *conf.HelperType, create bool, err error) error {
 		why = "; the kernel has it otherwise: its own module (nf_conntrack_" + t.Name +
 			"), or an object with another policy or private data length (`nfct helper delete` removes that)"
 	}
-	return fmt.Errorf("trying to configure cthelper `%s': %w%s", t.Name, err, why)
+	return fmt.Errorf("trying to configure cthelper `%s': %w%s", t.Name, worded(err), why)
+}
+
+// refusal is an error whose text is strerror(3)'s, with a capital letter: that is
+// what conntrack-tools logs, and what people look for.
+type refusal struct{ reason *nl.Error }
+
+func (r refusal) Error() string {
+	text := r.reason.Error()
+	return strings.ToUpper(text[:1]) + text[1:]
+}
+
+func (r refusal) Unwrap() error { return r.reason }
+
+// worded is err, as a refusal if the kernel has refused.
+func worded(err error) error {
+	if reason, ok := err.(*nl.Error); ok {
+		return refusal{reason}
+	}
+	return err
 }
 
 // Run reads packets and answers them until ctx ends. Then it disables the helper

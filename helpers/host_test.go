@@ -13,6 +13,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"ctbox/conf"
 	"ctbox/helpers/helper"
 	"ctbox/internal/netnstest"
 	"ctbox/internal/slog"
@@ -362,6 +363,29 @@ func TestRunFails(t *testing.T) {
 	close(h.queues.packets)
 	if err := h.Run(t.Context()); !errors.Is(err, io.ErrUnexpectedEOF) || !h.queues.closed {
 		t.Errorf("%v, closed %v", err, h.queues.closed)
+	}
+}
+
+// What the kernel refuses is worded as strerror(3) does, which is what the manuals
+// say to look for.
+func TestRefusalTexts(t *testing.T) {
+	ftp := &conf.HelperType{Name: "ftp", QueueNum: 7}
+	for _, c := range []struct {
+		got  error
+		want string
+	}{
+		{setError(ftp, true, &nl.Error{Errno: unix.EBUSY}), "trying to configure cthelper `ftp': Device or resource busy; "},
+		{setError(ftp, false, &nl.Error{Errno: unix.EINVAL}), "trying to configure cthelper `ftp': Invalid argument; "},
+		{bindError(ftp, &nl.Error{Errno: unix.EPERM}), "trying to bind queue 7 of cthelper `ftp': Operation not permitted; "},
+		{bindError(ftp, fmt.Errorf("receive from queue socket: %w", unix.ENOBUFS)),
+			"trying to bind queue 7 of cthelper `ftp': receive from queue socket: no buffer space available"},
+	} {
+		if !strings.HasPrefix(c.got.Error(), c.want) {
+			t.Errorf("%s\nwant %s", c.got, c.want)
+		}
+	}
+	if err := setError(ftp, true, &nl.Error{Errno: unix.EBUSY}); !errors.Is(err, unix.EBUSY) {
+		t.Errorf("%v is no EBUSY", err)
 	}
 }
 

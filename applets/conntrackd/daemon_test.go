@@ -187,7 +187,7 @@ func TestFailingStarts(t *testing.T) {
 		{"local address of another host", "", strings.ReplaceAll(setups["alarm"], "192.0.2.1", "192.0.2.7"),
 			"[ERROR] can't open channel socket: multicast over sync0: bind to 192.0.2.7: cannot assign requested address\n" + review, false},
 		{"queue in use", "", "Helper {\n Setup yes\n Type ftp inet tcp {\n  QueueNum 7\n }\n}",
-			"[ERROR] trying to bind queue 7 of cthelper `ftp': operation not permitted; another program has it, " +
+			"[ERROR] trying to bind queue 7 of cthelper `ftp': Operation not permitted; another program has it, " +
 				"or this one lacks CAP_NET_ADMIN\n" + review, false},
 		{"port in use", "", strings.ReplaceAll(setups["bypass"], "3780", strconv.Itoa(port)), review, false},
 		{"syntax", "", "Sync {\n Mod FTFW {\n}\n}",
