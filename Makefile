@@ -149,6 +149,13 @@ emulated: ## run the codecs' and parsers' tests on other architectures, under qe
 		echo "== $$arch"; GO="$(GO)" TAGS="$(TAGS)" GOMIPS=softfloat scripts/emulated.sh $$arch || exit 1; \
 	done
 
+# qemu-user has no netfilter sockets, but a PC's kernel takes 32-bit programs (with
+# CONFIG_IA32_EMULATION), and its structures for them are those of a 32-bit kernel.
+.PHONY: test-386
+test-386: ## run the tests of what speaks with the kernel as a 32-bit program
+	@scripts/need test
+	CGO_ENABLED=0 GOARCH=386 $(GO) test -count=1 -p 1 -tags $(TAGS) ./internal/recvmmsg ./nl/... ./sync/link ./sync/node ./helpers
+
 .PHONY: fuzz
 fuzz: ## fuzz every fuzz target for FUZZTIME
 	@GO="$(GO)" TAGS="$(TAGS)" FUZZTIME="$(FUZZTIME)" JOBS="$(FUZZJOBS)" scripts/fuzz.sh

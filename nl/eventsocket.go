@@ -7,6 +7,8 @@ import (
 	"time"
 	"unsafe"
 
+	"ctbox/internal/recvmmsg"
+
 	"golang.org/x/net/bpf"
 	"golang.org/x/sys/unix"
 )
@@ -24,9 +26,10 @@ type eventSocket struct {
 	memorySize uint32
 	dropped    dropCounter
 
-	buf  []byte
-	iov  [eventsPerRead]unix.Iovec
-	hdrs [eventsPerRead]mmsghdr
+	number uintptr // of recvmmsg(2)
+	buf    []byte
+	iov    [eventsPerRead]unix.Iovec
+	hdrs   [eventsPerRead]mmsghdr
 }
 
 // mmsghdr is struct mmsghdr of recvmmsg(2).
@@ -59,6 +62,7 @@ func openEventSocket() (_ *eventSocket, err error) {
 	if s.bell, err = unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK); err != nil {
 		return nil, fmt.Errorf("eventfd: %w", err)
 	}
+	s.number = recvmmsg.Number()
 	s.buf = make([]byte, eventsPerRead*eventSize)
 	for i := range s.hdrs {
 		s.iov[i].Base = &s.buf[i*eventSize]
@@ -176,7 +180,7 @@ func (d *dropCounter) advance(now uint32) uint64 {
 // io.EOF says that nothing is.
 func (s *eventSocket) read() (int, error) {
 	for {
-		n, _, errno := unix.RawSyscall6(unix.SYS_RECVMMSG, uintptr(s.fd), uintptr(unsafe.Pointer(&s.hdrs[0])),
+		n, _, errno := unix.RawSyscall6(s.number, uintptr(s.fd), uintptr(unsafe.Pointer(&s.hdrs[0])),
 			eventsPerRead, unix.MSG_DONTWAIT, 0, 0)
 		switch errno {
 		case 0:

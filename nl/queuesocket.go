@@ -6,6 +6,8 @@ import (
 	"syscall"
 	"unsafe"
 
+	"ctbox/internal/recvmmsg"
+
 	"golang.org/x/sys/unix"
 )
 
@@ -20,6 +22,7 @@ type queueSocket struct {
 	hdrs [queueReads]mmsghdr
 
 	in, out   func(fd uintptr) bool // receive and write, made once
+	number    uintptr               // of recvmmsg(2)
 	most, got uintptr               // datagrams to take at a time, and taken
 	message   []byte                // to be sent
 	errno     syscall.Errno         // of the last call
@@ -63,6 +66,7 @@ func (s *queueSocket) open(buffer int) error {
 		return fmt.Errorf("open netlink socket: %w", err)
 	}
 	s.in, s.out = s.receive, s.write
+	s.number = recvmmsg.Number()
 	s.buf = make([]byte, queueReads*queueMessage)
 	for i := range s.hdrs {
 		s.iov[i].Base = &s.buf[i*queueMessage]
@@ -90,7 +94,7 @@ func (s *queueSocket) read(most int) (int, error) {
 
 func (s *queueSocket) receive(fd uintptr) bool {
 	for {
-		s.got, _, s.errno = unix.RawSyscall6(unix.SYS_RECVMMSG, fd, uintptr(unsafe.Pointer(&s.hdrs[0])),
+		s.got, _, s.errno = unix.RawSyscall6(s.number, fd, uintptr(unsafe.Pointer(&s.hdrs[0])),
 			s.most, unix.MSG_DONTWAIT, 0, 0)
 		if s.errno != unix.EINTR {
 			return s.errno != unix.EAGAIN

@@ -10,6 +10,8 @@ import (
 	"syscall"
 	"unsafe"
 
+	"ctbox/internal/recvmmsg"
+
 	"golang.org/x/sys/unix"
 )
 
@@ -311,9 +313,10 @@ func (r *rxState) init() {
 		h.Name = (*byte)(unsafe.Pointer(&r.names[i]))
 		h.Control = &r.control[i][0]
 	}
+	number := recvmmsg.Number()
 	r.fn = func(fd uintptr) bool {
 		for {
-			n, _, errno := unix.RawSyscall6(unix.SYS_RECVMMSG, fd, uintptr(unsafe.Pointer(&r.hdrs[0])),
+			n, _, errno := unix.RawSyscall6(number, fd, uintptr(unsafe.Pointer(&r.hdrs[0])),
 				perRead, unix.MSG_DONTWAIT, 0, 0)
 			switch errno {
 			case 0:
