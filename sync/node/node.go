@@ -13,6 +13,8 @@ import (
 	"ctbox/sync/cache"
 	"ctbox/sync/proto"
 	"ctbox/sync/wire"
+
+	"golang.org/x/sys/unix"
 )
 
 // Node is a running conntrackd. New makes it, Run runs it; its other methods may
@@ -237,6 +239,14 @@ func (n *Node) openKernel() (err error) {
 	}
 	if n.conns.flush, err = nl.Dial(); err != nil {
 		return err
+	}
+	// The table is read later, and a kernel without one takes the subscription all the
+	// same, and only never sends an event.
+	if _, _, err := n.conns.commit.Count(context.Background()); err != nil {
+		if errors.Is(err, unix.EINVAL) {
+			err = fmt.Errorf("%w (this kernel has no nf_conntrack_netlink)", err)
+		}
+		return fmt.Errorf("can't get kernel conntrack table: %w", err)
 	}
 	n.own[n.conns.commit.PortID()] = ownChange
 	n.own[n.conns.flush.PortID()] = ownChange

@@ -1,0 +1,60 @@
+//go:build vm
+
+package vmtest
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"ctbox/internal/netnstest"
+
+	"golang.org/x/sys/unix"
+)
+
+// A kernel that shows no flows takes a subscription to their events all the same. The
+// daemon ends and says why, as whoever waits for it has to know.
+func TestNoFlowsOverNetlink(t *testing.T) {
+	ns := netnstest.New(t, "r")
+	ns.Must(applet("conntrack"), "-C") // brings nfnetlink, which stays
+	unload(t, "nf_conntrack_netlink")
+	each(t, func(t *testing.T, p program) {
+		dir := t.TempDir()
+		config := filepath.Join(dir, "conf")
+		text := fmt.Sprintf("General {\n\tHashSize 1024\n\tHashLimit 8192\n\tLockFile %[1]s/lock\n"+
+			"\tUNIX {\n\t\tPath %[1]s/ctl\n\t}\n}\nStats {\n\tLogFile off\n}\n", dir)
+		if err := os.WriteFile(config, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		r := ns.Run("", "timeout", "60", p.path, "-C", config)
+		if out := r.Stdout + r.Stderr; r.Code != 1 || !strings.Contains(out, "can't get kernel conntrack table") {
+			t.Errorf("status %d: %s", r.Code, out)
+		} else if !p.debian() && !strings.Contains(out, "this kernel has no nf_conntrack_netlink") {
+			t.Errorf("no reason: %s", out)
+		}
+	})
+}
+
+// unload takes a module from the kernel, which loads none until the test has ended.
+func unload(t *testing.T, module string) {
+	t.Helper()
+	const loader = "/proc/sys/kernel/modprobe"
+	was, err := os.ReadFile(loader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	set := func(path string) {
+		if err := os.WriteFile(loader, []byte(path), 0); err != nil {
+			t.Fatal(err)
+		}
+	}
+	set("/bin/false")
+	t.Cleanup(func() { set(string(was)) })
+	netnstest.Eventually(t, patience, module+" is not in use", func() bool {
+		err := unix.DeleteModule(module, unix.O_NONBLOCK)
+		return err == nil || errors.Is(err, unix.ENOENT)
+	})
+}
