@@ -235,6 +235,52 @@ func TestNothingIsSentThatACDaemonRefuses(t *testing.T) {
 	}
 }
 
+func TestTranslationOfTheMessageBeforeIsGone(t *testing.T) {
+	var f nl.Flow
+	tcp := someAddrs + "00 05 00 02 06 00 00 00" + somePorts
+	for _, c := range []struct{ name, attrs, next string }{
+		{"source", "00 08 00 0c c0000263 00 06 00 0e 8813 0000", "00 06 00 0e 8913 0000"},
+		{"destination", "00 08 00 0d c0000263 00 06 00 0f 8813 0000", "00 06 00 0f 8913 0000"},
+	} {
+		if err := ParseFlow(unhex(t, tcp+c.attrs), &f); err != nil {
+			t.Fatalf("%s: %v", c.name, err)
+		}
+		if err := ParseFlow(unhex(t, tcp+c.next), &f); err != nil {
+			t.Fatalf("%s: %v", c.name, err)
+		}
+		got := f.NATSrc
+		if c.name == "destination" {
+			got = f.NATDst
+		}
+		if want := (nl.NAT{Port: 5001, HasPort: true}); got != want {
+			t.Errorf("%s: got %+v, want %+v", c.name, got, want)
+		}
+	}
+}
+
+func TestMessagesAreAppendedToOthers(t *testing.T) {
+	before := []byte("another message")
+	f, x := flowDumps[0].flow, expectDump()
+	for _, c := range []struct {
+		name  string
+		write func(dst []byte) ([]byte, error)
+	}{
+		{"flow", func(dst []byte) ([]byte, error) { return Encoder{}.AppendFlow(dst, Header{}, &f) }},
+		{"expectation", func(dst []byte) ([]byte, error) {
+			return Encoder{}.AppendExpect(dst, Header{Type: ExpectNew}, &x)
+		}},
+	} {
+		alone, err := c.write(nil)
+		if err != nil {
+			t.Fatalf("%s: %v", c.name, err)
+		}
+		got, err := c.write(bytes.Clone(before))
+		if want := append(bytes.Clone(before), alone...); err != nil || !bytes.Equal(got, want) {
+			t.Errorf("%s: %v\n got %x\nwant %x", c.name, err, got, want)
+		}
+	}
+}
+
 func TestIncompleteObjectsAreNotSent(t *testing.T) {
 	dst := []byte("before")
 	for _, lack := range []nl.TupleAttr{nl.TupleSrc, nl.TupleDst, nl.TupleProto, nl.TupleDstPort} {
