@@ -130,6 +130,10 @@ func secmark(v uint32) func(*nl.Flow) {
 	return func(f *nl.Flow) { f.Secmark = v; f.Has |= nl.HasSecmark }
 }
 
+func origZone(v uint16) func(*nl.Flow) {
+	return func(f *nl.Flow) { f.Orig.Zone = v; f.Orig.Has |= nl.TupleZone }
+}
+
 func replyZone(v uint16) func(*nl.Flow) {
 	return func(f *nl.Flow) { f.Reply.Zone = v; f.Reply.Has |= nl.TupleZone }
 }

@@ -57,9 +57,15 @@ func TestOtherJSON(t *testing.T) {
 	x.Has |= nl.ExpectHasFlags | nl.ExpectHasID | nl.ExpectHasZone | nl.ExpectHasNAT | nl.ExpectHasFn
 	check(t, "expectation", string(AppendExpect(nil, x, &Style{Format: JSON}, &Event{Type: New, Time: 1e9})),
 		`{"event":"new","time":1.000000000,"family":"ipv4","proto":6,"proto_name":"tcp","expected":{"src":"192.0.2.2","dst":"192.0.2.1","sport":0,"dport":5142},"mask":{"src":"255.255.255.255","dst":"255.255.255.255","sport":0,"dport":65535},"master":{"src":"192.0.2.1","dst":"192.0.2.2","sport":41840,"dport":21},"timeout":298,"zone":4,"flags":["PERMANENT","USERSPACE"],"class":0,"helper":"ftp","id":3,"nat":{"direction":"reply","src":"198.51.100.1","dst":"0.0.0.0","sport":7,"dport":0},"function":"nat-follow-master"}`)
+	x = ftpData()
+	x.Has, x.NATTuple = nl.ExpectHasNAT, ports(tuple(6, "198.51.100.1", "0.0.0.0"), 7, 0)
+	got := string(AppendExpect(nil, x, &Style{Format: JSON}, nil))
+	check(t, "expectation translated in the original direction", got[strings.Index(got, `,"nat"`):],
+		`,"nat":{"direction":"original","src":"198.51.100.1","dst":"0.0.0.0","sport":7,"dport":0}}`)
 	check(t, "bare expectation", string(AppendExpect(nil, &nl.Expect{}, &Style{Format: JSON}, nil)), `{}`)
 	check(t, "count", string(AppendCountJSON(nil, "conntrack", 7)), `{"table":"conntrack","count":7}`)
 	check(t, "lost", string(AppendLostJSON(nil, 12, &Event{Time: 1e9 + 1})), `{"event":"lost","time":1.000000001,"messages":12}`)
+	check(t, "lost at an unknown time", string(AppendLostJSON(nil, 12, &Event{})), `{"event":"lost","messages":12}`)
 	check(t, "statistics", string(AppendStatsJSON(nil, 3, []Counter{{"found", 1}, {"error", 2}})), `{"cpu":3,"found":1,"error":2}`)
 }
 
@@ -278,6 +284,10 @@ func TestJSONForms(t *testing.T) {
 				Orig: nl.Tuple{Family: 2, Proto: 6, Has: nl.TupleSrc | nl.TupleProto, Src: nl.Addr{192, 0, 2, 1}}}},
 		{`{"original":{"sport":1},"seq_adjust":{"proto_name":"udp","reply":{"position":5}}}`, // a name that means nothing there
 			&nl.Flow{Orig: nl.Tuple{SrcPort: 1, Has: nl.TupleSrcPort}, Has: nl.HasSeqAdjReply, SeqAdjReply: nl.SeqAdj{CorrectionPos: 5}}},
+		{`{"original":{"sport":1},"seq_adjust":{"original":{"offset_before": -5, "offset_after" : 7 }}}`, // as jq writes it
+			&nl.Flow{Orig: nl.Tuple{SrcPort: 1, Has: nl.TupleSrcPort}, Has: nl.HasSeqAdjOrig, SeqAdjOrig: nl.SeqAdj{OffsetBefore: ^uint32(4), OffsetAfter: 7}}},
+		{`{"original":{"sport":1},"status":["ASSURED","0x9ac00000","0x3FB0000"]}`,
+			&nl.Flow{Orig: nl.Tuple{SrcPort: 1, Has: nl.TupleSrcPort}, Has: nl.HasStatus, Status: 0x9bfb0004}},
 	}
 	for _, tt := range tests {
 		var r FlowReader
@@ -327,6 +337,8 @@ func TestJSONErrors(t *testing.T) {
 		{`{"proto":6,"original":{"sport":1},"state":"established"}`, "column 43: unknown state"},
 		{`{"state":""}`, "column 10: unknown state"},
 		{`{"status":["ASSURED","X"]}`, "column 22: unknown status"},
+		{`{"status":["0x"]}`, "column 12: unknown status"},
+		{`{"status":["0x1g"]}`, "column 12: unknown status"},
 		{`{"status":["0x123456789"]}`, "column 12: unknown status"},
 		{`{"status":["ASSURED" "X"]}`, "column 22: expected , or ] in an array"},
 		{`{"status":"ASSURED"}`, "column 11: expected an array"},

@@ -34,6 +34,10 @@ func TestFlowXML(t *testing.T) {
 			`<flow><meta direction="original">` + layer3 + `<layer4 protonum="132" protoname="sctp"><sport>5</sport><dport>6</dport></layer4></meta><meta direction="reply">` + layer3Reply + `<layer4 protonum="132" protoname="sctp"><sport>6</sport><dport>5</dport></layer4></meta><meta direction="independent"><state>ESTABLISHED</state></meta></flow>`},
 		{"without reply", flow(ports(tuple(6, v4a, v4b), 5, 6), mark(4660), zone(7), status(8), use(3), func(f *nl.Flow) { f.Reply = nl.Tuple{} }), Style{Without: CacheWithout}, nil,
 			`<flow><meta direction="original">` + layer3 + `<layer4 protonum="6" protoname="tcp"><sport>5</sport><dport>6</dport></layer4></meta><meta direction="reply"><layer3 protonum="0" protoname="unknown"><src></src><dst></dst></layer3><layer4 protonum="0" protoname="unknown"></layer4></meta><meta direction="independent"><mark>4660</mark><zone>7</zone><unreplied/></meta></flow>`},
+		{"ended, its times", flow(tuple(203, v4a, v4b), started(5*second+1), stopped(2*second)), Style{KTimestamp: true}, &Event{Type: Destroy},
+			`<flow type="destroy"><meta direction="original">` + layer3 + `<layer4 protonum="203" protoname="unknown"></layer4></meta><meta direction="reply">` + layer3Reply + `<layer4 protonum="203" protoname="unknown"></layer4></meta><meta direction="independent"><timestamp><start>1795395622589432122</start><stop>1795395625589432123</stop></timestamp><deltatime>3</deltatime></meta></flow>`},
+		{"times that the kernel does not keep", flow(tuple(203, v4a, v4b), use(1), secctx("\x80")), Style{KTimestamp: true}, nil,
+			`<flow><meta direction="original">` + layer3 + `<layer4 protonum="203" protoname="unknown"></layer4></meta><meta direction="reply">` + layer3Reply + `<layer4 protonum="203" protoname="unknown"></layer4></meta><meta direction="independent"><secctx>` + "\ufffd" + `</secctx><use>1</use></meta></flow>`},
 	}
 	for _, tt := range tests {
 		tt.style.Format, tt.style.Now = XML, now
