@@ -291,21 +291,42 @@ func TestKernelFilters(t *testing.T) {
 		f.Zone = 5
 		return f
 	})
+	ping := func(family, proto, typ uint8, id uint16) Flow {
+		f := Flow{Has: HasTimeout | HasStatus, Timeout: 600, Status: StatusConfirmed}
+		f.Orig = Tuple{Has: TupleAddrs | TupleProto | TupleICMP, Family: family, Proto: proto, ICMPType: typ, ICMPID: id,
+			Src: Addr{192, 0, 2, 1}, Dst: Addr{198, 51, 100, 1}}
+		if family == FamilyIPv6 {
+			f.Orig.Src, f.Orig.Dst = Addr{0x20, 1, 0xd, 0xb8, 15: 1}, Addr{0x20, 1, 0xd, 0xb8, 15: 2}
+		}
+		f.Reply = f.Orig.Inverted()
+		return f
+	}
+	create(t, c, 10, func(i int) Flow { return ping(FamilyIPv6, ProtoICMPv6, 128, uint16(i)) })
+	create(t, c, 1, func(int) Flow { return ping(FamilyIPv6, ProtoICMPv6, 139, 1000) })
+	create(t, c, 10, func(i int) Flow { return ping(FamilyIPv4, ProtoICMP, 8, uint16(i)) })
+	create(t, c, 1, func(int) Flow { return ping(FamilyIPv4, ProtoICMP, 13, 1000) })
 	one := tcpFlow(40)
 	for _, tt := range []struct {
 		name string
 		dump Dump
 		want int
 	}{
-		{"all", Dump{}, 110},
+		{"all", Dump{}, 132},
 		{"mark", Dump{Filter: &Flow{Has: HasMark | HasMarkMask, Mark: 3, MarkMask: ^uint32(0)}}, 2},
-		{"status", Dump{Filter: &Flow{Has: HasStatus | HasStatusMask, StatusMask: StatusAssured}}, 0},
+		{"status", Dump{Filter: &Flow{Has: HasStatus | HasStatusMask, StatusMask: StatusAssured}}, 22},
 		{"zone", Dump{Filter: &Flow{Has: HasZone, Zone: 5}}, 10},
 		{"tuple", Dump{Family: FamilyIPv4, FilterTuples: true, Filter: &Flow{Orig: one.Orig}}, 1},
 		{"tuple in any zone", Dump{Family: FamilyIPv4, FilterTuples: true, Filter: &Flow{Orig: tcpFlow(4).Orig}}, 2},
 		{"reply address", Dump{Family: FamilyIPv4, FilterTuples: true,
-			Filter: &Flow{Reply: Tuple{Has: TupleSrc, Family: FamilyIPv4, Src: one.Reply.Src}}}, 110},
-		{"ipv6", Dump{Family: FamilyIPv6}, 0},
+			Filter: &Flow{Reply: Tuple{Has: TupleSrc, Family: FamilyIPv4, Src: one.Reply.Src}}}, 121},
+		{"ipv6", Dump{Family: FamilyIPv6}, 11},
+		{"ipv6 tuple", Dump{Family: FamilyIPv6, FilterTuples: true, Filter: &Flow{Orig: ping(FamilyIPv6, ProtoICMPv6, 128, 4).Orig}}, 1},
+		{"icmpv6 type", Dump{Family: FamilyIPv6, FilterTuples: true,
+			Filter: &Flow{Orig: Tuple{Has: TupleProto | TupleICMPType, Family: FamilyIPv6, Proto: ProtoICMPv6, ICMPType: 139}}}, 1},
+		{"icmp id", Dump{Family: FamilyIPv4, FilterTuples: true,
+			Filter: &Flow{Orig: Tuple{Has: TupleProto | TupleICMPID, Family: FamilyIPv4, Proto: ProtoICMP, ICMPID: 4}}}, 1},
+		{"icmp type", Dump{Family: FamilyIPv4, FilterTuples: true,
+			Filter: &Flow{Orig: Tuple{Has: TupleProto | TupleICMPType, Family: FamilyIPv4, Proto: ProtoICMP, ICMPType: 13}}}, 1},
 	} {
 		if got := count(t, c, tt.dump); got != tt.want {
 			t.Errorf("%s: %d flows, want %d", tt.name, got, tt.want)

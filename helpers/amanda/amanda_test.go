@@ -61,6 +61,7 @@ var replies = []struct {
 	{"plain", "CONNECT INDEX 50003 MESG 50002 DATA 50001\n", ports(exp, 50003, 50002, 50001)},
 	{"plain", "CONNECT DATA 50001 DATA 50002\n", ports(exp, 50001)},
 	{"plain", "CONNECT DATA 50001\nMESG 50002\n", ports(exp, 50001)},
+	{"plain", "CONNECT DATA 50001\nOPTIONS MESG 50002 INDEX 50003\n", ports(exp, 50001)},
 	{"plain", "CONNECT DATA 50001\x00 MESG 50002\n", ports(exp, 50001)},
 	{"plain", "CONNECT DATA 99999 MESG 50002 INDEX 0\n", ports(exp, 50002)},
 	{"plain", "CONNECT DATA 000001\n", none},

@@ -73,6 +73,8 @@ var segments = []struct {
 	{"plain", helper.Original, "PORT 192,0,2,2,4,210\r", active},
 	{"plain", helper.Original, "EPRT |1|192.0.2.2|1234|\r\n", active},
 	{"plain", helper.Original, "EPRT !1!192.0.2.2!1234!\r\n", active},
+	{"plain", helper.Original, "EPRT :1:192.0.2.2:1234:\r\n", active},
+	{"plain", helper.Original, "EPRT /1/192.0.2.2/1234/\r\n", active},
 	{"plain", helper.Original, "eprt ~1~192.0.2.2~1234~\r\n", active},
 	{"plain", helper.Original, "NOOP\r\nPORT 192,0,2,2,4,210\r\n", active},
 	{"plain", helper.Original, "PORT 192,0,2,2,4,210\r\nRETR file\r\n", active},
@@ -102,6 +104,10 @@ var segments = []struct {
 	{"plain", helper.Reply, "227-Entering Passive Mode (198,51,100,9,19,136)\r\n", none},
 
 	// not the grammar
+	{"plain", helper.Original, "EPRT \x7f1\x7f192.0.2.2\x7f1234\x7f\r\n", none},
+	{"plain", helper.Original, "EPRT |1|192.0.2.2|65536|\r\n", none},
+	{"plain", helper.Reply, "229 (|1|5000|)\r\n", none},
+	{"plain", helper.Reply, "229 (|1|65536|)\r\n", none},
 	{"plain", helper.Original, "PORT 192,0,2,2,4,210\n", none},
 	{"plain", helper.Original, "PORT 192,0,2,2,4,210", none},
 	{"plain", helper.Original, "PORT 192,0,2,2,4,210,9\r\n", none},

@@ -168,6 +168,7 @@ func TestHTTP(t *testing.T) {
 		{"port 0", strings.Replace(order, "5000", "0", 1), "accept"},
 		{"port 70000", strings.Replace(order, "5000", "70000", 1), "accept"},
 		{"no blank", strings.Replace(order, "CALLBACK: <", "CALLBACK:<", 1), "accept"},
+		{"IPv4 as if it were IPv6", strings.Replace(order, "192.0.2.2", "[192.0.2.2]", 1), "accept"},
 		{"no bracket", strings.Replace(order, "CALLBACK: <", "CALLBACK: ", 1), "accept"},
 		{"open bracket", strings.Replace(order, "/cb>", "/cb", 1), "accept"},
 		{"renewal without a callback", strings.Replace(order, "CALLBACK: <http://192.0.2.2:5000/cb>", "SID: uuid:1", 1), "accept"},
