@@ -33,6 +33,9 @@ const tcp4 = "45000039 00004000 40060000 c0000201 c6336402 03e80015 00000010 000
 const udp6 = "60000000 001b 00 40 20010db8000000000000000000000001 20010db8000000000000000000000002" +
 	"3c00000000000000 1100000000000000 9c400045 000b0000 616263"
 
+// udp4 with a router alert among the options of its IPv4 header.
+const udp4Options = "4600002d 00004000 40110000 c0000201 c6336402 94040000 9c400045 00150000 0001 66696c65 00 6f6374657400"
+
 func TestParse(t *testing.T) {
 	for _, c := range []struct {
 		name, packet string
@@ -45,6 +48,11 @@ func TestParse(t *testing.T) {
 		{"TCP with options", tcp4, unix.ETH_P_IP, "NOOP\n", 16, ""},
 		{"padding behind the packet", tcp4 + "000000", unix.ETH_P_IP, "NOOP\n", 16, ""},
 		{"IPv6 with extension headers", udp6, unix.ETH_P_IPV6, "abc", 0, ""},
+		{"UDP behind IPv4 options", udp4Options, unix.ETH_P_IP, "\x00\x01file\x00octet\x00", 0, ""},
+		{"data with the SYN", strings.Replace(tcp4, "8018", "8002", 1), unix.ETH_P_IP, "NOOP\n", 17, ""},
+		{"half a UDP header", "45000018" + udp4[8:], unix.ETH_P_IP, "", 0, "no room for UDP header, skip"},
+		{"IPv6, more promised than there", strings.Replace(udp6, " 001b ", " 001c ", 1), unix.ETH_P_IPV6, "", 0, "length of the IP header exceeds the packet, skipping"},
+		{"IPv6, half an option header", strings.Replace(udp6, " 001b ", " 0001 ", 1), unix.ETH_P_IPV6, "", 0, "broken IPv6 extension header, skipping"},
 		{"ARP", udp4, unix.ETH_P_ARP, "", 0, "unknown layer 3 protocol (2054), skipping"},
 		{"no header", udp4[:22], unix.ETH_P_IP, "", 0, "no room for IPv4 header"},
 		{"no IPv6 header", udp6[:50], unix.ETH_P_IPV6, "", 0, "no room for IPv6 header"},
@@ -98,6 +106,7 @@ func TestRewrite(t *testing.T) {
 		{"at the end", tcp4, unix.ETH_P_IP, []Edit{{5, 0, []byte("QUIT\n"), nil}}, "NOOP\nQUIT\n"},
 		{"two", tcp4, unix.ETH_P_IP, []Edit{{0, 1, []byte("one"), nil}, {3, 1, nil, nil}}, "oneOO\n"},
 		{"behind extension headers", udp6, unix.ETH_P_IPV6, []Edit{{1, 1, []byte("--"), nil}}, "a--c"},
+		{"behind IPv4 options", udp4Options, unix.ETH_P_IP, []Edit{{2, 4, []byte("g"), nil}}, "\x00\x01g\x00octet\x00"},
 		{"with a length to mend", tcp4, unix.ETH_P_IP, []Edit{{0, 3, nil, func(b []byte, grown int) { b[0] = byte('0' - grown) }}}, "3\n"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -188,8 +197,8 @@ func checkSums(t *testing.T, b []byte, l4 int, proto uint8) {
 		addrs = b[8:40]
 	} else {
 		addrs = b[12:20]
-		if s := add(b[:20]); s != 0xffff {
-			t.Errorf("IPv4 header adds up to %#x: %x", s, b[:20])
+		if s := add(b[:l4]); s != 0xffff {
+			t.Errorf("IPv4 header adds up to %#x: %x", s, b[:l4])
 		}
 	}
 	length := len(b) - l4
@@ -255,8 +264,7 @@ func FuzzParse(f *testing.F) {
 		if want := len(p.Payload) - int(n) + len(text); len(q.Payload) != want {
 			t.Fatalf("payload of %d bytes, want %d", len(q.Payload), want)
 		}
-		checkSums4 := q.l4 == 20 && !v6
-		if checkSums4 {
+		if !v6 {
 			checkSums(t, out, q.l4, q.Protocol)
 		}
 	})

@@ -57,9 +57,9 @@ func fill(c *Flows, from, to uint32, ipv6 bool, flow func(*nl.Flow, uint32, bool
 
 // Identity is tuple and zones; everything else is content.
 func TestIdentity(t *testing.T) {
-	base := func() *nl.Flow {
+	base := func(ipv6 bool) *nl.Flow {
 		var f nl.Flow
-		internalFlow(&f, 1, false)
+		internalFlow(&f, 1, ipv6)
 		return &f
 	}
 	for name, c := range map[string]struct {
@@ -78,15 +78,22 @@ func TestIdentity(t *testing.T) {
 		"dest. port":   {func(f *nl.Flow) { f.Orig.DstPort++ }, false},
 		"protocol":     {func(f *nl.Flow) { f.Orig.Proto = nl.ProtoUDP }, false},
 		"GRE key":      {func(f *nl.Flow) { f.Orig.Proto = nl.ProtoGRE; f.Orig.SrcPort = 9 }, false},
-		"other family": {func(f *nl.Flow) { f.Orig.Family = nl.FamilyIPv6 }, false},
+		"other family": {func(f *nl.Flow) { f.Orig.Family ^= nl.FamilyIPv4 ^ nl.FamilyIPv6 }, false},
 	} {
-		tab := NewFlows(Config{})
-		a, _ := tab.Put(base(), t0)
-		f := base()
-		c.change(f)
-		b, _ := tab.Put(f, t0)
-		if (a == b) != c.same {
-			t.Errorf("%s: same flow = %v, want %v", name, a == b, c.same)
+		for _, ipv6 := range []bool{false, true} {
+			tab := NewFlows(Config{})
+			a, _ := tab.Put(base(ipv6), t0)
+			f := base(ipv6)
+			c.change(f)
+			b, _ := tab.Put(f, t0)
+			if (a == b) != c.same {
+				t.Errorf("%s, IPv6 %t: same flow = %v, want %v", name, ipv6, a == b, c.same)
+			}
+			// Two flows may have one hash.
+			slot, k := tab.slot(a), must(keyOfFlow(f))
+			if found := tab.find(&k, tab.heads.at(slot).hash); (found == slot) != c.same {
+				t.Errorf("%s, IPv6 %t: with an equal hash it is found = %v, want %v", name, ipv6, found == slot, c.same)
+			}
 		}
 	}
 }
