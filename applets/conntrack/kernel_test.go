@@ -199,6 +199,26 @@ func TestUpdate(t *testing.T) {
 	}
 	must(t, ns, "-U -f ipv4 -u ASSURED", "2 flow entries have been updated.")
 	must(t, ns, "-L -u ASSURED", "2 flow entries have been shown.")
+
+	// A flow that is as it should be is not updated, whichever of its states was named.
+	const sctp = "-p sctp -s 192.0.2.1 -d 192.0.2.2 --sport 5 --dport 6"
+	run(t, ns, "-I -t 1000 "+sctp+" --state ESTABLISHED --orig-vtag 1 --reply-vtag 2")
+	for _, c := range []struct{ now, next string }{
+		{"--orig-vtag 1", "--orig-vtag 3"}, {"--reply-vtag 2", "--reply-vtag 4"}, {"--state ESTABLISHED", "--state SHUTDOWN_SENT"},
+	} {
+		fails(t, ns, "-U "+sctp+" "+c.now, 1, "0 flow entries have been updated.")
+		must(t, ns, "-U "+sctp+" "+c.next, "1 flow entries have been updated.")
+		out = must(t, ns, "-L -p sctp -o save", "1 flow entries have been shown.")
+		if !strings.Contains(out, c.next) {
+			t.Errorf("after -U %s: %s", c.next, out)
+		}
+	}
+	out = must(t, ns, "-L -p sctp -o save", "1 flow entries have been shown.")
+	if !strings.Contains(out, "--state SHUTDOWN_SENT --orig-vtag 3 --reply-vtag 4") {
+		t.Errorf("after -U of an SCTP flow: %s", out)
+	}
+	must(t, ns, "-D -p sctp", "1 flow entries have been deleted.")
+
 	fails(t, ns, "-U -u EXPECTED", 1, "Operation failed: Device or resource busy")
 
 	out = must(t, ns, withLabels("-U -p udp --label-add one,forty -o labels"), "3 flow entries have been updated.")

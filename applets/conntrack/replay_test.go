@@ -78,6 +78,22 @@ func TestRestore(t *testing.T) {
 	}
 }
 
+// A ping behind NAT has an id of its own on the other side, which no -I can ask for:
+// its answers are for nobody when it is not restored.
+func TestRestoreTranslatedPing(t *testing.T) {
+	ns := netnstest.New(t, "ping")
+	ns.NFT(natRules)
+	const reply = `"reply":{"src":"192.0.2.2","dst":"192.0.2.4","icmp_type":0,"icmp_code":0,"icmp_id":99}`
+	saved := `{"family":"ipv4","proto":1,"original":{"src":"192.0.2.5","dst":"192.0.2.2","icmp_type":8,"icmp_code":0,"icmp_id":7},` +
+		reply + `,"timeout":999,"status":["CONFIRMED","SRC_NAT","SRC_NAT_DONE","DST_NAT_DONE"]}` + "\n"
+	if r := runTo(t, ns, "-R -", saved, nil); r.status != 0 || r.stderr != "" {
+		t.Fatalf("-R: %+v", r)
+	}
+	if out := must(t, ns, "-L -o json", "1 flow entries have been shown."); !strings.Contains(out, reply) {
+		t.Errorf("restored %s, want its %s", out, reply)
+	}
+}
+
 // lasting are JSON lines without what differs from flow to flow, sorted.
 func lasting(out string) []string {
 	lines := strings.Split(strings.TrimSuffix(out, "\n"), "\n")
