@@ -389,6 +389,9 @@ func TestStatusJSON(t *testing.T) {
 			Last struct{ Flows struct{ Failed int } }
 		}
 		Replication struct{ Lag float64 }
+		Malformed   map[string]int
+		Lost        int
+		Before      int
 	}
 	if err := json.Unmarshal(AppendStatusJSON(nil, example(), &Local{}, All), &got); err != nil {
 		t.Fatal(err)
@@ -396,8 +399,26 @@ func TestStatusJSON(t *testing.T) {
 	if got.Uptime != 93839 || got.Caches["external"]["flows"].(map[string]any)["created"] != 36.0 ||
 		got.Links[1].Interface != "sync0" || !got.Links[1].Active || got.Links[1].Sent.Bytes != 584 ||
 		got.Peers[0].Address != "192.0.2.2" || got.Peers[0].Last_message != 0.25 ||
-		got.Commits.Last.Flows.Failed != 1 || got.Replication.Lag != 1.5 {
+		got.Commits.Last.Flows.Failed != 1 || got.Replication.Lag != 1.5 ||
+		got.Malformed["truncated"] != 2 || got.Malformed["bad_size"] != 1 || got.Lost != 14 || got.Before != 2 {
 		t.Errorf("got %+v", got)
+	}
+}
+
+// A section is what it was asked for, and no other.
+func TestSectionsOfStatusJSON(t *testing.T) {
+	of := map[string]Section{"caches": SectionCache, "links": SectionLink, "malformed": SectionNetwork,
+		"queues": SectionQueue, "uptime": SectionRuntime}
+	for name, section := range of {
+		var got map[string]any
+		if err := json.Unmarshal(AppendStatusJSON(nil, example(), &Local{}, section), &got); err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+		for other := range of {
+			if _, has := got[other]; has != (other == name) {
+				t.Errorf("the section of %s has %s = %t", name, other, has)
+			}
+		}
 	}
 }
 
@@ -449,11 +470,22 @@ func TestMetricsAreOpenMetrics(t *testing.T) {
 		"conntrackd_peer_age_seconds{peer=\"192.0.2.2\"} 0.25\n",
 		"conntrackd_last_commit_entries{table=\"flows\",result=\"failed\"} 1\n",
 		"conntrackd_replication_lag_seconds 1.5\n", "conntrackd_control_unknown_total 3\n",
+		"conntrackd_cache_entries{cache=\"internal\",table=\"expectations\"} 0\n",
+		"conntrackd_link_up{link=\"2\",interface=\"sync0\",transport=\"multicast\"} 1\n",
+		"conntrackd_link_up{link=\"1\",interface=\"odd\\\"\\\\name\",transport=\"udp\"} 0\n",
 		"# UNIT conntrackd_link_bytes bytes\n", `interface="odd\"\\name"`,
 	} {
 		if !strings.Contains(text, want) {
 			t.Errorf("%q is missing", want)
 		}
+	}
+}
+
+// Nor is a table there that the last commit was not of.
+func TestMetricsOfTheLastCommit(t *testing.T) {
+	text := string(AppendMetrics(nil, example(), &Local{}))
+	if line := `conntrackd_last_commit_entries{table="expectations"`; strings.Contains(text, line) {
+		t.Errorf("a commit of flows has %s", line)
 	}
 }
 
