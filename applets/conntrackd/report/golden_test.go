@@ -1,0 +1,103 @@
+package report
+
+import (
+	"bytes"
+	"encoding/json"
+	"flag"
+	"net/netip"
+	"os"
+	"reflect"
+	"regexp"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"ctbox/sync/node"
+)
+
+// buildInfo is the one sample that differs from build to build.
+var buildInfo = regexp.MustCompile(`(?m)^conntrackd_build_info.*\n`)
+
+var update = flag.Bool("update", false, "rewrite testdata/status.*")
+
+// number gives every number below v one of its own, in the order of the fields, and
+// makes what may be true or false true.
+func number(v reflect.Value, next *int64) {
+	switch v.Kind() {
+	case reflect.Struct:
+		for i := range v.NumField() {
+			if v.Type().Field(i).IsExported() {
+				number(v.Field(i), next)
+			}
+		}
+	case reflect.Slice, reflect.Array:
+		for i := range v.Len() {
+			number(v.Index(i), next)
+		}
+	case reflect.Bool:
+		v.SetBool(true)
+	case reflect.Uint64, reflect.Uint32, reflect.Uint:
+		*next++
+		v.SetUint(uint64(*next))
+	case reflect.Int64, reflect.Int:
+		*next++
+		if v.Type() == reflect.TypeFor[time.Duration]() {
+			v.SetInt(*next * int64(time.Second))
+		} else {
+			v.SetInt(*next)
+		}
+	}
+}
+
+// everything is a status in which no two numbers are equal: one in the place of
+// another is seen.
+func everything() (*node.Status, *Local) {
+	s := &node.Status{
+		Links:  make([]node.LinkStatus, 2),
+		Peers:  make([]node.PeerStatus, 1),
+		Tasks:  make([]node.TaskStatus, 1),
+		Queues: node.QueuesStatus{Queues: make([]node.QueueStatus, 1)},
+	}
+	l := &Local{}
+	next := int64(100)
+	number(reflect.ValueOf(s).Elem(), &next)
+	number(reflect.ValueOf(l).Elem(), &next)
+	s.Mode = node.ModeFTFW
+	s.Internal.Kind, s.External.Kind = node.CacheStored, node.CacheInject
+	s.Links[0].Transport, s.Links[0].Interface, s.Links[0].State = node.TCP, "sync0", node.LinkRunning
+	s.Links[1].Transport, s.Links[1].Interface, s.Links[1].State = node.UDP, "sync1", node.LinkNoCarrier
+	s.Links[1].Active = false
+	s.Peers[0].Addr = netip.MustParseAddrPort("192.0.2.2:3780")
+	s.Tasks[0].Type = node.TaskCommit
+	s.Queues.Queues[0].Name = "txqueue"
+	s.Commits.Last.Tables = node.Flows | node.Expects
+	return s, l
+}
+
+// TestEveryNumber compares the whole of the machine-readable outputs with what they
+// were when they were read last: scripts and dashboards go by each of these names.
+func TestEveryNumber(t *testing.T) {
+	s, l := everything()
+	var status bytes.Buffer
+	if err := json.Indent(&status, AppendStatusJSON(nil, s, l, All), "", "  "); err != nil {
+		t.Fatal(err)
+	}
+	metrics := buildInfo.ReplaceAll(AppendMetrics(nil, s, l), nil)
+	for file, got := range map[string][]byte{
+		"testdata/status.json": append(bytes.TrimSpace(status.Bytes()), '\n'), "testdata/status.metrics": metrics,
+	} {
+		if *update {
+			if err := os.WriteFile(file, got, 0o644); err != nil {
+				t.Fatal(err)
+			}
+		}
+		want, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if diff := cmp.Diff(string(want), string(got)); diff != "" {
+			t.Errorf("%s (-want +got):\n%s", file, diff)
+		}
+	}
+}
