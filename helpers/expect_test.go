@@ -92,6 +92,51 @@ func (tb *table) all() map[uint16]nl.Expect {
 	return all
 }
 
+// TestExpectationIsWhatWasAnnounced looks at what the kernel is asked for, with each
+// thing that few helpers announce.
+func TestExpectationIsWhatWasAnnounced(t *testing.T) {
+	var e expecter
+	build := func(change func(f *nl.Flow, w *helper.Expectation)) nl.Expect {
+		f := udpFlow()
+		f.Has &^= nl.HasZone
+		f.Status |= nl.StatusSrcNAT
+		p := &helper.Packet{Flow: &f, Info: helper.Established}
+		w := announce(p, 4000)
+		change(&f, w)
+		e.build(p, w)
+		return e.x
+	}
+	plain := build(func(*nl.Flow, *helper.Expectation) {})
+	for _, c := range []struct {
+		name   string
+		change func(f *nl.Flow, w *helper.Expectation)
+		want   func(x *nl.Expect)
+	}{
+		{"zone", func(f *nl.Flow, _ *helper.Expectation) { f.Zone, f.Has = 5, f.Has|nl.HasZone },
+			func(x *nl.Expect) { x.Zone, x.Has = 5, x.Has|nl.ExpectHasZone }},
+		{"default zone", func(f *nl.Flow, _ *helper.Expectation) { f.Zone, f.Has = 0, f.Has|nl.HasZone }, func(*nl.Expect) {}},
+		{"helper", func(_ *nl.Flow, w *helper.Expectation) { w.Helper = "ssdp" },
+			func(x *nl.Expect) { x.Helper.Set("ssdp"); x.Has |= nl.ExpectHasHelper }},
+		{"permanent", func(_ *nl.Flow, w *helper.Expectation) { w.Permanent = true },
+			func(x *nl.Expect) { x.Flags = nl.ExpectPermanent }},
+		{"source port", func(_ *nl.Flow, w *helper.Expectation) { w.Src = netip.AddrPortFrom(w.Src.Addr(), 69) },
+			func(x *nl.Expect) { x.Tuple.SrcPort, x.Mask.SrcPort = 69, 0xffff }},
+		{"any source", func(_ *nl.Flow, w *helper.Expectation) { w.Src = netip.AddrPort{} },
+			func(x *nl.Expect) { x.Tuple.Src, x.Mask.Src = nl.Addr{}, nl.Addr{} }},
+		{"no NAT", func(f *nl.Flow, _ *helper.Expectation) { f.Status &^= nl.StatusSrcNAT }, func(x *nl.Expect) {
+			x.NATTuple, x.NATDir, x.Fn = nl.Tuple{}, 0, nl.Expect{}.Fn
+			x.Has &^= nl.ExpectHasNAT | nl.ExpectHasFn
+		}},
+		{"a function that the kernel has not", func(_ *nl.Flow, w *helper.Expectation) { w.NAT.Follow = "none-such" }, func(*nl.Expect) {}},
+	} {
+		want := plain
+		c.want(&want)
+		if got := build(c.change); got != want {
+			t.Errorf("%s:\n got %+v\nwant %+v", c.name, got, want)
+		}
+	}
+}
+
 func TestExpectation(t *testing.T) {
 	tb := newTable(t)
 	p := tb.master(1000)
