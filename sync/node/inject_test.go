@@ -121,3 +121,17 @@ func TestInjectUpdateWithoutTimeout(t *testing.T) {
 		t.Errorf("made anew with the timeout %d, want 60", got.Timeout)
 	}
 }
+
+// What the peer ends is counted once, and not where the kernel had no such flow.
+func TestInjectedEndsAreCounted(t *testing.T) {
+	i := injecting(t)
+	f, unknown := established(1001), established(1002)
+	i.flow(wire.FlowNew, &f)
+	i.carry(t)
+	i.flow(wire.FlowDelete, &f)
+	i.flow(wire.FlowDelete, &unknown)
+	i.carry(t)
+	if want := (TableStatus{Created: 1, Destroyed: 1}); i.flows != want {
+		t.Errorf("counted %+v, want %+v", i.flows, want)
+	}
+}
