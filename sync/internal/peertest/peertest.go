@@ -23,7 +23,6 @@ type Daemon struct {
 
 	t      testing.TB
 	ns     *netnstest.NS
-	dir    string
 	config string
 }
 
@@ -32,7 +31,7 @@ type Daemon struct {
 func Start(t testing.TB, ns *netnstest.NS, sync string) *Daemon {
 	t.Helper()
 	dir := t.TempDir()
-	d := &Daemon{t: t, ns: ns, dir: dir, config: filepath.Join(dir, "conntrackd.conf")}
+	d := &Daemon{t: t, ns: ns, config: filepath.Join(dir, "conntrackd.conf")}
 	config := fmt.Sprintf(`Sync {
 %s
 }
