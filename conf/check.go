@@ -128,7 +128,7 @@ func (k *check) general() {
 			&g.NetlinkBufferSize)
 	}
 	if g.Scheduler.Priority == 0 {
-		k.report(Caution, "Priority 0 is none of a real-time policy, whose priorities are 1 to 99", &g.Scheduler.Priority)
+		k.report(Caution, "Priority 0 is no priority of a real-time policy: these are 1 to 99", &g.Scheduler.Priority)
 	}
 	if g.PollInterval > 0 && g.NetlinkEventsReliable {
 		k.report(Note, "NetlinkEventsReliable has no effect with PollSecs", &g.NetlinkEventsReliable)

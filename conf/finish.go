@@ -19,7 +19,7 @@ func (p *parser) finish() {
 		}
 	}
 	if p.loose != nil || len(p.policies) > 0 {
-		p.warn(c.pos[c.Helper], OnCheck, "Helper has clauses of a Type behind its last Type, which count for none")
+		p.warn(c.pos[c.Helper], OnCheck, "Helper has clauses of a Type after its last Type; they count for none")
 	}
 }
 

@@ -240,7 +240,7 @@ var warningTests = []struct {
 	{"Helper { QueueNum 1 Type ftp inet tcp { } }", []string{"C 1:10: QueueNum stands outside of a Type and counts for the next one"}},
 	{"Helper { Policy ftp { ExpectMax 1 } }", []string{
 		"C 1:10: Policy stands outside of a Type and counts for the next one",
-		"C 1:1: Helper has clauses of a Type behind its last Type, which count for none"}},
+		"C 1:1: Helper has clauses of a Type after its last Type; they count for none"}},
 }
 
 func TestWarnings(t *testing.T) {

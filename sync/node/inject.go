@@ -346,7 +346,7 @@ func (i *injector) warn(text string, o *order, err error) {
 	}
 	if n.named == namedMost {
 		if n.unnamed++; n.unnamed == 1 {
-			i.node.log.Warn("the kernel refuses more entries of the peer: for a minute they are counted only")
+			i.node.log.Warn("the kernel refuses more entries of the peer: for a minute they are only counted")
 		}
 		return
 	}
