@@ -2,10 +2,12 @@ package node
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"net/netip"
 	"strings"
 	"testing"
+	"time"
 
 	"ctbox/internal/netnstest"
 	"ctbox/internal/slog"
@@ -39,6 +41,30 @@ func TestCommitThatEndsEarlyIsAnError(t *testing.T) {
 		}
 	}); err != nil {
 		t.Error(err)
+	}
+}
+
+// Tables that can't be read, for want of a socket say, are read again later.
+func TestFailedRefillIsTriedAgain(t *testing.T) {
+	n := committing(t, nil, caches{})
+	ended, cancel := context.WithCancel(context.Background())
+	cancel()
+	var began time.Duration
+	if err := n.do(t.Context(), func() {
+		n.ctx, began = ended, n.clock()
+		n.resync()
+	}); err != nil {
+		t.Fatal(err)
+	}
+	again := time.Duration(0)
+	netnstest.Eventually(t, time.Minute, "the refill ends", func() (over bool) {
+		if err := n.do(t.Context(), func() { over, again = !n.refilling, n.timers.resync }); err != nil {
+			t.Fatal(err)
+		}
+		return over
+	})
+	if again < began+refillRetry {
+		t.Errorf("begun at %v, to be tried again at %v", began, again)
 	}
 }
 

@@ -299,7 +299,10 @@ func (n *Node) begin() {
 	}
 	if n.internal.flows != nil {
 		n.filling = true
-		n.startRefill(refill{tables: Flows | n.expectTables(), routine: true}, func(error) { n.filled() })
+		n.startRefill(refill{tables: Flows | n.expectTables(), routine: true}, func(err error) {
+			n.filled()
+			n.retryRefill(err)
+		})
 	}
 }
 

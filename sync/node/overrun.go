@@ -65,7 +65,7 @@ func (n *Node) resync() {
 		n.timers.resync = n.clock() + commitResync
 		return
 	}
-	n.startRefill(refill{tables: Flows | n.expectTables(), send: true, sweep: true}, nil)
+	n.startRefill(refill{tables: Flows | n.expectTables(), send: true, sweep: true}, n.retryRefill)
 }
 
 // lostQuiet is the least time between two lines about lost events. Under a steady

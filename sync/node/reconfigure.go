@@ -62,7 +62,10 @@ func (n *Node) reconfigure(cfg *conf.Config) error {
 	}
 	if refilter && n.internal.flows != nil {
 		n.forgetExcluded()
-		n.startRefill(refill{tables: Flows | n.expectTables(), send: true}, func(error) { n.watchSilent() })
+		n.startRefill(refill{tables: Flows | n.expectTables(), send: true}, func(err error) {
+			n.watchSilent()
+			n.retryRefill(err)
+		})
 	}
 	return nil
 }

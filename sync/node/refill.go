@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"time"
 
 	"ctbox/nl"
 	"ctbox/sync/cache"
@@ -101,6 +102,17 @@ func (n *Node) startRefill(r refill, ended func(error)) {
 			next()
 		}
 	})
+}
+
+// refillRetry is after how long tables that could not be read are read again.
+const refillRetry = 10 * time.Second
+
+// retryRefill is for the end of a refill that nobody would ask for again: what it was
+// to repair would stay as it is until something else goes wrong.
+func (n *Node) retryRefill(err error) {
+	if err != nil && n.timers.resync == 0 {
+		n.timers.resync = n.clock() + refillRetry
+	}
 }
 
 // refill runs beside the loop.
