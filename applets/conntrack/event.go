@@ -23,6 +23,10 @@ func (s *session) events(c *Command) (uint64, error) {
 		return 0, s.cannotListen(c, err)
 	}
 	defer sub.Close()
+	if s.noConntrack() {
+		// The kernel takes a subscription to what it does not have.
+		return 0, &refusal{op: c.Op, table: c.Table, err: unix.EINVAL, hint: hintNoConntrack}
+	}
 	s.sayBuffer(c, sub.Buffer())
 
 	w := &watcher{session: s, printer: newPrinter(s.out, c), filter: newFilter(c), expect: c.Table == TableExpect}

@@ -231,10 +231,12 @@ func (s *session) refused(c *Command, err error) error {
 	}
 	r := &refusal{op: c.Op, table: c.Table, err: err}
 	if k.Errno == unix.EINVAL && s.noConntrack() {
-		r.hint = "this kernel has no nf_conntrack_netlink"
+		r.hint = hintNoConntrack
 	}
 	return r
 }
+
+const hintNoConntrack = "this kernel has no nf_conntrack_netlink"
 
 // noConntrack finds out whether the kernel refuses everything, even a request
 // that has nothing to be invalid.

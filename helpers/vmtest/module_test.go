@@ -38,6 +38,22 @@ func TestNoFlowsOverNetlink(t *testing.T) {
 	})
 }
 
+// So does conntrack, whatever it is asked for, and at once.
+func TestNoFlowsToShow(t *testing.T) {
+	ns := netnstest.New(t, "r")
+	ns.Must(applet("conntrack"), "-C")
+	unload(t, "nf_conntrack_netlink")
+	for _, args := range []string{
+		"-L", "-L expect", "-C", "-S", "-E", "-E expect", "-F", "-D -p tcp", "-U -p tcp -m 1", "-G -p udp -s 192.0.2.1 -d 192.0.2.2 --sport 1 --dport 2",
+		"-I -p udp -s 192.0.2.1 -d 192.0.2.2 --sport 1 --dport 2 -t 9",
+	} {
+		r := ns.Run("", "timeout", append([]string{"60", applet("conntrack")}, strings.Fields(args)...)...)
+		if r.Code != 1 || r.Stdout != "" || strings.Count(r.Stderr, "\n") != 1 || !strings.Contains(r.Stderr, "(this kernel has no nf_conntrack_netlink)") {
+			t.Errorf("%s: status %d\n%s%s", args, r.Code, r.Stdout, r.Stderr)
+		}
+	}
+}
+
 // unload takes a module from the kernel, which loads none until the test has ended.
 func unload(t *testing.T, module string) {
 	t.Helper()
