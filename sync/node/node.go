@@ -277,6 +277,7 @@ func (n *Node) Run(ctx context.Context) error {
 	defer func() {
 		cancel()
 		close(n.stopped)
+		n.letFinish()
 		n.close()
 		n.working.Wait()
 	}()

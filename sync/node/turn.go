@@ -53,6 +53,15 @@ func (n *Node) serve() {
 	n.turn <- struct{}{}
 }
 
+// letFinish is for the loop's end: it waits for a reader that is in the middle of a run of
+// events and let the loop have the turn there. Nobody can end that reader before.
+func (n *Node) letFinish() {
+	for n.following {
+		<-n.turn
+		n.turn <- struct{}{}
+	}
+}
+
 // arm sets the time at which the loop wakes up. Deadlines mostly move away; a timer
 // that goes off too early costs less than one that is set anew each time.
 func (n *Node) arm() {

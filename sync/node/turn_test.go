@@ -162,3 +162,46 @@ func TestServe(t *testing.T) {
 		}
 	}
 }
+
+// A reader in the middle of a run of events, who has let the loop have the turn, gets it
+// back also from a loop that has ended by then: the node's end waits for the reader.
+func TestEndLetsAReaderFinish(t *testing.T) {
+	n := unwired(ModeStats)
+	n.internal = caches{}
+	n.turn, n.calls, n.ready = make(chan struct{}, 1), make(chan func()), make(chan struct{}, 1)
+	n.stopped = make(chan struct{})
+	n.turn <- struct{}{}
+	ctx, cancel := context.WithCancel(t.Context())
+	ended, finished := make(chan error, 1), make(chan struct{})
+	go func() { ended <- n.Run(ctx) }()
+	n.takeTurn(nil)
+	n.following = true
+	cancel()
+	go func() {
+		defer close(finished)
+		for over := false; !over; {
+			n.serve()
+			select {
+			case <-n.stopped:
+				over = true
+			default:
+			}
+		}
+		n.serve()
+		n.following = false
+		n.leaveTurn()
+	}()
+	deadline := time.After(20 * time.Second)
+	for left := 2; left > 0; left-- {
+		select {
+		case <-finished:
+			finished = nil // once
+		case err := <-ended:
+			if err != nil {
+				t.Error(err)
+			}
+		case <-deadline:
+			t.Fatal("the reader waits for the turn, and the node's end for the reader")
+		}
+	}
+}
