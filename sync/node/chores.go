@@ -23,10 +23,6 @@ func (n *Node) chore() {
 
 // startBulk tells the peers everything, slice by slice.
 func (n *Node) startBulk() {
-	if n.bypass {
-		n.startLiveBulk()
-		return
-	}
 	if n.filling {
 		// A peer that starts together with this node asks before the kernel's
 		// table is known here: what it would be told now is nothing.
@@ -34,6 +30,10 @@ func (n *Node) startBulk() {
 		return
 	}
 	if !n.machine.BeginBulk(n.clock()) {
+		return
+	}
+	if n.bypass {
+		n.startLiveBulk()
 		return
 	}
 	n.notice("sending bulk update")
@@ -80,7 +80,7 @@ func (n *Node) startLiveBulk() {
 			n.sendUnqueued(header, buf, err)
 		})
 		return err
-	}, nil)
+	}, func(error) { n.machine.EndBulk() })
 }
 
 func (n *Node) bulk(table proto.Table, handles []cache.Handle) {

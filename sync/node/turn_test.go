@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"ctbox/internal/netnstest"
 	"ctbox/sync/link"
 	"ctbox/sync/proto"
 	"ctbox/sync/wire"
@@ -135,6 +136,39 @@ func TestBulksDoNotPileUp(t *testing.T) {
 	n.due()
 	if len(n.chores) != 2 {
 		t.Errorf("%d walks over the caches for what was asked for in the middle of the first", len(n.chores))
+	}
+}
+
+// So do those of a node without an internal cache, for which the kernel's tables are read.
+func TestLiveBulksDoNotPileUp(t *testing.T) {
+	n := committing(t, nil, caches{})
+	over, cancel := context.WithCancel(context.Background())
+	cancel() // nothing is read
+	running := 0
+	if err := n.do(t.Context(), func() {
+		n.ctx, n.bypass = over, true
+		for range 100 {
+			n.startBulk()
+		}
+		running = len(n.tasks)
+	}); err != nil {
+		t.Fatal(err)
+	}
+	if running != 1 {
+		t.Errorf("the kernel's tables are read %d times at once", running)
+	}
+	netnstest.Eventually(t, time.Minute, "the bulk ends", func() (ended bool) {
+		if err := n.do(t.Context(), func() { ended = len(n.tasks) == 0 }); err != nil {
+			t.Fatal(err)
+		}
+		return ended
+	})
+	if err := n.do(t.Context(), func() {
+		if n.machine.Tick(n.clock()+time.Hour)&proto.BulkWanted == 0 {
+			t.Error("what was asked for in the middle of a bulk is forgotten")
+		}
+	}); err != nil {
+		t.Fatal(err)
 	}
 }
 
