@@ -222,12 +222,40 @@ func TestBulkWaitsForTheFirstFill(t *testing.T) {
 	if got := n.machine.Pending(); got != 0 {
 		t.Fatalf("%d messages before the table was taken over", got)
 	}
-	n.filled()
+	n.filled(nil)
 	for len(n.chores) > 0 {
 		n.chore()
 	}
 	if got := n.machine.Pending(); got != len(all) {
 		t.Errorf("%d of %d flows are told", got, len(all))
+	}
+}
+
+// Flows may be silent also where the start could not read the kernel's table, and where
+// only a reload turns the looks at it on.
+func TestSilentFlowsAreLookedForLater(t *testing.T) {
+	n := unwired(ModeStats)
+	n.silence, n.cfg.General.NetlinkOverrunResync = true, 30*time.Second
+	n.filled(nil)
+	if n.timers.silent != 0 {
+		t.Error("an empty table is looked at")
+	}
+	n.filled(errGone)
+	if n.timers.silent == 0 {
+		t.Error("a table that could not be read is taken for an empty one")
+	}
+
+	n = unwired(ModeStats)
+	n.silence = true
+	n.flowSeen(&flows(1)[0], foreign, n.internal.flows.Replace)
+	n.filled(nil)
+	if n.timers.silent != 0 {
+		t.Error("it is looked for silent flows with NetlinkOverrunResync off")
+	}
+	on := *n.cfg
+	on.General.NetlinkOverrunResync = 30 * time.Second
+	if err := n.reconfigure(&on); err != nil || n.timers.silent == 0 {
+		t.Errorf("NetlinkOverrunResync is on by a reload, and silent flows stay: %v", err)
 	}
 }
 

@@ -301,7 +301,7 @@ func (n *Node) begin() {
 	if n.internal.flows != nil {
 		n.filling = true
 		n.startRefill(refill{tables: Flows | n.expectTables(), routine: true}, func(err error) {
-			n.filled()
+			n.filled(err)
 			n.retryRefill(err)
 		})
 	}
@@ -309,9 +309,9 @@ func (n *Node) begin() {
 
 // filled is called when the internal caches have taken over the kernel's tables
 // for the first time, or failed to.
-func (n *Node) filled() {
+func (n *Node) filled(err error) {
 	n.filling = false
-	n.watchSilent()
+	n.watchSilent(err)
 	if n.bulkWaits {
 		n.bulkWaits = false
 		n.startBulk()

@@ -41,6 +41,9 @@ func (n *Node) reconfigure(cfg *conf.Config) error {
 	n.grownOut = n.grownOut && g.NetlinkBufferSizeMaxGrowth == before.NetlinkBufferSizeMaxGrowth
 	if g.NetlinkOverrunResync != before.NetlinkOverrunResync {
 		n.overrunDelay = 0
+		if before.NetlinkOverrunResync == 0 && n.internal.flows != nil {
+			n.watchSilent(nil)
+		}
 	}
 	for _, c := range []caches{n.internal, n.external} {
 		if c.flows != nil {
@@ -63,7 +66,7 @@ func (n *Node) reconfigure(cfg *conf.Config) error {
 	if refilter && n.internal.flows != nil {
 		n.forgetExcluded()
 		n.startRefill(refill{tables: Flows | n.expectTables(), send: true}, func(err error) {
-			n.watchSilent()
+			n.watchSilent(err)
 			n.retryRefill(err)
 		})
 	}

@@ -14,10 +14,11 @@ import (
 // caches of both nodes for ever, the kernel's tables are read again from time to time,
 // as after an overrun.
 
-// The first look comes silentFirst after the tables were read at the start, and each
-// next one after twice the time, up to silentLast. What has lived until one of them
-// has mostly lived for long and goes on to live: the time for which a cache is wrong
-// about a flow stays below the time for which it was right.
+// The first look comes silentFirst after the tables were read at the start, or after a
+// reload that turned the looks on (NetlinkOverrunResync), and each next one after twice
+// the time, up to silentLast. What has lived until one of them has mostly lived for long
+// and goes on to live: the time for which a cache is wrong about a flow stays below the
+// time for which it was right.
 const (
 	silentFirst = 10 * time.Second
 	silentLast  = time.Hour
@@ -32,10 +33,10 @@ func maySilence() bool {
 }
 
 // watchSilent has the tables read again from time to time, if what was read of them
-// just now may be silent.
-func (n *Node) watchSilent() {
-	if !n.silence || n.timers.silent != 0 || n.internal.flows.Stats().Active == 0 ||
-		n.cfg.General.NetlinkOverrunResync == 0 {
+// just now, with err, may be silent.
+func (n *Node) watchSilent(err error) {
+	if !n.silence || n.timers.silent != 0 || n.cfg.General.NetlinkOverrunResync == 0 ||
+		err == nil && n.internal.flows.Len() == 0 {
 		return
 	}
 	n.notice("net.netfilter.nf_conntrack_events is 2: the kernel may tell nothing of flows " +
