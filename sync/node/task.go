@@ -10,6 +10,9 @@ import (
 // do has the loop call f and waits for it. It is how everything outside the loop
 // touches the node's state: one call for a slice of work, never one for a flow.
 func (n *Node) do(ctx context.Context, f func()) error {
+	if ctx.Err() != nil {
+		return context.Cause(ctx) // of several ways the select takes any
+	}
 	done := make(chan struct{})
 	select {
 	case n.calls <- func() { f(); close(done) }:
