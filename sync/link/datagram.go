@@ -48,7 +48,7 @@ func openDatagram(l *Link, index int) (_ sockets, err error) {
 	if d.in, err = d.openReceiver(); err != nil {
 		return nil, err
 	}
-	if err := d.openSender(); err != nil {
+	if d.tx.fd, d.tx.connected, err = d.openSender(); err != nil {
 		return nil, err
 	}
 	raw, err := d.in.SyscallConn()
@@ -176,13 +176,32 @@ func (d *datagram) mreqn(group netip.Addr) *unix.IPMreqn {
 	return m
 }
 
-func (d *datagram) openSender() error {
-	c := &d.link.config
-	fd, err := d.socket()
-	if err != nil {
-		return err
+// own is the configured address to send from, which the peer takes messages from only, and
+// a host may have several. It is the zero Addr where the interface is to choose.
+func (d *datagram) own() netip.Addr {
+	own := d.link.config.Address
+	if d.link.config.Transport == Multicast {
+		own = d.link.config.Local
 	}
-	d.tx.fd = fd
+	if own.Is6() != d.link.is6() {
+		return netip.Addr{}
+	}
+	return own
+}
+
+// openSender returns a socket to send with. connected is false where there is no path to
+// the peer: one may come later.
+func (d *datagram) openSender() (fd int, connected bool, err error) {
+	c := &d.link.config
+	if fd, err = d.socket(); err != nil {
+		return -1, false, err
+	}
+	defer func() {
+		if err != nil {
+			unix.Close(fd)
+			fd = -1
+		}
+	}()
 	setBuffer(fd, unix.SO_SNDBUFFORCE, unix.SO_SNDBUF, c.SendBuffer)
 	var options []option
 	if !c.Checksum {
@@ -197,32 +216,58 @@ func (d *datagram) openSender() error {
 				option{"IPV6_MULTICAST_LOOP", unix.IPPROTO_IPV6, unix.IPV6_MULTICAST_LOOP, 0})
 		} else {
 			if err := unix.SetsockoptIPMreqn(fd, unix.IPPROTO_IP, unix.IP_MULTICAST_IF, d.mreqn(netip.Addr{})); err != nil {
-				return fmt.Errorf("set IP_MULTICAST_IF to %s: %w", c.Interface, err)
+				return fd, false, fmt.Errorf("set IP_MULTICAST_IF to %s: %w", c.Interface, err)
 			}
 			options = append(options, option{"IP_MULTICAST_LOOP", unix.IPPROTO_IP, unix.IP_MULTICAST_LOOP, 0})
 		}
 	}
 	if err := setOptions(fd, options); err != nil {
-		return err
+		return fd, false, err
 	}
-	// The peer takes messages from our configured address only, and a host may
-	// have several.
-	own := c.Address
-	if c.Transport == Multicast {
-		own = c.Local
-	}
-	if own.IsValid() && own.Is6() == d.link.is6() {
+	if own := d.own(); own.IsValid() {
 		if err := unix.Bind(fd, d.sockaddr(own, 0)); err != nil {
-			return fmt.Errorf("bind to %s: %w", own, err)
+			return fd, false, fmt.Errorf("bind to %s: %w", own, err)
 		}
 	}
-	// A path to the peer that is missing now may come later.
 	err = unix.Connect(fd, d.sockaddr(to, c.Port))
-	if err != nil && !errors.Is(err, unix.ENETUNREACH) && !errors.Is(err, unix.EHOSTUNREACH) && !errors.Is(err, unix.EADDRNOTAVAIL) {
-		return fmt.Errorf("connect to %s: %w", endpoint(to, c.Port), err)
+	connected = err == nil
+	if errors.Is(err, unix.ENETUNREACH) || errors.Is(err, unix.EHOSTUNREACH) || errors.Is(err, unix.EADDRNOTAVAIL) {
+		err = nil
 	}
-	d.tx.connected = err == nil
+	if err != nil {
+		err = fmt.Errorf("connect to %s: %w", endpoint(to, c.Port), err)
+	}
+	return fd, connected, err
+}
+
+// follow takes over an address of the interface's own choice. A socket keeps the one that
+// it got when it was connected, also when the interface has it no more.
+func (d *datagram) follow() error {
+	if d.own().IsValid() {
+		return nil
+	}
+	fd, connected, err := d.openSender()
+	if err != nil {
+		return err
+	}
+	if connected && source(fd) != source(d.tx.fd) {
+		d.tx.fd, fd = fd, d.tx.fd
+		d.tx.connected = true
+	}
+	unix.Close(fd)
 	return nil
+}
+
+// source is the address that a socket sends from.
+func source(fd int) netip.Addr {
+	sa, _ := unix.Getsockname(fd)
+	switch sa := sa.(type) {
+	case *unix.SockaddrInet4:
+		return netip.AddrFrom4(sa.Addr)
+	case *unix.SockaddrInet6:
+		return netip.AddrFrom16(sa.Addr)
+	}
+	return netip.Addr{}
 }
 
 func (d *datagram) closeFiles() {

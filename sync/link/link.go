@@ -93,6 +93,7 @@ type sockets interface {
 	send(p *wire.Packer)
 	status(s *Stats)
 	busy() bool
+	follow() error // addresses of the interface may have changed
 	close()
 }
 
@@ -117,7 +118,7 @@ var ErrNoInterface = errors.New("no such interface")
 
 // Open makes the link follow its interface: it opens the sockets when there are
 // none yet, again when the interface is another one than they were made for, and
-// takes over its MTU. It may be called as often as something may have changed.
+// takes over its MTU, and its address where the configuration leaves that to it. It may be called as often as something may have changed.
 func (l *Link) Open() error {
 	i, err := net.InterfaceByName(l.config.Interface)
 	if err != nil {
@@ -128,6 +129,9 @@ func (l *Link) Open() error {
 	}
 	l.capacity.Store(int64(l.capacityOf(i.MTU)))
 	if l.sockets != nil && l.index == i.Index {
+		if err := l.sockets.follow(); err != nil {
+			return fmt.Errorf("%s over %s: %w", l.config.Transport, l.config.Interface, err)
+		}
 		return nil
 	}
 	l.Close()

@@ -398,6 +398,42 @@ func TestAddressComesLater(t *testing.T) {
 	}
 }
 
+// A link that has the interface's own choice of an address follows when that is another
+// one.
+func TestAddressChanges(t *testing.T) {
+	for _, tt := range []struct {
+		name             string
+		old, now         string
+		sender, receiver Config
+	}{
+		{"multicast", "192.0.2.1", "192.0.2.9",
+			Config{Transport: Multicast, Address: addr("225.0.0.50")}, Config{Transport: Multicast, Address: addr("225.0.0.50")}},
+		{"UDP", "192.0.2.1", "192.0.2.9",
+			Config{Transport: UDP, Destination: addr("192.0.2.2")}, Config{Transport: UDP, Destination: addr("192.0.2.9")}},
+		{"UDP over IPv6", "2001:db8::1", "2001:db8::9",
+			Config{Transport: UDP, Destination: addr("2001:db8::2")}, Config{Transport: UDP, Destination: addr("2001:db8::9")}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			nsA, nsB := pair(t)
+			for _, c := range []*Config{&tt.sender, &tt.receiver} {
+				c.Interface, c.Port, c.Checksum = "sync0", 3780, true
+			}
+			a, b := newSite(t, nsA, tt.sender), newSite(t, nsB, tt.receiver)
+			bits := "/24"
+			if addr(tt.now).Is6() {
+				bits = "/64"
+			}
+			nsA.IP("addr", "del", tt.old+bits, "dev", "sync0")
+			nsA.IP("addr", "add", tt.now+bits, "dev", "sync0", "nodad")
+			a.open(t)
+			a.link.Send(packed(100, "again"))
+			if _, from := b.take(t, 1); from != addr(tt.now) {
+				t.Errorf("from %v", from)
+			}
+		})
+	}
+}
+
 func changed(t *testing.T, m *Monitor) {
 	t.Helper()
 	select {

@@ -100,6 +100,9 @@ func (s *stream) status(out *Stats) {
 	out.Queued, out.QueueLimit, out.QueueDropped = uint64(len(s.queue)), uint64(s.limit), s.dropped
 }
 
+// follow has nothing to do: each connection chooses its address.
+func (s *stream) follow() error { return nil }
+
 // busy asks the sender to wait while a connected peer is slow. While it is away
 // the queue keeps what it can.
 func (s *stream) busy() bool {
