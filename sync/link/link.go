@@ -118,7 +118,8 @@ var ErrNoInterface = errors.New("no such interface")
 
 // Open makes the link follow its interface: it opens the sockets when there are
 // none yet, again when the interface is another one than they were made for, and
-// takes over its MTU, and its address where the configuration leaves that to it. It may be called as often as something may have changed.
+// takes over its MTU, and its address where the configuration leaves that to it. It
+// may be called as often as something may have changed.
 func (l *Link) Open() error {
 	i, err := net.InterfaceByName(l.config.Interface)
 	if err != nil {
