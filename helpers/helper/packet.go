@@ -36,6 +36,8 @@ type Packet struct {
 	ip      []byte // from the network header to the end of the packet, no further
 	l4      int    // offset of the layer-4 header in ip
 	payload int    // and of Payload
+	// redirected: the checksum's pseudo header has other addresses than the IP header.
+	redirected bool
 }
 
 // Dir returns the packet's direction in its flow.
@@ -96,7 +98,7 @@ var (
 // error says why the packet is none to read. Flow, Info and Private are the
 // caller's to set, before or after.
 func (p *Packet) Parse(b []byte, etherType uint16) error {
-	p.ip, p.Payload, p.Seq = nil, nil, 0
+	p.ip, p.Payload, p.Seq, p.redirected = nil, nil, 0, false
 	var err error
 	switch etherType {
 	case unix.ETH_P_IP:
@@ -162,7 +164,31 @@ func (p *Packet) parseIPv4(b []byte) error {
 		return errFragment
 	}
 	p.ip, p.l4, p.Protocol = b[:total], header, b[9]
+	p.redirected = sourceRouted(b[20:header])
 	return nil
+}
+
+// sourceRouted reports whether IPv4 options have a source route that is not at its end
+// (RFC 791, section 3.1), or cannot be read. The destination in the header is then the
+// next stop, not the host that the checksum is for.
+func sourceRouted(options []byte) bool {
+	const end, nop, loose, strict = 0, 1, 131, 137
+	for len(options) > 0 && options[0] != end {
+		if options[0] == nop {
+			options = options[1:]
+			continue
+		}
+		if len(options) < 2 || options[1] < 2 || int(options[1]) > len(options) {
+			return true
+		}
+		size := int(options[1])
+		// The pointer counts from 1 and is past the length when the route is used up.
+		if kind := options[0]; (kind == loose || kind == strict) && (size < 3 || int(options[2]) <= size) {
+			return true
+		}
+		options = options[size:]
+	}
+	return false
 }
 
 func (p *Packet) parseIPv6(b []byte) error {
@@ -189,6 +215,11 @@ func (p *Packet) parseIPv6(b []byte) error {
 			if at+size > len(b) {
 				return errExtensions
 			}
+			// Segments left: the header's destination is the next stop (RFC 8200,
+			// section 8.1; also Mobile IPv6's type 2 and segment routing's type 4).
+			if next == unix.IPPROTO_ROUTING && b[at+3] != 0 || next == unix.IPPROTO_DSTOPTS && homeAddress(b[at+2:at+size]) {
+				p.redirected = true
+			}
 			next, at = b[at], at+size
 		case unix.IPPROTO_FRAGMENT:
 			return errFragment
@@ -197,6 +228,23 @@ func (p *Packet) parseIPv6(b []byte) error {
 			return nil
 		}
 	}
+}
+
+// homeAddress reports whether destination options have a Home Address option (RFC 6275,
+// section 6.3), or cannot be read. The checksum has that address as its source.
+func homeAddress(options []byte) bool {
+	const pad1, home = 0, 0xc9
+	for len(options) > 0 {
+		switch {
+		case options[0] == pad1:
+			options = options[1:]
+			continue
+		case options[0] == home, len(options) < 2, int(options[1])+2 > len(options):
+			return true
+		}
+		options = options[int(options[1])+2:]
+	}
+	return false
 }
 
 // Number reads the decimal number that b begins with. It returns the number and

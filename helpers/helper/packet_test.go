@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/binary"
 	"encoding/hex"
+	"fmt"
 	"net/netip"
 	"strings"
 	"testing"
@@ -155,6 +156,70 @@ func TestRewrite(t *testing.T) {
 	}
 }
 
+// ip4Options is udp4 behind a header with these twelve bytes of options.
+func ip4Options(options string) string {
+	return "48000035 00004000 40110000 c0000201 c6336402" + options + udp4[len("45000029 00004000 40110000 c0000201 c6336402"):]
+}
+
+// ip6Header is udp6 with this extension header, of kind next, in the place of its
+// destination options.
+func ip6Header(next, header string) string {
+	size := len(strings.Join(strings.Fields(header), "")) / 2
+	s := strings.Replace(udp6, "3c00000000000000", next+"00000000000000", 1)
+	s = strings.Replace(s, " 1100000000000000 ", " "+header+" ", 1)
+	return strings.Replace(s, " 001b ", fmt.Sprintf(" %04x ", 0x1b-8+size), 1)
+}
+
+// A packet on its way by other stops is read, and is not rewritten: its checksum is for
+// addresses that its IP header does not have.
+func TestRewriteRefusesRedirectedPackets(t *testing.T) {
+	const stop = "20010db8000000000000000000000003"
+	for _, c := range []struct {
+		name, packet string
+		ether        uint16
+		refused      bool
+	}{
+		{"routing header, a segment left", ip6Header("2b", "11020001 00000000"+stop), unix.ETH_P_IPV6, true},
+		{"routing header at its end", ip6Header("2b", "11020000 00000000"+stop), unix.ETH_P_IPV6, false},
+		{"Mobile IPv6's routing header", ip6Header("2b", "11020201 00000000"+stop), unix.ETH_P_IPV6, true},
+		{"segment routing", ip6Header("2b", "11020401 00000000"+stop), unix.ETH_P_IPV6, true},
+		{"segment routing at its end", ip6Header("2b", "11020400 00000000"+stop), unix.ETH_P_IPV6, false},
+		{"home address", ip6Header("3c", "11020102 0000 c910"+stop), unix.ETH_P_IPV6, true},
+		{"padding alone", ip6Header("3c", "11000104 00000000"), unix.ETH_P_IPV6, false},
+		{"an option beyond its header", ip6Header("3c", "11000105 00000000"), unix.ETH_P_IPV6, true},
+		{"half an option", ip6Header("3c", "11000103 00000001"), unix.ETH_P_IPV6, true},
+		{"loose source route", ip4Options("83070400 00000000 01010101"), unix.ETH_P_IP, true},
+		{"strict source route", ip4Options("01890704 cb007101 00000000"), unix.ETH_P_IP, true},
+		{"loose source route at its end", ip4Options("83070800 00000000 01010101"), unix.ETH_P_IP, false},
+		{"record route", ip4Options("07070400 00000000 01010101"), unix.ETH_P_IP, false},
+		{"a source route behind the end of options", ip4Options("00830704 cb007101 00000000"), unix.ETH_P_IP, false},
+		{"a source route without a pointer", ip4Options("83020000 00000000 00000000"), unix.ETH_P_IP, true},
+		{"options that cannot be read", ip4Options("44000000 00000000 00000000"), unix.ETH_P_IP, true},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			var p Packet
+			if err := p.Parse(unhex(t, c.packet), c.ether); err != nil {
+				t.Fatal(err)
+			}
+			want := error(nil)
+			if c.refused {
+				want = ErrRedirected
+			}
+			b, err := p.Rewrite([]byte("before"), []Edit{{0, 1, []byte("--"), nil}})
+			if err != want || string(b[:6]) != "before" || c.refused && len(b) != 6 {
+				t.Errorf("%q, error %v, want %v", b, err, want)
+			}
+			// The next packet in the same place is rewritten.
+			if err := p.Parse(unhex(t, udp4), unix.ETH_P_IP); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := p.Rewrite(nil, nil); err != nil {
+				t.Errorf("the next packet: %v", err)
+			}
+		})
+	}
+}
+
 // A checksum that comes out as zero is sent as ones over UDP: zero would say that
 // there is none.
 func TestRewriteZeroChecksum(t *testing.T) {
@@ -242,8 +307,8 @@ func TestEnds(t *testing.T) {
 
 // Whatever parses can be rewritten, and parses again.
 func FuzzParse(f *testing.F) {
-	for _, text := range []string{udp4, tcp4, udp6} {
-		f.Add(unhex(f, text), text == udp6, uint16(1), uint16(1), []byte("text"))
+	for _, text := range []string{udp4, tcp4, udp6, udp4Options, ip6Header("2b", "11020001 00000000"+strings.Repeat("00", 16))} {
+		f.Add(unhex(f, text), text[0] == '6', uint16(1), uint16(1), []byte("text"))
 	}
 	f.Fuzz(func(t *testing.T, b []byte, v6 bool, at, n uint16, text []byte) {
 		ether := uint16(unix.ETH_P_IP)
@@ -264,8 +329,6 @@ func FuzzParse(f *testing.F) {
 		if want := len(p.Payload) - int(n) + len(text); len(q.Payload) != want {
 			t.Fatalf("payload of %d bytes, want %d", len(q.Payload), want)
 		}
-		if !v6 {
-			checkSums(t, out, q.l4, q.Protocol)
-		}
+		checkSums(t, out, q.l4, q.Protocol)
 	})
 }

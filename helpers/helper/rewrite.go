@@ -28,6 +28,8 @@ func (e *Expectation) Edit(to netip.AddrPort) Edit {
 var (
 	ErrEdit    = errors.New("parts to be replaced overlap or lie outside of the packet")
 	ErrTooLong = errors.New("rewritten packet is longer than 65531 bytes")
+	// ErrRedirected: the packet goes by way of other addresses than those of its ends.
+	ErrRedirected = errors.New("its checksum is for other addresses than its IP header's (source route, routing header or home address)")
 )
 
 // AppendPayload appends payload with the edits applied, which stand in the order
@@ -51,10 +53,15 @@ func AppendPayload(dst, payload []byte, edits []Edit) ([]byte, error) {
 	return dst, nil
 }
 
-// Rewrite appends the packet with the edits applied to its payload, and lengths
-// and checksums that are right for it. p must have been parsed. A UDP packet that
-// came without a checksum has one then.
+// Rewrite appends the packet with the edits applied to its payload, and sets the lengths
+// and checksums to match. p must have been parsed. A UDP packet that came without a
+// checksum gets one. A packet with a source route, a routing header with segments left or
+// a Home Address option is refused: the addresses in its header are not those of its
+// checksum, nor those that NAT has to agree with.
 func (p *Packet) Rewrite(dst []byte, edits []Edit) ([]byte, error) {
+	if p.redirected {
+		return dst, ErrRedirected
+	}
 	start := len(dst)
 	dst = append(dst, p.ip[:p.payload]...)
 	dst, err := AppendPayload(dst, p.Payload, edits)
