@@ -9,15 +9,16 @@ import (
 // helpColumn is where the texts of options begin.
 const helpColumn = 34
 
-// AppendVersion appends what -V prints.
+// AppendVersion appends what -V prints: conntrack-tools' own text, then ctbox's
+// version.
 func AppendVersion(dst []byte) []byte {
-	return append(dst, "conntrack v"+version.Number+" (ctbox)\n"...)
+	return append(dst, "conntrack v"+version.ConntrackTools+" (conntrack-tools), ctbox v"+version.Number+"\n"...)
 }
 
 // AppendHelp appends what -h prints. program is argv[0]; proto is
 // Command.HelpProto, or "" without -p.
 func AppendHelp(dst []byte, program, proto string) []byte {
-	dst = append(dst, "Command line interface for the connection tracking system. Version "+version.Number+"\n"...)
+	dst = append(dst, "Command line interface for the connection tracking system. Version "+version.ConntrackTools+"\n"...)
 	dst = append(dst, "Usage: "+program+" [commands] [options]\n\nCommands:\n"...)
 	for _, c := range commands {
 		dst = appendEntry(dst, spellings(c.short, c.long), c.args, c.help)

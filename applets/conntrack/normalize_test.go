@@ -13,7 +13,7 @@ import (
 // normalize takes out of a run's output what cannot be the same in two
 // namespaces or at two times. This is all of it:
 //
-//   - the program's name and version in front of messages;
+//   - the version in front of messages;
 //   - the kernel's ids of flows, and netlink ports with the names of their
 //     programs, which may have ended;
 //   - times, and how long ago they were;
@@ -39,7 +39,7 @@ type substitution struct {
 }
 
 var substitutions = []substitution{
-	{regexp.MustCompile(`(?m)^conntrack v[0-9.]+ \((conntrack-tools|ctbox)\)`), "conntrack vX"},
+	{regexp.MustCompile(`(?m)^conntrack v[0-9.]+ \(conntrack-tools\)`), "conntrack vX"},
 	{regexp.MustCompile(`(?m)Connection tracking system\. Version [0-9.]+$`), "connection tracking system. Version X"},
 	// But not the id of ICMP, which follows a code.
 	{regexp.MustCompile(`((?:use|mark|zone|delta-time|dport|bytes|dstkey|dst|helper)=\S+|\]) id=\d+`), "$1 id=#"},

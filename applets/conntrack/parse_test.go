@@ -9,7 +9,6 @@ import (
 	"testing"
 
 	"ctbox/applets/internal/getopt"
-	"ctbox/internal/version"
 )
 
 // words takes a test's command line apart: blanks separate, single quotes
@@ -262,7 +261,7 @@ func TestParseWithoutProgram(t *testing.T) {
 }
 
 func TestUsageErrorMessage(t *testing.T) {
-	const program = "conntrack v" + version.Number + " (ctbox): "
+	const program = "conntrack v1.4.9 (conntrack-tools): "
 	const try = "Try `conntrack -h' or 'conntrack --help' for more information.\n"
 	for _, c := range []struct {
 		err  *UsageError

@@ -6,10 +6,11 @@ import (
 	"ctbox/internal/version"
 )
 
-// messagePrefix begins what we say on stderr. Scripts look for the text behind
-// the colon; the program in front is always "conntrack", whatever its link is
-// called.
-const messagePrefix = "conntrack v" + version.Number + " (ctbox): "
+// messagePrefix begins every summary and error on stderr. It is conntrack-tools' own
+// prefix because programs anchor their patterns on it ("conntrack v<number>
+// (conntrack-tools): N flow entries have been …"). The first word is always
+// "conntrack", whatever the link is called.
+const messagePrefix = "conntrack v" + version.ConntrackTools + " (conntrack-tools): "
 
 const tryHelp = "Try `conntrack -h' or 'conntrack --help' for more information.\n"
 

@@ -239,11 +239,23 @@ func TestErrorsAreDebians(t *testing.T) {
 	}
 }
 
-// The usage is conntrack-tools' with lines of our own.
+// The usage is conntrack-tools' with further lines for ctbox's options; its first line
+// and that of -v differ from Debian's in the version's number only.
 func TestUsageHasDebiansLines(t *testing.T) {
 	h := newHost(t)
 	theirs := h.Run("", debian, "-h").Stdout
 	got := h.Run("", ours(t), "-h").Stdout
+	first := func(text string) string {
+		line, _, _ := strings.Cut(text, "\n")
+		return line
+	}
+	if want := strings.Replace(first(theirs), "1.4.7", "1.4.9", 1); first(got) != want {
+		t.Errorf("the usage begins %q, want %q", first(got), want)
+	}
+	theirVersion, _, _ := strings.Cut(h.Run("", debian, "-v").Stdout, ".")
+	if version := first(h.Run("", ours(t), "-v").Stdout); !strings.HasPrefix(version, theirVersion+".4.9, ctbox v") {
+		t.Errorf("-v begins %q, Debian's %q", version, theirVersion)
+	}
 	for i, line := range strings.Split(theirs, "\n") {
 		if i > 1 && !strings.Contains(got, "\n"+line+"\n") { // after the version and argv[0]
 			t.Errorf("%q is missing", line)

@@ -2,10 +2,10 @@ package conntrackd
 
 import "ctbox/internal/version"
 
-// usage is what -h prints, and what stands beside most errors. Lines of
-// conntrack-tools' are as they are there; the others are those of our options.
+// usage is what -h prints, and what follows most errors on the command line. The
+// lines that conntrack-tools has too are byte for byte the same.
 func usage(argv0 string) string {
-	return `Connection tracking userspace daemon v` + version.Number + ` (ctbox)
+	return `Connection tracking userspace daemon v` + version.ConntrackTools + `
 Usage: ` + argv0 + ` [commands] [options]
 
 General commands:
@@ -38,6 +38,8 @@ Client mode commands:
 `
 }
 
-const versionText = `Connection tracking userspace daemon v` + version.Number + ` (ctbox). MIT License.
-Compatible with conntrackd of conntrack-tools 1.4.9, replication protocol version 1.
+// versionText is what -v prints. The number of conntrack-tools comes first, where
+// scripts look for it.
+const versionText = `Connection tracking userspace daemon v` + version.ConntrackTools + `, ctbox v` + version.Number + `. Licensed under MIT.
+Replication protocol version 1.
 `

@@ -69,7 +69,8 @@ const (
 	exitNoSocket = 255
 )
 
-const prefix = "nfct v" + version.Number + ": "
+// prefix begins every error. The number is conntrack-tools', see version.ConntrackTools.
+const prefix = "nfct v" + version.ConntrackTools + ": "
 
 // usageError is a command line that names no command and subsystem; the message
 // may be empty.
@@ -246,8 +247,8 @@ func socketError(err error) string {
 	return text
 }
 
-const versionText = "nfct v" + version.Number + `: utility for the Netfilter's Connection Tracking System
-Part of ctbox. Copyright (c) 2026 the ctbox authors
+const versionText = prefix + `utility for the Netfilter's Connection Tracking System
+ctbox v` + version.Number + `. Copyright (c) 2026 the ctbox authors
 This program comes with ABSOLUTELY NO WARRANTY.
 This is free software, and you are welcome to redistribute it under certain
 conditions; see LICENSE file distributed in this package for details.

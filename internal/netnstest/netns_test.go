@@ -160,7 +160,7 @@ func TestTwinsRunBothPrograms(t *testing.T) {
 	for _, r := range []struct {
 		Result
 		program string
-	}{{theirs, "(conntrack-tools): 1 flow"}, {ours, "(ctbox): 1 flow"}} {
+	}{{theirs, "(conntrack-tools): 1 flow"}, {ours, "conntrack v1.4.9 (conntrack-tools): 1 flow"}} {
 		if r.Code != 0 || !strings.Contains(r.Stdout, "src=127.0.0.1") || !strings.Contains(r.Stderr, r.program) {
 			t.Errorf("want one flow from %s: %+v", r.program, r.Result)
 		}

@@ -187,10 +187,10 @@ func TestPackages(t *testing.T) {
 // testTree runs what is in an unpacked root, where there is nothing else.
 func testTree(t *testing.T, root string) {
 	t.Helper()
-	if got := bare(t, root, "/usr/sbin/conntrack", "-L"); !strings.Contains(got, "(ctbox): 0 flow entries have been shown.") {
+	if got := bare(t, root, "/usr/sbin/conntrack", "-L"); !strings.Contains(got, "conntrack v1.4.9 (conntrack-tools): 0 flow entries have been shown.") {
 		t.Errorf("conntrack -L: %s", got)
 	}
-	if got := bare(t, root, "/usr/sbin/conntrackd", "-v"); !strings.Contains(got, "(ctbox)") {
+	if got := bare(t, root, "/usr/sbin/conntrackd", "-v"); !strings.Contains(got, "v1.4.9, ctbox v") {
 		t.Errorf("conntrackd -v: %s", got)
 	}
 	if got := bare(t, root, "/usr/sbin/nfct", "list", "timeout"); got != "" {
@@ -212,7 +212,7 @@ for name in conntrack conntrackd nfct; do
 	if dpkg-query -W -f '${Status}\n' $name | grep ' installed$'; then exit 1; fi
 done
 conntrack --version | grep ctbox
-conntrack -L 2>&1 | grep '(ctbox): 0 flow entries have been shown'
+conntrack -L 2>&1 | grep '^conntrack v1.4.9 (conntrack-tools): 0 flow entries have been shown'
 cmp /before /etc/conntrackd/conntrackd.conf
 dpkg --audit
 dpkg -L ctbox | while read -r path; do [ -d "$path" ] || echo "$path"; done >/files
