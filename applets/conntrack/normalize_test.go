@@ -40,6 +40,7 @@ type substitution struct {
 
 var substitutions = []substitution{
 	{regexp.MustCompile(`(?m)^conntrack v[0-9.]+ \(conntrack-tools\)`), "conntrack vX"},
+	{regexp.MustCompile(`(?m), ctbox v[0-9.]+$`), ", ctbox vX"},
 	{regexp.MustCompile(`(?m)Connection tracking system\. Version [0-9.]+$`), "connection tracking system. Version X"},
 	// But not the id of ICMP, which follows a code.
 	{regexp.MustCompile(`((?:use|mark|zone|delta-time|dport|bytes|dstkey|dst|helper)=\S+|\]) id=\d+`), "$1 id=#"},
