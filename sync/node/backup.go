@@ -18,7 +18,15 @@ type peer struct {
 	last     time.Duration
 	messages uint64
 	ignored  bool
+
+	// incomplete is the peer's last notice of lost events, at noticed.
+	incomplete uint32
+	noticed    time.Duration
 }
+
+// noticeLasts is how long a notice of lost events stands without being repeated,
+// beside plain ALIVEs: the one that took it back may be lost.
+const noticeLasts = 3 * time.Second
 
 // takeMessage judges one received message and applies it.
 func (n *Node) takeMessage(link int, from netip.Addr, m *wire.Message) {
@@ -31,6 +39,9 @@ func (n *Node) takeMessage(link int, from netip.Addr, m *wire.Message) {
 	case proto.Handled:
 		n.heard(from)
 		n.links.use(link)
+		if m.CarriesNotice() {
+			n.takeNotice(n.peers[from], m.Body)
+		}
 	case proto.Ignore:
 		if p := n.peers[from]; p != nil && p.ignored {
 			p.last = n.clock()
@@ -41,6 +52,21 @@ func (n *Node) takeMessage(link int, from netip.Addr, m *wire.Message) {
 		n.received.BadType++
 	}
 	n.protocolEvents(events)
+}
+
+// takeNotice notes what a peer's ALIVE announces.
+func (n *Node) takeNotice(p *peer, body []byte) {
+	var notice wire.Notice
+	if wire.ParseNotice(body, &notice) != nil {
+		n.received.BadPayload++
+		return
+	}
+	switch now := n.clock(); {
+	case notice.Has&wire.HasIncomplete != 0:
+		p.incomplete, p.noticed = notice.Incomplete, now
+	case now-p.noticed >= noticeLasts:
+		p.incomplete = 0
+	}
 }
 
 const maxPeers = 256
@@ -56,6 +82,13 @@ func (n *Node) heard(from netip.Addr) {
 	}
 	p.last, p.ignored = n.clock(), false
 	p.messages++
+}
+
+// forgetNotices forgets what the peers have announced about a former life.
+func (n *Node) forgetNotices() {
+	for _, p := range n.peers {
+		p.incomplete = 0
+	}
 }
 
 // thirdNode notes a node that FT-FW has no place for.
@@ -148,6 +181,7 @@ func (n *Node) protocolEvents(e proto.Events) {
 const startedQuiet = time.Minute
 
 func (n *Node) peerStarted() {
+	n.forgetNotices()
 	if now := n.clock(); n.startedSaid == 0 || now-n.startedSaid >= startedQuiet {
 		n.startedSaid = now
 		n.notice("the peer has started")

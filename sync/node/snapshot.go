@@ -56,7 +56,8 @@ func (n *Node) snapshot() Status {
 	s.Replica.Pending, s.Replica.Unacked = uint64(m.Transmit), uint64(m.Resend)
 	for addr, p := range n.peers {
 		s.Peers = append(s.Peers, PeerStatus{Addr: netip.AddrPortFrom(addr, 0), Messages: p.messages,
-			LastMessage: n.clock() - p.last, Ignored: p.ignored})
+			LastMessage: n.clock() - p.last, Ignored: p.ignored,
+			Incomplete: uint64(p.incomplete)})
 	}
 	s.Links = n.links.status()
 	s.Queues = n.queues(&m)

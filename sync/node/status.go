@@ -171,6 +171,7 @@ type PeerStatus struct {
 	LastMessage time.Duration  // since its last message
 	Messages    uint64         // received, good ones
 	Ignored     bool           // FT-FW is for two nodes, and this is a third one
+	Incomplete  uint64         // events of its kernel that it has lost and not yet made up for, as it says
 }
 
 // ReplicaStatus is replication towards the peers, and what was asked for again.

@@ -65,7 +65,7 @@ func (n *Node) flushPacker() {
 // message in its place, so that the peer misses nothing.
 func (n *Node) encode(dst []byte, s *proto.Send) []byte {
 	if s.Control {
-		return wire.AppendControl(dst, s.Header)
+		return wire.AppendNotice(dst, s.Header, &s.Notice)
 	}
 	out, err := n.encodeObject(dst, s)
 	if err != nil {

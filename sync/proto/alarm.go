@@ -43,6 +43,9 @@ func (m *Alarm) RefreshDelay() time.Duration {
 	return time.Duration(seconds)*time.Second + time.Duration(fifths)*200*time.Millisecond - time.Microsecond
 }
 
+// SetIncomplete implements Machine. The mode has no message for it.
+func (m *Alarm) SetIncomplete(time.Duration, uint32) {}
+
 // RequestResync implements Machine: there is nothing to ask for.
 func (m *Alarm) RequestResync(time.Duration) {}
 

@@ -57,6 +57,7 @@ type FTFW struct {
 	peer   peer
 	resync resync
 	bulk   bulk
+	notice announcer
 	stats  Stats
 }
 
@@ -83,6 +84,9 @@ func NewFTFW(now time.Duration, config FTFWConfig) *FTFW {
 // SetLimits changes FTFWConfig's Window and Resend, which are above 0. What a
 // longer resend queue holds stays there until it is acknowledged.
 func (m *FTFW) SetLimits(window, resend int) { m.config.Window, m.config.Resend = window, resend }
+
+// SetIncomplete implements Machine.
+func (m *FTFW) SetIncomplete(now time.Duration, lost uint32) { m.notice.set(now, lost) }
 
 // Next implements Machine. The owner fills a batch of datagrams with what it
 // returns; an object's content is what its cache holds at that moment.
@@ -116,6 +120,9 @@ func (m *FTFW) Next() (Send, bool) {
 	s.Header.Flags |= c.flags
 	s.Header.From, s.Header.To = c.from, c.to
 	if c.flags == wire.Alive {
+		if s.Header.CarriesNotice() {
+			m.notice.fill(&s.Notice)
+		}
 		m.done(i, e)
 		return s, true
 	}
@@ -193,13 +200,17 @@ func (m *FTFW) Sent(now time.Duration) { m.alive = now + aliveInterval }
 // Tick implements Machine.
 func (m *FTFW) Tick(now time.Duration) Events {
 	m.now = now
-	if p := &m.peer; now >= m.alive || p.owed && now >= p.ackDue {
+	p, alive := &m.peer, m.notice.tick(now)
+	if idle := now >= m.alive; idle || p.owed && now >= p.ackDue {
 		if p.owed {
 			m.acknowledge()
 		} else {
-			m.queueControl(control{flags: wire.Alive})
+			alive = true
 		}
 		m.alive = now + aliveInterval
+	}
+	if alive {
+		m.queueAlive()
 	}
 	events := m.tickResync(now)
 	if m.peer.present(now) {
@@ -210,7 +221,7 @@ func (m *FTFW) Tick(now time.Duration) Events {
 
 // Deadline implements Machine.
 func (m *FTFW) Deadline() time.Duration {
-	d := min(m.alive, m.resync.deadline())
+	d := min(m.alive, m.resync.deadline(), m.notice.deadline())
 	if m.peer.present(m.now) {
 		d = min(d, m.bulk.deadline())
 	}

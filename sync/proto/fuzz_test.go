@@ -39,7 +39,7 @@ func drive(t *testing.T, m Machine, ops []byte) {
 		return Object{Table: Table(b >> 4 & 1), Handle: uint64(b%objects) | 7<<32}
 	}
 	for len(ops) > 0 {
-		switch next() % 10 {
+		switch next() % 11 {
 		case 0, 1, 2:
 			h := wire.Header{Type: wire.Type(next() & 0xf), Flags: wire.Flags(next()), Seq: 100 + wire.Seq(int8(next()))}
 			if h.Ranged() {
@@ -80,6 +80,8 @@ func drive(t *testing.T, m Machine, ops []byte) {
 				}
 			}
 			m.Sent(now)
+		case 10:
+			m.SetIncomplete(now, uint32(next()%3))
 		}
 		for {
 			o, ok := m.NextReleased()

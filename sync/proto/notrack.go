@@ -18,6 +18,7 @@ type NoTrack struct {
 	seq    wire.Seq
 	alive  time.Duration // when to say that we are alive
 	bulk   bulk
+	notice announcer
 	peers  map[netip.Addr]wire.Seq // the last sequence number of each
 	lost   uint64
 	before uint64
@@ -36,6 +37,9 @@ func NewNoTrack(now time.Duration, first wire.Seq, startupResync bool) *NoTrack 
 	}
 	return m
 }
+
+// SetIncomplete implements Machine.
+func (m *NoTrack) SetIncomplete(now time.Duration, lost uint32) { m.notice.set(now, lost) }
 
 // RequestResync implements Machine.
 func (m *NoTrack) RequestResync(time.Duration) {
@@ -97,15 +101,17 @@ func (m *NoTrack) track(from netip.Addr, seq wire.Seq) {
 
 // Tick implements Machine.
 func (m *NoTrack) Tick(now time.Duration) Events {
-	if now >= m.alive {
-		m.queueControl(control{flags: wire.Alive})
+	if due := m.notice.tick(now); due || now >= m.alive {
+		m.queueAlive()
 		m.alive = now + aliveInterval
 	}
 	return m.bulk.tick(now)
 }
 
 // Deadline implements Machine.
-func (m *NoTrack) Deadline() time.Duration { return min(m.alive, m.bulk.deadline()) }
+func (m *NoTrack) Deadline() time.Duration {
+	return min(m.alive, m.bulk.deadline(), m.notice.deadline())
+}
 
 // Next implements Machine.
 func (m *NoTrack) Next() (Send, bool) {
@@ -118,6 +124,9 @@ func (m *NoTrack) Next() (Send, bool) {
 		s.Control = true
 		s.Header.Type = wire.Control
 		s.Header.Flags = m.control(i).flags
+		if s.Header.CarriesNotice() {
+			m.notice.fill(&s.Notice)
+		}
 	} else {
 		s.Object = m.named(i, e)
 	}

@@ -34,6 +34,8 @@ type Send struct {
 	// to encode.
 	Control bool
 	Object  Object
+	// Notice is the body of an ALIVE; an empty one is none.
+	Notice wire.Notice
 }
 
 // Instead returns the message to send where the owner cannot encode the object:
@@ -92,6 +94,11 @@ type Machine interface {
 	// NextReleased returns an object that was Deleted and whose slot is free
 	// now. The owner calls it until there is none, after Receive, Tick and Next.
 	NextReleased() (Object, bool)
+
+	// SetIncomplete says how many events of the kernel are lost and not yet made up
+	// for, 0 for none. Where a mode has ALIVEs, they announce it: a change of it at
+	// once, what stands every second.
+	SetIncomplete(now time.Duration, lost uint32)
 
 	// RequestResync asks the peers for everything.
 	RequestResync(now time.Duration)

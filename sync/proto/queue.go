@@ -208,6 +208,14 @@ func (q *queues) queueControl(c control) {
 	q.append(&q.transmit, i, e)
 }
 
+// queueAlive queues an ALIVE, unless so many control messages wait for transmission
+// that nothing seems to leave.
+func (q *queues) queueAlive() {
+	if q.transmit.controls < maxControls {
+		q.queueControl(control{flags: wire.Alive})
+	}
+}
+
 // done ends an element's way through the queues, which it is in none of now: a
 // control message is freed, a dead object given back to its owner.
 func (q *queues) done(i id, e *element) {

@@ -27,6 +27,7 @@ var rewrite = flag.Bool("rewrite", false, "write what the scenarios do into thei
 //	delete NAME OBJECT…
 //	drop NAME OBJECT…                the cache was flushed
 //	resync NAME                      asks for everything
+//	incomplete NAME N                so many events are lost
 //	bulk NAME OBJECT…                tells these as everything
 //	wait DURATION                    time passes, machines do what is due
 //	deliver [N]                      the first N messages on the network arrive, or all
@@ -142,6 +143,8 @@ func (sc *scenario) command(words []string) {
 		sc.objects(words[0], sc.node(args[0]), args[1:])
 	case "resync":
 		sc.node(args[0]).m.RequestResync(sc.now)
+	case "incomplete":
+		sc.node(args[0]).m.SetIncomplete(sc.now, uint32(sc.number(args[1])))
 	case "wait":
 		d, err := time.ParseDuration(args[0])
 		if err != nil {
@@ -309,6 +312,9 @@ func (sc *scenario) pump(n *actor) {
 				s.Header.Type += wire.ExpectNew
 			}
 			what = objectName(s.Object)
+		}
+		if s.Notice.Has&wire.HasIncomplete != 0 {
+			what = fmt.Sprint("incomplete ", s.Notice.Incomplete)
 		}
 		sc.printf("%v %s sends %s", sc.now, n.name, strings.TrimSpace(describeHeader(s.Header)+" "+what))
 		sc.net = append(sc.net, flight{n, s.Header, what})

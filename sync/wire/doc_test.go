@@ -95,7 +95,10 @@ func TestDescriptionHasGoodExamples(t *testing.T) {
 				again, err = Encoder{}.AppendExpect(nil, m.Header, &x)
 			}
 		default:
-			again = AppendControl(nil, m.Header)
+			var n Notice
+			if err = ParseNotice(m.Body, &n); err == nil {
+				again = AppendNotice(nil, m.Header, &n)
+			}
 		}
 		if err != nil || string(again) != string(message) {
 			t.Errorf("%v: written again it is\n% x\nnot\n% x", err, again, message)

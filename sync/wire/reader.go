@@ -20,8 +20,9 @@ func (c *Counters) Malformed() uint64 {
 	return c.Truncated + c.BadSize + c.BadVersion + c.BadHeader + c.BadType + c.BadPayload
 }
 
-// Message is one received message. Body holds the attributes and is a part of
-// the buffer that the Reader reads; control messages have none.
+// Message is one received message. Body is a part of the buffer that the Reader
+// reads: the attributes of data, the notice of an ALIVE (ParseNotice). Other control
+// messages have none.
 type Message struct {
 	Header
 	Body []byte
@@ -76,7 +77,8 @@ func (r *Reader) Next(c *Counters) (m Message, ok bool) {
 			h.To = Seq(binary.BigEndian.Uint32(b[12:]))
 		}
 		m.Header = h
-		if h.Type != Control {
+		m.Body = nil
+		if h.Type != Control || h.CarriesNotice() {
 			m.Body = b[head:length:length]
 		}
 		return m, true

@@ -4,8 +4,9 @@
 //
 // A message is a header of 8 bytes (16 for acknowledgements, negative
 // acknowledgements, resync requests and the marks around a bulk) and, for data,
-// attributes: length, number, payload, padding to 4. Messages follow each other
-// without separators, in a datagram or in a TCP stream.
+// attributes: length, number, payload, padding to 4. An ALIVE of ctbox may have a
+// body, see Notice. Messages follow each other without separators, in a datagram or
+// in a TCP stream.
 //
 // Encoding appends to the caller's buffer, decoding fills the caller's nl.Flow
 // or nl.Expect, so neither allocates. Nothing here knows of sockets, of time, or

@@ -1,0 +1,140 @@
+package interop
+
+import (
+	"net"
+	"strings"
+	"testing"
+	"time"
+
+	"ctbox/internal/netnstest"
+	"ctbox/sync/wire"
+)
+
+// rawPeer stands in a node's place: the test writes and reads its messages.
+type rawPeer struct {
+	t    testing.TB
+	conn *net.UDPConn
+	to   *net.UDPAddr
+	seq  wire.Seq
+	buf  []byte // the datagram being written
+}
+
+// newRawPeer takes b's address and port.
+func newRawPeer(p *pair) *rawPeer {
+	p.t.Helper()
+	r := &rawPeer{t: p.t, seq: 1000, to: &net.UDPAddr{IP: net.ParseIP(p.a.link(4, 0)), Port: 3780}}
+	var err error
+	p.b.ns.Do(func() {
+		r.conn, err = net.ListenUDP("udp", &net.UDPAddr{IP: net.ParseIP(p.b.link(4, 0)), Port: 3780})
+	})
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	p.t.Cleanup(func() { r.conn.Close() })
+	return r
+}
+
+// header is that of the next message.
+func (r *rawPeer) header(typ wire.Type, flags wire.Flags) wire.Header {
+	r.seq++
+	return wire.Header{Type: typ, Flags: flags, Seq: r.seq}
+}
+
+func (r *rawPeer) control(flags wire.Flags, notice wire.Notice) {
+	r.buf = wire.AppendNotice(r.buf, r.header(wire.Control, flags), &notice)
+}
+
+// flow announces a flow of the node in whose place the peer is.
+func (r *rawPeer) flow(n *node, port uint16) {
+	r.t.Helper()
+	f := n.flow(port)
+	var err error
+	if r.buf, err = (wire.Encoder{}).AppendFlow(r.buf, r.header(wire.FlowNew, 0), &f); err != nil {
+		r.t.Fatal(err)
+	}
+}
+
+// send sends what was written as one datagram.
+func (r *rawPeer) send() {
+	r.t.Helper()
+	if _, err := r.conn.WriteTo(r.buf, r.to); err != nil {
+		r.t.Fatal(err)
+	}
+	r.buf = r.buf[:0]
+}
+
+// await reads messages until one is what it looks for.
+func (r *rawPeer) await(what string, is func(wire.Header) bool) {
+	r.t.Helper()
+	var c wire.Counters
+	b := make([]byte, 65536)
+	if err := r.conn.SetReadDeadline(time.Now().Add(patience)); err != nil {
+		r.t.Fatal(err)
+	}
+	for {
+		got, err := r.conn.Read(b)
+		if err != nil {
+			r.t.Fatalf("%s: %v", what, err)
+		}
+		for d := wire.ReadDatagram(b[:got]); ; {
+			m, ok := d.Next(&c)
+			if !ok {
+				break
+			}
+			if is(m.Header) {
+				return
+			}
+		}
+	}
+}
+
+// TestNotices: an ALIVE with a body between two plain ones moves no counter, and no
+// number is missed, neither by a C daemon nor by ours.
+func TestNotices(t *testing.T) {
+	for _, who := range []program{debian, ours} {
+		for _, mode := range []string{"FTFW {\n}", "NOTRACK {\n}"} {
+			t.Run(string(who)+" "+mode[:4], func(t *testing.T) {
+				t.Parallel()
+				p := newPair(t)
+				p.a.daemon = newDaemon(t, p.a.ns, who, clause(mode, "")(p.a.side, p.b.side), "")
+				p.a.daemon.start()
+				peer := newRawPeer(p)
+				peer.control(wire.Alive|wire.Hello, wire.Notice{})
+				peer.send()
+				before := troubles(p.a.daemon)
+				if mode == "FTFW {\n}" {
+					peer.await("the answer to HELLO", func(h wire.Header) bool { return h.Flags&wire.HelloBack != 0 })
+				}
+				peer.flow(p.b, 1)
+				peer.send()
+				everything := wire.Notice{Has: wire.HasIncomplete | wire.HasHeld, Incomplete: 1650, HeldFlows: 1, HeldExpects: 0}
+				peer.control(wire.Alive, wire.Notice{})
+				peer.control(wire.Alive, everything)
+				peer.control(wire.Alive, wire.Notice{})
+				peer.send()
+				peer.control(wire.Alive, everything)
+				peer.flow(p.b, 2)
+				peer.send()
+				netnstest.Eventually(t, patience, "both flows are replicated", func() bool { return len(p.a.external()) == 2 })
+				if mode == "FTFW {\n}" {
+					peer.await("an acknowledgement", func(h wire.Header) bool {
+						if h.Kind() == wire.KindNack {
+							t.Errorf("%d to %d are reported missing", h.From, h.To)
+						}
+						return h.Kind() == wire.KindAck && h.To == peer.seq
+					})
+				}
+				if got := troubles(p.a.daemon); got != before {
+					t.Errorf("the counters are\n%swere\n%s", got, before)
+				}
+			})
+		}
+	}
+}
+
+// troubles are the lines of `-s network` that count what is wrong with messages.
+func troubles(d *daemon) string {
+	d.t.Helper()
+	text, _, _ := strings.Cut(d.ask(statsNetwork), "traffic")
+	return text
+}

@@ -1,0 +1,61 @@
+package proto
+
+import (
+	"time"
+
+	"ctbox/sync/wire"
+)
+
+// announcer decides when an ALIVE with a notice is due. Ordinary ALIVEs are sent by
+// idle nodes only; what a notice says matters most to the peer of a busy one.
+type announcer struct {
+	incomplete uint32
+	repeat     int // how often "complete again" is still to be announced
+	on         bool
+	due        time.Duration
+}
+
+// completeRepeats is how often a node announces that it is complete again: an ALIVE
+// that is lost is not sent again.
+const completeRepeats = 3
+
+// set notes the number of lost events.
+func (a *announcer) set(now time.Duration, lost uint32) {
+	if lost == a.incomplete {
+		return
+	}
+	if lost == 0 || a.incomplete == 0 {
+		a.due = now
+	}
+	a.incomplete, a.repeat, a.on = lost, completeRepeats, true
+}
+
+// deadline is when a notice is due.
+func (a *announcer) deadline() time.Duration {
+	if !a.on {
+		return None
+	}
+	return a.due
+}
+
+// tick reports whether an ALIVE is to be queued now.
+func (a *announcer) tick(now time.Duration) bool {
+	if !a.on || now < a.due {
+		return false
+	}
+	a.due = now + aliveInterval
+	return true
+}
+
+// fill puts into n what an ALIVE that leaves now has to announce.
+func (a *announcer) fill(n *wire.Notice) {
+	if !a.on {
+		return
+	}
+	n.Has |= wire.HasIncomplete
+	n.Incomplete = a.incomplete
+	if a.incomplete == 0 {
+		a.repeat--
+		a.on = a.repeat > 0
+	}
+}

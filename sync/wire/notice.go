@@ -1,0 +1,98 @@
+package wire
+
+import "encoding/binary"
+
+// NoticeHas says which fields of a Notice are set.
+type NoticeHas uint8
+
+// The fields of a Notice.
+const (
+	HasIncomplete NoticeHas = 1 << iota // Incomplete
+	HasHeld                             // HeldFlows and HeldExpects
+)
+
+// Notice is the body of an ALIVE: what a ctbox node announces about itself. A C
+// daemon and ctbox nodes from before it step over the body by the length field.
+type Notice struct {
+	Has NoticeHas
+	// Incomplete is how many events of its kernel the sender has lost and not yet
+	// made up for; 0 is none.
+	Incomplete uint32
+	// HeldFlows and HeldExpects are how many entries the sender has announced, up to
+	// this message, and not ended.
+	HeldFlows, HeldExpects uint32
+}
+
+// noticeMagic begins the body. Whatever else a longer ALIVE may carry is not ours.
+const noticeMagic = 0x63746278 // "ctbx"
+
+// Numbers of a notice's fields. A receiver skips those it does not know.
+const (
+	noticeIncomplete = 1
+	noticeHeld       = 2
+)
+
+// noticeFieldLen is the size of a field's number and length.
+const noticeFieldLen = 4
+
+// CarriesNotice reports whether a message with the header may have a body: an ALIVE
+// and nothing else. With further flags older receivers take it for something else.
+func (h Header) CarriesNotice() bool { return h.Type == Control && h.Flags == Alive }
+
+// AppendNotice appends the ALIVE that h describes with n as its body, or a plain one
+// where n is empty or h has no place for it.
+func AppendNotice(dst []byte, h Header, n *Notice) []byte {
+	if n.Has == 0 || !h.CarriesNotice() {
+		return AppendControl(dst, h)
+	}
+	start := len(dst)
+	dst = appendHeader(dst, h, 0)
+	dst = binary.BigEndian.AppendUint32(dst, noticeMagic)
+	if n.Has&HasIncomplete != 0 {
+		dst = append(dst, 0, noticeIncomplete, 0, 4)
+		dst = binary.BigEndian.AppendUint32(dst, n.Incomplete)
+	}
+	if n.Has&HasHeld != 0 {
+		dst = append(dst, 0, noticeHeld, 0, 8)
+		dst = binary.BigEndian.AppendUint32(dst, n.HeldFlows)
+		dst = binary.BigEndian.AppendUint32(dst, n.HeldExpects)
+	}
+	setLength(dst, start)
+	return dst
+}
+
+// ErrNotice: a notice's fields do not make sense.
+const ErrNotice PayloadError = "a field of the notice is cut off or has the wrong size"
+
+// ParseNotice decodes the body of an ALIVE. A body without the magic is somebody
+// else's, and an empty notice. After an error n is empty.
+func ParseNotice(body []byte, n *Notice) error {
+	*n = Notice{}
+	if len(body) < 4 || binary.BigEndian.Uint32(body) != noticeMagic {
+		return nil
+	}
+	var got Notice
+	for b := body[4:]; len(b) > 0; {
+		if len(b) < noticeFieldLen {
+			return ErrNotice
+		}
+		number, size := binary.BigEndian.Uint16(b), int(binary.BigEndian.Uint16(b[2:]))
+		if size > len(b)-noticeFieldLen {
+			return ErrNotice
+		}
+		value := b[noticeFieldLen : noticeFieldLen+size]
+		b = b[min(align4(noticeFieldLen+size), len(b)):]
+		switch {
+		case number == noticeIncomplete && size == 4:
+			got.Has |= HasIncomplete
+			got.Incomplete = binary.BigEndian.Uint32(value)
+		case number == noticeHeld && size == 8:
+			got.Has |= HasHeld
+			got.HeldFlows, got.HeldExpects = binary.BigEndian.Uint32(value), binary.BigEndian.Uint32(value[4:])
+		case number == noticeIncomplete || number == noticeHeld:
+			return ErrNotice
+		}
+	}
+	*n = got
+	return nil
+}

@@ -1,0 +1,124 @@
+package wire
+
+import (
+	"bytes"
+	"testing"
+)
+
+// notices are ALIVEs with a body as they are on the wire.
+var notices = []struct {
+	name, hex string
+	notice    Notice
+}{
+	{"incomplete", "1a 10 00 14 00 00 00 07 63 74 62 78 00 01 00 04 00 00 06 72", Notice{Has: HasIncomplete, Incomplete: 1650}},
+	{"complete again", "1a 10 00 14 00 00 00 07 63 74 62 78 00 01 00 04 00 00 00 00", Notice{Has: HasIncomplete}},
+	{"held", "1a 10 00 18 00 00 00 07 63 74 62 78 00 02 00 08 00 00 00 c8 00 00 00 03",
+		Notice{Has: HasHeld, HeldFlows: 200, HeldExpects: 3}},
+	{"both", "1a 10 00 20 00 00 00 07 63 74 62 78 00 01 00 04 00 00 00 01 00 02 00 08 00 00 00 c8 00 00 00 03",
+		Notice{Has: HasIncomplete | HasHeld, Incomplete: 1, HeldFlows: 200, HeldExpects: 3}},
+}
+
+func TestNoticeOnTheWire(t *testing.T) {
+	h := Header{Type: Control, Flags: Alive, Seq: 7}
+	for _, c := range notices {
+		want := unhex(t, c.hex)
+		if got := AppendNotice(nil, h, &c.notice); !bytes.Equal(got, want) {
+			t.Errorf("%s: % x, want % x", c.name, got, want)
+		}
+		r := ReadDatagram(want)
+		var counters Counters
+		m, ok := r.Next(&counters)
+		var n Notice
+		if err := ParseNotice(m.Body, &n); !ok || m.Header != h || err != nil || n != c.notice {
+			t.Errorf("%s: %v, %+v: %+v", c.name, err, m, n)
+		}
+	}
+}
+
+func TestNoticeIsJudged(t *testing.T) {
+	for _, c := range []struct {
+		name, hex string
+		want      Notice
+		err       error
+	}{
+		{"none", "", Notice{}, nil},
+		{"short", "63 74 62", Notice{}, nil},
+		{"other magic", "63 74 62 79 00 01 00 04 00 00 00 01", Notice{}, nil},
+		{"magic alone", "63 74 62 78", Notice{}, nil},
+		{"unknown field", "63 74 62 78 ff ff 00 03 01 02 03 00 00 01 00 04 00 00 00 05", Notice{Has: HasIncomplete, Incomplete: 5}, nil},
+		{"unknown field without its padding", "63 74 62 78 00 01 00 04 00 00 00 05 ff ff 00 01 09", Notice{Has: HasIncomplete, Incomplete: 5}, nil},
+		{"unknown field without a value", "63 74 62 78 00 09 00 00 00 01 00 04 00 00 00 05", Notice{Has: HasIncomplete, Incomplete: 5}, nil},
+		{"the last of two counts", "63 74 62 78 00 01 00 04 00 00 00 05 00 01 00 04 00 00 00 06", Notice{Has: HasIncomplete, Incomplete: 6}, nil},
+		{"cut in a number", "63 74 62 78 00 01 00 04 00 00 00 05 00", Notice{}, ErrNotice},
+		{"cut in a value", "63 74 62 78 00 01 00 04 00 00 05", Notice{}, ErrNotice},
+		{"longer than the message", "63 74 62 78 00 07 ff ff 00 00 00 00", Notice{}, ErrNotice},
+		{"incomplete of two bytes", "63 74 62 78 00 01 00 02 00 05 00 00", Notice{}, ErrNotice},
+		{"held of four bytes", "63 74 62 78 00 02 00 04 00 00 00 05", Notice{}, ErrNotice},
+	} {
+		n := Notice{Has: HasHeld, HeldFlows: 9}
+		if err := ParseNotice(unhex(t, c.hex), &n); err != c.err || n != c.want {
+			t.Errorf("%s: %v, %+v", c.name, err, n)
+		}
+	}
+}
+
+// With nothing to announce, or beside flags that older receivers look at, an ALIVE is
+// what it has always been.
+func TestPlainAliveStaysAsItWas(t *testing.T) {
+	for _, c := range []struct {
+		flags  Flags
+		notice Notice
+	}{
+		{Alive, Notice{}},
+		{Alive | Hello, Notice{Has: HasIncomplete, Incomplete: 1}},
+		{Alive | HelloBack, Notice{Has: HasIncomplete, Incomplete: 1}},
+		{Alive | BulkBegin, Notice{Has: HasIncomplete, Incomplete: 1}},
+		{Alive | BulkEnd, Notice{Has: HasHeld, HeldFlows: 1}},
+		{Ack, Notice{Has: HasIncomplete, Incomplete: 1}},
+	} {
+		h := Header{Type: Control, Flags: c.flags, Seq: 7, From: 3, To: 4}
+		if got, want := AppendNotice(nil, h, &c.notice), AppendControl(nil, h); !bytes.Equal(got, want) {
+			t.Errorf("flags %#x: % x, want % x", c.flags, got, want)
+		}
+	}
+}
+
+func TestNothingIsAllocatedForANotice(t *testing.T) {
+	n := notices[3].notice
+	var buf []byte
+	var c Counters
+	if allocs := testing.AllocsPerRun(10, func() {
+		buf = AppendNotice(buf[:0], Header{Type: Control, Flags: Alive}, &n)
+		r := ReadDatagram(buf)
+		m, _ := r.Next(&c)
+		if err := ParseNotice(m.Body, &n); err != nil {
+			t.Fatal(err)
+		}
+		if ParseNotice(m.Body[:5], &Notice{}) == nil {
+			t.Fatal("a notice that is cut was taken")
+		}
+	}); allocs != 0 {
+		t.Errorf("%v allocations", allocs)
+	}
+}
+
+// FuzzNotice: what parses is written again and parses to the same.
+func FuzzNotice(f *testing.F) {
+	for _, n := range notices {
+		f.Add(unhex(f, n.hex)[HeaderLen:])
+	}
+	f.Fuzz(func(t *testing.T, body []byte) {
+		var n, again Notice
+		if ParseNotice(body, &n) != nil {
+			if n != (Notice{}) {
+				t.Fatalf("refused, and yet %+v", n)
+			}
+			return
+		}
+		h := Header{Type: Control, Flags: Alive}
+		b := AppendNotice(nil, h, &n)
+		if err := ParseNotice(b[HeaderLen:], &again); err != nil || again != n || len(b)%4 != 0 {
+			t.Fatalf("%v: %+v became %+v in % x", err, n, again, b)
+		}
+	})
+}
