@@ -60,13 +60,17 @@ func (m *metrics) serve(ctx context.Context, s *control.Server, log *slog.Logger
 		return
 	}
 	m.server.Log = log
-	m.server.Metrics = func(ctx context.Context) ([]byte, error) {
+	m.server.Metrics = func(ctx context.Context, openMetrics bool) ([]byte, error) {
 		status, err := s.Node.Status(ctx)
 		if err != nil {
 			return nil, err
 		}
 		local := s.Local()
-		return report.AppendMetrics(nil, &status, &local), nil
+		format := report.PrometheusText
+		if openMetrics {
+			format = report.OpenMetrics
+		}
+		return report.AppendMetrics(nil, &status, &local, format), nil
 	}
 	m.begin()
 }

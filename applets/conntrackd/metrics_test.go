@@ -17,9 +17,11 @@ import (
 )
 
 // get fetches from the daemon's namespace; status 0 is no answer.
-func (h *host) get(url string) (status int, body string) {
+func (h *host) get(url string) (status int, body string) { return h.getAs(url, "*/*") }
+
+func (h *host) getAs(url, accept string) (status int, body string) {
 	h.t.Helper()
-	r := h.Run("", "curl", "-sS", "--max-time", "5", "-w", "\n%{http_code}", url)
+	r := h.Run("", "curl", "-sS", "--max-time", "5", "-w", "\n%{http_code}", "-H", "Accept: "+accept, url)
 	body, code, _ := cutLast(r.Stdout, "\n")
 	fmt.Sscan(code, &status)
 	return status, body
@@ -61,11 +63,21 @@ func TestMetricsOverHTTP(t *testing.T) {
 			p := h.start(ours(t), h.configure(listen4, clauses))
 			checkConfined(t, p.Pid(), confinedTo(unix.CAP_NET_ADMIN))
 			status, body := h.get("http://127.0.0.1:9107/metrics")
-			if status != 200 || !strings.HasSuffix(body, "# EOF\n") {
+			if status != 200 || strings.Contains(body, "# EOF") {
 				t.Fatalf("%d: %s", status, body)
 			}
-			if got, want := names(body), names(h.client("-s", "metrics")); !slices.Equal(got, want) || len(got) < 5 {
+			printed := h.client("-s", "metrics")
+			if got, want := names(body), names(printed); !slices.Equal(got, want) || len(got) < 5 {
 				t.Errorf("over HTTP there are\n%v\nthe command has\n%v", got, want)
+			}
+			for from, text := range map[string]string{"over HTTP": body, "-s metrics": printed} {
+				if r := h.Run(text, "promtool", "check", "metrics"); r.Code != 0 || r.Stdout+r.Stderr != "" {
+					t.Errorf("promtool check metrics, %s: %+v", from, r)
+				}
+			}
+			status, body = h.getAs("http://127.0.0.1:9107/metrics", "application/openmetrics-text")
+			if status != 200 || !strings.HasPrefix(body, "# TYPE conntrackd_build info\n") || !strings.HasSuffix(body, "# EOF\n") {
+				t.Errorf("OpenMetrics: %d: %s", status, body)
 			}
 			if status, _ := h.get("http://127.0.0.1:9107/"); status != 404 {
 				t.Errorf("/: %d", status)

@@ -123,7 +123,7 @@ func (t *top) ask(ctx context.Context) error {
 	return nil
 }
 
-// read reads OpenMetrics text as the daemon writes it.
+// read parses the text of -s metrics.
 func (t *top) read(text string) {
 	t.samples = t.samples[:0]
 	values := make(map[string]float64)

@@ -24,7 +24,7 @@ Client mode commands:
   -e [ct|expect], display the content of the external cache
   -k, kill conntrack daemon
   -s  [network|cache|runtime|link|rsqueue|queue|ct|expect], dump statistics
-  -s  metrics, dump statistics as OpenMetrics text
+  -s  metrics, dump statistics in Prometheus' text format
   -s  helpers, dump statistics of user-space helpers
   -R [ct|expect], resync with kernel conntrack table
   -n, request resync with other node (only FT-FW and NOTRACK modes)

@@ -159,7 +159,7 @@ func (s *Server) answer(ctx context.Context, r Request, w *writer) error {
 				return err
 			}
 			local := s.Local()
-			w.buf = report.AppendMetrics(w.buf, &status, &local)
+			w.buf = report.AppendMetrics(w.buf, &status, &local, report.PrometheusText)
 			return nil
 		}
 	}

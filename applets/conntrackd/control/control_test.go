@@ -284,7 +284,7 @@ func TestReload(t *testing.T) {
 
 func TestMetricsAndJSON(t *testing.T) {
 	d := serve(t, &Server{})
-	if text, err := d.ask(t, Metrics); err != nil || !strings.HasSuffix(text, "# EOF\n") {
+	if text, err := d.ask(t, Metrics); err != nil || !strings.HasPrefix(text, "# HELP conntrackd_build_info ") {
 		t.Errorf("metrics: %q, %v", text, err)
 	}
 	for r := range statistics {

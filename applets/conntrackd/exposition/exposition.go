@@ -33,21 +33,30 @@ const (
 	maxAge = 200 * time.Millisecond
 )
 
-// contentType is OpenMetrics text.
-const contentType = "application/openmetrics-text; version=1.0.0; charset=utf-8"
+// The media types of the two text formats.
+const (
+	typePrometheus  = "text/plain; version=0.0.4; charset=utf-8"
+	typeOpenMetrics = "application/openmetrics-text; version=1.0.0; charset=utf-8"
+)
 
 // Server answers scrapes. Its fields are set before Serve and not changed after.
 type Server struct {
-	// Metrics returns the text to serve. It is called for one client at a time.
-	Metrics func(context.Context) ([]byte, error)
+	// Metrics returns the text to serve, as OpenMetrics or in Prometheus' text
+	// format. It is called for one client at a time.
+	Metrics func(_ context.Context, openMetrics bool) ([]byte, error)
 	Log     *slog.Logger
 
-	mu   sync.Mutex // held while Metrics runs
-	text []byte     // not changed itself
-	at   time.Time  // of text
+	mu                      sync.Mutex // held while Metrics runs
+	prometheus, openMetrics rendered   // the last text in each format
 
 	// Shorter for tests; zero for the usual.
 	readTimeout, writeTimeout time.Duration
+}
+
+// rendered is a text and when it was made. The bytes never change.
+type rendered struct {
+	text []byte
+	at   time.Time
 }
 
 // Listen opens the socket at an address.
@@ -108,7 +117,7 @@ func (s *Server) Serve(ctx context.Context, l *net.TCPListener) error {
 			})
 		default:
 			// Its buffer is empty: this does not wait.
-			s.answer(conn, statusUnavailable, false, nil)
+			s.answer(conn, statusUnavailable, request{}, nil)
 			part(conn)
 		}
 	}
@@ -123,11 +132,11 @@ func (s *Server) serve(ctx context.Context, conn *net.TCPConn) {
 	if ctx.Err() != nil { // asked after that, so that no end in between is missed
 		conn.SetReadDeadline(time.Now())
 	}
-	request, err := readHead(conn)
-	code, head := statusBadRequest, false
+	head, err := readHead(conn)
+	code, req := statusBadRequest, request{}
 	switch {
 	case err == nil:
-		code, head = parse(request)
+		code, req = parse(head)
 	case errors.Is(err, errTooLarge):
 		code = statusTooLarge
 	case errors.Is(err, os.ErrDeadlineExceeded) && ctx.Err() == nil:
@@ -139,33 +148,40 @@ func (s *Server) serve(ctx context.Context, conn *net.TCPConn) {
 	}
 	var text []byte
 	if code == statusOK {
-		if text, err = s.metrics(ctx); err != nil {
+		if text, err = s.metrics(ctx, req.openMetrics); err != nil {
 			code = statusUnavailable
 		}
 	}
-	s.answer(conn, code, head, text)
+	s.answer(conn, code, req, text)
 }
 
-// metrics returns the text, which is not older than maxAge.
-func (s *Server) metrics(ctx context.Context) ([]byte, error) {
+// metrics returns the text in a format. It is at most maxAge old.
+func (s *Server) metrics(ctx context.Context, openMetrics bool) ([]byte, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.text == nil || time.Since(s.at) > maxAge {
+	last := &s.prometheus
+	if openMetrics {
+		last = &s.openMetrics
+	}
+	if last.text == nil || time.Since(last.at) > maxAge {
 		ctx, cancel := context.WithTimeout(ctx, readTimeout)
 		defer cancel()
-		text, err := s.Metrics(ctx)
+		text, err := s.Metrics(ctx, openMetrics)
 		if err != nil {
 			return nil, err
 		}
-		s.text, s.at = text, time.Now()
+		*last = rendered{text, time.Now()}
 	}
-	return s.text, nil
+	return last.text, nil
 }
 
-// answer writes an answer: its head, and unless the client wants only that, its body,
-// which is text or what is wrong. A client that does not take it has gone.
-func (s *Server) answer(conn *net.TCPConn, code status, head bool, text []byte) {
-	kind := contentType
+// answer writes an answer: its head and, unless the request was HEAD, its body, which
+// is text or the reason of a refusal. A failed write means that the client has gone.
+func (s *Server) answer(conn *net.TCPConn, code status, req request, text []byte) {
+	kind := typePrometheus
+	if req.openMetrics {
+		kind = typeOpenMetrics
+	}
 	if code != statusOK {
 		kind = "text/plain; charset=utf-8"
 		text = []byte(statusTexts[code] + "\n")
@@ -182,6 +198,8 @@ func (s *Server) answer(conn *net.TCPConn, code status, head bool, text []byte) 
 	dst = append(append(dst, "\r\nContent-Type: "...), kind...)
 	dst = strconv.AppendInt(append(dst, "\r\nContent-Length: "...), int64(len(text)), 10)
 	switch code {
+	case statusOK:
+		dst = append(dst, "\r\nVary: Accept"...)
 	case statusNotAllowed:
 		dst = append(dst, "\r\nAllow: GET, HEAD"...)
 	case statusUnavailable:
@@ -189,7 +207,7 @@ func (s *Server) answer(conn *net.TCPConn, code status, head bool, text []byte) 
 	}
 	dst = append(dst, "\r\nConnection: close\r\n\r\n"...)
 	conn.SetWriteDeadline(time.Now().Add(orElse(s.writeTimeout, writeTimeout)))
-	if _, err := conn.Write(dst); err == nil && !head {
+	if _, err := conn.Write(dst); err == nil && !req.head {
 		conn.Write(text)
 	}
 }

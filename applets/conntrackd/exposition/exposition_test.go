@@ -31,7 +31,7 @@ func serve(t testing.TB, s *Server) string {
 		t.Fatal(err)
 	}
 	if s.Metrics == nil {
-		s.Metrics = func(context.Context) ([]byte, error) { return []byte("# EOF\n"), nil }
+		s.Metrics = func(context.Context, bool) ([]byte, error) { return []byte("# EOF\n"), nil }
 	}
 	s.Log = slog.New(slog.DiscardHandler)
 	ctx, end := context.WithCancel(context.Background())
@@ -181,8 +181,52 @@ func TestRequests(t *testing.T) {
 			t.Errorf("%.80q: %d bytes of %d", c.request, len(body), response.ContentLength)
 		case !isHead && int64(len(body)) != response.ContentLength:
 			t.Errorf("%.80q: %d bytes of %d", c.request, len(body), response.ContentLength)
-		case c.want == 200 && (response.Header.Get("Content-Type") != contentType || !isHead && body != "# EOF\n"):
+		case c.want == 200 && (response.Header.Get("Content-Type") != typePrometheus || !isHead && body != "# EOF\n"):
 			t.Errorf("%.80q: %v %q", c.request, response.Header, body)
+		}
+	}
+}
+
+// prometheusAccept is what Prometheus 2.42 sends.
+const prometheusAccept = "application/openmetrics-text;version=1.0.0,application/openmetrics-text;version=0.0.1;q=0.75," +
+	"text/plain;version=0.0.4;q=0.5,*/*;q=0.1"
+
+// A client gets OpenMetrics if it asks for it, and otherwise the format that every
+// consumer reads.
+func TestFormats(t *testing.T) {
+	addr := serve(t, &Server{Metrics: func(_ context.Context, openMetrics bool) ([]byte, error) {
+		return fmt.Append(nil, openMetrics), nil
+	}})
+	for _, c := range []struct {
+		fields string
+		want   bool
+	}{
+		{"", false},
+		{"Accept: */*\r\n", false},
+		{"Accept: application/*\r\n", false},
+		{"Accept: text/html, */*;q=0.1\r\n", false},
+		{"Accept: text/plain;version=0.0.4\r\n", false},
+		{"Accept:\r\n", false},
+		{"Accept: application/openmetrics-text;q=0\r\n", false},
+		{"Accept: application/openmetrics-text;version=2.0.0\r\n", false},
+		{"Accept: application/openmetrics-text;version=0.0.1,text/plain;version=0.0.4;q=0.5,*/*;q=0.1\r\n", false}, // Prometheus 2.5 to 2.33
+		{"Accept: application/openmetrics-text;q=0.5,text/plain;q=0.6\r\n", false},
+		{"Accept: application/openmetrics-text;q=0.5,text/*\r\n", false},
+
+		{"Accept: " + prometheusAccept + "\r\n", true},
+		{"Accept: application/openmetrics-text\r\n", true},
+		{"aCCEPT:Application/OpenMetrics-Text ; Version=\"1.0.0\" ; Q=0.001\r\n", true},
+		{"Accept: text/plain;q=0.4\r\nAccept: application/openmetrics-text;q=0.5\r\n", true},
+		{"Accept: */*, text/plain;q=0.4, application/openmetrics-text;q=0.5\r\n", true},
+		{"Accept: text/plain;version=1.0.0, application/openmetrics-text;q=0.5\r\n", true},
+	} {
+		response, body := ask(t, addr, "GET /metrics HTTP/1.1\r\n"+c.fields+host)
+		want := typePrometheus
+		if c.want {
+			want = typeOpenMetrics
+		}
+		if got := response.Header.Get("Content-Type"); got != want || body != fmt.Sprint(c.want) || response.Header.Get("Vary") != "Accept" {
+			t.Errorf("%q: %s, %q", c.fields, got, body)
 		}
 	}
 }
@@ -210,7 +254,7 @@ func TestRequestInPieces(t *testing.T) {
 // nothing of the answer is lost, and the client sees no reset.
 func TestPipelining(t *testing.T) {
 	large := bytes.Repeat([]byte("# a line of metrics\n"), 100_000)
-	addr := serve(t, &Server{Metrics: func(context.Context) ([]byte, error) { return large, nil }})
+	addr := serve(t, &Server{Metrics: func(context.Context, bool) ([]byte, error) { return large, nil }})
 	response, body := ask(t, addr, strings.Repeat("GET /metrics HTTP/1.1\r\n"+host, 500))
 	if response.StatusCode != 200 || body != string(large) {
 		t.Errorf("%s, %d bytes", response.Status, len(body))
@@ -262,7 +306,7 @@ func TestSlowClients(t *testing.T) {
 // A client that does not take its answer goes, and holds up nobody.
 func TestDeafClient(t *testing.T) {
 	large := bytes.Repeat([]byte("x"), 32<<20)
-	s := &Server{writeTimeout: 300 * time.Millisecond, Metrics: func(context.Context) ([]byte, error) { return large, nil }}
+	s := &Server{writeTimeout: 300 * time.Millisecond, Metrics: func(context.Context, bool) ([]byte, error) { return large, nil }}
 	addr := serve(t, s)
 	var deaf []*net.TCPConn
 	for range maxClients {
@@ -305,7 +349,7 @@ func TestTooManyClients(t *testing.T) {
 // However many ask, the numbers are asked for a few times a second.
 func TestNumbersAreKept(t *testing.T) {
 	var asked atomic.Int64
-	s := &Server{Metrics: func(context.Context) ([]byte, error) { return fmt.Appendf(nil, "%d", asked.Add(1)), nil }}
+	s := &Server{Metrics: func(context.Context, bool) ([]byte, error) { return fmt.Appendf(nil, "%d", asked.Add(1)), nil }}
 	addr := serve(t, s)
 	begin := time.Now()
 	for range 100 {
@@ -323,7 +367,7 @@ func TestNumbersAreKept(t *testing.T) {
 
 // Without numbers there is an answer, too.
 func TestNoNumbers(t *testing.T) {
-	s := &Server{Metrics: func(context.Context) ([]byte, error) { return nil, errors.New("the daemon is shutting down") }}
+	s := &Server{Metrics: func(context.Context, bool) ([]byte, error) { return nil, errors.New("the daemon is shutting down") }}
 	if response, _ := ask(t, serve(t, s), "GET /metrics HTTP/1.1\r\n"+host); response.StatusCode != 503 {
 		t.Error(response.Status)
 	}
@@ -335,7 +379,7 @@ func TestEnd(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := &Server{Log: slog.New(slog.DiscardHandler), Metrics: func(context.Context) ([]byte, error) { return nil, nil }}
+	s := &Server{Log: slog.New(slog.DiscardHandler), Metrics: func(context.Context, bool) ([]byte, error) { return nil, nil }}
 	ctx, end := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- s.Serve(ctx, l) }()
@@ -356,6 +400,7 @@ func FuzzRequest(f *testing.F) {
 	for _, s := range []string{
 		"GET /metrics HTTP/1.1\r\n" + host, "HEAD http://x/metrics?a HTTP/1.0\r\n\r\n", "POST /metrics HTTP/1.1\nHost: x\n\n",
 		"GET / HTTP/2.0\r\n\r\n", "GET /metrics HTTP/1.1\r\nA: b\r\n c\r\n\r\n", "\r\n\r\n", "GET /metrics HTTP/1.1\r\nHost: x\r\nHost: y\r\n\r\n",
+		"GET /metrics HTTP/1.1\r\nAccept: " + prometheusAccept + "\r\n" + host,
 	} {
 		f.Add([]byte(s))
 	}
@@ -370,9 +415,12 @@ func FuzzRequest(f *testing.F) {
 		if !bytes.HasPrefix(request, head) || !bytes.HasSuffix(head, []byte("\n")) || len(head) > maxHead {
 			t.Fatalf("the head of %q is %q", request, head)
 		}
-		code, isHead := parse(head)
-		if statusTexts[code] == "" || isHead && !bytes.HasPrefix(head, []byte("HEAD ")) {
-			t.Fatalf("%q: %d, %v", head, code, isHead)
+		code, req := parse(head)
+		if statusTexts[code] == "" || req.head && !bytes.HasPrefix(head, []byte("HEAD ")) {
+			t.Fatalf("%q: %d, %+v", head, code, req)
+		}
+		if req.openMetrics && !bytes.Contains(bytes.ToLower(head), []byte("openmetrics-text")) {
+			t.Fatalf("%q does not ask for OpenMetrics", head)
 		}
 		if code != statusOK {
 			return

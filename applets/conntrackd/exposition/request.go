@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"io"
+	"strconv"
 	"strings"
 )
 
@@ -80,29 +81,35 @@ func headEnd(b []byte) int {
 	return end
 }
 
-// parse judges the head of a request (RFC 9112 sections 2 to 5). head says that the
-// client wants no body.
-func parse(request []byte) (s status, head bool) {
-	line, rest, _ := strings.Cut(string(request), "\n")
+// request is what matters of a request that is understood.
+type request struct {
+	head        bool // the client wants no body
+	openMetrics bool // the client prefers OpenMetrics
+}
+
+// parse parses the head of a request (RFC 9112 sections 2 to 5).
+func parse(text []byte) (status, request) {
+	line, rest, _ := strings.Cut(string(text), "\n")
 	method, target, version, ok := requestLine(strings.TrimSuffix(line, "\r"))
 	if !ok {
-		return statusBadRequest, false
+		return statusBadRequest, request{}
 	}
-	head = method == "HEAD"
+	req := request{head: method == "HEAD"}
 	if !strings.HasPrefix(version, "HTTP/1.") {
-		return statusVersion, head
+		return statusVersion, req
 	}
-	hosts, ok := fields(rest)
-	if !ok || hosts > 1 || hosts == 0 && version != "HTTP/1.0" {
-		return statusBadRequest, head
+	f, ok := fields(rest)
+	if !ok || f.hosts > 1 || f.hosts == 0 && version != "HTTP/1.0" {
+		return statusBadRequest, req
 	}
 	switch {
 	case !isMetrics(target):
-		return statusNotFound, head
-	case method != "GET" && !head:
-		return statusNotAllowed, head
+		return statusNotFound, req
+	case method != "GET" && !req.head:
+		return statusNotAllowed, req
 	}
-	return statusOK, head
+	req.openMetrics = prefersOpenMetrics(f.accept)
+	return statusOK, req
 }
 
 // requestLine takes the first line apart: three words with one space between them.
@@ -120,24 +127,75 @@ func requestLine(line string) (method, target, version string, ok bool) {
 	return method, target, version, ok
 }
 
-// fields counts the Host fields of a head; ok is false if it has a line that is no
-// field, or too many of them.
-func fields(head string) (hosts int, ok bool) {
+// fieldValues is what matters of a head's fields.
+type fieldValues struct {
+	hosts  int    // how many Host fields there are
+	accept string // the values of all Accept fields, with commas between them
+}
+
+// fields parses the fields of a head. ok is false if a line is no field, or if there
+// are more than maxFields.
+func fields(head string) (f fieldValues, ok bool) {
 	n := 0
 	for line := range strings.Lines(head) {
 		line = strings.TrimSuffix(strings.TrimSuffix(line, "\n"), "\r")
 		if line == "" {
-			return hosts, true
+			return f, true
 		}
 		name, value, found := strings.Cut(line, ":")
 		if n++; !found || !isToken(name) || !isFieldValue(value) || n > maxFields {
-			return 0, false // a folded line starts with a blank, which is no token
+			return f, false // a folded line starts with a blank, which is no token
 		}
-		if strings.EqualFold(name, "Host") {
-			hosts++
+		switch {
+		case strings.EqualFold(name, "Host"):
+			f.hosts++
+		case strings.EqualFold(name, "Accept"):
+			f.accept += "," + value
 		}
 	}
-	return 0, false
+	return f, false
+}
+
+// prefersOpenMetrics reports whether an Accept field (RFC 9110 section 12.5.1) names
+// OpenMetrics 1.0, and prefers it to or likes it as much as the text format. A
+// wildcard does not ask for OpenMetrics: curl sends one.
+func prefersOpenMetrics(accept string) bool {
+	var open, text float64
+	var exact bool // text/plain itself is named
+	for member := range strings.SplitSeq(accept, ",") {
+		name, parameters, _ := strings.Cut(member, ";")
+		q, version := 1.0, ""
+		for p := range strings.SplitSeq(parameters, ";") {
+			key, value, _ := strings.Cut(p, "=")
+			value = strings.Trim(strings.TrimSpace(value), `"`)
+			switch strings.ToLower(strings.TrimSpace(key)) {
+			case "q":
+				if v, err := strconv.ParseFloat(value, 64); err == nil && v >= 0 && v <= 1 {
+					q = v
+				}
+			case "version":
+				version = value
+			}
+		}
+		switch strings.ToLower(strings.TrimSpace(name)) {
+		case "application/openmetrics-text":
+			if version == "" || version == "1.0.0" {
+				open = max(open, q)
+			}
+		case "text/plain":
+			if !exact {
+				exact, text = true, 0
+			}
+			if version == "" || version == "0.0.4" {
+				text = max(text, q)
+			}
+		case "text/*", "*/*":
+			if !exact {
+				text = max(text, q)
+			}
+		}
+	}
+	return open > 0 && open >= text
 }
 
 // isMetrics reports whether a target names the metrics, with or without a query: as a

@@ -83,7 +83,7 @@ func TestEveryNumber(t *testing.T) {
 	if err := json.Indent(&status, AppendStatusJSON(nil, s, l, All), "", "  "); err != nil {
 		t.Fatal(err)
 	}
-	metrics := buildInfo.ReplaceAll(AppendMetrics(nil, s, l), nil)
+	metrics := buildInfo.ReplaceAll(AppendMetrics(nil, s, l, OpenMetrics), nil)
 	for file, got := range map[string][]byte{
 		"testdata/status.json": append(bytes.TrimSpace(status.Bytes()), '\n'), "testdata/status.metrics": metrics,
 	} {

@@ -8,11 +8,21 @@ import (
 	"ctbox/sync/node"
 )
 
-// AppendMetrics appends the numbers as OpenMetrics 1.0 text. The names and
-// meanings are a promise; docs/metrics.md lists them, and a test holds that list
-// and the table below together.
-func AppendMetrics(dst []byte, s *node.Status, l *Local) []byte {
-	m := metricsWriter{dst: dst}
+// MetricsFormat is a text format of metrics.
+type MetricsFormat uint8
+
+const (
+	// PrometheusText is Prometheus' text format 0.0.4, which every consumer reads.
+	PrometheusText MetricsFormat = iota
+	// OpenMetrics is OpenMetrics 1.0.
+	OpenMetrics
+)
+
+// AppendMetrics appends the metrics in a format. Names, labels and meanings are a
+// promise and the same in both formats; docs/metrics.md lists them, and a test
+// compares that list with the table of families.
+func AppendMetrics(dst []byte, s *node.Status, l *Local, format MetricsFormat) []byte {
+	m := metricsWriter{dst: dst, format: format}
 	table := families()
 	for i := range table {
 		f := &table[i]
@@ -20,7 +30,10 @@ func AppendMetrics(dst []byte, s *node.Status, l *Local) []byte {
 		m.started = false
 		f.samples(&m, s, l)
 	}
-	return append(m.dst, "# EOF\n"...)
+	if format == OpenMetrics {
+		m.dst = append(m.dst, "# EOF\n"...)
+	}
+	return m.dst
 }
 
 // family is a metric: its name without suffix, its type, and what it counts.
@@ -35,29 +48,47 @@ type family struct {
 
 type metricsWriter struct {
 	dst     []byte
+	format  MetricsFormat
 	family  *family
 	started bool
 }
 
-// head writes what stands in front of a family's first sample, and the sample's
-// name and labels (pairs of name and value).
+// suffix returns what the name of a sample has behind that of its family.
+func (f *family) suffix() string {
+	switch f.typ {
+	case "counter":
+		return "_total"
+	case "info":
+		return "_info"
+	}
+	return ""
+}
+
+// head appends the metadata in front of a family's first sample, and the sample's
+// name and labels (pairs of name and value). Metadata names the family in
+// OpenMetrics and the sample in the Prometheus format, which has neither units nor
+// the type info.
 func (m *metricsWriter) head(labels []string) {
 	f := m.family
 	if !m.started {
 		m.started = true
-		m.line("# TYPE ", f.name, f.typ)
-		if f.unit != "" {
-			m.line("# UNIT ", f.name, f.unit)
+		switch m.format {
+		case OpenMetrics:
+			m.line("# TYPE ", f.name, "", f.typ)
+			if f.unit != "" {
+				m.line("# UNIT ", f.name, "", f.unit)
+			}
+			m.line("# HELP ", f.name, "", f.help)
+		default:
+			typ := f.typ
+			if typ == "info" {
+				typ = "gauge"
+			}
+			m.line("# HELP ", f.name, f.suffix(), f.help)
+			m.line("# TYPE ", f.name, f.suffix(), typ)
 		}
-		m.line("# HELP ", f.name, f.help)
 	}
-	m.dst = append(m.dst, f.name...)
-	switch f.typ {
-	case "counter":
-		m.dst = append(m.dst, "_total"...)
-	case "info":
-		m.dst = append(m.dst, "_info"...)
-	}
+	m.dst = append(append(m.dst, f.name...), f.suffix()...)
 	for i := 0; i < len(labels); i += 2 {
 		m.dst = append(m.dst, ",{"[b2i(i == 0)])
 		m.dst = append(append(m.dst, labels[i]...), `="`...)
@@ -76,8 +107,9 @@ func b2i(b bool) int {
 	return 0
 }
 
-func (m *metricsWriter) line(kind, name, rest string) {
-	m.dst = append(append(append(append(append(m.dst, kind...), name...), ' '), rest...), '\n')
+func (m *metricsWriter) line(kind, name, suffix, rest string) {
+	m.dst = append(append(append(m.dst, kind...), name...), suffix...)
+	m.dst = append(append(append(m.dst, ' '), rest...), '\n')
 }
 
 func appendLabelValue(dst []byte, v string) []byte {

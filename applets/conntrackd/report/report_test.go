@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -345,14 +346,14 @@ expectations:
 	if got := string(AppendStatusJSON(nil, &node.Status{}, &Local{Helpers: h}, SectionHelpers)); got != members {
 		t.Errorf("got %s", got)
 	}
-	text := string(AppendMetrics(nil, &node.Status{}, &Local{Helpers: h}))
+	text := string(AppendMetrics(nil, &node.Status{}, &Local{Helpers: h}, PrometheusText))
 	for _, sample := range []string{"packets_total 1001", "packets_unread_total 102", "packets_dropped_total 103", "packets_rewritten_total 104",
 		"expectations_total 605", "expectations_refused_total 106", "verdicts_refused_total 107", "overruns_total 108"} {
 		if !strings.Contains(text, "\nconntrackd_helper_"+sample+"\n") {
 			t.Errorf("%s is missing", sample)
 		}
 	}
-	if text := string(AppendMetrics(nil, &node.Status{}, &Local{})); strings.Contains(text, "helper") {
+	if text := string(AppendMetrics(nil, &node.Status{}, &Local{}, PrometheusText)); strings.Contains(text, "helper") {
 		t.Errorf("a daemon without helpers has\n%s", text)
 	}
 }
@@ -429,7 +430,7 @@ func TestMetricsAreOpenMetrics(t *testing.T) {
 	s := example()
 	s.ExpectationSync = true
 	s.Links[0].Interface = `odd"\name`
-	text := string(AppendMetrics(nil, s, &Local{Unknown: 3}))
+	text := string(AppendMetrics(nil, s, &Local{Unknown: 3}, OpenMetrics))
 	body, ok := strings.CutSuffix(text, "# EOF\n")
 	if !ok {
 		t.Fatalf("no # EOF at the end of\n%s", text)
@@ -453,7 +454,7 @@ func TestMetricsAreOpenMetrics(t *testing.T) {
 			t.Errorf("no sample: %q", line)
 			continue
 		}
-		want := name + map[string]string{"counter": "_total", "gauge": "", "info": "_info"}[typ]
+		want := name + (&family{typ: typ}).suffix()
 		if m[1] != want {
 			t.Errorf("sample %s in family %s of type %s", m[1], name, typ)
 		}
@@ -481,9 +482,37 @@ func TestMetricsAreOpenMetrics(t *testing.T) {
 	}
 }
 
+// Both formats have the same samples, and the Prometheus format says nothing that
+// OpenMetrics alone has.
+func TestMetricsFormats(t *testing.T) {
+	s, l := everything()
+	samples := func(format MetricsFormat) (all []string) {
+		for line := range strings.Lines(string(AppendMetrics(nil, s, l, format))) {
+			if !strings.HasPrefix(line, "#") {
+				all = append(all, line)
+			}
+		}
+		return all
+	}
+	if got, want := samples(PrometheusText), samples(OpenMetrics); !slices.Equal(got, want) {
+		t.Errorf("Prometheus' format has\n%s\nOpenMetrics\n%s", got, want)
+	}
+	text := string(AppendMetrics(nil, s, l, PrometheusText))
+	for _, not := range []string{"# EOF", "# UNIT", " info\n"} {
+		if strings.Contains(text, not) {
+			t.Errorf("Prometheus' format has %q", not)
+		}
+	}
+	for _, want := range []string{"# TYPE conntrackd_build_info gauge\n", "# HELP conntrackd_cache_full_total ", "# TYPE conntrackd_cache_full_total counter\n"} {
+		if !strings.Contains(text, want) {
+			t.Errorf("Prometheus' format lacks %q", want)
+		}
+	}
+}
+
 // Nor is a table there that the last commit was not of.
 func TestMetricsOfTheLastCommit(t *testing.T) {
-	text := string(AppendMetrics(nil, example(), &Local{}))
+	text := string(AppendMetrics(nil, example(), &Local{}, PrometheusText))
 	if line := `conntrackd_last_commit_entries{table="expectations"`; strings.Contains(text, line) {
 		t.Errorf("a commit of flows has %s", line)
 	}
@@ -492,7 +521,7 @@ func TestMetricsOfTheLastCommit(t *testing.T) {
 // What a mode does not have is not there, rather than 0.
 func TestMetricsOfOtherModes(t *testing.T) {
 	text := string(AppendMetrics(nil, &node.Status{Mode: node.ModeStats,
-		Internal: node.CacheStatus{Kind: node.CacheStored}}, &Local{}))
+		Internal: node.CacheStatus{Kind: node.CacheStored}}, &Local{}, PrometheusText))
 	for _, not := range []string{"conntrackd_messages", "conntrackd_replication", "external", "conntrackd_commits"} {
 		if strings.Contains(text, not) {
 			t.Errorf("statistics mode has %s", not)
@@ -514,7 +543,7 @@ func TestMetricsAreDocumented(t *testing.T) {
 		documented[m[1]] = m[2]
 	}
 	for _, f := range families() {
-		name := f.name + map[string]string{"counter": "_total", "gauge": "", "info": "_info"}[f.typ]
+		name := f.name + f.suffix()
 		if documented[name] != f.typ {
 			t.Errorf("docs/metrics.md has no row for %s, a %s", name, f.typ)
 		}
