@@ -27,6 +27,7 @@ type Finding struct {
 	File     string
 	Pos      Pos // of the clause, or of the block where one is missing; may be no place
 	Severity Severity
+	Host     bool // the file may be right, and this host lacks something
 	Text     string
 }
 
@@ -77,11 +78,17 @@ const (
 	FeatureHelper    Feature = "cthelper"  // helpers in user space: nfnetlink_cthelper
 )
 
-// Check tells what would go wrong if the daemon were started on this host with
-// c. It changes nothing. The order of the findings is that of the clauses in
-// the grammar's table. No Fatal finding does not promise that the start
-// succeeds: ports may be in use, and the rest may have changed by then.
-func (c *Config) Check(env Env) []Finding {
+// Check returns what would go wrong if the daemon were started with c in env. It
+// changes nothing. The order of the findings is that of the clauses in the grammar's
+// table. Without a Fatal finding the start may still fail: ports may be in use, and
+// the host may have changed by then.
+func (c *Config) Check(env Env) []Finding { return c.check(&env) }
+
+// CheckFile returns what is wrong with c on every host. It asks nothing of the host
+// that it runs on.
+func (c *Config) CheckFile() []Finding { return c.check(nil) }
+
+func (c *Config) check(env *Env) []Finding {
 	k := &check{cfg: c, env: env}
 	k.general()
 	if c.Sync != nil {
@@ -100,14 +107,23 @@ func (c *Config) Check(env Env) []Finding {
 // check is the state of one Check.
 type check struct {
 	cfg   *Config
-	env   Env
+	env   *Env // nil where only the file is checked
 	found []Finding
 }
 
 // report adds a finding. field is the pointer to the field in question, or to
 // what it is part of; the first one that has a place in the file gives it.
 func (k *check) report(severity Severity, text string, fields ...any) {
-	f := Finding{File: k.cfg.File, Severity: severity, Text: text}
+	k.add(Finding{Severity: severity, Text: text}, fields)
+}
+
+// reportHost adds a finding about the host.
+func (k *check) reportHost(severity Severity, text string, fields ...any) {
+	k.add(Finding{Severity: severity, Host: true, Text: text}, fields)
+}
+
+func (k *check) add(f Finding, fields []any) {
+	f.File = k.cfg.File
 	for _, field := range fields {
 		if pos, ok := k.cfg.Where(field); ok {
 			f.Pos = pos
@@ -124,8 +140,11 @@ func (k *check) general() {
 	k.socket(g)
 	k.metrics(g)
 	if g.NetlinkBufferSize > g.NetlinkBufferSizeMaxGrowth {
-		k.report(Caution, "NetlinkBufferSize is greater than NetlinkBufferSizeMaxGrowth, the system's default is used instead",
-			&g.NetlinkBufferSize)
+		text := "NetlinkBufferSize is greater than NetlinkBufferSizeMaxGrowth, the system's default is used instead"
+		if g.NetlinkBufferSizeMaxGrowth == 0 {
+			text = "NetlinkBufferSize has no effect without NetlinkBufferSizeMaxGrowth, the system's default is used instead"
+		}
+		k.report(Caution, text, &g.NetlinkBufferSize)
 	}
 	if g.Scheduler.Priority == 0 {
 		k.report(Caution, "Priority 0 is no priority of a real-time policy: these are 1 to 99", &g.Scheduler.Priority)
@@ -134,24 +153,28 @@ func (k *check) general() {
 		k.report(Note, "NetlinkEventsReliable has no effect with PollSecs", &g.NetlinkEventsReliable)
 	}
 	k.filter(&g.Filter)
-	if limit, err := k.env.Sysctl("net/netfilter/nf_conntrack_max"); err == nil {
+	if limit, ok := k.sysctl("net/netfilter/nf_conntrack_max"); ok {
 		if n, err := strconv.ParseUint(limit, 10, 64); err == nil && n > uint64(g.HashLimit) {
-			k.report(Note, "HashLimit "+strconv.FormatUint(uint64(g.HashLimit), 10)+
+			k.reportHost(Note, "HashLimit "+strconv.FormatUint(uint64(g.HashLimit), 10)+
 				" is below net.netfilter.nf_conntrack_max, "+limit+": a full table does not fit the cache", &g.HashLimit)
 		}
 	}
 }
 
-// lock checks the lock file. What a daemon that is gone left is taken over; what
-// holds anything but a process id is not (row P19 of docs/differences.md).
+// lock checks the lock file. One with a process id is no finding: it belongs to a
+// daemon of ours, which either runs with this configuration or is gone, and then the
+// next one takes the file over. An empty one is conntrack-tools', which never removes
+// it. A file with anything else in it is not taken over (row P19 of
+// docs/differences.md).
 func (k *check) lock(g *General) {
-	if !k.creatable("LockFile", g.LockFile, &g.LockFile) {
+	if k.env == nil || !k.creatable("LockFile", g.LockFile, &g.LockFile) {
 		return
 	}
-	if owner := strings.TrimSpace(k.env.Head(g.LockFile)); strings.Trim(owner, "0123456789") != "" {
-		k.report(Fatal, "LockFile "+g.LockFile+" is there and is no lock file", &g.LockFile)
-	} else if _, ok := k.env.Type(g.LockFile); ok {
-		k.report(Note, "lockfile `"+g.LockFile+"' exists, perhaps conntrackd already running?", &g.LockFile)
+	owner := strings.TrimSpace(k.env.Head(g.LockFile))
+	if strings.Trim(owner, "0123456789") != "" {
+		k.reportHost(Fatal, "LockFile "+g.LockFile+" is there and is no lock file", &g.LockFile)
+	} else if _, ok := k.env.Type(g.LockFile); ok && owner == "" {
+		k.reportHost(Note, "lockfile `"+g.LockFile+"' exists, perhaps conntrackd already running?", &g.LockFile)
 	}
 }
 
@@ -162,8 +185,11 @@ func (k *check) socket(g *General) {
 		k.report(Caution, "no Path in UNIX: the daemon could not be controlled")
 		return
 	}
+	if k.env == nil {
+		return
+	}
 	if mode, ok := k.env.Type(g.UNIXPath); ok && mode != fs.ModeSocket {
-		k.report(Fatal, "Path "+g.UNIXPath+" is there and is no socket", &g.UNIXPath)
+		k.reportHost(Fatal, "Path "+g.UNIXPath+" is there and is no socket", &g.UNIXPath)
 		return
 	}
 	k.creatable("Path", g.UNIXPath, &g.UNIXPath)
@@ -175,8 +201,11 @@ func (k *check) metrics(g *General) {
 		return
 	}
 	k.report(Caution, "Listen "+at.String()+" is open to others than this host: whoever can connect reads the metrics", &g.MetricsListen)
+	if k.env == nil || at.Addr().IsUnspecified() {
+		return
+	}
 	all, err := k.env.Interfaces()
-	if at.Addr().IsUnspecified() || err != nil {
+	if err != nil {
 		return
 	}
 	for _, i := range all {
@@ -184,7 +213,7 @@ func (k *check) metrics(g *General) {
 			return
 		}
 	}
-	k.report(Fatal, "no interface has the address of Listen "+at.String(), &g.MetricsListen)
+	k.reportHost(Fatal, "no interface has the address of Listen "+at.String(), &g.MetricsListen)
 }
 
 func (k *check) filter(f *Filter) {
@@ -214,8 +243,8 @@ func (k *check) stats() {
 	if s.LogFile != "" && filepath.Clean(s.LogFile) == filepath.Clean(k.cfg.General.LogFile) {
 		k.report(Caution, "the flows and the daemon's messages go to one LogFile", &s.LogFile)
 	}
-	if v, err := k.env.Sysctl("net/netfilter/nf_conntrack_acct"); err == nil && v == "0" {
-		k.report(Note, "net.netfilter.nf_conntrack_acct is 0: flows have no packet and byte counts", s)
+	if v, ok := k.sysctl("net/netfilter/nf_conntrack_acct"); ok && v == "0" {
+		k.reportHost(Note, "net.netfilter.nf_conntrack_acct is 0: flows have no packet and byte counts", s)
 	}
 }
 
@@ -240,8 +269,8 @@ func (k *check) helper() {
 		return
 	}
 	for _, f := range []Feature{FeatureQueue, FeatureHelper} {
-		if err := k.env.Kernel(f); err != nil {
-			k.report(Fatal, "cannot use the kernel's "+string(f)+", which Helper needs: "+err.Error(), h)
+		if err := k.kernelHas(f); err != nil {
+			k.reportHost(Fatal, "cannot use the kernel's "+string(f)+", which Helper needs: "+err.Error(), h)
 		}
 	}
 }
@@ -255,22 +284,39 @@ func (k *check) kernel() {
 		}
 		return
 	}
-	if err := k.env.Kernel(FeatureConntrack); err != nil {
-		k.report(Fatal, "cannot use the kernel's "+string(FeatureConntrack)+": "+err.Error())
+	if err := k.kernelHas(FeatureConntrack); err != nil {
+		k.reportHost(Fatal, "cannot use the kernel's "+string(FeatureConntrack)+": "+err.Error())
 		return
 	}
 	if c.General.PollInterval > 0 {
 		return
 	}
-	if v, err := k.env.Sysctl("net/netfilter/nf_conntrack_events"); err == nil && v == "0" {
-		k.report(Fatal, "net.netfilter.nf_conntrack_events is 0: the kernel tells of no flow, set it to 1 or use PollSecs")
+	if v, ok := k.sysctl("net/netfilter/nf_conntrack_events"); ok && v == "0" {
+		k.reportHost(Fatal, "net.netfilter.nf_conntrack_events is 0: the kernel tells of no flow, set it to 1 or use PollSecs")
 	}
 }
 
-// creatable checks that a file can be made, and reports whether it can. What is in
-// the way is told without the path in it twice.
+// kernelHas returns why the kernel lacks a feature, or nil.
+func (k *check) kernelHas(f Feature) error {
+	if k.env == nil {
+		return nil
+	}
+	return k.env.Kernel(f)
+}
+
+// sysctl returns a kernel parameter. ok is false if it cannot be read.
+func (k *check) sysctl(path string) (value string, ok bool) {
+	if k.env == nil {
+		return "", false
+	}
+	value, err := k.env.Sysctl(path)
+	return value, err == nil
+}
+
+// creatable checks that a file can be created, and reports whether it can. The reason
+// does not repeat the path.
 func (k *check) creatable(keyword, path string, fields ...any) bool {
-	if path == "" {
+	if k.env == nil || path == "" {
 		return true
 	}
 	err := k.env.Creatable(path)
@@ -282,6 +328,6 @@ func (k *check) creatable(keyword, path string, fields ...any) bool {
 	if errors.As(err, &pathErr) {
 		where, err = pathErr.Path, pathErr.Err
 	}
-	k.report(Fatal, "cannot create "+keyword+" "+path+": "+where+": "+err.Error(), fields...)
+	k.reportHost(Fatal, "cannot create "+keyword+" "+path+": "+where+": "+err.Error(), fields...)
 	return false
 }

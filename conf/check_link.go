@@ -23,10 +23,13 @@ func (k *check) sync() {
 		k.report(Fatal, "no dedicated link: one Multicast, UDP or TCP clause is needed", s)
 		return
 	}
-	interfaces, err := k.env.Interfaces()
-	if err != nil {
-		k.report(Fatal, "cannot list the interfaces: "+err.Error(), s)
-		return
+	var interfaces []Interface
+	if k.env != nil {
+		var err error
+		if interfaces, err = k.env.Interfaces(); err != nil {
+			k.reportHost(Fatal, "cannot list the interfaces: "+err.Error(), s)
+			return
+		}
 	}
 	for i, l := range s.Links {
 		k.link(l, interfaces)
@@ -55,21 +58,24 @@ func (k *check) link(l *Link, interfaces []Interface) {
 		k.report(Fatal, "the "+name+" link needs an Interface", l)
 		return
 	}
+	if k.env == nil {
+		return
+	}
 	i := slices.IndexFunc(interfaces, func(dev Interface) bool { return dev.Name == l.Interface })
 	if i < 0 {
-		k.report(Fatal, l.Interface+" is an invalid interface: the daemon would wait for it", &l.Interface)
+		k.reportHost(Fatal, l.Interface+" is an invalid interface: the daemon would wait for it", &l.Interface)
 		return
 	}
 	dev := interfaces[i]
 	if !dev.Up {
-		k.report(Caution, l.Interface+" is down", &l.Interface)
+		k.reportHost(Caution, l.Interface+" is down", &l.Interface)
 	}
 	if dev.MTU < minMTU {
-		k.report(Caution, l.Interface+" has an MTU of "+strconv.Itoa(dev.MTU)+", messages need "+strconv.Itoa(minMTU),
+		k.reportHost(Caution, l.Interface+" has an MTU of "+strconv.Itoa(dev.MTU)+", messages need "+strconv.Itoa(minMTU),
 			&l.Interface)
 	}
 	if l.Transport == Multicast && !dev.Multicast && !dev.Loopback {
-		k.report(Fatal, l.Interface+" has no multicast", &l.Interface)
+		k.reportHost(Fatal, l.Interface+" has no multicast", &l.Interface)
 	}
 	switch {
 	case l.Transport != Multicast:
@@ -120,11 +126,11 @@ func (k *check) local(field *netip.Addr, dev Interface, interfaces []Interface) 
 	}
 	for _, other := range interfaces {
 		if slices.Contains(other.Addresses, addr) {
-			k.report(Caution, addr.String()+" is an address of "+other.Name+", not of "+dev.Name, field)
+			k.reportHost(Caution, addr.String()+" is an address of "+other.Name+", not of "+dev.Name, field)
 			return
 		}
 	}
-	k.report(Fatal, addr.String()+" is no address of this host", field)
+	k.reportHost(Fatal, addr.String()+" is no address of this host", field)
 }
 
 // sameSocket checks that two links can be open at the same time.

@@ -47,7 +47,7 @@ func lab() Env {
 			return nil
 		},
 		Type: func(path string) (fs.FileMode, bool) {
-			types := map[string]fs.FileMode{"/run/locked": 0, "/run/precious": 0, "/run/stale": fs.ModeSocket, "/run/link": fs.ModeSymlink}
+			types := map[string]fs.FileMode{"/run/locked": 0, "/run/precious": 0, "/run/empty": 0, "/run/stale": fs.ModeSocket, "/run/link": fs.ModeSymlink}
 			mode, ok := types[path]
 			return mode, ok
 		},
@@ -91,8 +91,9 @@ func TestCheck(t *testing.T) {
 			"F 1:18: cannot create Path /missing/x: /missing: no such file or directory",
 			"F 2:9: cannot create stats LogFile /ro/stats: /ro: read-only file system"}},
 		{"General { UNIX { Path /run/x } LockFile /run/locked LogFile /x }\nStats { LogFile //x }", []string{
-			"N 1:32: lockfile `/run/locked' exists, perhaps conntrackd already running?",
 			"C 2:9: the flows and the daemon's messages go to one LogFile"}},
+		{"General { UNIX { Path /run/x } LockFile /run/empty }\nStats { }", []string{
+			"N 1:32: lockfile `/run/empty' exists, perhaps conntrackd already running?"}},
 		{"General { UNIX { Path /run/stale } LockFile /run/precious }\nStats { }", []string{
 			"F 1:36: LockFile /run/precious is there and is no lock file"}},
 		{"General { UNIX { Path /run/precious } }\nStats { }", []string{"F 1:18: Path /run/precious is there and is no socket"}},
@@ -101,6 +102,8 @@ func TestCheck(t *testing.T) {
 			"C 1:32: NetlinkBufferSize is greater than NetlinkBufferSizeMaxGrowth, the system's default is used instead",
 			"C 2:13: Priority 0 is no priority of a real-time policy: these are 1 to 99",
 			"N 2:26: HashLimit 5 is below net.netfilter.nf_conntrack_max, 262144: a full table does not fit the cache"}},
+		{"General { UNIX { Path /run/x } NetlinkBufferSize 2 }\nStats { }", []string{
+			"C 1:32: NetlinkBufferSize has no effect without NetlinkBufferSizeMaxGrowth, the system's default is used instead"}},
 		{"General { UNIX { Path /run/x } PollSecs 5 NetlinkEventsReliable on }\nStats { }", []string{"N 1:43: NetlinkEventsReliable has no effect with PollSecs"}},
 		{"General { UNIX { Path /run/x } Filter { Protocol Accept { } Address Accept { } } }\nStats { }", []string{
 			"C 1:41: Protocol Accept with an empty list drops every flow", "C 1:61: Address Accept with an empty list drops every flow"}},
@@ -150,7 +153,13 @@ func TestCheck(t *testing.T) {
 			"C 3:24: Type ftp inet tcp is there already, and the first one counts"}},
 	} {
 		c, _ := mustParse(t, tt.src)
-		compareFindings(t, tt.src, c.Check(lab()), tt.want)
+		found := c.Check(lab())
+		compareFindings(t, tt.src, found, tt.want)
+		// CheckFile finds the same but for what is the host's.
+		ofFile := slices.DeleteFunc(slices.Clone(found), func(f Finding) bool { return f.Host })
+		if got := c.CheckFile(); !slices.Equal(got, ofFile) {
+			t.Errorf("%s:\n got %q\nwant %q", tt.src, got, ofFile)
+		}
 	}
 }
 
@@ -184,7 +193,11 @@ func TestCheckKernel(t *testing.T) {
 			"F 2:1: cannot use the kernel's cthelper, which Helper needs: no cthelper here"}},
 	} {
 		c, _ := mustParse(t, tt.src)
-		compareFindings(t, tt.src, c.Check(poor), tt.want)
+		found := c.Check(poor)
+		compareFindings(t, tt.src, found, tt.want)
+		if i := slices.IndexFunc(found, func(f Finding) bool { return !f.Host }); i >= 0 {
+			t.Errorf("%s: %q is about the file", tt.src, found[i])
+		}
 	}
 
 	quiet := lab()

@@ -47,8 +47,8 @@ keywords are case-sensitive. There are no quotes: a path runs to the next blank.
 given twice the last one counts, unless it says otherwise. A number's 0 stands
 for the default. Times are in seconds, sizes in bytes.
 
-` + "`conntrackd -C FILE --check`" + ` says what is wrong with a file, and what is wrong
-with it on this host.
+` + "`conntrackd -C FILE --check`" + ` says what is wrong with a file (exit status 1), and
+what this host lacks for it (2). ` + "`--check --syntax`" + ` checks the file alone.
 
 A running daemon reads the file again with ` + "`conntrackd --reload`" + `. It can change the
 clauses that say so under *reload*; if another one has changed it changes nothing.

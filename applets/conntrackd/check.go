@@ -12,10 +12,15 @@ import (
 // severities are what stands in front of a finding's text.
 var severities = [...]string{conf.Note: "note: ", conf.Caution: "warning: ", conf.Fatal: "error: "}
 
-// runCheck is --check: it says on standard error what is wrong with the file, or
-// with the file on this host, and on standard output what a daemon would do. The
-// status is 1 if it would not start, or start and not work.
-func runCheck(name string, stdout, stderr io.Writer) int {
+// exitHost is the status of --check for a file that is right on a host that lacks
+// something.
+const exitHost = 2
+
+// runCheck is --check: it prints what is wrong with the file, and unless syntax is set
+// with the file on this host, on standard error, and what a daemon would do on standard
+// output. The status is 1 if the daemon would not start anywhere with the file, or not
+// work, and exitHost if only this host is in the way.
+func runCheck(name string, syntax bool, stdout, stderr io.Writer) int {
 	cfg, warnings, err := conf.Load(name)
 	for _, w := range warnings {
 		fmt.Fprintln(stderr, w.String())
@@ -24,25 +29,40 @@ func runCheck(name string, stdout, stderr io.Writer) int {
 		fmt.Fprintln(stderr, err)
 		return exitFailed
 	}
+	var found []conf.Finding
+	if syntax {
+		found = cfg.CheckFile()
+	} else {
+		found = cfg.Check(conf.Host())
+	}
 	status := exitOK
-	for _, f := range cfg.Check(conf.Host()) {
+	for _, f := range found {
 		place := strings.TrimSuffix(f.String(), f.Text)
 		fmt.Fprintln(stderr, place+severities[f.Severity]+f.Text)
-		if f.Severity == conf.Fatal {
+		switch {
+		case f.Severity != conf.Fatal:
+		case !f.Host:
 			status = exitFailed
+		case status == exitOK:
+			status = exitHost
 		}
 	}
-	stdout.Write(appendPlan(nil, cfg, status == exitOK))
+	verdict := "conntrackd would start with " + cfg.File + " " + purpose(cfg)
+	switch {
+	case status == exitFailed:
+		verdict = "conntrackd would not work with " + cfg.File
+	case status == exitHost:
+		verdict = "conntrackd would not work on this host with " + cfg.File
+	case syntax:
+		verdict = cfg.File + " is valid; conntrackd would start with it " + purpose(cfg)
+	}
+	stdout.Write(appendPlan(nil, cfg, verdict))
 	return status
 }
 
-// appendPlan says what a daemon with cfg would do: the kind of daemon in words,
-// and all that is in force, defaults included, as a configuration.
-func appendPlan(dst []byte, cfg *conf.Config, works bool) []byte {
-	verdict := "conntrackd would not work on this host with " + cfg.File
-	if works {
-		verdict = "conntrackd would start with " + cfg.File + " " + purpose(cfg)
-	}
+// appendPlan appends the verdict, and all that would be in force, defaults included,
+// as a configuration.
+func appendPlan(dst []byte, cfg *conf.Config, verdict string) []byte {
 	dst = append(append(dst, verdict...), ". In force would be:\n\n"...)
 	return append(bytes.TrimRight(conf.AppendEffective(dst, cfg), "\n"), '\n')
 }

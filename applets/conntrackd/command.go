@@ -18,6 +18,7 @@ type command struct {
 	notes     []string        // warnings about the command line
 	noSandbox bool            // of a daemon
 	json      bool            // of opTop
+	syntax    bool            // of opCheck: the file alone
 }
 
 type op uint8
@@ -138,6 +139,9 @@ func parse(args []string) (command, error) {
 	if p.cmd.noSandbox && p.kind != kindNone && p.kind != kindDaemon {
 		return p.cmd, errInvalid
 	}
+	if p.cmd.syntax && p.kind != kindCheck {
+		return p.cmd, errInvalid
+	}
 	if p.json && p.kind == kindTop {
 		p.cmd.json = true
 	} else if p.json {
@@ -214,6 +218,9 @@ func (p *parser) ours(arg string) (done bool, err error) {
 	case "--check":
 		p.cmd.op = opCheck
 		return true, p.is(kindCheck)
+	case "--syntax":
+		p.cmd.syntax = true
+		return true, nil
 	case "--top":
 		p.cmd.op = opTop
 		return true, p.is(kindTop)

@@ -89,6 +89,11 @@ func TestParse(t *testing.T) {
 		{"--help", command{}, "Unknown option: --help"},
 
 		{"-C /x --check", command{op: opCheck, config: "/x"}, ""},
+		{"--check --syntax", command{op: opCheck, config: defaultConfig, syntax: true}, ""},
+		{"--syntax -C /x --check", command{op: opCheck, config: "/x", syntax: true}, ""},
+		{"--syntax", command{}, "Invalid parameters"},
+		{"--syntax -s", command{}, "Invalid parameters"},
+		{"-d --syntax", command{}, "Invalid parameters"},
 		{"--check -d", command{}, "Invalid parameters"},
 		{"-C /x --top", command{op: opTop, config: "/x"}, ""},
 		{"--top --json", command{op: opTop, config: defaultConfig, json: true}, ""},

@@ -51,7 +51,7 @@ func run(ctx context.Context, argv []string, stdout, stderr io.Writer, open open
 	case opTop:
 		return runTop(ctx, &cmd, log, stdout)
 	case opCheck:
-		return runCheck(cmd.config, stdout, stderr)
+		return runCheck(cmd.config, cmd.syntax, stdout, stderr)
 	case opDaemon:
 		if parent := process.InBackground(); parent != nil {
 			return runDaemon(ctx, &cmd, console, stderr, open, parent)

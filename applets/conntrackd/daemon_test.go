@@ -162,36 +162,37 @@ func TestFailingStarts(t *testing.T) {
 	for _, c := range []struct {
 		name, general, rest, want string
 		plain                     bool // no log line
+		host                      bool // it is this host that is in the way
 	}{
 		{"logfile", " LogFile " + h.path("none/log"), "",
-			"ERROR: can't open logfile `" + h.path("none/log") + "'.Reason: No such file or directory\n", true},
+			"ERROR: can't open logfile `" + h.path("none/log") + "'.Reason: No such file or directory\n", true, true},
 		{"stats logfile", "", "Stats {\n LogFile " + h.path("file/log") + "\n}",
-			"ERROR: can't open logfile `" + h.path("file/log") + "'.Reason: Not a directory\n", true},
+			"ERROR: can't open logfile `" + h.path("file/log") + "'.Reason: Not a directory\n", true, true},
 		{"lock", " LockFile " + h.path("none/lock"), "",
-			"[ERROR] can't make lockfile `" + h.path("none/lock") + "': No such file or directory\n", false},
+			"[ERROR] can't make lockfile `" + h.path("none/lock") + "': No such file or directory\n", false, true},
 		{"lock is a file", " LockFile " + h.path("precious"), "",
-			"[ERROR] can't make lockfile `" + h.path("precious") + "': it is there and is no lock file\n", false},
+			"[ERROR] can't make lockfile `" + h.path("precious") + "': it is there and is no lock file\n", false, true},
 		{"socket is a file", " UNIX {\n Path " + h.path("file") + "\n}", "",
-			"[ERROR] can't open unix socket! " + h.path("file") + " is there and is no socket\n" + review, false},
-		{"no link", "", "Sync {\n Mode FTFW {\n }\n}", review, false},
+			"[ERROR] can't open unix socket! " + h.path("file") + " is there and is no socket\n" + review, false, true},
+		{"no link", "", "Sync {\n Mode FTFW {\n }\n}", review, false, false},
 		{"no interface", "", strings.ReplaceAll(setups["bypass"], "Interface sync0", ""),
-			"[ERROR] can't open channel socket: the UDP link has no Interface\n" + review, false},
+			"[ERROR] can't open channel socket: the UDP link has no Interface\n" + review, false, false},
 		{"no group", "", strings.ReplaceAll(setups["alarm"], "IPv4_address 225.0.0.50", ""),
-			"[ERROR] can't open channel socket: the multicast link has no IPv4_address or IPv6_address, which is the group's\n" + review, false},
+			"[ERROR] can't open channel socket: the multicast link has no IPv4_address or IPv6_address, which is the group's\n" + review, false, false},
 		{"no peer", "", strings.ReplaceAll(setups["notrack"], "IPv4_Destination_Address 192.0.2.2", ""),
-			"[ERROR] can't open channel socket: the TCP link has no IPv4_Destination_Address or IPv6_Destination_Address, which is the peer's\n" + review, false},
+			"[ERROR] can't open channel socket: the TCP link has no IPv4_Destination_Address or IPv6_Destination_Address, which is the peer's\n" + review, false, false},
 		{"no port", "", strings.ReplaceAll(setups["notrack"], "Port 3780", ""),
-			"[ERROR] can't open channel socket: the TCP link has no Port\n" + review, false},
+			"[ERROR] can't open channel socket: the TCP link has no Port\n" + review, false, false},
 		{"no port of the group", "", strings.ReplaceAll(setups["alarm"], "Group 3780", ""),
-			"[ERROR] can't open channel socket: the multicast link has no Group\n" + review, false},
+			"[ERROR] can't open channel socket: the multicast link has no Group\n" + review, false, false},
 		{"local address of another host", "", strings.ReplaceAll(setups["alarm"], "192.0.2.1", "192.0.2.7"),
-			"[ERROR] can't open channel socket: multicast over sync0: bind to 192.0.2.7: cannot assign requested address\n" + review, false},
+			"[ERROR] can't open channel socket: multicast over sync0: bind to 192.0.2.7: cannot assign requested address\n" + review, false, true},
 		{"queue in use", "", "Helper {\n Setup yes\n Type ftp inet tcp {\n  QueueNum 7\n }\n}",
 			"[ERROR] trying to bind queue 7 of cthelper `ftp': Operation not permitted; another program has it, " +
-				"or this one lacks CAP_NET_ADMIN\n" + review, false},
-		{"port in use", "", strings.ReplaceAll(setups["bypass"], "3780", strconv.Itoa(port)), review, false},
+				"or this one lacks CAP_NET_ADMIN\n" + review, false, false},
+		{"port in use", "", strings.ReplaceAll(setups["bypass"], "3780", strconv.Itoa(port)), review, false, false},
 		{"syntax", "", "Sync {\n Mod FTFW {\n}\n}",
-			"[ERROR] " + h.path("conntrackd.conf") + `:9:2: found "Mod"`, false},
+			"[ERROR] " + h.path("conntrackd.conf") + `:9:2: found "Mod"`, false, false},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			config := h.configure(c.general, c.rest)
@@ -213,8 +214,12 @@ func TestFailingStarts(t *testing.T) {
 			if strings.HasSuffix(c.name, "in use") {
 				return
 			}
+			status, verdict := 1, "conntrackd would not work with "
+			if c.host {
+				status, verdict = 2, "conntrackd would not work on this host with "
+			}
 			r := h.Run("", ours(t), "-C", config, "--check")
-			if r.Code != 1 || r.Stdout != "" && !strings.HasPrefix(r.Stdout, "conntrackd would not work on this host with "+config+". ") {
+			if r.Code != status || r.Stdout != "" && !strings.HasPrefix(r.Stdout, verdict+config+". ") {
 				t.Errorf("--check: %+v", r)
 			}
 		})
@@ -575,13 +580,29 @@ func TestCheck(t *testing.T) {
 		!strings.Contains(r.Stderr, config+":6:2: deprecated nice configuration") {
 		t.Errorf("%+v", r)
 	}
-	for name, text := range map[string]string{
-		"syntax":    "Sync {\n Mod FTFW {\n}\n}",
-		"interface": strings.ReplaceAll(setups["notrack"], "sync0", "none0"),
+	// 1 is for a file that is wrong everywhere, 2 for what only this host lacks.
+	for _, c := range []struct {
+		name, text                string
+		status, alone             int // with --syntax
+		stdout, stdoutAlone, says string
+	}{
+		{"syntax", "Sync {\n Mod FTFW {\n}\n}", 1, 1, "", "", `:9:2: found "Mod"`},
+		{"no link", "Sync {\n Mode FTFW {\n }\n}", 1, 1, "conntrackd would not work with " + config, "conntrackd would not work with " + config,
+			"error: no dedicated link"},
+		{"interface", strings.ReplaceAll(setups["notrack"], "sync0", "none0"), 2, 0,
+			"conntrackd would not work on this host with " + config, config + " is valid; conntrackd would start with it and replicate flows and expectations in NOTRACK mode",
+			"error: none0 is an invalid interface"},
+		{"both", strings.ReplaceAll(strings.ReplaceAll(setups["notrack"], "sync0", "none0"), "Port 3780", ""), 1, 1,
+			"conntrackd would not work with " + config, "conntrackd would not work with " + config, "needs a Port"},
 	} {
-		r := h.Run("", ours(t), "--check", "-C", h.configure("", text))
-		if r.Code != 1 || !strings.HasPrefix(r.Stderr, config+":") {
-			t.Errorf("%s: %+v", name, r)
+		h.configure("", c.text)
+		r := h.Run("", ours(t), "--check", "-C", config)
+		if r.Code != c.status || !strings.HasPrefix(r.Stderr, config+":") || !strings.Contains(r.Stderr, c.says) || !strings.HasPrefix(r.Stdout, c.stdout) {
+			t.Errorf("%s: %+v", c.name, r)
+		}
+		r = h.Run("", ours(t), "--check", "--syntax", "-C", config)
+		if r.Code != c.alone || strings.Contains(r.Stderr, c.says) != (c.alone == 1) || !strings.HasPrefix(r.Stdout, c.stdoutAlone) {
+			t.Errorf("%s: --syntax: %+v", c.name, r)
 		}
 	}
 	for _, left := range []string{"lock", "ctl"} {

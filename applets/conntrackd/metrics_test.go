@@ -141,7 +141,7 @@ func TestMetricsCheck(t *testing.T) {
 		"[::1]:9107":        {0, ""},
 		"192.0.2.1:9107":    {0, ":7:3: warning: Listen 192.0.2.1:9107 is open to others than this host: whoever can connect reads the metrics\n"},
 		"[::]:9107":         {0, ":7:3: warning: Listen [::]:9107 is open to others than this host: whoever can connect reads the metrics\n"},
-		"198.51.100.1:9107": {1, ":7:3: error: no interface has the address of Listen 198.51.100.1:9107\n"},
+		"198.51.100.1:9107": {2, ":7:3: error: no interface has the address of Listen 198.51.100.1:9107\n"},
 	} {
 		config := h.configure(" Metrics {\n  Listen "+listen+"\n }\n", "Stats {\n}")
 		r := h.Run("", ours(t), "--check", "-C", config)

@@ -12,7 +12,7 @@ General commands:
   -d, run in daemon mode
   -C [configfile], configuration file path
   --no-sandbox, keep all privileges and system calls of the daemon
-  --check, check the configuration file and tell what the daemon would do
+  --check [--syntax], check the configuration file, on this host or alone
   -v, display conntrackd version
   -h, display this help information
 

@@ -233,6 +233,17 @@ func TestConfig(t *testing.T) {
 			t.Errorf("%+v", f)
 		}
 	}
+	// A lock file with a process id is that of the running daemon, or of one that is
+	// gone: neither is worth a note.
+	if err := os.WriteFile(lock, []byte("1234\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	all, _ = examined(t, ns, nil, "-C", config(t, stats))
+	for _, f := range all {
+		if strings.Contains(f.Seen, lock) {
+			t.Errorf("%+v", f)
+		}
+	}
 	// PollSecs needs no events.
 	ns.Sysctl("net.netfilter.nf_conntrack_events", "0")
 	all, _ = examined(t, ns, nil, "-C", config(t, strings.Replace(stats, "General {", "General {\n PollSecs 5", 1)))
