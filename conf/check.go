@@ -172,7 +172,7 @@ func (k *check) lock(g *General) {
 	}
 	owner := strings.TrimSpace(k.env.Head(g.LockFile))
 	if strings.Trim(owner, "0123456789") != "" {
-		k.reportHost(Fatal, "LockFile "+g.LockFile+" is there and is no lock file", &g.LockFile)
+		k.reportHost(Fatal, "LockFile "+g.LockFile+" exists and is not a lock file", &g.LockFile)
 	} else if _, ok := k.env.Type(g.LockFile); ok && owner == "" {
 		k.reportHost(Note, "lockfile `"+g.LockFile+"' exists, perhaps conntrackd already running?", &g.LockFile)
 	}
@@ -189,7 +189,7 @@ func (k *check) socket(g *General) {
 		return
 	}
 	if mode, ok := k.env.Type(g.UNIXPath); ok && mode != fs.ModeSocket {
-		k.reportHost(Fatal, "Path "+g.UNIXPath+" is there and is no socket", &g.UNIXPath)
+		k.reportHost(Fatal, "Path "+g.UNIXPath+" exists and is not a socket", &g.UNIXPath)
 		return
 	}
 	k.creatable("Path", g.UNIXPath, &g.UNIXPath)
@@ -292,7 +292,7 @@ func (k *check) kernel() {
 		return
 	}
 	if v, ok := k.sysctl("net/netfilter/nf_conntrack_events"); ok && v == "0" {
-		k.reportHost(Fatal, "net.netfilter.nf_conntrack_events is 0: the kernel tells of no flow, set it to 1 or use PollSecs")
+		k.reportHost(Fatal, "net.netfilter.nf_conntrack_events is 0: the kernel sends no events, set it to 1 or use PollSecs")
 	}
 }
 

@@ -95,9 +95,9 @@ func TestCheck(t *testing.T) {
 		{"General { UNIX { Path /run/x } LockFile /run/empty }\nStats { }", []string{
 			"N 1:32: lockfile `/run/empty' exists, perhaps conntrackd already running?"}},
 		{"General { UNIX { Path /run/stale } LockFile /run/precious }\nStats { }", []string{
-			"F 1:36: LockFile /run/precious is there and is no lock file"}},
-		{"General { UNIX { Path /run/precious } }\nStats { }", []string{"F 1:18: Path /run/precious is there and is no socket"}},
-		{"General { UNIX { Path /run/link } }\nStats { }", []string{"F 1:18: Path /run/link is there and is no socket"}},
+			"F 1:36: LockFile /run/precious exists and is not a lock file"}},
+		{"General { UNIX { Path /run/precious } }\nStats { }", []string{"F 1:18: Path /run/precious exists and is not a socket"}},
+		{"General { UNIX { Path /run/link } }\nStats { }", []string{"F 1:18: Path /run/link exists and is not a socket"}},
 		{"General { UNIX { Path /run/x } NetlinkBufferSize 2 NetlinkBufferSizeMaxGrowth 1\nScheduler { Priority 0 } HashLimit 5 }\nStats { }", []string{
 			"C 1:32: NetlinkBufferSize is greater than NetlinkBufferSizeMaxGrowth, the system's default is used instead",
 			"C 2:13: Priority 0 is no priority of a real-time policy: these are 1 to 99",
@@ -209,7 +209,7 @@ func TestCheckKernel(t *testing.T) {
 	}
 	c, _ := mustParse(t, unixPath+"Stats { }")
 	compareFindings(t, "no events", c.Check(quiet), []string{
-		"F net.netfilter.nf_conntrack_events is 0: the kernel tells of no flow, set it to 1 or use PollSecs"})
+		"F net.netfilter.nf_conntrack_events is 0: the kernel sends no events, set it to 1 or use PollSecs"})
 	c, _ = mustParse(t, unixPath+"General { PollSecs 5 } Stats { }")
 	compareFindings(t, "polling", c.Check(quiet), nil)
 }
@@ -244,7 +244,7 @@ func TestHost(t *testing.T) {
 		compareFindings(t, "down", c.Check(Host()), []string{
 			"C 3:75: sync0 is down",
 			"C 3:75: sync0 has an MTU of 500, messages need 576",
-			"F net.netfilter.nf_conntrack_events is 0: the kernel tells of no flow, set it to 1 or use PollSecs",
+			"F net.netfilter.nf_conntrack_events is 0: the kernel sends no events, set it to 1 or use PollSecs",
 		})
 	})
 }

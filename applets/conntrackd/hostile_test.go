@@ -40,7 +40,7 @@ func TestPlantedLinks(t *testing.T) {
 		{"log", "LogFile %s", "can't open logfile `%s'.Reason: " + trap},
 		{"stats", "", "can't open logfile `%s'.Reason: " + trap},
 		{"lock", "", "can't make lockfile `%s': " + trap},
-		{"ctl", "", "can't open unix socket! %s is there and is no socket\n"},
+		{"ctl", "", "can't open unix socket! %s exists and is not a socket\n"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()

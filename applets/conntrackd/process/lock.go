@@ -76,7 +76,7 @@ func (l *Lock) lock(existed bool, alive func() bool) error {
 		case owner == "" && alive():
 			return ErrLocked
 		case owner != "" && strings.Trim(owner, "0123456789") != "":
-			return errors.New("it is there and is no lock file")
+			return errors.New("it exists and is not a lock file")
 		}
 	}
 	// A full disk must not keep a firewall from starting: the process id is for
