@@ -194,6 +194,7 @@ $(BIN)/cross/ctbox-%: $(SOURCES) Makefile
 NFPM = $(BIN)/tools/nfpm-v2.44.1
 
 $(NFPM):
+	@echo "building nfpm, the packager, from source: this takes minutes, the first time"
 	$(HOST) GOBIN=$(abspath $(BIN))/tools $(GO) install github.com/goreleaser/nfpm/v2/cmd/nfpm@$(@:$(BIN)/tools/nfpm-%=%)
 	@mv $(BIN)/tools/nfpm $@
 

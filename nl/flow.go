@@ -121,7 +121,9 @@ const LabelWords = 4
 const MaxLabels = LabelWords * 32
 
 // Labels is the label bit field of a flow: label b is bit b%32 of word b/32.
-// The kernel sends and takes the words in the machine's order (CTA_LABELS).
+// The kernel sends and takes the words in the machine's byte order (CTA_LABELS). On
+// 64-bit big-endian kernels, whose bit field consists of 64-bit words, that makes label
+// 3 of a connlabel rule number 35 here, as in conntrack-tools (docs/conntrack.md).
 type Labels [LabelWords]uint32
 
 // NameLen is the kernel's size of a helper's name, the final NUL included

@@ -95,12 +95,37 @@ func (j *job) files(f format, binary string) ([]file, error) {
 		})
 		each("scripts/completion/_*", func(from, base string) { add(f.zsh+"/"+base, from, 0o644, false) })
 		each("scripts/completion/*.fish", func(from, base string) { add("/usr/share/fish/vendor_completions.d/"+base, from, 0o644, false) })
-		add("/usr/share/doc/ctbox/copyright", filepath.Join(j.root, "LICENSE"), 0o644, false)
-		add("/usr/share/doc/ctbox/README.md", filepath.Join(j.root, "README.md"), 0o644, false)
-		add("/usr/share/doc/ctbox/examples/keepalived.conf", filepath.Join(j.root, "scripts/keepalived.conf"), 0o644, false)
-		add("/usr/share/doc/ctbox/examples/primary-backup.sh", filepath.Join(j.root, "scripts/primary-backup.sh"), 0o755, false)
+		add(docDir+"copyright", filepath.Join(j.root, "LICENSE"), 0o644, false)
+		add(docDir+"examples/keepalived.conf", filepath.Join(j.root, "scripts/keepalived.conf"), 0o644, false)
+		add(docDir+"examples/primary-backup.sh", filepath.Join(j.root, "scripts/primary-backup.sh"), 0o755, false)
+		each("scripts/monitoring/*", func(from, base string) { add(docDir+"examples/monitoring/"+base, from, 0o644, false) })
+		for _, pattern := range []string{"*.md", "docs/*.md", "docs/*/*.md"} {
+			each(pattern, func(from, _ string) {
+				to, _ := filepath.Rel(j.root, from) // both are absolute, or neither is
+				add(docDir+to, from, 0o644, false)
+				last := &all[len(all)-1]
+				last.data = asInstalled(last.data, f)
+			})
+		}
+		each("docs/pictures/*.svg", func(from, base string) { add(docDir+"docs/pictures/"+base, from, 0o644, false) })
 	}
 	return all, failed
+}
+
+// docDir is where a package has its documents, in the folders of the source tree so
+// that their links hold.
+const docDir = "/usr/share/doc/ctbox/"
+
+// asInstalled returns a page whose paths of the source tree are those of the package.
+func asInstalled(page []byte, f format) []byte {
+	return []byte(strings.NewReplacer(
+		"](LICENSE)", "](copyright)",
+		"scripts/conntrackd.service", f.systemd+"/conntrackd.service",
+		"scripts/conntrackd/", "/etc/conntrackd/examples/",
+		"scripts/keepalived.conf", docDir+"examples/keepalived.conf",
+		"scripts/primary-backup.sh", docDir+"examples/primary-backup.sh",
+		"scripts/monitoring/", docDir+"examples/monitoring/",
+	).Replace(string(page)))
 }
 
 // compress is gzip -9n.
