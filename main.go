@@ -13,7 +13,11 @@ import (
 )
 
 func main() {
-	os.Exit(run(applets.All()))
+	table := applets.All()
+	if a, _ := applets.Pick(table, os.Args); a != nil && !a.NoLink {
+		setName(a.Name)
+	}
+	os.Exit(run(table))
 }
 
 // grace is what an applet has to end in order after SIGINT or SIGTERM. One

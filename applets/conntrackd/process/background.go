@@ -29,10 +29,12 @@ func Background(argv []string, stdout, stderr io.Writer, ready func(pid int)) er
 	}
 	defer r.Close()
 	cmd := &exec.Cmd{
-		Path: "/proc/self/exe",
+		Path: executable(),
 		Args: argv,
 		// The first of ExtraFiles is descriptor 3.
-		ExtraFiles:  []*os.File{w},
+		ExtraFiles: []*os.File{w},
+		// Not nil, for which package exec would open /dev/null. The daemon lets go of it.
+		Stdin:       os.Stdin,
 		Env:         append(os.Environ(), readyFD+"=3"),
 		Stdout:      stdout,
 		Stderr:      stderr,
@@ -52,6 +54,20 @@ func Background(argv []string, stdout, stderr io.Writer, ready func(pid int)) er
 		return err
 	}
 	return errors.New("the daemon ended before it was ready")
+}
+
+// executable is the path of this program's file. The link in /proc leads to the very
+// file, also when another one has taken its name; without /proc the name that the
+// program was started under has to do.
+func executable() string {
+	const self = "/proc/self/exe"
+	if _, err := os.Stat(self); err == nil {
+		return self
+	}
+	if path, err := exec.LookPath(os.Args[0]); err == nil {
+		return path
+	}
+	return self
 }
 
 // Parent is the process that waits for this one to become a daemon.
@@ -101,10 +117,15 @@ func (p *Parent) Detach() error {
 // CloseInput makes standard input /dev/null.
 func CloseInput() error { return toNull(0) }
 
+// toNull makes descriptors /dev/null. In a root directory without that device they are
+// one that every read and write of fails, so that no other file can take their numbers.
 func toNull(fds ...int) error {
 	null, err := unix.Open("/dev/null", unix.O_RDWR|unix.O_CLOEXEC, 0)
 	if err != nil {
-		return fmt.Errorf("open /dev/null: %w", err)
+		null, err = unix.Open("/", unix.O_PATH|unix.O_CLOEXEC, 0)
+	}
+	if err != nil {
+		return fmt.Errorf("open a substitute for /dev/null: %w", err)
 	}
 	defer unix.Close(null)
 	for _, fd := range fds {

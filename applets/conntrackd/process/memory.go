@@ -5,6 +5,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime/debug"
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -52,9 +53,11 @@ func memoryLimit(hashLimit uint32, caches int, cgroup int64) int64 {
 	return min(MemoryNeed(hashLimit, caches), cgroup-cgroup/10)
 }
 
-// cgroupLimit returns the memory limit in bytes of the control group that the
-// file self names, and of those above it, in a unified hierarchy mounted at root;
-// math.MaxInt64 if there is none.
+// cgroupLimit returns the memory limit in bytes of the control group that the file self
+// names, and of those above it; math.MaxInt64 if there is none. root is where the
+// hierarchies are mounted: the unified one itself, or version 1's below it in memory. In a
+// container self can name a group that only the host has. What is mounted there then begins
+// with the container's own group, which is the last that is looked at.
 func cgroupLimit(self, root string) int64 {
 	limit := int64(math.MaxInt64)
 	text, err := os.ReadFile(self)
@@ -62,13 +65,23 @@ func cgroupLimit(self, root string) int64 {
 		return limit
 	}
 	for line := range strings.Lines(string(text)) {
-		// 0::/path is the unified hierarchy; others are version 1.
-		path, ok := strings.CutPrefix(strings.TrimSpace(line), "0::")
+		// NUMBER:CONTROLLERS:PATH (cgroups(7)); the unified hierarchy is 0::PATH.
+		number, rest, _ := strings.Cut(strings.TrimSpace(line), ":")
+		controllers, path, ok := strings.Cut(rest, ":")
 		if !ok {
 			continue
 		}
+		mounted, file := root, "memory.max"
+		switch {
+		case number == "0" && controllers == "":
+		case slices.Contains(strings.Split(controllers, ","), "memory"):
+			// Without a limit it is the greatest multiple of the page size.
+			mounted, file = filepath.Join(root, "memory"), "memory.limit_in_bytes"
+		default:
+			continue
+		}
 		for path = filepath.Clean("/" + path); ; path = filepath.Dir(path) {
-			if text, err := os.ReadFile(filepath.Join(root, path, "memory.max")); err == nil {
+			if text, err := os.ReadFile(filepath.Join(mounted, path, file)); err == nil {
 				if n, err := strconv.ParseInt(strings.TrimSpace(string(text)), 10, 64); err == nil {
 					limit = min(limit, n)
 				}

@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"syscall"
 
 	"golang.org/x/sys/unix"
 )
@@ -80,11 +81,37 @@ func openExisting(path string, flags int) (target string, _ *os.File, err error)
 		return "", nil, fmt.Errorf("%w: it has another name, in a directory of others", ErrUntrusted)
 	}
 	file, err := os.OpenFile("/proc/self/fd/"+strconv.Itoa(fd), flags, 0)
+	if errors.Is(err, fs.ErrNotExist) {
+		file, err = openSame(path, flags, &st)
+	}
 	var failed *fs.PathError
 	if errors.As(err, &failed) {
 		failed.Path = path
 	}
 	return "", file, err
+}
+
+// openSame opens by its name the file that st describes, where /proc is not mounted. If
+// the name has become another file's meanwhile the error is fs.ErrNotExist, and nothing
+// is open.
+func openSame(path string, flags int, st *unix.Stat_t) (*os.File, error) {
+	file, err := os.OpenFile(path, flags|unix.O_NOFOLLOW, 0)
+	if errors.Is(err, unix.ELOOP) {
+		return nil, fs.ErrNotExist
+	}
+	if err != nil {
+		return nil, err
+	}
+	info, err := file.Stat()
+	if err == nil {
+		opened, ok := info.Sys().(*syscall.Stat_t)
+		if ok && opened.Dev == st.Dev && opened.Ino == st.Ino {
+			return file, nil
+		}
+		err = fs.ErrNotExist
+	}
+	file.Close()
+	return nil, err
 }
 
 // isOurs reports whether a file is this process's user's or root's.

@@ -227,6 +227,28 @@ func TestSetScheduler(t *testing.T) {
 	}
 }
 
+// Where /proc is not mounted files are opened by the same rules.
+func TestWithoutProc(t *testing.T) {
+	if os.Getenv("TEST_WITHOUT_PROC") == "" {
+		exe, err := os.Executable()
+		if err != nil {
+			t.Fatal(err)
+		}
+		cmd := exec.CommandContext(t.Context(), "unshare", "--mount", "sh", "-c", `umount -l /proc && exec "$0" "$@"`,
+			exe, "-test.run=^TestWithoutProc$", "-test.v")
+		cmd.Env = append(os.Environ(), "TEST_WITHOUT_PROC=1")
+		if out, err := cmd.CombinedOutput(); err != nil {
+			t.Errorf("%v\n%s", err, out)
+		}
+		return
+	}
+	if _, err := os.Stat("/proc/self"); err == nil {
+		t.Fatal("/proc is mounted")
+	}
+	t.Run("open", TestOpen)
+	t.Run("lock", TestLockOfConntrackTools)
+}
+
 func TestSchedulerWarning(t *testing.T) {
 	want := "scheduler configuration failed: Operation not permitted. Likely a bug in conntrackd, please report it. " +
 		"Continuing with system default scheduler."
@@ -273,7 +295,28 @@ func TestCgroupLimit(t *testing.T) {
 	if got := cgroupLimit(self, root); got != 300 {
 		t.Errorf("the service has 300: %d", got)
 	}
-	for _, text := range []string{"", "1:name=systemd:/x\n", "0::/none\n"} {
+	// Version 1, alone and beside a unified hierarchy without controllers.
+	const unlimited = "9223372036854771712\n"
+	put("memory/memory.limit_in_bytes", unlimited)
+	put("memory/vm/memory.limit_in_bytes", "400\n")
+	put("memory/vm/conntrackd/memory.limit_in_bytes", unlimited)
+	put("hybrid/memory/memory.limit_in_bytes", "700\n")
+	for _, c := range []struct {
+		text, below string
+		want        int64
+	}{
+		{"11:memory:/vm/conntrackd\n", "", 400},
+		{"3:cpu,memory:/vm\n0::/\n", "", 400},
+		{"11:memory:/elsewhere\n", "", 9223372036854771712},
+		{"9:memory:/docker/0123/app\n1:name=systemd:/\n0::/\n", "hybrid", 700}, // the host's path, in a container
+		{"5:cpu:/vm/conntrackd\n", "", math.MaxInt64},
+	} {
+		put("self", c.text)
+		if got := cgroupLimit(self, filepath.Join(root, c.below)); got != c.want {
+			t.Errorf("version 1, %q: %d, want %d", c.text, got, c.want)
+		}
+	}
+	for _, text := range []string{"", "1:name=systemd:/x\n", "0::/none\n", "memory\n", "4:memory\n"} {
 		put("self", text)
 		if got := cgroupLimit(self, filepath.Join(root, "nothing")); got != math.MaxInt64 {
 			t.Errorf("%q: %d", text, got)
