@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"os"
 	"os/signal"
 	"strings"
@@ -49,7 +48,7 @@ type daemon struct {
 	flows   flowLog
 	reload  reloader
 	lock    *process.Lock
-	control *net.UnixListener // nil without
+	control *control.Listener // nil without
 	node    runner
 	helpers *helpers.Host // nil without
 	metrics metrics

@@ -12,6 +12,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -34,7 +35,7 @@ type fake struct {
 	status node.Status
 	err    error
 	commit node.CommitResult
-	dump   func(ctx context.Context, each func(*node.Entry) error) error
+	dump   func(ctx context.Context, c node.Cache, each func(*node.Entry) error) error
 }
 
 func (f *fake) note(what string) error {
@@ -62,7 +63,7 @@ func (f *fake) ResendQueue(context.Context) ([]node.Resend, error) {
 func (f *fake) Dump(ctx context.Context, c node.Cache, t node.Tables, each func(*node.Entry) error) error {
 	f.note("dump-" + cacheNames[c] + "-" + tableNames[t])
 	if f.dump != nil {
-		return f.dump(ctx, each)
+		return f.dump(ctx, c, each)
 	}
 	return f.err
 }
@@ -230,7 +231,7 @@ func flow(i uint32) *nl.Flow {
 func TestDumpOfManyEntries(t *testing.T) {
 	const n = 50_000
 	d := serve(t, &Server{})
-	d.node.dump = func(_ context.Context, each func(*node.Entry) error) error {
+	d.node.dump = func(_ context.Context, _ node.Cache, each func(*node.Entry) error) error {
 		for i := range uint32(n) {
 			if err := each(&node.Entry{Flow: flow(i)}); err != nil {
 				return err
@@ -326,7 +327,7 @@ func TestCutAnswer(t *testing.T) {
 
 func TestSilentAndDeafClientsAreDropped(t *testing.T) {
 	d := serve(t, &Server{ReadTimeout: 50 * time.Millisecond, WriteTimeout: 50 * time.Millisecond})
-	d.node.dump = func(ctx context.Context, each func(*node.Entry) error) error {
+	d.node.dump = func(ctx context.Context, _ node.Cache, each func(*node.Entry) error) error {
 		for i := uint32(0); ctx.Err() == nil; i++ {
 			if err := each(&node.Entry{Flow: flow(i)}); err != nil {
 				d.node.note("dump ended")
@@ -369,7 +370,7 @@ func TestSilentAndDeafClientsAreDropped(t *testing.T) {
 func TestManyClients(t *testing.T) {
 	d := serve(t, &Server{})
 	var clients sync.WaitGroup
-	for range 3 * maxClients {
+	for range 3 * placesOfRoot.short {
 		clients.Go(func() {
 			if text, err := d.ask(t, StatsRuntime); err != nil || text == "" {
 				t.Errorf("%q, %v", text, err)
@@ -377,34 +378,149 @@ func TestManyClients(t *testing.T) {
 		})
 	}
 	clients.Wait()
+	if n := d.Local().Dropped; n > 0 {
+		t.Errorf("%d were dropped", n)
+	}
 }
 
-// However many clients have asked for much and do not read it, others are answered.
-func TestDeafClientsHoldUpNobody(t *testing.T) {
-	d := serve(t, &Server{})
-	d.node.dump = func(ctx context.Context, each func(*node.Entry) error) error {
-		for i := uint32(0); ctx.Err() == nil; i++ {
-			if err := each(&node.Entry{Flow: flow(i)}); err != nil {
-				return err
+// patient is a server of which no time that a client may take ends in a test, with a long
+// external cache and a short internal one.
+func patient() *Server {
+	return &Server{ReadTimeout: time.Hour, WriteTimeout: time.Hour, Node: &fake{
+		status: node.Status{Mode: node.ModeFTFW},
+		dump: func(ctx context.Context, c node.Cache, each func(*node.Entry) error) error {
+			for i := uint32(0); ctx.Err() == nil && (i < 1000 || c == node.External); i++ {
+				if err := each(&node.Entry{Flow: flow(i)}); err != nil {
+					return err
+				}
 			}
-		}
-		return ctx.Err()
-	}
-	for range 2 * (maxClients + maxLong) {
+			return ctx.Err()
+		},
+	}}
+}
+
+// crowd connects clients that send a request, or nothing, and never read.
+func (d *daemon) crowd(t *testing.T, n int, request []byte) (conns []net.Conn) {
+	t.Helper()
+	for range n {
 		conn, err := net.Dial("unix", d.path)
 		if err != nil {
 			t.Fatal(err)
 		}
-		defer conn.Close()
-		if err := binary.Write(conn, binary.NativeEndian, uint32(DumpExternal)); err != nil {
+		t.Cleanup(func() { conn.Close() })
+		if _, err := conn.Write(request); err != nil {
+			t.Fatal(err)
+		}
+		conns = append(conns, conn)
+	}
+	return conns
+}
+
+// isDropped reports whether the other end of a connection is closed.
+func isDropped(t *testing.T, conn net.Conn) bool {
+	t.Helper()
+	raw, err := conn.(*net.UnixConn).SyscallConn()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var poll []unix.PollFd
+	if err := raw.Control(func(fd uintptr) {
+		poll = []unix.PollFd{{Fd: int32(fd)}}
+		_, err = unix.Poll(poll, 0)
+	}); err != nil {
+		t.Fatal(err)
+	}
+	return poll[0].Revents&unix.POLLHUP != 0
+}
+
+func number(r Request) []byte { return binary.NativeEndian.AppendUint32(nil, uint32(r)) }
+
+// answers checks that a commit, statistics and a dump are answered.
+func (d *daemon) answers(t *testing.T) {
+	t.Helper()
+	if _, err := d.ask(t, CommitAll|WithOutcome); err != nil {
+		t.Errorf("a commit: %v", err)
+	}
+	if text, err := d.ask(t, StatsNetwork|WithOutcome|AsJSON); err != nil || text == "" {
+		t.Errorf("statistics: %q, %v", text, err)
+	}
+	if text, err := d.ask(t, DumpInternal|WithOutcome|AsJSON); err != nil || strings.Count(text, "\n") != 1000 {
+		t.Errorf("a dump: %d lines, %v", strings.Count(text, "\n"), err)
+	}
+}
+
+// However many clients have asked for much and do not read it, or ask for nothing, others
+// are answered, also those that want a dump.
+func TestClientsThatStandStillHoldUpNobody(t *testing.T) {
+	crowds := map[string]func(*testing.T, *daemon){
+		"100 dumps":     func(t *testing.T, d *daemon) { d.crowd(t, 100, number(DumpExternal)) },
+		"300 silent":    func(t *testing.T, d *daemon) { d.crowd(t, 300, nil) },
+		"300 cut short": func(t *testing.T, d *daemon) { d.crowd(t, 300, number(CommitAll)[:3]) },
+		"600 dumps, 600 silent": func(t *testing.T, d *daemon) {
+			d.crowd(t, 600, number(DumpExternal))
+			d.crowd(t, 600, nil)
+		},
+	}
+	for name, stand := range crowds {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			d := serve(t, patient())
+			stand(t, d)
+			d.answers(t)
+			netnstest.Eventually(t, 20*time.Second, "those that stand still are dropped", func() bool { return d.Local().Dropped > 0 })
+		})
+	}
+}
+
+// What the daemon's user does delays no client of root's: it does not even cost one of them
+// its place.
+func TestRootHasPlacesOfItsOwn(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "ctl")
+	for dir := filepath.Dir(path); dir != "/tmp" && dir != "/"; dir = filepath.Dir(dir) {
+		if err := os.Chmod(dir, 0o755); err != nil {
 			t.Fatal(err)
 		}
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
-	defer cancel()
-	if err := Ask(ctx, d.path, CommitAll|WithOutcome, io.Discard); err != nil {
-		t.Errorf("a commit: %v", err)
+	l, err := Listen(path)
+	if err != nil {
+		t.Fatal(err)
 	}
+	if err := os.Chmod(path, 0o666); err != nil {
+		t.Fatal(err)
+	}
+	s := patient()
+	s.Log = slog.New(slog.NewTextHandler(io.Discard))
+	d := &daemon{Server: s, path: path}
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error)
+	go func() { done <- s.serve(ctx, l, 65534) }()
+	defer func() { cancel(); <-done }()
+	roots := d.crowd(t, placesOfRoot.silent, nil) // all of root's places, which stay taken
+	crowded := make(chan struct{})
+	go func() {
+		defer close(crowded)
+		runtime.LockOSThread() // see TestOtherUsersAreRefused
+		if _, _, errno := syscall.RawSyscall(unix.SYS_SETRESUID, ^uintptr(0), 65534, ^uintptr(0)); errno != 0 {
+			t.Errorf("setresuid: %v", errno)
+		}
+		const n = 2000
+		for range n {
+			conn, err := net.Dial("unix", path)
+			if err != nil {
+				t.Errorf("dial: %v", err)
+				return
+			}
+			defer conn.Close()
+		}
+		netnstest.Eventually(t, 20*time.Second, "those that find no place are dropped", func() bool {
+			return d.Local().Dropped >= n-uint64(2*placesOfOthers.silent)
+		})
+	}()
+	<-crowded
+	if slices.ContainsFunc(roots, func(conn net.Conn) bool { return isDropped(t, conn) }) || d.Local().Refused > 0 {
+		t.Errorf("a client of root's has lost its place: %+v", d.Local())
+	}
+	d.answers(t)
 }
 
 // The client that ends the daemon waits until everything is gone.
@@ -535,8 +651,7 @@ func TestListen(t *testing.T) {
 	if _, err := os.Stat(path); err != nil {
 		t.Fatalf("and removed: %v", err)
 	}
-	first.SetUnlinkOnClose(false) // as a daemon that was killed
-	first.Close()
+	first.UnixListener.Close() // as a daemon that was killed
 	if Answers(path) {
 		t.Error("a stale socket answers")
 	}
@@ -554,6 +669,59 @@ func TestListen(t *testing.T) {
 	if l, err := Listen(path); err == nil {
 		l.Close()
 		t.Error("a file was replaced by the socket")
+	}
+}
+
+// At its end a daemon removes the socket that it made, and nothing that has taken its
+// place: a file, a link, or another daemon's socket, even one that closed a second time.
+func TestCloseRemovesItsOwn(t *testing.T) {
+	for name, put := range map[string]func(path string) error{
+		"file":      func(path string) error { return os.WriteFile(path, []byte("precious"), 0o600) },
+		"link":      func(path string) error { return os.Symlink("/none", path) },
+		"directory": func(path string) error { return os.Mkdir(path, 0o700) },
+		"socket": func(path string) error {
+			l, err := Listen(path)
+			if err == nil {
+				t.Cleanup(func() { l.Close() })
+			}
+			return err
+		},
+		"hard link to a file": func(path string) error {
+			return errors.Join(os.WriteFile(path+".other", nil, 0o600), os.Link(path+".other", path))
+		},
+	} {
+		path := filepath.Join(t.TempDir(), "ctl")
+		l, err := Listen(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := errors.Join(os.Remove(path), put(path)); err != nil {
+			t.Fatal(err)
+		}
+		before, err := os.Lstat(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for range 2 {
+			if err := l.Close(); err != nil {
+				t.Errorf("%s: %v", name, err)
+			}
+		}
+		if after, err := os.Lstat(path); err != nil || !os.SameFile(before, after) {
+			t.Errorf("%s in the place of the socket: %v", name, err)
+		}
+	}
+	// Where there is nothing any more that is no error.
+	path := filepath.Join(t.TempDir(), "ctl")
+	l, err := Listen(path)
+	if err == nil {
+		err = errors.Join(os.Rename(path, path+".moved"), l.Close())
+	}
+	if err != nil {
+		t.Error(err)
+	}
+	if _, err := os.Lstat(path + ".moved"); err != nil {
+		t.Errorf("removed by another name: %v", err)
 	}
 }
 

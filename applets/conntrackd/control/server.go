@@ -40,7 +40,7 @@ type Node interface {
 //
 // A socket that a dead daemon left is replaced. One that somebody listens on is
 // not, and neither is a file that is no socket: both are errors.
-func Listen(path string) (*net.UnixListener, error) {
+func Listen(path string) (*Listener, error) {
 	l, err := bind(path)
 	if !errors.Is(err, unix.EADDRINUSE) {
 		return l, err
@@ -51,7 +51,7 @@ func Listen(path string) (*net.UnixListener, error) {
 	return bind(path)
 }
 
-func bind(path string) (*net.UnixListener, error) {
+func bind(path string) (*Listener, error) {
 	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return nil, os.NewSyscallError("socket", err)
@@ -73,8 +73,34 @@ func bind(path string) (*net.UnixListener, error) {
 		return nil, err
 	}
 	unixListener := l.(*net.UnixListener)
-	unixListener.SetUnlinkOnClose(true)
-	return unixListener, nil
+	unixListener.SetUnlinkOnClose(false)
+	made, err := os.Lstat(path)
+	if err != nil {
+		unixListener.Close()
+		return nil, err
+	}
+	return &Listener{UnixListener: unixListener, path: path, made: made}, nil
+}
+
+// Listener is the socket that Listen makes.
+type Listener struct {
+	*net.UnixListener
+	path string
+	made os.FileInfo // the file at path
+	once sync.Once
+}
+
+// Close removes the file that Listen made, if it is still the one at its path, and closes
+// the socket. Another call does nothing: by then the path can be another daemon's.
+func (l *Listener) Close() (err error) {
+	l.once.Do(func() {
+		// The open socket holds its file's inode, whose number is therefore no other file's.
+		if now, err := os.Lstat(l.path); err == nil && os.SameFile(now, l.made) {
+			_ = os.Remove(l.path)
+		}
+		err = l.UnixListener.Close()
+	})
+	return err
 }
 
 func address(path string) *net.UnixAddr { return &net.UnixAddr{Name: path, Net: "unix"} }
@@ -108,18 +134,32 @@ func Answers(path string) bool {
 	return !errors.Is(err, unix.ECONNREFUSED) && !errors.Is(err, fs.ErrNotExist)
 }
 
-// How long a client may take, and how many are served at one time; others wait
-// for their turn. A client that does not read may be a pager that its user looks
-// at, so it has time; nothing but its own connection waits for it. Answers that can
-// be longer than what a socket holds are counted apart, so that however many of
-// their readers stand still, a commit has its turn.
+// How long a client may take: in all, and when it has another one's place (see lane). A
+// client sends its request right after it has connected. One that does not read may be a
+// pager that its user looks at, so it has time.
 const (
 	readTimeout  = 5 * time.Second
+	readGrace    = 200 * time.Millisecond
 	writeTimeout = 5 * time.Minute
-	maxClients   = 64
-	maxLong      = 64 // of answers without a bound
+	writeGrace   = time.Second
 
 	lastWord = 100 * time.Millisecond // of a daemon that ends
+)
+
+// places are how many clients of a user there are at one time. Answers that can be longer
+// than what a socket holds have places of their own, so that a commit does not wait for
+// readers that stand still.
+type places struct {
+	silent int // that have not sent their request, or wait for their turn
+	short  int // that get an answer with a bound
+	long   int // that get another one
+}
+
+// Root has places of its own: when the daemon has another user, whatever that user does
+// delays no command of root's.
+var (
+	placesOfRoot   = places{silent: 256, short: 64, long: 64}
+	placesOfOthers = places{silent: 64, short: 16, long: 16}
 )
 
 // Server answers control clients. Its fields are set before Serve and not
@@ -144,23 +184,29 @@ type Server struct {
 	// of the answer.
 	ReadTimeout, WriteTimeout time.Duration
 
-	counters struct{ readFailed, unknown, refused atomic.Uint64 }
+	counters struct{ readFailed, unknown, refused, dropped atomic.Uint64 }
 
 	mu      sync.Mutex
 	waiting []net.Conn // those who wait for the end
 }
 
-// Serve answers every client of l until ctx ends, each in a goroutine of its
-// own, and returns when l is closed and the last answer has ended. It always
-// returns nil then; an error means that no more clients can be accepted.
-func (s *Server) Serve(ctx context.Context, l *net.UnixListener) error {
+// Serve answers every client of l until ctx ends, each in a goroutine of its own, and
+// returns when l is closed and the last answer has ended. It always returns nil then; an
+// error means that no more clients can be accepted.
+func (s *Server) Serve(ctx context.Context, l *Listener) error {
+	return s.serve(ctx, l, uint32(os.Geteuid()))
+}
+
+// serve is Serve for a daemon of that user.
+func (s *Server) serve(ctx context.Context, l *Listener, user uint32) error {
 	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
 	var clients sync.WaitGroup
 	defer clients.Wait()
+	defer cancel()
 	defer context.AfterFunc(ctx, func() { l.Close() })()
-	turn := make(chan struct{}, maxClients)
-	long := make(chan struct{}, maxLong)
+	root, others := s.attend(ctx, &clients, placesOfRoot), s.attend(ctx, &clients, placesOfOthers)
+	defer close(root)
+	defer close(others)
 	for {
 		conn, err := l.AcceptUnix()
 		switch {
@@ -180,31 +226,110 @@ func (s *Server) Serve(ctx context.Context, l *net.UnixListener) error {
 			}
 			continue
 		}
-		select {
-		case turn <- struct{}{}:
-		case <-ctx.Done():
+		switch uid, err := peer(conn); {
+		case err == nil && uid == 0:
+			select {
+			case root <- conn:
+			case <-ctx.Done():
+				conn.Close()
+				return nil
+			}
+		case err == nil && uid == user:
+			select {
+			case others <- conn:
+			default: // root's clients do not wait for these
+				conn.Close()
+				s.drop()
+			}
+		default:
+			s.counters.refused.Add(1)
+			s.Log.Warn(fmt.Sprintf("control socket: refused a client of user %d", uid))
 			conn.Close()
-			return nil
 		}
-		clients.Go(func() {
-			r, ok := s.hear(ctx, conn)
-			if ok && r.long() {
-				<-turn
-				select {
-				case long <- struct{}{}:
-					s.respond(ctx, conn, r)
-					<-long
-				case <-ctx.Done():
-					conn.Close()
-				}
-				return
-			}
-			if ok {
-				s.respond(ctx, conn, r)
-			}
-			<-turn
-		})
 	}
+}
+
+// attend serves the clients that it is sent, until the channel is closed.
+func (s *Server) attend(ctx context.Context, clients *sync.WaitGroup, p places) chan<- *net.UnixConn {
+	arrived := make(chan *net.UnixConn, p.silent)
+	lanes := lanes{
+		silent: newLane(p.silent, readGrace, s.drop),
+		short:  newLane(p.short, writeGrace, s.drop),
+		long:   newLane(p.long, writeGrace, s.drop),
+	}
+	clients.Go(func() {
+		for conn := range arrived {
+			ctx, cancel := context.WithCancel(ctx)
+			c := &client{UnixConn: conn, cancel: cancel}
+			if c.seat = lanes.silent.enter(ctx, c, true); c.seat == nil {
+				c.Close()
+				continue
+			}
+			clients.Go(func() { s.attendOne(ctx, c, &lanes) })
+		}
+	})
+	return arrived
+}
+
+// lanes are those of a user's clients.
+type lanes struct{ silent, short, long *lane }
+
+// client is a connection with its place. Close ends what is done for it, too.
+type client struct {
+	*net.UnixConn
+	cancel context.CancelFunc
+	seat   *seat
+}
+
+// Close closes the connection.
+func (c *client) Close() error {
+	c.cancel()
+	return c.UnixConn.Close()
+}
+
+// attendOne serves a client that has a place in the lane of the silent.
+func (s *Server) attendOne(ctx context.Context, c *client, lanes *lanes) {
+	r, err := s.hear(ctx, c)
+	if stays := c.seat.wait(false); err != nil || !stays {
+		if stays && ctx.Err() == nil {
+			s.counters.readFailed.Add(1)
+		}
+		c.seat.leave()
+		c.Close()
+		return
+	}
+	if r == Kill {
+		c.seat.leave()
+		s.mu.Lock()
+		s.waiting = append(s.waiting, c)
+		s.mu.Unlock()
+		s.Stop()
+		return
+	}
+	defer c.Close()
+	lane := lanes.short
+	if r.long() {
+		// Among many that wait for their turn it may have to make room for a silent one,
+		// which may want to commit.
+		lane = lanes.long
+		c.seat.wait(true)
+	}
+	next := lane.enter(ctx, c, false)
+	if next == nil {
+		c.seat.leave()
+		return
+	}
+	defer next.leave()
+	if c.seat.leave() {
+		c.seat = next
+		s.respond(ctx, c, r)
+	}
+}
+
+// drop notes that a client was dropped.
+func (s *Server) drop() {
+	s.counters.dropped.Add(1)
+	s.Log.Warn("control socket: dropped a client that kept others waiting")
 }
 
 // Close ends the connections of the clients that asked for the daemon's end.
@@ -220,39 +345,17 @@ func (s *Server) Close() {
 // Local returns the numbers of the daemon beside those of the node.
 func (s *Server) Local() report.Local {
 	c := &s.counters
-	l := report.Local{ReadFailed: c.readFailed.Load(), Unknown: c.unknown.Load(), Refused: c.refused.Load()}
+	l := report.Local{ReadFailed: c.readFailed.Load(), Unknown: c.unknown.Load(), Refused: c.refused.Load(), Dropped: c.dropped.Load()}
 	if s.Helpers != nil {
 		l.Helpers = s.Helpers()
 	}
 	return l
 }
 
-// hear reads a client's request. Where it is not to be answered the connection is
-// closed, or kept for the daemon's end, and ok is false.
-func (s *Server) hear(ctx context.Context, conn *net.UnixConn) (r Request, ok bool) {
-	defer atEnd(ctx, conn)()
-	if uid, err := peer(conn); err != nil || uid != 0 && uid != uint32(os.Geteuid()) {
-		s.counters.refused.Add(1)
-		s.Log.Warn(fmt.Sprintf("control socket: refused a client of user %d", uid))
-		conn.Close()
-		return 0, false
-	}
-	r, err := s.read(conn)
-	if err != nil {
-		if ctx.Err() == nil {
-			s.counters.readFailed.Add(1)
-		}
-		conn.Close()
-		return 0, false
-	}
-	if r == Kill {
-		s.mu.Lock()
-		s.waiting = append(s.waiting, conn)
-		s.mu.Unlock()
-		s.Stop()
-		return 0, false
-	}
-	return r, true
+// hear reads a client's request.
+func (s *Server) hear(ctx context.Context, c *client) (Request, error) {
+	defer atEnd(ctx, c)()
+	return s.read(c)
 }
 
 // atEnd has what waits for the client end with the daemon, too, until stop is called.
@@ -261,11 +364,10 @@ func atEnd(ctx context.Context, conn net.Conn) (stop func()) {
 	return func() { undo() }
 }
 
-// respond answers a request and closes the connection.
-func (s *Server) respond(ctx context.Context, conn net.Conn, r Request) {
-	defer atEnd(ctx, conn)()
-	defer conn.Close()
-	out := &writer{ctx: ctx, conn: conn, timeout: orElse(s.WriteTimeout, writeTimeout)}
+// respond answers a request.
+func (s *Server) respond(ctx context.Context, c *client, r Request) {
+	defer atEnd(ctx, c)()
+	out := &writer{ctx: ctx, conn: c, timeout: orElse(s.WriteTimeout, writeTimeout)}
 	err := s.answer(ctx, r, out)
 	if out.flush() != nil {
 		return // the client has gone
@@ -317,7 +419,7 @@ func peer(conn *net.UnixConn) (uid uint32, err error) {
 // is sent any more.
 type writer struct {
 	ctx     context.Context
-	conn    net.Conn
+	conn    *client
 	timeout time.Duration
 	buf     []byte
 	err     error
@@ -341,7 +443,9 @@ func (w *writer) flush() error {
 			w.err = w.conn.SetWriteDeadline(time.Now().Add(lastWord))
 		}
 		if w.err == nil {
+			w.conn.seat.wait(true)
 			_, w.err = w.conn.Write(w.buf)
+			w.conn.seat.wait(false)
 		}
 	}
 	w.buf = w.buf[:0]

@@ -6,7 +6,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
 
@@ -87,8 +89,27 @@ func (l *Lock) lock(existed bool, alive func() bool) error {
 	return nil
 }
 
-// Release removes the file and gives the lock up.
+// Release removes the file, if it is still the one at its path (or where that leads), and
+// gives the lock up.
 func (l *Lock) Release() error {
-	err := os.Remove(l.path)
-	return errors.Join(err, l.file.Close())
+	return errors.Join(l.remove(), l.file.Close())
+}
+
+// remove removes the file while it is open, when its inode number is no other file's.
+func (l *Lock) remove() error {
+	held, err := l.file.Stat()
+	if err != nil {
+		return err
+	}
+	path, err := filepath.EvalSymlinks(l.path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if now, err := os.Lstat(path); err != nil || !os.SameFile(held, now) {
+		return nil
+	}
+	return os.Remove(path)
 }

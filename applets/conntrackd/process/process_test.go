@@ -110,6 +110,43 @@ func TestLock(t *testing.T) {
 	}
 }
 
+// Released is only the file that was taken, also behind a link, and not what has taken its
+// place.
+func TestLockReleasesItsOwn(t *testing.T) {
+	for name, c := range map[string]struct {
+		before func(path string) error
+		while  func(path string) error
+		stays  bool
+	}{
+		"its own": {},
+		"link":    {before: func(path string) error { return os.Symlink(path+".target", path) }},
+		"removed": {while: os.Remove},
+		"replaced": {while: func(path string) error {
+			return errors.Join(os.Rename(path, path+".old"), os.WriteFile(path, nil, 0o600))
+		}, stays: true},
+		"another link": {while: func(path string) error { return errors.Join(os.Remove(path), os.Symlink("/none", path)) }},
+		"link to other": {while: func(path string) error {
+			return errors.Join(os.Remove(path), os.WriteFile(path+".other", nil, 0o600), os.Symlink(path+".other", path))
+		}, stays: true},
+	} {
+		path := filepath.Join(t.TempDir(), "lock")
+		if c.before != nil {
+			must(t, c.before(path))
+		}
+		l, _, err := AcquireLock(path, nobody)
+		must(t, err)
+		if c.while != nil {
+			must(t, c.while(path))
+		}
+		if err := l.Release(); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+		if _, err := os.Stat(path); (err == nil) != c.stays {
+			t.Errorf("%s: afterwards %v", name, err)
+		}
+	}
+}
+
 // A daemon that was killed leaves its lock, and the next one takes it.
 func TestLockOfTheDead(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "lock")

@@ -183,6 +183,8 @@ func families() []family {
 			always(func(_ *node.Status, l *Local) uint64 { return l.Unknown })},
 		{"conntrackd_control_refused", "counter", "", "Control clients of another user, who were refused.",
 			always(func(_ *node.Status, l *Local) uint64 { return l.Refused })},
+		{"conntrackd_control_dropped", "counter", "", "Control clients that were dropped because they kept others waiting.",
+			always(func(_ *node.Status, l *Local) uint64 { return l.Dropped })},
 
 		{"conntrackd_helper_packets", "counter", "", "Packets read from the queues of user-space helpers.",
 			ofHelpers(func(h *Helpers) uint64 { return h.Packets })},

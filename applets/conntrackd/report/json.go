@@ -316,6 +316,7 @@ func (o *object) runtime(s *node.Status, l *Local) {
 	o.uint("read_failed", l.ReadFailed)
 	o.uint("unknown_requests", l.Unknown)
 	o.uint("refused", l.Refused)
+	o.uint("dropped", l.Dropped)
 	o.close()
 	if !s.Mode.Sync() {
 		return

@@ -16,6 +16,7 @@ type Local struct {
 	ReadFailed uint64 // clients that went, or waited too long, before a request was complete
 	Unknown    uint64 // requests that mean nothing
 	Refused    uint64 // clients of other users
+	Dropped    uint64 // clients that kept others waiting
 
 	Helpers *Helpers // nil where there are none
 }
