@@ -10,6 +10,7 @@ import (
 
 	"ctbox/helpers/helper"
 	"ctbox/nl"
+	"ctbox/nl/ctnetlink"
 )
 
 // followMaster is the kernel's function for expected flows that are translated
@@ -25,9 +26,9 @@ const maxPorts = 64
 // of those go with the verdict.
 type expecter struct {
 	conn *nl.Conn
-	x    nl.Expect // the one that is being made
-	old  nl.Expect // one that the kernel has already
-	sent nl.Expect // the one that goes with the verdict
+	x    ctnetlink.Expect // the one that is being made
+	old  ctnetlink.Expect // one that the kernel has already
+	sent ctnetlink.Expect // the one that goes with the verdict
 }
 
 // build makes e.x what the kernel has to know about the expectation w that p
@@ -35,10 +36,10 @@ type expecter struct {
 func (e *expecter) build(p *helper.Packet, w *helper.Expectation) {
 	family := p.Flow.Family()
 	x := &e.x
-	*x = nl.Expect{Has: nl.ExpectHasFlags, Master: p.Flow.Orig}
-	x.Master.Zone, x.Master.Has = 0, x.Master.Has&^nl.TupleZone
+	*x = ctnetlink.Expect{Has: ctnetlink.ExpectHasFlags, Master: p.Flow.Orig}
+	x.Master.Zone, x.Master.Has = 0, x.Master.Has&^ctnetlink.TupleZone
 	x.Tuple = expectTuple(family, w.Protocol, w.Src, w.Dst)
-	x.Mask = nl.Tuple{Has: x.Tuple.Has, Family: family, Proto: w.Protocol, Dst: ones(family), DstPort: 0xffff}
+	x.Mask = ctnetlink.Tuple{Has: x.Tuple.Has, Family: family, Proto: w.Protocol, Dst: ones(family), DstPort: 0xffff}
 	if w.Src.Addr().IsValid() {
 		x.Mask.Src = ones(family)
 	}
@@ -46,15 +47,15 @@ func (e *expecter) build(p *helper.Packet, w *helper.Expectation) {
 		x.Mask.SrcPort = 0xffff
 	}
 	if w.Permanent {
-		x.Flags = nl.ExpectPermanent
+		x.Flags = ctnetlink.ExpectPermanent
 	}
 	if w.Helper != "" {
 		x.Helper.Set(w.Helper)
-		x.Has |= nl.ExpectHasHelper
+		x.Has |= ctnetlink.ExpectHasHelper
 	}
-	if p.Flow.Has&nl.HasZone != 0 && p.Flow.Zone != 0 {
+	if p.Flow.Has&ctnetlink.HasZone != 0 && p.Flow.Zone != 0 {
 		x.Zone = p.Flow.Zone
-		x.Has |= nl.ExpectHasZone
+		x.Has |= ctnetlink.ExpectHasZone
 	}
 	if n := w.NAT; n != nil && p.NATed() {
 		to, follow := netip.AddrPortFrom(netip.Addr{}, n.Port), followMaster
@@ -64,7 +65,7 @@ func (e *expecter) build(p *helper.Packet, w *helper.Expectation) {
 		x.NATTuple = expectTuple(family, w.Protocol, to, netip.AddrPort{})
 		x.NATDir = uint32(n.Dir)
 		x.SetFn(follow)
-		x.Has |= nl.ExpectHasNAT | nl.ExpectHasFn
+		x.Has |= ctnetlink.ExpectHasNAT | ctnetlink.ExpectHasFn
 	}
 }
 
@@ -76,15 +77,15 @@ func isLoaded(follow string) bool {
 	return err == nil
 }
 
-func expectTuple(family, proto uint8, src, dst netip.AddrPort) nl.Tuple {
-	t := nl.Tuple{Has: nl.TupleAddrs | nl.TupleProto | nl.TuplePorts, Family: family, Proto: proto,
+func expectTuple(family, proto uint8, src, dst netip.AddrPort) ctnetlink.Tuple {
+	t := ctnetlink.Tuple{Has: ctnetlink.TupleAddrs | ctnetlink.TupleProto | ctnetlink.TuplePorts, Family: family, Proto: proto,
 		SrcPort: src.Port(), DstPort: dst.Port()}
 	copy(t.Src[:], src.Addr().AsSlice())
 	copy(t.Dst[:], dst.Addr().AsSlice())
 	return t
 }
 
-func ones(family uint8) (a nl.Addr) {
+func ones(family uint8) (a ctnetlink.Addr) {
 	size := 4
 	if family == nl.FamilyIPv6 {
 		size = 16
@@ -101,13 +102,13 @@ func ones(family uint8) (a nl.Addr) {
 // packet that was sent twice announces the same.
 func (e *expecter) make(ctx context.Context, free bool) error {
 	for range maxPorts {
-		err := e.request(ctx, nl.TypeExpectNew, unix.NLM_F_CREATE|unix.NLM_F_EXCL)
+		err := e.request(ctx, ctnetlink.TypeExpectNew, unix.NLM_F_CREATE|unix.NLM_F_EXCL)
 		switch {
 		case errors.Is(err, unix.EEXIST) && (!free || e.isOurs(ctx)):
 			if err := e.remove(ctx); err != nil && !errors.Is(err, unix.ENOENT) {
 				return err
 			}
-			return e.request(ctx, nl.TypeExpectNew, unix.NLM_F_CREATE|unix.NLM_F_EXCL)
+			return e.request(ctx, ctnetlink.TypeExpectNew, unix.NLM_F_CREATE|unix.NLM_F_EXCL)
 		case free && (errors.Is(err, unix.EEXIST) || errors.Is(err, unix.EBUSY)):
 			e.nextPort()
 		default:
@@ -147,7 +148,7 @@ func (e *expecter) isOurs(ctx context.Context) bool {
 }
 
 func (e *expecter) same() bool {
-	const ports = nl.TuplePorts | nl.TupleAddrs | nl.TupleProto
+	const ports = ctnetlink.TuplePorts | ctnetlink.TupleAddrs | ctnetlink.TupleProto
 	a, b := e.old.Master, e.x.Master
 	a.Has, b.Has = a.Has&ports, b.Has&ports
 	a.Zone, b.Zone = 0, 0
@@ -156,8 +157,8 @@ func (e *expecter) same() bool {
 
 // look reads the kernel's expectation of e.x's tuple into e.old.
 func (e *expecter) look(ctx context.Context) (found bool, err error) {
-	want := nl.Expect{Has: e.x.Has & nl.ExpectHasZone, Zone: e.x.Zone, Tuple: e.x.Tuple}
-	r := nl.Request{Type: nl.TypeExpectGet, Family: want.Tuple.Family, Expect: &want}
+	want := ctnetlink.Expect{Has: e.x.Has & ctnetlink.ExpectHasZone, Zone: e.x.Zone, Tuple: e.x.Tuple}
+	r := nl.Request{Type: ctnetlink.TypeExpectGet, Family: want.Tuple.Family, Attrs: want.Append}
 	err = e.conn.Do(ctx, r, func(m *nl.Message) error {
 		found = true
 		e.old.Reset()
@@ -171,10 +172,10 @@ func (e *expecter) look(ctx context.Context) (found bool, err error) {
 
 // remove takes e.x back.
 func (e *expecter) remove(ctx context.Context) error {
-	want := nl.Expect{Has: e.x.Has & nl.ExpectHasZone, Zone: e.x.Zone, Tuple: e.x.Tuple}
-	return e.conn.Do(ctx, nl.Request{Type: nl.TypeExpectDelete, Family: want.Tuple.Family, Expect: &want}, nil)
+	want := ctnetlink.Expect{Has: e.x.Has & ctnetlink.ExpectHasZone, Zone: e.x.Zone, Tuple: e.x.Tuple}
+	return e.conn.Do(ctx, nl.Request{Type: ctnetlink.TypeExpectDelete, Family: want.Tuple.Family, Attrs: want.Append}, nil)
 }
 
 func (e *expecter) request(ctx context.Context, typ nl.Type, flags uint16) error {
-	return e.conn.Do(ctx, nl.Request{Type: typ, Flags: flags, Family: e.x.Tuple.Family, Expect: &e.x}, nil)
+	return e.conn.Do(ctx, nl.Request{Type: typ, Flags: flags, Family: e.x.Tuple.Family, Attrs: e.x.Append}, nil)
 }

@@ -12,6 +12,8 @@ import (
 	"ctbox/helpers/helper"
 	"ctbox/internal/netnstest"
 	"ctbox/nl"
+	"ctbox/nl/ctnetlink"
+	"ctbox/nl/nfqueue"
 )
 
 // table is a namespace's table with flows that have the kernel's ftp helper: what
@@ -28,7 +30,7 @@ func newTable(t testing.TB) *table {
 	var c *nl.Conn
 	ns.Do(func() {
 		var err error
-		if c, err = nl.Dial(); err != nil {
+		if c, err = nl.Dial(nl.Config{}); err != nil {
 			t.Fatal(err)
 		}
 	})
@@ -40,13 +42,13 @@ func newTable(t testing.TB) *table {
 func (tb *table) master(port uint16) *helper.Packet {
 	tb.t.Helper()
 	f := udpFlow()
-	f.Orig.Proto, f.Reply.Proto = nl.ProtoTCP, nl.ProtoTCP
+	f.Orig.Proto, f.Reply.Proto = ctnetlink.ProtoTCP, ctnetlink.ProtoTCP
 	f.Orig.SrcPort, f.Reply.DstPort = port, port
-	f.Has |= nl.HasTimeout | nl.HasTCPState | nl.HasHelper
-	f.Timeout, f.TCPState = 600, nl.TCPStateEstablished
-	f.Status = nl.StatusConfirmed | nl.StatusSeenReply | nl.StatusAssured | nl.StatusSrcNAT | nl.StatusSrcNATDone
+	f.Has |= ctnetlink.HasTimeout | ctnetlink.HasTCPState | ctnetlink.HasHelper
+	f.Timeout, f.TCPState = 600, ctnetlink.TCPStateEstablished
+	f.Status = ctnetlink.StatusConfirmed | ctnetlink.StatusSeenReply | ctnetlink.StatusAssured | ctnetlink.StatusSrcNAT | ctnetlink.StatusSrcNATDone
 	f.Helper.Set("ftp")
-	r := nl.Request{Type: nl.TypeFlowNew, Flags: unix.NLM_F_CREATE | unix.NLM_F_EXCL, Family: nl.FamilyIPv4, Flow: &f}
+	r := nl.Request{Type: ctnetlink.TypeFlowNew, Flags: unix.NLM_F_CREATE | unix.NLM_F_EXCL, Family: nl.FamilyIPv4, Attrs: f.Append}
 	if err := tb.c.Do(context.Background(), r, nil); err != nil {
 		tb.t.Fatal(err)
 	}
@@ -56,7 +58,7 @@ func (tb *table) master(port uint16) *helper.Packet {
 // announce is what a PORT command asks for: the server's connection to a port.
 func announce(p *helper.Packet, port uint16) *helper.Expectation {
 	return &helper.Expectation{
-		Protocol: nl.ProtoTCP, Src: netip.AddrPortFrom(p.Src(helper.Reply).Addr(), 0),
+		Protocol: ctnetlink.ProtoTCP, Src: netip.AddrPortFrom(p.Src(helper.Reply).Addr(), 0),
 		Dst: netip.AddrPortFrom(p.Dst(helper.Reply).Addr(), port),
 		NAT: &helper.NAT{Dir: helper.Reply, Port: port},
 	}
@@ -77,11 +79,11 @@ func (tb *table) must(p *helper.Packet, port uint16, free bool, want uint16) {
 }
 
 // all is the kernel's table of expectations by port.
-func (tb *table) all() map[uint16]nl.Expect {
+func (tb *table) all() map[uint16]ctnetlink.Expect {
 	tb.t.Helper()
-	all := make(map[uint16]nl.Expect)
-	_, err := tb.c.Dump(context.Background(), nl.Dump{Type: nl.TypeExpectGet}, func(m *nl.Message) error {
-		var x nl.Expect
+	all := make(map[uint16]ctnetlink.Expect)
+	_, err := tb.c.Dump(context.Background(), ctnetlink.Dump{Type: ctnetlink.TypeExpectGet}.Request(), func(m *nl.Message) error {
+		var x ctnetlink.Expect
 		err := x.Decode(m.Attrs)
 		all[x.Tuple.DstPort] = x
 		return err
@@ -96,38 +98,38 @@ func (tb *table) all() map[uint16]nl.Expect {
 // thing that few helpers announce.
 func TestExpectationIsWhatWasAnnounced(t *testing.T) {
 	var e expecter
-	build := func(change func(f *nl.Flow, w *helper.Expectation)) nl.Expect {
+	build := func(change func(f *ctnetlink.Flow, w *helper.Expectation)) ctnetlink.Expect {
 		f := udpFlow()
-		f.Has &^= nl.HasZone
-		f.Status |= nl.StatusSrcNAT
+		f.Has &^= ctnetlink.HasZone
+		f.Status |= ctnetlink.StatusSrcNAT
 		p := &helper.Packet{Flow: &f, Info: helper.Established}
 		w := announce(p, 4000)
 		change(&f, w)
 		e.build(p, w)
 		return e.x
 	}
-	plain := build(func(*nl.Flow, *helper.Expectation) {})
+	plain := build(func(*ctnetlink.Flow, *helper.Expectation) {})
 	for _, c := range []struct {
 		name   string
-		change func(f *nl.Flow, w *helper.Expectation)
-		want   func(x *nl.Expect)
+		change func(f *ctnetlink.Flow, w *helper.Expectation)
+		want   func(x *ctnetlink.Expect)
 	}{
-		{"zone", func(f *nl.Flow, _ *helper.Expectation) { f.Zone, f.Has = 5, f.Has|nl.HasZone },
-			func(x *nl.Expect) { x.Zone, x.Has = 5, x.Has|nl.ExpectHasZone }},
-		{"default zone", func(f *nl.Flow, _ *helper.Expectation) { f.Zone, f.Has = 0, f.Has|nl.HasZone }, func(*nl.Expect) {}},
-		{"helper", func(_ *nl.Flow, w *helper.Expectation) { w.Helper = "ssdp" },
-			func(x *nl.Expect) { x.Helper.Set("ssdp"); x.Has |= nl.ExpectHasHelper }},
-		{"permanent", func(_ *nl.Flow, w *helper.Expectation) { w.Permanent = true },
-			func(x *nl.Expect) { x.Flags = nl.ExpectPermanent }},
-		{"source port", func(_ *nl.Flow, w *helper.Expectation) { w.Src = netip.AddrPortFrom(w.Src.Addr(), 69) },
-			func(x *nl.Expect) { x.Tuple.SrcPort, x.Mask.SrcPort = 69, 0xffff }},
-		{"any source", func(_ *nl.Flow, w *helper.Expectation) { w.Src = netip.AddrPort{} },
-			func(x *nl.Expect) { x.Tuple.Src, x.Mask.Src = nl.Addr{}, nl.Addr{} }},
-		{"no NAT", func(f *nl.Flow, _ *helper.Expectation) { f.Status &^= nl.StatusSrcNAT }, func(x *nl.Expect) {
-			x.NATTuple, x.NATDir, x.Fn = nl.Tuple{}, 0, nl.Expect{}.Fn
-			x.Has &^= nl.ExpectHasNAT | nl.ExpectHasFn
+		{"zone", func(f *ctnetlink.Flow, _ *helper.Expectation) { f.Zone, f.Has = 5, f.Has|ctnetlink.HasZone },
+			func(x *ctnetlink.Expect) { x.Zone, x.Has = 5, x.Has|ctnetlink.ExpectHasZone }},
+		{"default zone", func(f *ctnetlink.Flow, _ *helper.Expectation) { f.Zone, f.Has = 0, f.Has|ctnetlink.HasZone }, func(*ctnetlink.Expect) {}},
+		{"helper", func(_ *ctnetlink.Flow, w *helper.Expectation) { w.Helper = "ssdp" },
+			func(x *ctnetlink.Expect) { x.Helper.Set("ssdp"); x.Has |= ctnetlink.ExpectHasHelper }},
+		{"permanent", func(_ *ctnetlink.Flow, w *helper.Expectation) { w.Permanent = true },
+			func(x *ctnetlink.Expect) { x.Flags = ctnetlink.ExpectPermanent }},
+		{"source port", func(_ *ctnetlink.Flow, w *helper.Expectation) { w.Src = netip.AddrPortFrom(w.Src.Addr(), 69) },
+			func(x *ctnetlink.Expect) { x.Tuple.SrcPort, x.Mask.SrcPort = 69, 0xffff }},
+		{"any source", func(_ *ctnetlink.Flow, w *helper.Expectation) { w.Src = netip.AddrPort{} },
+			func(x *ctnetlink.Expect) { x.Tuple.Src, x.Mask.Src = ctnetlink.Addr{}, ctnetlink.Addr{} }},
+		{"no NAT", func(f *ctnetlink.Flow, _ *helper.Expectation) { f.Status &^= ctnetlink.StatusSrcNAT }, func(x *ctnetlink.Expect) {
+			x.NATTuple, x.NATDir, x.Fn = ctnetlink.Tuple{}, 0, ctnetlink.Expect{}.Fn
+			x.Has &^= ctnetlink.ExpectHasNAT | ctnetlink.ExpectHasFn
 		}},
-		{"a function that the kernel has not", func(_ *nl.Flow, w *helper.Expectation) { w.NAT.Follow = "none-such" }, func(*nl.Expect) {}},
+		{"a function that the kernel has not", func(_ *ctnetlink.Flow, w *helper.Expectation) { w.NAT.Follow = "none-such" }, func(*ctnetlink.Expect) {}},
 	} {
 		want := plain
 		c.want(&want)
@@ -145,8 +147,8 @@ func TestExpectation(t *testing.T) {
 	if !ok {
 		t.Fatal("not in the kernel's table")
 	}
-	if x.Master.Src != p.Flow.Orig.Src || x.Master.SrcPort != 1000 || x.Tuple.Src != (nl.Addr{198, 51, 100, 2}) ||
-		x.Tuple.Dst != (nl.Addr{198, 51, 100, 1}) || x.Mask.SrcPort != 0 || x.Mask.DstPort != 0xffff ||
+	if x.Master.Src != p.Flow.Orig.Src || x.Master.SrcPort != 1000 || x.Tuple.Src != (ctnetlink.Addr{198, 51, 100, 2}) ||
+		x.Tuple.Dst != (ctnetlink.Addr{198, 51, 100, 1}) || x.Mask.SrcPort != 0 || x.Mask.DstPort != 0xffff ||
 		x.NATDir != 1 || x.NATTuple.SrcPort != 2000 || string(x.FnBytes()) != followMaster {
 		t.Errorf("%+v", x)
 	}
@@ -174,10 +176,10 @@ func TestExpectationOfAnother(t *testing.T) {
 	tb := newTable(t)
 	first, second := tb.master(1000), tb.master(1001)
 	for _, p := range []*helper.Packet{first, second} {
-		p.Flow.Status &^= nl.StatusSrcNAT
+		p.Flow.Status &^= ctnetlink.StatusSrcNAT
 		tb.must(p, 2000, false, 2000)
 	}
-	if x := tb.all()[2000]; x.Master.SrcPort != 1001 || x.Has&nl.ExpectHasNAT != 0 {
+	if x := tb.all()[2000]; x.Master.SrcPort != 1001 || x.Has&ctnetlink.ExpectHasNAT != 0 {
 		t.Errorf("%+v", x)
 	}
 }
@@ -237,7 +239,7 @@ func TestRefusedPacketComesAgain(t *testing.T) {
 	}
 	q := queued(unknown, "")
 	q.Payload = tcp("text")
-	for _, v := range h.run([]*nl.QueuedPacket{q}, []*nl.QueuedPacket{q}) {
+	for _, v := range h.run([]*nfqueue.Packet{q}, []*nfqueue.Packet{q}) {
 		if !v.Drop || v.Flow != nil {
 			t.Errorf("verdict %+v", v)
 		}
@@ -255,7 +257,7 @@ func TestRewrittenPacketThatIsTooLong(t *testing.T) {
 	p := tb.master(1000)
 	h.read = func(p *helper.Packet, a *helper.Answer) {
 		w := announce(p, 2000)
-		w.Protocol = nl.ProtoTCP
+		w.Protocol = ctnetlink.ProtoTCP
 		w.Announced = &helper.Announced{At: 0, Len: 1, Append: func(dst []byte, _ netip.AddrPort) []byte {
 			return append(dst, make([]byte, 66000)...)
 		}}
@@ -264,7 +266,7 @@ func TestRewrittenPacketThatIsTooLong(t *testing.T) {
 	f := p.Flow.Clone()
 	q := queued(f, "text")
 	q.Payload = tcp("text")
-	got := h.run([]*nl.QueuedPacket{q})
+	got := h.run([]*nfqueue.Packet{q})
 	if len(got) != 1 || !got[0].Drop || got[0].Payload != nil {
 		t.Errorf("verdicts %+v", got)
 	}
@@ -300,7 +302,7 @@ func TestAnnouncedPort(t *testing.T) {
 	}
 	q := queued(p.Flow.Clone(), "")
 	q.Payload = tcp("PORT 2000\r\n")
-	got := h.run([]*nl.QueuedPacket{q})
+	got := h.run([]*nfqueue.Packet{q})
 	if len(got) != 1 || got[0].Drop || got[0].Flow == nil || got[0].Expect != nil {
 		t.Fatalf("verdicts %+v", got)
 	}

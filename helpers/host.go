@@ -18,6 +18,8 @@ import (
 	"ctbox/internal/slog"
 	"ctbox/nl"
 	"ctbox/nl/cthelper"
+	"ctbox/nl/ctnetlink"
+	"ctbox/nl/nfqueue"
 )
 
 // LevelNotice is the level of what is normal and worth a line.
@@ -38,8 +40,8 @@ type Host struct {
 	byQueue map[uint16]*helper.Helper
 	quiet   quiet
 
-	ctx         context.Context        // of Run, for requests to the kernel
-	readPacket  func(*nl.QueuedPacket) // receive and refusal, made once
+	ctx         context.Context       // of Run, for requests to the kernel
+	readPacket  func(*nfqueue.Packet) // receive and refusal, made once
 	readRefusal func(error)
 
 	packet  packet
@@ -47,11 +49,11 @@ type Host struct {
 	private private
 }
 
-// queues is an *nl.Queues, or a test's.
+// queues is an *nfqueue.Queues, or a test's.
 type queues interface {
 	Bind(ctx context.Context, queue uint16, maxLen uint32) error
-	Read(each func(*nl.QueuedPacket), refused func(error)) (short bool, err error)
-	Answer(*nl.Verdict)
+	Read(each func(*nfqueue.Packet), refused func(error)) (short bool, err error)
+	Answer(*nfqueue.Verdict)
 	Full() bool
 	Flush() error
 	Stop() error
@@ -60,7 +62,7 @@ type queues interface {
 
 // object is what the kernel tells helpers apart by, but for the family.
 type object struct {
-	name  nl.Name
+	name  ctnetlink.Name
 	proto uint8
 }
 
@@ -76,14 +78,14 @@ func Open(ctx context.Context, cfg *conf.Helper, log *slog.Logger) (_ *Host, err
 			h.Close()
 		}
 	}()
-	if h.objects, err = nl.Dial(); err != nil {
+	if h.objects, err = nl.Dial(nl.Config{}); err != nil {
 		return nil, err
 	}
-	if h.conn, err = nl.Dial(); err != nil {
+	if h.conn, err = nl.Dial(nl.Config{}); err != nil {
 		return nil, err
 	}
 	h.expect.conn = h.conn
-	queues, err := nl.OpenQueues(receiveBuffer(cfg.Types))
+	queues, err := nfqueue.Open(0, receiveBuffer(cfg.Types))
 	if err != nil {
 		return nil, err
 	}
@@ -155,7 +157,7 @@ func (h *Host) setUp(ctx context.Context, create bool, t *conf.HelperType) error
 	}
 	h.enabled = append(h.enabled, &cthelper.Helper{Name: o.Name, Family: o.Family, Proto: o.Proto, Status: cthelper.Disabled,
 		Has: cthelper.HasName | cthelper.HasTuple | cthelper.HasStatus})
-	var name nl.Name
+	var name ctnetlink.Name
 	name.Set(t.Name)
 	h.byName[object{name, t.Protocol}] = built
 	h.notice(ctx, fmt.Sprintf("helper `%s' configured successfully", t.Name))

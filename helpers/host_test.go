@@ -18,6 +18,8 @@ import (
 	"ctbox/internal/netnstest"
 	"ctbox/internal/slog"
 	"ctbox/nl"
+	"ctbox/nl/ctnetlink"
+	"ctbox/nl/nfqueue"
 )
 
 func TestMain(m *testing.M) { netnstest.Main(m) }
@@ -26,15 +28,15 @@ func TestMain(m *testing.M) { netnstest.Main(m) }
 // thing (helpers/vmtest has the tests with that one): packets come from a test,
 // and verdicts go there.
 type fakeQueues struct {
-	packets  chan []*nl.QueuedPacket
-	verdicts []nl.Verdict
+	packets  chan []*nfqueue.Packet
+	verdicts []nfqueue.Verdict
 	refuse   error
 	closed   bool
 }
 
 func (f *fakeQueues) Bind(context.Context, uint16, uint32) error { return nil }
 
-func (f *fakeQueues) Read(each func(*nl.QueuedPacket), refused func(error)) (bool, error) {
+func (f *fakeQueues) Read(each func(*nfqueue.Packet), refused func(error)) (bool, error) {
 	b, ok := <-f.packets
 	if !ok {
 		return false, io.ErrUnexpectedEOF
@@ -49,7 +51,7 @@ func (f *fakeQueues) Read(each func(*nl.QueuedPacket), refused func(error)) (boo
 	return len(b) < 2, nil
 }
 
-func (f *fakeQueues) Answer(v *nl.Verdict) {
+func (f *fakeQueues) Answer(v *nfqueue.Verdict) {
 	c := *v
 	c.Payload = bytes.Clone(v.Payload)
 	if v.Flow != nil {
@@ -78,11 +80,11 @@ type testHost struct {
 }
 
 func newTestHost(t testing.TB) *testHost {
-	h := &testHost{t: t, queues: &fakeQueues{packets: make(chan []*nl.QueuedPacket, 16)}, said: new(bytes.Buffer)}
+	h := &testHost{t: t, queues: &fakeQueues{packets: make(chan []*nfqueue.Packet, 16)}, said: new(bytes.Buffer)}
 	h.Host = newHost(slog.New(slog.NewTextHandler(h.said)))
 	h.Host.queues = h.queues
 	h.ctx = context.Background()
-	built := &helper.Helper{Name: "test", Protocols: []uint8{nl.ProtoTCP, nl.ProtoUDP}, PrivateLen: 8,
+	built := &helper.Helper{Name: "test", Protocols: []uint8{ctnetlink.ProtoTCP, ctnetlink.ProtoUDP}, PrivateLen: 8,
 		Read: func(p *helper.Packet, a *helper.Answer) { h.read(p, a) }}
 	h.byQueue[7] = built
 	return h
@@ -97,23 +99,23 @@ func udp(payload string) []byte {
 }
 
 // flow is the flow of udp's packets, with an SNAT to 198.51.100.1.
-func udpFlow() nl.Flow {
-	const has = nl.TupleAddrs | nl.TupleProto | nl.TuplePorts
-	f := nl.Flow{Has: nl.HasStatus, Status: nl.StatusConfirmed | nl.StatusSrcNAT}
-	f.Orig = nl.Tuple{Has: has, Family: nl.FamilyIPv4, Proto: nl.ProtoUDP, Src: nl.Addr{192, 0, 2, 1}, Dst: nl.Addr{198, 51, 100, 2},
+func udpFlow() ctnetlink.Flow {
+	const has = ctnetlink.TupleAddrs | ctnetlink.TupleProto | ctnetlink.TuplePorts
+	f := ctnetlink.Flow{Has: ctnetlink.HasStatus, Status: ctnetlink.StatusConfirmed | ctnetlink.StatusSrcNAT}
+	f.Orig = ctnetlink.Tuple{Has: has, Family: nl.FamilyIPv4, Proto: ctnetlink.ProtoUDP, Src: ctnetlink.Addr{192, 0, 2, 1}, Dst: ctnetlink.Addr{198, 51, 100, 2},
 		SrcPort: 1000, DstPort: 69}
 	f.Reply = f.Orig.Inverted()
-	f.Reply.Dst = nl.Addr{198, 51, 100, 1}
+	f.Reply.Dst = ctnetlink.Addr{198, 51, 100, 1}
 	return f
 }
 
-func queued(f nl.Flow, payload string) *nl.QueuedPacket {
-	return &nl.QueuedPacket{Queue: 7, ID: 1, EtherType: unix.ETH_P_IP, Payload: udp(payload), CT: f.Append(nil),
+func queued(f ctnetlink.Flow, payload string) *nfqueue.Packet {
+	return &nfqueue.Packet{Queue: 7, ID: 1, EtherType: unix.ETH_P_IP, Payload: udp(payload), CT: f.Append(nil),
 		HasInfo: true, Info: uint32(helper.New)}
 }
 
 // run gives the host the packets, as one batch each, and returns the verdicts.
-func (h *testHost) run(batches ...[]*nl.QueuedPacket) []nl.Verdict {
+func (h *testHost) run(batches ...[]*nfqueue.Packet) []nfqueue.Verdict {
 	h.t.Helper()
 	h.queues.verdicts = nil
 	for _, b := range batches {
@@ -132,30 +134,30 @@ func TestUnreadablePacketsPass(t *testing.T) {
 	half := udpFlow()
 	half.Reply.Has = 0
 	otherProto := udpFlow()
-	otherProto.Orig.Proto = nl.ProtoTCP
+	otherProto.Orig.Proto = ctnetlink.ProtoTCP
 	for _, c := range []struct {
 		name   string
-		packet func(*nl.QueuedPacket)
+		packet func(*nfqueue.Packet)
 		said   string
 	}{
-		{"no payload", func(p *nl.QueuedPacket) { p.Payload = nil }, "packet with no payload"},
-		{"truncated", func(p *nl.QueuedPacket) { p.Truncated = true }, "truncated packet, skipping"},
-		{"no flow", func(p *nl.QueuedPacket) { p.CT = nil }, "no CT attached to this packet"},
-		{"no state", func(p *nl.QueuedPacket) { p.HasInfo = false }, "no CT attached to this packet"},
-		{"ARP", func(p *nl.QueuedPacket) { p.EtherType = 0x0806 }, "unknown layer 3 protocol (2054), skipping"},
-		{"short", func(p *nl.QueuedPacket) { p.Payload = p.Payload[:19] }, "no room for IPv4 header"},
-		{"fragment", func(p *nl.QueuedPacket) { p.Payload[6] = 0x20 }, "fragment, skipping"},
-		{"broken flow", func(p *nl.QueuedPacket) { p.CT = p.CT[:len(p.CT)-9] }, "cannot convert message to CT"},
-		{"half a flow", func(p *nl.QueuedPacket) { p.CT = half.Append(nil) }, "cannot convert message to CT"},
-		{"flow of another protocol", func(p *nl.QueuedPacket) { p.CT = otherProto.Append(nil) }, "cannot convert message to CT"},
-		{"queue of nobody", func(p *nl.QueuedPacket) { p.Queue = 8 }, "no helper is configured for this packet's flow"},
+		{"no payload", func(p *nfqueue.Packet) { p.Payload = nil }, "packet with no payload"},
+		{"truncated", func(p *nfqueue.Packet) { p.Truncated = true }, "truncated packet, skipping"},
+		{"no flow", func(p *nfqueue.Packet) { p.CT = nil }, "no CT attached to this packet"},
+		{"no state", func(p *nfqueue.Packet) { p.HasInfo = false }, "no CT attached to this packet"},
+		{"ARP", func(p *nfqueue.Packet) { p.EtherType = 0x0806 }, "unknown layer 3 protocol (2054), skipping"},
+		{"short", func(p *nfqueue.Packet) { p.Payload = p.Payload[:19] }, "no room for IPv4 header"},
+		{"fragment", func(p *nfqueue.Packet) { p.Payload[6] = 0x20 }, "fragment, skipping"},
+		{"broken flow", func(p *nfqueue.Packet) { p.CT = p.CT[:len(p.CT)-9] }, "cannot convert message to CT"},
+		{"half a flow", func(p *nfqueue.Packet) { p.CT = half.Append(nil) }, "cannot convert message to CT"},
+		{"flow of another protocol", func(p *nfqueue.Packet) { p.CT = otherProto.Append(nil) }, "cannot convert message to CT"},
+		{"queue of nobody", func(p *nfqueue.Packet) { p.Queue = 8 }, "no helper is configured for this packet's flow"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			h := newTestHost(t)
 			h.read = func(*helper.Packet, *helper.Answer) { t.Error("the helper has read it") }
 			p := queued(good, "text")
 			c.packet(p)
-			got := h.run([]*nl.QueuedPacket{p})
+			got := h.run([]*nfqueue.Packet{p})
 			if len(got) != 1 || got[0].Drop || got[0].ID != 1 || got[0].Queue != p.Queue ||
 				got[0].Payload != nil || got[0].Flow != nil || got[0].Expect != nil {
 				t.Errorf("verdicts %+v", got)
@@ -175,21 +177,21 @@ func TestVerdictHasWhatChanged(t *testing.T) {
 	for _, c := range []struct {
 		name string
 		read func(p *helper.Packet, a *helper.Answer)
-		want func(v *nl.Verdict) bool
+		want func(v *nfqueue.Verdict) bool
 	}{
-		{"nothing", func(*helper.Packet, *helper.Answer) {}, func(v *nl.Verdict) bool {
+		{"nothing", func(*helper.Packet, *helper.Answer) {}, func(v *nfqueue.Verdict) bool {
 			return !v.Drop && v.Flow == nil && v.Payload == nil && v.Expect == nil
 		}},
-		{"drop", func(_ *helper.Packet, a *helper.Answer) { a.Drop, a.Timeout = true, time.Minute }, func(v *nl.Verdict) bool {
+		{"drop", func(_ *helper.Packet, a *helper.Answer) { a.Drop, a.Timeout = true, time.Minute }, func(v *nfqueue.Verdict) bool {
 			return v.Drop && v.Flow == nil
 		}},
 		{"drop after a change of private data", func(p *helper.Packet, a *helper.Answer) { a.Drop, p.Private[7] = true, 9 },
-			func(v *nl.Verdict) bool { return v.Drop && v.Flow == nil }},
-		{"timeout", func(_ *helper.Packet, a *helper.Answer) { a.Timeout = time.Minute }, func(v *nl.Verdict) bool {
-			return v.Flow.Has == nl.HasTimeout && v.Flow.Timeout == 60
+			func(v *nfqueue.Verdict) bool { return v.Drop && v.Flow == nil }},
+		{"timeout", func(_ *helper.Packet, a *helper.Answer) { a.Timeout = time.Minute }, func(v *nfqueue.Verdict) bool {
+			return v.Flow.Has == ctnetlink.HasTimeout && v.Flow.Timeout == 60
 		}},
-		{"private data", func(p *helper.Packet, _ *helper.Answer) { p.Private[7] = 9 }, func(v *nl.Verdict) bool {
-			return v.Flow.Has == nl.HasHelper|nl.HasHelperInfo && v.Flow.Helper.String() == "test" &&
+		{"private data", func(p *helper.Packet, _ *helper.Answer) { p.Private[7] = 9 }, func(v *nfqueue.Verdict) bool {
+			return v.Flow.Has == ctnetlink.HasHelper|ctnetlink.HasHelperInfo && v.Flow.Helper.String() == "test" &&
 				bytes.Equal(v.Flow.HelperInfo, []byte{0, 0, 0, 0, 0, 0, 0, 9})
 		}},
 	} {
@@ -198,8 +200,8 @@ func TestVerdictHasWhatChanged(t *testing.T) {
 			h.read = c.read
 			f := udpFlow()
 			f.Helper.Set("test")
-			f.Has |= nl.HasHelper
-			if got := h.run([]*nl.QueuedPacket{queued(f, "text")}); len(got) != 1 || !c.want(&got[0]) {
+			f.Has |= ctnetlink.HasHelper
+			if got := h.run([]*nfqueue.Packet{queued(f, "text")}); len(got) != 1 || !c.want(&got[0]) {
 				t.Errorf("verdicts %+v", got)
 			}
 		})
@@ -213,20 +215,20 @@ func TestFirstPacketsExpectation(t *testing.T) {
 	h.read = func(p *helper.Packet, a *helper.Answer) {
 		for range 2 {
 			a.Expect = append(a.Expect, helper.Expectation{
-				Protocol: nl.ProtoUDP, Src: netip.AddrPortFrom(p.Src(helper.Reply).Addr(), 0), Dst: p.Dst(helper.Reply), Permanent: true,
+				Protocol: ctnetlink.ProtoUDP, Src: netip.AddrPortFrom(p.Src(helper.Reply).Addr(), 0), Dst: p.Dst(helper.Reply), Permanent: true,
 				NAT: &helper.NAT{Dir: helper.Reply, Port: p.Src(helper.Original).Port()},
 			})
 		}
 	}
 	f := udpFlow()
-	f.Status &^= nl.StatusConfirmed
-	got := h.run([]*nl.QueuedPacket{queued(f, "text")})
+	f.Status &^= ctnetlink.StatusConfirmed
+	got := h.run([]*nfqueue.Packet{queued(f, "text")})
 	if len(got) != 1 || got[0].Expect == nil || got[0].Flow == nil || got[0].Drop {
 		t.Fatalf("verdicts %+v", got)
 	}
 	x := got[0].Expect
-	if x.Tuple.Src != (nl.Addr{198, 51, 100, 2}) || x.Tuple.SrcPort != 0 || x.Tuple.Dst != (nl.Addr{198, 51, 100, 1}) || x.Tuple.DstPort != 1000 ||
-		x.Mask.Src != (nl.Addr{255, 255, 255, 255}) || x.Mask.SrcPort != 0 || x.Mask.DstPort != 0xffff || x.Flags != nl.ExpectPermanent ||
+	if x.Tuple.Src != (ctnetlink.Addr{198, 51, 100, 2}) || x.Tuple.SrcPort != 0 || x.Tuple.Dst != (ctnetlink.Addr{198, 51, 100, 1}) || x.Tuple.DstPort != 1000 ||
+		x.Mask.Src != (ctnetlink.Addr{255, 255, 255, 255}) || x.Mask.SrcPort != 0 || x.Mask.DstPort != 0xffff || x.Flags != ctnetlink.ExpectPermanent ||
 		x.NATDir != 1 || x.NATTuple.SrcPort != 1000 || string(x.FnBytes()) != followMaster || x.Master != f.Orig {
 		t.Errorf("expectation %+v", x)
 	}
@@ -242,11 +244,11 @@ func TestTooManyExpectations(t *testing.T) {
 		p.Private[0] = 9
 		a.OnRefusal = helper.DropPacket
 		for range helper.MaxExpect + 1 {
-			a.Expect = append(a.Expect, helper.Expectation{Protocol: nl.ProtoUDP, Dst: p.Dst(helper.Reply)})
+			a.Expect = append(a.Expect, helper.Expectation{Protocol: ctnetlink.ProtoUDP, Dst: p.Dst(helper.Reply)})
 		}
 	}
-	got := h.run([]*nl.QueuedPacket{queued(udpFlow(), "text")})
-	if len(got) != 1 || got[0].Drop || got[0].Expect != nil || got[0].Flow == nil || got[0].Flow.Has != nl.HasHelper|nl.HasHelperInfo {
+	got := h.run([]*nfqueue.Packet{queued(udpFlow(), "text")})
+	if len(got) != 1 || got[0].Drop || got[0].Expect != nil || got[0].Flow == nil || got[0].Flow.Has != ctnetlink.HasHelper|ctnetlink.HasHelperInfo {
 		t.Errorf("verdicts %+v", got)
 	}
 	if n := h.Stats.Expectations.Load(); n != 0 || !strings.Contains(h.said.String(), "announces more than 8 flows") {
@@ -264,17 +266,17 @@ func TestPrivateDataOfABurst(t *testing.T) {
 		p.Private[0]++
 	}
 	f := udpFlow()
-	f.HelperInfo, f.Has = []byte{5, 0, 0, 0, 0, 0, 0, 0}, f.Has|nl.HasHelperInfo
+	f.HelperInfo, f.Has = []byte{5, 0, 0, 0, 0, 0, 0, 0}, f.Has|ctnetlink.HasHelperInfo
 	other := f.Clone()
 	other.Orig.SrcPort, other.Reply.DstPort = 2, 2
-	packet := func(f nl.Flow) *nl.QueuedPacket { return queued(f, "text") }
+	packet := func(f ctnetlink.Flow) *nfqueue.Packet { return queued(f, "text") }
 	h.run(
-		[]*nl.QueuedPacket{packet(f), packet(f), packet(other), packet(f)}, // 5 6 5 7
-		[]*nl.QueuedPacket{packet(f), packet(other)},                       // full again: 8 6
-		[]*nl.QueuedPacket{packet(f)},                                      // a short one, queued before the last verdicts: 9
-		[]*nl.QueuedPacket{packet(f)},                                      // still before the verdict of that one: 10
+		[]*nfqueue.Packet{packet(f), packet(f), packet(other), packet(f)}, // 5 6 5 7
+		[]*nfqueue.Packet{packet(f), packet(other)},                       // full again: 8 6
+		[]*nfqueue.Packet{packet(f)},                                      // a short one, queued before the last verdicts: 9
+		[]*nfqueue.Packet{packet(f)},                                      // still before the verdict of that one: 10
 		nil,
-		[]*nl.QueuedPacket{packet(f)}, // all verdicts were given when it was queued: the kernel's
+		[]*nfqueue.Packet{packet(f)}, // all verdicts were given when it was queued: the kernel's
 	)
 	if want := []byte{5, 6, 5, 7, 8, 6, 9, 10, 5}; !bytes.Equal(seen, want) {
 		t.Errorf("seen %d, want %d", seen, want)
@@ -293,10 +295,10 @@ func TestPrivateDataOfANewFlow(t *testing.T) {
 		p.Private[0]++
 	}
 	f := udpFlow()
-	f.ID, f.Has = 1, f.Has|nl.HasID
+	f.ID, f.Has = 1, f.Has|ctnetlink.HasID
 	next := f.Clone()
 	next.ID = 2
-	h.run([]*nl.QueuedPacket{queued(f, "text"), queued(f, "text"), queued(next, "text")})
+	h.run([]*nfqueue.Packet{queued(f, "text"), queued(f, "text"), queued(next, "text")})
 	if want := []byte{0, 1, 0}; !bytes.Equal(seen, want) {
 		t.Errorf("seen %d, want %d", seen, want)
 	}
@@ -307,7 +309,7 @@ func TestPrivateDataIsBounded(t *testing.T) {
 	h := newTestHost(t)
 	h.read = func(p *helper.Packet, _ *helper.Answer) { p.Private[0] = 1 }
 	f := udpFlow()
-	two := make([]*nl.QueuedPacket, 2)
+	two := make([]*nfqueue.Packet, 2)
 	for i := range 2 * maxRemembered {
 		f.Orig.SrcPort = uint16(i)
 		two[i%2] = queued(f, "text")
@@ -325,17 +327,17 @@ func TestHelperOfTheFlow(t *testing.T) {
 	h := newTestHost(t)
 	h.read = func(*helper.Packet, *helper.Answer) { t.Error("read by the queue's helper") }
 	read := 0
-	var name nl.Name
+	var name ctnetlink.Name
 	name.Set("other")
-	h.byName[object{name, nl.ProtoUDP}] = &helper.Helper{Name: "other", Read: func(p *helper.Packet, _ *helper.Answer) {
+	h.byName[object{name, ctnetlink.ProtoUDP}] = &helper.Helper{Name: "other", Read: func(p *helper.Packet, _ *helper.Answer) {
 		read++
 		if len(p.Private) != 0 {
 			t.Errorf("%d bytes of private data", len(p.Private))
 		}
 	}}
 	f := udpFlow()
-	f.Helper, f.Has = name, f.Has|nl.HasHelper
-	h.run([]*nl.QueuedPacket{queued(f, "text")})
+	f.Helper, f.Has = name, f.Has|ctnetlink.HasHelper
+	h.run([]*nfqueue.Packet{queued(f, "text")})
 	if read != 1 {
 		t.Error("not read")
 	}
@@ -348,7 +350,7 @@ func TestRunEnds(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error)
 	go func() { done <- h.Run(ctx) }()
-	h.queues.packets <- []*nl.QueuedPacket{queued(udpFlow(), "1"), queued(udpFlow(), "2")}
+	h.queues.packets <- []*nfqueue.Packet{queued(udpFlow(), "1"), queued(udpFlow(), "2")}
 	cancel()
 	if err := <-done; err != nil {
 		t.Error(err)
@@ -420,4 +422,4 @@ func TestAnswerAllocations(t *testing.T) {
 
 type discard struct{ *fakeQueues }
 
-func (discard) Answer(*nl.Verdict) {}
+func (discard) Answer(*nfqueue.Verdict) {}

@@ -1,6 +1,6 @@
 package helpers
 
-import "ctbox/nl"
+import "ctbox/nl/ctnetlink"
 
 // private remembers what was written into flows' private data until the packets
 // that were queued before that are read. The kernel puts a flow's data beside a
@@ -14,7 +14,7 @@ type private struct {
 // flowKey tells flows apart: of the original tuple what every flow has, the zone,
 // and the kernel's id, since a new flow may have an ended one's tuple.
 type flowKey struct {
-	src, dst         nl.Addr
+	src, dst         ctnetlink.Addr
 	srcPort, dstPort uint16
 	zone             uint16
 	family, proto    uint8
@@ -34,13 +34,13 @@ const maxPrivate = 32
 // unless it is never found empty.
 const maxRemembered = 4096
 
-func keyOf(f *nl.Flow) flowKey {
+func keyOf(f *ctnetlink.Flow) flowKey {
 	k := flowKey{src: f.Orig.Src, dst: f.Orig.Dst, srcPort: f.Orig.SrcPort, dstPort: f.Orig.DstPort,
 		family: f.Orig.Family, proto: f.Orig.Proto}
-	if f.Has&nl.HasID != 0 {
+	if f.Has&ctnetlink.HasID != 0 {
 		k.id = f.ID
 	}
-	if f.Has&nl.HasZone != 0 {
+	if f.Has&ctnetlink.HasZone != 0 {
 		k.zone = f.Zone
 	}
 	return k
@@ -48,7 +48,7 @@ func keyOf(f *nl.Flow) flowKey {
 
 // load returns the private data of f's flow, of that size, in dst: what was
 // written last, or what came with the packet, or zeros.
-func (r *private) load(dst *[maxPrivate]byte, f *nl.Flow, size int) []byte {
+func (r *private) load(dst *[maxPrivate]byte, f *ctnetlink.Flow, size int) []byte {
 	*dst = [maxPrivate]byte{}
 	data := dst[:size]
 	if len(r.flows) > 0 {
@@ -57,14 +57,14 @@ func (r *private) load(dst *[maxPrivate]byte, f *nl.Flow, size int) []byte {
 			return data
 		}
 	}
-	if f.Has&nl.HasHelperInfo != 0 {
+	if f.Has&ctnetlink.HasHelperInfo != 0 {
 		copy(data, f.HelperInfo)
 	}
 	return data
 }
 
 // store remembers what is written with the verdict of this packet.
-func (r *private) store(f *nl.Flow, data []byte) {
+func (r *private) store(f *ctnetlink.Flow, data []byte) {
 	if r.flows == nil || len(r.flows) >= maxRemembered {
 		r.flows = make(map[flowKey]written)
 	}

@@ -11,7 +11,8 @@ import (
 	"golang.org/x/sys/unix"
 
 	"ctbox/helpers/helper"
-	"ctbox/nl"
+	"ctbox/nl/ctnetlink"
+	"ctbox/nl/nfqueue"
 )
 
 // Stats counts what happens to packets.
@@ -29,17 +30,17 @@ type Stats struct {
 // packet is the packet in work, and what its answer is made with. All of it is
 // used again for the next.
 type packet struct {
-	flow    nl.Flow
+	flow    ctnetlink.Flow
 	helper  *helper.Helper
 	view    helper.Packet
 	answer  helper.Answer
 	private [maxPrivate]byte
 	before  [maxPrivate]byte
 	edits   []helper.Edit
-	made    []nl.Expect // through ctnetlink
+	made    []ctnetlink.Expect // through ctnetlink
 	payload []byte
-	change  nl.Flow
-	verdict nl.Verdict
+	change  ctnetlink.Flow
+	verdict nfqueue.Verdict
 }
 
 // batch reads what has arrived, or waits for it, and answers it.
@@ -50,7 +51,7 @@ func (h *Host) batch() (short bool, err error) {
 	return short, err
 }
 
-func (h *Host) receive(q *nl.QueuedPacket) {
+func (h *Host) receive(q *nfqueue.Packet) {
 	h.Stats.Packets.Add(1)
 	h.answer(q)
 	if h.queues.Full() {
@@ -81,11 +82,11 @@ var (
 )
 
 // answer gives the verdict of one packet. Whatever is wrong with it, it passes.
-func (h *Host) answer(q *nl.QueuedPacket) {
+func (h *Host) answer(q *nfqueue.Packet) {
 	if err := h.open(q); err != nil {
 		h.Stats.Unread.Add(1)
 		h.quiet.warn(err.Error())
-		h.queues.Answer(&nl.Verdict{Queue: q.Queue, ID: q.ID})
+		h.queues.Answer(&nfqueue.Verdict{Queue: q.Queue, ID: q.ID})
 		return
 	}
 	p := &h.packet
@@ -95,21 +96,21 @@ func (h *Host) answer(q *nl.QueuedPacket) {
 	p.helper.Read(&p.view, &p.answer)
 
 	v := &p.verdict
-	*v = nl.Verdict{Queue: q.Queue, ID: q.ID}
+	*v = nfqueue.Verdict{Queue: q.Queue, ID: q.ID}
 	p.change.Has = 0
 	if p.answer.Drop || !h.announce(q, v) {
 		// The private data stays, too: what comes again has to be read as it was now.
 		h.Stats.Dropped.Add(1)
-		h.queues.Answer(&nl.Verdict{Queue: q.Queue, ID: q.ID, Drop: true})
+		h.queues.Answer(&nfqueue.Verdict{Queue: q.Queue, ID: q.ID, Drop: true})
 		return
 	}
 	if p.answer.Timeout > 0 {
 		p.change.Timeout = uint32(p.answer.Timeout / time.Second)
-		p.change.Has |= nl.HasTimeout
+		p.change.Has |= ctnetlink.HasTimeout
 	}
 	if p.private != p.before {
 		p.change.Helper, p.change.HelperInfo = p.flow.Helper, p.view.Private
-		p.change.Has |= nl.HasHelper | nl.HasHelperInfo
+		p.change.Has |= ctnetlink.HasHelper | ctnetlink.HasHelperInfo
 		h.private.store(&p.flow, p.view.Private)
 	}
 	if p.change.Has != 0 || v.Expect != nil || v.Payload != nil {
@@ -119,7 +120,7 @@ func (h *Host) answer(q *nl.QueuedPacket) {
 }
 
 // open makes h.packet the packet in q.
-func (h *Host) open(q *nl.QueuedPacket) error {
+func (h *Host) open(q *nfqueue.Packet) error {
 	p := &h.packet
 	switch {
 	case q.Payload == nil:
@@ -135,19 +136,19 @@ func (h *Host) open(q *nl.QueuedPacket) error {
 	if err := p.flow.Decode(q.CT); err != nil {
 		return errBadCT
 	}
-	const needed = nl.TupleAddrs | nl.TupleProto | nl.TuplePorts
+	const needed = ctnetlink.TupleAddrs | ctnetlink.TupleProto | ctnetlink.TuplePorts
 	if o, r := &p.flow.Orig, &p.flow.Reply; o.Has&needed != needed || r.Has&needed != needed ||
 		o.Family != r.Family || o.Proto != p.view.Protocol || r.Proto != p.view.Protocol {
 		return errBadCT
 	}
-	if p.flow.Has&nl.HasStatus == 0 {
+	if p.flow.Has&ctnetlink.HasStatus == 0 {
 		p.flow.Status = 0
 	}
 	p.view.Flow, p.view.Info = &p.flow, helper.Info(q.Info)
 	// The flow's own helper counts: two of them may share a queue, and an expected
 	// flow may come by the queue of another protocol's object.
 	p.helper = nil
-	if p.flow.Has&nl.HasHelper != 0 {
+	if p.flow.Has&ctnetlink.HasHelper != 0 {
 		p.helper = h.byName[object{p.flow.Helper, p.view.Protocol}]
 	}
 	if p.helper == nil {
@@ -161,7 +162,7 @@ func (h *Host) open(q *nl.QueuedPacket) error {
 
 // announce makes the expectations of the answer and puts into v what goes with
 // the verdict. It reports whether the packet may go on.
-func (h *Host) announce(q *nl.QueuedPacket, v *nl.Verdict) bool {
+func (h *Host) announce(q *nfqueue.Packet, v *nfqueue.Verdict) bool {
 	p := &h.packet
 	p.edits, p.made = p.edits[:0], p.made[:0]
 	if n := len(p.answer.Expect); n > helper.MaxExpect {
@@ -219,10 +220,10 @@ var errOneOnly = errors.New("only one expectation can go with the first packet o
 // Linux 6.18 on; and where the packet passes whatever becomes of it, since that saves
 // a request. One that the flow has already is begun anew then. Otherwise it is made
 // through ctnetlink, which tells whether it could be done.
-func (h *Host) makeExpectation(w *helper.Expectation, v *nl.Verdict) error {
+func (h *Host) makeExpectation(w *helper.Expectation, v *nfqueue.Verdict) error {
 	p, e := &h.packet, &h.expect
 	e.build(&p.view, w)
-	confirmed := p.flow.Status&nl.StatusConfirmed != 0
+	confirmed := p.flow.Status&ctnetlink.StatusConfirmed != 0
 	free := w.Announced != nil && p.view.NATed()
 	together := !confirmed || w.Helper != "" || p.answer.OnRefusal == helper.AcceptPacket && !free
 	switch {

@@ -13,41 +13,50 @@ var (
 )
 
 const (
-	attrHeader   = 4
+	// AttrHeaderLen is the size of struct nlattr.
+	AttrHeaderLen = 4
+
 	attrNested   = 0x8000
 	attrTypeMask = 0x3fff // without NLA_F_NESTED and NLA_F_NET_BYTEORDER
 )
 
-func align4(n int) int { return (n + 3) &^ 3 }
+// Align rounds n up to the alignment of netlink messages and attributes.
+func Align(n int) int { return (n + 3) &^ 3 }
 
-// attrs walks netlink attributes. After next returned false, bad tells whether
-// the bytes ended in the middle of an attribute.
-type attrs struct {
-	rest []byte
-	typ  uint16
-	val  []byte
-	bad  bool
+// Attrs walks netlink attributes:
+//
+//	for a := (nl.Attrs{Rest: b}); a.Next(); {
+//		switch a.Type { … }
+//	}
+//
+// Value points into Rest.
+type Attrs struct {
+	Rest  []byte // what has not been read yet
+	Type  uint16 // of the current attribute, without its flag bits
+	Value []byte // its payload
+	Bad   bool   // the bytes ended in the middle of an attribute
 }
 
-func (a *attrs) next() bool {
-	b := a.rest
-	if len(b) < attrHeader {
+// Next reads the next attribute and reports whether there was one.
+func (a *Attrs) Next() bool {
+	b := a.Rest
+	if len(b) < AttrHeaderLen {
 		// Up to three bytes may be padding.
 		return false
 	}
 	n := int(native.Uint16(b))
-	if n < attrHeader || n > len(b) {
-		a.bad = true
+	if n < AttrHeaderLen || n > len(b) {
+		a.Bad = true
 		return false
 	}
-	a.typ = native.Uint16(b[2:]) & attrTypeMask
-	a.val = b[attrHeader:n]
-	a.rest = b[min(align4(n), len(b)):]
+	a.Type = native.Uint16(b[2:]) & attrTypeMask
+	a.Value = b[AttrHeaderLen:n]
+	a.Rest = b[min(Align(n), len(b)):]
 	return true
 }
 
-// AttrError is a message of the kernel that this package can't read: an
-// attribute too short for its type, or bytes that are no attributes at all.
+// AttrError reports a message from the kernel that can't be decoded: an attribute
+// too short for its type, or bytes that are not attributes at all.
 type AttrError struct {
 	Object string // "flow", "original tuple", …
 	Attr   uint16 // number within Object; 0 when the attributes' framing is broken
@@ -62,51 +71,58 @@ func (e *AttrError) Error() string {
 		" has only " + strconv.Itoa(e.Len) + " bytes"
 }
 
-func (a *attrs) short(object string) error {
-	return &AttrError{Object: object, Attr: a.typ, Len: len(a.val)}
+// Short returns the error for a current attribute that is too short for its type.
+func (a *Attrs) Short(object string) error {
+	return &AttrError{Object: object, Attr: a.Type, Len: len(a.Value)}
 }
 
-// end is the error, if any, with which a walk over object ended.
-func (a *attrs) end(object string) error {
-	if a.bad {
+// End returns the error, if any, with which a walk over object ended.
+func (a *Attrs) End(object string) error {
+	if a.Bad {
 		return &AttrError{Object: object}
 	}
 	return nil
 }
 
-func appendAttrHeader(dst []byte, typ uint16, payload int) []byte {
-	dst = native.AppendUint16(dst, uint16(attrHeader+payload))
+// AppendAttrHeader appends the header of an attribute with a payload of that many
+// bytes, which the caller appends, padded to 4.
+func AppendAttrHeader(dst []byte, typ uint16, payload int) []byte {
+	dst = native.AppendUint16(dst, uint16(AttrHeaderLen+payload))
 	return native.AppendUint16(dst, typ)
 }
 
-func appendU8(dst []byte, typ uint16, v uint8) []byte {
-	return append(appendAttrHeader(dst, typ, 1), v, 0, 0, 0)
+// AppendU8 appends an attribute of one byte.
+func AppendU8(dst []byte, typ uint16, v uint8) []byte {
+	return append(AppendAttrHeader(dst, typ, 1), v, 0, 0, 0)
 }
 
-func appendU16(dst []byte, typ uint16, v uint16) []byte {
-	return append(be.AppendUint16(appendAttrHeader(dst, typ, 2), v), 0, 0)
+// AppendU16 appends an attribute of 16 bits in network order.
+func AppendU16(dst []byte, typ uint16, v uint16) []byte {
+	return append(be.AppendUint16(AppendAttrHeader(dst, typ, 2), v), 0, 0)
 }
 
-func appendU32(dst []byte, typ uint16, v uint32) []byte {
-	return be.AppendUint32(appendAttrHeader(dst, typ, 4), v)
+// AppendU32 appends an attribute of 32 bits in network order.
+func AppendU32(dst []byte, typ uint16, v uint32) []byte {
+	return be.AppendUint32(AppendAttrHeader(dst, typ, 4), v)
 }
 
-func appendU64(dst []byte, typ uint16, v uint64) []byte {
-	return be.AppendUint64(appendAttrHeader(dst, typ, 8), v)
+// AppendU64 appends an attribute of 64 bits in network order.
+func AppendU64(dst []byte, typ uint16, v uint64) []byte {
+	return be.AppendUint64(AppendAttrHeader(dst, typ, 8), v)
 }
 
-// appendBytes appends an attribute of any length, padded with zeros.
-func appendBytes(dst []byte, typ uint16, v []byte) []byte {
-	dst = append(appendAttrHeader(dst, typ, len(v)), v...)
+// AppendBytes appends an attribute of any length, padded with zeros.
+func AppendBytes(dst []byte, typ uint16, v []byte) []byte {
+	dst = append(AppendAttrHeader(dst, typ, len(v)), v...)
 	for n := len(v); n&3 != 0; n++ {
 		dst = append(dst, 0)
 	}
 	return dst
 }
 
-// appendString appends a text with the final NUL that the kernel expects.
-func appendString(dst []byte, typ uint16, v []byte) []byte {
-	dst = append(appendAttrHeader(dst, typ, len(v)+1), v...)
+// AppendString appends a text with the final NUL that the kernel expects.
+func AppendString(dst []byte, typ uint16, v []byte) []byte {
+	dst = append(AppendAttrHeader(dst, typ, len(v)+1), v...)
 	dst = append(dst, 0)
 	for n := len(v) + 1; n&3 != 0; n++ {
 		dst = append(dst, 0)
@@ -114,13 +130,14 @@ func appendString(dst []byte, typ uint16, v []byte) []byte {
 	return dst
 }
 
-// beginNest opens a nested attribute; endNest, given the offset it returned,
+// BeginNest opens a nested attribute; EndNest, given the offset it returned,
 // closes it.
-func beginNest(dst []byte, typ uint16) ([]byte, int) {
-	return appendAttrHeader(dst, typ|attrNested, 0), len(dst)
+func BeginNest(dst []byte, typ uint16) ([]byte, int) {
+	return AppendAttrHeader(dst, typ|attrNested, 0), len(dst)
 }
 
-func endNest(dst []byte, at int) []byte {
+// EndNest closes the nested attribute that BeginNest opened at offset at.
+func EndNest(dst []byte, at int) []byte {
 	native.PutUint16(dst[at:], uint16(len(dst)-at))
 	return dst
 }

@@ -18,6 +18,10 @@ const (
 	// the kernel charges a message's whole allocation.
 	ackCharge    = 2 << 10
 	answerCharge = 8 << 10
+
+	// messageGet is the message of all subsystems used here that asks for one object
+	// (IPCTNL_MSG_CT_GET, IPCTNL_MSG_EXP_GET, IPCTNL_MSG_TIMEOUT_GET …).
+	messageGet = 1
 )
 
 // Failure is a request of a Batch that the kernel refused.
@@ -54,13 +58,14 @@ func (b *Batch) Full() bool {
 	return b.n >= batchMax || len(b.buf) >= batchBytes-4096 || b.charge+answerCharge > b.limit
 }
 
-// Add appends a request and returns its index. A TypeFlowGet or TypeExpectGet
-// request has an answer, which Answer gives when the batch is complete.
+// Add appends a request and returns its index. Where the kernel answers the request
+// (as every subsystem does for its get message), Answers has the answer once the
+// batch is complete.
 func (b *Batch) Add(r Request) int {
 	b.last = len(b.buf)
 	b.buf = r.append(b.buf, 0, 0)
 	b.charge += ackCharge
-	if r.Type == TypeFlowGet || r.Type == TypeExpectGet {
+	if r.Type&0xff == messageGet {
 		b.charge += answerCharge
 	}
 	b.n++
@@ -76,7 +81,7 @@ func (b *Batch) Answers(each func(index int, m *Message) error) error {
 	var m Message
 	for _, a := range b.answerAt {
 		n := int(native.Uint32(b.answers[a.at:]))
-		if err := parseMessage(b.answers[a.at:a.at+n], &m); err != nil {
+		if err := m.Parse(b.answers[a.at : a.at+n]); err != nil {
 			return err
 		}
 		if err := each(a.index, &m); err != nil {
@@ -241,24 +246,24 @@ func (c *Conn) execute(b *Batch) error {
 
 // take files the replies in b and reports whether the last one is among them.
 func (b *Batch) take(in []byte) (done bool, err error) {
-	ms := messages{rest: in}
-	for ms.next() {
-		index := int(int32(ms.seq() - b.firstSeq))
+	ms := Messages{Rest: in}
+	for ms.Next() {
+		index := int(int32(ms.Seq() - b.firstSeq))
 		if index < 0 || index >= b.n {
 			continue
 		}
-		if ms.typ() != unix.NLMSG_ERROR {
+		if ms.Type() != unix.NLMSG_ERROR {
 			b.answerAt = append(b.answerAt, answer{index, len(b.answers)})
-			b.answers = append(b.answers, ms.raw...)
+			b.answers = append(b.answers, ms.Raw...)
 			continue
 		}
-		if err := parseAck(ms.raw); err != nil {
+		if err := ParseAck(ms.Raw); err != nil {
 			b.failures = append(b.failures, Failure{index, err})
 		}
 		done = done || index == b.n-1
 	}
-	if ms.bad {
-		return done, errShort
+	if ms.Bad {
+		return done, ErrTruncated
 	}
 	return done, nil
 }

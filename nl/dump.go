@@ -9,16 +9,11 @@ import (
 
 // Dump says which table to read.
 type Dump struct {
-	Type   Type  // TypeFlowGet, TypeFlowGetZero, TypeFlowGetDying, TypeExpectGet, TypeFlowStatsCPU …
+	Type   Type  // ctnetlink.TypeFlowGet …
 	Family uint8 // FamilyUnspec for all
 
-	// Filter lets the kernel leave flows out: mark with mask, status with mask,
-	// zone, and with FilterTuples the present fields of the tuples. Kernels
-	// ignore what they don't know (the zone before 6.8, tuples before 5.8) and
-	// IPv6 addresses are not compared, so the receiver must check again.
-	// FilterTuples needs a Family.
-	Filter       *Flow
-	FilterTuples bool
+	// Attrs, if not nil, appends the attributes that narrow the dump, as in Request.
+	Attrs func(dst []byte) []byte
 }
 
 // DumpInfo tells about a dump that has ended.
@@ -63,12 +58,12 @@ func (c *Conn) Dump(ctx context.Context, d Dump, each func(*Message) error) (Dum
 
 	var m Message
 	for chunk := range r.full {
-		ms := messages{rest: chunk}
-		for ms.next() {
-			if ms.seq() != seq || ms.typ() < unix.NLMSG_MIN_TYPE {
+		ms := Messages{Rest: chunk}
+		for ms.Next() {
+			if ms.Seq() != seq || ms.Type() < unix.NLMSG_MIN_TYPE {
 				continue
 			}
-			if err := parseMessage(ms.raw, &m); err != nil {
+			if err := m.Parse(ms.Raw); err != nil {
 				return DumpInfo{}, err
 			}
 			if err := each(&m); err != nil {
@@ -80,26 +75,9 @@ func (c *Conn) Dump(ctx context.Context, d Dump, each func(*Message) error) (Dum
 	return r.info, r.err
 }
 
-// DumpFlows is Dump with the flows decoded. The Flow is reused: it is good until
-// each returns.
-func (c *Conn) DumpFlows(ctx context.Context, d Dump, each func(*Flow) error) (DumpInfo, error) {
-	var f Flow
-	return c.Dump(ctx, d, func(m *Message) error {
-		if err := f.Decode(m.Attrs); err != nil {
-			return err
-		}
-		return each(&f)
-	})
-}
-
 func (d *Dump) request(seq uint32) []byte {
-	r := Request{Type: d.Type, Family: d.Family, Flow: d.Filter}
-	b := r.append(nil, seq, unix.NLM_F_DUMP)
-	if d.Filter != nil && d.FilterTuples {
-		b = d.Filter.appendFilter(b)
-		native.PutUint32(b, uint32(len(b)))
-	}
-	return b
+	r := Request{Type: d.Type, Family: d.Family, Attrs: d.Attrs}
+	return r.append(nil, seq, unix.NLM_F_DUMP)
 }
 
 // dumpReader fills chunks and passes them on. info and err are the consumer's
@@ -146,22 +124,22 @@ func (r *dumpReader) run(ctx context.Context) {
 
 // scan looks for the end of the dump in b.
 func (r *dumpReader) scan(b []byte) (done bool) {
-	ms := messages{rest: b}
-	for ms.next() {
-		if ms.seq() != r.seq {
+	ms := Messages{Rest: b}
+	for ms.Next() {
+		if ms.Seq() != r.seq {
 			continue
 		}
-		if ms.flags()&unix.NLM_F_DUMP_INTR != 0 {
+		if ms.Flags()&unix.NLM_F_DUMP_INTR != 0 {
 			r.info.Interrupted = true
 		}
-		switch ms.typ() {
+		switch ms.Type() {
 		case unix.NLMSG_DONE, unix.NLMSG_ERROR:
-			r.err = parseAck(ms.raw)
+			r.err = ParseAck(ms.Raw)
 			done = true
 		}
 	}
-	if ms.bad && !done {
-		r.err, done = errShort, true
+	if ms.Bad && !done {
+		r.err, done = ErrTruncated, true
 	}
 	return done
 }

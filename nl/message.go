@@ -6,10 +6,20 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// Type is a whole netlink message type: subsystem<<8 | message.
+type Type uint16
+
+// Address families as struct nfgenmsg and the kernel's tables use them: AF_UNSPEC,
+// AF_INET and AF_INET6.
 const (
-	nlmsgHeader = 16 // struct nlmsghdr
-	nfgenHeader = 4  // struct nfgenmsg
-	headers     = nlmsgHeader + nfgenHeader
+	FamilyUnspec = 0
+	FamilyIPv4   = 2
+	FamilyIPv6   = 10
+)
+
+const (
+	NetlinkHeaderLen = 16                   // size of struct nlmsghdr
+	HeadersLen       = NetlinkHeaderLen + 4 // and of struct nfgenmsg
 
 	seqOffset   = 8 // of nlmsg_seq
 	flagsOffset = 6 // of nlmsg_flags
@@ -27,48 +37,42 @@ type Message struct {
 	Attrs  []byte
 }
 
-// IsExpect reports whether the message is about an expectation.
-func (m *Message) IsExpect() bool { return m.Type>>8 == subsysExpect }
-
-// IsDelete reports whether the message says that a flow or expectation is gone.
-func (m *Message) IsDelete() bool { return m.Type == TypeFlowDelete || m.Type == TypeExpectDelete }
-
-// IsNew reports whether an event announces a new flow or expectation rather
-// than a change of a known one.
-func (m *Message) IsNew() bool {
-	return !m.IsDelete() && m.Flags&(unix.NLM_F_CREATE|unix.NLM_F_EXCL) != 0
+// Messages walks the netlink messages of a receive buffer.
+type Messages struct {
+	Rest []byte // what has not been read yet
+	Raw  []byte // the current message, headers included
+	Bad  bool   // the buffer ended within a message
 }
 
-// messages walks the netlink messages of a receive buffer.
-type messages struct {
-	rest []byte
-	raw  []byte // the current message, headers included
-	bad  bool   // the buffer ended within a message
-}
-
-func (ms *messages) next() bool {
-	b := ms.rest
-	if len(b) < nlmsgHeader {
-		ms.bad = len(b) != 0
+// Next reads the next message and reports whether there was one.
+func (ms *Messages) Next() bool {
+	b := ms.Rest
+	if len(b) < NetlinkHeaderLen {
+		ms.Bad = len(b) != 0
 		return false
 	}
 	n := int(native.Uint32(b))
-	if n < nlmsgHeader || n > len(b) {
-		ms.bad = true
+	if n < NetlinkHeaderLen || n > len(b) {
+		ms.Bad = true
 		return false
 	}
-	ms.raw = b[:n]
-	ms.rest = b[min(align4(n), len(b)):]
+	ms.Raw = b[:n]
+	ms.Rest = b[min(Align(n), len(b)):]
 	return true
 }
 
-func (ms *messages) typ() uint16   { return native.Uint16(ms.raw[4:]) }
-func (ms *messages) flags() uint16 { return native.Uint16(ms.raw[flagsOffset:]) }
-func (ms *messages) seq() uint32   { return native.Uint32(ms.raw[seqOffset:]) }
+// Type returns nlmsg_type of the current message, NLMSG_ERROR and NLMSG_DONE included.
+func (ms *Messages) Type() uint16 { return native.Uint16(ms.Raw[4:]) }
 
-// parseMessage splits raw, one netlink message, into m.
-func parseMessage(raw []byte, m *Message) error {
-	if len(raw) < headers {
+// Flags returns its NLM_F_ bits.
+func (ms *Messages) Flags() uint16 { return native.Uint16(ms.Raw[flagsOffset:]) }
+
+// Seq returns its sequence number.
+func (ms *Messages) Seq() uint32 { return native.Uint32(ms.Raw[seqOffset:]) }
+
+// Parse sets m to raw, one whole netlink message, into which m.Attrs then points.
+func (m *Message) Parse(raw []byte) error {
+	if len(raw) < HeadersLen {
 		return &AttrError{Object: "nfnetlink header"}
 	}
 	*m = Message{
@@ -76,9 +80,9 @@ func parseMessage(raw []byte, m *Message) error {
 		Flags:  native.Uint16(raw[flagsOffset:]),
 		Seq:    native.Uint32(raw[seqOffset:]),
 		PortID: native.Uint32(raw[12:]),
-		Family: raw[nlmsgHeader],
-		ResID:  be.Uint16(raw[nlmsgHeader+2:]),
-		Attrs:  raw[headers:],
+		Family: raw[NetlinkHeaderLen],
+		ResID:  be.Uint16(raw[NetlinkHeaderLen+2:]),
+		Attrs:  raw[HeadersLen:],
 	}
 	return nil
 }
@@ -104,12 +108,12 @@ const (
 	ackCapped       = 0x100 // NLM_F_CAPPED
 )
 
-// parseAck reads an NLMSG_ERROR or NLMSG_DONE message: nil for success.
-func parseAck(raw []byte) error {
-	if len(raw) < nlmsgHeader+4 {
+// ParseAck reads an NLMSG_ERROR or NLMSG_DONE message: nil for success.
+func ParseAck(raw []byte) error {
+	if len(raw) < NetlinkHeaderLen+4 {
 		return nil // a bare NLMSG_DONE
 	}
-	errno := -int32(native.Uint32(raw[nlmsgHeader:]))
+	errno := -int32(native.Uint32(raw[NetlinkHeaderLen:]))
 	if errno == 0 {
 		return nil
 	}
@@ -118,63 +122,74 @@ func parseAck(raw []byte) error {
 	if flags&ackTLVs == 0 {
 		return e
 	}
-	at := nlmsgHeader + 4
+	at := NetlinkHeaderLen + 4
 	if native.Uint16(raw[4:]) == unix.NLMSG_ERROR {
 		// The refused request follows: its header alone when capped.
-		if len(raw) < at+nlmsgHeader {
+		if len(raw) < at+NetlinkHeaderLen {
 			return e
 		}
-		size := uint32(nlmsgHeader)
+		size := uint32(NetlinkHeaderLen)
 		if flags&ackCapped == 0 {
 			size = native.Uint32(raw[at:])
 		}
 		if uint64(size)+3 > uint64(len(raw)) { // beyond it, and perhaps beyond an int of 32 bits
 			return e
 		}
-		at += align4(int(size))
+		at += Align(int(size))
 	}
 	if at > len(raw) {
 		return e
 	}
-	a := attrs{rest: raw[at:]}
-	for a.next() {
-		if a.typ == nlmsgerrAttrMsg {
-			e.Text = strings.TrimRight(string(a.val), "\x00")
+	a := Attrs{Rest: raw[at:]}
+	for a.Next() {
+		if a.Type == nlmsgerrAttrMsg {
+			e.Text = strings.TrimRight(string(a.Value), "\x00")
 		}
 	}
 	return e
 }
 
-// Request is one message to the kernel. Flow or Expect, if not nil, gives its
-// attributes; Append's documentation says which. Attrs are the encoded
-// attributes of another subsystem's message: the packages below this one speak
-// those, with message types of their own.
+// Request is one message to the kernel.
 type Request struct {
 	Type    Type
 	Flags   uint16 // NLM_F_CREATE, NLM_F_EXCL …; NLM_F_REQUEST is implied
 	Family  uint8
 	Version uint8 // of nfgenmsg; 0 but for a flush that is to respect Family
-	Flow    *Flow
-	Expect  *Expect
-	Attrs   []byte
+
+	// Attrs, if not nil, appends the encoded attributes to dst and returns the
+	// result, as a method such as (*ctnetlink.Flow).Append does. It is called
+	// before the function that was given the Request returns, and is not kept.
+	Attrs func(dst []byte) []byte
+}
+
+// Encoded is a Request's Attrs for attributes that are encoded already.
+func Encoded(attrs []byte) func(dst []byte) []byte {
+	return func(dst []byte) []byte { return append(dst, attrs...) }
 }
 
 // append adds the whole message to dst.
 func (r *Request) append(dst []byte, seq uint32, flags uint16) []byte {
 	at := len(dst)
+	dst = BeginMessage(dst, r.Type, r.Flags|flags, seq, r.Family, r.Version, 0)
+	if r.Attrs != nil {
+		dst = r.Attrs(dst)
+	}
+	return EndMessage(dst, at)
+}
+
+// BeginMessage appends the headers of a message. Its attributes follow, and then
+// EndMessage, given the offset at which the message begins, closes it.
+func BeginMessage(dst []byte, typ Type, flags uint16, seq uint32, family, version uint8, resID uint16) []byte {
 	dst = native.AppendUint32(dst, 0)
-	dst = native.AppendUint16(dst, uint16(r.Type))
-	dst = native.AppendUint16(dst, r.Flags|flags|unix.NLM_F_REQUEST)
+	dst = native.AppendUint16(dst, uint16(typ))
+	dst = native.AppendUint16(dst, flags|unix.NLM_F_REQUEST)
 	dst = native.AppendUint32(dst, seq)
 	dst = native.AppendUint32(dst, 0)
-	dst = append(dst, r.Family, r.Version, 0, 0)
-	if r.Flow != nil {
-		dst = r.Flow.Append(dst)
-	}
-	if r.Expect != nil {
-		dst = r.Expect.Append(dst)
-	}
-	dst = append(dst, r.Attrs...)
+	return append(dst, family, version, byte(resID>>8), byte(resID))
+}
+
+// EndMessage closes the message that BeginMessage began at offset at.
+func EndMessage(dst []byte, at int) []byte {
 	native.PutUint32(dst[at:], uint32(len(dst)-at))
 	return dst
 }

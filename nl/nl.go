@@ -1,15 +1,13 @@
-// Package nl speaks with the kernel's connection tracking over nfnetlink: flows
-// and expectations, their statistics, dumps, batches of changes and event
-// subscriptions.
+// Package nl is the netlink transport of nfnetlink: sockets, requests, dumps, batches,
+// and the codec of messages and attributes. What the messages say is the business of
+// the packages below this one: ctnetlink (flows, expectations, events), nfqueue
+// (packets), cttimeout and cthelper.
 //
-// flow.go and expect.go hold the types, decode.go and encode.go turn netlink
-// attributes into them and back, without any I/O. Conn does the I/O: Do for one
-// request, Dump for a table, Pipeline for many changes, Subscribe for events.
+// Conn does the I/O: Do for one request, Dump for a table, Pipeline for many changes.
 // Nothing here prints, logs or knows of command lines.
 //
-// Byte order: netlink and attribute headers are in the machine's order, the
-// payloads of ctnetlink in network order (labels and CTA_FILTER's flags are the
-// exceptions); every value in this package's types is in host order.
+// Byte order: netlink and attribute headers are in the machine's order, payloads in
+// network order, with the exceptions that the packages below name.
 package nl
 
 import (
@@ -50,11 +48,19 @@ type ioOp struct {
 // as answers wait.
 const requestRcvbuf = 2 << 20
 
-// Dial opens a socket in the calling thread's network namespace. Opening needs
-// no privilege, requests do. The error names the step that failed: "open
+// Config says how to open a socket. The zero Config is the default.
+type Config struct {
+	// NetNS is a descriptor of the network namespace in which the socket is opened,
+	// /run/netns/NAME for example; 0 is the namespace of the calling thread. The
+	// descriptor is not needed after Dial has returned.
+	NetNS int
+}
+
+// Dial opens a socket. Opening needs no privilege (another namespace needs
+// CAP_SYS_ADMIN), requests do. The error names the step that failed: "open
 // netlink socket: …".
-func Dial() (*Conn, error) {
-	c, err := dial()
+func Dial(config Config) (*Conn, error) {
+	c, err := dial(config)
 	if err != nil {
 		return nil, err
 	}
@@ -69,8 +75,8 @@ func Dial() (*Conn, error) {
 	return c, nil
 }
 
-func dial() (*Conn, error) {
-	sock, err := netlink.Dial(unix.NETLINK_NETFILTER, nil)
+func dial(config Config) (*Conn, error) {
+	sock, err := netlink.Dial(unix.NETLINK_NETFILTER, &netlink.Config{NetNS: config.NetNS})
 	if err != nil {
 		return nil, fmt.Errorf("open netlink socket: %w", err)
 	}
@@ -173,8 +179,9 @@ func (c *Conn) nextSeq() uint32 {
 // most 32 KiB and single answers in smaller ones.
 const replySize = 32 << 10
 
-// errShort is a message cut in the middle: the kernel's doing, never the user's.
-var errShort = errors.New("truncated netlink message")
+// ErrTruncated reports a message that is cut in the middle: the kernel's doing, never
+// the user's.
+var ErrTruncated = errors.New("truncated netlink message")
 
 // Do sends one request and waits for its acknowledgement. The kernel's answers,
 // if any, go to answer, which may be nil. A refusal is an *Error.
@@ -193,15 +200,15 @@ func (c *Conn) Do(ctx context.Context, r Request, answer func(*Message) error) e
 		if err != nil {
 			return ctxError(ctx, fmt.Errorf("receive netlink answer: %w", err))
 		}
-		ms := messages{rest: b}
-		for ms.next() {
-			if ms.seq() != seq {
+		ms := Messages{Rest: b}
+		for ms.Next() {
+			if ms.Seq() != seq {
 				continue
 			}
-			if ms.typ() == unix.NLMSG_ERROR {
-				return parseAck(ms.raw)
+			if ms.Type() == unix.NLMSG_ERROR {
+				return ParseAck(ms.Raw)
 			}
-			if err := parseMessage(ms.raw, &m); err != nil {
+			if err := m.Parse(ms.Raw); err != nil {
 				return err
 			}
 			if answer != nil {
@@ -210,22 +217,8 @@ func (c *Conn) Do(ctx context.Context, r Request, answer func(*Message) error) e
 				}
 			}
 		}
-		if ms.bad {
-			return errShort
+		if ms.Bad {
+			return ErrTruncated
 		}
 	}
-}
-
-// Get asks for the flow that the tuples and zone of want name and decodes the
-// answer into got. An absent flow is an *Error with ENOENT.
-func (c *Conn) Get(ctx context.Context, want, got *Flow) error {
-	found := false
-	err := c.Do(ctx, Request{Type: TypeFlowGet, Family: want.Family(), Flow: want}, func(m *Message) error {
-		found = true
-		return got.Decode(m.Attrs)
-	})
-	if err == nil && !found {
-		return &Error{Errno: unix.ENOENT}
-	}
-	return err
 }

@@ -6,6 +6,7 @@ import (
 
 	"ctbox/internal/cnum"
 	"ctbox/nl"
+	"ctbox/nl/ctnetlink"
 )
 
 // maxAddr is how much of an argument is looked at as an address: what an IPv6
@@ -15,7 +16,7 @@ const maxAddr = 45
 // parseAddr reads an address as inet_aton(3) does, so "10.1", octal and
 // hexadecimal parts and text after a blank are taken, else as inet_pton(3) does
 // for IPv6.
-func parseAddr(s string) (a nl.Addr, family uint8, ok bool) {
+func parseAddr(s string) (a ctnetlink.Addr, family uint8, ok bool) {
 	if v4, ok := parseIPv4(s); ok {
 		a[0], a[1], a[2], a[3] = byte(v4>>24), byte(v4>>16), byte(v4>>8), byte(v4)
 		return a, nl.FamilyIPv4, true
@@ -72,7 +73,7 @@ func decimal(s string) (v uint64, rest string, ok bool) {
 
 // addrArg reads an argument ADDR[/LEN] and settles the line's family.
 // prefix is -1 without a length.
-func (p *Parser) addrArg(arg, name string, cidr bool) (a nl.Addr, prefix int, err error) {
+func (p *Parser) addrArg(arg, name string, cidr bool) (a ctnetlink.Addr, prefix int, err error) {
 	text, length, hasLength := strings.Cut(arg[:min(len(arg), maxAddr)], "/")
 	a, family, ok := parseAddr(text)
 	if !ok {
@@ -114,7 +115,7 @@ func parsePrefix(s string, most int) (int, bool) {
 }
 
 // prefixMask is the address mask of a prefix length.
-func prefixMask(prefix int) (m nl.Addr) {
+func prefixMask(prefix int) (m ctnetlink.Addr) {
 	for i := range m {
 		switch {
 		case prefix >= 8:
@@ -185,19 +186,19 @@ func (p *Parser) setAddr(o *option, arg string, _ bool) error {
 	return nil
 }
 
-func setSrc(t *nl.Tuple, a nl.Addr, family uint8) {
+func setSrc(t *ctnetlink.Tuple, a ctnetlink.Addr, family uint8) {
 	t.Src, t.Family = a, family
-	t.Has |= nl.TupleSrc
+	t.Has |= ctnetlink.TupleSrc
 }
 
-func setDst(t *nl.Tuple, a nl.Addr, family uint8) {
+func setDst(t *ctnetlink.Tuple, a ctnetlink.Addr, family uint8) {
 	t.Dst, t.Family = a, family
-	t.Has |= nl.TupleDst
+	t.Has |= ctnetlink.TupleDst
 }
 
 // setNAT reads ADDR, ADDR:PORT or [ADDR]:PORT.
 func (p *Parser) setNAT(o *option, arg string, given bool) error {
-	nat := nl.NAT{}
+	nat := ctnetlink.NAT{}
 	if given {
 		addr, port, hasPort, err := splitNAT(arg)
 		if err != nil {

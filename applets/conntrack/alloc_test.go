@@ -10,7 +10,7 @@ import (
 	"testing"
 
 	"ctbox/internal/netnstest"
-	"ctbox/nl"
+	"ctbox/nl/ctnetlink"
 )
 
 // What a command allocates may not grow with the table: a single allocation a
@@ -93,10 +93,10 @@ func TestListingAllocatesNothingPerFlow(t *testing.T) {
 
 func TestEventsAllocateNothing(t *testing.T) {
 	ns := netnstest.New(t, "eventallocs")
-	var sub *nl.Subscription
+	var sub *ctnetlink.Subscription
 	ns.Do(func() {
 		var err error
-		if sub, err = nl.Subscribe(nl.EventOptions{Groups: nl.AllFlowEvents}); err != nil {
+		if sub, err = ctnetlink.Subscribe(ctnetlink.EventOptions{Groups: ctnetlink.AllFlowEvents}); err != nil {
 			t.Fatal(err)
 		}
 	})

@@ -10,6 +10,7 @@ import (
 
 	"ctbox/internal/netnstest"
 	"ctbox/nl"
+	"ctbox/nl/ctnetlink"
 )
 
 // BenchmarkMatch is the filter alone.
@@ -76,12 +77,12 @@ func BenchmarkList(b *testing.B) {
 	b.Run("kernel", func(b *testing.B) {
 		for b.Loop() {
 			ns.Do(func() {
-				conn, err := nl.Dial()
+				conn, err := nl.Dial(nl.Config{})
 				if err != nil {
 					b.Fatal(err)
 				}
 				defer conn.Close()
-				if _, err := conn.Dump(b.Context(), nl.Dump{Type: nl.TypeFlowGet}, func(*nl.Message) error { return nil }); err != nil {
+				if _, err := conn.Dump(b.Context(), nl.Dump{Type: ctnetlink.TypeFlowGet}, func(*nl.Message) error { return nil }); err != nil {
 					b.Fatal(err)
 				}
 			})

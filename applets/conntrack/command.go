@@ -6,7 +6,7 @@ package conntrack
 import (
 	"time"
 
-	"ctbox/nl"
+	"ctbox/nl/ctnetlink"
 )
 
 // Op is what a command line asks for. The zero Op is a line without a command,
@@ -121,8 +121,8 @@ const (
 
 // LabelSet is the labels that an option names.
 type LabelSet struct {
-	Bits nl.Labels
-	// Beyond says that a named label's bit is beyond nl.MaxLabels: no entry has
+	Bits ctnetlink.Labels
+	// Beyond says that a named label's bit is beyond ctnetlink.MaxLabels: no entry has
 	// it, and none can be given it.
 	Beyond bool
 }
@@ -136,7 +136,7 @@ type LabelSet struct {
 // line gave has its presence bit set. In detail:
 //
 //   - OpCreate and OpAdd: Flow is ready to be sent. The direction that was not
-//     given is derived from the other, Status has nl.StatusConfirmed if -u was
+//     given is derived from the other, Status has ctnetlink.StatusConfirmed if -u was
 //     given, NATSrc and NATDst hold -n and -g (ports for TCP and UDP only), and
 //     there is no MarkMask or StatusMask.
 //   - OpUpdate: Orig is compared if OptSrc, OptDst or OptProto was given, Reply
@@ -159,16 +159,16 @@ type Command struct {
 	// nl.FamilyUnspec stands for both.
 	Family uint8
 
-	Flow   nl.Flow
-	Expect nl.Expect
+	Flow   ctnetlink.Flow
+	Expect ctnetlink.Expect
 
 	// SrcMask and DstMask count with OptMaskSrc and OptMaskDst: an entry's
 	// original source matches when entry & SrcMask == Flow.Orig.Src & SrcMask.
-	SrcMask, DstMask nl.Addr
+	SrcMask, DstMask ctnetlink.Addr
 
 	// NAT filters: they count with OptSrcNAT, OptDstNAT and OptAnyNAT. Without
 	// address: translated at all. The address is of Family.
-	SrcNAT, DstNAT, AnyNAT nl.NAT
+	SrcNAT, DstNAT, AnyNAT ctnetlink.NAT
 
 	Labels      LabelSet // -l: entries must have them all
 	LabelsAdd   LabelSet // --label-add

@@ -8,29 +8,30 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"ctbox/nl"
+	"ctbox/nl/ctnetlink"
 )
 
-func addr(s string) (a nl.Addr) {
+func addr(s string) (a ctnetlink.Addr) {
 	ip := netip.MustParseAddr(s)
 	copy(a[:], ip.AsSlice())
 	return a
 }
 
 // tuple4 is a tuple of IPv4 addresses with a protocol.
-func tuple4(proto uint8, src, dst string) nl.Tuple {
-	return nl.Tuple{Family: nl.FamilyIPv4, Proto: proto, Src: addr(src), Dst: addr(dst),
-		Has: nl.TupleAddrs | nl.TupleProto}
+func tuple4(proto uint8, src, dst string) ctnetlink.Tuple {
+	return ctnetlink.Tuple{Family: nl.FamilyIPv4, Proto: proto, Src: addr(src), Dst: addr(dst),
+		Has: ctnetlink.TupleAddrs | ctnetlink.TupleProto}
 }
 
-func withPorts(t nl.Tuple, src, dst uint16) nl.Tuple {
+func withPorts(t ctnetlink.Tuple, src, dst uint16) ctnetlink.Tuple {
 	t.SrcPort, t.DstPort = src, dst
-	t.Has |= nl.TuplePorts
+	t.Has |= ctnetlink.TuplePorts
 	return t
 }
 
-func withICMP(t nl.Tuple, typ, code uint8, id uint16) nl.Tuple {
+func withICMP(t ctnetlink.Tuple, typ, code uint8, id uint16) ctnetlink.Tuple {
 	t.ICMPType, t.ICMPCode, t.ICMPID = typ, code, id
-	t.Has |= nl.TupleICMP
+	t.Has |= ctnetlink.TupleICMP
 	return t
 }
 
@@ -52,13 +53,13 @@ func mustParse(t testing.TB, line string) Command {
 // The comment on the right says what conntrack-tools sends where it differs.
 func TestNewFlowTuples(t *testing.T) {
 	const tcp = " -p tcp -t 10 --state NONE"
-	ab := tuple4(nl.ProtoTCP, hostA, hostB)
-	ba := tuple4(nl.ProtoTCP, hostB, hostA)
+	ab := tuple4(ctnetlink.ProtoTCP, hostA, hostB)
+	ba := tuple4(ctnetlink.ProtoTCP, hostB, hostA)
 	pingAB, pingBA := ab, ba
-	pingAB.Proto, pingBA.Proto = nl.ProtoICMP, nl.ProtoICMP
+	pingAB.Proto, pingBA.Proto = ctnetlink.ProtoICMP, ctnetlink.ProtoICMP
 	for _, c := range []struct {
 		line        string
-		orig, reply nl.Tuple
+		orig, reply ctnetlink.Tuple
 	}{
 		{"-s A -d B" + tcp + " --sport 1 --dport 2", withPorts(ab, 1, 2), withPorts(ba, 2, 1)},
 		{"-r B -q A" + tcp + " --reply-port-src 2 --reply-port-dst 1", withPorts(ab, 1, 2), withPorts(ba, 2, 1)},
@@ -71,9 +72,9 @@ func TestNewFlowTuples(t *testing.T) {
 		{"-s A -d B -p icmp -t 10 --icmp-type 8 --icmp-code 0 --icmp-id 5", withICMP(pingAB, 8, 0, 5), withICMP(pingBA, 0, 0, 5)},
 		{"-p icmp -t 10 --icmp-type 8 --icmp-code 0 --icmp-id 5 -s A -d B -r B -q A", withICMP(pingAB, 8, 0, 5), withICMP(pingBA, 0, 0, 5)}, // a reply of protocol 0
 		{"-r B -q A -p icmp -t 10 --icmp-type 8 --icmp-code 0 --icmp-id 5", withICMP(pingAB, 8, 0, 5), withICMP(pingBA, 0, 0, 5)},           // reply type 255
-		{"-s A -d B -p icmp -t 10 --icmp-type 3 --icmp-code 1", withICMP(pingAB, 3, 1, 0), withICMP(pingBA, nl.NoICMPAnswer, 1, 0)},
+		{"-s A -d B -p icmp -t 10 --icmp-type 3 --icmp-code 1", withICMP(pingAB, 3, 1, 0), withICMP(pingBA, ctnetlink.NoICMPAnswer, 1, 0)},
 		{"-r B -q A -p 200 -t 10", tuple4(200, hostA, hostB), tuple4(200, hostB, hostA)},
-		{"-s A -d B -p gre -t 10 --srckey 0x10 --dstkey 077", withPorts(tuple4(nl.ProtoGRE, hostA, hostB), 16, 63), withPorts(tuple4(nl.ProtoGRE, hostB, hostA), 63, 16)},
+		{"-s A -d B -p gre -t 10 --srckey 0x10 --dstkey 077", withPorts(tuple4(ctnetlink.ProtoGRE, hostA, hostB), 16, 63), withPorts(tuple4(ctnetlink.ProtoGRE, hostB, hostA), 63, 16)},
 	} {
 		line := strings.NewReplacer(" A", " "+hostA, " B", " "+hostB, " C", " "+hostC).Replace(" " + c.line)
 		for _, command := range []string{"-I", "-A"} {
@@ -92,7 +93,7 @@ func TestNewFlowTuples(t *testing.T) {
 func TestFlowFields(t *testing.T) {
 	const pair = " -s 192.0.2.1 -d 198.51.100.2"
 	type fields struct {
-		Has                nl.Attr
+		Has                ctnetlink.Attr
 		Status, StatusMask uint32
 		Mark, MarkMask     uint32
 		Timeout, ID        uint32
@@ -104,33 +105,33 @@ func TestFlowFields(t *testing.T) {
 		want fields
 	}{
 		{"-L", fields{}},
-		{"-L -u SEEN_REPLY", fields{Has: nl.HasStatus | nl.HasStatusMask, Status: 2, StatusMask: 2}},
-		{"-L -u assured,see", fields{Has: nl.HasStatus | nl.HasStatusMask, Status: 6, StatusMask: 6}},
-		{"-L -u UNREPLIED", fields{Has: nl.HasStatus | nl.HasStatusMask, StatusMask: 2}},
-		{"-D -u !ASSURED", fields{Has: nl.HasStatus | nl.HasStatusMask, StatusMask: 4}},
-		{"-D -u ASSURED,UNREPLIED", fields{Has: nl.HasStatus | nl.HasStatusMask, Status: 4, StatusMask: 6}},
-		{"-L -u ASSURED -u SEEN_REPLY", fields{Has: nl.HasStatus | nl.HasStatusMask, Status: 6, StatusMask: 6}},
-		{"-L -u !A,!E,HW", fields{Has: nl.HasStatus | nl.HasStatusMask, Status: 0x8000, StatusMask: 0x8005}},
-		{"-L -u UNSET", fields{Has: nl.HasStatus | nl.HasStatusMask}},
-		{"-L -u S", fields{Has: nl.HasStatus | nl.HasStatusMask}},
-		{"-U -u FIXED", fields{Has: nl.HasStatus, Status: 0x400}},
-		{"-U -u !ASSURED", fields{Has: nl.HasStatus}},
-		{"-I -p 200 -t 5 -u A" + pair, fields{Has: nl.HasStatus | nl.HasTimeout, Status: 0xc, Timeout: 5}},
-		{"-I -p 200 -t 5 -u UNSET" + pair, fields{Has: nl.HasStatus | nl.HasTimeout, Status: 0x8, Timeout: 5}},
-		{"-L -m 5", fields{Has: nl.HasMark | nl.HasMarkMask, Mark: 5, MarkMask: 0xffffffff}},
-		{"-L -m 0x10/010", fields{Has: nl.HasMark | nl.HasMarkMask, Mark: 16, MarkMask: 8}},
-		{"-L -m 5/", fields{Has: nl.HasMark | nl.HasMarkMask, Mark: 5}},
-		{"-L -m 5/-1", fields{Has: nl.HasMark | nl.HasMarkMask, Mark: 5, MarkMask: 0xffffffff}},
-		{"-L -m 5/4294967301", fields{Has: nl.HasMark | nl.HasMarkMask, Mark: 5, MarkMask: 5}},
-		{"-U -m 5/3", fields{Has: nl.HasMark | nl.HasMarkMask, Mark: 5, MarkMask: 3}},
-		{"-A -p 200 -t 5 -m 5/3" + pair, fields{Has: nl.HasMark | nl.HasTimeout, Mark: 5, MarkMask: 3, Timeout: 5}},
-		{"-D -t abc", fields{Has: nl.HasTimeout}},
-		{"-D -t -1", fields{Has: nl.HasTimeout, Timeout: 4294967295}},
-		{"-D -t 4294967297", fields{Has: nl.HasTimeout, Timeout: 1}},
-		{"-D -i 0xffffffff", fields{Has: nl.HasID, ID: 4294967295}},
-		{"-L -c 7", fields{Has: nl.HasSecmark, Secmark: 7}},
-		{"-L -w 0xff", fields{Has: nl.HasZone, Zone: 255}},
-		{"-L -w 1 -w 2", fields{Has: nl.HasZone, Zone: 2}},
+		{"-L -u SEEN_REPLY", fields{Has: ctnetlink.HasStatus | ctnetlink.HasStatusMask, Status: 2, StatusMask: 2}},
+		{"-L -u assured,see", fields{Has: ctnetlink.HasStatus | ctnetlink.HasStatusMask, Status: 6, StatusMask: 6}},
+		{"-L -u UNREPLIED", fields{Has: ctnetlink.HasStatus | ctnetlink.HasStatusMask, StatusMask: 2}},
+		{"-D -u !ASSURED", fields{Has: ctnetlink.HasStatus | ctnetlink.HasStatusMask, StatusMask: 4}},
+		{"-D -u ASSURED,UNREPLIED", fields{Has: ctnetlink.HasStatus | ctnetlink.HasStatusMask, Status: 4, StatusMask: 6}},
+		{"-L -u ASSURED -u SEEN_REPLY", fields{Has: ctnetlink.HasStatus | ctnetlink.HasStatusMask, Status: 6, StatusMask: 6}},
+		{"-L -u !A,!E,HW", fields{Has: ctnetlink.HasStatus | ctnetlink.HasStatusMask, Status: 0x8000, StatusMask: 0x8005}},
+		{"-L -u UNSET", fields{Has: ctnetlink.HasStatus | ctnetlink.HasStatusMask}},
+		{"-L -u S", fields{Has: ctnetlink.HasStatus | ctnetlink.HasStatusMask}},
+		{"-U -u FIXED", fields{Has: ctnetlink.HasStatus, Status: 0x400}},
+		{"-U -u !ASSURED", fields{Has: ctnetlink.HasStatus}},
+		{"-I -p 200 -t 5 -u A" + pair, fields{Has: ctnetlink.HasStatus | ctnetlink.HasTimeout, Status: 0xc, Timeout: 5}},
+		{"-I -p 200 -t 5 -u UNSET" + pair, fields{Has: ctnetlink.HasStatus | ctnetlink.HasTimeout, Status: 0x8, Timeout: 5}},
+		{"-L -m 5", fields{Has: ctnetlink.HasMark | ctnetlink.HasMarkMask, Mark: 5, MarkMask: 0xffffffff}},
+		{"-L -m 0x10/010", fields{Has: ctnetlink.HasMark | ctnetlink.HasMarkMask, Mark: 16, MarkMask: 8}},
+		{"-L -m 5/", fields{Has: ctnetlink.HasMark | ctnetlink.HasMarkMask, Mark: 5}},
+		{"-L -m 5/-1", fields{Has: ctnetlink.HasMark | ctnetlink.HasMarkMask, Mark: 5, MarkMask: 0xffffffff}},
+		{"-L -m 5/4294967301", fields{Has: ctnetlink.HasMark | ctnetlink.HasMarkMask, Mark: 5, MarkMask: 5}},
+		{"-U -m 5/3", fields{Has: ctnetlink.HasMark | ctnetlink.HasMarkMask, Mark: 5, MarkMask: 3}},
+		{"-A -p 200 -t 5 -m 5/3" + pair, fields{Has: ctnetlink.HasMark | ctnetlink.HasTimeout, Mark: 5, MarkMask: 3, Timeout: 5}},
+		{"-D -t abc", fields{Has: ctnetlink.HasTimeout}},
+		{"-D -t -1", fields{Has: ctnetlink.HasTimeout, Timeout: 4294967295}},
+		{"-D -t 4294967297", fields{Has: ctnetlink.HasTimeout, Timeout: 1}},
+		{"-D -i 0xffffffff", fields{Has: ctnetlink.HasID, ID: 4294967295}},
+		{"-L -c 7", fields{Has: ctnetlink.HasSecmark, Secmark: 7}},
+		{"-L -w 0xff", fields{Has: ctnetlink.HasZone, Zone: 255}},
+		{"-L -w 1 -w 2", fields{Has: ctnetlink.HasZone, Zone: 2}},
 	} {
 		f := mustParse(t, c.line).Flow
 		got := fields{f.Has, f.Status, f.StatusMask, f.Mark, f.MarkMask, f.Timeout, f.ID, f.Secmark, f.Zone}
@@ -160,11 +161,11 @@ func TestCommandFields(t *testing.T) {
 		{"-V", func(c *Command) { c.Op, c.Family = OpVersion, nl.FamilyIPv4 }},
 		{"-h -p icmpv6", func(c *Command) {
 			c.Op, c.Family, c.Given, c.HelpProto = OpHelp, nl.FamilyIPv4, OptProto, "icmpv6"
-			c.Flow.Orig = nl.Tuple{Proto: nl.ProtoICMPv6, Has: nl.TupleProto}
+			c.Flow.Orig = ctnetlink.Tuple{Proto: ctnetlink.ProtoICMPv6, Has: ctnetlink.TupleProto}
 		}},
 		{"-h -p ipv6-icmp", func(c *Command) {
 			c.Op, c.Family, c.Given, c.HelpProto = OpHelp, nl.FamilyIPv4, OptProto, "unknown"
-			c.Flow.Orig = nl.Tuple{Proto: nl.ProtoICMPv6, Has: nl.TupleProto}
+			c.Flow.Orig = ctnetlink.Tuple{Proto: ctnetlink.ProtoICMPv6, Has: ctnetlink.TupleProto}
 		}},
 		{"-R x -L", func(c *Command) { c.Op, c.LoadFile = OpLoad, "x" }},
 		{"--load-file -", func(c *Command) { c.Op, c.LoadFile = OpLoad, "-" }},
@@ -180,50 +181,50 @@ func TestCommandFields(t *testing.T) {
 		{"-L -o j", func(c *Command) { c.Op, c.Given, c.Output = OpList, OptOutput, OutJSON }},
 		{"-L -s 192.0.2.7/25", func(c *Command) {
 			c.Op, c.Given, c.Family = OpList, OptSrc|OptMaskSrc, nl.FamilyIPv4
-			c.Flow.Orig = nl.Tuple{Family: nl.FamilyIPv4, Src: addr("192.0.2.7"), Has: nl.TupleSrc}
+			c.Flow.Orig = ctnetlink.Tuple{Family: nl.FamilyIPv4, Src: addr("192.0.2.7"), Has: ctnetlink.TupleSrc}
 			c.SrcMask = addr("255.255.255.128")
 		}},
 		{"-L -d 2001:db8::/29", func(c *Command) {
 			c.Op, c.Given, c.Family = OpList, OptDst|OptMaskDst, nl.FamilyIPv6
-			c.Flow.Orig = nl.Tuple{Family: nl.FamilyIPv6, Dst: addr("2001:db8::"), Has: nl.TupleDst}
+			c.Flow.Orig = ctnetlink.Tuple{Family: nl.FamilyIPv6, Dst: addr("2001:db8::"), Has: ctnetlink.TupleDst}
 			c.DstMask = addr("ffff:fff8::")
 		}},
 		{"-L -s 192.0.2.7/", func(c *Command) {
 			c.Op, c.Given, c.Family = OpList, OptSrc|OptMaskSrc, nl.FamilyIPv4
-			c.Flow.Orig = nl.Tuple{Family: nl.FamilyIPv4, Src: addr("192.0.2.7"), Has: nl.TupleSrc}
+			c.Flow.Orig = ctnetlink.Tuple{Family: nl.FamilyIPv4, Src: addr("192.0.2.7"), Has: ctnetlink.TupleSrc}
 		}},
 		{"-L -s 192.0.2.7/32", func(c *Command) {
 			c.Op, c.Given, c.Family = OpList, OptSrc, nl.FamilyIPv4
-			c.Flow.Orig = nl.Tuple{Family: nl.FamilyIPv4, Src: addr("192.0.2.7"), Has: nl.TupleSrc}
+			c.Flow.Orig = ctnetlink.Tuple{Family: nl.FamilyIPv4, Src: addr("192.0.2.7"), Has: ctnetlink.TupleSrc}
 		}},
 		{"-L --mask-src 255.0.255.0 -s 192.0.2.7", func(c *Command) {
 			c.Op, c.Given, c.Family = OpList, OptSrc|OptMaskSrc, nl.FamilyIPv4
-			c.Flow.Orig = nl.Tuple{Family: nl.FamilyIPv4, Src: addr("192.0.2.7"), Has: nl.TupleSrc}
+			c.Flow.Orig = ctnetlink.Tuple{Family: nl.FamilyIPv4, Src: addr("192.0.2.7"), Has: ctnetlink.TupleSrc}
 			c.SrcMask = addr("255.0.255.0")
 		}},
 		{"-L -r 1 -q 0x7f.1", func(c *Command) {
 			c.Op, c.Given, c.Family = OpList, OptReplySrc|OptReplyDst, nl.FamilyIPv4
-			c.Flow.Reply = nl.Tuple{Family: nl.FamilyIPv4, Src: addr("0.0.0.1"), Dst: addr("127.0.0.1"), Has: nl.TupleAddrs}
+			c.Flow.Reply = ctnetlink.Tuple{Family: nl.FamilyIPv4, Src: addr("0.0.0.1"), Dst: addr("127.0.0.1"), Has: ctnetlink.TupleAddrs}
 		}},
 		{"-L -n", func(c *Command) { c.Op, c.Given = OpList, OptSrcNAT }},
 		{"-L -n 192.0.2.7:80 -g192.0.2.8", func(c *Command) {
 			c.Op, c.Given, c.Family = OpList, OptSrcNAT|OptDstNAT, nl.FamilyIPv4
-			c.SrcNAT = nl.NAT{Addr: addr("192.0.2.7"), Port: 80, HasAddr: true, HasPort: true}
-			c.DstNAT = nl.NAT{Addr: addr("192.0.2.8"), HasAddr: true}
+			c.SrcNAT = ctnetlink.NAT{Addr: addr("192.0.2.7"), Port: 80, HasAddr: true, HasPort: true}
+			c.DstNAT = ctnetlink.NAT{Addr: addr("192.0.2.8"), HasAddr: true}
 		}},
 		{"-L --any-nat [2001:db8::7]:443", func(c *Command) {
 			c.Op, c.Given, c.Family = OpList, OptAnyNAT, nl.FamilyIPv6
-			c.AnyNAT = nl.NAT{Addr: addr("2001:db8::7"), Port: 443, HasAddr: true, HasPort: true}
+			c.AnyNAT = ctnetlink.NAT{Addr: addr("2001:db8::7"), Port: 443, HasAddr: true, HasPort: true}
 		}},
 		{"-L --orig-zone 5 '-)7'", func(c *Command) {
 			c.Op, c.Given = OpList, OptOrigZone|OptReplyZone
-			c.Flow.Orig = nl.Tuple{Zone: 5, Has: nl.TupleZone}
-			c.Flow.Reply = nl.Tuple{Zone: 7, Has: nl.TupleZone}
+			c.Flow.Orig = ctnetlink.Tuple{Zone: 5, Has: ctnetlink.TupleZone}
+			c.Flow.Reply = ctnetlink.Tuple{Zone: 7, Has: ctnetlink.TupleZone}
 		}},
 		{"-D -p udp --sport abc --dport -1 --reply-port-src 70000", func(c *Command) {
 			c.Op, c.Given, c.HelpProto = OpDelete, OptProto, "udp"
-			c.Flow.Orig = nl.Tuple{Proto: nl.ProtoUDP, DstPort: 65535, Has: nl.TuplePorts | nl.TupleProto}
-			c.Flow.Reply = nl.Tuple{SrcPort: 4464, Has: nl.TupleSrcPort}
+			c.Flow.Orig = ctnetlink.Tuple{Proto: ctnetlink.ProtoUDP, DstPort: 65535, Has: ctnetlink.TuplePorts | ctnetlink.TupleProto}
+			c.Flow.Reply = ctnetlink.Tuple{SrcPort: 4464, Has: ctnetlink.TupleSrcPort}
 		}},
 	} {
 		var want Command
@@ -236,7 +237,7 @@ func TestCommandFields(t *testing.T) {
 }
 
 func TestLabelOptions(t *testing.T) {
-	bits := func(labels ...int) (l nl.Labels) {
+	bits := func(labels ...int) (l ctnetlink.Labels) {
 		for _, b := range labels {
 			l.SetBit(b)
 		}
@@ -270,21 +271,21 @@ func TestLabelOptions(t *testing.T) {
 
 // TestNewFlowNAT: -n and -g are set up, ports for TCP and UDP only.
 func TestNewFlowNAT(t *testing.T) {
-	nat := nl.NAT{Addr: addr(hostC), Port: 99, HasAddr: true, HasPort: true}
-	addrOnly := nl.NAT{Addr: addr(hostC), HasAddr: true}
+	nat := ctnetlink.NAT{Addr: addr(hostC), Port: 99, HasAddr: true, HasPort: true}
+	addrOnly := ctnetlink.NAT{Addr: addr(hostC), HasAddr: true}
 	const line = "-I -s 192.0.2.1 -d 198.51.100.2 --timeout 5 "
 	for _, c := range []struct {
 		line     string
-		has      nl.Attr
-		src, dst nl.NAT
+		has      ctnetlink.Attr
+		src, dst ctnetlink.NAT
 	}{
-		{"-p udp --sport 1 --dport 2 -n 203.0.113.3:99", nl.HasNATSrc, nat, nl.NAT{}},
-		{"-p udp --sport 1 --dport 2 -g 203.0.113.3 -n 203.0.113.3:99", nl.HasNATSrc | nl.HasNATDst, nat, addrOnly},
-		{"-p udplite --sport 1 --dport 2 -n 203.0.113.3:99", nl.HasNATSrc, addrOnly, nl.NAT{}},
-		{"-p udp --sport 1 --dport 2 -n", 0, nl.NAT{}, nl.NAT{}},
+		{"-p udp --sport 1 --dport 2 -n 203.0.113.3:99", ctnetlink.HasNATSrc, nat, ctnetlink.NAT{}},
+		{"-p udp --sport 1 --dport 2 -g 203.0.113.3 -n 203.0.113.3:99", ctnetlink.HasNATSrc | ctnetlink.HasNATDst, nat, addrOnly},
+		{"-p udplite --sport 1 --dport 2 -n 203.0.113.3:99", ctnetlink.HasNATSrc, addrOnly, ctnetlink.NAT{}},
+		{"-p udp --sport 1 --dport 2 -n", 0, ctnetlink.NAT{}, ctnetlink.NAT{}},
 	} {
 		f := mustParse(t, line+c.line).Flow
-		if f.Has&(nl.HasNATSrc|nl.HasNATDst) != c.has || f.NATSrc != c.src || f.NATDst != c.dst {
+		if f.Has&(ctnetlink.HasNATSrc|ctnetlink.HasNATDst) != c.has || f.NATSrc != c.src || f.NATDst != c.dst {
 			t.Errorf("%s: %v %v %v", c.line, f.Has, f.NATSrc, f.NATDst)
 		}
 	}
@@ -292,7 +293,7 @@ func TestNewFlowNAT(t *testing.T) {
 
 // TestTCPFlags: see addTCPFlags.
 func TestTCPFlags(t *testing.T) {
-	const both = nl.HasTCPFlagsOrig | nl.HasTCPFlagsReply
+	const both = ctnetlink.HasTCPFlagsOrig | ctnetlink.HasTCPFlagsReply
 	for _, c := range []struct {
 		line  string
 		value uint8
@@ -306,7 +307,7 @@ func TestTCPFlags(t *testing.T) {
 		{"-I -s 192.0.2.1 -d 198.51.100.2 -t 5 -p udp --sport 1 --dport 2", 0},
 	} {
 		f := mustParse(t, c.line).Flow
-		want := nl.TCPFlags{Value: c.value, Mask: c.value}
+		want := ctnetlink.TCPFlags{Value: c.value, Mask: c.value}
 		if f.TCPFlagsOrig != want || f.TCPFlagsReply != want || (f.Has&both == both) != (c.value != 0) {
 			t.Errorf("%s: %v %v", c.line, f.TCPFlagsOrig, f.TCPFlagsReply)
 		}
@@ -316,25 +317,25 @@ func TestTCPFlags(t *testing.T) {
 // TestProtocolStates: states, roles and verification tags.
 func TestProtocolStates(t *testing.T) {
 	f := mustParse(t, "-L -p tcp --state LISTEN").Flow
-	if f.Has != nl.HasTCPState || f.TCPState != 9 {
+	if f.Has != ctnetlink.HasTCPState || f.TCPState != 9 {
 		t.Errorf("LISTEN: %v, %d", f.Has, f.TCPState)
 	}
 	f = mustParse(t, "-U -p sctp --state SHUTDOWN_ACK_SENT --orig-vtag 67305985 --reply-vtag -1").Flow
-	if f.Has != nl.HasSCTPState|nl.HasSCTPVtagOrig|nl.HasSCTPVtagReply || f.SCTPState != 7 ||
-		nl.CommandVtag(f.SCTPVtagOrig) != 67305985 || f.SCTPVtagReply != 0xffffffff {
+	if f.Has != ctnetlink.HasSCTPState|ctnetlink.HasSCTPVtagOrig|ctnetlink.HasSCTPVtagReply || f.SCTPState != 7 ||
+		ctnetlink.CommandVtag(f.SCTPVtagOrig) != 67305985 || f.SCTPVtagReply != 0xffffffff {
 		t.Errorf("SCTP: %v, %d, %x, %x", f.Has, f.SCTPState, f.SCTPVtagOrig, f.SCTPVtagReply)
 	}
 	f = mustParse(t, "-h -p dccp --state INVALID --role SERV").Flow
-	if f.Has != nl.HasDCCPState|nl.HasDCCPRole || f.DCCPState != 9 || f.DCCPRole != 1 {
+	if f.Has != ctnetlink.HasDCCPState|ctnetlink.HasDCCPRole || f.DCCPState != 9 || f.DCCPRole != 1 {
 		t.Errorf("DCCP: %v, %d, %d", f.Has, f.DCCPState, f.DCCPRole)
 	}
 }
 
 // TestWantedFlow: -G looks a flow up by its original tuple, else by its reply.
 func TestWantedFlow(t *testing.T) {
-	ab := withPorts(tuple4(nl.ProtoTCP, hostA, hostB), 1, 2)
+	ab := withPorts(tuple4(ctnetlink.ProtoTCP, hostA, hostB), 1, 2)
 	f := mustParse(t, "-G -s 192.0.2.1 -d 198.51.100.2 -p tcp --sport 1 --dport 2").Flow
-	if f.Orig != ab || f.Reply != (nl.Tuple{}) {
+	if f.Orig != ab || f.Reply != (ctnetlink.Tuple{}) {
 		t.Errorf("by the original tuple: %+v %+v", f.Orig, f.Reply)
 	}
 	f = mustParse(t, "-G -s 192.0.2.1 -d 198.51.100.2 -p tcp --reply-port-src 2 --reply-port-dst 1").Flow
@@ -342,30 +343,30 @@ func TestWantedFlow(t *testing.T) {
 		t.Errorf("with the reply's ports: %+v", f.Orig)
 	}
 	f = mustParse(t, "-G -r 192.0.2.1 -q 198.51.100.2 -p tcp --reply-port-src 1 --reply-port-dst 2").Flow
-	if f.Orig.Has&nl.TupleAddrs != 0 || f.Reply != ab {
+	if f.Orig.Has&ctnetlink.TupleAddrs != 0 || f.Reply != ab {
 		t.Errorf("by the reply tuple: %+v %+v", f.Orig, f.Reply)
 	}
 }
 
 func TestExpectations(t *testing.T) {
-	master := withPorts(tuple4(nl.ProtoTCP, hostA, hostB), 1, 21)
-	wanted := withPorts(tuple4(nl.ProtoTCP, hostB, hostA), 0, 99)
-	mask := withPorts(tuple4(nl.ProtoTCP, "255.255.255.0", "255.255.255.255"), 0, 65535)
+	master := withPorts(tuple4(ctnetlink.ProtoTCP, hostA, hostB), 1, 21)
+	wanted := withPorts(tuple4(ctnetlink.ProtoTCP, hostB, hostA), 0, 99)
+	mask := withPorts(tuple4(ctnetlink.ProtoTCP, "255.255.255.0", "255.255.255.255"), 0, 65535)
 	c := mustParse(t, "-I expect -s 192.0.2.1 -d 198.51.100.2 -p tcp --sport 1 --dport 21 -t 300 "+
 		"--tuple-src 198.51.100.2/24 --tuple-dst 192.0.2.1 --mask-dst 255.255.255.255 "+
 		"--tuple-port-src 0 --tuple-port-dst 99 --mask-port-src 0 --mask-port-dst 65535")
-	want := nl.Expect{Has: nl.ExpectHasTimeout, Master: master, Tuple: wanted, Mask: mask, Timeout: 300}
+	want := ctnetlink.Expect{Has: ctnetlink.ExpectHasTimeout, Master: master, Tuple: wanted, Mask: mask, Timeout: 300}
 	if diff := cmp.Diff(want, c.Expect); diff != "" {
 		t.Errorf("-I expect (-want +got):\n%s", diff)
 	}
 	for _, op := range []string{"-D", "-G"} {
 		c = mustParse(t, op+" expect -s 192.0.2.1 -d 198.51.100.2 -p tcp --sport 1 --dport 21 --reply-port-src 21 --reply-port-dst 1")
-		if diff := cmp.Diff(nl.Expect{Tuple: master}, c.Expect); diff != "" {
+		if diff := cmp.Diff(ctnetlink.Expect{Tuple: master}, c.Expect); diff != "" {
 			t.Errorf("%s expect (-want +got):\n%s", op, diff)
 		}
 	}
 	c = mustParse(t, "-I expect -s 192.0.2.1 -d 198.51.100.2 -p icmp -t 5 --tuple-src 192.0.2.1/24 --tuple-dst 192.0.2.1/24")
-	if want := withICMP(tuple4(nl.ProtoICMP, hostA, hostB), 0, 0, 0); c.Expect.Master != want {
+	if want := withICMP(tuple4(ctnetlink.ProtoICMP, hostA, hostB), 0, 0, 0); c.Expect.Master != want {
 		t.Errorf("an ICMP master: %+v", c.Expect.Master)
 	}
 }

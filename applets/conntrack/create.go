@@ -4,6 +4,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"ctbox/nl"
+	"ctbox/nl/ctnetlink"
 )
 
 // create makes one flow or expectation, or with -A updates a flow that exists.
@@ -25,17 +26,17 @@ func (s *session) create(c *Command) (uint64, error) {
 // createRequest is what -I and -A ask of the kernel. It uses memory of c.
 func createRequest(c *Command) (nl.Request, error) {
 	if c.Table == TableExpect {
-		return nl.Request{Type: nl.TypeExpectNew, Flags: unix.NLM_F_CREATE | unix.NLM_F_EXCL,
-			Family: c.Family, Expect: &c.Expect}, nil
+		return nl.Request{Type: ctnetlink.TypeExpectNew, Flags: unix.NLM_F_CREATE | unix.NLM_F_EXCL,
+			Family: c.Family, Attrs: c.Expect.Append}, nil
 	}
 	if c.LabelsAdd.Beyond {
 		return nl.Request{}, errLabelBeyond(c)
 	}
 	if c.Has(OptLabelAdd) {
-		c.Flow.Labels, c.Flow.LabelsLen = c.LabelsAdd.Bits, nl.LabelWords
-		c.Flow.Has |= nl.HasLabels
+		c.Flow.Labels, c.Flow.LabelsLen = c.LabelsAdd.Bits, ctnetlink.LabelWords
+		c.Flow.Has |= ctnetlink.HasLabels
 	}
-	r := nl.Request{Type: nl.TypeFlowNew, Flags: unix.NLM_F_CREATE, Family: c.Family, Flow: &c.Flow}
+	r := nl.Request{Type: ctnetlink.TypeFlowNew, Flags: unix.NLM_F_CREATE, Family: c.Family, Attrs: c.Flow.Append}
 	if c.Op == OpCreate {
 		r.Flags |= unix.NLM_F_EXCL
 	}

@@ -6,6 +6,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"ctbox/nl"
+	"ctbox/nl/ctnetlink"
 	"ctbox/nl/format"
 )
 
@@ -54,7 +55,7 @@ type deleter struct {
 	filter  *filter
 	pipe    *nl.Pipeline
 	batch   *nl.Batch // being filled; nil before the first flow
-	request nl.Flow
+	request ctnetlink.Flow
 	begun   bool
 
 	deleted uint64
@@ -70,7 +71,7 @@ type deletions struct {
 }
 
 // take puts a flow that matches into the batch.
-func (d *deleter) take(f *nl.Flow) error {
+func (d *deleter) take(f *ctnetlink.Flow) error {
 	if d.failed != nil {
 		return errStop
 	}
@@ -97,7 +98,7 @@ func (d *deleter) take(f *nl.Flow) error {
 	}
 	t.ends = append(t.ends, len(t.lines))
 	setIdentity(&d.request, f)
-	d.batch.Add(nl.Request{Type: nl.TypeFlowDelete, Family: f.Orig.Family, Flow: &d.request})
+	d.batch.Add(nl.Request{Type: ctnetlink.TypeFlowDelete, Family: f.Orig.Family, Attrs: d.request.Append})
 	if !d.batch.Full() {
 		return nil
 	}
@@ -149,15 +150,15 @@ func (d *deleter) complete(b *nl.Batch) error {
 
 // setIdentity makes r the request that names f and no other flow. The kernel
 // compares the id, which is new for every flow.
-func setIdentity(r, f *nl.Flow) {
+func setIdentity(r, f *ctnetlink.Flow) {
 	r.Orig = f.Orig
-	r.Has = f.Has & (nl.HasZone | nl.HasID)
+	r.Has = f.Has & (ctnetlink.HasZone | ctnetlink.HasID)
 	r.Zone, r.ID = f.Zone, f.ID
 }
 
 // eachCandidate hands over at least the flows that match a -D or -F: the one
 // that the tuple and zone name, if they name one, else what a dump has.
-func (s *session) eachCandidate(c *Command, each func(*nl.Flow) error) error {
+func (s *session) eachCandidate(c *Command, each func(*ctnetlink.Flow) error) error {
 	if !namesOne(c) {
 		return s.dump(c, each)
 	}
@@ -165,8 +166,8 @@ func (s *session) eachCandidate(c *Command, each func(*nl.Flow) error) error {
 	if err != nil {
 		return err
 	}
-	var got nl.Flow
-	err = conn.Get(s.ctx, wanted(&c.Flow), &got)
+	var got ctnetlink.Flow
+	err = ctnetlink.Get(s.ctx, conn, wanted(&c.Flow), &got)
 	switch {
 	case isErrno(err, unix.ENOENT):
 		return nil
@@ -180,15 +181,15 @@ func (s *session) eachCandidate(c *Command, each func(*nl.Flow) error) error {
 // one flow at most.
 func namesOne(c *Command) bool {
 	t := &c.Flow.Orig
-	need := nl.TupleAddrs | nl.TupleProto
+	need := ctnetlink.TupleAddrs | ctnetlink.TupleProto
 	switch {
-	case nl.IsICMP(t.Proto):
-		need |= nl.TupleICMP
-	case nl.HasPorts(t.Proto) || t.Proto == nl.ProtoGRE:
-		need |= nl.TuplePorts
+	case ctnetlink.IsICMP(t.Proto):
+		need |= ctnetlink.TupleICMP
+	case ctnetlink.HasPorts(t.Proto) || t.Proto == ctnetlink.ProtoGRE:
+		need |= ctnetlink.TuplePorts
 	}
-	return t.Has&need == need && t.Has&nl.TupleZone == 0 && c.Flow.Reply.Has&nl.TupleZone == 0 &&
-		c.Flow.Has&nl.HasZone != 0 && !c.Has(OptMaskSrc|OptMaskDst)
+	return t.Has&need == need && t.Has&ctnetlink.TupleZone == 0 && c.Flow.Reply.Has&ctnetlink.TupleZone == 0 &&
+		c.Flow.Has&ctnetlink.HasZone != 0 && !c.Has(OptMaskSrc|OptMaskDst)
 }
 
 // deleteExpect deletes the expectation of the expected tuple.
@@ -197,7 +198,7 @@ func (s *session) deleteExpect(c *Command) (uint64, error) {
 	if err != nil {
 		return 0, err
 	}
-	r := nl.Request{Type: nl.TypeExpectDelete, Family: c.Family, Expect: &nl.Expect{Tuple: c.Expect.Tuple}}
+	r := nl.Request{Type: ctnetlink.TypeExpectDelete, Family: c.Family, Attrs: (&ctnetlink.Expect{Tuple: c.Expect.Tuple}).Append}
 	if err := conn.Do(s.ctx, r, nil); err != nil {
 		return 0, s.refused(c, err)
 	}

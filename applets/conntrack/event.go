@@ -11,6 +11,7 @@ import (
 
 	"ctbox/internal/feature"
 	"ctbox/nl"
+	"ctbox/nl/ctnetlink"
 	"ctbox/nl/format"
 )
 
@@ -18,7 +19,7 @@ import (
 // a goroutine of its own; what the kernel could not deliver is counted and said.
 func (s *session) events(c *Command) (uint64, error) {
 	opts := eventOptions(c)
-	sub, err := nl.Subscribe(opts)
+	sub, err := ctnetlink.Subscribe(opts)
 	if err != nil {
 		return 0, s.cannotListen(c, err)
 	}
@@ -40,7 +41,7 @@ func (s *session) events(c *Command) (uint64, error) {
 
 // watch prints until the context ends, and then what had happened by then. It
 // also ends when nobody takes what it prints.
-func (w *watcher) watch(sub *nl.Subscription) error {
+func (w *watcher) watch(sub *ctnetlink.Subscription) error {
 	ctx, stop := context.WithCancel(w.ctx)
 	defer stop()
 	go func(done <-chan struct{}) {
@@ -51,7 +52,7 @@ func (w *watcher) watch(sub *nl.Subscription) error {
 		}
 	}(ctx.Done())
 	left := false
-	var run *nl.Events
+	var run *ctnetlink.Events
 	for {
 		var err error
 		if !left && w.ctx.Err() != nil {
@@ -82,8 +83,8 @@ func (w *watcher) watch(sub *nl.Subscription) error {
 	}
 }
 
-func eventOptions(c *Command) nl.EventOptions {
-	opts := nl.EventOptions{Groups: nl.AllExpectEvents}
+func eventOptions(c *Command) ctnetlink.EventOptions {
+	opts := ctnetlink.EventOptions{Groups: ctnetlink.AllExpectEvents}
 	if c.Table != TableExpect {
 		opts.Groups = eventGroups(c)
 		opts.Filter = eventFilter(c)
@@ -99,15 +100,15 @@ func eventOptions(c *Command) nl.EventOptions {
 
 // eventGroups are the groups of -e. A list of nothing but ignored words joins
 // none, and then nothing is ever shown.
-func eventGroups(c *Command) nl.Group {
+func eventGroups(c *Command) ctnetlink.Group {
 	if !c.Has(OptEventMask) {
-		return nl.AllFlowEvents
+		return ctnetlink.AllFlowEvents
 	}
-	var groups nl.Group
+	var groups ctnetlink.Group
 	for _, g := range [...]struct {
 		event Events
-		group nl.Group
-	}{{EventNew, nl.GroupFlowNew}, {EventUpdate, nl.GroupFlowUpdate}, {EventDestroy, nl.GroupFlowDestroy}} {
+		group ctnetlink.Group
+	}{{EventNew, ctnetlink.GroupFlowNew}, {EventUpdate, ctnetlink.GroupFlowUpdate}, {EventDestroy, ctnetlink.GroupFlowDestroy}} {
 		if c.Events&g.event != 0 {
 			groups |= g.group
 		}
@@ -129,7 +130,7 @@ func (s *session) sayBuffer(c *Command, granted int) {
 	switch {
 	case c.Has(OptBufferSize):
 		s.warn("NOTICE: Netlink socket buffer size has been set to %d bytes.", granted)
-	case granted < nl.DefaultEventBuffer:
+	case granted < ctnetlink.DefaultEventBuffer:
 		s.warn("NOTICE: Netlink socket buffer size has been set to %d bytes; net.core.rmem_max allows no more.", granted)
 	}
 }
@@ -140,8 +141,8 @@ type watcher struct {
 	printer *printer
 	filter  *filter
 	expect  bool
-	flow    nl.Flow
-	expects nl.Expect
+	flow    ctnetlink.Flow
+	expects ctnetlink.Expect
 	event   format.Event
 	names   portNames
 
@@ -155,7 +156,7 @@ const lossEvery = time.Second
 
 // take prints a run of events and what was lost by its end, and hands it all
 // to the writer: whoever reads our output sees each event at once.
-func (w *watcher) take(run *nl.Events) error {
+func (w *watcher) take(run *ctnetlink.Events) error {
 	if err := run.Each(w.print); err != nil {
 		return err
 	}
@@ -171,7 +172,7 @@ func (w *watcher) take(run *nl.Events) error {
 }
 
 func (w *watcher) print(m *nl.Message, received time.Time) error {
-	if m.IsExpect() != w.expect {
+	if ctnetlink.IsExpect(m) != w.expect {
 		return nil
 	}
 	w.event = format.Event{Type: eventType(m), Time: received.UnixNano(), PortID: m.PortID}
@@ -189,7 +190,7 @@ func (w *watcher) print(m *nl.Message, received time.Time) error {
 	if !w.filter.match(&w.flow) {
 		return nil
 	}
-	if w.flow.Has&nl.HasTimestampEvent != 0 {
+	if w.flow.Has&ctnetlink.HasTimestampEvent != 0 {
 		w.event.Time = int64(w.flow.TimestampEvent)
 	}
 	w.event.Progname = w.names.lookup(m.PortID, received)
@@ -198,9 +199,9 @@ func (w *watcher) print(m *nl.Message, received time.Time) error {
 
 func eventType(m *nl.Message) format.EventType {
 	switch {
-	case m.IsDelete():
+	case ctnetlink.IsDelete(m):
 		return format.Destroy
-	case m.IsNew():
+	case ctnetlink.IsNew(m):
 		return format.New
 	}
 	return format.Update

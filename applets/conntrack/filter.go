@@ -4,6 +4,7 @@ import (
 	"net/netip"
 
 	"ctbox/nl"
+	"ctbox/nl/ctnetlink"
 )
 
 // filter decides which flows a command is about (sheet sections 7.1 to 7.3). It
@@ -19,7 +20,7 @@ type filter struct {
 	status   bool
 	orig     tupleFilter
 	reply    tupleFilter
-	compared nl.Attr // attributes of want.Flow that must be equal
+	compared ctnetlink.Attr // attributes of want.Flow that must be equal
 }
 
 // newFilter makes the filter of a command that lists, deletes, updates, gets or
@@ -41,22 +42,22 @@ func newFilter(c *Command) *filter {
 	}
 	if c.Op == OpUpdate {
 		// The rest is what to set.
-		f.compared = c.Flow.Has & nl.HasID
+		f.compared = c.Flow.Has & ctnetlink.HasID
 		return f
 	}
 	f.mark = c.Has(OptMark)
 	f.status = c.Has(OptStatus)
-	f.compared = c.Flow.Has & (nl.HasID | nl.HasTimeout | nl.HasZone | nl.HasSecmark | comparedProtocol)
+	f.compared = c.Flow.Has & (ctnetlink.HasID | ctnetlink.HasTimeout | ctnetlink.HasZone | ctnetlink.HasSecmark | comparedProtocol)
 	return f
 }
 
 // comparedProtocol is what is compared of the protocols' own attributes. The
 // TCP flags that go with -p tcp are to be sent, never compared.
-const comparedProtocol = nl.HasTCPState | nl.HasSCTPState | nl.HasDCCPState |
-	nl.HasSCTPVtagOrig | nl.HasSCTPVtagReply | nl.HasDCCPRole
+const comparedProtocol = ctnetlink.HasTCPState | ctnetlink.HasSCTPState | ctnetlink.HasDCCPState |
+	ctnetlink.HasSCTPVtagOrig | ctnetlink.HasSCTPVtagReply | ctnetlink.HasDCCPRole
 
 // match reports whether f is one of the wanted flows.
-func (w *filter) match(f *nl.Flow) bool {
+func (w *filter) match(f *ctnetlink.Flow) bool {
 	if w.family != nl.FamilyUnspec && f.Family() != w.family {
 		return false
 	}
@@ -64,21 +65,21 @@ func (w *filter) match(f *nl.Flow) bool {
 		return false
 	}
 	want := &w.want.Flow
-	if w.mark && (f.Has&nl.HasMark == 0 || f.Mark&want.MarkMask != want.Mark) {
+	if w.mark && (f.Has&ctnetlink.HasMark == 0 || f.Mark&want.MarkMask != want.Mark) {
 		return false
 	}
 	if w.labels && !hasLabels(f, &w.want.Labels) {
 		return false
 	}
-	if w.status && (f.Has&nl.HasStatus == 0 || f.Status&want.StatusMask != want.Status) {
+	if w.status && (f.Has&ctnetlink.HasStatus == 0 || f.Status&want.StatusMask != want.Status) {
 		return false
 	}
 	return w.orig.match(&f.Orig) && w.reply.match(&f.Reply) &&
 		(w.compared == 0 || w.matchAttributes(f))
 }
 
-func hasLabels(f *nl.Flow, want *LabelSet) bool {
-	if want.Beyond || f.Has&nl.HasLabels == 0 {
+func hasLabels(f *ctnetlink.Flow, want *LabelSet) bool {
+	if want.Beyond || f.Has&ctnetlink.HasLabels == 0 {
 		return false
 	}
 	for i, word := range want.Bits {
@@ -89,29 +90,29 @@ func hasLabels(f *nl.Flow, want *LabelSet) bool {
 	return true
 }
 
-func (w *filter) matchAttributes(f *nl.Flow) bool {
+func (w *filter) matchAttributes(f *ctnetlink.Flow) bool {
 	want := &w.want.Flow
 	// A flow without one of these is not meant, but for zone and security mark:
 	// the kernel leaves those out when they are 0.
-	if f.Has&w.compared|nl.HasZone|nl.HasSecmark != w.compared|nl.HasZone|nl.HasSecmark {
+	if f.Has&w.compared|ctnetlink.HasZone|ctnetlink.HasSecmark != w.compared|ctnetlink.HasZone|ctnetlink.HasSecmark {
 		return false
 	}
 	has := w.compared
 	switch {
-	case has&nl.HasID != 0 && f.ID != want.ID,
-		has&nl.HasTimeout != 0 && f.Timeout != want.Timeout,
-		has&nl.HasTCPState != 0 && f.TCPState != want.TCPState,
-		has&nl.HasSCTPState != 0 && f.SCTPState != want.SCTPState,
-		has&nl.HasSCTPVtagOrig != 0 && f.SCTPVtagOrig != want.SCTPVtagOrig,
-		has&nl.HasSCTPVtagReply != 0 && f.SCTPVtagReply != want.SCTPVtagReply,
-		has&nl.HasDCCPState != 0 && f.DCCPState != want.DCCPState,
-		has&nl.HasDCCPRole != 0 && f.DCCPRole != want.DCCPRole:
+	case has&ctnetlink.HasID != 0 && f.ID != want.ID,
+		has&ctnetlink.HasTimeout != 0 && f.Timeout != want.Timeout,
+		has&ctnetlink.HasTCPState != 0 && f.TCPState != want.TCPState,
+		has&ctnetlink.HasSCTPState != 0 && f.SCTPState != want.SCTPState,
+		has&ctnetlink.HasSCTPVtagOrig != 0 && f.SCTPVtagOrig != want.SCTPVtagOrig,
+		has&ctnetlink.HasSCTPVtagReply != 0 && f.SCTPVtagReply != want.SCTPVtagReply,
+		has&ctnetlink.HasDCCPState != 0 && f.DCCPState != want.DCCPState,
+		has&ctnetlink.HasDCCPRole != 0 && f.DCCPRole != want.DCCPRole:
 		return false
 	}
-	if has&nl.HasZone != 0 && present(f.Has&nl.HasZone != 0, f.Zone) != want.Zone {
+	if has&ctnetlink.HasZone != 0 && present(f.Has&ctnetlink.HasZone != 0, f.Zone) != want.Zone {
 		return false
 	}
-	return has&nl.HasSecmark == 0 || present(f.Has&nl.HasSecmark != 0, f.Secmark) == want.Secmark
+	return has&ctnetlink.HasSecmark == 0 || present(f.Has&ctnetlink.HasSecmark != 0, f.Secmark) == want.Secmark
 }
 
 // present is v, or 0 when it is absent.
@@ -124,45 +125,45 @@ func present[T uint16 | uint32](there bool, v T) T {
 
 // tupleFilter compares the fields that are present in want.
 type tupleFilter struct {
-	want             *nl.Tuple
-	has              nl.TupleAttr
-	srcMask, dstMask nl.Addr
+	want             *ctnetlink.Tuple
+	has              ctnetlink.TupleAttr
+	srcMask, dstMask ctnetlink.Addr
 }
 
-var noMask = nl.Addr{0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff}
+var noMask = ctnetlink.Addr{0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff}
 
-func newTupleFilter(want *nl.Tuple) tupleFilter {
+func newTupleFilter(want *ctnetlink.Tuple) tupleFilter {
 	return tupleFilter{want: want, has: want.Has, srcMask: noMask, dstMask: noMask}
 }
 
-func (w *tupleFilter) match(t *nl.Tuple) bool {
+func (w *tupleFilter) match(t *ctnetlink.Tuple) bool {
 	has, want := w.has, w.want
 	if has == 0 {
 		return true
 	}
 	// An absent zone is zone 0; everything else must be there to be compared.
-	if t.Has&has|nl.TupleZone != has|nl.TupleZone {
+	if t.Has&has|ctnetlink.TupleZone != has|ctnetlink.TupleZone {
 		return false
 	}
 	switch {
-	case has&nl.TupleProto != 0 && t.Proto != want.Proto,
-		has&nl.TupleSrcPort != 0 && t.SrcPort != want.SrcPort,
-		has&nl.TupleDstPort != 0 && t.DstPort != want.DstPort,
-		has&nl.TupleICMPType != 0 && t.ICMPType != want.ICMPType,
-		has&nl.TupleICMPCode != 0 && t.ICMPCode != want.ICMPCode,
-		has&nl.TupleICMPID != 0 && t.ICMPID != want.ICMPID,
-		has&nl.TupleZone != 0 && t.Zone != want.Zone:
+	case has&ctnetlink.TupleProto != 0 && t.Proto != want.Proto,
+		has&ctnetlink.TupleSrcPort != 0 && t.SrcPort != want.SrcPort,
+		has&ctnetlink.TupleDstPort != 0 && t.DstPort != want.DstPort,
+		has&ctnetlink.TupleICMPType != 0 && t.ICMPType != want.ICMPType,
+		has&ctnetlink.TupleICMPCode != 0 && t.ICMPCode != want.ICMPCode,
+		has&ctnetlink.TupleICMPID != 0 && t.ICMPID != want.ICMPID,
+		has&ctnetlink.TupleZone != 0 && t.Zone != want.Zone:
 		return false
 	}
-	if has&nl.TupleAddrs == 0 {
+	if has&ctnetlink.TupleAddrs == 0 {
 		return true
 	}
 	return t.Family == want.Family &&
-		(has&nl.TupleSrc == 0 || equalMasked(&t.Src, &want.Src, &w.srcMask)) &&
-		(has&nl.TupleDst == 0 || equalMasked(&t.Dst, &want.Dst, &w.dstMask))
+		(has&ctnetlink.TupleSrc == 0 || equalMasked(&t.Src, &want.Src, &w.srcMask)) &&
+		(has&ctnetlink.TupleDst == 0 || equalMasked(&t.Dst, &want.Dst, &w.dstMask))
 }
 
-func equalMasked(a, b, mask *nl.Addr) bool {
+func equalMasked(a, b, mask *ctnetlink.Addr) bool {
 	if *a == *b {
 		return true
 	}
@@ -180,7 +181,7 @@ func equalMasked(a, b, mask *nl.Addr) bool {
 // matchNAT decides -n, -g and -j (sheet section 7.2). Unlike conntrack-tools it
 // compares IPv6 addresses, and takes an ICMP flow for translated only if its
 // addresses or its id are.
-func (w *filter) matchNAT(f *nl.Flow) bool {
+func (w *filter) matchNAT(f *ctnetlink.Flow) bool {
 	c := w.want
 	if c.Has(OptAnyNAT) {
 		return sourceNAT(f).matches(&c.AnyNAT) || destinationNAT(f).matches(&c.AnyNAT)
@@ -193,13 +194,13 @@ func (w *filter) matchNAT(f *nl.Flow) bool {
 // it: NAT is where they differ.
 type translation struct {
 	addr, port bool // translated
-	to         *nl.Addr
+	to         *ctnetlink.Addr
 	toPort     uint16
 }
 
-func sourceNAT(f *nl.Flow) translation {
+func sourceNAT(f *ctnetlink.Flow) translation {
 	n := translation{to: &f.Reply.Dst, toPort: f.Reply.DstPort}
-	if f.Has&nl.HasStatus != 0 && f.Status&nl.StatusSrcNATDone == 0 {
+	if f.Has&ctnetlink.HasStatus != 0 && f.Status&ctnetlink.StatusSrcNATDone == 0 {
 		return n
 	}
 	n.addr = f.Reply.Dst != f.Orig.Src
@@ -207,9 +208,9 @@ func sourceNAT(f *nl.Flow) translation {
 	return n
 }
 
-func destinationNAT(f *nl.Flow) translation {
+func destinationNAT(f *ctnetlink.Flow) translation {
 	n := translation{to: &f.Reply.Src, toPort: f.Reply.SrcPort}
-	if f.Has&nl.HasStatus != 0 && f.Status&nl.StatusDstNATDone == 0 {
+	if f.Has&ctnetlink.HasStatus != 0 && f.Status&ctnetlink.StatusDstNATDone == 0 {
 		return n
 	}
 	n.addr = f.Reply.Src != f.Orig.Dst
@@ -219,7 +220,7 @@ func destinationNAT(f *nl.Flow) translation {
 
 // matches compares with what a NAT option asks for: without an address any
 // translation, with an address one to it, with a port also one to that port.
-func (n translation) matches(want *nl.NAT) bool {
+func (n translation) matches(want *ctnetlink.NAT) bool {
 	if !want.HasAddr {
 		return n.addr || n.port
 	}
@@ -228,34 +229,34 @@ func (n translation) matches(want *nl.NAT) bool {
 
 // kernelFilter is the part of a filter that a dump can leave to the kernel, and
 // whether there are tuples in it. It never excludes what match would take.
-func kernelFilter(c *Command) (wanted *nl.Flow, tuples bool) {
-	w := &nl.Flow{}
+func kernelFilter(c *Command) (wanted *ctnetlink.Flow, tuples bool) {
+	w := &ctnetlink.Flow{}
 	if c.Op != OpUpdate {
 		if c.Has(OptMark) {
 			w.Mark, w.MarkMask = c.Flow.Mark, c.Flow.MarkMask
-			w.Has |= nl.HasMark | nl.HasMarkMask
+			w.Has |= ctnetlink.HasMark | ctnetlink.HasMarkMask
 		}
 		if c.Has(OptStatus) {
 			w.Status, w.StatusMask = c.Flow.Status, c.Flow.StatusMask
-			w.Has |= nl.HasStatus | nl.HasStatusMask
+			w.Has |= ctnetlink.HasStatus | ctnetlink.HasStatusMask
 		}
 		// The zone of one direction makes the kernel's zone differ from what
 		// the flow's own attribute says, so zone 0 is not for the kernel.
-		if c.Flow.Has&nl.HasZone != 0 && c.Flow.Zone != 0 {
+		if c.Flow.Has&ctnetlink.HasZone != 0 && c.Flow.Zone != 0 {
 			w.Zone = c.Flow.Zone
-			w.Has |= nl.HasZone
+			w.Has |= ctnetlink.HasZone
 		}
 	}
 	if c.Family != nl.FamilyUnspec {
 		w.Orig, w.Reply = c.Flow.Orig, c.Flow.Reply
 		w.Orig.Family, w.Reply.Family = c.Family, c.Family
-		w.Orig.Has &^= nl.TupleZone
-		w.Reply.Has &^= nl.TupleZone
+		w.Orig.Has &^= ctnetlink.TupleZone
+		w.Reply.Has &^= ctnetlink.TupleZone
 		if c.Has(OptMaskSrc) {
-			w.Orig.Has &^= nl.TupleSrc
+			w.Orig.Has &^= ctnetlink.TupleSrc
 		}
 		if c.Has(OptMaskDst) {
-			w.Orig.Has &^= nl.TupleDst
+			w.Orig.Has &^= ctnetlink.TupleDst
 		}
 		tuples = w.Orig.Has|w.Reply.Has != 0
 	}
@@ -267,16 +268,16 @@ func kernelFilter(c *Command) (wanted *nl.Flow, tuples bool) {
 
 // eventFilter is the part of a filter that the event socket can leave to the
 // kernel; nil if that is nothing.
-func eventFilter(c *Command) *nl.EventFilter {
-	e := &nl.EventFilter{Family: c.Family}
+func eventFilter(c *Command) *ctnetlink.EventFilter {
+	e := &ctnetlink.EventFilter{Family: c.Family}
 	orig := &c.Flow.Orig
-	if orig.Has&nl.TupleProto != 0 {
+	if orig.Has&ctnetlink.TupleProto != 0 {
 		e.Proto = orig.Proto
 	}
-	if orig.Has&nl.TupleSrc != 0 {
+	if orig.Has&ctnetlink.TupleSrc != 0 {
 		e.Src = prefix(orig.Family, &orig.Src, c.Has(OptMaskSrc), &c.SrcMask)
 	}
-	if orig.Has&nl.TupleDst != 0 {
+	if orig.Has&ctnetlink.TupleDst != 0 {
 		e.Dst = prefix(orig.Family, &orig.Dst, c.Has(OptMaskDst), &c.DstMask)
 	}
 	if e.Empty() {
@@ -287,7 +288,7 @@ func eventFilter(c *Command) *nl.EventFilter {
 
 // prefix is the address and mask as a prefix; the zero Prefix if the mask has a
 // hole, which only match can decide.
-func prefix(family uint8, a *nl.Addr, masked bool, mask *nl.Addr) netip.Prefix {
+func prefix(family uint8, a *ctnetlink.Addr, masked bool, mask *ctnetlink.Addr) netip.Prefix {
 	size := 16
 	addr := netip.AddrFrom16(*a)
 	if family == nl.FamilyIPv4 {

@@ -5,7 +5,7 @@ import (
 	"strings"
 	"testing"
 
-	"ctbox/nl"
+	"ctbox/nl/ctnetlink"
 )
 
 // parse parses a command line of words without blanks.
@@ -20,14 +20,14 @@ func parse(t testing.TB, line string) *Command {
 }
 
 // made is the flow that a -A line describes, with what the kernel adds.
-func made(t testing.TB, line string, parts ...func(*nl.Flow)) *nl.Flow {
+func made(t testing.TB, line string, parts ...func(*ctnetlink.Flow)) *ctnetlink.Flow {
 	t.Helper()
 	c := parse(t, "-A -t 100 "+line)
 	f := c.Flow.Clone()
-	f.Status |= nl.StatusConfirmed
-	f.Has |= nl.HasStatus | nl.HasMark
+	f.Status |= ctnetlink.StatusConfirmed
+	f.Has |= ctnetlink.HasStatus | ctnetlink.HasMark
 	f.ID = 77
-	f.Has |= nl.HasID
+	f.Has |= ctnetlink.HasID
 	for _, part := range parts {
 		part(&f)
 	}
@@ -35,30 +35,30 @@ func made(t testing.TB, line string, parts ...func(*nl.Flow)) *nl.Flow {
 }
 
 func TestFilter(t *testing.T) {
-	v4 := func(a, b, c, d byte) nl.Addr { return nl.Addr{a, b, c, d} }
-	snat := func(to nl.Addr, port uint16) func(*nl.Flow) {
-		return func(f *nl.Flow) {
+	v4 := func(a, b, c, d byte) ctnetlink.Addr { return ctnetlink.Addr{a, b, c, d} }
+	snat := func(to ctnetlink.Addr, port uint16) func(*ctnetlink.Flow) {
+		return func(f *ctnetlink.Flow) {
 			f.Reply.Dst, f.Reply.DstPort = to, port
-			f.Status |= nl.StatusSrcNAT | nl.StatusSrcNATDone | nl.StatusDstNATDone
+			f.Status |= ctnetlink.StatusSrcNAT | ctnetlink.StatusSrcNATDone | ctnetlink.StatusDstNATDone
 		}
 	}
-	dnat := func(to nl.Addr, port uint16) func(*nl.Flow) {
-		return func(f *nl.Flow) {
+	dnat := func(to ctnetlink.Addr, port uint16) func(*ctnetlink.Flow) {
+		return func(f *ctnetlink.Flow) {
 			f.Reply.Src, f.Reply.SrcPort = to, port
-			f.Status |= nl.StatusDstNAT | nl.StatusSrcNATDone | nl.StatusDstNATDone
+			f.Status |= ctnetlink.StatusDstNAT | ctnetlink.StatusSrcNATDone | ctnetlink.StatusDstNATDone
 		}
 	}
-	labels := func(bits ...int) func(*nl.Flow) {
-		return func(f *nl.Flow) {
+	labels := func(bits ...int) func(*ctnetlink.Flow) {
+		return func(f *ctnetlink.Flow) {
 			for _, b := range bits {
 				f.Labels.SetBit(b)
 			}
-			f.Has |= nl.HasLabels
+			f.Has |= ctnetlink.HasLabels
 		}
 	}
-	done := func(f *nl.Flow) { f.Status |= nl.StatusSrcNATDone | nl.StatusDstNATDone }
-	status := func(bits uint32) func(*nl.Flow) { return func(f *nl.Flow) { f.Status |= bits } }
-	without := func(has nl.Attr) func(*nl.Flow) { return func(f *nl.Flow) { f.Has &^= has } }
+	done := func(f *ctnetlink.Flow) { f.Status |= ctnetlink.StatusSrcNATDone | ctnetlink.StatusDstNATDone }
+	status := func(bits uint32) func(*ctnetlink.Flow) { return func(f *ctnetlink.Flow) { f.Status |= bits } }
+	without := func(has ctnetlink.Attr) func(*ctnetlink.Flow) { return func(f *ctnetlink.Flow) { f.Has &^= has } }
 
 	tcp := "-p tcp -s 192.0.2.1 -d 198.51.100.2 --sport 1000 --dport 80 --state ESTABLISHED"
 	tcp6 := "-p tcp -s 2001:db8::1 -d 2001:db8::2 --sport 1000 --dport 80 --state ESTABLISHED"
@@ -68,7 +68,7 @@ func TestFilter(t *testing.T) {
 
 	tests := []struct {
 		filter string
-		f      *nl.Flow
+		f      *ctnetlink.Flow
 		want   bool
 	}{
 		{"-L", made(t, tcp), true},
@@ -97,7 +97,7 @@ func TestFilter(t *testing.T) {
 		{"-L -p tcp --reply-port-src 81", made(t, tcp), false},
 		{"-L -p tcp --state ESTABLISHED", made(t, tcp), true},
 		{"-L -p tcp --state CLOSE", made(t, tcp), false},
-		{"-L -p tcp --state NONE", made(t, tcp, without(nl.HasTCPState)), false},
+		{"-L -p tcp --state NONE", made(t, tcp, without(ctnetlink.HasTCPState)), false},
 		{"-L -p sctp --state ESTABLISHED", made(t, sctp), true},
 		{"-L -p sctp --state CLOSED", made(t, sctp), false},
 		{"-L -p gre --srckey 16", made(t, gre), true},
@@ -111,27 +111,27 @@ func TestFilter(t *testing.T) {
 		{"-L -m 4", made(t, tcp+" -m 5"), false},
 		{"-L -m 4/4", made(t, tcp+" -m 5"), true},
 		{"-L -m 0/2", made(t, tcp+" -m 5"), true},
-		{"-L -m 0", made(t, tcp, without(nl.HasMark)), false},
+		{"-L -m 0", made(t, tcp, without(ctnetlink.HasMark)), false},
 		{"-L -c 5", made(t, tcp), false},
 		{"-L -c 0", made(t, tcp), true},
 
-		{"-D -u ASSURED", made(t, tcp, status(nl.StatusAssured)), true},
+		{"-D -u ASSURED", made(t, tcp, status(ctnetlink.StatusAssured)), true},
 		{"-D -u ASSURED", made(t, tcp), false},
 		{"-D -u UNREPLIED", made(t, tcp), true},
-		{"-D -u UNREPLIED", made(t, tcp, status(nl.StatusSeenReply)), false},
+		{"-D -u UNREPLIED", made(t, tcp, status(ctnetlink.StatusSeenReply)), false},
 		{"-D -u !ASSURED", made(t, tcp), true},
-		{"-D -u !ASSURED", made(t, tcp, status(nl.StatusAssured)), false},
-		{"-L -u ASSURED,UNREPLIED", made(t, tcp, status(nl.StatusAssured)), true},
-		{"-L -u ASSURED,UNREPLIED", made(t, tcp, status(nl.StatusAssured|nl.StatusSeenReply)), false},
-		{"-L -u ASSURED -u SEEN_REPLY", made(t, tcp, status(nl.StatusAssured|nl.StatusSeenReply)), true},
-		{"-L -u ASSURED", made(t, tcp, without(nl.HasStatus)), false},
+		{"-D -u !ASSURED", made(t, tcp, status(ctnetlink.StatusAssured)), false},
+		{"-L -u ASSURED,UNREPLIED", made(t, tcp, status(ctnetlink.StatusAssured)), true},
+		{"-L -u ASSURED,UNREPLIED", made(t, tcp, status(ctnetlink.StatusAssured|ctnetlink.StatusSeenReply)), false},
+		{"-L -u ASSURED -u SEEN_REPLY", made(t, tcp, status(ctnetlink.StatusAssured|ctnetlink.StatusSeenReply)), true},
+		{"-L -u ASSURED", made(t, tcp, without(ctnetlink.HasStatus)), false},
 
 		{"-D -t 100", made(t, tcp), true},
 		{"-D -t 99", made(t, tcp), false},
-		{"-D -t 99", made(t, tcp, without(nl.HasTimeout)), false},
+		{"-D -t 99", made(t, tcp, without(ctnetlink.HasTimeout)), false},
 		{"-D -i 77", made(t, tcp), true},
 		{"-D -i 78", made(t, tcp), false},
-		{"-D -i 77", made(t, tcp, without(nl.HasID)), false},
+		{"-D -i 77", made(t, tcp, without(ctnetlink.HasID)), false},
 
 		{"-L -w 5", made(t, tcp+" -w 5"), true},
 		{"-L -w 5", made(t, tcp), false},
@@ -162,12 +162,12 @@ func TestFilter(t *testing.T) {
 		{"-L -n -g", made(t, tcp, dnat(v4(203, 0, 113, 1), 8080)), false},
 		{"-L -n -g", made(t, tcp, dnat(v4(203, 0, 113, 1), 8080), snat(v4(203, 0, 113, 9), 1)), true},
 		{"-L -j", made(t, icmp, done), false},
-		{"-L -n", made(t, icmp, done, func(f *nl.Flow) { f.Reply.ICMPID++ }), true},
-		{"-L -n 2001:db8::9", made(t, tcp6, func(f *nl.Flow) {
+		{"-L -n", made(t, icmp, done, func(f *ctnetlink.Flow) { f.Reply.ICMPID++ }), true},
+		{"-L -n 2001:db8::9", made(t, tcp6, func(f *ctnetlink.Flow) {
 			done(f)
 			f.Reply.Dst[15] = 9
 		}), true},
-		{"-L -n 2001:db8::8", made(t, tcp6, func(f *nl.Flow) {
+		{"-L -n 2001:db8::8", made(t, tcp6, func(f *ctnetlink.Flow) {
 			done(f)
 			f.Reply.Dst[15] = 9
 		}), false},
@@ -181,7 +181,7 @@ func TestFilter(t *testing.T) {
 		{"-U -n -m 9", made(t, tcp), false},
 
 		{"-E -p tcp -f ipv4", made(t, tcp), true},
-		{"-E -m 0", made(t, tcp, without(nl.HasMark)), false},
+		{"-E -m 0", made(t, tcp, without(ctnetlink.HasMark)), false},
 	}
 	for _, tt := range tests {
 		if got := newFilter(parse(t, tt.filter)).match(tt.f); got != tt.want {
@@ -194,7 +194,7 @@ func TestFilter(t *testing.T) {
 	c.Labels.Bits.SetBit(1)
 	c.Labels.Bits.SetBit(40)
 	for _, tt := range []struct {
-		f    *nl.Flow
+		f    *ctnetlink.Flow
 		want bool
 	}{
 		{made(t, tcp), false},
@@ -216,28 +216,28 @@ func TestFilter(t *testing.T) {
 func TestKernelFilter(t *testing.T) {
 	for _, tt := range []struct {
 		line   string
-		has    nl.Attr
-		orig   nl.TupleAttr
-		reply  nl.TupleAttr
+		has    ctnetlink.Attr
+		orig   ctnetlink.TupleAttr
+		reply  ctnetlink.TupleAttr
 		tuples bool
 	}{
 		{line: "-L"},
 		{line: "-L -p tcp"}, // no family, no tuples
-		{line: "-L -f ipv4 -p tcp", orig: nl.TupleProto, tuples: true},
-		{line: "-L -s 192.0.2.1 -p tcp --dport 80", orig: nl.TupleSrc | nl.TupleProto | nl.TupleDstPort, tuples: true},
-		{line: "-L -s 192.0.2.0/24 -d 192.0.2.1", orig: nl.TupleDst, tuples: true},
-		{line: "-L -d 192.0.2.0/24 -q 192.0.2.1", reply: nl.TupleDst, tuples: true},
-		{line: "-L -m 4/7 -u ASSURED", has: nl.HasMark | nl.HasMarkMask | nl.HasStatus | nl.HasStatusMask},
-		{line: "-D -m 4 -u !ASSURED", has: nl.HasMark | nl.HasMarkMask | nl.HasStatus | nl.HasStatusMask},
-		{line: "-L -w 5", has: nl.HasZone},
+		{line: "-L -f ipv4 -p tcp", orig: ctnetlink.TupleProto, tuples: true},
+		{line: "-L -s 192.0.2.1 -p tcp --dport 80", orig: ctnetlink.TupleSrc | ctnetlink.TupleProto | ctnetlink.TupleDstPort, tuples: true},
+		{line: "-L -s 192.0.2.0/24 -d 192.0.2.1", orig: ctnetlink.TupleDst, tuples: true},
+		{line: "-L -d 192.0.2.0/24 -q 192.0.2.1", reply: ctnetlink.TupleDst, tuples: true},
+		{line: "-L -m 4/7 -u ASSURED", has: ctnetlink.HasMark | ctnetlink.HasMarkMask | ctnetlink.HasStatus | ctnetlink.HasStatusMask},
+		{line: "-D -m 4 -u !ASSURED", has: ctnetlink.HasMark | ctnetlink.HasMarkMask | ctnetlink.HasStatus | ctnetlink.HasStatusMask},
+		{line: "-L -w 5", has: ctnetlink.HasZone},
 		{line: "-L -w 0"},
-		{line: "-L --orig-zone 5 -s 192.0.2.1", orig: nl.TupleSrc, tuples: true},
-		{line: "-U -m 4 -u ASSURED -t 3 -s 192.0.2.1", orig: nl.TupleSrc, tuples: true},
+		{line: "-L --orig-zone 5 -s 192.0.2.1", orig: ctnetlink.TupleSrc, tuples: true},
+		{line: "-U -m 4 -u ASSURED -t 3 -s 192.0.2.1", orig: ctnetlink.TupleSrc, tuples: true},
 		{line: "-L -n 192.0.2.1"},
 	} {
 		w, tuples := kernelFilter(parse(t, tt.line))
 		if w == nil {
-			w = &nl.Flow{}
+			w = &ctnetlink.Flow{}
 		}
 		if w.Has != tt.has || tuples != tt.tuples || tuples && (w.Orig.Has != tt.orig || w.Reply.Has != tt.reply) {
 			t.Errorf("%s: %x %x %x %v", tt.line, w.Has, w.Orig.Has, w.Reply.Has, tuples)

@@ -4,13 +4,14 @@ import (
 	"fmt"
 
 	"ctbox/nl"
+	"ctbox/nl/ctnetlink"
 )
 
 // flush empties a table, or with -f one family's part of the conntrack table.
 func (s *session) flush(c *Command) error {
-	what, r := "connection tracking table", nl.Request{Type: nl.TypeFlowDelete}
+	what, r := "connection tracking table", nl.Request{Type: ctnetlink.TypeFlowDelete}
 	if c.Table == TableExpect {
-		what, r.Type = "expectation table", nl.TypeExpectDelete
+		what, r.Type = "expectation table", ctnetlink.TypeExpectDelete
 	}
 	if c.Table == TableConntrack && c.Has(OptFamily) {
 		// Whether the kernel respects the family of a flush depends on its

@@ -8,6 +8,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"ctbox/nl"
+	"ctbox/nl/ctnetlink"
 )
 
 // seedParity gives the parity test's lines to a fuzzer.
@@ -58,15 +59,15 @@ func checkInvariants(t *testing.T, c *Command) {
 	case c.Table == TableExpect && (c.Op == OpAdd || c.Op == OpUpdate),
 		(c.Table == TableDying || c.Table == TableUnconfirmed) && c.Op != OpList:
 		t.Fatalf("command %d on table %d", c.Op, c.Table)
-	case c.Has(OptMaskSrc) && c.Flow.Orig.Has&nl.TupleSrc == 0 && c.Table == TableConntrack && c.Op == OpDelete:
+	case c.Has(OptMaskSrc) && c.Flow.Orig.Has&ctnetlink.TupleSrc == 0 && c.Table == TableConntrack && c.Op == OpDelete:
 		t.Fatal("a mask without an address")
 	case (c.Op == OpCreate || c.Op == OpAdd) && c.Table == TableConntrack &&
-		(c.Flow.Orig.Has&nl.TupleAddrs != nl.TupleAddrs || c.Flow.Reply.Has&nl.TupleAddrs != nl.TupleAddrs ||
+		(c.Flow.Orig.Has&ctnetlink.TupleAddrs != ctnetlink.TupleAddrs || c.Flow.Reply.Has&ctnetlink.TupleAddrs != ctnetlink.TupleAddrs ||
 			c.Flow.Orig.Family != c.Family || c.Flow.Reply.Proto != c.Flow.Orig.Proto):
 		t.Fatalf("a new flow of %+v and %+v", c.Flow.Orig, c.Flow.Reply)
-	case c.Flow.Has&nl.HasStatusMask != 0 && c.Flow.Status&^c.Flow.StatusMask != 0:
+	case c.Flow.Has&ctnetlink.HasStatusMask != 0 && c.Flow.Status&^c.Flow.StatusMask != 0:
 		t.Fatalf("status %x outside its mask %x", c.Flow.Status, c.Flow.StatusMask)
-	case c.Flow.Has&nl.HasMark == 0 && c.Has(OptMark):
+	case c.Flow.Has&ctnetlink.HasMark == 0 && c.Has(OptMark):
 		t.Fatal("a mark option without a mark")
 	}
 }
@@ -155,7 +156,7 @@ func FuzzAddr(f *testing.F) {
 			if prefix > addrBits(c.Family) || prefix < -1 {
 				t.Fatalf("%q: %v/%d", s, a, prefix)
 			}
-			if m := prefixMask(max(prefix, 0)); prefix == 0 && m != (nl.Addr{}) {
+			if m := prefixMask(max(prefix, 0)); prefix == 0 && m != (ctnetlink.Addr{}) {
 				t.Fatalf("%q: mask %v", s, m)
 			}
 		}
@@ -166,7 +167,7 @@ func FuzzAddr(f *testing.F) {
 	})
 }
 
-func addr4Tail(a nl.Addr) (tail [12]byte) {
+func addr4Tail(a ctnetlink.Addr) (tail [12]byte) {
 	copy(tail[:], a[4:])
 	return tail
 }

@@ -4,6 +4,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"ctbox/nl"
+	"ctbox/nl/ctnetlink"
 )
 
 // get prints the one flow that the tuple names, if it also passes as a filter.
@@ -12,8 +13,8 @@ func (s *session) get(c *Command) (uint64, error) {
 	if err != nil {
 		return 0, err
 	}
-	var got nl.Flow
-	if err := conn.Get(s.ctx, wanted(&c.Flow), &got); err != nil {
+	var got ctnetlink.Flow
+	if err := ctnetlink.Get(s.ctx, conn, wanted(&c.Flow), &got); err != nil {
 		return 0, s.refused(c, err)
 	}
 	p := newPrinter(s.out, c)
@@ -27,15 +28,15 @@ func (s *session) get(c *Command) (uint64, error) {
 
 // wanted is the request that looks up a flow: by its original tuple if that is
 // there, else by the reply. The kernel takes no other condition.
-func wanted(f *nl.Flow) *nl.Flow {
-	w := &nl.Flow{}
-	if f.Orig.Has&nl.TupleAddrs == nl.TupleAddrs {
+func wanted(f *ctnetlink.Flow) *ctnetlink.Flow {
+	w := &ctnetlink.Flow{}
+	if f.Orig.Has&ctnetlink.TupleAddrs == ctnetlink.TupleAddrs {
 		w.Orig = f.Orig
 	} else {
 		w.Reply = f.Reply
 	}
 	w.Zone = f.Zone
-	w.Has = f.Has & nl.HasZone
+	w.Has = f.Has & ctnetlink.HasZone
 	return w
 }
 
@@ -46,8 +47,8 @@ func (s *session) getExpect(c *Command) (uint64, error) {
 		return 0, err
 	}
 	p := newPrinter(s.out, c)
-	var x nl.Expect
-	r := nl.Request{Type: nl.TypeExpectGet, Family: c.Family, Expect: &nl.Expect{Tuple: c.Expect.Tuple}}
+	var x ctnetlink.Expect
+	r := nl.Request{Type: ctnetlink.TypeExpectGet, Family: c.Family, Attrs: (&ctnetlink.Expect{Tuple: c.Expect.Tuple}).Append}
 	err = conn.Do(s.ctx, r, func(m *nl.Message) error {
 		if err := x.Decode(m.Attrs); err != nil {
 			return err

@@ -6,7 +6,7 @@ import (
 	"syscall"
 
 	"ctbox/applets/internal/cerror"
-	"ctbox/nl"
+	"ctbox/nl/ctnetlink"
 )
 
 // setLabels notes the argument of -l, --label-add or --label-del.
@@ -54,7 +54,7 @@ func (p *Parser) resolveLabels() error {
 			if !ok {
 				return usage("unknown label '" + name + "'")
 			}
-			if bit >= nl.MaxLabels {
+			if bit >= ctnetlink.MaxLabels {
 				set.Beyond = true
 				continue
 			}

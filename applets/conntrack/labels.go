@@ -9,7 +9,7 @@ import (
 	"strings"
 
 	"ctbox/internal/cnum"
-	"ctbox/nl"
+	"ctbox/nl/ctnetlink"
 )
 
 // DefaultLabelFile is where iptables and conntrack look for names of labels.
@@ -28,8 +28,8 @@ var errNoLabels = errors.New("no label in it")
 // LabelMap is the content of a label file: names of connection labels. It is
 // not changed after it was read.
 type LabelMap struct {
-	names [nl.MaxLabels]string // by number; "" is a label without name
-	bits  map[string]int       // numbers up to maxLabelNumber
+	names [ctnetlink.MaxLabels]string // by number; "" is a label without name
+	bits  map[string]int              // numbers up to maxLabelNumber
 }
 
 // Bit returns the number of the label called name.
@@ -80,7 +80,7 @@ func parseLabelMap(text []byte) *LabelMap {
 		}
 		numbered[int(bit)] = true
 		m.bits[name] = int(bit)
-		if bit < nl.MaxLabels {
+		if bit < ctnetlink.MaxLabels {
 			m.names[bit] = name
 		}
 	}

@@ -6,6 +6,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"ctbox/nl"
+	"ctbox/nl/ctnetlink"
 	"ctbox/nl/format"
 )
 
@@ -14,7 +15,7 @@ func (s *session) list(c *Command) (uint64, error) {
 	p := newPrinter(s.out, c)
 	filter := newFilter(c)
 	warned := false
-	err := s.dump(c, func(f *nl.Flow) error {
+	err := s.dump(c, func(f *ctnetlink.Flow) error {
 		if !filter.match(f) {
 			return nil
 		}
@@ -35,21 +36,21 @@ func (s *session) list(c *Command) (uint64, error) {
 }
 
 // knownFamily reports whether a command line can name the flow's addresses.
-func knownFamily(f *nl.Flow) bool {
+func knownFamily(f *ctnetlink.Flow) bool {
 	family := f.Family()
 	return family == nl.FamilyIPv4 || family == nl.FamilyIPv6
 }
 
 // dumpTypes are the requests that read the conntrack tables.
 var dumpTypes = [...]nl.Type{
-	TableConntrack:   nl.TypeFlowGet,
-	TableDying:       nl.TypeFlowGetDying,
-	TableUnconfirmed: nl.TypeFlowGetUnconfirmed,
+	TableConntrack:   ctnetlink.TypeFlowGet,
+	TableDying:       ctnetlink.TypeFlowGetDying,
+	TableUnconfirmed: ctnetlink.TypeFlowGetUnconfirmed,
 }
 
 // dump hands over the flows of c's table, at least those that match: the
 // kernel leaves out of the others what it can.
-func (s *session) dump(c *Command, each func(*nl.Flow) error) error {
+func (s *session) dump(c *Command, each func(*ctnetlink.Flow) error) error {
 	interrupted, err := s.dumpOnce(c, each)
 	if interrupted {
 		s.warn("WARNING: the table changed while it was read; flows may be missing or doubled.")
@@ -58,7 +59,7 @@ func (s *session) dump(c *Command, each func(*nl.Flow) error) error {
 }
 
 // dumpOnce is dump, and tells its caller whether the table changed meanwhile.
-func (s *session) dumpOnce(c *Command, each func(*nl.Flow) error) (interrupted bool, err error) {
+func (s *session) dumpOnce(c *Command, each func(*ctnetlink.Flow) error) (interrupted bool, err error) {
 	conn, err := s.ask()
 	if err != nil {
 		return false, err
@@ -68,17 +69,17 @@ func (s *session) dumpOnce(c *Command, each func(*nl.Flow) error) (interrupted b
 		// older one would take it for none at all.
 		return false, &refusal{op: c.Op, table: c.Table, err: unix.EINVAL, hint: "the status list names no status"}
 	}
-	d := nl.Dump{Type: dumpTypes[c.Table], Family: c.Family}
+	d := ctnetlink.Dump{Type: dumpTypes[c.Table], Family: c.Family}
 	switch {
 	case c.Table != TableConntrack: // whose counters -z leaves alone
 	case c.Has(OptZero):
-		d.Type = nl.TypeFlowGetZero
+		d.Type = ctnetlink.TypeFlowGetZero
 	default:
 		d.Filter, d.FilterTuples = kernelFilter(c)
 	}
 	begun := false
 	read := func() error {
-		info, err := conn.DumpFlows(s.ctx, d, func(f *nl.Flow) error {
+		info, err := ctnetlink.DumpFlows(s.ctx, conn, d, func(f *ctnetlink.Flow) error {
 			begun = true
 			return each(f)
 		})
@@ -90,7 +91,7 @@ func (s *session) dumpOnce(c *Command, each func(*nl.Flow) error) (interrupted b
 		// A tuple that this kernel can't compare, such as an ICMP type without
 		// an answer. It is compared here anyway.
 		d.FilterTuples = false
-		d.Filter.Orig, d.Filter.Reply = nl.Tuple{}, nl.Tuple{}
+		d.Filter.Orig, d.Filter.Reply = ctnetlink.Tuple{}, ctnetlink.Tuple{}
 		err = read()
 	}
 	return interrupted, s.refused(c, err)
@@ -100,7 +101,7 @@ func (s *session) dumpOnce(c *Command, each func(*nl.Flow) error) (interrupted b
 func (s *session) listExpects(c *Command) (uint64, error) {
 	p := newPrinter(s.out, c)
 	e := format.Event{}
-	err := s.dumpExpects(c, func(x *nl.Expect) error {
+	err := s.dumpExpects(c, func(x *ctnetlink.Expect) error {
 		if p.style.Timestamp {
 			e.Time = time.Now().UnixNano()
 		}
@@ -112,13 +113,13 @@ func (s *session) listExpects(c *Command) (uint64, error) {
 	return p.entries, p.finish()
 }
 
-func (s *session) dumpExpects(c *Command, each func(*nl.Expect) error) error {
+func (s *session) dumpExpects(c *Command, each func(*ctnetlink.Expect) error) error {
 	conn, err := s.ask()
 	if err != nil {
 		return err
 	}
-	var x nl.Expect
-	_, err = conn.Dump(s.ctx, nl.Dump{Type: nl.TypeExpectGet, Family: c.Family}, func(m *nl.Message) error {
+	var x ctnetlink.Expect
+	_, err = conn.Dump(s.ctx, ctnetlink.Dump{Type: ctnetlink.TypeExpectGet, Family: c.Family}.Request(), func(m *nl.Message) error {
 		if err := x.Decode(m.Attrs); err != nil {
 			return err
 		}

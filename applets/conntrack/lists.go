@@ -5,7 +5,7 @@ import (
 	"strings"
 
 	"ctbox/internal/feature"
-	"ctbox/nl"
+	"ctbox/nl/ctnetlink"
 )
 
 // Words of -u, -e and -o. A word on the command line is taken as the first one
@@ -17,13 +17,13 @@ type statusWord struct {
 }
 
 var statusWords = [...]statusWord{
-	{"ASSURED", nl.StatusAssured},
-	{"SEEN_REPLY", nl.StatusSeenReply},
+	{"ASSURED", ctnetlink.StatusAssured},
+	{"SEEN_REPLY", ctnetlink.StatusSeenReply},
 	{"UNSET", 0},
-	{"FIXED_TIMEOUT", nl.StatusFixedTimeout},
-	{"EXPECTED", nl.StatusExpected},
-	{"OFFLOAD", nl.StatusOffload},
-	{"HW_OFFLOAD", nl.StatusHWOffload},
+	{"FIXED_TIMEOUT", ctnetlink.StatusFixedTimeout},
+	{"EXPECTED", ctnetlink.StatusExpected},
+	{"OFFLOAD", ctnetlink.StatusOffload},
+	{"HW_OFFLOAD", ctnetlink.StatusHWOffload},
 }
 
 type eventWord struct {
@@ -100,7 +100,7 @@ func (p *Parser) setStatus(_ *option, arg string, _ bool) error {
 			value, ok = statusBit(word)
 			p.notStatus |= value
 		case strings.HasPrefix(word, unreplied):
-			p.notStatus |= nl.StatusSeenReply
+			p.notStatus |= ctnetlink.StatusSeenReply
 		default:
 			value, ok = statusBit(word)
 			p.cmd.Flow.Status |= value
@@ -110,7 +110,7 @@ func (p *Parser) setStatus(_ *option, arg string, _ bool) error {
 		}
 		rest, more = tail, comma
 	}
-	p.cmd.Flow.Has |= nl.HasStatus
+	p.cmd.Flow.Has |= ctnetlink.HasStatus
 	return nil
 }
 

@@ -7,7 +7,7 @@ import (
 	"time"
 
 	"ctbox/internal/cnum"
-	"ctbox/nl"
+	"ctbox/nl/ctnetlink"
 )
 
 // wholeNumber reads all of s as an unsigned number up to most.
@@ -34,19 +34,19 @@ func (p *Parser) setNumber(o *option, arg string, _ bool) error {
 	switch o.bit {
 	case OptID:
 		f.ID = uint32(v)
-		f.Has |= nl.HasID
+		f.Has |= ctnetlink.HasID
 	case OptSecmark:
 		f.Secmark = uint32(v)
-		f.Has |= nl.HasSecmark
+		f.Has |= ctnetlink.HasSecmark
 	case OptZone:
 		f.Zone = uint16(v)
-		f.Has |= nl.HasZone
+		f.Has |= ctnetlink.HasZone
 	case OptOrigZone:
 		f.Orig.Zone = uint16(v)
-		f.Orig.Has |= nl.TupleZone
+		f.Orig.Has |= ctnetlink.TupleZone
 	case OptReplyZone:
 		f.Reply.Zone = uint16(v)
-		f.Reply.Has |= nl.TupleZone
+		f.Reply.Has |= ctnetlink.TupleZone
 	}
 	return nil
 }
@@ -65,14 +65,14 @@ func (p *Parser) setMark(o *option, arg string, _ bool) error {
 		return unexpected(arg, "-"+string(rune(o.short)))
 	}
 	p.cmd.Flow.Mark, p.cmd.Flow.MarkMask = uint32(v), uint32(m)
-	p.cmd.Flow.Has |= nl.HasMark | nl.HasMarkMask
+	p.cmd.Flow.Has |= ctnetlink.HasMark | ctnetlink.HasMarkMask
 	return nil
 }
 
 // setTimeout reads seconds as atol(3) does and keeps the low 32 bits.
 func (p *Parser) setTimeout(_ *option, arg string, _ bool) error {
 	p.cmd.Flow.Timeout = uint32(cnum.Atol(arg))
-	p.cmd.Flow.Has |= nl.HasTimeout
+	p.cmd.Flow.Has |= ctnetlink.HasTimeout
 	return nil
 }
 

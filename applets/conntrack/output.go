@@ -7,7 +7,7 @@ import (
 	"syscall"
 	"time"
 
-	"ctbox/nl"
+	"ctbox/nl/ctnetlink"
 	"ctbox/nl/format"
 )
 
@@ -199,7 +199,7 @@ func (p *printer) setDocument(c *Command) {
 }
 
 // flow prints a flow; e may be nil.
-func (p *printer) flow(f *nl.Flow, e *format.Event) error {
+func (p *printer) flow(f *ctnetlink.Flow, e *format.Event) error {
 	p.begin()
 	p.out.buf = append(format.AppendFlow(p.out.buf, f, &p.style, e), '\n')
 	p.entries++
@@ -207,7 +207,7 @@ func (p *printer) flow(f *nl.Flow, e *format.Event) error {
 }
 
 // expect prints an expectation; e may be nil.
-func (p *printer) expect(x *nl.Expect, e *format.Event) error {
+func (p *printer) expect(x *ctnetlink.Expect, e *format.Event) error {
 	p.begin()
 	p.out.buf = append(format.AppendExpect(p.out.buf, x, &p.style, e), '\n')
 	p.entries++

@@ -6,7 +6,7 @@ import (
 
 	"ctbox/applets/internal/getopt"
 	"ctbox/internal/cnum"
-	"ctbox/nl"
+	"ctbox/nl/ctnetlink"
 )
 
 // protocol declares the options that exist once -p has named it.
@@ -50,25 +50,25 @@ type pair struct {
 // protocols are the ones with options of their own, in the order of
 // conntrack-tools' list.
 var protocols = [...]protocol{
-	{name: "tcp", number: nl.ProtoTCP, pairs: portPairs, options: concat(ports[:6], []protoOption{
+	{name: "tcp", number: ctnetlink.ProtoTCP, pairs: portPairs, options: concat(ports[:6], []protoOption{
 		{[]string{"state"}, "STATE", "TCP state, such as ESTABLISHED", "ooMo..", setTCPState},
 	}, ports[6:])},
-	{name: "udp", number: nl.ProtoUDP, pairs: portPairs, options: ports},
-	{name: "udplite", number: nl.ProtoUDPLite, pairs: portPairs, options: ports},
-	{name: "sctp", number: nl.ProtoSCTP, pairs: portPairs, options: concat(ports[:6], []protoOption{
+	{name: "udp", number: ctnetlink.ProtoUDP, pairs: portPairs, options: ports},
+	{name: "udplite", number: ctnetlink.ProtoUDPLite, pairs: portPairs, options: ports},
+	{name: "sctp", number: ctnetlink.ProtoSCTP, pairs: portPairs, options: concat(ports[:6], []protoOption{
 		{[]string{"state"}, "STATE", "SCTP state, such as ESTABLISHED", "ooMo..", setSCTPState},
 	}, ports[6:], []protoOption{
 		{[]string{"orig-vtag"}, "TAG", "verification tag of the original direction", ".oMoM.", setOrigVtag},
 		{[]string{"reply-vtag"}, "TAG", "verification tag of the reply direction", ".oMoM.", setReplyVtag},
 	})},
-	{name: "dccp", number: nl.ProtoDCCP, pairs: dccpPairs, options: concat(ports[:6], []protoOption{
+	{name: "dccp", number: ctnetlink.ProtoDCCP, pairs: dccpPairs, options: concat(ports[:6], []protoOption{
 		{[]string{"state"}, "STATE", "DCCP state, such as OPEN", "ooMo..", setDCCPState},
 	}, ports[6:], []protoOption{
 		{[]string{"role"}, "ROLE", "role of the originator: client or server", "..M.M.", setDCCPRole},
 	})},
-	{name: "icmp", number: nl.ProtoICMP, options: icmpOptions("icmp")},
-	{name: "icmpv6", number: nl.ProtoICMPv6, options: icmpOptions("icmpv6")},
-	{name: "gre", number: nl.ProtoGRE, pairs: keyPairs, options: keys},
+	{name: "icmp", number: ctnetlink.ProtoICMP, options: icmpOptions("icmp")},
+	{name: "icmpv6", number: ctnetlink.ProtoICMPv6, options: icmpOptions("icmpv6")},
+	{name: "gre", number: ctnetlink.ProtoGRE, pairs: keyPairs, options: keys},
 }
 
 // unknownProtocol stands for every protocol without options.
@@ -163,7 +163,7 @@ const (
 	expected
 )
 
-func (p *Parser) tuple(at place) *nl.Tuple {
+func (p *Parser) tuple(at place) *ctnetlink.Tuple {
 	switch at {
 	case orig:
 		return &p.cmd.Flow.Orig
@@ -184,14 +184,14 @@ const (
 	destination
 )
 
-func setEnd(t *nl.Tuple, end side, v uint16) {
+func setEnd(t *ctnetlink.Tuple, end side, v uint16) {
 	if end == source {
 		t.SrcPort = v
-		t.Has |= nl.TupleSrcPort
+		t.Has |= ctnetlink.TupleSrcPort
 		return
 	}
 	t.DstPort = v
-	t.Has |= nl.TupleDstPort
+	t.Has |= ctnetlink.TupleDstPort
 }
 
 // setPort reads a port as atoi(3) does and keeps its low 16 bits.
@@ -213,29 +213,29 @@ func setKey(at place, end side) func(*Parser, string) error {
 
 func setICMPType(p *Parser, arg string) error {
 	p.cmd.Flow.Orig.ICMPType = uint8(cnum.Atol(arg))
-	p.cmd.Flow.Orig.Has |= nl.TupleICMPType
+	p.cmd.Flow.Orig.Has |= ctnetlink.TupleICMPType
 	return nil
 }
 
 func setICMPCode(p *Parser, arg string) error {
 	p.cmd.Flow.Orig.ICMPCode = uint8(cnum.Atol(arg))
-	p.cmd.Flow.Orig.Has |= nl.TupleICMPCode
+	p.cmd.Flow.Orig.Has |= ctnetlink.TupleICMPCode
 	return nil
 }
 
 func setICMPID(p *Parser, arg string) error {
 	p.cmd.Flow.Orig.ICMPID = uint16(cnum.Atol(arg))
-	p.cmd.Flow.Orig.Has |= nl.TupleICMPID
+	p.cmd.Flow.Orig.Has |= ctnetlink.TupleICMPID
 	return nil
 }
 
 func setTCPState(p *Parser, arg string) error {
-	state, ok := nl.TCPStateNumber(arg)
+	state, ok := ctnetlink.TCPStateNumber(arg)
 	if !ok {
 		return usage("unknown TCP state `" + arg + "'")
 	}
 	p.cmd.Flow.TCPState = state
-	p.cmd.Flow.Has |= nl.HasTCPState
+	p.cmd.Flow.Has |= ctnetlink.HasTCPState
 	return nil
 }
 
@@ -244,34 +244,34 @@ func setTCPState(p *Parser, arg string) error {
 const lastSCTPState = 7
 
 func setSCTPState(p *Parser, arg string) error {
-	state, ok := nl.SCTPStateNumber(arg)
+	state, ok := ctnetlink.SCTPStateNumber(arg)
 	if !ok || state > lastSCTPState {
 		return usage("unknown SCTP state `" + arg + "'")
 	}
 	p.cmd.Flow.SCTPState = state
-	p.cmd.Flow.Has |= nl.HasSCTPState
+	p.cmd.Flow.Has |= ctnetlink.HasSCTPState
 	return nil
 }
 
 func setOrigVtag(p *Parser, arg string) error {
-	p.cmd.Flow.SCTPVtagOrig = nl.CommandVtag(uint32(cnum.Atol(arg)))
-	p.cmd.Flow.Has |= nl.HasSCTPVtagOrig
+	p.cmd.Flow.SCTPVtagOrig = ctnetlink.CommandVtag(uint32(cnum.Atol(arg)))
+	p.cmd.Flow.Has |= ctnetlink.HasSCTPVtagOrig
 	return nil
 }
 
 func setReplyVtag(p *Parser, arg string) error {
-	p.cmd.Flow.SCTPVtagReply = nl.CommandVtag(uint32(cnum.Atol(arg)))
-	p.cmd.Flow.Has |= nl.HasSCTPVtagReply
+	p.cmd.Flow.SCTPVtagReply = ctnetlink.CommandVtag(uint32(cnum.Atol(arg)))
+	p.cmd.Flow.Has |= ctnetlink.HasSCTPVtagReply
 	return nil
 }
 
 func setDCCPState(p *Parser, arg string) error {
-	state, ok := nl.DCCPStateNumber(arg)
+	state, ok := ctnetlink.DCCPStateNumber(arg)
 	if !ok {
 		return usage("Unknown DCCP state `" + arg + "'")
 	}
 	p.cmd.Flow.DCCPState = state
-	p.cmd.Flow.Has |= nl.HasDCCPState
+	p.cmd.Flow.Has |= ctnetlink.HasDCCPState
 	return nil
 }
 
@@ -281,7 +281,7 @@ func setDCCPRole(p *Parser, arg string) error {
 	for i, role := range dccpRoles {
 		if len(arg) <= len(role) && strings.EqualFold(arg, role[:len(arg)]) {
 			p.cmd.Flow.DCCPRole = uint8(i)
-			p.cmd.Flow.Has |= nl.HasDCCPRole
+			p.cmd.Flow.Has |= ctnetlink.HasDCCPRole
 			return nil
 		}
 	}

@@ -6,7 +6,7 @@ import (
 	"strings"
 
 	"ctbox/internal/protofile"
-	"ctbox/nl"
+	"ctbox/nl/ctnetlink"
 )
 
 // setProto resolves a protocol: one with options by its name, whatever the
@@ -41,7 +41,7 @@ func (p *Parser) setProto(_ *option, arg string, _ bool) error {
 		p.scan.Add(protocolSets()[index])
 	}
 	p.cmd.Flow.Orig.Proto = number
-	p.cmd.Flow.Orig.Has |= nl.TupleProto
+	p.cmd.Flow.Orig.Has |= ctnetlink.TupleProto
 	return nil
 }
 

@@ -11,6 +11,7 @@ import (
 
 	"ctbox/internal/feature"
 	"ctbox/nl"
+	"ctbox/nl/ctnetlink"
 	"ctbox/nl/format"
 )
 
@@ -213,11 +214,11 @@ func (r *replay) checkMaster(c *Command) error {
 	if err != nil {
 		return err
 	}
-	want := nl.Flow{Orig: c.Flow.Master, Zone: c.Flow.Zone, Has: c.Flow.Has & nl.HasZone}
-	var master nl.Flow
-	err = conn.Get(r.ctx, &want, &master)
+	want := ctnetlink.Flow{Orig: c.Flow.Master, Zone: c.Flow.Zone, Has: c.Flow.Has & ctnetlink.HasZone}
+	var master ctnetlink.Flow
+	err = ctnetlink.Get(r.ctx, conn, &want, &master)
 	if isErrno(err, unix.ENOENT) {
-		c.Flow.Master = nl.Tuple{}
+		c.Flow.Master = ctnetlink.Tuple{}
 		return nil
 	}
 	return err
@@ -231,7 +232,7 @@ func (r *replay) at(line int, err error) error {
 // jsonCommands makes commands of the flows and events that -o json has written.
 type jsonCommands struct {
 	reader format.FlowReader
-	flow   nl.Flow
+	flow   ctnetlink.Flow
 	event  format.Event
 }
 
@@ -255,8 +256,8 @@ func (j *jsonCommands) command(line []byte, c *Command) error {
 		c.Op = OpDelete
 		c.Given = OptSrc | OptDst | OptProto | OptZone
 		c.Flow.Orig = original(&j.flow)
-		c.Flow.Zone = present(j.flow.Has&nl.HasZone != 0, j.flow.Zone)
-		c.Flow.Has = nl.HasZone
+		c.Flow.Zone = present(j.flow.Has&ctnetlink.HasZone != 0, j.flow.Zone)
+		c.Flow.Has = ctnetlink.HasZone
 		c.Output = OutJSON
 		return nil
 	}
@@ -266,7 +267,7 @@ func (j *jsonCommands) command(line []byte, c *Command) error {
 }
 
 // original is the original tuple of a flow that may have only the reply.
-func original(f *nl.Flow) nl.Tuple {
+func original(f *ctnetlink.Flow) ctnetlink.Tuple {
 	if f.Orig.Has != 0 {
 		return f.Orig
 	}

@@ -14,6 +14,7 @@ import (
 
 	"ctbox/internal/netnstest"
 	"ctbox/nl"
+	"ctbox/nl/ctnetlink"
 )
 
 // natRules make the namespace able to translate and to label.
@@ -263,24 +264,24 @@ func TestDeleteID(t *testing.T) {
 	ns := netnstest.New(t, "id")
 	must(t, ns, "-I -t 1000 "+udp4, "1 flow entries have been created.")
 	ns.Do(func() {
-		conn, err := nl.Dial()
+		conn, err := nl.Dial(nl.Config{})
 		if err != nil {
 			t.Fatal(err)
 		}
 		defer conn.Close()
-		var request nl.Flow
-		if _, err := conn.DumpFlows(t.Context(), nl.Dump{Type: nl.TypeFlowGet}, func(f *nl.Flow) error {
+		var request ctnetlink.Flow
+		if _, err := ctnetlink.DumpFlows(t.Context(), conn, ctnetlink.Dump{Type: ctnetlink.TypeFlowGet}, func(f *ctnetlink.Flow) error {
 			setIdentity(&request, f)
 			return nil
 		}); err != nil {
 			t.Fatal(err)
 		}
 		request.ID++
-		if err := conn.Do(t.Context(), nl.Request{Type: nl.TypeFlowDelete, Family: nl.FamilyIPv4, Flow: &request}, nil); err == nil {
+		if err := conn.Do(t.Context(), nl.Request{Type: ctnetlink.TypeFlowDelete, Family: nl.FamilyIPv4, Attrs: request.Append}, nil); err == nil {
 			t.Error("a flow was deleted by another one's id")
 		}
 		request.ID--
-		if err := conn.Do(t.Context(), nl.Request{Type: nl.TypeFlowDelete, Family: nl.FamilyIPv4, Flow: &request}, nil); err != nil {
+		if err := conn.Do(t.Context(), nl.Request{Type: ctnetlink.TypeFlowDelete, Family: nl.FamilyIPv4, Attrs: request.Append}, nil); err != nil {
 			t.Error(err)
 		}
 	})

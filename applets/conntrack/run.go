@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"ctbox/nl"
+	"ctbox/nl/ctnetlink"
 )
 
 // Run is the applet: it carries out the command line argv and returns the exit
@@ -213,7 +214,7 @@ func (s *session) change() (*nl.Conn, error) { return open(&s.changes) }
 
 func open(c **nl.Conn) (*nl.Conn, error) {
 	if *c == nil {
-		conn, err := nl.Dial()
+		conn, err := nl.Dial(nl.Config{})
 		if err != nil {
 			return nil, &failure{"Can't open handler", err}
 		}
@@ -241,11 +242,11 @@ const hintNoConntrack = "this kernel has no nf_conntrack_netlink"
 // noConntrack finds out whether the kernel refuses everything, even a request
 // that has nothing to be invalid.
 func (s *session) noConntrack() bool {
-	conn, err := nl.Dial()
+	conn, err := nl.Dial(nl.Config{})
 	if err != nil {
 		return false
 	}
 	defer conn.Close()
-	_, _, err = conn.Count(s.ctx)
+	_, _, err = ctnetlink.Count(s.ctx, conn)
 	return isErrno(err, unix.EINVAL, unix.EOPNOTSUPP)
 }

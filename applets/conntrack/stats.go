@@ -4,7 +4,7 @@ import (
 	"strconv"
 
 	"ctbox/internal/feature"
-	"ctbox/nl"
+	"ctbox/nl/ctnetlink"
 	"ctbox/nl/format"
 )
 
@@ -14,7 +14,7 @@ func (s *session) count(c *Command) error {
 	table := "conntrack"
 	if c.Table == TableExpect {
 		table = "expect"
-		if err := s.dumpExpects(c, func(*nl.Expect) error { n++; return nil }); err != nil {
+		if err := s.dumpExpects(c, func(*ctnetlink.Expect) error { n++; return nil }); err != nil {
 			return err
 		}
 	} else {
@@ -22,7 +22,7 @@ func (s *session) count(c *Command) error {
 		if err != nil {
 			return err
 		}
-		entries, _, err := conn.Count(s.ctx)
+		entries, _, err := ctnetlink.Count(s.ctx, conn)
 		if err != nil {
 			return s.refused(c, err)
 		}
@@ -52,12 +52,12 @@ func (s *session) stats(c *Command) error {
 	if err != nil {
 		return err
 	}
-	typ, names := nl.TypeFlowStatsCPU, flowCounters
+	typ, names := ctnetlink.TypeFlowStatsCPU, flowCounters
 	if c.Table == TableExpect {
-		typ, names = nl.TypeExpectStatsCPU, expectCounters
+		typ, names = ctnetlink.TypeExpectStatsCPU, expectCounters
 	}
 	var present []format.Counter
-	err = conn.DumpStats(s.ctx, typ, func(cpu *nl.CPUStats) error {
+	err = ctnetlink.DumpStats(s.ctx, conn, typ, func(cpu *ctnetlink.CPUStats) error {
 		present = present[:0]
 		for n, name := range names {
 			if n < len(cpu.Value) && cpu.Has&(1<<n) != 0 && name != "" {

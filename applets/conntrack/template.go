@@ -1,21 +1,21 @@
 package conntrack
 
-import "ctbox/nl"
+import "ctbox/nl/ctnetlink"
 
 // completeStatus makes the status to compare or to send from what -u said.
 func (p *Parser) completeStatus() {
 	f := &p.cmd.Flow
 	switch p.cmd.Op {
 	case OpCreate, OpAdd:
-		f.Has &^= nl.HasMarkMask
-		if f.Has&nl.HasStatus != 0 {
-			f.Status |= nl.StatusConfirmed
+		f.Has &^= ctnetlink.HasMarkMask
+		if f.Has&ctnetlink.HasStatus != 0 {
+			f.Status |= ctnetlink.StatusConfirmed
 		}
 	case OpUpdate:
 	default:
-		if f.Has&nl.HasStatus != 0 {
+		if f.Has&ctnetlink.HasStatus != 0 {
 			f.StatusMask = f.Status | p.notStatus
-			f.Has |= nl.HasStatusMask
+			f.Has |= ctnetlink.HasStatusMask
 		}
 	}
 }
@@ -47,14 +47,14 @@ func (p *Parser) completeCreated() {
 	addProto(&f.Reply, f.Orig.Proto, c.Family)
 	fill(&f.Orig, &f.Reply)
 	fill(&f.Reply, &f.Orig)
-	if nl.IsICMP(f.Orig.Proto) {
+	if ctnetlink.IsICMP(f.Orig.Proto) {
 		// The kernel insists on an id; without --icmp-id it is 0.
-		f.Orig.Has |= nl.TupleICMPID
-		f.Reply.Has |= nl.TupleICMPID
+		f.Orig.Has |= ctnetlink.TupleICMPID
+		f.Reply.Has |= ctnetlink.TupleICMPID
 	}
 	p.addTCPFlags()
-	c.setUpNAT(nl.HasNATSrc, &f.NATSrc, c.SrcNAT)
-	c.setUpNAT(nl.HasNATDst, &f.NATDst, c.DstNAT)
+	c.setUpNAT(ctnetlink.HasNATSrc, &f.NATSrc, c.SrcNAT)
+	c.setUpNAT(ctnetlink.HasNATDst, &f.NATDst, c.DstNAT)
 }
 
 // completeWanted fills the tuple that a flow is looked up by: the original one
@@ -63,7 +63,7 @@ func (p *Parser) completeWanted() {
 	c := p.cmd
 	f := &c.Flow
 	proto := f.Orig.Proto
-	if f.Orig.Has&nl.TupleAddrs == nl.TupleAddrs {
+	if f.Orig.Has&ctnetlink.TupleAddrs == ctnetlink.TupleAddrs {
 		fill(&f.Orig, &f.Reply)
 		return
 	}
@@ -71,71 +71,71 @@ func (p *Parser) completeWanted() {
 	fill(&f.Reply, &f.Orig)
 }
 
-func addProto(t *nl.Tuple, proto, family uint8) {
+func addProto(t *ctnetlink.Tuple, proto, family uint8) {
 	t.Family = family
 	t.Proto = proto
-	t.Has |= nl.TupleProto
+	t.Has |= ctnetlink.TupleProto
 }
 
 // fill gives t each part of the opposite tuple that t lacks, inverted.
-func fill(t, opposite *nl.Tuple) {
-	const portTuple = nl.TupleAddrs | nl.TuplePorts
+func fill(t, opposite *ctnetlink.Tuple) {
+	const portTuple = ctnetlink.TupleAddrs | ctnetlink.TuplePorts
 	if t.Has&portTuple == portTuple {
 		return
 	}
 	inv := opposite.Inverted()
 	lacks := inv.Has &^ t.Has
-	if lacks&nl.TupleSrc != 0 {
+	if lacks&ctnetlink.TupleSrc != 0 {
 		t.Src = inv.Src
 	}
-	if lacks&nl.TupleDst != 0 {
+	if lacks&ctnetlink.TupleDst != 0 {
 		t.Dst = inv.Dst
 	}
-	if lacks&nl.TupleSrcPort != 0 {
+	if lacks&ctnetlink.TupleSrcPort != 0 {
 		t.SrcPort = inv.SrcPort
 	}
-	if lacks&nl.TupleDstPort != 0 {
+	if lacks&ctnetlink.TupleDstPort != 0 {
 		t.DstPort = inv.DstPort
 	}
-	if lacks&nl.TupleICMPID != 0 {
+	if lacks&ctnetlink.TupleICMPID != 0 {
 		t.ICMPID = inv.ICMPID
 	}
-	if lacks&nl.TupleICMPType != 0 {
+	if lacks&ctnetlink.TupleICMPType != 0 {
 		t.ICMPType = inv.ICMPType
 	}
-	if lacks&nl.TupleICMPCode != 0 {
+	if lacks&ctnetlink.TupleICMPCode != 0 {
 		t.ICMPCode = inv.ICMPCode
 	}
-	t.Has |= lacks & (nl.TupleAddrs | nl.TuplePorts | nl.TupleICMP)
+	t.Has |= lacks & (ctnetlink.TupleAddrs | ctnetlink.TuplePorts | ctnetlink.TupleICMP)
 }
 
 // The TCP tracker did not see the start of a flow made by hand, so it must not
 // insist on windows; one that is closing has seen a FIN or RST.
 const (
-	tcpFlagsOpen    = nl.TCPFlagBeLiberal | nl.TCPFlagSACK
-	tcpFlagsClosing = tcpFlagsOpen | nl.TCPFlagCloseInit
+	tcpFlagsOpen    = ctnetlink.TCPFlagBeLiberal | ctnetlink.TCPFlagSACK
+	tcpFlagsClosing = tcpFlagsOpen | ctnetlink.TCPFlagCloseInit
 )
 
 func (p *Parser) addTCPFlags() {
 	f := &p.cmd.Flow
-	if p.proto == noProtocol || protocols[p.proto].number != nl.ProtoTCP {
+	if p.proto == noProtocol || protocols[p.proto].number != ctnetlink.ProtoTCP {
 		return
 	}
-	flags := nl.TCPFlags{Value: tcpFlagsOpen, Mask: tcpFlagsOpen}
-	if f.Has&nl.HasTCPState != 0 && f.TCPState >= nl.TCPStateTimeWait {
-		flags = nl.TCPFlags{Value: tcpFlagsClosing, Mask: tcpFlagsClosing}
+	flags := ctnetlink.TCPFlags{Value: tcpFlagsOpen, Mask: tcpFlagsOpen}
+	if f.Has&ctnetlink.HasTCPState != 0 && f.TCPState >= ctnetlink.TCPStateTimeWait {
+		flags = ctnetlink.TCPFlags{Value: tcpFlagsClosing, Mask: tcpFlagsClosing}
 	}
 	f.TCPFlagsOrig, f.TCPFlagsReply = flags, flags
-	f.Has |= nl.HasTCPFlagsOrig | nl.HasTCPFlagsReply
+	f.Has |= ctnetlink.HasTCPFlagsOrig | ctnetlink.HasTCPFlagsReply
 }
 
 // setUpNAT makes a NAT option a part of a new flow. Without an address it asks
 // for nothing; the kernel takes ports for TCP and UDP.
-func (c *Command) setUpNAT(has nl.Attr, to *nl.NAT, nat nl.NAT) {
+func (c *Command) setUpNAT(has ctnetlink.Attr, to *ctnetlink.NAT, nat ctnetlink.NAT) {
 	if !nat.HasAddr {
 		return
 	}
-	if proto := c.Flow.Orig.Proto; proto != nl.ProtoTCP && proto != nl.ProtoUDP {
+	if proto := c.Flow.Orig.Proto; proto != ctnetlink.ProtoTCP && proto != ctnetlink.ProtoUDP {
 		nat.HasPort, nat.Port = false, 0
 	}
 	*to = nat
@@ -146,9 +146,9 @@ func (c *Command) setUpNAT(has nl.Attr, to *nl.NAT, nat nl.NAT) {
 func (p *Parser) completeExpect() {
 	c := p.cmd
 	x := &c.Expect
-	if nl.IsICMP(c.Flow.Orig.Proto) {
+	if ctnetlink.IsICMP(c.Flow.Orig.Proto) {
 		// The options of ICMP are refused, but the kernel wants the fields.
-		c.Flow.Orig.Has |= nl.TupleICMP
+		c.Flow.Orig.Has |= ctnetlink.TupleICMP
 	}
 	switch c.Op {
 	case OpCreate:
@@ -159,7 +159,7 @@ func (p *Parser) completeExpect() {
 		setSrc(&x.Mask, c.SrcMask, c.Family)
 		setDst(&x.Mask, c.DstMask, c.Family)
 		x.Timeout = c.Flow.Timeout
-		x.Has |= nl.ExpectHasTimeout
+		x.Has |= ctnetlink.ExpectHasTimeout
 	case OpDelete, OpGet:
 		x.Tuple = c.Flow.Orig
 	}

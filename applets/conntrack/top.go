@@ -9,6 +9,7 @@ import (
 
 	"ctbox/applets/internal/screen"
 	"ctbox/nl"
+	"ctbox/nl/ctnetlink"
 )
 
 // defaultRefresh is how often the table is read without --refresh.
@@ -29,7 +30,7 @@ func (s *session) top(c *Command) error {
 		*table = new(tallies)
 		(*table).reset()
 	}
-	sub, err := nl.Subscribe(nl.EventOptions{Groups: nl.GroupFlowNew | nl.GroupFlowDestroy, Filter: eventFilter(c)})
+	sub, err := ctnetlink.Subscribe(ctnetlink.EventOptions{Groups: ctnetlink.GroupFlowNew | ctnetlink.GroupFlowDestroy, Filter: eventFilter(c)})
 	if err != nil {
 		return s.cannotListen(c, err)
 	}
@@ -82,9 +83,9 @@ type top struct {
 }
 
 // listen counts events until the context ends.
-func (t *top) listen(ctx context.Context, sub *nl.Subscription) {
-	var run *nl.Events
-	var flow nl.Flow
+func (t *top) listen(ctx context.Context, sub *ctnetlink.Subscription) {
+	var run *ctnetlink.Events
+	var flow ctnetlink.Flow
 	var k topKey
 	filter := newFilter(t.command)
 	for {
@@ -95,10 +96,10 @@ func (t *top) listen(ctx context.Context, sub *nl.Subscription) {
 		t.mu.Lock()
 		kind := &topKinds[t.counting]
 		_ = run.Each(func(m *nl.Message, _ time.Time) error {
-			if flow.Decode(m.Attrs) == nil && filter.match(&flow) && (m.IsNew() || m.IsDelete()) {
+			if flow.Decode(m.Attrs) == nil && filter.match(&flow) && (ctnetlink.IsNew(m) || ctnetlink.IsDelete(m)) {
 				k = topKey{}
 				kind.key(&k, &flow)
-				t.pending.event(&k, &flow, m.IsDelete())
+				t.pending.event(&k, &flow, ctnetlink.IsDelete(m))
 			}
 			return nil
 		})
@@ -149,7 +150,7 @@ func (t *top) refresh() error {
 	kind := &topKinds[counting]
 	t.next.reset()
 	var k topKey // one for all flows: it escapes
-	_, err := t.dumpOnce(t.command, func(f *nl.Flow) error {
+	_, err := t.dumpOnce(t.command, func(f *ctnetlink.Flow) error {
 		if t.filter.match(f) {
 			k = topKey{}
 			kind.key(&k, f)

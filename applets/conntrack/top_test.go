@@ -19,6 +19,7 @@ import (
 	"ctbox/applets/internal/screen"
 	"ctbox/internal/netnstest"
 	"ctbox/nl"
+	"ctbox/nl/ctnetlink"
 )
 
 // topObject is an object of the stream.
@@ -244,7 +245,7 @@ func TestTopBoundsKeys(t *testing.T) {
 	var now, before, events tallies
 	count := func(table *tallies) {
 		table.reset()
-		f := nl.Flow{Has: nl.HasCountersOrig}
+		f := ctnetlink.Flow{Has: ctnetlink.HasCountersOrig}
 		for i := range uint32(3 * maxTopKeys) {
 			table.flow(&topKey{number: i}, &f)
 		}
@@ -260,8 +261,8 @@ func TestTopBoundsKeys(t *testing.T) {
 	}
 	// A key that the table before has no room for has no rates.
 	now.reset()
-	now.flow(&topKey{number: 1}, &nl.Flow{})
-	now.flow(&topKey{number: 3*maxTopKeys - 1}, &nl.Flow{})
+	now.flow(&topKey{number: 1}, &ctnetlink.Flow{})
+	now.flow(&topKey{number: 3*maxTopKeys - 1}, &ctnetlink.Flow{})
 	v := topView{seconds: 1, sort: topEnded}
 	v.best(&now, &before, &events, 5)
 	for _, r := range v.rows {
@@ -281,7 +282,7 @@ func TestTopOrder(t *testing.T) {
 	var want []uint32
 	for i := range uint32(50) {
 		for range i % 7 * 3 {
-			now.flow(&topKey{number: i}, &nl.Flow{})
+			now.flow(&topKey{number: i}, &ctnetlink.Flow{})
 		}
 	}
 	for weight := 6; weight > 0; weight-- {
@@ -340,8 +341,8 @@ func TestTopPaints(t *testing.T) {
 	none.reset()
 	v := &topView{kind: 0, sort: topBytes, seconds: 1, counted: true, left: 7, lost: 3, keys: 40}
 	for i := range byte(40) {
-		f := nl.Flow{Has: nl.HasCountersOrig, CountersOrig: nl.Counters{Packets: 3, Bytes: uint64(i) * 12345678}}
-		k := topKey{family: nl.FamilyIPv6, addr: nl.Addr{0x20, 1, 0xd, 0xb8, 4: i, 6: 0xff, 8: 0xff, 10: 0xff, 12: 0xff, 14: 0xff, 15: i}}
+		f := ctnetlink.Flow{Has: ctnetlink.HasCountersOrig, CountersOrig: ctnetlink.Counters{Packets: 3, Bytes: uint64(i) * 12345678}}
+		k := topKey{family: nl.FamilyIPv6, addr: ctnetlink.Addr{0x20, 1, 0xd, 0xb8, 4: i, 6: 0xff, 8: 0xff, 10: 0xff, 12: 0xff, 14: 0xff, 15: i}}
 		now.flow(&k, &f)
 	}
 	v.all = rates(now.all, none.all, none.all, 1)

@@ -3,13 +3,13 @@ package conntrack
 import (
 	"time"
 
-	"ctbox/nl"
+	"ctbox/nl/ctnetlink"
 )
 
 // topKey is what flows are counted by: an address, or a number, with what makes
 // it one (the protocol of a port, the family of an address).
 type topKey struct {
-	addr   nl.Addr
+	addr   ctnetlink.Addr
 	number uint32
 	family uint8
 	proto  uint8
@@ -24,12 +24,12 @@ type tally struct {
 	owed int64 // of a table: see balance
 }
 
-func (t *tally) count(f *nl.Flow) {
-	if f.Has&nl.HasCountersOrig != 0 {
+func (t *tally) count(f *ctnetlink.Flow) {
+	if f.Has&ctnetlink.HasCountersOrig != 0 {
 		t.packets += f.CountersOrig.Packets
 		t.bytes += f.CountersOrig.Bytes
 	}
-	if f.Has&nl.HasCountersReply != 0 {
+	if f.Has&ctnetlink.HasCountersReply != 0 {
 		t.packets += f.CountersReply.Packets
 		t.bytes += f.CountersReply.Bytes
 	}
@@ -84,8 +84,8 @@ func (t *tallies) find(k *topKey) (tally, bool) {
 }
 
 // flow counts a flow of the table.
-func (t *tallies) flow(k *topKey, f *nl.Flow) {
-	t.counted = t.counted || f.Has&nl.HasCountersOrig != 0
+func (t *tallies) flow(k *topKey, f *ctnetlink.Flow) {
+	t.counted = t.counted || f.Has&ctnetlink.HasCountersOrig != 0
 	for _, row := range [...]*tally{t.at(k), &t.all} {
 		row.flows++
 		row.count(f)
@@ -93,8 +93,8 @@ func (t *tallies) flow(k *topKey, f *nl.Flow) {
 }
 
 // event counts a flow that began, or one that ended with its counters.
-func (t *tallies) event(k *topKey, f *nl.Flow, ended bool) {
-	t.counted = t.counted || ended && f.Has&nl.HasCountersOrig != 0
+func (t *tallies) event(k *topKey, f *ctnetlink.Flow, ended bool) {
+	t.counted = t.counted || ended && f.Has&ctnetlink.HasCountersOrig != 0
 	for _, row := range [...]*tally{t.at(k), &t.all} {
 		if !ended {
 			row.flows++

@@ -3,7 +3,7 @@ package conntrack
 import (
 	"strconv"
 
-	"ctbox/nl"
+	"ctbox/nl/ctnetlink"
 	"ctbox/nl/format"
 )
 
@@ -11,21 +11,21 @@ import (
 type topKind struct {
 	word   string // of --key, and in the view
 	letter byte
-	key    func(k *topKey, f *nl.Flow)
+	key    func(k *topKey, f *ctnetlink.Flow)
 	text   func(dst []byte, k *topKey) []byte
 	json   func(dst []byte, k *topKey) []byte // members, the first without a comma
 }
 
 // topKinds are the words of --key and their letters in the view.
 var topKinds = [...]topKind{
-	{"source", 's', func(k *topKey, f *nl.Flow) { k.addr, k.family = f.Orig.Src, f.Orig.Family }, addrText,
+	{"source", 's', func(k *topKey, f *ctnetlink.Flow) { k.addr, k.family = f.Orig.Src, f.Orig.Family }, addrText,
 		func(dst []byte, k *topKey) []byte { return addrJSON(dst, "source", k) }},
-	{"destination", 'd', func(k *topKey, f *nl.Flow) { k.addr, k.family = f.Orig.Dst, f.Orig.Family }, addrText,
+	{"destination", 'd', func(k *topKey, f *ctnetlink.Flow) { k.addr, k.family = f.Orig.Dst, f.Orig.Family }, addrText,
 		func(dst []byte, k *topKey) []byte { return addrJSON(dst, "destination", k) }},
 	{"port", 'p', portKey, portText, portJSON},
-	{"protocol", 'l', func(k *topKey, f *nl.Flow) { k.proto, _ = f.Proto() }, protoText, protoJSON},
+	{"protocol", 'l', func(k *topKey, f *ctnetlink.Flow) { k.proto, _ = f.Proto() }, protoText, protoJSON},
 	{"zone", 'z', zoneKey, numberText, func(dst []byte, k *topKey) []byte { return numberJSON(dst, "zone", k) }},
-	{"mark", 'm', func(k *topKey, f *nl.Flow) { k.number = present(f.Has&nl.HasMark != 0, f.Mark) }, numberText,
+	{"mark", 'm', func(k *topKey, f *ctnetlink.Flow) { k.number = present(f.Has&ctnetlink.HasMark != 0, f.Mark) }, numberText,
 		func(dst []byte, k *topKey) []byte { return numberJSON(dst, "mark", k) }},
 }
 
@@ -45,19 +45,19 @@ var topSorts = [topColumns]struct {
 // noPort is the number of a flow without a destination port.
 const noPort = 1 << 16
 
-func portKey(k *topKey, f *nl.Flow) {
+func portKey(k *topKey, f *ctnetlink.Flow) {
 	k.proto, _ = f.Proto()
 	k.number = noPort
-	if f.Orig.Has&nl.TupleDstPort != 0 {
+	if f.Orig.Has&ctnetlink.TupleDstPort != 0 {
 		k.number = uint32(f.Orig.DstPort)
 	}
 }
 
-func zoneKey(k *topKey, f *nl.Flow) {
+func zoneKey(k *topKey, f *ctnetlink.Flow) {
 	switch {
-	case f.Has&nl.HasZone != 0:
+	case f.Has&ctnetlink.HasZone != 0:
 		k.number = uint32(f.Zone)
-	case f.Orig.Has&nl.TupleZone != 0:
+	case f.Orig.Has&ctnetlink.TupleZone != 0:
 		k.number = uint32(f.Orig.Zone)
 	}
 }
@@ -75,7 +75,7 @@ func numberJSON(dst []byte, name string, k *topKey) []byte {
 }
 
 func protoText(dst []byte, k *topKey) []byte {
-	if name := nl.ProtoName(k.proto); name != "unknown" {
+	if name := ctnetlink.ProtoName(k.proto); name != "unknown" {
 		return append(dst, name...)
 	}
 	return strconv.AppendUint(dst, uint64(k.proto), 10)
@@ -83,7 +83,7 @@ func protoText(dst []byte, k *topKey) []byte {
 
 func protoJSON(dst []byte, k *topKey) []byte {
 	dst = join(dst, `"proto":`, strconv.Itoa(int(k.proto)))
-	if name := nl.ProtoName(k.proto); name != "unknown" {
+	if name := ctnetlink.ProtoName(k.proto); name != "unknown" {
 		dst = join(dst, `,"proto_name":"`, name, `"`)
 	}
 	return dst

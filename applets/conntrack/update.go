@@ -4,6 +4,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"ctbox/nl"
+	"ctbox/nl/ctnetlink"
 )
 
 // update changes the flows that match and prints each as it then is. Dump and
@@ -40,7 +41,7 @@ type updater struct {
 	pipe    *nl.Pipeline
 	batch   *nl.Batch // being filled; nil before the first flow
 
-	change, get, got nl.Flow
+	change, get, got ctnetlink.Flow
 
 	failed error // first reason to stop; what is on its way is still finished
 }
@@ -57,7 +58,7 @@ type updated struct {
 }
 
 // take puts a flow that matches and would change into the batch.
-func (u *updater) take(f *nl.Flow) error {
+func (u *updater) take(f *ctnetlink.Flow) error {
 	if u.failed != nil {
 		return errStop
 	}
@@ -74,12 +75,12 @@ func (u *updater) take(f *nl.Flow) error {
 		}
 	}
 	pairs := u.batch.Tag.(*updates)
-	*pairs = append(*pairs, updated{id: f.ID, hasID: f.Has&nl.HasID != 0, labels: u.change.Has&nl.HasLabels != 0})
+	*pairs = append(*pairs, updated{id: f.ID, hasID: f.Has&ctnetlink.HasID != 0, labels: u.change.Has&ctnetlink.HasLabels != 0})
 	setIdentity(&u.get, f)
-	u.get.Has &^= nl.HasID
+	u.get.Has &^= ctnetlink.HasID
 	family := f.Orig.Family
-	u.batch.Add(nl.Request{Type: nl.TypeFlowNew, Family: family, Flow: &u.change})
-	u.batch.Add(nl.Request{Type: nl.TypeFlowGet, Family: family, Flow: &u.get})
+	u.batch.Add(nl.Request{Type: ctnetlink.TypeFlowNew, Family: family, Attrs: u.change.Append})
+	u.batch.Add(nl.Request{Type: ctnetlink.TypeFlowGet, Family: family, Attrs: u.get.Append})
 	if !u.batch.Full() {
 		return nil
 	}
@@ -121,7 +122,7 @@ func (u *updater) complete(b *nl.Batch) error {
 		if err := u.got.Decode(m.Attrs); err != nil {
 			return err
 		}
-		if was.hasID && u.got.Has&nl.HasID != 0 && u.got.ID != was.id {
+		if was.hasID && u.got.Has&ctnetlink.HasID != 0 && u.got.ID != was.id {
 			// The kernel has no way to tie an update to an id.
 			u.warn("WARNING: flow %d ended and its successor %d was updated in its place.", was.id, u.got.ID)
 		}
@@ -142,31 +143,31 @@ func forgivable(err error, labels bool) bool {
 
 // setChange makes r the request that changes f as c says, and reports whether
 // there is anything to change.
-func setChange(r, f *nl.Flow, c *Command) bool {
+func setChange(r, f *ctnetlink.Flow, c *Command) bool {
 	want := &c.Flow
 	setIdentity(r, f)
-	r.Has &^= nl.HasID
+	r.Has &^= ctnetlink.HasID
 	changed := false
 
-	if want.Has&nl.HasTimeout != 0 {
+	if want.Has&ctnetlink.HasTimeout != 0 {
 		r.Timeout = want.Timeout
-		r.Has |= nl.HasTimeout
-		changed = changed || f.Has&nl.HasTimeout == 0 || f.Timeout != want.Timeout
+		r.Has |= ctnetlink.HasTimeout
+		changed = changed || f.Has&ctnetlink.HasTimeout == 0 || f.Timeout != want.Timeout
 	}
-	if want.Has&nl.HasStatus != 0 {
+	if want.Has&ctnetlink.HasStatus != 0 {
 		// Bits can be added, not taken away; the kernel insists on the others.
 		r.Status = f.Status | want.Status
-		r.Has |= nl.HasStatus
+		r.Has |= ctnetlink.HasStatus
 		changed = changed || r.Status != f.Status
 	}
-	if want.Has&nl.HasMark != 0 {
-		old := present(f.Has&nl.HasMark != 0, f.Mark)
+	if want.Has&ctnetlink.HasMark != 0 {
+		old := present(f.Has&ctnetlink.HasMark != 0, f.Mark)
 		mask := ^uint32(0)
-		if want.Has&nl.HasMarkMask != 0 {
+		if want.Has&ctnetlink.HasMarkMask != 0 {
 			mask = want.MarkMask
 		}
 		r.Mark = old&^mask ^ want.Mark
-		r.Has |= nl.HasMark
+		r.Has |= ctnetlink.HasMark
 		changed = changed || r.Mark != old
 	}
 	protocol := setProtocolChange(r, f, want)
@@ -175,36 +176,36 @@ func setChange(r, f *nl.Flow, c *Command) bool {
 }
 
 // setProtocolChange adds the states and tags that are to be set.
-func setProtocolChange(r, f, want *nl.Flow) bool {
-	const both = nl.HasTCPState | nl.HasSCTPState | nl.HasDCCPState | nl.HasSCTPVtagOrig | nl.HasSCTPVtagReply |
-		nl.HasDCCPRole | nl.HasTCPFlagsOrig | nl.HasTCPFlagsReply
+func setProtocolChange(r, f, want *ctnetlink.Flow) bool {
+	const both = ctnetlink.HasTCPState | ctnetlink.HasSCTPState | ctnetlink.HasDCCPState | ctnetlink.HasSCTPVtagOrig | ctnetlink.HasSCTPVtagReply |
+		ctnetlink.HasDCCPRole | ctnetlink.HasTCPFlagsOrig | ctnetlink.HasTCPFlagsReply
 	has := want.Has & both
 	r.Has |= has
 	r.TCPState, r.SCTPState, r.DCCPState, r.DCCPRole = want.TCPState, want.SCTPState, want.DCCPState, want.DCCPRole
 	r.TCPFlagsOrig, r.TCPFlagsReply = want.TCPFlagsOrig, want.TCPFlagsReply
 	r.SCTPVtagOrig, r.SCTPVtagReply = want.SCTPVtagOrig, want.SCTPVtagReply
 	completeSCTP(r, f)
-	return has&nl.HasTCPState != 0 && (f.Has&nl.HasTCPState == 0 || f.TCPState != want.TCPState) ||
-		has&nl.HasSCTPState != 0 && (f.Has&nl.HasSCTPState == 0 || f.SCTPState != want.SCTPState) ||
-		has&nl.HasDCCPState != 0 && (f.Has&nl.HasDCCPState == 0 || f.DCCPState != want.DCCPState) ||
-		has&nl.HasSCTPVtagOrig != 0 && (f.Has&nl.HasSCTPVtagOrig == 0 || f.SCTPVtagOrig != want.SCTPVtagOrig) ||
-		has&nl.HasSCTPVtagReply != 0 && (f.Has&nl.HasSCTPVtagReply == 0 || f.SCTPVtagReply != want.SCTPVtagReply)
+	return has&ctnetlink.HasTCPState != 0 && (f.Has&ctnetlink.HasTCPState == 0 || f.TCPState != want.TCPState) ||
+		has&ctnetlink.HasSCTPState != 0 && (f.Has&ctnetlink.HasSCTPState == 0 || f.SCTPState != want.SCTPState) ||
+		has&ctnetlink.HasDCCPState != 0 && (f.Has&ctnetlink.HasDCCPState == 0 || f.DCCPState != want.DCCPState) ||
+		has&ctnetlink.HasSCTPVtagOrig != 0 && (f.Has&ctnetlink.HasSCTPVtagOrig == 0 || f.SCTPVtagOrig != want.SCTPVtagOrig) ||
+		has&ctnetlink.HasSCTPVtagReply != 0 && (f.Has&ctnetlink.HasSCTPVtagReply == 0 || f.SCTPVtagReply != want.SCTPVtagReply)
 }
 
 // completeSCTP takes from f what of state and tags is not to be changed: the
 // kernel takes the three together only.
-func completeSCTP(r, f *nl.Flow) {
-	const all = nl.HasSCTPState | nl.HasSCTPVtagOrig | nl.HasSCTPVtagReply
+func completeSCTP(r, f *ctnetlink.Flow) {
+	const all = ctnetlink.HasSCTPState | ctnetlink.HasSCTPVtagOrig | ctnetlink.HasSCTPVtagReply
 	if r.Has&all == 0 {
 		return
 	}
-	if r.Has&nl.HasSCTPState == 0 {
+	if r.Has&ctnetlink.HasSCTPState == 0 {
 		r.SCTPState = f.SCTPState
 	}
-	if r.Has&nl.HasSCTPVtagOrig == 0 {
+	if r.Has&ctnetlink.HasSCTPVtagOrig == 0 {
 		r.SCTPVtagOrig = f.SCTPVtagOrig
 	}
-	if r.Has&nl.HasSCTPVtagReply == 0 {
+	if r.Has&ctnetlink.HasSCTPVtagReply == 0 {
 		r.SCTPVtagReply = f.SCTPVtagReply
 	}
 	r.Has |= f.Has & all
@@ -214,21 +215,21 @@ func completeSCTP(r, f *nl.Flow) {
 // labels that were named, whatever else happens to the flow meanwhile. Adding a
 // label that is there, and taking away one that is not from a flow with labels,
 // count as a change: so conntrack-tools has it.
-func setLabelChange(r, f *nl.Flow, c *Command) bool {
-	r.Labels, r.LabelsMask = nl.Labels{}, nl.Labels{}
-	r.LabelsLen, r.LabelsMaskLen = nl.LabelWords, nl.LabelWords
-	labelled := f.Has&nl.HasLabels != 0
+func setLabelChange(r, f *ctnetlink.Flow, c *Command) bool {
+	r.Labels, r.LabelsMask = ctnetlink.Labels{}, ctnetlink.Labels{}
+	r.LabelsLen, r.LabelsMaskLen = ctnetlink.LabelWords, ctnetlink.LabelWords
+	labelled := f.Has&ctnetlink.HasLabels != 0
 	switch {
 	case c.Has(OptLabelAdd):
 		r.Labels, r.LabelsMask = c.LabelsAdd.Bits, c.LabelsAdd.Bits
-		r.Has |= nl.HasLabels | nl.HasLabelsMask
+		r.Has |= ctnetlink.HasLabels | ctnetlink.HasLabelsMask
 		return true
 	case c.Has(OptLabelDel) && c.LabelDelAll && labelled:
-		r.Has |= nl.HasLabels
+		r.Has |= ctnetlink.HasLabels
 		return true
 	case c.Has(OptLabelDel) && labelled:
 		r.LabelsMask = c.LabelsDel.Bits
-		r.Has |= nl.HasLabels | nl.HasLabelsMask
+		r.Has |= ctnetlink.HasLabels | ctnetlink.HasLabelsMask
 		return true
 	}
 	return false

@@ -12,7 +12,7 @@ import (
 	"testing"
 
 	"ctbox/internal/netnstest"
-	"ctbox/nl"
+	"ctbox/nl/ctnetlink"
 	"ctbox/sync/wire"
 )
 
@@ -68,7 +68,7 @@ func countFlows(conn net.Conn, messages, flows *atomic.Int64) {
 	in := bufio.NewReader(conn)
 	message := make([]byte, 1<<16)
 	var c wire.Counters
-	var f nl.Flow
+	var f ctnetlink.Flow
 	for {
 		if _, err := io.ReadFull(in, message[:wire.HeaderLen]); err != nil {
 			return

@@ -22,7 +22,7 @@ import (
 	"ctbox/conf"
 	"ctbox/helpers"
 	"ctbox/internal/slog"
-	"ctbox/nl"
+	"ctbox/nl/ctnetlink"
 	"ctbox/sync/node"
 )
 
@@ -165,7 +165,7 @@ func (d *daemon) init(ctx context.Context, open opener) error {
 	var ended node.Ended
 	if d.cfg.Stats != nil {
 		var line []byte // there is one call at a time
-		ended = func(f *nl.Flow) {
+		ended = func(f *ctnetlink.Flow) {
 			d.flows.with(func(flows *logging.FlowLog) {
 				now := time.Now()
 				line = report.AppendEnded(line[:0], f, now)

@@ -18,7 +18,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"ctbox/internal/netnstest"
-	"ctbox/nl"
+	"ctbox/nl/nfqueue"
 )
 
 // client runs our client and fails the test if it fails.
@@ -145,17 +145,14 @@ func TestFailingStarts(t *testing.T) {
 		}
 	})
 	defer busy.Close()
-	var queues *nl.Queues
-	h.Do(func() {
-		var err error
-		if queues, err = nl.OpenQueues(1 << 20); err != nil {
-			t.Fatal(err)
-		}
-		// A kernel that can't tell a packet's flow refuses that, but the queue is ours.
-		if err := queues.Bind(t.Context(), 7, 0); err != nil && !errors.Is(err, unix.EOPNOTSUPP) {
-			t.Fatal(err)
-		}
-	})
+	queues, err := nfqueue.Open(h.FD(), 1<<20)
+	if err != nil {
+		t.Fatal(err)
+	}
+	// A kernel without a packet's flow refuses to send it, but the queue is ours.
+	if err := queues.Bind(t.Context(), 7, 0); err != nil && !errors.Is(err, unix.EOPNOTSUPP) {
+		t.Fatal(err)
+	}
 	defer queues.Close()
 	port := busy.LocalAddr().(*net.UDPAddr).Port
 	const review = "[ERROR] conntrackd cannot start, please review your configuration\n"

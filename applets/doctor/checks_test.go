@@ -12,6 +12,7 @@ import (
 	"ctbox/internal/netnstest"
 	"ctbox/nl"
 	"ctbox/nl/cthelper"
+	"ctbox/nl/ctnetlink"
 )
 
 // syncConfig is a configuration that replicates over sync0.
@@ -85,7 +86,7 @@ func TestTable(t *testing.T) {
 	var conn *nl.Conn
 	ns.Do(func() {
 		var err error
-		if conn, err = nl.Dial(); err != nil {
+		if conn, err = nl.Dial(nl.Config{}); err != nil {
 			t.Fatal(err)
 		}
 	})
@@ -155,7 +156,7 @@ func TestCounters(t *testing.T) {
 	})
 	for _, c := range counters {
 		r := &report{}
-		cpus := []nl.CPUStats{{CPU: 0}, {CPU: 3}}
+		cpus := []ctnetlink.CPUStats{{CPU: 0}, {CPU: 3}}
 		cpus[0].Value[c.attr], cpus[1].Value[c.attr] = 2, 5
 		judgeCounters(cpus, r.about("x"))
 		if len(r.findings) != 1 || r.findings[0].Severity != c.severity || r.findings[0].Seen != c.name+"=7, 5 of them on CPU 3" {
@@ -276,7 +277,7 @@ func TestKernelParts(t *testing.T) {
 	ns := netnstest.New(t, "parts")
 	var has bool
 	ns.Do(func() {
-		conn, err := nl.Dial()
+		conn, err := nl.Dial(nl.Config{})
 		if err != nil {
 			t.Fatal(err)
 		}

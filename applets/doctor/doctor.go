@@ -138,7 +138,7 @@ func broken(stderr io.Writer, why string) int {
 
 // examine opens what the checks share and runs those that o asks for.
 func examine(h *host, r *report, o options) {
-	if conn, err := nl.Dial(); err == nil {
+	if conn, err := nl.Dial(nl.Config{}); err == nil {
 		h.conn = conn
 	} else {
 		r.about("netlink").add(Error, "cannot open a netlink socket: "+err.Error(),

@@ -12,7 +12,7 @@ import (
 	"testing"
 
 	"ctbox/internal/netnstest"
-	"ctbox/nl"
+	"ctbox/nl/ctnetlink"
 )
 
 func TestMain(m *testing.M) { netnstest.Main(m) }
@@ -141,7 +141,7 @@ func TestPrivilege(t *testing.T) {
 		t.Fatal(err)
 	}
 	severity := "ok"
-	if 2*limit < nl.DefaultEventBuffer { // it then says that rmem_max allows no more
+	if 2*limit < ctnetlink.DefaultEventBuffer { // it then says that rmem_max allows no more
 		severity = "warning"
 	}
 	wantFinding(t, all, severity, "event-buffer", "32 MiB")

@@ -12,6 +12,7 @@ import (
 
 	"ctbox/conf"
 	"ctbox/nl"
+	"ctbox/nl/ctnetlink"
 )
 
 // host is the system that is looked at, as the calling thread sees it.
@@ -99,7 +100,7 @@ func (h *host) count() (uint64, error) {
 	if h.conn == nil {
 		return 0, unix.ENOTCONN
 	}
-	n, _, err := h.conn.Count(h.ctx)
+	n, _, err := ctnetlink.Count(h.ctx, h.conn)
 	return uint64(n), err
 }
 
@@ -120,7 +121,7 @@ func (h *host) ask(typ nl.Type) (answer, error) {
 	if h.conn == nil {
 		return answerNone, unix.ENOTCONN
 	}
-	_, err := h.conn.Dump(h.ctx, nl.Dump{Type: typ}, func(*nl.Message) error { return nil })
+	_, err := h.conn.Dump(h.ctx, ctnetlink.Dump{Type: typ}.Request(), func(*nl.Message) error { return nil })
 	switch {
 	case err == nil:
 		return answerYes, nil

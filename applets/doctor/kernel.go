@@ -6,6 +6,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"ctbox/nl"
+	"ctbox/nl/ctnetlink"
 )
 
 // part is a part of the kernel that a program needs.
@@ -19,7 +20,7 @@ type part struct {
 // The requests are the dumps of linux/netfilter/nfnetlink_*.h that tell of no
 // packet and no flow.
 var (
-	conntrackPart = part{"flows over netlink", nl.TypeFlowStatsCPU, "nf_conntrack_netlink", "CONFIG_NF_CT_NETLINK"}
+	conntrackPart = part{"flows over netlink", ctnetlink.TypeFlowStatsCPU, "nf_conntrack_netlink", "CONFIG_NF_CT_NETLINK"}
 	timeoutPart   = part{"timeout policies", unix.NFNL_SUBSYS_CTNETLINK_TIMEOUT<<8 | 1, "nfnetlink_cttimeout", "CONFIG_NF_CT_NETLINK_TIMEOUT"}
 	helperPart    = part{"user-space helpers", unix.NFNL_SUBSYS_CTHELPER<<8 | 1, "nfnetlink_cthelper", "CONFIG_NF_CT_NETLINK_HELPER"}
 	queuePart     = part{"packets to user space", 0, "nfnetlink_queue", "CONFIG_NETFILTER_NETLINK_QUEUE"}
@@ -97,7 +98,7 @@ func checkDumpFilters(h *host, r *report) {
 	if !h.found {
 		return
 	}
-	can, err := nl.ProbeFeatures(h.ctx)
+	can, err := ctnetlink.ProbeFeatures(h.ctx, nl.Config{})
 	if err != nil {
 		r.add(Note, "what the kernel can filter by is not known: "+err.Error(), "it was not looked at", "")
 		return

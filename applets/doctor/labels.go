@@ -5,7 +5,7 @@ import (
 	"strings"
 
 	"ctbox/applets/conntrack"
-	"ctbox/nl"
+	"ctbox/nl/ctnetlink"
 )
 
 // checkLabels reads the label file as conntrack does, and says which of its
@@ -39,10 +39,10 @@ func checkLabels(h *host, r *report) {
 		case err != nil || !known || uint64(bit) != want:
 			good = false
 			r.add(Warning, at+"the line `"+line+"' counts for nothing",
-				"it is not a number up to "+strconv.Itoa(nl.MaxLabels-1)+" and a name of letters, digits and hyphens, or repeats one of the lines before", "correct the line")
-		case bit >= nl.MaxLabels:
+				"it is not a number up to "+strconv.Itoa(ctnetlink.MaxLabels-1)+" and a name of letters, digits and hyphens, or repeats one of the lines before", "correct the line")
+		case bit >= ctnetlink.MaxLabels:
 			good = false
-			r.add(Warning, at+"label "+number+" is beyond "+strconv.Itoa(nl.MaxLabels-1), "no flow can carry it", "give it a lower number")
+			r.add(Warning, at+"label "+number+" is beyond "+strconv.Itoa(ctnetlink.MaxLabels-1), "no flow can carry it", "give it a lower number")
 		}
 	}
 	if good {

@@ -8,6 +8,7 @@ import (
 
 	"ctbox/conf"
 	"ctbox/nl"
+	"ctbox/nl/ctnetlink"
 )
 
 // The dumps of linux/netfilter/nf_tables.h that are read.
@@ -115,7 +116,7 @@ func (h *host) ruleset() (s ruleset, err error) {
 	if h.conn == nil {
 		return s, unix.ENOTCONN
 	}
-	_, err = h.conn.Dump(h.ctx, nl.Dump{Type: dumpRules}, func(m *nl.Message) error {
+	_, err = h.conn.Dump(h.ctx, ctnetlink.Dump{Type: dumpRules}.Request(), func(m *nl.Message) error {
 		s.rules++
 		if tracks(m.Attrs) {
 			s.tracks++
@@ -125,7 +126,7 @@ func (h *host) ruleset() (s ruleset, err error) {
 	if err != nil {
 		return s, err
 	}
-	_, err = h.conn.Dump(h.ctx, nl.Dump{Type: dumpChains}, func(m *nl.Message) error {
+	_, err = h.conn.Dump(h.ctx, ctnetlink.Dump{Type: dumpChains}.Request(), func(m *nl.Message) error {
 		if text := inputChain(m.Attrs); text != "" {
 			s.input = append(s.input, text)
 		}

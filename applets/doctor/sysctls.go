@@ -6,7 +6,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"ctbox/conf"
-	"ctbox/nl"
+	"ctbox/nl/ctnetlink"
 )
 
 // flag reports a kernel parameter that should be on, or off.
@@ -90,7 +90,7 @@ func checkLiberal(h *host, r *report) {
 
 // eventBuffer is the limit below which conntrack -E gets less than it asks for: the kernel
 // grants twice the number.
-const eventBuffer = nl.DefaultEventBuffer / 2
+const eventBuffer = ctnetlink.DefaultEventBuffer / 2
 
 // checkEventBuffer tries on a socket of its own whether the kernel lets the
 // caller go past rmem_max, as the event sockets ask to.

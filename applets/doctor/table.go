@@ -4,7 +4,7 @@ import (
 	"strconv"
 	"strings"
 
-	"ctbox/nl"
+	"ctbox/nl/ctnetlink"
 )
 
 // Limits of the checks on the kernel's table.
@@ -119,8 +119,8 @@ func checkCounters(h *host, r *report) {
 	if h.conn == nil || !h.found {
 		return
 	}
-	var all []nl.CPUStats
-	if err := h.conn.DumpStats(h.ctx, nl.TypeFlowStatsCPU, func(s *nl.CPUStats) error {
+	var all []ctnetlink.CPUStats
+	if err := ctnetlink.DumpStats(h.ctx, h.conn, ctnetlink.TypeFlowStatsCPU, func(s *ctnetlink.CPUStats) error {
 		all = append(all, *s)
 		return nil
 	}); err != nil {
@@ -129,7 +129,7 @@ func checkCounters(h *host, r *report) {
 	judgeCounters(all, r)
 }
 
-func judgeCounters(all []nl.CPUStats, r *report) {
+func judgeCounters(all []ctnetlink.CPUStats, r *report) {
 	quiet := true
 	for _, c := range counters {
 		var sum, most uint64

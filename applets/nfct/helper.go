@@ -9,6 +9,7 @@ import (
 	"ctbox/internal/feature"
 	"ctbox/nl"
 	"ctbox/nl/cthelper"
+	"ctbox/nl/ctnetlink"
 
 	"golang.org/x/sys/unix"
 )
@@ -186,7 +187,7 @@ func parseKey(args []string) (cthelper.Key, error) {
 }
 
 // helperProtocols are the protocols with helpers, in no other spelling.
-var helperProtocols = map[string]uint8{"tcp": nl.ProtoTCP, "udp": nl.ProtoUDP}
+var helperProtocols = map[string]uint8{"tcp": ctnetlink.ProtoTCP, "udp": ctnetlink.ProtoUDP}
 
 // parseBuiltin reads NAME FAMILY PROTOCOL of a helper that conntrackd has. What the
 // kernel has to know of it is equal to conntrack-tools' to the number: an entry

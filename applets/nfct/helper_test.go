@@ -8,6 +8,7 @@ import (
 	"ctbox/internal/netnstest"
 	"ctbox/nl"
 	"ctbox/nl/cthelper"
+	"ctbox/nl/ctnetlink"
 
 	"github.com/google/go-cmp/cmp"
 )
@@ -19,7 +20,7 @@ func TestParityOfHelperCommands(t *testing.T) {
 	tw := twins(t)
 	var available bool
 	tw.Ours.Do(func() {
-		c, err := nl.Dial()
+		c, err := nl.Dial(nl.Config{})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -68,14 +69,14 @@ func TestHelperText(t *testing.T) {
 		json   string
 	}{
 		{
-			cthelper.Helper{Name: "rpc", Family: nl.FamilyIPv4, Proto: nl.ProtoTCP, PrivDataLen: 16,
+			cthelper.Helper{Name: "rpc", Family: nl.FamilyIPv4, Proto: ctnetlink.ProtoTCP, PrivDataLen: 16,
 				Has: cthelper.HasPrivDataLen, Policies: []cthelper.Policy{{Name: "rpc", ExpectMax: 1, ExpectTimeout: 300}}},
 			"{\n\t.name = rpc,\n\t.queuenum = 0,\n\t.l3protonum = 2,\n\t.l4protonum = 6,\n\t.priv_data_len = 16,\n\t.status = disabled,\n};\n",
 			`{"name":"rpc","family":"ipv4","proto":6,"proto_name":"tcp","queue":0,"priv_data_len":16,"status":"disabled",` +
 				`"policies":[{"name":"rpc","expect_max":1,"expect_timeout":300}]}` + "\n",
 		},
 		{
-			cthelper.Helper{Name: "am\"anda", Family: nl.FamilyIPv6, Proto: nl.ProtoUDP, Queue: 3, Status: cthelper.Enabled,
+			cthelper.Helper{Name: "am\"anda", Family: nl.FamilyIPv6, Proto: ctnetlink.ProtoUDP, Queue: 3, Status: cthelper.Enabled,
 				Policies: []cthelper.Policy{{Name: "a", ExpectMax: 3, ExpectTimeout: 180}, {Name: "b", ExpectMax: 255}}},
 			"{\n\t.name = am\"anda,\n\t.queuenum = 3,\n\t.l3protonum = 10,\n\t.l4protonum = 17,\n\t.priv_data_len = 0,\n\t.status = enabled,\n};\n",
 			`{"name":"am\"anda","family":"ipv6","proto":17,"proto_name":"udp","queue":3,"status":"enabled",` +

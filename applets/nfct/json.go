@@ -3,8 +3,8 @@ package nfct
 import (
 	"strconv"
 
-	"ctbox/nl"
 	"ctbox/nl/cthelper"
+	"ctbox/nl/ctnetlink"
 	"ctbox/nl/cttimeout"
 	"ctbox/nl/format"
 )
@@ -75,7 +75,7 @@ func appendHelperJSON(dst []byte, h *cthelper.Helper) []byte {
 }
 
 func memberFamily(dst []byte, family uint16) []byte {
-	if name := nl.FamilyName(uint8(family)); family <= 0xff && name != "unknown" {
+	if name := ctnetlink.FamilyName(uint8(family)); family <= 0xff && name != "unknown" {
 		return memberText(dst, "family", name)
 	}
 	return dst
@@ -89,13 +89,13 @@ func memberProto(dst []byte, proto uint8) []byte {
 	return dst
 }
 
-// protocolName is nl.ProtoName with the name for all other protocols, and ""
+// protocolName is ctnetlink.ProtoName with the name for all other protocols, and ""
 // for one without a name.
 func protocolName(proto uint8) string {
 	if proto == cttimeout.Generic {
 		return "generic"
 	}
-	if name := nl.ProtoName(proto); name != "unknown" {
+	if name := ctnetlink.ProtoName(proto); name != "unknown" {
 		return name
 	}
 	return ""

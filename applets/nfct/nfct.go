@@ -188,7 +188,7 @@ func Run(ctx context.Context, argv []string, _ io.Reader, stdout, stderr io.Writ
 		s.out.WriteString(versionText)
 	} else {
 		// Before the parameters are looked at, as conntrack-tools does it.
-		if s.conn, err = nl.Dial(); err != nil {
+		if s.conn, err = nl.Dial(nl.Config{}); err != nil {
 			fmt.Fprintf(stderr, "%scannot open netlink: %s\n", prefix, socketError(err))
 			return exitNoSocket
 		}

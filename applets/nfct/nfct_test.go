@@ -10,6 +10,7 @@ import (
 	"ctbox/internal/protofile"
 	"ctbox/nl"
 	"ctbox/nl/cthelper"
+	"ctbox/nl/ctnetlink"
 	"ctbox/nl/cttimeout"
 
 	"github.com/google/go-cmp/cmp"
@@ -63,7 +64,7 @@ func TestPolicyText(t *testing.T) {
 	}{
 		{
 			cttimeout.Policy{Has: cttimeout.HasName | cttimeout.HasFamily | cttimeout.HasProto | cttimeout.HasUse, Name: "x\n",
-				Family: nl.FamilyIPv4, Proto: nl.ProtoUDP, Use: 1, Timeouts: some},
+				Family: nl.FamilyIPv4, Proto: ctnetlink.ProtoUDP, Use: 1, Timeouts: some},
 			".x\n = {\n\t.l3proto = 2,\n\t.l4proto = 17,\n\t.policy = {\n\t\t.UNREPLIED = 0,\n\t\t.REPLIED = 7,\n\t},\n};\n",
 			`{"name":"x\u000a","family":"ipv4","proto":17,"proto_name":"udp","use":1,"timeouts":{"REPLIED":7}}` + "\n",
 		},

@@ -9,6 +9,7 @@ import (
 	"ctbox/applets/internal/cerror"
 	"ctbox/nl"
 	"ctbox/nl/cthelper"
+	"ctbox/nl/ctnetlink"
 	"ctbox/nl/cttimeout"
 
 	"golang.org/x/sys/unix"
@@ -80,10 +81,10 @@ func (s *session) helperRefusal(inv invocation, key cthelper.Key, err error) err
 // protocolOptions are the kernel's options for protocols that it may lack, by the
 // number. Linux 6.18 has no DCCP at all.
 var protocolOptions = map[uint8]string{
-	nl.ProtoDCCP:    "CONFIG_NF_CT_PROTO_DCCP",
-	nl.ProtoGRE:     "CONFIG_NF_CT_PROTO_GRE",
-	nl.ProtoSCTP:    "CONFIG_NF_CT_PROTO_SCTP",
-	nl.ProtoUDPLite: "CONFIG_NF_CT_PROTO_UDPLITE",
+	ctnetlink.ProtoDCCP:    "CONFIG_NF_CT_PROTO_DCCP",
+	ctnetlink.ProtoGRE:     "CONFIG_NF_CT_PROTO_GRE",
+	ctnetlink.ProtoSCTP:    "CONFIG_NF_CT_PROTO_SCTP",
+	ctnetlink.ProtoUDPLite: "CONFIG_NF_CT_PROTO_UDPLITE",
 }
 
 // refusal is an error of the kernel and what it means.

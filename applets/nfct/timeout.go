@@ -9,6 +9,7 @@ import (
 	"ctbox/internal/feature"
 	"ctbox/internal/protofile"
 	"ctbox/nl"
+	"ctbox/nl/ctnetlink"
 	"ctbox/nl/cttimeout"
 
 	"golang.org/x/sys/unix"
@@ -140,14 +141,14 @@ var families = map[string]uint16{"inet": nl.FamilyIPv4, "inet6": nl.FamilyIPv6}
 // own, as Debian's protocols(5) has them, for systems without that file; and two
 // names that only nfct has.
 var trackedNames = map[string]uint8{
-	"icmp": nl.ProtoICMP, "ICMP": nl.ProtoICMP,
-	"tcp": nl.ProtoTCP, "TCP": nl.ProtoTCP,
-	"udp": nl.ProtoUDP, "UDP": nl.ProtoUDP,
-	"dccp": nl.ProtoDCCP, "DCCP": nl.ProtoDCCP,
-	"gre": nl.ProtoGRE, "GRE": nl.ProtoGRE,
-	"ipv6-icmp": nl.ProtoICMPv6, "IPv6-ICMP": nl.ProtoICMPv6, "icmpv6": nl.ProtoICMPv6,
-	"sctp": nl.ProtoSCTP, "SCTP": nl.ProtoSCTP,
-	"udplite": nl.ProtoUDPLite, "UDPLite": nl.ProtoUDPLite,
+	"icmp": ctnetlink.ProtoICMP, "ICMP": ctnetlink.ProtoICMP,
+	"tcp": ctnetlink.ProtoTCP, "TCP": ctnetlink.ProtoTCP,
+	"udp": ctnetlink.ProtoUDP, "UDP": ctnetlink.ProtoUDP,
+	"dccp": ctnetlink.ProtoDCCP, "DCCP": ctnetlink.ProtoDCCP,
+	"gre": ctnetlink.ProtoGRE, "GRE": ctnetlink.ProtoGRE,
+	"ipv6-icmp": ctnetlink.ProtoICMPv6, "IPv6-ICMP": ctnetlink.ProtoICMPv6, "icmpv6": ctnetlink.ProtoICMPv6,
+	"sctp": ctnetlink.ProtoSCTP, "SCTP": ctnetlink.ProtoSCTP,
+	"udplite": ctnetlink.ProtoUDPLite, "UDPLite": ctnetlink.ProtoUDPLite,
 	"generic": cttimeout.Generic,
 }
 

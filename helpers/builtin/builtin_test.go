@@ -6,7 +6,7 @@ import (
 	"time"
 
 	"ctbox/helpers/helper"
-	"ctbox/nl"
+	"ctbox/nl/ctnetlink"
 )
 
 // What the kernel has to know of each helper is equal to conntrack-tools', to the
@@ -20,18 +20,18 @@ func TestAll(t *testing.T) {
 		seconds uint32
 	}
 	want := []object{
-		{"amanda", nl.ProtoUDP, 0, 3, 180},
-		{"dhcpv6", nl.ProtoUDP, 0, 1, 300},
-		{"ftp", nl.ProtoTCP, 24, 1, 300},
-		{"mdns", nl.ProtoUDP, 0, 8, 30},
-		{"rpc", nl.ProtoTCP, 16, 1, 300},
-		{"rpc", nl.ProtoUDP, 16, 1, 300},
-		{"sane", nl.ProtoTCP, 4, 1, 300},
-		{"slp", nl.ProtoUDP, 0, 8, 16},
-		{"ssdp", nl.ProtoTCP, 0, 8, 300},
-		{"ssdp", nl.ProtoUDP, 0, 8, 300},
-		{"tftp", nl.ProtoUDP, 0, 1, 300},
-		{"tns", nl.ProtoTCP, 1, 1, 300},
+		{"amanda", ctnetlink.ProtoUDP, 0, 3, 180},
+		{"dhcpv6", ctnetlink.ProtoUDP, 0, 1, 300},
+		{"ftp", ctnetlink.ProtoTCP, 24, 1, 300},
+		{"mdns", ctnetlink.ProtoUDP, 0, 8, 30},
+		{"rpc", ctnetlink.ProtoTCP, 16, 1, 300},
+		{"rpc", ctnetlink.ProtoUDP, 16, 1, 300},
+		{"sane", ctnetlink.ProtoTCP, 4, 1, 300},
+		{"slp", ctnetlink.ProtoUDP, 0, 8, 16},
+		{"ssdp", ctnetlink.ProtoTCP, 0, 8, 300},
+		{"ssdp", ctnetlink.ProtoUDP, 0, 8, 300},
+		{"tftp", ctnetlink.ProtoUDP, 0, 1, 300},
+		{"tns", ctnetlink.ProtoTCP, 1, 1, 300},
 	}
 	var got []object
 	for _, h := range All() {
@@ -50,11 +50,11 @@ func TestAll(t *testing.T) {
 		t.Errorf("got  %v\nwant %v", got, want)
 	}
 	for _, name := range []string{"", "ftp6", "FTP"} {
-		if h := Find(name, nl.ProtoTCP); h != nil {
+		if h := Find(name, ctnetlink.ProtoTCP); h != nil {
 			t.Errorf("%q is found", name)
 		}
 	}
-	if Find("ftp", nl.ProtoUDP) != nil {
+	if Find("ftp", ctnetlink.ProtoUDP) != nil {
 		t.Error("ftp over UDP is found")
 	}
 }

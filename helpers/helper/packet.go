@@ -9,6 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"ctbox/nl"
+	"ctbox/nl/ctnetlink"
 )
 
 // Packet is a packet of a flow that has a helper, as it stands in the queue:
@@ -17,7 +18,7 @@ import (
 type Packet struct {
 	// Flow is the one that the packet belongs to: tuples, status and, for an
 	// expected flow, master.
-	Flow *nl.Flow
+	Flow *ctnetlink.Flow
 	// Info is the packet's state in its flow.
 	Info Info
 	// Payload is what follows the TCP or UDP header; nothing behind the packet's
@@ -47,7 +48,9 @@ func (p *Packet) Dir() Direction { return p.Info.Direction() }
 func (p *Packet) IPv6() bool { return p.Flow.Family() == nl.FamilyIPv6 }
 
 // NATed reports whether the flow's addresses are translated, either of them.
-func (p *Packet) NATed() bool { return p.Flow.Status&(nl.StatusSrcNAT|nl.StatusDstNAT) != 0 }
+func (p *Packet) NATed() bool {
+	return p.Flow.Status&(ctnetlink.StatusSrcNAT|ctnetlink.StatusDstNAT) != 0
+}
 
 // Src and Dst return the ends of the flow's tuple of that direction: Src(Original)
 // is who opened the flow, and Dst(Reply) the same end as the other side sees it,
@@ -63,14 +66,14 @@ func (p *Packet) Dst(d Direction) netip.AddrPort {
 	return netip.AddrPortFrom(address(t.Family, t.Dst), t.DstPort)
 }
 
-func (p *Packet) tuple(d Direction) *nl.Tuple {
+func (p *Packet) tuple(d Direction) *ctnetlink.Tuple {
 	if d == Reply {
 		return &p.Flow.Reply
 	}
 	return &p.Flow.Orig
 }
 
-func address(family uint8, a nl.Addr) netip.Addr {
+func address(family uint8, a ctnetlink.Addr) netip.Addr {
 	if family == nl.FamilyIPv6 {
 		return netip.AddrFrom16(a)
 	}

@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"ctbox/nl"
+	"ctbox/nl/ctnetlink"
 )
 
 func unhex(t testing.TB, text string) []byte {
@@ -290,9 +291,9 @@ func TestNumber(t *testing.T) {
 }
 
 func TestEnds(t *testing.T) {
-	p := Packet{Flow: &nl.Flow{}, Info: EstablishedReply}
-	p.Flow.Orig = nl.Tuple{Family: nl.FamilyIPv4, Src: nl.Addr{192, 0, 2, 1}, Dst: nl.Addr{198, 51, 100, 2}, SrcPort: 1, DstPort: 2}
-	p.Flow.Reply = nl.Tuple{Family: nl.FamilyIPv6, Src: nl.Addr{0x20, 1}, Dst: nl.Addr{0x20, 2}, SrcPort: 3, DstPort: 4}
+	p := Packet{Flow: &ctnetlink.Flow{}, Info: EstablishedReply}
+	p.Flow.Orig = ctnetlink.Tuple{Family: nl.FamilyIPv4, Src: ctnetlink.Addr{192, 0, 2, 1}, Dst: ctnetlink.Addr{198, 51, 100, 2}, SrcPort: 1, DstPort: 2}
+	p.Flow.Reply = ctnetlink.Tuple{Family: nl.FamilyIPv6, Src: ctnetlink.Addr{0x20, 1}, Dst: ctnetlink.Addr{0x20, 2}, SrcPort: 3, DstPort: 4}
 	for want, got := range map[string]netip.AddrPort{
 		"192.0.2.1:1": p.Src(Original), "198.51.100.2:2": p.Dst(Original), "[2001::]:3": p.Src(Reply), "[2002::]:4": p.Dst(Reply),
 	} {

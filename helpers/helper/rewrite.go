@@ -7,7 +7,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"ctbox/nl"
+	"ctbox/nl/nfqueue"
 )
 
 // Edit replaces a part of a packet's payload.
@@ -69,7 +69,7 @@ func (p *Packet) Rewrite(dst []byte, edits []Edit) ([]byte, error) {
 		return dst[:start], err
 	}
 	b := dst[start:]
-	if len(b) > nl.MaxQueuedPacket {
+	if len(b) > nfqueue.MaxPacket {
 		return dst[:start], ErrTooLong
 	}
 	var pseudo uint32 // of the pseudo header's addresses

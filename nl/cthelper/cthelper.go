@@ -51,7 +51,7 @@ func Get(ctx context.Context, c *nl.Conn, want Key) (*Helper, error) {
 		return nil, err
 	}
 	var got *Helper
-	err = c.Do(ctx, nl.Request{Type: typeGet, Attrs: attrs}, func(m *nl.Message) error {
+	err = c.Do(ctx, nl.Request{Type: typeGet, Attrs: nl.Encoded(attrs)}, func(m *nl.Message) error {
 		got = new(Helper)
 		return got.Decode(m.Attrs)
 	})
@@ -105,6 +105,6 @@ func do(ctx context.Context, c *nl.Conn, r nl.Request, h *Helper) error {
 	if err != nil {
 		return err
 	}
-	r.Attrs = attrs
+	r.Attrs = nl.Encoded(attrs)
 	return c.Do(ctx, r, nil)
 }

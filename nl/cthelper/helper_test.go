@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"ctbox/nl"
+	"ctbox/nl/ctnetlink"
 
 	"github.com/google/go-cmp/cmp"
 )
@@ -37,16 +38,16 @@ func TestAppend(t *testing.T) {
 	}{
 		{"flush", Helper{}, nil},
 		{"get by name", Key{Name: "ftp"}.helper(), attr(1, 'f', 't', 'p', 0)},
-		{"get", Key{Name: "rpc", Family: nl.FamilyIPv4, Proto: nl.ProtoTCP}.helper(),
+		{"get", Key{Name: "rpc", Family: nl.FamilyIPv4, Proto: ctnetlink.ProtoTCP}.helper(),
 			join(attr(1, 'r', 'p', 'c', 0), nest(2, attr(1, 0, 2), attr(2, 6)))},
-		{"add", Helper{Has: HasName | HasTuple | HasPolicies | HasPrivDataLen, Name: "ftp", Family: nl.FamilyIPv4, Proto: nl.ProtoTCP,
+		{"add", Helper{Has: HasName | HasTuple | HasPolicies | HasPrivDataLen, Name: "ftp", Family: nl.FamilyIPv4, Proto: ctnetlink.ProtoTCP,
 			PrivDataLen: 24, Policies: []Policy{{"ftp", 1, 300}}},
 			join(attr(1, 'f', 't', 'p', 0), attr(5, 0, 0, 0, 24), nest(2, attr(1, 0, 2), attr(2, 6)),
 				nest(4, nest(2, attr(1, 'f', 't', 'p', 0), attr(2, 0, 0, 0, 1), attr(3, 0, 0, 1, 0x2c)), attr(1, 0, 0, 0, 1)))},
-		{"disable", Helper{Has: HasName | HasTuple | HasStatus, Name: "ftp", Family: nl.FamilyIPv4, Proto: nl.ProtoTCP},
+		{"disable", Helper{Has: HasName | HasTuple | HasStatus, Name: "ftp", Family: nl.FamilyIPv4, Proto: ctnetlink.ProtoTCP},
 			join(attr(1, 'f', 't', 'p', 0), nest(2, attr(1, 0, 2), attr(2, 6)), attr(6, 0, 0, 0, 0))},
 		{"daemon", Helper{Has: HasName | HasTuple | HasQueue | HasPolicies | HasPrivDataLen | HasStatus, Name: "x", Family: nl.FamilyIPv6,
-			Proto: nl.ProtoUDP, Queue: 65536, PrivDataLen: 1, Status: Enabled, Policies: []Policy{{"a", 1, 2}, {"b", 3, 4}}},
+			Proto: ctnetlink.ProtoUDP, Queue: 65536, PrivDataLen: 1, Status: Enabled, Policies: []Policy{{"a", 1, 2}, {"b", 3, 4}}},
 			join(attr(1, 'x', 0), attr(3, 0, 1, 0, 0), attr(5, 0, 0, 0, 1), nest(2, attr(1, 0, 10), attr(2, 17)),
 				nest(4, nest(2, attr(1, 'a', 0), attr(2, 0, 0, 0, 1), attr(3, 0, 0, 0, 2)),
 					nest(3, attr(1, 'b', 0), attr(2, 0, 0, 0, 3), attr(3, 0, 0, 0, 4)), attr(1, 0, 0, 0, 2)),
@@ -69,7 +70,7 @@ func TestDecode(t *testing.T) {
 		nest(4, attr(1, 0, 0, 0, 1), nest(2, attr(1, 'a', 'm', 'a', 'n', 'd', 'a', 0), attr(2, 0, 0, 0, 3), attr(3, 0, 0, 0, 180))),
 		attr(5, 0, 0, 0, 0), attr(6, 0, 0, 0, 0))
 	want := Helper{Has: HasName | HasTuple | HasQueue | HasPolicies | HasPrivDataLen | HasStatus, Name: "amanda",
-		Family: nl.FamilyIPv6, Proto: nl.ProtoUDP, Policies: []Policy{{"amanda", 3, 180}}}
+		Family: nl.FamilyIPv6, Proto: ctnetlink.ProtoUDP, Policies: []Policy{{"amanda", 3, 180}}}
 	got := Helper{Queue: 7, Policies: make([]Policy, 3)} // what was there is gone
 	if err := got.Decode(append(in, attr(99, 1)...)); err != nil {
 		t.Fatal(err)

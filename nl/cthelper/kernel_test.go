@@ -7,6 +7,7 @@ import (
 
 	"ctbox/internal/netnstest"
 	"ctbox/nl"
+	"ctbox/nl/ctnetlink"
 
 	"golang.org/x/sys/unix"
 )
@@ -18,7 +19,7 @@ func TestKernel(t *testing.T) {
 	var c *nl.Conn
 	netnstest.New(t, "cthelper").Do(func() {
 		var err error
-		if c, err = nl.Dial(); err != nil {
+		if c, err = nl.Dial(nl.Config{}); err != nil {
 			t.Fatal(err)
 		}
 	})
@@ -28,7 +29,7 @@ func TestKernel(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Logf("nfnetlink_cthelper available: %v", available)
-	absent := Key{Name: "ctbox-none", Family: nl.FamilyIPv4, Proto: nl.ProtoTCP}
+	absent := Key{Name: "ctbox-none", Family: nl.FamilyIPv4, Proto: ctnetlink.ProtoTCP}
 	wantList, wantGet := error(nil), error(unix.ENOENT)
 	if !available {
 		wantList, wantGet = unix.EINVAL, unix.EINVAL

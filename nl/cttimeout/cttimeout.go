@@ -95,7 +95,7 @@ func do(ctx context.Context, c *nl.Conn, r nl.Request, p *Policy) error {
 	if err != nil {
 		return err
 	}
-	r.Attrs = attrs
+	r.Attrs = nl.Encoded(attrs)
 	return c.Do(ctx, r, nil)
 }
 
@@ -106,7 +106,7 @@ func ask(ctx context.Context, c *nl.Conn, typ nl.Type, want *Policy) (*Policy, e
 		return nil, err
 	}
 	var got *Policy
-	err = c.Do(ctx, nl.Request{Type: typ, Attrs: attrs}, func(m *nl.Message) error {
+	err = c.Do(ctx, nl.Request{Type: typ, Attrs: nl.Encoded(attrs)}, func(m *nl.Message) error {
 		got = new(Policy)
 		return got.Decode(m.Attrs)
 	})

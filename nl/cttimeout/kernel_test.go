@@ -8,6 +8,7 @@ import (
 
 	"ctbox/internal/netnstest"
 	"ctbox/nl"
+	"ctbox/nl/ctnetlink"
 
 	"golang.org/x/sys/unix"
 )
@@ -17,7 +18,7 @@ func dialIn(t *testing.T, ns *netnstest.NS) *nl.Conn {
 	var c *nl.Conn
 	ns.Do(func() {
 		var err error
-		if c, err = nl.Dial(); err != nil {
+		if c, err = nl.Dial(nl.Config{}); err != nil {
 			t.Fatal(err)
 		}
 	})
@@ -43,7 +44,7 @@ func TestKernelTable(t *testing.T) {
 	if ok, err := Available(ctx, c); !ok || err != nil {
 		t.Fatalf("available: %v, %v", ok, err)
 	}
-	a := Policy{Has: HasName | HasFamily | HasProto, Name: "a", Family: nl.FamilyIPv4, Proto: nl.ProtoUDP, Timeouts: timeouts(2, 77)}
+	a := Policy{Has: HasName | HasFamily | HasProto, Name: "a", Family: nl.FamilyIPv4, Proto: ctnetlink.ProtoUDP, Timeouts: timeouts(2, 77)}
 	b := a
 	b.Name = "b"
 	for _, p := range []*Policy{&b, &a} {
@@ -95,14 +96,14 @@ func TestKernelDefaults(t *testing.T) {
 	ctx := context.Background()
 	ns := netnstest.New(t, "cttimeout")
 	c := dialIn(t, ns)
-	err := SetDefault(ctx, c, &Policy{Has: HasFamily | HasProto, Family: nl.FamilyIPv4, Proto: nl.ProtoUDP, Timeouts: timeouts(1, 11)})
+	err := SetDefault(ctx, c, &Policy{Has: HasFamily | HasProto, Family: nl.FamilyIPv4, Proto: ctnetlink.ProtoUDP, Timeouts: timeouts(1, 11)})
 	if err != nil {
 		t.Fatal(err)
 	}
 	if got := ns.ReadSysctl("net.netfilter.nf_conntrack_udp_timeout"); got != "11" {
 		t.Errorf("the sysctl is %s, want 11", got)
 	}
-	got, err := Default(ctx, c, nl.FamilyIPv4, nl.ProtoUDP)
+	got, err := Default(ctx, c, nl.FamilyIPv4, ctnetlink.ProtoUDP)
 	if err != nil {
 		t.Fatal(err)
 	}

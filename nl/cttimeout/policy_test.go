@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"ctbox/nl"
+	"ctbox/nl/ctnetlink"
 
 	"github.com/google/go-cmp/cmp"
 )
@@ -43,12 +44,12 @@ func TestAppend(t *testing.T) {
 		{"flush", Policy{}, nil},
 		{"get", Policy{Has: HasName, Name: "t1"}, attr(1, 't', '1', 0)},
 		{"empty name", Policy{Has: HasName}, attr(1, 0)},
-		{"add", Policy{Has: HasName | HasFamily | HasProto, Name: "t1", Family: nl.FamilyIPv4, Proto: nl.ProtoTCP, Timeouts: timeouts(8, 5, 3, 100)},
+		{"add", Policy{Has: HasName | HasFamily | HasProto, Name: "t1", Family: nl.FamilyIPv4, Proto: ctnetlink.ProtoTCP, Timeouts: timeouts(8, 5, 3, 100)},
 			join(attr(1, 't', '1', 0), attr(2, 0, 2), attr(3, 6), nest(4, attr(3, 0, 0, 0, 100), attr(8, 0, 0, 0, 5)))},
 		{"without a timeout", Policy{Has: HasName | HasFamily | HasProto, Name: "t1", Family: nl.FamilyIPv6, Proto: Generic},
 			join(attr(1, 't', '1', 0), attr(2, 0, 10), attr(3, 255))},
 		{"the use count is the kernel's", Policy{Has: HasName | HasUse, Name: "x", Use: 3}, attr(1, 'x', 0)},
-		{"default", Policy{Has: HasFamily | HasProto, Family: nl.FamilyIPv4, Proto: nl.ProtoUDP, Timeouts: timeouts(1, 0xffffffff)},
+		{"default", Policy{Has: HasFamily | HasProto, Family: nl.FamilyIPv4, Proto: ctnetlink.ProtoUDP, Timeouts: timeouts(1, 0xffffffff)},
 			join(attr(2, 0, 2), attr(3, 17), nest(4, attr(1, 255, 255, 255, 255)))},
 	} {
 		got, err := tt.policy.Append(nil)
@@ -70,7 +71,7 @@ func TestDecode(t *testing.T) {
 	if err := got.Decode(in); err != nil {
 		t.Fatal(err)
 	}
-	want := Policy{Has: HasName | HasFamily | HasProto | HasUse, Name: "x", Family: nl.FamilyIPv4, Proto: nl.ProtoSCTP, Use: 2,
+	want := Policy{Has: HasName | HasFamily | HasProto | HasUse, Name: "x", Family: nl.FamilyIPv4, Proto: ctnetlink.ProtoSCTP, Use: 2,
 		Timeouts: timeouts(1, 10, 8, 30)}
 	if diff := cmp.Diff(want, got, cmp.AllowUnexported(Timeouts{})); diff != "" {
 		t.Errorf("-want +got:\n%s", diff)
@@ -100,11 +101,11 @@ func TestStates(t *testing.T) {
 		name  string
 		want  State
 	}{
-		{nl.ProtoTCP, "SYN_SENT", 1}, {nl.ProtoTCP, "Established", 3}, {nl.ProtoTCP, "unacknowledged", 11},
-		{nl.ProtoUDP, "replied", 2}, {nl.ProtoGRE, "UNREPLIED", 1}, {nl.ProtoICMPv6, "timeout", 1},
-		{nl.ProtoSCTP, "SHUTDOWN_ACK_SENT", 7}, {nl.ProtoDCCP, "timewait", 7}, {Generic, "timeout", 1},
-		{nl.ProtoTCP, "unack", 0}, {nl.ProtoTCP, "", 0}, {nl.ProtoUDP, "established", 0}, {50, "timeout", 0},
-		{nl.ProtoSCTP, "heartbeat_sent", 0},
+		{ctnetlink.ProtoTCP, "SYN_SENT", 1}, {ctnetlink.ProtoTCP, "Established", 3}, {ctnetlink.ProtoTCP, "unacknowledged", 11},
+		{ctnetlink.ProtoUDP, "replied", 2}, {ctnetlink.ProtoGRE, "UNREPLIED", 1}, {ctnetlink.ProtoICMPv6, "timeout", 1},
+		{ctnetlink.ProtoSCTP, "SHUTDOWN_ACK_SENT", 7}, {ctnetlink.ProtoDCCP, "timewait", 7}, {Generic, "timeout", 1},
+		{ctnetlink.ProtoTCP, "unack", 0}, {ctnetlink.ProtoTCP, "", 0}, {ctnetlink.ProtoUDP, "established", 0}, {50, "timeout", 0},
+		{ctnetlink.ProtoSCTP, "heartbeat_sent", 0},
 	} {
 		got, ok := StateNamed(tt.proto, tt.name)
 		if got != tt.want || ok != (tt.want != 0) {

@@ -3,7 +3,7 @@ package cttimeout
 import (
 	"strings"
 
-	"ctbox/nl"
+	"ctbox/nl/ctnetlink"
 )
 
 // State is a state of a flow as timeouts are given for it: the number of the
@@ -20,17 +20,17 @@ const Generic = 255
 // that nfct(8) takes and prints (enum ctattr_timeout_tcp and its neighbours).
 // SCTP's HEARTBEAT_SENT, number 8 of newer kernels, has no name there.
 var states = map[uint8][]string{
-	nl.ProtoTCP: {"SYN_SENT", "SYN_RECV", "ESTABLISHED", "FIN_WAIT", "CLOSE_WAIT", "LAST_ACK",
+	ctnetlink.ProtoTCP: {"SYN_SENT", "SYN_RECV", "ESTABLISHED", "FIN_WAIT", "CLOSE_WAIT", "LAST_ACK",
 		"TIME_WAIT", "CLOSE", "SYN_SENT2", "RETRANS", "UNACKNOWLEDGED"},
-	nl.ProtoUDP:     {"UNREPLIED", "REPLIED"},
-	nl.ProtoUDPLite: {"UNREPLIED", "REPLIED"},
-	nl.ProtoGRE:     {"UNREPLIED", "REPLIED"},
-	nl.ProtoICMP:    {"TIMEOUT"},
-	nl.ProtoICMPv6:  {"TIMEOUT"},
-	Generic:         {"TIMEOUT"},
-	nl.ProtoSCTP: {"CLOSED", "COOKIE_WAIT", "COOKIE_ECHOED", "ESTABLISHED", "SHUTDOWN_SENT",
+	ctnetlink.ProtoUDP:     {"UNREPLIED", "REPLIED"},
+	ctnetlink.ProtoUDPLite: {"UNREPLIED", "REPLIED"},
+	ctnetlink.ProtoGRE:     {"UNREPLIED", "REPLIED"},
+	ctnetlink.ProtoICMP:    {"TIMEOUT"},
+	ctnetlink.ProtoICMPv6:  {"TIMEOUT"},
+	Generic:                {"TIMEOUT"},
+	ctnetlink.ProtoSCTP: {"CLOSED", "COOKIE_WAIT", "COOKIE_ECHOED", "ESTABLISHED", "SHUTDOWN_SENT",
 		"SHUTDOWN_RECD", "SHUTDOWN_ACK_SENT"},
-	nl.ProtoDCCP: {"REQUEST", "RESPOND", "PARTOPEN", "OPEN", "CLOSEREQ", "CLOSING", "TIMEWAIT"},
+	ctnetlink.ProtoDCCP: {"REQUEST", "RESPOND", "PARTOPEN", "OPEN", "CLOSEREQ", "CLOSING", "TIMEWAIT"},
 }
 
 // StateNames returns the names of a protocol's states; the first is State 1's.

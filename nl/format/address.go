@@ -4,11 +4,12 @@ import (
 	"encoding/binary"
 
 	"ctbox/nl"
+	"ctbox/nl/ctnetlink"
 )
 
 // AppendAddr appends the text of an address of the given family as glibc's
 // inet_ntop writes it. A family other than IPv4 and IPv6 appends nothing.
-func AppendAddr(dst []byte, family uint8, a *nl.Addr) []byte {
+func AppendAddr(dst []byte, family uint8, a *ctnetlink.Addr) []byte {
 	switch family {
 	case nl.FamilyIPv4:
 		return appendIPv4(dst, a[0], a[1], a[2], a[3])
@@ -38,7 +39,7 @@ func appendOctet(dst []byte, b byte) []byte {
 // appendIPv6 follows RFC 5952, but for addresses that end in an IPv4 address:
 // mapped ones, and those whose first six words alone are zero, have a dotted
 // tail. So ::1.2.3.4 is what RFC 5952 would have as ::102:304.
-func appendIPv6(dst []byte, a *nl.Addr) []byte {
+func appendIPv6(dst []byte, a *ctnetlink.Addr) []byte {
 	var words [8]uint16
 	for i := range words {
 		words[i] = binary.BigEndian.Uint16(a[2*i:])

@@ -5,6 +5,7 @@ import (
 	"testing"
 
 	"ctbox/nl"
+	"ctbox/nl/ctnetlink"
 )
 
 // TestAddr has glibc's inet_ntop as the expected value.
@@ -17,14 +18,14 @@ func TestAddr(t *testing.T) {
 		"0:2:3:4:5:6:7:8", "1:2:3:4:5:6:7:0", "1::", "fe80::ffff:a00:1", "64:ff9b::102:304",
 		"0:1::2:3:4:5", "::2:3:4:5:6:7", "1:0:2:0:3:0:4:0", "::ffff:0:1.2.3.4",
 	} {
-		var a nl.Addr
+		var a ctnetlink.Addr
 		family := setAddr(&a, want)
 		if want == "::ffff:0:1.2.3.4" { // a dotted tail that is read but not written
 			want = "::ffff:0:102:304"
 		}
 		check(t, want, string(AppendAddr(nil, family, &a)), want)
 	}
-	if got := AppendAddr(nil, nl.FamilyUnspec, &nl.Addr{}); got != nil {
+	if got := AppendAddr(nil, nl.FamilyUnspec, &ctnetlink.Addr{}); got != nil {
 		t.Errorf("unspecified family: %q", got)
 	}
 }
@@ -34,7 +35,7 @@ func FuzzAddr(f *testing.F) {
 	f.Add([]byte("0123456789abcdef"))
 	f.Add(make([]byte, 16))
 	f.Fuzz(func(t *testing.T, b []byte) {
-		var a nl.Addr
+		var a ctnetlink.Addr
 		copy(a[:], b)
 		// Bits of the input choose zero words: they are what the format is about.
 		for i := range 8 {

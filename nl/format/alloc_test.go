@@ -3,7 +3,7 @@ package format
 import (
 	"testing"
 
-	"ctbox/nl"
+	"ctbox/nl/ctnetlink"
 )
 
 var styles = []struct {
@@ -35,7 +35,7 @@ func TestAllocations(t *testing.T) {
 		secctx("system_u:object_r:\x01"), tcpState(3), helper("ftp"), started(0))
 	line := AppendFlow(nil, full, &Style{Format: JSON, Now: now}, e)
 	var reader FlowReader
-	var got nl.Flow
+	var got ctnetlink.Flow
 	var ev Event
 	read := func() {
 		if err := reader.Flow(line, &got, &ev); err != nil {
@@ -67,7 +67,7 @@ func BenchmarkAppendFlow(b *testing.B) {
 func BenchmarkFlowReader(b *testing.B) {
 	line := AppendFlow(nil, ftpControl(), &Style{Format: JSON, Now: now}, nil)
 	var r FlowReader
-	var f nl.Flow
+	var f ctnetlink.Flow
 	var e Event
 	b.ReportAllocs()
 	b.SetBytes(int64(len(line)))

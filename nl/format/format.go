@@ -11,7 +11,7 @@ import (
 	"time"
 
 	"ctbox/internal/feature"
-	"ctbox/nl"
+	"ctbox/nl/ctnetlink"
 )
 
 // Format is one of the ways to write a flow or an expectation.
@@ -81,17 +81,17 @@ type Style struct {
 
 	// Without and WithoutExpect are attributes to leave out even when they are
 	// there, such as the counters of a cached copy.
-	Without       nl.Attr
-	WithoutExpect nl.ExpectAttr
+	Without       ctnetlink.Attr
+	WithoutExpect ctnetlink.ExpectAttr
 }
 
 // CacheWithout is Style.Without for a copy of a flow that is kept outside the
 // kernel, where these grow stale at once (conntrackd(8) -i and -e).
-const CacheWithout = nl.HasTimeout | nl.HasUse | nl.HasCountersOrig | nl.HasCountersReply
+const CacheWithout = ctnetlink.HasTimeout | ctnetlink.HasUse | ctnetlink.HasCountersOrig | ctnetlink.HasCountersReply
 
 // AppendFlow appends f to dst in the style s, without a final newline, and
 // returns the extended buffer. e may be nil for a flow that is merely listed.
-func AppendFlow(dst []byte, f *nl.Flow, s *Style, e *Event) []byte {
+func AppendFlow(dst []byte, f *ctnetlink.Flow, s *Style, e *Event) []byte {
 	if e == nil {
 		e = listed
 	}
@@ -109,7 +109,7 @@ func AppendFlow(dst []byte, f *nl.Flow, s *Style, e *Event) []byte {
 }
 
 // AppendExpect appends x to dst as AppendFlow does with flows.
-func AppendExpect(dst []byte, x *nl.Expect, s *Style, e *Event) []byte {
+func AppendExpect(dst []byte, x *ctnetlink.Expect, s *Style, e *Event) []byte {
 	if e == nil {
 		e = listed
 	}
@@ -149,8 +149,8 @@ func (s *Style) local(ns int64) time.Time {
 }
 
 // tupleProto is the protocol by which a tuple's layer-4 fields are written.
-func tupleProto(t *nl.Tuple) uint8 {
-	if t.Has&nl.TupleProto == 0 {
+func tupleProto(t *ctnetlink.Tuple) uint8 {
+	if t.Has&ctnetlink.TupleProto == 0 {
 		return 0
 	}
 	return t.Proto

@@ -6,6 +6,7 @@ import (
 	"unicode/utf8"
 
 	"ctbox/nl"
+	"ctbox/nl/ctnetlink"
 )
 
 // The JSON form: one object a flow, an expectation or another record, on one
@@ -18,21 +19,21 @@ var eventNames = [...]string{New: "new", Update: "update", Destroy: "destroy"}
 // jsonStatus are the names of all status bits. A bit without a name is written
 // as a hexadecimal number in a string.
 var jsonStatus = maskedBits{
-	{nl.StatusExpected, "EXPECTED"},
-	{nl.StatusSeenReply, "SEEN_REPLY"},
-	{nl.StatusAssured, "ASSURED"},
-	{nl.StatusConfirmed, "CONFIRMED"},
-	{nl.StatusSrcNAT, "SRC_NAT"},
-	{nl.StatusDstNAT, "DST_NAT"},
-	{nl.StatusSeqAdjust, "SEQ_ADJUST"},
-	{nl.StatusSrcNATDone, "SRC_NAT_DONE"},
-	{nl.StatusDstNATDone, "DST_NAT_DONE"},
-	{nl.StatusDying, "DYING"},
-	{nl.StatusFixedTimeout, "FIXED_TIMEOUT"},
-	{nl.StatusTemplate, "TEMPLATE"},
-	{nl.StatusHelper, "HELPER"},
-	{nl.StatusOffload, "OFFLOAD"},
-	{nl.StatusHWOffload, "HW_OFFLOAD"},
+	{ctnetlink.StatusExpected, "EXPECTED"},
+	{ctnetlink.StatusSeenReply, "SEEN_REPLY"},
+	{ctnetlink.StatusAssured, "ASSURED"},
+	{ctnetlink.StatusConfirmed, "CONFIRMED"},
+	{ctnetlink.StatusSrcNAT, "SRC_NAT"},
+	{ctnetlink.StatusDstNAT, "DST_NAT"},
+	{ctnetlink.StatusSeqAdjust, "SEQ_ADJUST"},
+	{ctnetlink.StatusSrcNATDone, "SRC_NAT_DONE"},
+	{ctnetlink.StatusDstNATDone, "DST_NAT_DONE"},
+	{ctnetlink.StatusDying, "DYING"},
+	{ctnetlink.StatusFixedTimeout, "FIXED_TIMEOUT"},
+	{ctnetlink.StatusTemplate, "TEMPLATE"},
+	{ctnetlink.StatusHelper, "HELPER"},
+	{ctnetlink.StatusOffload, "OFFLOAD"},
+	{ctnetlink.StatusHWOffload, "HW_OFFLOAD"},
 }
 
 // object writes the members of one JSON object. Its zero value with dst set is
@@ -79,7 +80,7 @@ func (o *object) seconds(name string, ns uint64) {
 	o.dst = appendPadded(o.dst, ns%1e9, 9)
 }
 
-func (o *object) addr(name string, family uint8, a *nl.Addr) {
+func (o *object) addr(name string, family uint8, a *ctnetlink.Addr) {
 	o.name(name)
 	o.dst = append(AppendAddr(append(o.dst, '"'), family, a), '"')
 }
@@ -123,21 +124,21 @@ func (o *object) event(e *Event) {
 func (o *object) family(family uint8) {
 	switch family {
 	case nl.FamilyIPv4, nl.FamilyIPv6:
-		o.token("family", nl.FamilyName(family))
+		o.token("family", ctnetlink.FamilyName(family))
 	}
 }
 
 func (o *object) proto(proto uint8) {
 	o.uint("proto", uint64(proto))
-	if name := nl.ProtoName(proto); name != "unknown" {
+	if name := ctnetlink.ProtoName(proto); name != "unknown" {
 		o.token("proto_name", name)
 	}
 }
 
 // tuple writes a tuple's members into an open object. proto and known are the
 // protocol of the whole entry; the tuple's own is written only if it differs.
-func (o *object) tuple(t *nl.Tuple, proto uint8, known bool) {
-	own := t.Has&nl.TupleProto != 0
+func (o *object) tuple(t *ctnetlink.Tuple, proto uint8, known bool) {
+	own := t.Has&ctnetlink.TupleProto != 0
 	switch {
 	case own && (!known || t.Proto != proto):
 		o.uint("proto", uint64(t.Proto))
@@ -145,38 +146,38 @@ func (o *object) tuple(t *nl.Tuple, proto uint8, known bool) {
 		o.name("proto")
 		o.dst = append(o.dst, "null"...)
 	}
-	if t.Has&nl.TupleSrc != 0 {
+	if t.Has&ctnetlink.TupleSrc != 0 {
 		o.addr("src", t.Family, &t.Src)
 	}
-	if t.Has&nl.TupleDst != 0 {
+	if t.Has&ctnetlink.TupleDst != 0 {
 		o.addr("dst", t.Family, &t.Dst)
 	}
 	src, dst := "sport", "dport"
-	if own && t.Proto == nl.ProtoGRE {
+	if own && t.Proto == ctnetlink.ProtoGRE {
 		src, dst = "srckey", "dstkey"
 	}
-	if t.Has&nl.TupleSrcPort != 0 {
+	if t.Has&ctnetlink.TupleSrcPort != 0 {
 		o.uint(src, uint64(t.SrcPort))
 	}
-	if t.Has&nl.TupleDstPort != 0 {
+	if t.Has&ctnetlink.TupleDstPort != 0 {
 		o.uint(dst, uint64(t.DstPort))
 	}
-	if t.Has&nl.TupleICMPType != 0 {
+	if t.Has&ctnetlink.TupleICMPType != 0 {
 		o.uint("icmp_type", uint64(t.ICMPType))
 	}
-	if t.Has&nl.TupleICMPCode != 0 {
+	if t.Has&ctnetlink.TupleICMPCode != 0 {
 		o.uint("icmp_code", uint64(t.ICMPCode))
 	}
-	if t.Has&nl.TupleICMPID != 0 {
+	if t.Has&ctnetlink.TupleICMPID != 0 {
 		o.uint("icmp_id", uint64(t.ICMPID))
 	}
-	if t.Has&nl.TupleZone != 0 {
+	if t.Has&ctnetlink.TupleZone != 0 {
 		o.uint("zone", uint64(t.Zone))
 	}
 }
 
 // appendFlowJSON writes a flow as one object.
-func appendFlowJSON(dst []byte, f *nl.Flow, s *Style, e *Event) []byte {
+func appendFlowJSON(dst []byte, f *ctnetlink.Flow, s *Style, e *Event) []byte {
 	has := f.Has &^ s.Without
 	o := object{dst}
 	o.open()
@@ -188,12 +189,12 @@ func appendFlowJSON(dst []byte, f *nl.Flow, s *Style, e *Event) []byte {
 	}
 	directions := [...]struct {
 		name     string
-		t        *nl.Tuple
-		counters *nl.Counters
+		t        *ctnetlink.Tuple
+		counters *ctnetlink.Counters
 		counted  bool
 	}{
-		{"original", &f.Orig, &f.CountersOrig, has&nl.HasCountersOrig != 0},
-		{"reply", &f.Reply, &f.CountersReply, has&nl.HasCountersReply != 0},
+		{"original", &f.Orig, &f.CountersOrig, has&ctnetlink.HasCountersOrig != 0},
+		{"reply", &f.Reply, &f.CountersReply, has&ctnetlink.HasCountersReply != 0},
 		{"master", &f.Master, nil, false},
 	}
 	for i := range directions {
@@ -210,47 +211,47 @@ func appendFlowJSON(dst []byte, f *nl.Flow, s *Style, e *Event) []byte {
 		}
 		o.close()
 	}
-	if has&nl.HasTimeout != 0 {
+	if has&ctnetlink.HasTimeout != 0 {
 		o.uint("timeout", uint64(f.Timeout))
 	}
 	o.state(f, has)
-	if has&nl.HasStatus != 0 {
+	if has&ctnetlink.HasStatus != 0 {
 		o.bits("status", jsonStatus, f.Status)
 	}
-	if has&nl.HasMark != 0 {
+	if has&ctnetlink.HasMark != 0 {
 		o.uint("mark", uint64(f.Mark))
 	}
-	if has&nl.HasSecmark != 0 {
+	if has&ctnetlink.HasSecmark != 0 {
 		o.uint("secmark", uint64(f.Secmark))
 	}
-	if has&nl.HasSecctx != 0 {
+	if has&ctnetlink.HasSecctx != 0 {
 		o.text("secctx", f.Secctx)
 	}
-	if has&nl.HasZone != 0 {
+	if has&ctnetlink.HasZone != 0 {
 		o.uint("zone", uint64(f.Zone))
 	}
-	if has&nl.HasUse != 0 {
+	if has&ctnetlink.HasUse != 0 {
 		o.uint("use", uint64(f.Use))
 	}
-	if has&nl.HasID != 0 {
+	if has&ctnetlink.HasID != 0 {
 		o.uint("id", uint64(f.ID))
 	}
-	if has&nl.HasLabels != 0 {
+	if has&ctnetlink.HasLabels != 0 {
 		o.labels(f, s.Labels)
 	}
-	if has&nl.HasTimestampStart != 0 {
+	if has&ctnetlink.HasTimestampStart != 0 {
 		o.seconds("start", f.TimestampStart)
 	}
-	if has&nl.HasTimestampStop != 0 {
+	if has&ctnetlink.HasTimestampStop != 0 {
 		o.seconds("stop", f.TimestampStop)
 	}
-	if has&nl.HasTimestampStart != 0 {
-		o.uint("delta_time", s.age(f.TimestampStart, f.TimestampStop, has&nl.HasTimestampStop != 0))
+	if has&ctnetlink.HasTimestampStart != 0 {
+		o.uint("delta_time", s.age(f.TimestampStart, f.TimestampStop, has&ctnetlink.HasTimestampStop != 0))
 	}
-	if has&nl.HasHelper != 0 {
+	if has&ctnetlink.HasHelper != 0 {
 		o.text("helper", f.Helper.Bytes())
 	}
-	if has&nl.HasHelperInfo != 0 {
+	if has&ctnetlink.HasHelperInfo != 0 {
 		o.name("helper_info")
 		o.dst = append(hex.AppendEncode(append(o.dst, '"'), f.HelperInfo), '"')
 	}
@@ -261,15 +262,15 @@ func appendFlowJSON(dst []byte, f *nl.Flow, s *Style, e *Event) []byte {
 }
 
 // state writes the layer-4 state by name, or by number if it has none.
-func (o *object) state(f *nl.Flow, has nl.Attr) {
+func (o *object) state(f *ctnetlink.Flow, has ctnetlink.Attr) {
 	name, ok := stateName(f, has)
 	if !ok {
 		return
 	}
 	number := f.TCPState
 	switch {
-	case has&nl.HasTCPState != 0:
-	case has&nl.HasSCTPState != 0:
+	case has&ctnetlink.HasTCPState != 0:
+	case has&ctnetlink.HasSCTPState != 0:
 		number = f.SCTPState
 	default:
 		number = f.DCCPState
@@ -284,11 +285,11 @@ func (o *object) state(f *nl.Flow, has nl.Attr) {
 
 // labels writes the numbers of the labels that are set and, if the caller gave
 // names, the names.
-func (o *object) labels(f *nl.Flow, names []string) {
+func (o *object) labels(f *ctnetlink.Flow, names []string) {
 	o.name("labels")
 	o.dst = append(o.dst, '[')
 	sep := false
-	for bit := range nl.MaxLabels {
+	for bit := range ctnetlink.MaxLabels {
 		if !f.Labels.Bit(bit) {
 			continue
 		}
@@ -320,23 +321,23 @@ func (o *object) labels(f *nl.Flow, names []string) {
 
 // protoinfo writes what the trackers of TCP, SCTP and DCCP know besides the
 // state.
-func (o *object) protoinfo(f *nl.Flow, has nl.Attr) {
-	if has&(nl.HasTCPWScaleOrig|nl.HasTCPWScaleReply|nl.HasTCPFlagsOrig|nl.HasTCPFlagsReply) != 0 {
+func (o *object) protoinfo(f *ctnetlink.Flow, has ctnetlink.Attr) {
+	if has&(ctnetlink.HasTCPWScaleOrig|ctnetlink.HasTCPWScaleReply|ctnetlink.HasTCPFlagsOrig|ctnetlink.HasTCPFlagsReply) != 0 {
 		o.name("tcp")
 		o.open()
-		if has&nl.HasTCPWScaleOrig != 0 {
+		if has&ctnetlink.HasTCPWScaleOrig != 0 {
 			o.uint("window_scale_original", uint64(f.TCPWScaleOrig))
 		}
-		if has&nl.HasTCPWScaleReply != 0 {
+		if has&ctnetlink.HasTCPWScaleReply != 0 {
 			o.uint("window_scale_reply", uint64(f.TCPWScaleRepl))
 		}
-		if has&nl.HasTCPFlagsOrig != 0 {
+		if has&ctnetlink.HasTCPFlagsOrig != 0 {
 			o.uint("flags_original", uint64(f.TCPFlagsOrig.Value))
 			if f.TCPFlagsOrig.Mask != 0 {
 				o.uint("flags_mask_original", uint64(f.TCPFlagsOrig.Mask))
 			}
 		}
-		if has&nl.HasTCPFlagsReply != 0 {
+		if has&ctnetlink.HasTCPFlagsReply != 0 {
 			o.uint("flags_reply", uint64(f.TCPFlagsReply.Value))
 			if f.TCPFlagsReply.Mask != 0 {
 				o.uint("flags_mask_reply", uint64(f.TCPFlagsReply.Mask))
@@ -344,24 +345,24 @@ func (o *object) protoinfo(f *nl.Flow, has nl.Attr) {
 		}
 		o.close()
 	}
-	if has&(nl.HasSCTPVtagOrig|nl.HasSCTPVtagReply) != 0 {
+	if has&(ctnetlink.HasSCTPVtagOrig|ctnetlink.HasSCTPVtagReply) != 0 {
 		o.name("sctp")
 		o.open()
-		if has&nl.HasSCTPVtagOrig != 0 {
+		if has&ctnetlink.HasSCTPVtagOrig != 0 {
 			o.uint("vtag_original", uint64(f.SCTPVtagOrig))
 		}
-		if has&nl.HasSCTPVtagReply != 0 {
+		if has&ctnetlink.HasSCTPVtagReply != 0 {
 			o.uint("vtag_reply", uint64(f.SCTPVtagReply))
 		}
 		o.close()
 	}
-	if has&(nl.HasDCCPRole|nl.HasDCCPHandshakeSeq) != 0 {
+	if has&(ctnetlink.HasDCCPRole|ctnetlink.HasDCCPHandshakeSeq) != 0 {
 		o.name("dccp")
 		o.open()
-		if has&nl.HasDCCPRole != 0 {
+		if has&ctnetlink.HasDCCPRole != 0 {
 			o.uint("role", uint64(f.DCCPRole))
 		}
-		if has&nl.HasDCCPHandshakeSeq != 0 {
+		if has&ctnetlink.HasDCCPHandshakeSeq != 0 {
 			o.uint("handshake_seq", f.DCCPHandshakeSeq)
 		}
 		o.close()
@@ -369,20 +370,20 @@ func (o *object) protoinfo(f *nl.Flow, has nl.Attr) {
 }
 
 // adjustments writes what helpers and SYNPROXY do to sequence numbers.
-func (o *object) adjustments(f *nl.Flow, has nl.Attr) {
-	if has&(nl.HasSeqAdjOrig|nl.HasSeqAdjReply) != 0 {
+func (o *object) adjustments(f *ctnetlink.Flow, has ctnetlink.Attr) {
+	if has&(ctnetlink.HasSeqAdjOrig|ctnetlink.HasSeqAdjReply) != 0 {
 		o.name("seq_adjust")
 		o.open()
-		if has&nl.HasSeqAdjOrig != 0 {
+		if has&ctnetlink.HasSeqAdjOrig != 0 {
 			o.seqAdj("original", &f.SeqAdjOrig)
 		}
-		if has&nl.HasSeqAdjReply != 0 {
+		if has&ctnetlink.HasSeqAdjReply != 0 {
 			o.seqAdj("reply", &f.SeqAdjReply)
 		}
 		o.close()
 	}
 	// The kernel sends it with every flow that could have one.
-	if has&nl.HasSynproxy != 0 && f.Synproxy != (nl.Synproxy{}) {
+	if has&ctnetlink.HasSynproxy != 0 && f.Synproxy != (ctnetlink.Synproxy{}) {
 		o.name("synproxy")
 		o.open()
 		o.uint("isn", uint64(f.Synproxy.ISN))
@@ -392,7 +393,7 @@ func (o *object) adjustments(f *nl.Flow, has nl.Attr) {
 	}
 }
 
-func (o *object) seqAdj(name string, a *nl.SeqAdj) {
+func (o *object) seqAdj(name string, a *ctnetlink.SeqAdj) {
 	o.name(name)
 	o.open()
 	o.uint("position", uint64(a.CorrectionPos))

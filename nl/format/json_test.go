@@ -10,26 +10,27 @@ import (
 	"unicode/utf8"
 
 	"ctbox/nl"
+	"ctbox/nl/ctnetlink"
 )
 
 func TestFlowJSON(t *testing.T) {
 	names := make([]string, 128)
 	names[1], names[40] = "one", "forty"
-	nat := flow(ports(tuple(6, "2001:db8::1", "2001:db8::2"), 1, 2), func(f *nl.Flow) {
-		f.Has |= nl.HasTCPWScaleOrig | nl.HasTCPWScaleReply | nl.HasTCPFlagsOrig | nl.HasTCPFlagsReply |
-			nl.HasSeqAdjOrig | nl.HasSynproxy | nl.HasHelperInfo
+	nat := flow(ports(tuple(6, "2001:db8::1", "2001:db8::2"), 1, 2), func(f *ctnetlink.Flow) {
+		f.Has |= ctnetlink.HasTCPWScaleOrig | ctnetlink.HasTCPWScaleReply | ctnetlink.HasTCPFlagsOrig | ctnetlink.HasTCPFlagsReply |
+			ctnetlink.HasSeqAdjOrig | ctnetlink.HasSynproxy | ctnetlink.HasHelperInfo
 		f.TCPWScaleOrig, f.TCPWScaleRepl = 7, 8
-		f.TCPFlagsOrig, f.TCPFlagsReply = nl.TCPFlags{Value: 35}, nl.TCPFlags{Value: 10, Mask: 11}
-		f.SeqAdjOrig = nl.SeqAdj{CorrectionPos: 5, OffsetBefore: ^uint32(0), OffsetAfter: 3}
-		f.Synproxy = nl.Synproxy{ISN: 1, ITS: 2, TSOff: 3}
+		f.TCPFlagsOrig, f.TCPFlagsReply = ctnetlink.TCPFlags{Value: 35}, ctnetlink.TCPFlags{Value: 10, Mask: 11}
+		f.SeqAdjOrig = ctnetlink.SeqAdj{CorrectionPos: 5, OffsetBefore: ^uint32(0), OffsetAfter: 3}
+		f.Synproxy = ctnetlink.Synproxy{ISN: 1, ITS: 2, TSOff: 3}
 		f.HelperInfo = []byte{0, 0xfe}
 		f.Master = ports(tuple(17, "2001:db8::1", "2001:db8::9"), 5060, 5060)
 		f.TCPState = 77
-		f.Has |= nl.HasTCPState
+		f.Has |= ctnetlink.HasTCPState
 	})
 	tests := []struct {
 		name  string
-		f     *nl.Flow
+		f     *ctnetlink.Flow
 		style Style
 		event *Event
 		want  string
@@ -54,15 +55,15 @@ func TestOtherJSON(t *testing.T) {
 	x.Flags, x.ID, x.Zone = 5, 3, 4
 	x.NATTuple, x.NATDir = ports(tuple(6, "198.51.100.1", "0.0.0.0"), 7, 0), 1
 	x.SetFn("nat-follow-master")
-	x.Has |= nl.ExpectHasFlags | nl.ExpectHasID | nl.ExpectHasZone | nl.ExpectHasNAT | nl.ExpectHasFn
+	x.Has |= ctnetlink.ExpectHasFlags | ctnetlink.ExpectHasID | ctnetlink.ExpectHasZone | ctnetlink.ExpectHasNAT | ctnetlink.ExpectHasFn
 	check(t, "expectation", string(AppendExpect(nil, x, &Style{Format: JSON}, &Event{Type: New, Time: 1e9})),
 		`{"event":"new","time":1.000000000,"family":"ipv4","proto":6,"proto_name":"tcp","expected":{"src":"192.0.2.2","dst":"192.0.2.1","sport":0,"dport":5142},"mask":{"src":"255.255.255.255","dst":"255.255.255.255","sport":0,"dport":65535},"master":{"src":"192.0.2.1","dst":"192.0.2.2","sport":41840,"dport":21},"timeout":298,"zone":4,"flags":["PERMANENT","USERSPACE"],"class":0,"helper":"ftp","id":3,"nat":{"direction":"reply","src":"198.51.100.1","dst":"0.0.0.0","sport":7,"dport":0},"function":"nat-follow-master"}`)
 	x = ftpData()
-	x.Has, x.NATTuple = nl.ExpectHasNAT, ports(tuple(6, "198.51.100.1", "0.0.0.0"), 7, 0)
+	x.Has, x.NATTuple = ctnetlink.ExpectHasNAT, ports(tuple(6, "198.51.100.1", "0.0.0.0"), 7, 0)
 	got := string(AppendExpect(nil, x, &Style{Format: JSON}, nil))
 	check(t, "expectation translated in the original direction", got[strings.Index(got, `,"nat"`):],
 		`,"nat":{"direction":"original","src":"198.51.100.1","dst":"0.0.0.0","sport":7,"dport":0}}`)
-	check(t, "bare expectation", string(AppendExpect(nil, &nl.Expect{}, &Style{Format: JSON}, nil)), `{}`)
+	check(t, "bare expectation", string(AppendExpect(nil, &ctnetlink.Expect{}, &Style{Format: JSON}, nil)), `{}`)
 	check(t, "count", string(AppendCountJSON(nil, "conntrack", 7)), `{"table":"conntrack","count":7}`)
 	check(t, "lost", string(AppendLostJSON(nil, 12, &Event{Time: 1e9 + 1})), `{"event":"lost","time":1.000000001,"messages":12}`)
 	check(t, "lost at an unknown time", string(AppendLostJSON(nil, 12, &Event{})), `{"event":"lost","messages":12}`)
@@ -71,17 +72,17 @@ func TestOtherJSON(t *testing.T) {
 
 // randomFlow makes a flow such as the kernel could send: every attribute may be
 // there or not.
-func randomFlow(r *rand.Rand) *nl.Flow {
-	protos := [...]uint8{nl.ProtoTCP, nl.ProtoUDP, nl.ProtoUDPLite, nl.ProtoSCTP, nl.ProtoDCCP, nl.ProtoGRE, nl.ProtoICMP, nl.ProtoICMPv6, 0, 89, 255}
-	f := &nl.Flow{}
+func randomFlow(r *rand.Rand) *ctnetlink.Flow {
+	protos := [...]uint8{ctnetlink.ProtoTCP, ctnetlink.ProtoUDP, ctnetlink.ProtoUDPLite, ctnetlink.ProtoSCTP, ctnetlink.ProtoDCCP, ctnetlink.ProtoGRE, ctnetlink.ProtoICMP, ctnetlink.ProtoICMPv6, 0, 89, 255}
+	f := &ctnetlink.Flow{}
 	proto := protos[r.IntN(len(protos))]
 	family := uint8(nl.FamilyIPv4)
 	if r.IntN(2) == 0 {
 		family = nl.FamilyIPv6
 	}
 	maybe := func() bool { return r.IntN(3) > 0 }
-	randomTuple := func(proto uint8) (t nl.Tuple) {
-		addr := func(a *nl.Addr, bit nl.TupleAttr) {
+	randomTuple := func(proto uint8) (t ctnetlink.Tuple) {
+		addr := func(a *ctnetlink.Addr, bit ctnetlink.TupleAttr) {
 			if r.IntN(20) == 0 {
 				return
 			}
@@ -97,27 +98,27 @@ func randomFlow(r *rand.Rand) *nl.Flow {
 			t.Family = family
 			t.Has |= bit
 		}
-		addr(&t.Src, nl.TupleSrc)
-		addr(&t.Dst, nl.TupleDst)
+		addr(&t.Src, ctnetlink.TupleSrc)
+		addr(&t.Dst, ctnetlink.TupleDst)
 		if r.IntN(20) > 0 {
 			t.Proto = proto
-			t.Has |= nl.TupleProto
+			t.Has |= ctnetlink.TupleProto
 		}
-		u16 := func(v *uint16, bit nl.TupleAttr) {
+		u16 := func(v *uint16, bit ctnetlink.TupleAttr) {
 			if maybe() {
 				*v = uint16(r.Uint32())
 				t.Has |= bit
 			}
 		}
-		if nl.IsICMP(proto) {
-			u16(&t.ICMPID, nl.TupleICMPID)
+		if ctnetlink.IsICMP(proto) {
+			u16(&t.ICMPID, ctnetlink.TupleICMPID)
 			t.ICMPType, t.ICMPCode = uint8(r.Uint32()), uint8(r.Uint32())
-			t.Has |= nl.TupleICMPType | nl.TupleICMPCode
+			t.Has |= ctnetlink.TupleICMPType | ctnetlink.TupleICMPCode
 		} else {
-			u16(&t.SrcPort, nl.TupleSrcPort)
-			u16(&t.DstPort, nl.TupleDstPort)
+			u16(&t.SrcPort, ctnetlink.TupleSrcPort)
+			u16(&t.DstPort, ctnetlink.TupleDstPort)
 		}
-		u16(&t.Zone, nl.TupleZone)
+		u16(&t.Zone, ctnetlink.TupleZone)
 		return t
 	}
 	f.Orig = randomTuple(proto)
@@ -126,12 +127,12 @@ func randomFlow(r *rand.Rand) *nl.Flow {
 	}
 	if f.Orig.Has|f.Reply.Has == 0 {
 		f.Orig = tuple(proto, "192.0.2.1", "192.0.2.2")
-		f.Reply = nl.Tuple{}
+		f.Reply = ctnetlink.Tuple{}
 	}
 	if r.IntN(3) == 0 {
 		f.Master = randomTuple(protos[r.IntN(len(protos))])
 	}
-	u32 := func(bit nl.Attr, fields ...*uint32) {
+	u32 := func(bit ctnetlink.Attr, fields ...*uint32) {
 		if maybe() {
 			for _, v := range fields {
 				*v = r.Uint32() >> r.IntN(32)
@@ -139,7 +140,7 @@ func randomFlow(r *rand.Rand) *nl.Flow {
 			f.Has |= bit
 		}
 	}
-	u64 := func(bit nl.Attr, fields ...*uint64) {
+	u64 := func(bit ctnetlink.Attr, fields ...*uint64) {
 		if maybe() {
 			for _, v := range fields {
 				*v = r.Uint64() >> (1 + r.IntN(62))
@@ -147,7 +148,7 @@ func randomFlow(r *rand.Rand) *nl.Flow {
 			f.Has |= bit
 		}
 	}
-	u8 := func(bit nl.Attr, limit int, fields ...*uint8) {
+	u8 := func(bit ctnetlink.Attr, limit int, fields ...*uint8) {
 		if maybe() {
 			for _, v := range fields {
 				*v = uint8(r.IntN(limit))
@@ -155,60 +156,60 @@ func randomFlow(r *rand.Rand) *nl.Flow {
 			f.Has |= bit
 		}
 	}
-	u32(nl.HasStatus, &f.Status)
-	u32(nl.HasTimeout, &f.Timeout)
-	u32(nl.HasMark, &f.Mark)
-	u32(nl.HasUse, &f.Use)
-	u32(nl.HasID, &f.ID)
-	u32(nl.HasSecmark, &f.Secmark)
-	u32(nl.HasSynproxy, &f.Synproxy.ISN, &f.Synproxy.ITS, &f.Synproxy.TSOff)
-	if f.Synproxy == (nl.Synproxy{}) {
-		f.Has &^= nl.HasSynproxy
+	u32(ctnetlink.HasStatus, &f.Status)
+	u32(ctnetlink.HasTimeout, &f.Timeout)
+	u32(ctnetlink.HasMark, &f.Mark)
+	u32(ctnetlink.HasUse, &f.Use)
+	u32(ctnetlink.HasID, &f.ID)
+	u32(ctnetlink.HasSecmark, &f.Secmark)
+	u32(ctnetlink.HasSynproxy, &f.Synproxy.ISN, &f.Synproxy.ITS, &f.Synproxy.TSOff)
+	if f.Synproxy == (ctnetlink.Synproxy{}) {
+		f.Has &^= ctnetlink.HasSynproxy
 	}
-	u32(nl.HasSeqAdjOrig, &f.SeqAdjOrig.CorrectionPos, &f.SeqAdjOrig.OffsetBefore, &f.SeqAdjOrig.OffsetAfter)
-	u32(nl.HasSeqAdjReply, &f.SeqAdjReply.CorrectionPos, &f.SeqAdjReply.OffsetBefore, &f.SeqAdjReply.OffsetAfter)
-	u64(nl.HasCountersOrig, &f.CountersOrig.Packets, &f.CountersOrig.Bytes)
-	u64(nl.HasCountersReply, &f.CountersReply.Packets, &f.CountersReply.Bytes)
-	u64(nl.HasTimestampStart, &f.TimestampStart)
-	u64(nl.HasTimestampStop, &f.TimestampStop)
+	u32(ctnetlink.HasSeqAdjOrig, &f.SeqAdjOrig.CorrectionPos, &f.SeqAdjOrig.OffsetBefore, &f.SeqAdjOrig.OffsetAfter)
+	u32(ctnetlink.HasSeqAdjReply, &f.SeqAdjReply.CorrectionPos, &f.SeqAdjReply.OffsetBefore, &f.SeqAdjReply.OffsetAfter)
+	u64(ctnetlink.HasCountersOrig, &f.CountersOrig.Packets, &f.CountersOrig.Bytes)
+	u64(ctnetlink.HasCountersReply, &f.CountersReply.Packets, &f.CountersReply.Bytes)
+	u64(ctnetlink.HasTimestampStart, &f.TimestampStart)
+	u64(ctnetlink.HasTimestampStop, &f.TimestampStop)
 	if maybe() {
 		f.Zone = uint16(r.Uint32())
-		f.Has |= nl.HasZone
+		f.Has |= ctnetlink.HasZone
 	}
 	switch p, _ := f.Proto(); p {
-	case nl.ProtoTCP:
-		u8(nl.HasTCPState, 256, &f.TCPState)
-		u8(nl.HasTCPWScaleOrig, nl.MaxWindowScale+1, &f.TCPWScaleOrig)
-		u8(nl.HasTCPWScaleReply, nl.MaxWindowScale+1, &f.TCPWScaleRepl)
-		u8(nl.HasTCPFlagsOrig, 256, &f.TCPFlagsOrig.Value, &f.TCPFlagsOrig.Mask)
-		u8(nl.HasTCPFlagsReply, 256, &f.TCPFlagsReply.Value, &f.TCPFlagsReply.Mask)
-	case nl.ProtoSCTP:
-		u8(nl.HasSCTPState, 20, &f.SCTPState)
-		u32(nl.HasSCTPVtagOrig, &f.SCTPVtagOrig)
-		u32(nl.HasSCTPVtagReply, &f.SCTPVtagReply)
-	case nl.ProtoDCCP:
-		u8(nl.HasDCCPState, 20, &f.DCCPState)
-		u8(nl.HasDCCPRole, 2, &f.DCCPRole)
-		u64(nl.HasDCCPHandshakeSeq, &f.DCCPHandshakeSeq)
+	case ctnetlink.ProtoTCP:
+		u8(ctnetlink.HasTCPState, 256, &f.TCPState)
+		u8(ctnetlink.HasTCPWScaleOrig, ctnetlink.MaxWindowScale+1, &f.TCPWScaleOrig)
+		u8(ctnetlink.HasTCPWScaleReply, ctnetlink.MaxWindowScale+1, &f.TCPWScaleRepl)
+		u8(ctnetlink.HasTCPFlagsOrig, 256, &f.TCPFlagsOrig.Value, &f.TCPFlagsOrig.Mask)
+		u8(ctnetlink.HasTCPFlagsReply, 256, &f.TCPFlagsReply.Value, &f.TCPFlagsReply.Mask)
+	case ctnetlink.ProtoSCTP:
+		u8(ctnetlink.HasSCTPState, 20, &f.SCTPState)
+		u32(ctnetlink.HasSCTPVtagOrig, &f.SCTPVtagOrig)
+		u32(ctnetlink.HasSCTPVtagReply, &f.SCTPVtagReply)
+	case ctnetlink.ProtoDCCP:
+		u8(ctnetlink.HasDCCPState, 20, &f.DCCPState)
+		u8(ctnetlink.HasDCCPRole, 2, &f.DCCPRole)
+		u64(ctnetlink.HasDCCPHandshakeSeq, &f.DCCPHandshakeSeq)
 	}
 	if maybe() {
 		for range r.IntN(5) {
-			f.Labels.SetBit(r.IntN(nl.MaxLabels))
+			f.Labels.SetBit(r.IntN(ctnetlink.MaxLabels))
 		}
-		f.LabelsLen = nl.LabelWords
-		f.Has |= nl.HasLabels
+		f.LabelsLen = ctnetlink.LabelWords
+		f.Has |= ctnetlink.HasLabels
 	}
 	if maybe() {
 		f.Helper.Set(randomText(r, 4))
-		f.Has |= nl.HasHelper
+		f.Has |= ctnetlink.HasHelper
 	}
 	if maybe() {
 		f.HelperInfo = []byte(randomText(r, 30))
-		f.Has |= nl.HasHelperInfo
+		f.Has |= ctnetlink.HasHelperInfo
 	}
 	if maybe() {
 		f.Secctx = []byte(randomText(r, 30))
-		f.Has |= nl.HasSecctx
+		f.Has |= ctnetlink.HasSecctx
 	}
 	return f
 }
@@ -223,7 +224,7 @@ func randomText(r *rand.Rand, runes int) string {
 		case 1:
 			c = rune(0x10000 + r.IntN(0x1000))
 		}
-		if b.Len()+utf8.RuneLen(c) < nl.NameLen {
+		if b.Len()+utf8.RuneLen(c) < ctnetlink.NameLen {
 			b.WriteRune(c)
 		}
 	}
@@ -251,7 +252,7 @@ func TestJSONRoundTrip(t *testing.T) {
 			t.Fatal(err)
 		}
 		for _, text := range [][]byte{line, indented, append(line, "\r\n"...)} {
-			var got nl.Flow
+			var got ctnetlink.Flow
 			var gotEvent Event
 			if err := reader.Flow(text, &got, &gotEvent); err != nil {
 				t.Fatalf("%v\n%s", err, text)
@@ -270,28 +271,28 @@ func TestJSONRoundTrip(t *testing.T) {
 func TestJSONForms(t *testing.T) {
 	tests := []struct {
 		line string
-		want *nl.Flow
+		want *ctnetlink.Flow
 	}{
 		{` { "proto_name" : "udp", "original": {"src":"192.0.2.1","dst":"192.0.2.2","sport":1,"dport":2}, "extra": [1, -2.5e+3, {"a": null, "b": [true,false,"\u00e9"]}, {}, []] } `,
-			&nl.Flow{Orig: ports(tuple(17, "192.0.2.1", "192.0.2.2"), 1, 2)}},
+			&ctnetlink.Flow{Orig: ports(tuple(17, "192.0.2.1", "192.0.2.2"), 1, 2)}},
 		{`{"proto":17,"proto_name":"tcp","reply":{"src":"2001:db8::1"}}`,
-			&nl.Flow{Reply: nl.Tuple{Family: 10, Proto: 17, Has: nl.TupleSrc | nl.TupleProto, Src: nl.Addr{0x20, 0x01, 0x0d, 0xb8, 15: 1}}}},
+			&ctnetlink.Flow{Reply: ctnetlink.Tuple{Family: 10, Proto: 17, Has: ctnetlink.TupleSrc | ctnetlink.TupleProto, Src: ctnetlink.Addr{0x20, 0x01, 0x0d, 0xb8, 15: 1}}}},
 		{`{"original":{"proto":null,"zone":3},"proto":17}`,
-			&nl.Flow{Orig: nl.Tuple{Zone: 3, Has: nl.TupleZone}}},
+			&ctnetlink.Flow{Orig: ctnetlink.Tuple{Zone: 3, Has: ctnetlink.TupleZone}}},
 		{`{"state":"LISTEN","original":{"src":"192.0.2.\u0031","packets":3},"proto":6,"\u0073tart":1.5,"stop":2}`,
-			&nl.Flow{Has: nl.HasTCPState | nl.HasCountersOrig | nl.HasTimestampStart | nl.HasTimestampStop, TCPState: 9,
-				CountersOrig: nl.Counters{Packets: 3}, TimestampStart: 15e8, TimestampStop: 2e9,
-				Orig: nl.Tuple{Family: 2, Proto: 6, Has: nl.TupleSrc | nl.TupleProto, Src: nl.Addr{192, 0, 2, 1}}}},
+			&ctnetlink.Flow{Has: ctnetlink.HasTCPState | ctnetlink.HasCountersOrig | ctnetlink.HasTimestampStart | ctnetlink.HasTimestampStop, TCPState: 9,
+				CountersOrig: ctnetlink.Counters{Packets: 3}, TimestampStart: 15e8, TimestampStop: 2e9,
+				Orig: ctnetlink.Tuple{Family: 2, Proto: 6, Has: ctnetlink.TupleSrc | ctnetlink.TupleProto, Src: ctnetlink.Addr{192, 0, 2, 1}}}},
 		{`{"original":{"sport":1},"seq_adjust":{"proto_name":"udp","reply":{"position":5}}}`, // a name that means nothing there
-			&nl.Flow{Orig: nl.Tuple{SrcPort: 1, Has: nl.TupleSrcPort}, Has: nl.HasSeqAdjReply, SeqAdjReply: nl.SeqAdj{CorrectionPos: 5}}},
+			&ctnetlink.Flow{Orig: ctnetlink.Tuple{SrcPort: 1, Has: ctnetlink.TupleSrcPort}, Has: ctnetlink.HasSeqAdjReply, SeqAdjReply: ctnetlink.SeqAdj{CorrectionPos: 5}}},
 		{`{"original":{"sport":1},"seq_adjust":{"original":{"offset_before": -5, "offset_after" : 7 }}}`, // as jq writes it
-			&nl.Flow{Orig: nl.Tuple{SrcPort: 1, Has: nl.TupleSrcPort}, Has: nl.HasSeqAdjOrig, SeqAdjOrig: nl.SeqAdj{OffsetBefore: ^uint32(4), OffsetAfter: 7}}},
+			&ctnetlink.Flow{Orig: ctnetlink.Tuple{SrcPort: 1, Has: ctnetlink.TupleSrcPort}, Has: ctnetlink.HasSeqAdjOrig, SeqAdjOrig: ctnetlink.SeqAdj{OffsetBefore: ^uint32(4), OffsetAfter: 7}}},
 		{`{"original":{"sport":1},"status":["ASSURED","0x9ac00000","0x3FB0000"]}`,
-			&nl.Flow{Orig: nl.Tuple{SrcPort: 1, Has: nl.TupleSrcPort}, Has: nl.HasStatus, Status: 0x9bfb0004}},
+			&ctnetlink.Flow{Orig: ctnetlink.Tuple{SrcPort: 1, Has: ctnetlink.TupleSrcPort}, Has: ctnetlink.HasStatus, Status: 0x9bfb0004}},
 	}
 	for _, tt := range tests {
 		var r FlowReader
-		var got nl.Flow
+		var got ctnetlink.Flow
 		var e Event
 		if err := r.Flow([]byte(tt.line), &got, &e); err != nil {
 			t.Errorf("%s: %v", tt.line, err)
@@ -365,7 +366,7 @@ func TestJSONErrors(t *testing.T) {
 	}
 	for _, tt := range tests {
 		var r FlowReader
-		var f nl.Flow
+		var f ctnetlink.Flow
 		var e Event
 		err := r.Flow([]byte(tt.line), &f, &e)
 		var syntax *SyntaxError
@@ -387,7 +388,7 @@ func FuzzFlowReader(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, line []byte) {
 		var reader FlowReader
-		var flow, again nl.Flow
+		var flow, again ctnetlink.Flow
 		var e, eAgain Event
 		if reader.Flow(line, &flow, &e) != nil {
 			return

@@ -8,10 +8,11 @@ import (
 	"unsafe"
 
 	"ctbox/nl"
+	"ctbox/nl/ctnetlink"
 )
 
 // u32 makes the reader of a number of 32 bits.
-func u32(field func(*nl.Flow) *uint32, bit nl.Attr) func(*FlowReader) {
+func u32(field func(*ctnetlink.Flow) *uint32, bit ctnetlink.Attr) func(*FlowReader) {
 	return func(r *FlowReader) {
 		*field(r.f) = uint32(r.s.uint(math.MaxUint32))
 		r.f.Has |= bit
@@ -19,7 +20,7 @@ func u32(field func(*nl.Flow) *uint32, bit nl.Attr) func(*FlowReader) {
 }
 
 // u8 makes the reader of a number up to limit.
-func u8(limit uint64, field func(*nl.Flow) *uint8, bit nl.Attr) func(*FlowReader) {
+func u8(limit uint64, field func(*ctnetlink.Flow) *uint8, bit ctnetlink.Attr) func(*FlowReader) {
 	return func(r *FlowReader) {
 		*field(r.f) = uint8(r.s.uint(limit))
 		r.f.Has |= bit
@@ -38,32 +39,32 @@ var flowMembers = members{
 	{"family", (*FlowReader).readFamily},
 	{"proto", func(r *FlowReader) { r.proto, r.protoKnown = uint8(r.s.uint(math.MaxUint8)), true }},
 	{"proto_name", (*FlowReader).readProtoName},
-	{"original", func(r *FlowReader) { r.readTuple(0, &r.f.Orig, &r.f.CountersOrig, nl.HasCountersOrig) }},
-	{"reply", func(r *FlowReader) { r.readTuple(1, &r.f.Reply, &r.f.CountersReply, nl.HasCountersReply) }},
+	{"original", func(r *FlowReader) { r.readTuple(0, &r.f.Orig, &r.f.CountersOrig, ctnetlink.HasCountersOrig) }},
+	{"reply", func(r *FlowReader) { r.readTuple(1, &r.f.Reply, &r.f.CountersReply, ctnetlink.HasCountersReply) }},
 	{"master", func(r *FlowReader) { r.readTuple(2, &r.f.Master, nil, 0) }},
-	{"timeout", u32(func(f *nl.Flow) *uint32 { return &f.Timeout }, nl.HasTimeout)},
+	{"timeout", u32(func(f *ctnetlink.Flow) *uint32 { return &f.Timeout }, ctnetlink.HasTimeout)},
 	{"state", (*FlowReader).readState},
 	{"status", (*FlowReader).readStatus},
-	{"mark", u32(func(f *nl.Flow) *uint32 { return &f.Mark }, nl.HasMark)},
-	{"secmark", u32(func(f *nl.Flow) *uint32 { return &f.Secmark }, nl.HasSecmark)},
+	{"mark", u32(func(f *ctnetlink.Flow) *uint32 { return &f.Mark }, ctnetlink.HasMark)},
+	{"secmark", u32(func(f *ctnetlink.Flow) *uint32 { return &f.Secmark }, ctnetlink.HasSecmark)},
 	{"secctx", func(r *FlowReader) {
 		r.f.Secctx = append(r.f.Secctx[:0], r.s.string()...)
-		r.f.Has |= nl.HasSecctx
+		r.f.Has |= ctnetlink.HasSecctx
 	}},
 	{"zone", func(r *FlowReader) {
 		r.f.Zone = uint16(r.s.uint(math.MaxUint16))
-		r.f.Has |= nl.HasZone
+		r.f.Has |= ctnetlink.HasZone
 	}},
-	{"use", u32(func(f *nl.Flow) *uint32 { return &f.Use }, nl.HasUse)},
-	{"id", u32(func(f *nl.Flow) *uint32 { return &f.ID }, nl.HasID)},
+	{"use", u32(func(f *ctnetlink.Flow) *uint32 { return &f.Use }, ctnetlink.HasUse)},
+	{"id", u32(func(f *ctnetlink.Flow) *uint32 { return &f.ID }, ctnetlink.HasID)},
 	{"labels", (*FlowReader).readLabels},
 	{"start", func(r *FlowReader) {
 		r.f.TimestampStart = r.s.seconds()
-		r.f.Has |= nl.HasTimestampStart
+		r.f.Has |= ctnetlink.HasTimestampStart
 	}},
 	{"stop", func(r *FlowReader) {
 		r.f.TimestampStop = r.s.seconds()
-		r.f.Has |= nl.HasTimestampStop
+		r.f.Has |= ctnetlink.HasTimestampStop
 	}},
 	{"helper", (*FlowReader).readHelper},
 	{"helper_info", (*FlowReader).readHelperInfo},
@@ -72,59 +73,59 @@ var flowMembers = members{
 	{"dccp", within(dccpMembers)},
 	{"seq_adjust", within(seqAdjustMembers)},
 	{"synproxy", func(r *FlowReader) {
-		r.f.Synproxy = nl.Synproxy{}
-		r.f.Has |= nl.HasSynproxy
+		r.f.Synproxy = ctnetlink.Synproxy{}
+		r.f.Has |= ctnetlink.HasSynproxy
 		r.object(synproxyMembers)
 	}},
 }
 
 var tupleMembers = members{
 	{"proto", (*FlowReader).readTupleProto},
-	{"src", func(r *FlowReader) { r.readAddr(&r.tuple.Src, nl.TupleSrc) }},
-	{"dst", func(r *FlowReader) { r.readAddr(&r.tuple.Dst, nl.TupleDst) }},
-	{"sport", func(r *FlowReader) { r.readPort(&r.tuple.SrcPort, nl.TupleSrcPort) }},
-	{"dport", func(r *FlowReader) { r.readPort(&r.tuple.DstPort, nl.TupleDstPort) }},
-	{"srckey", func(r *FlowReader) { r.readPort(&r.tuple.SrcPort, nl.TupleSrcPort) }},
-	{"dstkey", func(r *FlowReader) { r.readPort(&r.tuple.DstPort, nl.TupleDstPort) }},
+	{"src", func(r *FlowReader) { r.readAddr(&r.tuple.Src, ctnetlink.TupleSrc) }},
+	{"dst", func(r *FlowReader) { r.readAddr(&r.tuple.Dst, ctnetlink.TupleDst) }},
+	{"sport", func(r *FlowReader) { r.readPort(&r.tuple.SrcPort, ctnetlink.TupleSrcPort) }},
+	{"dport", func(r *FlowReader) { r.readPort(&r.tuple.DstPort, ctnetlink.TupleDstPort) }},
+	{"srckey", func(r *FlowReader) { r.readPort(&r.tuple.SrcPort, ctnetlink.TupleSrcPort) }},
+	{"dstkey", func(r *FlowReader) { r.readPort(&r.tuple.DstPort, ctnetlink.TupleDstPort) }},
 	{"icmp_type", func(r *FlowReader) {
 		r.tuple.ICMPType = uint8(r.s.uint(math.MaxUint8))
-		r.tuple.Has |= nl.TupleICMPType
+		r.tuple.Has |= ctnetlink.TupleICMPType
 	}},
 	{"icmp_code", func(r *FlowReader) {
 		r.tuple.ICMPCode = uint8(r.s.uint(math.MaxUint8))
-		r.tuple.Has |= nl.TupleICMPCode
+		r.tuple.Has |= ctnetlink.TupleICMPCode
 	}},
-	{"icmp_id", func(r *FlowReader) { r.readPort(&r.tuple.ICMPID, nl.TupleICMPID) }},
-	{"zone", func(r *FlowReader) { r.readPort(&r.tuple.Zone, nl.TupleZone) }},
-	{"packets", func(r *FlowReader) { r.readCounter(func(c *nl.Counters) *uint64 { return &c.Packets }) }},
-	{"bytes", func(r *FlowReader) { r.readCounter(func(c *nl.Counters) *uint64 { return &c.Bytes }) }},
+	{"icmp_id", func(r *FlowReader) { r.readPort(&r.tuple.ICMPID, ctnetlink.TupleICMPID) }},
+	{"zone", func(r *FlowReader) { r.readPort(&r.tuple.Zone, ctnetlink.TupleZone) }},
+	{"packets", func(r *FlowReader) { r.readCounter(func(c *ctnetlink.Counters) *uint64 { return &c.Packets }) }},
+	{"bytes", func(r *FlowReader) { r.readCounter(func(c *ctnetlink.Counters) *uint64 { return &c.Bytes }) }},
 }
 
 var tcpMembers = members{
-	{"window_scale_original", u8(nl.MaxWindowScale, func(f *nl.Flow) *uint8 { return &f.TCPWScaleOrig }, nl.HasTCPWScaleOrig)},
-	{"window_scale_reply", u8(nl.MaxWindowScale, func(f *nl.Flow) *uint8 { return &f.TCPWScaleRepl }, nl.HasTCPWScaleReply)},
-	{"flags_original", u8(math.MaxUint8, func(f *nl.Flow) *uint8 { return &f.TCPFlagsOrig.Value }, nl.HasTCPFlagsOrig)},
-	{"flags_mask_original", u8(math.MaxUint8, func(f *nl.Flow) *uint8 { return &f.TCPFlagsOrig.Mask }, nl.HasTCPFlagsOrig)},
-	{"flags_reply", u8(math.MaxUint8, func(f *nl.Flow) *uint8 { return &f.TCPFlagsReply.Value }, nl.HasTCPFlagsReply)},
-	{"flags_mask_reply", u8(math.MaxUint8, func(f *nl.Flow) *uint8 { return &f.TCPFlagsReply.Mask }, nl.HasTCPFlagsReply)},
+	{"window_scale_original", u8(ctnetlink.MaxWindowScale, func(f *ctnetlink.Flow) *uint8 { return &f.TCPWScaleOrig }, ctnetlink.HasTCPWScaleOrig)},
+	{"window_scale_reply", u8(ctnetlink.MaxWindowScale, func(f *ctnetlink.Flow) *uint8 { return &f.TCPWScaleRepl }, ctnetlink.HasTCPWScaleReply)},
+	{"flags_original", u8(math.MaxUint8, func(f *ctnetlink.Flow) *uint8 { return &f.TCPFlagsOrig.Value }, ctnetlink.HasTCPFlagsOrig)},
+	{"flags_mask_original", u8(math.MaxUint8, func(f *ctnetlink.Flow) *uint8 { return &f.TCPFlagsOrig.Mask }, ctnetlink.HasTCPFlagsOrig)},
+	{"flags_reply", u8(math.MaxUint8, func(f *ctnetlink.Flow) *uint8 { return &f.TCPFlagsReply.Value }, ctnetlink.HasTCPFlagsReply)},
+	{"flags_mask_reply", u8(math.MaxUint8, func(f *ctnetlink.Flow) *uint8 { return &f.TCPFlagsReply.Mask }, ctnetlink.HasTCPFlagsReply)},
 }
 
 var sctpMembers = members{
-	{"vtag_original", u32(func(f *nl.Flow) *uint32 { return &f.SCTPVtagOrig }, nl.HasSCTPVtagOrig)},
-	{"vtag_reply", u32(func(f *nl.Flow) *uint32 { return &f.SCTPVtagReply }, nl.HasSCTPVtagReply)},
+	{"vtag_original", u32(func(f *ctnetlink.Flow) *uint32 { return &f.SCTPVtagOrig }, ctnetlink.HasSCTPVtagOrig)},
+	{"vtag_reply", u32(func(f *ctnetlink.Flow) *uint32 { return &f.SCTPVtagReply }, ctnetlink.HasSCTPVtagReply)},
 }
 
 var dccpMembers = members{
-	{"role", u8(math.MaxUint8, func(f *nl.Flow) *uint8 { return &f.DCCPRole }, nl.HasDCCPRole)},
+	{"role", u8(math.MaxUint8, func(f *ctnetlink.Flow) *uint8 { return &f.DCCPRole }, ctnetlink.HasDCCPRole)},
 	{"handshake_seq", func(r *FlowReader) {
 		r.f.DCCPHandshakeSeq = r.s.uint(math.MaxUint64)
-		r.f.Has |= nl.HasDCCPHandshakeSeq
+		r.f.Has |= ctnetlink.HasDCCPHandshakeSeq
 	}},
 }
 
 var seqAdjustMembers = members{
-	{"original", func(r *FlowReader) { r.readSeqAdj(&r.f.SeqAdjOrig, nl.HasSeqAdjOrig) }},
-	{"reply", func(r *FlowReader) { r.readSeqAdj(&r.f.SeqAdjReply, nl.HasSeqAdjReply) }},
+	{"original", func(r *FlowReader) { r.readSeqAdj(&r.f.SeqAdjOrig, ctnetlink.HasSeqAdjOrig) }},
+	{"reply", func(r *FlowReader) { r.readSeqAdj(&r.f.SeqAdjReply, ctnetlink.HasSeqAdjReply) }},
 }
 
 var seqAdjMembers = members{
@@ -134,9 +135,9 @@ var seqAdjMembers = members{
 }
 
 var synproxyMembers = members{
-	{"isn", u32(func(f *nl.Flow) *uint32 { return &f.Synproxy.ISN }, nl.HasSynproxy)},
-	{"its", u32(func(f *nl.Flow) *uint32 { return &f.Synproxy.ITS }, nl.HasSynproxy)},
-	{"tsoff", u32(func(f *nl.Flow) *uint32 { return &f.Synproxy.TSOff }, nl.HasSynproxy)},
+	{"isn", u32(func(f *ctnetlink.Flow) *uint32 { return &f.Synproxy.ISN }, ctnetlink.HasSynproxy)},
+	{"its", u32(func(f *ctnetlink.Flow) *uint32 { return &f.Synproxy.ITS }, ctnetlink.HasSynproxy)},
+	{"tsoff", u32(func(f *ctnetlink.Flow) *uint32 { return &f.Synproxy.TSOff }, ctnetlink.HasSynproxy)},
 }
 
 func (r *FlowReader) readEvent() {
@@ -161,7 +162,7 @@ func (r *FlowReader) readFamily() {
 	at := r.s.at
 	name := r.s.string()
 	for _, family := range [...]uint8{nl.FamilyIPv4, nl.FamilyIPv6} {
-		if string(name) == nl.FamilyName(family) {
+		if string(name) == ctnetlink.FamilyName(family) {
 			r.family = family
 			return
 		}
@@ -175,15 +176,15 @@ func (r *FlowReader) readProtoName() {
 		return
 	}
 	for proto := range 256 {
-		if known := nl.ProtoName(uint8(proto)); known != "unknown" && string(name) == known {
+		if known := ctnetlink.ProtoName(uint8(proto)); known != "unknown" && string(name) == known {
 			r.namedProto, r.protoNamed = uint8(proto), true
 		}
 	}
 }
 
-func (r *FlowReader) readTuple(index int, t *nl.Tuple, counters *nl.Counters, counted nl.Attr) {
+func (r *FlowReader) readTuple(index int, t *ctnetlink.Tuple, counters *ctnetlink.Counters, counted ctnetlink.Attr) {
 	if counters != nil {
-		*counters = nl.Counters{}
+		*counters = ctnetlink.Counters{}
 	}
 	r.tupleProtos[index] = tupleInherits
 	r.tupleIndex, r.tuple, r.counters, r.counted = index, t, counters, counted
@@ -197,15 +198,15 @@ func (r *FlowReader) readTupleProto() {
 		return
 	}
 	r.tuple.Proto = uint8(r.s.uint(math.MaxUint8))
-	r.tuple.Has |= nl.TupleProto
+	r.tuple.Has |= ctnetlink.TupleProto
 }
 
-func (r *FlowReader) readPort(field *uint16, bit nl.TupleAttr) {
+func (r *FlowReader) readPort(field *uint16, bit ctnetlink.TupleAttr) {
 	*field = uint16(r.s.uint(math.MaxUint16))
 	r.tuple.Has |= bit
 }
 
-func (r *FlowReader) readCounter(field func(*nl.Counters) *uint64) {
+func (r *FlowReader) readCounter(field func(*ctnetlink.Counters) *uint64) {
 	v := r.s.uint(math.MaxUint64)
 	if r.counters != nil {
 		*field(r.counters) = v
@@ -213,7 +214,7 @@ func (r *FlowReader) readCounter(field func(*nl.Counters) *uint64) {
 	}
 }
 
-func (r *FlowReader) readAddr(a *nl.Addr, bit nl.TupleAttr) {
+func (r *FlowReader) readAddr(a *ctnetlink.Addr, bit ctnetlink.TupleAttr) {
 	r.s.peek()
 	at := r.s.at
 	text := r.s.string()
@@ -234,7 +235,7 @@ func (r *FlowReader) readAddr(a *nl.Addr, bit nl.TupleAttr) {
 }
 
 // parseAddr reads an address without a zone.
-func parseAddr(text []byte, a *nl.Addr) (family uint8, ok bool) {
+func parseAddr(text []byte, a *ctnetlink.Addr) (family uint8, ok bool) {
 	if len(text) == 0 || bytes.IndexByte(text, '%') >= 0 {
 		return 0, false
 	}
@@ -244,7 +245,7 @@ func parseAddr(text []byte, a *nl.Addr) (family uint8, ok bool) {
 	if err != nil {
 		return 0, false
 	}
-	*a = nl.Addr{}
+	*a = ctnetlink.Addr{}
 	if addr.Is4() {
 		b := addr.As4()
 		copy(a[:], b[:])
@@ -270,7 +271,7 @@ func (r *FlowReader) readState() {
 
 func (r *FlowReader) readStatus() {
 	r.f.Status = 0
-	r.f.Has |= nl.HasStatus
+	r.f.Has |= ctnetlink.HasStatus
 	r.s.list(func() {
 		r.s.peek()
 		at := r.s.at
@@ -314,11 +315,11 @@ func hex32(text []byte) (uint32, bool) {
 }
 
 func (r *FlowReader) readLabels() {
-	r.f.Labels = nl.Labels{}
-	r.f.LabelsLen = nl.LabelWords
-	r.f.Has |= nl.HasLabels
+	r.f.Labels = ctnetlink.Labels{}
+	r.f.LabelsLen = ctnetlink.LabelWords
+	r.f.Has |= ctnetlink.HasLabels
 	r.s.list(func() {
-		if bit := r.s.uint(nl.MaxLabels - 1); r.s.err == nil {
+		if bit := r.s.uint(ctnetlink.MaxLabels - 1); r.s.err == nil {
 			r.f.Labels.SetBit(int(bit))
 		}
 	})
@@ -328,13 +329,13 @@ func (r *FlowReader) readHelper() {
 	r.s.peek()
 	at := r.s.at
 	name := r.s.string()
-	if len(name) >= nl.NameLen || bytes.IndexByte(name, 0) >= 0 {
+	if len(name) >= ctnetlink.NameLen || bytes.IndexByte(name, 0) >= 0 {
 		r.s.fail(at, "helper name longer than 15 bytes or with a NUL")
 		return
 	}
-	r.f.Helper = nl.Name{}
+	r.f.Helper = ctnetlink.Name{}
 	copy(r.f.Helper[:], name)
-	r.f.Has |= nl.HasHelper
+	r.f.Has |= ctnetlink.HasHelper
 }
 
 func (r *FlowReader) readHelperInfo() {
@@ -345,11 +346,11 @@ func (r *FlowReader) readHelperInfo() {
 	if err != nil {
 		r.s.fail(at, "expected an even number of hexadecimal digits")
 	}
-	r.f.Has |= nl.HasHelperInfo
+	r.f.Has |= ctnetlink.HasHelperInfo
 }
 
-func (r *FlowReader) readSeqAdj(a *nl.SeqAdj, bit nl.Attr) {
-	*a = nl.SeqAdj{}
+func (r *FlowReader) readSeqAdj(a *ctnetlink.SeqAdj, bit ctnetlink.Attr) {
+	*a = ctnetlink.SeqAdj{}
 	r.seqAdj = a
 	r.f.Has |= bit
 	r.object(seqAdjMembers)

@@ -1,19 +1,22 @@
 package format
 
-import "ctbox/nl"
+import (
+	"ctbox/nl"
+	"ctbox/nl/ctnetlink"
+)
 
 // FlowReader reads flows from JSON lines. The zero value is ready. It keeps
 // memory between lines, so reading a file allocates nothing per line; it must
 // not be used by two goroutines at once.
 type FlowReader struct {
 	s scanner
-	f *nl.Flow
+	f *ctnetlink.Flow
 	e *Event
 
-	tuple    *nl.Tuple    // the one being read
-	counters *nl.Counters // of its direction; nil for the master
-	counted  nl.Attr      // presence bit of counters
-	seqAdj   *nl.SeqAdj
+	tuple    *ctnetlink.Tuple    // the one being read
+	counters *ctnetlink.Counters // of its direction; nil for the master
+	counted  ctnetlink.Attr      // presence bit of counters
+	seqAdj   *ctnetlink.SeqAdj
 
 	family      uint8
 	proto       uint8
@@ -42,7 +45,7 @@ const (
 // are not known are skipped; known ones must have the right type and may occur
 // once. Attributes that the line doesn't have are absent in f. The error is a
 // *SyntaxError; f and e are then half filled.
-func (r *FlowReader) Flow(line []byte, f *nl.Flow, e *Event) error {
+func (r *FlowReader) Flow(line []byte, f *ctnetlink.Flow, e *Event) error {
 	scratch := r.s.scratch
 	*r = FlowReader{s: scanner{line: line, scratch: scratch}, f: f, e: e}
 	f.Reset()
@@ -68,10 +71,10 @@ func (r *FlowReader) finish() {
 	if !r.protoKnown && r.protoNamed {
 		r.proto, r.protoKnown = r.namedProto, true
 	}
-	for i, t := range [...]*nl.Tuple{&f.Orig, &f.Reply, &f.Master} {
+	for i, t := range [...]*ctnetlink.Tuple{&f.Orig, &f.Reply, &f.Master} {
 		if r.tupleProtos[i] == tupleInherits && r.protoKnown {
 			t.Proto = r.proto
-			t.Has |= nl.TupleProto
+			t.Has |= ctnetlink.TupleProto
 		}
 		if r.family != nl.FamilyUnspec && t.Family != nl.FamilyUnspec && t.Family != r.family {
 			r.s.fail(0, "addresses are not of the family")
@@ -97,12 +100,12 @@ func (r *FlowReader) setState() {
 	var number uint8
 	var ok bool
 	switch proto {
-	case nl.ProtoTCP:
-		number, ok = nl.TCPStateNumber(string(text))
-	case nl.ProtoSCTP:
-		number, ok = nl.SCTPStateNumber(string(text))
-	case nl.ProtoDCCP:
-		number, ok = nl.DCCPStateNumber(string(text))
+	case ctnetlink.ProtoTCP:
+		number, ok = ctnetlink.TCPStateNumber(string(text))
+	case ctnetlink.ProtoSCTP:
+		number, ok = ctnetlink.SCTPStateNumber(string(text))
+	case ctnetlink.ProtoDCCP:
+		number, ok = ctnetlink.DCCPStateNumber(string(text))
 	default:
 		r.s.fail(r.stateAt, "state of a protocol that has none")
 		return
@@ -115,15 +118,15 @@ func (r *FlowReader) setState() {
 		return
 	}
 	switch proto {
-	case nl.ProtoTCP:
+	case ctnetlink.ProtoTCP:
 		r.f.TCPState = number
-		r.f.Has |= nl.HasTCPState
-	case nl.ProtoSCTP:
+		r.f.Has |= ctnetlink.HasTCPState
+	case ctnetlink.ProtoSCTP:
 		r.f.SCTPState = number
-		r.f.Has |= nl.HasSCTPState
+		r.f.Has |= ctnetlink.HasSCTPState
 	default:
 		r.f.DCCPState = number
-		r.f.Has |= nl.HasDCCPState
+		r.f.Has |= ctnetlink.HasDCCPState
 	}
 }
 

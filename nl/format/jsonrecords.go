@@ -1,21 +1,21 @@
 package format
 
-import "ctbox/nl"
+import "ctbox/nl/ctnetlink"
 
 // appendExpectJSON writes an expectation as one object.
-func appendExpectJSON(dst []byte, x *nl.Expect, s *Style, e *Event) []byte {
+func appendExpectJSON(dst []byte, x *ctnetlink.Expect, s *Style, e *Event) []byte {
 	has := x.Has &^ s.WithoutExpect
 	o := object{dst}
 	o.open()
 	o.event(e)
 	o.family(x.Tuple.Family)
-	proto, known := x.Tuple.Proto, x.Tuple.Has&nl.TupleProto != 0
+	proto, known := x.Tuple.Proto, x.Tuple.Has&ctnetlink.TupleProto != 0
 	if known {
 		o.proto(proto)
 	}
 	for _, part := range [...]struct {
 		name string
-		t    *nl.Tuple
+		t    *ctnetlink.Tuple
 	}{{"expected", &x.Tuple}, {"mask", &x.Mask}, {"master", &x.Master}} {
 		if part.t.Has == 0 {
 			continue
@@ -25,25 +25,25 @@ func appendExpectJSON(dst []byte, x *nl.Expect, s *Style, e *Event) []byte {
 		o.tuple(part.t, proto, known)
 		o.close()
 	}
-	if has&nl.ExpectHasTimeout != 0 {
+	if has&ctnetlink.ExpectHasTimeout != 0 {
 		o.uint("timeout", uint64(x.Timeout))
 	}
-	if has&nl.ExpectHasZone != 0 {
+	if has&ctnetlink.ExpectHasZone != 0 {
 		o.uint("zone", uint64(x.Zone))
 	}
-	if has&nl.ExpectHasFlags != 0 {
+	if has&ctnetlink.ExpectHasFlags != 0 {
 		o.bits("flags", expectFlags, x.Flags)
 	}
-	if has&nl.ExpectHasClass != 0 {
+	if has&ctnetlink.ExpectHasClass != 0 {
 		o.uint("class", uint64(x.Class))
 	}
-	if has&nl.ExpectHasHelper != 0 {
+	if has&ctnetlink.ExpectHasHelper != 0 {
 		o.text("helper", x.Helper.Bytes())
 	}
-	if has&nl.ExpectHasID != 0 {
+	if has&ctnetlink.ExpectHasID != 0 {
 		o.uint("id", uint64(x.ID))
 	}
-	if has&nl.ExpectHasNAT != 0 {
+	if has&ctnetlink.ExpectHasNAT != 0 {
 		o.name("nat")
 		o.open()
 		if x.NATDir == 0 {
@@ -54,7 +54,7 @@ func appendExpectJSON(dst []byte, x *nl.Expect, s *Style, e *Event) []byte {
 		o.tuple(&x.NATTuple, proto, known)
 		o.close()
 	}
-	if has&nl.ExpectHasFn != 0 {
+	if has&ctnetlink.ExpectHasFn != 0 {
 		o.text("function", x.FnBytes())
 	}
 	o.close()

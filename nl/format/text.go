@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"ctbox/nl"
+	"ctbox/nl/ctnetlink"
 )
 
 // prefixes are the event's marks in front of a line of text.
@@ -12,7 +13,7 @@ var prefixes = [...]string{New: "    [NEW] ", Update: " [UPDATE] ", Destroy: "[D
 
 // appendFlowText writes the fields of sheet section 5.1. Each is followed by
 // one space, the last of which is removed.
-func appendFlowText(dst []byte, f *nl.Flow, s *Style, e *Event) []byte {
+func appendFlowText(dst []byte, f *ctnetlink.Flow, s *Style, e *Event) []byte {
 	has := f.Has &^ s.Without
 	if s.Timestamp {
 		dst = appendStamp(dst, e.Time)
@@ -22,12 +23,12 @@ func appendFlowText(dst []byte, f *nl.Flow, s *Style, e *Event) []byte {
 	}
 	if s.Extended {
 		family := f.Family()
-		dst = appendNumbered(dst, nl.FamilyName(family), uint64(family))
+		dst = appendNumbered(dst, ctnetlink.FamilyName(family), uint64(family))
 	}
 	if proto, known := f.Proto(); known {
-		dst = appendNumbered(dst, nl.ProtoName(proto), uint64(proto))
+		dst = appendNumbered(dst, ctnetlink.ProtoName(proto), uint64(proto))
 	}
-	if has&nl.HasTimeout != 0 {
+	if has&ctnetlink.HasTimeout != 0 {
 		dst = append(strconv.AppendUint(dst, uint64(f.Timeout), 10), ' ')
 	}
 	if name, ok := stateName(f, has); ok {
@@ -35,80 +36,80 @@ func appendFlowText(dst []byte, f *nl.Flow, s *Style, e *Event) []byte {
 	}
 
 	dst = appendTupleText(dst, &f.Orig, tupleProto(&f.Orig), "src=", "dst=")
-	if f.Orig.Has&nl.TupleZone != 0 {
+	if f.Orig.Has&ctnetlink.TupleZone != 0 {
 		dst = appendNumber(dst, "zone-orig=", uint64(f.Orig.Zone))
 	}
-	if has&nl.HasCountersOrig != 0 {
+	if has&ctnetlink.HasCountersOrig != 0 {
 		dst = appendCounters(dst, &f.CountersOrig)
 	}
-	if has&nl.HasStatus != 0 && f.Status&nl.StatusSeenReply == 0 {
+	if has&ctnetlink.HasStatus != 0 && f.Status&ctnetlink.StatusSeenReply == 0 {
 		dst = append(dst, "[UNREPLIED] "...)
 	}
 	dst = appendTupleText(dst, &f.Reply, tupleProto(&f.Reply), "src=", "dst=")
-	if f.Reply.Has&nl.TupleZone != 0 {
+	if f.Reply.Has&ctnetlink.TupleZone != 0 {
 		dst = appendNumber(dst, "zone-reply=", uint64(f.Reply.Zone))
 	}
-	if has&nl.HasCountersReply != 0 {
+	if has&ctnetlink.HasCountersReply != 0 {
 		dst = appendCounters(dst, &f.CountersReply)
 	}
 
-	if has&nl.HasStatus != 0 {
+	if has&ctnetlink.HasStatus != 0 {
 		switch {
-		case f.Status&nl.StatusHWOffload != 0:
+		case f.Status&ctnetlink.StatusHWOffload != 0:
 			dst = append(dst, "[HW_OFFLOAD] "...)
-		case f.Status&nl.StatusOffload != 0:
+		case f.Status&ctnetlink.StatusOffload != 0:
 			dst = append(dst, "[OFFLOAD] "...)
-		case f.Status&nl.StatusAssured != 0:
+		case f.Status&ctnetlink.StatusAssured != 0:
 			dst = append(dst, "[ASSURED] "...)
 		}
 	}
-	if has&nl.HasMark != 0 {
+	if has&ctnetlink.HasMark != 0 {
 		dst = appendNumber(dst, "mark=", uint64(f.Mark))
 	}
-	if has&nl.HasSecmark != 0 {
+	if has&ctnetlink.HasSecmark != 0 {
 		dst = appendNumber(dst, "secmark=", uint64(f.Secmark))
 	}
-	if has&nl.HasSecctx != 0 {
+	if has&ctnetlink.HasSecctx != 0 {
 		dst = append(append(append(dst, "secctx="...), f.Secctx...), ' ')
 	}
-	if has&nl.HasZone != 0 && f.Zone != 0 {
+	if has&ctnetlink.HasZone != 0 && f.Zone != 0 {
 		dst = appendNumber(dst, "zone=", uint64(f.Zone))
 	}
-	if has&nl.HasTimestampStart != 0 {
-		dst = appendNumber(dst, "delta-time=", s.age(f.TimestampStart, f.TimestampStop, has&nl.HasTimestampStop != 0))
+	if has&ctnetlink.HasTimestampStart != 0 {
+		dst = appendNumber(dst, "delta-time=", s.age(f.TimestampStart, f.TimestampStop, has&ctnetlink.HasTimestampStop != 0))
 	}
 	if s.KTimestamp {
-		if has&nl.HasTimestampStart != 0 {
+		if has&ctnetlink.HasTimestampStart != 0 {
 			dst = append(appendDate(append(dst, "[start="...), s.local(int64(f.TimestampStart))), "] "...)
 		}
-		if has&nl.HasTimestampStop != 0 {
+		if has&ctnetlink.HasTimestampStop != 0 {
 			dst = append(appendDate(append(dst, "[stop="...), s.local(int64(f.TimestampStop))), "] "...)
 		}
 	}
-	if has&nl.HasHelper != 0 {
+	if has&ctnetlink.HasHelper != 0 {
 		dst = append(append(append(dst, "helper="...), f.Helper.Bytes()...), ' ')
 	}
-	if has&nl.HasUse != 0 {
+	if has&ctnetlink.HasUse != 0 {
 		dst = appendNumber(dst, "use=", uint64(f.Use))
 	}
-	if s.ID && has&nl.HasID != 0 {
+	if s.ID && has&ctnetlink.HasID != 0 {
 		dst = appendNumber(dst, "id=", uint64(f.ID))
 	}
-	if s.Labels != nil && has&nl.HasLabels != 0 {
+	if s.Labels != nil && has&ctnetlink.HasLabels != 0 {
 		dst = appendLabels(dst, f, s.Labels)
 	}
 	return trimSpace(dst)
 }
 
 // stateName is the name of the layer-4 state, if the flow has one.
-func stateName(f *nl.Flow, has nl.Attr) (string, bool) {
+func stateName(f *ctnetlink.Flow, has ctnetlink.Attr) (string, bool) {
 	switch {
-	case has&nl.HasTCPState != 0:
-		return nl.TCPStateName(f.TCPState), true
-	case has&nl.HasSCTPState != 0:
-		return nl.SCTPStateName(f.SCTPState), true
-	case has&nl.HasDCCPState != 0:
-		return nl.DCCPStateName(f.DCCPState), true
+	case has&ctnetlink.HasTCPState != 0:
+		return ctnetlink.TCPStateName(f.TCPState), true
+	case has&ctnetlink.HasSCTPState != 0:
+		return ctnetlink.SCTPStateName(f.SCTPState), true
+	case has&ctnetlink.HasDCCPState != 0:
+		return ctnetlink.DCCPStateName(f.DCCPState), true
 	}
 	return "", false
 }
@@ -116,34 +117,34 @@ func stateName(f *nl.Flow, has nl.Attr) (string, bool) {
 // appendTupleText writes addresses and layer-4 fields, or nothing for a tuple
 // that isn't there. Layer-4 fields that the kernel did not send are zero: so it
 // is for a protocol without a tracker (DCCP since Linux 6.18).
-func appendTupleText(dst []byte, t *nl.Tuple, proto uint8, srcName, dstName string) []byte {
+func appendTupleText(dst []byte, t *ctnetlink.Tuple, proto uint8, srcName, dstName string) []byte {
 	if t.Family == nl.FamilyIPv4 || t.Family == nl.FamilyIPv6 {
 		dst = AppendAddr(append(dst, srcName...), t.Family, &t.Src)
 		dst = append(append(dst, ' '), dstName...)
 		dst = append(AppendAddr(dst, t.Family, &t.Dst), ' ')
 	}
 	switch {
-	case nl.HasPorts(proto):
+	case ctnetlink.HasPorts(proto):
 		dst = appendNumber(dst, "sport=", uint64(t.SrcPort))
 		dst = appendNumber(dst, "dport=", uint64(t.DstPort))
-	case nl.IsICMP(proto):
+	case ctnetlink.IsICMP(proto):
 		dst = appendNumber(dst, "type=", uint64(t.ICMPType))
 		dst = appendNumber(dst, "code=", uint64(t.ICMPCode))
 		dst = appendNumber(dst, "id=", uint64(t.ICMPID))
-	case proto == nl.ProtoGRE:
+	case proto == ctnetlink.ProtoGRE:
 		dst = append(appendHex(append(dst, "srckey=0x"...), uint64(t.SrcPort)), ' ')
 		dst = append(appendHex(append(dst, "dstkey=0x"...), uint64(t.DstPort)), ' ')
 	}
 	return dst
 }
 
-func appendCounters(dst []byte, c *nl.Counters) []byte {
+func appendCounters(dst []byte, c *ctnetlink.Counters) []byte {
 	return appendNumber(appendNumber(dst, "packets=", c.Packets), "bytes=", c.Bytes)
 }
 
 // appendLabels writes the names of the labels that are set. With no name to
 // show the equals sign is missing too, as conntrack-tools has it.
-func appendLabels(dst []byte, f *nl.Flow, names []string) []byte {
+func appendLabels(dst []byte, f *ctnetlink.Flow, names []string) []byte {
 	dst = append(dst, "labels"...)
 	sep := byte('=')
 	for bit, name := range names {
@@ -256,13 +257,13 @@ func (names maskedBits) appendBits(dst []byte, v uint32) ([]byte, bool) {
 
 // expectFlags are the names of expectation flags.
 var expectFlags = maskedBits{
-	{nl.ExpectPermanent, "PERMANENT"},
-	{nl.ExpectInactive, "INACTIVE"},
-	{nl.ExpectUserspace, "USERSPACE"},
+	{ctnetlink.ExpectPermanent, "PERMANENT"},
+	{ctnetlink.ExpectInactive, "INACTIVE"},
+	{ctnetlink.ExpectUserspace, "USERSPACE"},
 }
 
 // appendExpectText writes the fields of sheet section 5.7.
-func appendExpectText(dst []byte, x *nl.Expect, s *Style, e *Event) []byte {
+func appendExpectText(dst []byte, x *ctnetlink.Expect, s *Style, e *Event) []byte {
 	has := x.Has &^ s.WithoutExpect
 	if s.Timestamp {
 		dst = appendStamp(dst, e.Time)
@@ -270,28 +271,28 @@ func appendExpectText(dst []byte, x *nl.Expect, s *Style, e *Event) []byte {
 	if e.Type != None {
 		dst = append(dst, prefixes[e.Type]...)
 	}
-	if has&nl.ExpectHasTimeout != 0 {
+	if has&ctnetlink.ExpectHasTimeout != 0 {
 		dst = append(strconv.AppendUint(dst, uint64(x.Timeout), 10), ' ')
 	}
-	if x.Tuple.Has&nl.TupleProto != 0 {
+	if x.Tuple.Has&ctnetlink.TupleProto != 0 {
 		dst = appendNumber(dst, "proto=", uint64(x.Tuple.Proto))
 	}
 	dst = appendTupleText(dst, &x.Tuple, tupleProto(&x.Tuple), "src=", "dst=")
 	dst = appendTupleText(dst, &x.Mask, tupleProto(&x.Tuple), "mask-src=", "mask-dst=")
 	dst = appendTupleText(dst, &x.Master, tupleProto(&x.Master), "master-src=", "master-dst=")
-	if has&nl.ExpectHasZone != 0 {
+	if has&ctnetlink.ExpectHasZone != 0 {
 		dst = appendNumber(dst, "zone=", uint64(x.Zone))
 	}
-	if has&nl.ExpectHasFlags != 0 {
+	if has&ctnetlink.ExpectHasFlags != 0 {
 		var any bool
 		if dst, any = expectFlags.appendBits(dst, x.Flags); any {
 			dst = append(dst, ' ')
 		}
 	}
-	if has&nl.ExpectHasClass != 0 {
+	if has&ctnetlink.ExpectHasClass != 0 {
 		dst = appendNumber(dst, "class=", uint64(x.Class))
 	}
-	if has&nl.ExpectHasHelper != 0 {
+	if has&ctnetlink.ExpectHasHelper != 0 {
 		dst = append(append(dst, "helper="...), x.Helper.Bytes()...)
 	}
 	return trimSpace(dst)

@@ -4,7 +4,7 @@ import (
 	"testing"
 	"time"
 
-	"ctbox/nl"
+	"ctbox/nl/ctnetlink"
 )
 
 func check(t *testing.T, name, got, want string) {
@@ -20,7 +20,7 @@ func TestFlowText(t *testing.T) {
 	names[1], names[40] = "one", "forty"
 	tests := []struct {
 		name  string
-		f     *nl.Flow
+		f     *ctnetlink.Flow
 		style Style
 		event *Event
 		want  string
@@ -63,11 +63,14 @@ func TestFlowText(t *testing.T) {
 			"ipv4     2 tcp      6 431999 ESTABLISHED src=192.0.2.1 dst=192.0.2.2 sport=34746 dport=21 packets=5 bytes=290 src=192.0.2.2 dst=192.0.2.1 sport=21 dport=34746 packets=4 bytes=232 [ASSURED] mark=0 delta-time=1 [start=Mon Nov 23 01:00:26 2026] helper=ftp use=1 id=2072818273"},
 		{"stop, one-digit day, zone", flow(tuple(200, v4a, v4b), started(20*24*3600*second), stopped(second)), Style{KTimestamp: true, Location: time.FixedZone("x", 3600)}, nil,
 			"unknown  200 src=192.0.2.1 dst=192.0.2.2 src=192.0.2.2 dst=192.0.2.1 delta-time=1727999 [start=Tue Nov  3 02:00:27 2026] [stop=Mon Nov 23 02:00:26 2026]"},
-		{"born after now", flow(tuple(200, v4a, v4b), func(f *nl.Flow) { f.TimestampStart = uint64(now) + 5*second; f.Has |= nl.HasTimestampStart }), Style{}, nil,
+		{"born after now", flow(tuple(200, v4a, v4b), func(f *ctnetlink.Flow) {
+			f.TimestampStart = uint64(now) + 5*second
+			f.Has |= ctnetlink.HasTimestampStart
+		}), Style{}, nil,
 			"unknown  200 src=192.0.2.1 dst=192.0.2.2 src=192.0.2.2 dst=192.0.2.1 delta-time=0"},
 		{"extended IPv6", flow(tuple(200, "::1.2.3.4", "::ffff:1.2.3.4")), Style{Extended: true}, nil,
 			"ipv6     10 unknown  200 src=::1.2.3.4 dst=::ffff:1.2.3.4 src=::ffff:1.2.3.4 dst=::1.2.3.4"},
-		{"extended unknown family", flow(nl.Tuple{Family: 7, Proto: 17, Has: nl.TupleProto}), Style{Extended: true}, nil,
+		{"extended unknown family", flow(ctnetlink.Tuple{Family: 7, Proto: 17, Has: ctnetlink.TupleProto}), Style{Extended: true}, nil,
 			"unknown  7 udp      17 sport=0 dport=0 sport=0 dport=0"},
 		{"labels", flow(tuple(200, v4a, v4b), mark(0), use(1), labels(1, 3, 40)), Style{Labels: names}, nil,
 			"unknown  200 src=192.0.2.1 dst=192.0.2.2 src=192.0.2.2 dst=192.0.2.1 mark=0 use=1 labels=one,forty"},
@@ -83,10 +86,10 @@ func TestFlowText(t *testing.T) {
 			"[1795395726.001234]\t    [NEW] ipv4     2 unknown  200 src=192.0.2.1 dst=192.0.2.2 src=192.0.2.2 dst=192.0.2.1"},
 		{"timestamp long ago", flow(tuple(200, v4a, v4b)), Style{Timestamp: true}, &Event{Type: New, Time: 42e9},
 			"[00000042.000000]\t    [NEW] unknown  200 src=192.0.2.1 dst=192.0.2.2 src=192.0.2.2 dst=192.0.2.1"},
-		{"nothing known", &nl.Flow{}, Style{}, nil, ""},
+		{"nothing known", &ctnetlink.Flow{}, Style{}, nil, ""},
 		{"cached", ftpControl(), Style{Without: CacheWithout}, nil,
 			"tcp      6 ESTABLISHED src=192.0.2.1 dst=192.0.2.2 sport=34746 dport=21 src=192.0.2.2 dst=192.0.2.1 sport=21 dport=34746 [ASSURED] mark=0 delta-time=1 helper=ftp"},
-		{"cached, from a peer", flow(ports(tuple(47, v4a, v4b), 0, 0), status(8), mark(0), func(f *nl.Flow) { f.Reply = nl.Tuple{} }), Style{Without: CacheWithout}, nil,
+		{"cached, from a peer", flow(ports(tuple(47, v4a, v4b), 0, 0), status(8), mark(0), func(f *ctnetlink.Flow) { f.Reply = ctnetlink.Tuple{} }), Style{Without: CacheWithout}, nil,
 			"gre      47 src=192.0.2.1 dst=192.0.2.2 srckey=0x0 dstkey=0x0 [UNREPLIED] mark=0"},
 	}
 	for _, tt := range tests {
@@ -99,11 +102,11 @@ func TestExpectText(t *testing.T) {
 	const tail = "proto=6 src=192.0.2.2 dst=192.0.2.1 sport=0 dport=5142 mask-src=255.255.255.255 mask-dst=255.255.255.255 sport=0 dport=65535 master-src=192.0.2.1 master-dst=192.0.2.2 sport=41840 dport=21"
 	sip := ftpData()
 	sip.Zone, sip.Flags, sip.Class = 5, 7, 1
-	sip.Has |= nl.ExpectHasZone | nl.ExpectHasFlags
+	sip.Has |= ctnetlink.ExpectHasZone | ctnetlink.ExpectHasFlags
 	sip.Helper.Set("sip-20000")
 	tests := []struct {
 		name  string
-		x     *nl.Expect
+		x     *ctnetlink.Expect
 		style Style
 		event *Event
 		want  string
@@ -113,8 +116,8 @@ func TestExpectText(t *testing.T) {
 		{"new", ftpData(), Style{}, &Event{Type: New}, "    [NEW] 298 " + tail + " class=0 helper=ftp"},
 		{"flags", sip, Style{}, &Event{Type: New}, "    [NEW] 298 " + tail + " zone=5 PERMANENT,INACTIVE,USERSPACE class=1 helper=sip-20000"},
 		{"timestamp", ftpData(), Style{Timestamp: true}, &Event{Time: 1795395810001234000}, "[1795395810.001234]\t298 " + tail + " class=0 helper=ftp"},
-		{"cached", ftpData(), Style{WithoutExpect: nl.ExpectHasTimeout}, nil, tail + " class=0 helper=ftp"},
-		{"bare", &nl.Expect{}, Style{}, nil, ""},
+		{"cached", ftpData(), Style{WithoutExpect: ctnetlink.ExpectHasTimeout}, nil, tail + " class=0 helper=ftp"},
+		{"bare", &ctnetlink.Expect{}, Style{}, nil, ""},
 	}
 	for _, tt := range tests {
 		check(t, tt.name, string(AppendExpect(nil, tt.x, &tt.style, tt.event)), tt.want)
@@ -123,15 +126,15 @@ func TestExpectText(t *testing.T) {
 
 func TestFlowSave(t *testing.T) {
 	const v4a, v4b = "192.0.2.1", "192.0.2.2"
-	dnat := flow(ports(tuple(6, v4a, v4b), 10, 20), timeout(499), status(0x18a|nl.StatusDstNATDone), tcpState(9))
+	dnat := flow(ports(tuple(6, v4a, v4b), 10, 20), timeout(499), status(0x18a|ctnetlink.StatusDstNATDone), tcpState(9))
 	setAddr(&dnat.Reply.Src, "192.0.2.3")
 	dnat.Reply.SrcPort = 80
-	snat := flow(ports(tuple(17, "2001:db8::1", "2001:db8::2"), 10, 20), status(0x4|nl.StatusSrcNATDone))
+	snat := flow(ports(tuple(17, "2001:db8::1", "2001:db8::2"), 10, 20), status(0x4|ctnetlink.StatusSrcNATDone))
 	setAddr(&snat.Reply.Dst, "2001:db8::3")
-	dccp := flow(ports(tuple(33, v4a, v4b), 10, 20), dccpState(4), func(f *nl.Flow) { f.DCCPRole = 1; f.Has |= nl.HasDCCPRole })
+	dccp := flow(ports(tuple(33, v4a, v4b), 10, 20), dccpState(4), func(f *ctnetlink.Flow) { f.DCCPRole = 1; f.Has |= ctnetlink.HasDCCPRole })
 	tests := []struct {
 		name  string
-		f     *nl.Flow
+		f     *ctnetlink.Flow
 		style Style
 		event *Event
 		want  string
@@ -142,7 +145,7 @@ func TestFlowSave(t *testing.T) {
 			"-A -t 499 -u SEEN_REPLY -s 192.0.2.1 -d 192.0.2.2 -g 192.0.2.3 -q 192.0.2.1 -p tcp --sport 10 --dport 20 --reply-port-src 80 --reply-port-dst 10 --state SYN_SENT2"},
 		{"source NAT", snat, Style{}, nil,
 			"-A -u ASSURED -s 2001:db8::1 -d 2001:db8::2 -r 2001:db8::2 -n 2001:db8::3 -p udp --sport 10 --dport 20 --reply-port-src 20 --reply-port-dst 10"},
-		{"NAT that changed nothing", flow(tuple(203, v4a, v4b), status(2|nl.StatusSrcNATDone|nl.StatusDstNATDone)), Style{}, nil,
+		{"NAT that changed nothing", flow(tuple(203, v4a, v4b), status(2|ctnetlink.StatusSrcNATDone|ctnetlink.StatusDstNATDone)), Style{}, nil,
 			"-A -u SEEN_REPLY -s 192.0.2.1 -d 192.0.2.2 -r 192.0.2.2 -q 192.0.2.1 -p 203"},
 		{"zone of the original", flow(tuple(203, v4a, v4b), origZone(3)), Style{}, nil,
 			"-A --orig-zone 3 -s 192.0.2.1 -d 192.0.2.2 -r 192.0.2.2 -q 192.0.2.1 -p 203"},
@@ -154,7 +157,7 @@ func TestFlowSave(t *testing.T) {
 			"-A -u SEEN_REPLY,FIXED_TIMEOUT -c 2 -w 7 -s 192.0.2.1 -d 192.0.2.2 -r 192.0.2.2 -q 192.0.2.1 -p icmp --icmp-type 8 --icmp-code 0 --icmp-id 3"},
 		{"icmpv6", flow(icmp(tuple(58, "2001:db8::1", "2001:db8::2"), 128, 0, 3)), Style{Delete: true}, nil,
 			"-D -s 2001:db8::1 -d 2001:db8::2 -r 2001:db8::2 -q 2001:db8::1 -p icmpv6 --icmpv6-type 128 --icmpv6-code 0 --icmpv6-id 3"},
-		{"sctp", flow(ports(tuple(132, v4a, v4b), 5, 6), sctp(8, nl.CommandVtag(67305985), nl.CommandVtag(7))), Style{}, &Event{Type: Update},
+		{"sctp", flow(ports(tuple(132, v4a, v4b), 5, 6), sctp(8, ctnetlink.CommandVtag(67305985), ctnetlink.CommandVtag(7))), Style{}, &Event{Type: Update},
 			"-U -s 192.0.2.1 -d 192.0.2.2 -r 192.0.2.2 -q 192.0.2.1 -p sctp --sport 5 --dport 6 --reply-port-src 6 --reply-port-dst 5 --state HEARTBEAT_SENT --orig-vtag 67305985 --reply-vtag 7"},
 		{"dccp", dccp, Style{}, &Event{Type: New},
 			"-A -s 192.0.2.1 -d 192.0.2.2 -r 192.0.2.2 -q 192.0.2.1 -p dccp --sport 10 --dport 20 --reply-port-src 20 --reply-port-dst 10 --state OPEN --role server"},

@@ -4,7 +4,7 @@ import (
 	"strconv"
 	"unicode/utf8"
 
-	"ctbox/nl"
+	"ctbox/nl/ctnetlink"
 )
 
 // The elements around all flows, or all expectations, of one run. Each ends
@@ -25,19 +25,19 @@ var flowTags = [...]string{
 }
 
 // independent are the attributes whose presence makes the third meta element.
-const independent = nl.HasTCPState | nl.HasSCTPState | nl.HasDCCPState | nl.HasTimeout | nl.HasMark |
-	nl.HasSecmark | nl.HasSecctx | nl.HasZone | nl.HasUse | nl.HasStatus | nl.HasID | nl.HasLabels |
-	nl.HasTimestampStart | nl.HasTimestampStop
+const independent = ctnetlink.HasTCPState | ctnetlink.HasSCTPState | ctnetlink.HasDCCPState | ctnetlink.HasTimeout | ctnetlink.HasMark |
+	ctnetlink.HasSecmark | ctnetlink.HasSecctx | ctnetlink.HasZone | ctnetlink.HasUse | ctnetlink.HasStatus | ctnetlink.HasID | ctnetlink.HasLabels |
+	ctnetlink.HasTimestampStart | ctnetlink.HasTimestampStop
 
 // appendFlowXML writes one flow element (sheet section 5.6). It says more than
 // conntrack-tools in two places: SCTP and DCCP states have their own names, and
 // the layer4 element of ICMP has its type, code and id.
-func appendFlowXML(dst []byte, f *nl.Flow, s *Style, e *Event) []byte {
+func appendFlowXML(dst []byte, f *ctnetlink.Flow, s *Style, e *Event) []byte {
 	has := f.Has &^ s.Without
 	dst = append(dst, flowTags[e.Type]...)
 
 	// Both directions have counters if the original one has.
-	counters := has&nl.HasCountersOrig != 0
+	counters := has&ctnetlink.HasCountersOrig != 0
 	dst = append(dst, `<meta direction="original">`...)
 	dst = appendTupleXML(dst, &f.Orig)
 	if counters {
@@ -45,7 +45,7 @@ func appendFlowXML(dst []byte, f *nl.Flow, s *Style, e *Event) []byte {
 	}
 	dst = append(dst, `</meta><meta direction="reply">`...)
 	dst = appendTupleXML(dst, &f.Reply)
-	if counters && has&nl.HasCountersReply != 0 {
+	if counters && has&ctnetlink.HasCountersReply != 0 {
 		dst = appendCountersXML(dst, &f.CountersReply)
 	}
 	dst = append(dst, `</meta>`...)
@@ -58,13 +58,13 @@ func appendFlowXML(dst []byte, f *nl.Flow, s *Style, e *Event) []byte {
 	if s.Timestamp {
 		dst = appendWhenXML(dst, s, e.Time)
 	}
-	if has&nl.HasHelper != 0 {
+	if has&ctnetlink.HasHelper != 0 {
 		dst = appendTextXML(dst, "helper", f.Helper.Bytes())
 	}
 	return append(dst, `</flow>`...)
 }
 
-func appendTupleXML(dst []byte, t *nl.Tuple) []byte {
+func appendTupleXML(dst []byte, t *ctnetlink.Tuple) []byte {
 	proto := tupleProto(t)
 	dst = appendLayer3XML(dst, t.Family)
 	dst = appendAddrsXML(dst, t)
@@ -72,7 +72,7 @@ func appendTupleXML(dst []byte, t *nl.Tuple) []byte {
 	dst = appendLayer4XML(dst, proto)
 	dst = appendPortsXML(dst, t, proto)
 	dst = append(dst, `</layer4>`...)
-	if t.Has&nl.TupleZone != 0 {
+	if t.Has&ctnetlink.TupleZone != 0 {
 		dst = appendNumberXML(dst, "zone", uint64(t.Zone))
 	}
 	return dst
@@ -80,32 +80,32 @@ func appendTupleXML(dst []byte, t *nl.Tuple) []byte {
 
 func appendLayer3XML(dst []byte, family uint8) []byte {
 	dst = strconv.AppendUint(append(dst, `<layer3 protonum="`...), uint64(family), 10)
-	dst = append(append(dst, `" protoname="`...), nl.FamilyName(family)...)
+	dst = append(append(dst, `" protoname="`...), ctnetlink.FamilyName(family)...)
 	return append(dst, `">`...)
 }
 
 func appendLayer4XML(dst []byte, proto uint8) []byte {
 	dst = strconv.AppendUint(append(dst, `<layer4 protonum="`...), uint64(proto), 10)
-	dst = append(append(dst, `" protoname="`...), nl.ProtoName(proto)...)
+	dst = append(append(dst, `" protoname="`...), ctnetlink.ProtoName(proto)...)
 	return append(dst, `">`...)
 }
 
-func appendAddrsXML(dst []byte, t *nl.Tuple) []byte {
+func appendAddrsXML(dst []byte, t *ctnetlink.Tuple) []byte {
 	dst = AppendAddr(append(dst, `<src>`...), t.Family, &t.Src)
 	dst = AppendAddr(append(dst, `</src><dst>`...), t.Family, &t.Dst)
 	return append(dst, `</dst>`...)
 }
 
-func appendPortsXML(dst []byte, t *nl.Tuple, proto uint8) []byte {
+func appendPortsXML(dst []byte, t *ctnetlink.Tuple, proto uint8) []byte {
 	switch {
-	case nl.HasPorts(proto):
+	case ctnetlink.HasPorts(proto):
 		dst = appendNumberXML(dst, "sport", uint64(t.SrcPort))
 		dst = appendNumberXML(dst, "dport", uint64(t.DstPort))
-	case proto == nl.ProtoGRE:
+	case proto == ctnetlink.ProtoGRE:
 		dst = appendHex(append(dst, `<srckey>0x`...), uint64(t.SrcPort))
 		dst = appendHex(append(dst, `</srckey><dstkey>0x`...), uint64(t.DstPort))
 		dst = append(dst, `</dstkey>`...)
-	case nl.IsICMP(proto):
+	case ctnetlink.IsICMP(proto):
 		// Not <type>, <code> and <id>: programs that look for the flow's <id>
 		// anywhere in the element must not find this one.
 		dst = appendNumberXML(dst, "icmp-type", uint64(t.ICMPType))
@@ -115,24 +115,24 @@ func appendPortsXML(dst []byte, t *nl.Tuple, proto uint8) []byte {
 	return dst
 }
 
-func appendCountersXML(dst []byte, c *nl.Counters) []byte {
+func appendCountersXML(dst []byte, c *ctnetlink.Counters) []byte {
 	dst = append(dst, `<counters>`...)
 	dst = appendNumberXML(dst, "packets", c.Packets)
 	dst = appendNumberXML(dst, "bytes", c.Bytes)
 	return append(dst, `</counters>`...)
 }
 
-func appendIndependentXML(dst []byte, f *nl.Flow, has nl.Attr, s *Style) []byte {
+func appendIndependentXML(dst []byte, f *ctnetlink.Flow, has ctnetlink.Attr, s *Style) []byte {
 	if name, ok := stateName(f, has); ok {
 		dst = append(append(append(dst, `<state>`...), name...), `</state>`...)
 	}
-	if has&nl.HasTimeout != 0 {
+	if has&ctnetlink.HasTimeout != 0 {
 		dst = appendNumberXML(dst, "timeout", uint64(f.Timeout))
 	}
-	if has&nl.HasMark != 0 {
+	if has&ctnetlink.HasMark != 0 {
 		dst = appendNumberXML(dst, "mark", uint64(f.Mark))
 	}
-	if s.Labels != nil && has&nl.HasLabels != 0 {
+	if s.Labels != nil && has&ctnetlink.HasLabels != 0 {
 		dst = append(dst, `<labels>`...)
 		for bit, name := range s.Labels {
 			if name != "" && f.Labels.Bit(bit) {
@@ -141,33 +141,33 @@ func appendIndependentXML(dst []byte, f *nl.Flow, has nl.Attr, s *Style) []byte 
 		}
 		dst = append(dst, `</labels>`...)
 	}
-	if has&nl.HasSecmark != 0 {
+	if has&ctnetlink.HasSecmark != 0 {
 		dst = appendNumberXML(dst, "secmark", uint64(f.Secmark))
 	}
-	if has&nl.HasSecctx != 0 {
+	if has&ctnetlink.HasSecctx != 0 {
 		dst = appendTextXML(dst, "secctx", f.Secctx)
 	}
-	if has&nl.HasZone != 0 {
+	if has&ctnetlink.HasZone != 0 {
 		dst = appendNumberXML(dst, "zone", uint64(f.Zone))
 	}
-	if has&nl.HasUse != 0 {
+	if has&ctnetlink.HasUse != 0 {
 		dst = appendNumberXML(dst, "use", uint64(f.Use))
 	}
-	if has&nl.HasID != 0 {
+	if has&ctnetlink.HasID != 0 {
 		dst = appendNumberXML(dst, "id", uint64(f.ID))
 	}
-	if has&nl.HasStatus != 0 {
-		if f.Status&nl.StatusAssured != 0 {
+	if has&ctnetlink.HasStatus != 0 {
+		if f.Status&ctnetlink.StatusAssured != 0 {
 			dst = append(dst, `<assured/>`...)
 		}
-		if f.Status&nl.StatusSeenReply == 0 {
+		if f.Status&ctnetlink.StatusSeenReply == 0 {
 			dst = append(dst, `<unreplied/>`...)
 		}
 	}
-	stopped := has&nl.HasTimestampStop != 0
-	if s.KTimestamp && has&(nl.HasTimestampStart|nl.HasTimestampStop) != 0 {
+	stopped := has&ctnetlink.HasTimestampStop != 0
+	if s.KTimestamp && has&(ctnetlink.HasTimestampStart|ctnetlink.HasTimestampStop) != 0 {
 		dst = append(dst, `<timestamp>`...)
-		if has&nl.HasTimestampStart != 0 {
+		if has&ctnetlink.HasTimestampStart != 0 {
 			dst = appendNumberXML(dst, "start", f.TimestampStart)
 		}
 		if stopped {
@@ -175,7 +175,7 @@ func appendIndependentXML(dst []byte, f *nl.Flow, has nl.Attr, s *Style) []byte 
 		}
 		dst = append(dst, `</timestamp>`...)
 	}
-	if has&nl.HasTimestampStart != 0 {
+	if has&ctnetlink.HasTimestampStart != 0 {
 		// Of an ended flow the difference is cut to seconds, not its ends.
 		age := s.age(f.TimestampStart, f.TimestampStop, stopped)
 		if stopped && f.TimestampStop > f.TimestampStart {
@@ -245,12 +245,12 @@ func appendEscapedXML(dst, text []byte) []byte {
 }
 
 // appendExpectXML writes one expectation (sheet section 5.7).
-func appendExpectXML(dst []byte, x *nl.Expect, s *Style, e *Event) []byte {
+func appendExpectXML(dst []byte, x *ctnetlink.Expect, s *Style, e *Event) []byte {
 	has := x.Has &^ s.WithoutExpect
 	proto := tupleProto(&x.Tuple)
 	parts := [...]struct {
 		tag, end string
-		t        *nl.Tuple
+		t        *ctnetlink.Tuple
 		proto    uint8
 	}{
 		{"<expected>", "</expected>", &x.Tuple, proto},
@@ -269,29 +269,29 @@ func appendExpectXML(dst []byte, x *nl.Expect, s *Style, e *Event) []byte {
 	}
 	dst = append(dst, `</layer4><meta>`...)
 
-	if has&nl.ExpectHasHelper != 0 {
+	if has&ctnetlink.ExpectHasHelper != 0 {
 		dst = appendTextXML(dst, "helper-name", x.Helper.Bytes())
 	}
-	if has&nl.ExpectHasTimeout != 0 {
+	if has&ctnetlink.ExpectHasTimeout != 0 {
 		dst = appendNumberXML(dst, "timeout", uint64(x.Timeout))
 	}
-	if has&nl.ExpectHasClass != 0 {
+	if has&ctnetlink.ExpectHasClass != 0 {
 		dst = appendNumberXML(dst, "class", uint64(x.Class))
 	}
-	if has&nl.ExpectHasZone != 0 {
+	if has&ctnetlink.ExpectHasZone != 0 {
 		dst = appendNumberXML(dst, "zone", uint64(x.Zone))
 	}
 	if s.Timestamp {
 		dst = appendWhenXML(dst, s, e.Time)
 	}
-	if has&nl.ExpectHasFlags != 0 {
-		if x.Flags&nl.ExpectPermanent != 0 {
+	if has&ctnetlink.ExpectHasFlags != 0 {
+		if x.Flags&ctnetlink.ExpectPermanent != 0 {
 			dst = append(dst, `<permanent/>`...)
 		}
-		if x.Flags&nl.ExpectInactive != 0 {
+		if x.Flags&ctnetlink.ExpectInactive != 0 {
 			dst = append(dst, `<inactive/>`...)
 		}
-		if x.Flags&nl.ExpectUserspace != 0 {
+		if x.Flags&ctnetlink.ExpectUserspace != 0 {
 			dst = append(dst, `<userspace/>`...)
 		}
 	}

@@ -6,7 +6,7 @@ import (
 	"strings"
 	"testing"
 
-	"ctbox/nl"
+	"ctbox/nl/ctnetlink"
 )
 
 func TestFlowXML(t *testing.T) {
@@ -17,7 +17,7 @@ func TestFlowXML(t *testing.T) {
 	names[1], names[40] = "one", "forty"
 	tests := []struct {
 		name  string
-		f     *nl.Flow
+		f     *ctnetlink.Flow
 		style Style
 		event *Event
 		want  string
@@ -32,7 +32,7 @@ func TestFlowXML(t *testing.T) {
 			`<flow><meta direction="original">` + layer3 + `<layer4 protonum="1" protoname="icmp"><icmp-type>8</icmp-type><icmp-code>0</icmp-code><icmp-id>5</icmp-id></layer4></meta><meta direction="reply">` + layer3Reply + `<layer4 protonum="1" protoname="icmp"><icmp-type>0</icmp-type><icmp-code>0</icmp-code><icmp-id>5</icmp-id></layer4><zone>4</zone></meta></flow>`},
 		{"sctp state by its own name", flow(ports(tuple(132, v4a, v4b), 5, 6), sctp(4, 0, 0)), Style{Labels: names}, nil,
 			`<flow><meta direction="original">` + layer3 + `<layer4 protonum="132" protoname="sctp"><sport>5</sport><dport>6</dport></layer4></meta><meta direction="reply">` + layer3Reply + `<layer4 protonum="132" protoname="sctp"><sport>6</sport><dport>5</dport></layer4></meta><meta direction="independent"><state>ESTABLISHED</state></meta></flow>`},
-		{"without reply", flow(ports(tuple(6, v4a, v4b), 5, 6), mark(4660), zone(7), status(8), use(3), func(f *nl.Flow) { f.Reply = nl.Tuple{} }), Style{Without: CacheWithout}, nil,
+		{"without reply", flow(ports(tuple(6, v4a, v4b), 5, 6), mark(4660), zone(7), status(8), use(3), func(f *ctnetlink.Flow) { f.Reply = ctnetlink.Tuple{} }), Style{Without: CacheWithout}, nil,
 			`<flow><meta direction="original">` + layer3 + `<layer4 protonum="6" protoname="tcp"><sport>5</sport><dport>6</dport></layer4></meta><meta direction="reply"><layer3 protonum="0" protoname="unknown"><src></src><dst></dst></layer3><layer4 protonum="0" protoname="unknown"></layer4></meta><meta direction="independent"><mark>4660</mark><zone>7</zone><unreplied/></meta></flow>`},
 		{"ended, its times", flow(tuple(203, v4a, v4b), started(5*second+1), stopped(2*second)), Style{KTimestamp: true}, &Event{Type: Destroy},
 			`<flow type="destroy"><meta direction="original">` + layer3 + `<layer4 protonum="203" protoname="unknown"></layer4></meta><meta direction="reply">` + layer3Reply + `<layer4 protonum="203" protoname="unknown"></layer4></meta><meta direction="independent"><timestamp><start>1795395622589432122</start><stop>1795395625589432123</stop></timestamp><deltatime>3</deltatime></meta></flow>`},
@@ -50,7 +50,7 @@ func TestFlowXML(t *testing.T) {
 func TestExpectXML(t *testing.T) {
 	x := ftpData()
 	x.Zone, x.Flags = 5, 7
-	x.Has |= nl.ExpectHasZone | nl.ExpectHasFlags
+	x.Has |= ctnetlink.ExpectHasZone | ctnetlink.ExpectHasFlags
 	got := string(AppendExpect(nil, x, &Style{Format: XML}, &Event{Type: New}))
 	check(t, "expectation", got, `<flow type="new"><layer3 protonum="2" protoname="ipv4"><expected><src>192.0.2.2</src><dst>192.0.2.1</dst></expected><mask><src>255.255.255.255</src><dst>255.255.255.255</dst></mask><master><src>192.0.2.1</src><dst>192.0.2.2</dst></master></layer3><layer4 protonum="6" protoname="tcp"><expected><sport>0</sport><dport>5142</dport></expected><mask><sport>0</sport><dport>65535</dport></mask><master><sport>41840</sport><dport>21</dport></master></layer4><meta><helper-name>ftp</helper-name><timeout>298</timeout><class>0</class><zone>5</zone><permanent/><inactive/><userspace/></meta></flow>`)
 	wellFormed(t, XMLExpectHeader+got+"\n"+XMLExpectFooter)

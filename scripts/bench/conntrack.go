@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"ctbox/nl"
+	"ctbox/nl/ctnetlink"
 
 	"golang.org/x/sys/unix"
 )
@@ -111,7 +112,7 @@ func (b *bench) lists(ns *namespace, c *nl.Conn) error {
 		}
 		return discard(ns)
 	}
-	var one nl.Flow
+	var one ctnetlink.Flow
 	flow(b.flows/2, &one)
 	match := fmt.Sprintf("-L -p tcp --sport %d -s %s", one.Orig.SrcPort, address(&one.Orig.Src))
 	for _, row := range []struct{ name, args string }{
@@ -151,7 +152,7 @@ const changed = 200_000 // flows that -D, -U and -E are measured with
 
 // changeAll dumps the table and adds requests for each flow to a batch: the least
 // that -D and -U can do.
-func changeAll(ns *namespace, c *nl.Conn, requests func(f *nl.Flow, b *nl.Batch)) error {
+func changeAll(ns *namespace, c *nl.Conn, requests func(f *ctnetlink.Flow, b *nl.Batch)) error {
 	d, err := ns.dial()
 	if err != nil {
 		return err
@@ -162,7 +163,7 @@ func changeAll(ns *namespace, c *nl.Conn, requests func(f *nl.Flow, b *nl.Batch)
 	if err != nil {
 		return err
 	}
-	_, err = d.DumpFlows(context.Background(), nl.Dump{Type: nl.TypeFlowGet}, func(f *nl.Flow) error {
+	_, err = ctnetlink.DumpFlows(context.Background(), d, ctnetlink.Dump{Type: ctnetlink.TypeFlowGet}, func(f *ctnetlink.Flow) error {
 		requests(f, batch)
 		if !batch.Full() {
 			return nil
@@ -182,14 +183,14 @@ func changeAll(ns *namespace, c *nl.Conn, requests func(f *nl.Flow, b *nl.Batch)
 
 func (b *bench) deletes(ns *namespace, c *nl.Conn) error {
 	refilled := func() error { return refill(c, changed) }
-	var gone nl.Flow
+	var gone ctnetlink.Flow
 	return b.compare(fmt.Sprintf("-D -p tcp, %d flows", changed), contestants{
 		debian: program(ns, refilled, b.debian, "-D", "-p", "tcp"),
 		ours:   program(ns, refilled, b.ours, "-D", "-p", "tcp"),
 		kernel: alone(refilled, func() error {
-			return changeAll(ns, c, func(f *nl.Flow, b *nl.Batch) {
-				gone = nl.Flow{Has: nl.HasID, Orig: f.Orig, ID: f.ID}
-				b.Add(nl.Request{Type: nl.TypeFlowDelete, Family: nl.FamilyIPv4, Flow: &gone})
+			return changeAll(ns, c, func(f *ctnetlink.Flow, b *nl.Batch) {
+				gone = ctnetlink.Flow{Has: ctnetlink.HasID, Orig: f.Orig, ID: f.ID}
+				b.Add(nl.Request{Type: ctnetlink.TypeFlowDelete, Family: nl.FamilyIPv4, Attrs: gone.Append})
 			})
 		}),
 	})
@@ -197,7 +198,7 @@ func (b *bench) deletes(ns *namespace, c *nl.Conn) error {
 
 func (b *bench) updates(ns *namespace, c *nl.Conn) error {
 	refilled := func() error { return refill(c, changed) }
-	var mark, ask nl.Flow
+	var mark, ask ctnetlink.Flow
 	// Debian's 1.4.7 needs the family, or every update fails. With more than a
 	// few hundred flows it fails anyway, since it asks for each while the dump
 	// is still coming over the same socket.
@@ -206,11 +207,11 @@ func (b *bench) updates(ns *namespace, c *nl.Conn) error {
 		ours:   program(ns, refilled, b.ours, "-U", "-f", "ipv4", "-m", "7"),
 		kernel: alone(refilled, func() error {
 			// What is printed is the flow as it is after the update.
-			return changeAll(ns, c, func(f *nl.Flow, b *nl.Batch) {
-				mark = nl.Flow{Has: nl.HasMark, Orig: f.Orig, Mark: 7}
-				ask = nl.Flow{Orig: f.Orig}
-				b.Add(nl.Request{Type: nl.TypeFlowNew, Family: nl.FamilyIPv4, Flow: &mark})
-				b.Add(nl.Request{Type: nl.TypeFlowGet, Family: nl.FamilyIPv4, Flow: &ask})
+			return changeAll(ns, c, func(f *ctnetlink.Flow, b *nl.Batch) {
+				mark = ctnetlink.Flow{Has: ctnetlink.HasMark, Orig: f.Orig, Mark: 7}
+				ask = ctnetlink.Flow{Orig: f.Orig}
+				b.Add(nl.Request{Type: ctnetlink.TypeFlowNew, Family: nl.FamilyIPv4, Attrs: mark.Append})
+				b.Add(nl.Request{Type: ctnetlink.TypeFlowGet, Family: nl.FamilyIPv4, Attrs: ask.Append})
 			})
 		}),
 	})
@@ -220,7 +221,7 @@ func (b *bench) loads(ns *namespace, c *nl.Conn) error {
 	empty := func() error { return flush(c) }
 	for _, file := range []struct {
 		row  string
-		flow func(i int, f *nl.Flow)
+		flow func(i int, f *ctnetlink.Flow)
 	}{
 		{fmt.Sprintf("-R, %d lines", b.flows), flow},
 		{fmt.Sprintf("-R, %d lines with --src-nat and -m", b.flows), translatedFlow},
@@ -246,27 +247,27 @@ func (b *bench) loads(ns *namespace, c *nl.Conn) error {
 
 // translatedFlow is flow number i with its source translated, and a mark.
 // Another address for every 65536 flows keeps the replies' tuples apart.
-func translatedFlow(i int, f *nl.Flow) {
+func translatedFlow(i int, f *ctnetlink.Flow) {
 	flow(i, f)
-	f.NATSrc = nl.NAT{Addr: nl.Addr{203, 0, 113, f.Orig.Src[2]}, HasAddr: true, Port: f.Orig.SrcPort, HasPort: true}
+	f.NATSrc = ctnetlink.NAT{Addr: ctnetlink.Addr{203, 0, 113, f.Orig.Src[2]}, HasAddr: true, Port: f.Orig.SrcPort, HasPort: true}
 	f.Mark = 5
-	f.Has |= nl.HasNATSrc | nl.HasMark
+	f.Has |= ctnetlink.HasNATSrc | ctnetlink.HasMark
 }
 
 // save writes n flows that describe fills in as -o save does.
-func save(path string, n int, describe func(i int, f *nl.Flow)) error {
+func save(path string, n int, describe func(i int, f *ctnetlink.Flow)) error {
 	file, err := os.Create(path)
 	if err != nil {
 		return err
 	}
 	w := bufio.NewWriter(file)
-	var f nl.Flow
+	var f ctnetlink.Flow
 	for i := range n {
 		describe(i, &f)
 		src, dst := address(&f.Orig.Src), address(&f.Orig.Dst)
 		fmt.Fprintf(w, "-A -t 3600 -u SEEN_REPLY,ASSURED -s %s -d %s -r %s -q %s -p tcp --sport %d --dport %d --reply-port-src %d --reply-port-dst %d --state ESTABLISHED",
 			src, dst, dst, src, f.Orig.SrcPort, f.Orig.DstPort, f.Orig.DstPort, f.Orig.SrcPort)
-		if f.Has&nl.HasNATSrc != 0 {
+		if f.Has&ctnetlink.HasNATSrc != 0 {
 			fmt.Fprintf(w, " --src-nat %s:%d -m %d", address(&f.NATSrc.Addr), f.NATSrc.Port, f.Mark)
 		}
 		_ = w.WriteByte('\n') // Flush has the error
@@ -274,4 +275,4 @@ func save(path string, n int, describe func(i int, f *nl.Flow)) error {
 	return errors.Join(w.Flush(), file.Close())
 }
 
-func address(a *nl.Addr) string { return netip.AddrFrom4([4]byte(a[:4])).String() }
+func address(a *ctnetlink.Addr) string { return netip.AddrFrom4([4]byte(a[:4])).String() }

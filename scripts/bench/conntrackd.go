@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"ctbox/nl"
+	"ctbox/nl/ctnetlink"
 
 	"golang.org/x/sys/unix"
 )
@@ -188,7 +189,7 @@ func steadily(c *nl.Conn, n, perSecond int) error {
 		}
 		return nil
 	})
-	var f nl.Flow
+	var f ctnetlink.Flow
 	start := time.Now()
 	const burst = 100
 	for i := 0; i < n; {
@@ -198,7 +199,7 @@ func steadily(c *nl.Conn, n, perSecond int) error {
 		}
 		for range min(burst, n-i) {
 			flow(i, &f)
-			b.Add(nl.Request{Type: nl.TypeFlowNew, Flags: unix.NLM_F_CREATE | unix.NLM_F_EXCL, Family: nl.FamilyIPv4, Flow: &f})
+			b.Add(nl.Request{Type: ctnetlink.TypeFlowNew, Flags: unix.NLM_F_CREATE | unix.NLM_F_EXCL, Family: nl.FamilyIPv4, Attrs: f.Append})
 			i++
 		}
 		if err := p.Submit(b); err != nil {
@@ -261,7 +262,7 @@ func (b *bench) replicate(name, path string, n int) error {
 		return err
 	}
 	if err := until("the backup's kernel has all flows", 120*time.Second, func() bool {
-		entries, _, err := backup.conn.Count(context.Background())
+		entries, _, err := ctnetlink.Count(context.Background(), backup.conn)
 		return err == nil && int(entries) >= last
 	}); err != nil {
 		return err

@@ -7,7 +7,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"ctbox/nl"
+	"ctbox/nl/ctnetlink"
 )
 
 // discard is what a listing takes the kernel alone: one thread that asks for
@@ -39,7 +39,7 @@ func discard(ns *namespace) (cost, error) {
 
 func readTable(fd int) error {
 	request := binary.NativeEndian.AppendUint32(nil, unix.NLMSG_HDRLEN+4)
-	request = binary.NativeEndian.AppendUint16(request, uint16(nl.TypeFlowGet))
+	request = binary.NativeEndian.AppendUint16(request, uint16(ctnetlink.TypeFlowGet))
 	request = binary.NativeEndian.AppendUint16(request, unix.NLM_F_REQUEST|unix.NLM_F_DUMP)
 	request = append(request, make([]byte, 12)...) // number, port, nfgenmsg
 	if _, err := unix.Write(fd, request); err != nil {

@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"ctbox/nl"
+	"ctbox/nl/ctnetlink"
 )
 
 // events measures how much of a burst of new flows at full speed is printed,
@@ -36,9 +37,9 @@ func (b *bench) events(ns *namespace, c *nl.Conn) error {
 }
 
 // probe is a flow outside the burst, whose event shows that a program listens.
-func probe(f *nl.Flow) {
+func probe(f *ctnetlink.Flow) {
 	flow(0, f)
-	f.Orig.Dst = nl.Addr{192, 0, 2, 1}
+	f.Orig.Dst = ctnetlink.Addr{192, 0, 2, 1}
 	f.Reply = f.Orig.Inverted()
 }
 
@@ -98,7 +99,7 @@ func awaitProbe(c *nl.Conn, out *os.File) error {
 		if err := flush(c); err != nil {
 			return err
 		}
-		if err := create(c, 1, func(_ int, f *nl.Flow) { probe(f) }); err != nil {
+		if err := create(c, 1, func(_ int, f *ctnetlink.Flow) { probe(f) }); err != nil {
 			return err
 		}
 		if info, err := out.Stat(); err == nil && info.Size() > 0 {

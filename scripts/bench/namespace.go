@@ -11,6 +11,7 @@ import (
 	"strings"
 
 	"ctbox/nl"
+	"ctbox/nl/ctnetlink"
 
 	"golang.org/x/sys/unix"
 )
@@ -48,7 +49,7 @@ func (n *namespace) do(f func() error) error {
 }
 
 func (n *namespace) dial() (c *nl.Conn, err error) {
-	err = n.do(func() (err error) { c, err = nl.Dial(); return err })
+	err = n.do(func() (err error) { c, err = nl.Dial(nl.Config{}); return err })
 	return c, err
 }
 
@@ -60,13 +61,13 @@ func (n *namespace) command(program string, args ...string) *exec.Cmd {
 
 // flow is flow number i of a table: TCP, established, both directions, as a busy
 // firewall has them.
-func flow(i int, f *nl.Flow) {
+func flow(i int, f *ctnetlink.Flow) {
 	f.Reset()
-	f.Has = nl.HasTimeout | nl.HasStatus | nl.HasTCPState
-	f.Timeout, f.TCPState = 3600, nl.TCPStateEstablished
-	f.Status = nl.StatusConfirmed | nl.StatusSeenReply | nl.StatusAssured
-	f.Orig = nl.Tuple{Has: nl.TupleAddrs | nl.TupleProto | nl.TuplePorts, Family: nl.FamilyIPv4, Proto: nl.ProtoTCP,
-		Src: nl.Addr{10, 0, byte(i >> 16), byte(i >> 8)}, Dst: nl.Addr{198, 51, 100, byte(i)},
+	f.Has = ctnetlink.HasTimeout | ctnetlink.HasStatus | ctnetlink.HasTCPState
+	f.Timeout, f.TCPState = 3600, ctnetlink.TCPStateEstablished
+	f.Status = ctnetlink.StatusConfirmed | ctnetlink.StatusSeenReply | ctnetlink.StatusAssured
+	f.Orig = ctnetlink.Tuple{Has: ctnetlink.TupleAddrs | ctnetlink.TupleProto | ctnetlink.TuplePorts, Family: nl.FamilyIPv4, Proto: ctnetlink.ProtoTCP,
+		Src: ctnetlink.Addr{10, 0, byte(i >> 16), byte(i >> 8)}, Dst: ctnetlink.Addr{198, 51, 100, byte(i)},
 		SrcPort: uint16(1024 + i%60000), DstPort: 443}
 	f.Reply = f.Orig.Inverted()
 }
@@ -76,7 +77,7 @@ func flow(i int, f *nl.Flow) {
 func fill(c *nl.Conn, n int) error { return create(c, n, flow) }
 
 // create creates n flows, which describe fills in.
-func create(c *nl.Conn, n int, describe func(i int, f *nl.Flow)) error {
+func create(c *nl.Conn, n int, describe func(i int, f *ctnetlink.Flow)) error {
 	p := c.NewPipeline(context.Background(), func(b *nl.Batch) error {
 		for _, f := range b.Failures() {
 			if !errors.Is(f.Err, unix.EEXIST) {
@@ -92,15 +93,15 @@ func create(c *nl.Conn, n int, describe func(i int, f *nl.Flow)) error {
 	return err
 }
 
-func createPipelined(p *nl.Pipeline, n int, describe func(i int, f *nl.Flow)) error {
+func createPipelined(p *nl.Pipeline, n int, describe func(i int, f *ctnetlink.Flow)) error {
 	b, err := p.Batch()
 	if err != nil {
 		return err
 	}
-	var f nl.Flow
+	var f ctnetlink.Flow
 	for i := range n {
 		describe(i, &f)
-		b.Add(nl.Request{Type: nl.TypeFlowNew, Flags: unix.NLM_F_CREATE | unix.NLM_F_EXCL, Family: nl.FamilyIPv4, Flow: &f})
+		b.Add(nl.Request{Type: ctnetlink.TypeFlowNew, Flags: unix.NLM_F_CREATE | unix.NLM_F_EXCL, Family: nl.FamilyIPv4, Attrs: f.Append})
 		if b.Full() {
 			if err := p.Submit(b); err != nil {
 				return err
@@ -114,7 +115,7 @@ func createPipelined(p *nl.Pipeline, n int, describe func(i int, f *nl.Flow)) er
 }
 
 func flush(c *nl.Conn) error {
-	return c.Do(context.Background(), nl.Request{Type: nl.TypeFlowDelete}, nil)
+	return c.Do(context.Background(), nl.Request{Type: ctnetlink.TypeFlowDelete}, nil)
 }
 
 // refill makes the table hold exactly the first n flows.

@@ -5,7 +5,7 @@ import (
 	"testing"
 	"time"
 
-	"ctbox/nl"
+	"ctbox/nl/ctnetlink"
 )
 
 const million = 1 << 20
@@ -13,7 +13,7 @@ const million = 1 << 20
 var shapes = []struct {
 	name string
 	ipv6 bool
-	flow func(*nl.Flow, uint32, bool)
+	flow func(*ctnetlink.Flow, uint32, bool)
 }{
 	{"internal/IPv4", false, internalFlow},
 	{"internal/IPv6", true, internalFlow},
@@ -55,7 +55,7 @@ func BenchmarkInsert(b *testing.B) {
 		b.Run(s.name, func(b *testing.B) {
 			b.ReportAllocs()
 			var c *Flows
-			var f nl.Flow
+			var f ctnetlink.Flow
 			for i := 0; b.Loop(); i++ {
 				if i%million == 0 {
 					c = NewFlows(Config{})
@@ -74,7 +74,7 @@ func BenchmarkUpdate(b *testing.B) {
 			c := NewFlows(Config{})
 			fill(c, 0, million, s.ipv6, s.flow)
 			b.ReportAllocs()
-			var f nl.Flow
+			var f ctnetlink.Flow
 			for i := 0; b.Loop(); i++ {
 				s.flow(&f, scatter(i%million), s.ipv6)
 				f.TCPState = uint8(i & 7)
@@ -90,7 +90,7 @@ func BenchmarkFindAndLoad(b *testing.B) {
 			c := NewFlows(Config{})
 			fill(c, 0, million, s.ipv6, s.flow)
 			b.ReportAllocs()
-			var f nl.Flow
+			var f ctnetlink.Flow
 			for i := 0; b.Loop(); i++ {
 				s.flow(&f, scatter(i%million), s.ipv6)
 				c.Load(c.Find(&f), &f)
@@ -106,7 +106,7 @@ func BenchmarkTurnover(b *testing.B) {
 			c := NewFlows(Config{})
 			fill(c, 0, million, s.ipv6, s.flow)
 			b.ReportAllocs()
-			var f nl.Flow
+			var f ctnetlink.Flow
 			for i := 0; b.Loop(); i++ {
 				s.flow(&f, scatter(i%million), s.ipv6)
 				c.Delete(c.Find(&f))
@@ -122,7 +122,7 @@ func BenchmarkList(b *testing.B) {
 	fill(c, 0, million, false, internalFlow)
 	b.ReportAllocs()
 	batch := make([]Handle, 256)
-	var f nl.Flow
+	var f ctnetlink.Flow
 	for b.Loop() {
 		var cursor Cursor
 		for more := true; more; {

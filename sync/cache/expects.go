@@ -4,7 +4,7 @@ import (
 	"hash/maphash"
 	"time"
 
-	"ctbox/nl"
+	"ctbox/nl/ctnetlink"
 )
 
 // Expects is a table of expectations, internal or external. There are few of them
@@ -14,7 +14,7 @@ import (
 // is what the kernel refuses a second one of. Everything else is content.
 type Expects struct {
 	objects
-	records slab[nl.Expect]
+	records slab[ctnetlink.Expect]
 	buf     [3 * (tupleTailSize + 32)]byte
 }
 
@@ -25,8 +25,8 @@ func NewExpects(c Config) *Expects {
 
 // Put inserts e, or puts it in the place of the expectation that is there, which is
 // then Alive: an update carries the whole expectation.
-func (t *Expects) Put(e *nl.Expect, now time.Duration) (Handle, Outcome) {
-	return t.insertOr(e, now, func(slot uint32, r *nl.Expect) Outcome {
+func (t *Expects) Put(e *ctnetlink.Expect, now time.Duration) (Handle, Outcome) {
+	return t.insertOr(e, now, func(slot uint32, r *ctnetlink.Expect) Outcome {
 		before := *r
 		*r = *e
 		t.touch(slot, now)
@@ -39,15 +39,15 @@ func (t *Expects) Put(e *nl.Expect, now time.Duration) (Handle, Outcome) {
 
 // Replace inserts e, or puts it in the place of the expectation that is there; the
 // expectation is New. Counters count one that ended and one that began.
-func (t *Expects) Replace(e *nl.Expect, now time.Duration) (Handle, Outcome) {
-	return t.insertOr(e, now, func(slot uint32, r *nl.Expect) Outcome {
+func (t *Expects) Replace(e *ctnetlink.Expect, now time.Duration) (Handle, Outcome) {
+	return t.insertOr(e, now, func(slot uint32, r *ctnetlink.Expect) Outcome {
 		*r = *e
 		t.replace(slot, now)
 		return Replaced
 	})
 }
 
-func (t *Expects) insertOr(e *nl.Expect, now time.Duration, there func(uint32, *nl.Expect) Outcome) (Handle, Outcome) {
+func (t *Expects) insertOr(e *ctnetlink.Expect, now time.Duration, there func(uint32, *ctnetlink.Expect) Outcome) (Handle, Outcome) {
 	if e.Master.Has&whole != whole || e.Tuple.Has&whole != whole {
 		t.stats.CreateFailed++
 		return 0, Malformed
@@ -70,7 +70,7 @@ func (t *Expects) insertOr(e *nl.Expect, now time.Duration, there func(uint32, *
 }
 
 // Find returns the handle of the expectation with e's tuples and zone, or 0.
-func (t *Expects) Find(e *nl.Expect) Handle {
+func (t *Expects) Find(e *ctnetlink.Expect) Handle {
 	slot := t.find(e, t.hash(e))
 	if slot == 0 {
 		return 0
@@ -80,7 +80,7 @@ func (t *Expects) Find(e *nl.Expect) Handle {
 
 // Load makes e the expectation that h names, dead or not, and reports whether there
 // is one.
-func (t *Expects) Load(h Handle, e *nl.Expect) bool {
+func (t *Expects) Load(h Handle, e *ctnetlink.Expect) bool {
 	slot := t.slot(h)
 	if slot == 0 {
 		return false
@@ -108,13 +108,13 @@ func (t *Expects) Delete(h Handle) bool { return t.Kill(h) && t.Release(h) }
 // more. The living ones count as destroyed.
 func (t *Expects) Flush() {
 	t.flush()
-	t.records = slab[nl.Expect]{}
+	t.records = slab[ctnetlink.Expect]{}
 }
 
 // Bytes returns the memory the table's objects and index take.
 func (t *Expects) Bytes() int { return t.objects.bytes() + t.records.bytes() }
 
-func (t *Expects) hash(e *nl.Expect) uint32 {
+func (t *Expects) hash(e *ctnetlink.Expect) uint32 {
 	b := appendTuple(t.buf[:0], &e.Master)
 	b = appendTuple(b, &e.Tuple)
 	b = appendTuple(b, &e.Mask)
@@ -122,7 +122,7 @@ func (t *Expects) hash(e *nl.Expect) uint32 {
 	return uint32(h) ^ uint32(h>>32)
 }
 
-func (t *Expects) find(e *nl.Expect, hash uint32) uint32 {
+func (t *Expects) find(e *ctnetlink.Expect, hash uint32) uint32 {
 	for slot := *t.index.bucket(hash); slot != 0; {
 		h := t.heads.at(slot)
 		if h.hash == hash {
@@ -137,8 +137,8 @@ func (t *Expects) find(e *nl.Expect, hash uint32) uint32 {
 }
 
 // expectZone is the zone of e; none is zone 0, which the kernel doesn't send.
-func expectZone(e *nl.Expect) uint16 {
-	if e.Has&nl.ExpectHasZone == 0 {
+func expectZone(e *ctnetlink.Expect) uint16 {
+	if e.Has&ctnetlink.ExpectHasZone == 0 {
 		return 0
 	}
 	return e.Zone

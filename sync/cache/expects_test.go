@@ -4,11 +4,11 @@ import (
 	"testing"
 	"time"
 
-	"ctbox/nl"
+	"ctbox/nl/ctnetlink"
 )
 
-func expectation(i uint32) *nl.Expect {
-	e := &nl.Expect{Has: nl.ExpectHasTimeout | nl.ExpectHasFlags | nl.ExpectHasHelper, Timeout: 300}
+func expectation(i uint32) *ctnetlink.Expect {
+	e := &ctnetlink.Expect{Has: ctnetlink.ExpectHasTimeout | ctnetlink.ExpectHasFlags | ctnetlink.ExpectHasHelper, Timeout: 300}
 	tuple(&e.Master, i, false)
 	tuple(&e.Tuple, i, false)
 	e.Tuple.SrcPort, e.Tuple.DstPort = 0, 25601
@@ -29,11 +29,11 @@ func TestExpects(t *testing.T) {
 	if same, outcome := c.Put(e, t0+time.Second); same != h || outcome != Unchanged {
 		t.Errorf("a new timeout: handle %x, outcome %d", same, outcome)
 	}
-	e.Class, e.Has = 1, e.Has|nl.ExpectHasClass
+	e.Class, e.Has = 1, e.Has|ctnetlink.ExpectHasClass
 	if same, outcome := c.Put(e, t0+time.Second); same != h || outcome != Updated {
 		t.Errorf("a class: handle %x, outcome %d", same, outcome)
 	}
-	var got nl.Expect
+	var got ctnetlink.Expect
 	if !c.Load(h, &got) || got != *e {
 		t.Errorf("Load = %+v, want %+v", got, *e)
 	}
@@ -44,14 +44,14 @@ func TestExpects(t *testing.T) {
 		t.Errorf("Replace: handle %x, outcome %d", same, outcome)
 	}
 	zoned := expectation(1)
-	zoned.Zone, zoned.Has = 7, zoned.Has|nl.ExpectHasZone
+	zoned.Zone, zoned.Has = 7, zoned.Has|ctnetlink.ExpectHasZone
 	if z, outcome := c.Put(zoned, t0); outcome != Created || c.Find(zoned) != z || c.Find(e) != h {
 		t.Errorf("a zone: outcome %d", outcome)
 	}
 	if _, outcome := c.Put(expectation(2), t0); outcome != Full {
 		t.Errorf("over the limit: outcome %d", outcome)
 	}
-	if _, outcome := c.Put(&nl.Expect{}, t0); outcome != Malformed {
+	if _, outcome := c.Put(&ctnetlink.Expect{}, t0); outcome != Malformed {
 		t.Errorf("empty: outcome %d", outcome)
 	}
 	c.Arm(h, t0, time.Second)

@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"ctbox/nl"
+	"ctbox/nl/ctnetlink"
 )
 
 // Flows is a table of flows: the internal cache, fed by the kernel, the external
@@ -13,12 +14,12 @@ type Flows struct {
 	objects
 	records slab[record]
 
-	pairs     slab[[2]nl.Addr] // original addresses of IPv6 flows
+	pairs     slab[[2]ctnetlink.Addr] // original addresses of IPv6 flows
 	pairSlots slots
 
 	tails    tails
 	contexts contexts
-	scratch  nl.Flow // for merging
+	scratch  ctnetlink.Flow // for merging
 	tailBuf  [tailLargest]byte
 }
 
@@ -34,7 +35,7 @@ func NewFlows(c Config) *Flows {
 // The reply tuple is overwritten too: in the life of a flow it doesn't change, so if
 // it differs the flow is another one whose beginning was lost. For the same reason
 // a known id that changes makes Put a Replace.
-func (t *Flows) Put(f *nl.Flow, now time.Duration) (Handle, Outcome) {
+func (t *Flows) Put(f *ctnetlink.Flow, now time.Duration) (Handle, Outcome) {
 	k, ok := keyOfFlow(f)
 	if !ok {
 		t.stats.CreateFailed++
@@ -46,7 +47,7 @@ func (t *Flows) Put(f *nl.Flow, now time.Duration) (Handle, Outcome) {
 		return t.create(&k, hash, f, now)
 	}
 	r := t.records.at(slot)
-	if r.has&f.Has&nl.HasID != 0 && r.id != f.ID {
+	if r.has&f.Has&ctnetlink.HasID != 0 && r.id != f.ID {
 		return t.renew(slot, f, now)
 	}
 	changed := t.merge(r, f)
@@ -60,7 +61,7 @@ func (t *Flows) Put(f *nl.Flow, now time.Duration) (Handle, Outcome) {
 // Replace inserts f, or puts it in the place of the flow that is there, of which
 // nothing is kept but the handle; the flow is New. It is what a NEW
 // event and a peer's NEW mean. Counters count a flow that ended and one that began.
-func (t *Flows) Replace(f *nl.Flow, now time.Duration) (Handle, Outcome) {
+func (t *Flows) Replace(f *ctnetlink.Flow, now time.Duration) (Handle, Outcome) {
 	k, ok := keyOfFlow(f)
 	if !ok {
 		t.stats.CreateFailed++
@@ -74,13 +75,13 @@ func (t *Flows) Replace(f *nl.Flow, now time.Duration) (Handle, Outcome) {
 }
 
 // Find returns the handle of the flow with f's original tuple and zone, or 0.
-func (t *Flows) Find(f *nl.Flow) Handle {
+func (t *Flows) Find(f *ctnetlink.Flow) Handle {
 	k, ok := keyOfFlow(f)
 	return t.lookup(&k, ok)
 }
 
 // FindTuple returns the handle of the flow with this original tuple and zone, or 0.
-func (t *Flows) FindTuple(orig *nl.Tuple, zone uint16) Handle {
+func (t *Flows) FindTuple(orig *ctnetlink.Tuple, zone uint16) Handle {
 	k, ok := keyOf(orig, zone)
 	return t.lookup(&k, ok)
 }
@@ -98,7 +99,7 @@ func (t *Flows) lookup(k *key, ok bool) Handle {
 
 // Load makes f the flow that h names, dead or not, and reports whether there is
 // one. Attributes that the table does not keep are absent.
-func (t *Flows) Load(h Handle, f *nl.Flow) bool {
+func (t *Flows) Load(h Handle, f *ctnetlink.Flow) bool {
 	slot := t.slot(h)
 	if slot == 0 {
 		return false
@@ -133,7 +134,7 @@ func (t *Flows) Delete(h Handle) bool { return t.Kill(h) && t.Release(h) }
 func (t *Flows) Flush() {
 	t.flush()
 	t.records = slab[record]{}
-	t.pairs, t.pairSlots = slab[[2]nl.Addr]{}, slots{}
+	t.pairs, t.pairSlots = slab[[2]ctnetlink.Addr]{}, slots{}
 	t.tails = tails{}
 }
 
@@ -165,7 +166,7 @@ func (t *Flows) is(r *record, k *key) bool {
 	return [4]byte(r.addr[:4]) == [4]byte(k.src[:4]) && [4]byte(r.addr[4:8]) == [4]byte(k.dst[:4])
 }
 
-func (t *Flows) create(k *key, hash uint32, f *nl.Flow, now time.Duration) (Handle, Outcome) {
+func (t *Flows) create(k *key, hash uint32, f *ctnetlink.Flow, now time.Duration) (Handle, Outcome) {
 	if t.Full() {
 		t.stats.CreateFailed++
 		t.stats.NoSpace++
@@ -188,7 +189,7 @@ func (t *Flows) create(k *key, hash uint32, f *nl.Flow, now time.Duration) (Hand
 	return t.handle(slot), Created
 }
 
-func (t *Flows) renew(slot uint32, f *nl.Flow, now time.Duration) (Handle, Outcome) {
+func (t *Flows) renew(slot uint32, f *ctnetlink.Flow, now time.Duration) (Handle, Outcome) {
 	t.replace(slot, now)
 	t.store(t.records.at(slot), f)
 	return t.handle(slot), Replaced
@@ -199,7 +200,7 @@ func (t *Flows) newPair(k *key) uint32 {
 	if grow {
 		t.pairs.grow(slot)
 	}
-	*t.pairs.at(slot) = [2]nl.Addr{k.src, k.dst}
+	*t.pairs.at(slot) = [2]ctnetlink.Addr{k.src, k.dst}
 	return slot
 }
 
@@ -211,7 +212,7 @@ func (t *Flows) freePair(slot uint32) {
 
 // store makes r, whose key is set, hold f. What r held besides is lost; its tail is
 // used again or freed.
-func (t *Flows) store(r *record, f *nl.Flow) {
+func (t *Flows) store(r *record, f *ctnetlink.Flow) {
 	_, bits := l4Of(&f.Orig)
 	r.has = r.has&recIPv6 | bits<<recOrigShift
 	r.status, r.timeout, r.mark, r.id, r.secmark = 0, 0, 0, 0, 0
@@ -220,7 +221,7 @@ func (t *Flows) store(r *record, f *nl.Flow) {
 	if r.has&recIPv6 == 0 {
 		clear(r.addr[8:])
 	}
-	if f.Orig.Has&nl.TupleZone != 0 {
+	if f.Orig.Has&ctnetlink.TupleZone != 0 {
 		r.has |= recOrigZone
 	}
 	r.setHot(f)
@@ -238,23 +239,23 @@ func (t *Flows) store(r *record, f *nl.Flow) {
 	if f.Master.Has != 0 {
 		r.has |= recMaster
 	}
-	if r.has&nl.HasSynproxy != 0 && f.Synproxy == (nl.Synproxy{}) {
+	if r.has&ctnetlink.HasSynproxy != 0 && f.Synproxy == (ctnetlink.Synproxy{}) {
 		r.has |= recNoSynproxy
 	}
-	if r.has&nl.HasSecctx != 0 && !t.contexts.known(f.Secctx) {
-		r.has &^= nl.HasSecctx
+	if r.has&ctnetlink.HasSecctx != 0 && !t.contexts.known(f.Secctx) {
+		r.has &^= ctnetlink.HasSecctx
 	}
 	r.tail = t.tails.put(r.tail, t.appendTail(t.tailBuf[:0], r, f))
 }
 
 // load is store's inverse, into a flow that was reset.
-func (t *Flows) load(r *record, f *nl.Flow) {
+func (t *Flows) load(r *record, f *ctnetlink.Flow) {
 	f.Has = r.has & (hotAttrs | coldAttrs)
 	o := &f.Orig
 	o.Has, o.Proto, o.Family = whole, r.proto, nl.FamilyIPv4
 	setL4(o, r.orig, r.has&recOrigBits>>recOrigShift)
 	if r.has&recOrigZone != 0 {
-		o.Has |= nl.TupleZone
+		o.Has |= ctnetlink.TupleZone
 		o.Zone = r.origZone
 	}
 	if r.has&recIPv6 != 0 {
@@ -287,7 +288,7 @@ func (t *Flows) load(r *record, f *nl.Flow) {
 
 // merge writes what f has over what r holds, and reports whether anything but the
 // timeout changed.
-func (t *Flows) merge(r *record, f *nl.Flow) (changed bool) {
+func (t *Flows) merge(r *record, f *ctnetlink.Flow) (changed bool) {
 	before := *r
 	r.setHot(f)
 	if !r.cold(f) {
@@ -313,10 +314,10 @@ func (t *Flows) merge(r *record, f *nl.Flow) (changed bool) {
 }
 
 // cold reports whether merging f into r may need the tail.
-func (r *record) cold(f *nl.Flow) bool {
+func (r *record) cold(f *ctnetlink.Flow) bool {
 	attrs := kept(f.Has, r.proto) & coldAttrs
-	if r.has&recNoSynproxy != 0 && f.Synproxy == (nl.Synproxy{}) {
-		attrs &^= nl.HasSynproxy
+	if r.has&recNoSynproxy != 0 && f.Synproxy == (ctnetlink.Synproxy{}) {
+		attrs &^= ctnetlink.HasSynproxy
 	}
 	if r.has&recNAT != 0 && f.Reply.Has == 0 {
 		attrs &^= natAttrs
@@ -327,7 +328,7 @@ func (r *record) cold(f *nl.Flow) bool {
 
 // mergeCold writes the tuples and attributes of f that have no place in a record
 // over those of s.
-func mergeCold(s, f *nl.Flow) {
+func mergeCold(s, f *ctnetlink.Flow) {
 	has := f.Has & coldAttrs
 	s.Has |= has
 	if f.Reply.Has != 0 {
@@ -336,40 +337,40 @@ func mergeCold(s, f *nl.Flow) {
 	if f.Master.Has != 0 {
 		s.Master = f.Master
 	}
-	if has&nl.HasSCTPVtagOrig != 0 {
+	if has&ctnetlink.HasSCTPVtagOrig != 0 {
 		s.SCTPVtagOrig = f.SCTPVtagOrig
 	}
-	if has&nl.HasSCTPVtagReply != 0 {
+	if has&ctnetlink.HasSCTPVtagReply != 0 {
 		s.SCTPVtagReply = f.SCTPVtagReply
 	}
-	if has&nl.HasTimestampStart != 0 {
+	if has&ctnetlink.HasTimestampStart != 0 {
 		s.TimestampStart = f.TimestampStart
 	}
-	if has&nl.HasTimestampStop != 0 {
+	if has&ctnetlink.HasTimestampStop != 0 {
 		s.TimestampStop = f.TimestampStop
 	}
-	if has&nl.HasSeqAdjOrig != 0 {
+	if has&ctnetlink.HasSeqAdjOrig != 0 {
 		s.SeqAdjOrig = f.SeqAdjOrig
 	}
-	if has&nl.HasSeqAdjReply != 0 {
+	if has&ctnetlink.HasSeqAdjReply != 0 {
 		s.SeqAdjReply = f.SeqAdjReply
 	}
-	if has&nl.HasSynproxy != 0 {
+	if has&ctnetlink.HasSynproxy != 0 {
 		s.Synproxy = f.Synproxy
 	}
-	if has&nl.HasNATSrc != 0 {
+	if has&ctnetlink.HasNATSrc != 0 {
 		s.NATSrc = f.NATSrc
 	}
-	if has&nl.HasNATDst != 0 {
+	if has&ctnetlink.HasNATDst != 0 {
 		s.NATDst = f.NATDst
 	}
-	if has&nl.HasLabels != 0 {
+	if has&ctnetlink.HasLabels != 0 {
 		s.Labels, s.LabelsLen = f.Labels, f.LabelsLen
 	}
-	if has&nl.HasHelper != 0 {
+	if has&ctnetlink.HasHelper != 0 {
 		s.Helper = f.Helper
 	}
-	if has&nl.HasSecctx != 0 {
+	if has&ctnetlink.HasSecctx != 0 {
 		s.Secctx = append(s.Secctx[:0], f.Secctx...)
 	}
 }

@@ -6,49 +6,50 @@ import (
 	"time"
 
 	"ctbox/nl"
+	"ctbox/nl/ctnetlink"
 )
 
 const t0 = 100 * time.Second
 
 // internalFlow is flow i as the kernel's events give it: TCP, source NAT, id.
-func internalFlow(f *nl.Flow, i uint32, ipv6 bool) {
+func internalFlow(f *ctnetlink.Flow, i uint32, ipv6 bool) {
 	f.Reset()
 	tuple(&f.Orig, i, ipv6)
 	f.Reply = f.Orig.Inverted()
 	if !ipv6 {
-		f.Reply.Dst = nl.Addr{203, 0, 113, 1}
+		f.Reply.Dst = ctnetlink.Addr{203, 0, 113, 1}
 		f.Reply.DstPort = uint16(i)
 	}
-	f.Has = nl.HasStatus | nl.HasTimeout | nl.HasID | nl.HasTCPState | nl.HasTCPWScaleOrig | nl.HasTCPWScaleReply
-	f.Status, f.Timeout, f.ID, f.TCPState = 0x19e, 432000, i*2654435761, nl.TCPStateEstablished
+	f.Has = ctnetlink.HasStatus | ctnetlink.HasTimeout | ctnetlink.HasID | ctnetlink.HasTCPState | ctnetlink.HasTCPWScaleOrig | ctnetlink.HasTCPWScaleReply
+	f.Status, f.Timeout, f.ID, f.TCPState = 0x19e, 432000, i*2654435761, ctnetlink.TCPStateEstablished
 	f.TCPWScaleOrig, f.TCPWScaleRepl = 7, 7
 }
 
 // externalFlow is the same flow as a peer tells of it.
-func externalFlow(f *nl.Flow, i uint32, ipv6 bool) {
+func externalFlow(f *ctnetlink.Flow, i uint32, ipv6 bool) {
 	f.Reset()
 	tuple(&f.Orig, i, ipv6)
-	f.Has = nl.HasStatus | nl.HasTimeout | nl.HasTCPState | nl.HasNATSrc
-	f.Status, f.Timeout, f.TCPState = 0x19e, 432000, nl.TCPStateEstablished
-	f.NATSrc = nl.NAT{HasAddr: true, HasPort: true, Port: uint16(i), Addr: nl.Addr{203, 0, 113, 1}}
+	f.Has = ctnetlink.HasStatus | ctnetlink.HasTimeout | ctnetlink.HasTCPState | ctnetlink.HasNATSrc
+	f.Status, f.Timeout, f.TCPState = 0x19e, 432000, ctnetlink.TCPStateEstablished
+	f.NATSrc = ctnetlink.NAT{HasAddr: true, HasPort: true, Port: uint16(i), Addr: ctnetlink.Addr{203, 0, 113, 1}}
 	if ipv6 {
-		f.NATSrc.Addr = nl.Addr{0x20, 0x01, 0x0d, 0xb8, 15: 1}
+		f.NATSrc.Addr = ctnetlink.Addr{0x20, 0x01, 0x0d, 0xb8, 15: 1}
 	}
 }
 
-func tuple(t *nl.Tuple, i uint32, ipv6 bool) {
-	*t = nl.Tuple{Family: nl.FamilyIPv4, Proto: nl.ProtoTCP, Has: whole | nl.TuplePorts,
-		Src: nl.Addr{198, 51, 100, byte(i >> 16)}, Dst: nl.Addr{192, 0, 2, byte(i >> 24)},
+func tuple(t *ctnetlink.Tuple, i uint32, ipv6 bool) {
+	*t = ctnetlink.Tuple{Family: nl.FamilyIPv4, Proto: ctnetlink.ProtoTCP, Has: whole | ctnetlink.TuplePorts,
+		Src: ctnetlink.Addr{198, 51, 100, byte(i >> 16)}, Dst: ctnetlink.Addr{192, 0, 2, byte(i >> 24)},
 		SrcPort: uint16(i), DstPort: 443}
 	if ipv6 {
 		t.Family = nl.FamilyIPv6
-		t.Src = nl.Addr{0x20, 0x01, 0x0d, 0xb8, 13: byte(i >> 16), 15: 1}
-		t.Dst = nl.Addr{0x20, 0x01, 0x0d, 0xb8, 13: byte(i >> 24), 15: 2}
+		t.Src = ctnetlink.Addr{0x20, 0x01, 0x0d, 0xb8, 13: byte(i >> 16), 15: 1}
+		t.Dst = ctnetlink.Addr{0x20, 0x01, 0x0d, 0xb8, 13: byte(i >> 24), 15: 2}
 	}
 }
 
-func fill(c *Flows, from, to uint32, ipv6 bool, flow func(*nl.Flow, uint32, bool)) {
-	var f nl.Flow
+func fill(c *Flows, from, to uint32, ipv6 bool, flow func(*ctnetlink.Flow, uint32, bool)) {
+	var f ctnetlink.Flow
 	for i := from; i < to; i++ {
 		flow(&f, i, ipv6)
 		c.Put(&f, t0)
@@ -57,28 +58,28 @@ func fill(c *Flows, from, to uint32, ipv6 bool, flow func(*nl.Flow, uint32, bool
 
 // Identity is tuple and zones; everything else is content.
 func TestIdentity(t *testing.T) {
-	base := func(ipv6 bool) *nl.Flow {
-		var f nl.Flow
+	base := func(ipv6 bool) *ctnetlink.Flow {
+		var f ctnetlink.Flow
 		internalFlow(&f, 1, ipv6)
 		return &f
 	}
 	for name, c := range map[string]struct {
-		change func(f *nl.Flow)
+		change func(f *ctnetlink.Flow)
 		same   bool
 	}{
-		"nothing":      {func(f *nl.Flow) {}, true},
-		"mark":         {func(f *nl.Flow) { f.Has |= nl.HasMark; f.Mark = 1 }, true},
-		"zone 0":       {func(f *nl.Flow) { f.Has |= nl.HasZone; f.Zone = 0 }, true},
-		"zone":         {func(f *nl.Flow) { f.Has |= nl.HasZone; f.Zone = 1 }, false},
-		"orig zone":    {func(f *nl.Flow) { f.Orig.Has |= nl.TupleZone; f.Orig.Zone = 1 }, false},
-		"reply zone":   {func(f *nl.Flow) { f.Reply.Has |= nl.TupleZone; f.Reply.Zone = 1 }, true},
-		"source":       {func(f *nl.Flow) { f.Orig.Src[3]++ }, false},
-		"destination":  {func(f *nl.Flow) { f.Orig.Dst[3]++ }, false},
-		"source port":  {func(f *nl.Flow) { f.Orig.SrcPort++ }, false},
-		"dest. port":   {func(f *nl.Flow) { f.Orig.DstPort++ }, false},
-		"protocol":     {func(f *nl.Flow) { f.Orig.Proto = nl.ProtoUDP }, false},
-		"GRE key":      {func(f *nl.Flow) { f.Orig.Proto = nl.ProtoGRE; f.Orig.SrcPort = 9 }, false},
-		"other family": {func(f *nl.Flow) { f.Orig.Family ^= nl.FamilyIPv4 ^ nl.FamilyIPv6 }, false},
+		"nothing":      {func(f *ctnetlink.Flow) {}, true},
+		"mark":         {func(f *ctnetlink.Flow) { f.Has |= ctnetlink.HasMark; f.Mark = 1 }, true},
+		"zone 0":       {func(f *ctnetlink.Flow) { f.Has |= ctnetlink.HasZone; f.Zone = 0 }, true},
+		"zone":         {func(f *ctnetlink.Flow) { f.Has |= ctnetlink.HasZone; f.Zone = 1 }, false},
+		"orig zone":    {func(f *ctnetlink.Flow) { f.Orig.Has |= ctnetlink.TupleZone; f.Orig.Zone = 1 }, false},
+		"reply zone":   {func(f *ctnetlink.Flow) { f.Reply.Has |= ctnetlink.TupleZone; f.Reply.Zone = 1 }, true},
+		"source":       {func(f *ctnetlink.Flow) { f.Orig.Src[3]++ }, false},
+		"destination":  {func(f *ctnetlink.Flow) { f.Orig.Dst[3]++ }, false},
+		"source port":  {func(f *ctnetlink.Flow) { f.Orig.SrcPort++ }, false},
+		"dest. port":   {func(f *ctnetlink.Flow) { f.Orig.DstPort++ }, false},
+		"protocol":     {func(f *ctnetlink.Flow) { f.Orig.Proto = ctnetlink.ProtoUDP }, false},
+		"GRE key":      {func(f *ctnetlink.Flow) { f.Orig.Proto = ctnetlink.ProtoGRE; f.Orig.SrcPort = 9 }, false},
+		"other family": {func(f *ctnetlink.Flow) { f.Orig.Family ^= nl.FamilyIPv4 ^ nl.FamilyIPv6 }, false},
 	} {
 		for _, ipv6 := range []bool{false, true} {
 			tab := NewFlows(Config{})
@@ -101,10 +102,10 @@ func TestIdentity(t *testing.T) {
 // Two GRE flows between the same hosts are two flows where the keys are known.
 func TestGREKeys(t *testing.T) {
 	c := NewFlows(Config{})
-	var f nl.Flow
+	var f ctnetlink.Flow
 	for key := range uint16(3) {
 		tuple(&f.Orig, 0, false)
-		f.Orig.Proto, f.Orig.SrcPort, f.Orig.DstPort = nl.ProtoGRE, key, 100+key
+		f.Orig.Proto, f.Orig.SrcPort, f.Orig.DstPort = ctnetlink.ProtoGRE, key, 100+key
 		c.Replace(&f, t0)
 	}
 	if c.Len() != 3 {
@@ -113,7 +114,7 @@ func TestGREKeys(t *testing.T) {
 	if h := c.FindTuple(&f.Orig, 0); !c.Load(h, &f) || f.Orig.SrcPort != 2 || f.Orig.DstPort != 102 {
 		t.Fatalf("keys %d, %d after Load", f.Orig.SrcPort, f.Orig.DstPort)
 	}
-	f.Orig.Has &^= nl.TuplePorts // as a peer sends it
+	f.Orig.Has &^= ctnetlink.TuplePorts // as a peer sends it
 	f.Orig.SrcPort, f.Orig.DstPort = 0, 0
 	if h := c.FindTuple(&f.Orig, 0); h != 0 {
 		t.Fatal("a flow without keys found one with keys")
@@ -123,11 +124,11 @@ func TestGREKeys(t *testing.T) {
 // A dead flow keeps its contents and makes way for a new one with its tuple.
 func TestDeadAndSuccessor(t *testing.T) {
 	c := NewFlows(Config{})
-	var f nl.Flow
+	var f ctnetlink.Flow
 	internalFlow(&f, 1, true)
 	old, _ := c.Replace(&f, t0)
 	c.Kill(old)
-	f.Mark, f.Has = 7, f.Has|nl.HasMark
+	f.Mark, f.Has = 7, f.Has|ctnetlink.HasMark
 	h, outcome := c.Put(&f, t0+time.Second)
 	if outcome != Created || h == old {
 		t.Fatalf("outcome %d, handle %x after %x", outcome, h, old)
@@ -135,7 +136,7 @@ func TestDeadAndSuccessor(t *testing.T) {
 	if s, _ := c.State(h); s != New {
 		t.Errorf("the successor is in state %d", s)
 	}
-	if !c.Load(old, &f) || f.Has&nl.HasMark != 0 {
+	if !c.Load(old, &f) || f.Has&ctnetlink.HasMark != 0 {
 		t.Error("the dead flow lost its contents")
 	}
 	if !c.Release(old) || c.Release(h) || c.Load(old, &f) || !c.Load(h, &f) {
@@ -148,13 +149,13 @@ func TestMemoryIsGivenBack(t *testing.T) {
 	const n = 20000
 	c := NewFlows(Config{Timers: true})
 	empty := c.Bytes()
-	var f nl.Flow
+	var f ctnetlink.Flow
 	for round := range 3 {
 		var handles []Handle
 		for i := range uint32(n) {
 			internalFlow(&f, i, i%2 == 1)
 			f.Helper.Set("ftp")
-			f.Has |= nl.HasHelper
+			f.Has |= ctnetlink.HasHelper
 			h, _ := c.Put(&f, t0)
 			c.Arm(h, t0, time.Minute)
 			handles = append(handles, h)
@@ -232,7 +233,7 @@ func TestCursor(t *testing.T) {
 // The index grows by one bucket at a time and keeps its chains short.
 func TestIndexGrowth(t *testing.T) {
 	c := NewFlows(Config{Buckets: 1})
-	var f nl.Flow
+	var f ctnetlink.Flow
 	for i := range uint32(50000) {
 		before := c.index.n
 		internalFlow(&f, i, false)
@@ -257,14 +258,14 @@ func TestIndexGrowth(t *testing.T) {
 // More distinct security contexts than are kept: the flow stays, the text goes.
 func TestTooManyContexts(t *testing.T) {
 	c := NewFlows(Config{})
-	var f nl.Flow
+	var f ctnetlink.Flow
 	for i := range uint32(maxSecctx + 10) {
 		internalFlow(&f, i, false)
-		f.Has |= nl.HasSecctx
+		f.Has |= ctnetlink.HasSecctx
 		f.Secctx = append(f.Secctx[:0], 's', byte(i>>8), byte(i))
 		h, _ := c.Put(&f, t0)
-		if c.Load(h, &f); f.Has&nl.HasSecctx != 0 != (i < maxSecctx) {
-			t.Fatalf("context %d kept: %v", i, f.Has&nl.HasSecctx != 0)
+		if c.Load(h, &f); f.Has&ctnetlink.HasSecctx != 0 != (i < maxSecctx) {
+			t.Fatalf("context %d kept: %v", i, f.Has&ctnetlink.HasSecctx != 0)
 		}
 	}
 }
@@ -275,7 +276,7 @@ func TestTooManyContexts(t *testing.T) {
 func TestLongestTimer(t *testing.T) {
 	const longest = (1<<31 - 1) * time.Second
 	c := NewFlows(Config{Timers: true})
-	var f nl.Flow
+	var f ctnetlink.Flow
 	internalFlow(&f, 1, false)
 	now := t0
 	h, _ := c.Put(&f, now)
@@ -300,7 +301,7 @@ func TestAllocs(t *testing.T) {
 	for name, ipv6 := range map[string]bool{"IPv4": false, "IPv6": true} {
 		c := NewFlows(Config{Timers: true})
 		fill(c, 0, 3000, ipv6, internalFlow)
-		var in, ex, out nl.Flow
+		var in, ex, out ctnetlink.Flow
 		var cursor Cursor
 		batch := make([]Handle, 16)
 		i := uint32(0)
@@ -310,7 +311,7 @@ func TestAllocs(t *testing.T) {
 			now += 10 * time.Millisecond
 			internalFlow(&in, i, ipv6)
 			externalFlow(&ex, 10000+i, ipv6)
-			ex.Has |= nl.HasLabels | nl.HasHelper
+			ex.Has |= ctnetlink.HasLabels | ctnetlink.HasHelper
 			ex.LabelsLen = 4
 			h, _ := c.Put(&in, now)
 			c.Arm(h, now, time.Minute)

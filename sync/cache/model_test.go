@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"ctbox/nl"
+	"ctbox/nl/ctnetlink"
 )
 
 // model is the table as one would write it without a thought for speed: the
@@ -22,7 +23,7 @@ type model struct {
 
 type object struct {
 	h                Handle
-	flow             nl.Flow
+	flow             ctnetlink.Flow
 	state            State
 	created, updated time.Duration
 	armed            bool
@@ -31,73 +32,73 @@ type object struct {
 }
 
 // canon returns f as the table keeps it: absent fields zero, and nothing it drops.
-func canon(f *nl.Flow) nl.Flow {
-	var c nl.Flow
+func canon(f *ctnetlink.Flow) ctnetlink.Flow {
+	var c ctnetlink.Flow
 	c.Has = kept(f.Has, f.Orig.Proto)
 	c.Orig, c.Reply, c.Master = f.Orig, f.Reply, f.Master
-	has := func(a nl.Attr) bool { return c.Has&a != 0 }
-	set := func(a nl.Attr, d *uint32, v uint32) {
+	has := func(a ctnetlink.Attr) bool { return c.Has&a != 0 }
+	set := func(a ctnetlink.Attr, d *uint32, v uint32) {
 		if has(a) {
 			*d = v
 		}
 	}
-	set8 := func(a nl.Attr, d *uint8, v uint8) {
+	set8 := func(a ctnetlink.Attr, d *uint8, v uint8) {
 		if has(a) {
 			*d = v
 		}
 	}
-	set(nl.HasStatus, &c.Status, f.Status)
-	set(nl.HasTimeout, &c.Timeout, f.Timeout)
-	set(nl.HasMark, &c.Mark, f.Mark)
-	set(nl.HasID, &c.ID, f.ID)
-	set(nl.HasSecmark, &c.Secmark, f.Secmark)
-	set(nl.HasSCTPVtagOrig, &c.SCTPVtagOrig, f.SCTPVtagOrig)
-	set(nl.HasSCTPVtagReply, &c.SCTPVtagReply, f.SCTPVtagReply)
-	set8(nl.HasTCPState, &c.TCPState, f.TCPState)
-	set8(nl.HasTCPWScaleOrig, &c.TCPWScaleOrig, f.TCPWScaleOrig)
-	set8(nl.HasTCPWScaleReply, &c.TCPWScaleRepl, f.TCPWScaleRepl)
-	set8(nl.HasSCTPState, &c.SCTPState, f.SCTPState)
-	set8(nl.HasDCCPState, &c.DCCPState, f.DCCPState)
-	set8(nl.HasDCCPRole, &c.DCCPRole, f.DCCPRole)
-	if has(nl.HasZone) {
+	set(ctnetlink.HasStatus, &c.Status, f.Status)
+	set(ctnetlink.HasTimeout, &c.Timeout, f.Timeout)
+	set(ctnetlink.HasMark, &c.Mark, f.Mark)
+	set(ctnetlink.HasID, &c.ID, f.ID)
+	set(ctnetlink.HasSecmark, &c.Secmark, f.Secmark)
+	set(ctnetlink.HasSCTPVtagOrig, &c.SCTPVtagOrig, f.SCTPVtagOrig)
+	set(ctnetlink.HasSCTPVtagReply, &c.SCTPVtagReply, f.SCTPVtagReply)
+	set8(ctnetlink.HasTCPState, &c.TCPState, f.TCPState)
+	set8(ctnetlink.HasTCPWScaleOrig, &c.TCPWScaleOrig, f.TCPWScaleOrig)
+	set8(ctnetlink.HasTCPWScaleReply, &c.TCPWScaleRepl, f.TCPWScaleRepl)
+	set8(ctnetlink.HasSCTPState, &c.SCTPState, f.SCTPState)
+	set8(ctnetlink.HasDCCPState, &c.DCCPState, f.DCCPState)
+	set8(ctnetlink.HasDCCPRole, &c.DCCPRole, f.DCCPRole)
+	if has(ctnetlink.HasZone) {
 		c.Zone = f.Zone
 	}
-	if has(nl.HasTimestampStart) {
+	if has(ctnetlink.HasTimestampStart) {
 		c.TimestampStart = f.TimestampStart
 	}
-	if has(nl.HasTimestampStop) {
+	if has(ctnetlink.HasTimestampStop) {
 		c.TimestampStop = f.TimestampStop
 	}
-	if has(nl.HasSeqAdjOrig) {
+	if has(ctnetlink.HasSeqAdjOrig) {
 		c.SeqAdjOrig = f.SeqAdjOrig
 	}
-	if has(nl.HasSeqAdjReply) {
+	if has(ctnetlink.HasSeqAdjReply) {
 		c.SeqAdjReply = f.SeqAdjReply
 	}
-	if has(nl.HasSynproxy) {
+	if has(ctnetlink.HasSynproxy) {
 		c.Synproxy = f.Synproxy
 	}
-	if has(nl.HasNATSrc) {
+	if has(ctnetlink.HasNATSrc) {
 		c.NATSrc = f.NATSrc
 	}
-	if has(nl.HasNATDst) {
+	if has(ctnetlink.HasNATDst) {
 		c.NATDst = f.NATDst
 	}
-	if has(nl.HasLabels) {
+	if has(ctnetlink.HasLabels) {
 		c.LabelsLen = f.LabelsLen
 		copy(c.Labels[:], f.Labels[:f.LabelsLen])
 	}
-	if has(nl.HasHelper) {
+	if has(ctnetlink.HasHelper) {
 		c.Helper = f.Helper
 	}
-	if has(nl.HasSecctx) && len(f.Secctx) > 0 {
+	if has(ctnetlink.HasSecctx) && len(f.Secctx) > 0 {
 		c.Secctx = f.Secctx
 	}
 	return c
 }
 
 // equal reports whether a and b, both canonical, are the same.
-func equal(a, b *nl.Flow) bool {
+func equal(a, b *ctnetlink.Flow) bool {
 	if !bytes.Equal(a.Secctx, b.Secctx) {
 		return false
 	}
@@ -105,7 +106,7 @@ func equal(a, b *nl.Flow) bool {
 }
 
 // merged is the rule of an update, attribute by attribute.
-func merged(old, new nl.Flow) nl.Flow {
+func merged(old, new ctnetlink.Flow) ctnetlink.Flow {
 	m := old
 	m.Has |= new.Has
 	if new.Reply.Has != 0 {
@@ -117,32 +118,32 @@ func merged(old, new nl.Flow) nl.Flow {
 	// What new has not is zero in it, so that its fields can be told by its bits.
 	n := new
 	for _, c := range []struct {
-		bit  nl.Attr
+		bit  ctnetlink.Attr
 		copy func()
 	}{
-		{nl.HasStatus, func() { m.Status = n.Status }},
-		{nl.HasTimeout, func() { m.Timeout = n.Timeout }},
-		{nl.HasMark, func() { m.Mark = n.Mark }},
-		{nl.HasID, func() { m.ID = n.ID }},
-		{nl.HasSecmark, func() { m.Secmark = n.Secmark }},
-		{nl.HasTCPState, func() { m.TCPState = n.TCPState }},
-		{nl.HasTCPWScaleOrig, func() { m.TCPWScaleOrig = n.TCPWScaleOrig }},
-		{nl.HasTCPWScaleReply, func() { m.TCPWScaleRepl = n.TCPWScaleRepl }},
-		{nl.HasSCTPState, func() { m.SCTPState = n.SCTPState }},
-		{nl.HasSCTPVtagOrig, func() { m.SCTPVtagOrig = n.SCTPVtagOrig }},
-		{nl.HasSCTPVtagReply, func() { m.SCTPVtagReply = n.SCTPVtagReply }},
-		{nl.HasDCCPState, func() { m.DCCPState = n.DCCPState }},
-		{nl.HasDCCPRole, func() { m.DCCPRole = n.DCCPRole }},
-		{nl.HasTimestampStart, func() { m.TimestampStart = n.TimestampStart }},
-		{nl.HasTimestampStop, func() { m.TimestampStop = n.TimestampStop }},
-		{nl.HasSeqAdjOrig, func() { m.SeqAdjOrig = n.SeqAdjOrig }},
-		{nl.HasSeqAdjReply, func() { m.SeqAdjReply = n.SeqAdjReply }},
-		{nl.HasSynproxy, func() { m.Synproxy = n.Synproxy }},
-		{nl.HasNATSrc, func() { m.NATSrc = n.NATSrc }},
-		{nl.HasNATDst, func() { m.NATDst = n.NATDst }},
-		{nl.HasLabels, func() { m.Labels, m.LabelsLen = n.Labels, n.LabelsLen }},
-		{nl.HasHelper, func() { m.Helper = n.Helper }},
-		{nl.HasSecctx, func() { m.Secctx = n.Secctx }},
+		{ctnetlink.HasStatus, func() { m.Status = n.Status }},
+		{ctnetlink.HasTimeout, func() { m.Timeout = n.Timeout }},
+		{ctnetlink.HasMark, func() { m.Mark = n.Mark }},
+		{ctnetlink.HasID, func() { m.ID = n.ID }},
+		{ctnetlink.HasSecmark, func() { m.Secmark = n.Secmark }},
+		{ctnetlink.HasTCPState, func() { m.TCPState = n.TCPState }},
+		{ctnetlink.HasTCPWScaleOrig, func() { m.TCPWScaleOrig = n.TCPWScaleOrig }},
+		{ctnetlink.HasTCPWScaleReply, func() { m.TCPWScaleRepl = n.TCPWScaleRepl }},
+		{ctnetlink.HasSCTPState, func() { m.SCTPState = n.SCTPState }},
+		{ctnetlink.HasSCTPVtagOrig, func() { m.SCTPVtagOrig = n.SCTPVtagOrig }},
+		{ctnetlink.HasSCTPVtagReply, func() { m.SCTPVtagReply = n.SCTPVtagReply }},
+		{ctnetlink.HasDCCPState, func() { m.DCCPState = n.DCCPState }},
+		{ctnetlink.HasDCCPRole, func() { m.DCCPRole = n.DCCPRole }},
+		{ctnetlink.HasTimestampStart, func() { m.TimestampStart = n.TimestampStart }},
+		{ctnetlink.HasTimestampStop, func() { m.TimestampStop = n.TimestampStop }},
+		{ctnetlink.HasSeqAdjOrig, func() { m.SeqAdjOrig = n.SeqAdjOrig }},
+		{ctnetlink.HasSeqAdjReply, func() { m.SeqAdjReply = n.SeqAdjReply }},
+		{ctnetlink.HasSynproxy, func() { m.Synproxy = n.Synproxy }},
+		{ctnetlink.HasNATSrc, func() { m.NATSrc = n.NATSrc }},
+		{ctnetlink.HasNATDst, func() { m.NATDst = n.NATDst }},
+		{ctnetlink.HasLabels, func() { m.Labels, m.LabelsLen = n.Labels, n.LabelsLen }},
+		{ctnetlink.HasHelper, func() { m.Helper = n.Helper }},
+		{ctnetlink.HasSecctx, func() { m.Secctx = n.Secctx }},
 	} {
 		if n.Has&c.bit != 0 {
 			c.copy()
@@ -151,7 +152,7 @@ func merged(old, new nl.Flow) nl.Flow {
 	return m
 }
 
-func (m *model) put(f *nl.Flow, now time.Duration, replace bool) (*object, Outcome) {
+func (m *model) put(f *ctnetlink.Flow, now time.Duration, replace bool) (*object, Outcome) {
 	k, ok := keyOfFlow(f)
 	if !ok {
 		m.stats.CreateFailed++
@@ -161,7 +162,7 @@ func (m *model) put(f *nl.Flow, now time.Duration, replace bool) (*object, Outco
 	now = now.Truncate(time.Second)
 	if o := m.live[k]; o != nil {
 		o.sweep = m.sweep
-		if replace || o.flow.Has&c.Has&nl.HasID != 0 && o.flow.ID != c.ID {
+		if replace || o.flow.Has&c.Has&ctnetlink.HasID != 0 && o.flow.ID != c.ID {
 			o.flow, o.state, o.created, o.updated, o.armed = c, New, now, now, false
 			m.stats.Created++
 			m.stats.Destroyed++
@@ -205,39 +206,39 @@ func (s *script) bits() uint32 {
 	return uint32(s.next())<<24 | uint32(s.next())<<16 | uint32(s.next())<<8 | uint32(s.next())
 }
 
-var scriptProtos = [...]uint8{nl.ProtoTCP, nl.ProtoTCP, nl.ProtoUDP, nl.ProtoICMP, nl.ProtoICMPv6, nl.ProtoGRE, nl.ProtoSCTP, nl.ProtoDCCP, 89}
+var scriptProtos = [...]uint8{ctnetlink.ProtoTCP, ctnetlink.ProtoTCP, ctnetlink.ProtoUDP, ctnetlink.ProtoICMP, ctnetlink.ProtoICMPv6, ctnetlink.ProtoGRE, ctnetlink.ProtoSCTP, ctnetlink.ProtoDCCP, 89}
 
-func (s *script) addr(ipv6 bool) nl.Addr {
+func (s *script) addr(ipv6 bool) ctnetlink.Addr {
 	b := s.next() & 7
 	if ipv6 {
-		return nl.Addr{0x20, 0x01, 0x0d, 0xb8, 15: b}
+		return ctnetlink.Addr{0x20, 0x01, 0x0d, 0xb8, 15: b}
 	}
-	return nl.Addr{192, 0, 2, b}
+	return ctnetlink.Addr{192, 0, 2, b}
 }
 
-func (s *script) tuple(ipv6 bool, proto uint8) nl.Tuple {
-	t := nl.Tuple{Family: nl.FamilyIPv4, Proto: proto, Has: whole, Src: s.addr(ipv6), Dst: s.addr(ipv6)}
+func (s *script) tuple(ipv6 bool, proto uint8) ctnetlink.Tuple {
+	t := ctnetlink.Tuple{Family: nl.FamilyIPv4, Proto: proto, Has: whole, Src: s.addr(ipv6), Dst: s.addr(ipv6)}
 	if ipv6 {
 		t.Family = nl.FamilyIPv6
 	}
 	b := s.next()
-	if nl.IsICMP(proto) {
-		t.Has |= nl.TupleICMP
+	if ctnetlink.IsICMP(proto) {
+		t.Has |= ctnetlink.TupleICMP
 		t.ICMPID, t.ICMPType, t.ICMPCode = uint16(b&3)<<8, b>>2&3, b>>4&1
 	} else if b&0x80 == 0 && proto != 89 {
-		t.Has |= nl.TuplePorts
+		t.Has |= ctnetlink.TuplePorts
 		t.SrcPort, t.DstPort = uint16(b&3)<<8|5, uint16(b>>2&3)
 	}
 	if b&0x60 == 0x60 {
-		t.Has |= nl.TupleZone
+		t.Has |= ctnetlink.TupleZone
 		t.Zone = uint16(b & 1)
 	}
 	return t
 }
 
 // flow makes a flow out of a few addresses and ports, so that keys repeat.
-func (s *script) flow() *nl.Flow {
-	var f nl.Flow
+func (s *script) flow() *ctnetlink.Flow {
+	var f ctnetlink.Flow
 	b := s.next()
 	ipv6 := b&1 != 0
 	f.Orig = s.tuple(ipv6, scriptProtos[int(b>>1)%len(scriptProtos)])
@@ -247,13 +248,13 @@ func (s *script) flow() *nl.Flow {
 	case c < 150:
 		f.Reply = s.tuple(ipv6, f.Orig.Proto)
 	case c < 155:
-		f.Reply = s.tuple(!ipv6, nl.ProtoUDP)
+		f.Reply = s.tuple(!ipv6, ctnetlink.ProtoUDP)
 	case c < 158:
-		f.Orig.Has &^= nl.TupleDst
-		f.Orig.Dst = nl.Addr{}
+		f.Orig.Has &^= ctnetlink.TupleDst
+		f.Orig.Dst = ctnetlink.Addr{}
 	}
 	if b&0xc0 == 0xc0 {
-		f.Master = s.tuple(ipv6, nl.ProtoTCP)
+		f.Master = s.tuple(ipv6, ctnetlink.ProtoTCP)
 	}
 	x := s.bits()
 	x &= s.bits()
@@ -262,8 +263,8 @@ func (s *script) flow() *nl.Flow {
 			f.Has |= 1 << bit
 		}
 	}
-	f.Has |= nl.Attr(s.next()) << 30
-	f.Has &^= nl.HasHelperInfo
+	f.Has |= ctnetlink.Attr(s.next()) << 30
+	f.Has &^= ctnetlink.HasHelperInfo
 	v := uint32(s.next() & 3)
 	f.Status, f.Timeout, f.Mark, f.Secmark = 0x180|v, v*30, v<<28, v
 	f.ID = uint32(s.next() & 1)
@@ -272,20 +273,20 @@ func (s *script) flow() *nl.Flow {
 	f.SCTPState, f.SCTPVtagOrig, f.SCTPVtagReply = uint8(v), v<<8, 0xffffffff
 	f.DCCPState, f.DCCPRole = 1, uint8(v)
 	f.TimestampStart, f.TimestampStop = uint64(v)<<40, 9
-	f.SeqAdjOrig, f.SeqAdjReply = nl.SeqAdj{CorrectionPos: v, OffsetBefore: 1, OffsetAfter: 2}, nl.SeqAdj{OffsetAfter: v}
+	f.SeqAdjOrig, f.SeqAdjReply = ctnetlink.SeqAdj{CorrectionPos: v, OffsetBefore: 1, OffsetAfter: 2}, ctnetlink.SeqAdj{OffsetAfter: v}
 	if v > 1 {
-		f.Synproxy = nl.Synproxy{ISN: v, ITS: 2, TSOff: 3}
+		f.Synproxy = ctnetlink.Synproxy{ISN: v, ITS: 2, TSOff: 3}
 	}
-	f.NATSrc = nl.NAT{HasAddr: v&1 != 0, HasPort: v&2 != 0}
+	f.NATSrc = ctnetlink.NAT{HasAddr: v&1 != 0, HasPort: v&2 != 0}
 	if f.NATSrc.HasAddr {
 		f.NATSrc.Addr = s.addr(ipv6)
 	}
 	if f.NATSrc.HasPort {
 		f.NATSrc.Port = 40001
 	}
-	f.NATDst = nl.NAT{HasAddr: true, HasPort: true, Addr: s.addr(ipv6), Port: uint16(v)}
+	f.NATDst = ctnetlink.NAT{HasAddr: true, HasPort: true, Addr: s.addr(ipv6), Port: uint16(v)}
 	f.LabelsLen = uint8(v) + 1
-	f.Labels = nl.Labels{1 << v}
+	f.Labels = ctnetlink.Labels{1 << v}
 	f.Helper.Set([]string{"ftp", "sip-5060", "", "fifteen-bytes-x"}[v])
 	f.Secctx = []byte([]string{"", "a:b:c", "system_u:object_r:unlabeled_t:s0", "x"}[v])
 	return &f
@@ -487,7 +488,7 @@ func expire(t *testing.T, c *Flows, m *model, now time.Duration) {
 
 func check(t *testing.T, c *Flows, o *object) {
 	t.Helper()
-	var f nl.Flow
+	var f ctnetlink.Flow
 	if !c.Load(o.h, &f) {
 		t.Fatalf("%x is gone", o.h)
 	}

@@ -5,6 +5,7 @@ import (
 	"hash/maphash"
 
 	"ctbox/nl"
+	"ctbox/nl/ctnetlink"
 )
 
 // record is the part of a flow that every flow has: 64 bytes without a pointer.
@@ -12,7 +13,7 @@ import (
 // dumps or a commit can ask for: counters, references, TCP flags, the time of an
 // event and private data of helpers are not kept.
 type record struct {
-	has  nl.Attr // the flow's attributes and the bits below
+	has  ctnetlink.Attr // the flow's attributes and the bits below
 	addr [16]byte
 	// addr, IPv4: source and destination of the original tuple, then either
 	// those of the reply tuple (recReply) or the addresses of NATSrc and NATDst
@@ -33,13 +34,13 @@ type l4 struct{ a, b uint16 }
 // Bits of record.has beyond the flow's own. The two groups of l4 presence bits hold
 // as many bits as l4Bits returns; NAT's presence shares the second.
 const (
-	recIPv6       nl.Attr = 1 << (40 + iota)
-	recReply              // a reply tuple of the usual form, stored here
-	recTailReply          // a reply tuple in the tail
-	recMaster             // a master tuple in the tail
-	recOrigZone           // Orig has a zone
-	recNAT                // NATSrc and NATDst, if there, are stored here
-	recNoSynproxy         // Synproxy is there and all zero, not in the tail
+	recIPv6       ctnetlink.Attr = 1 << (40 + iota)
+	recReply                     // a reply tuple of the usual form, stored here
+	recTailReply                 // a reply tuple in the tail
+	recMaster                    // a master tuple in the tail
+	recOrigZone                  // Orig has a zone
+	recNAT                       // NATSrc and NATDst, if there, are stored here
+	recNoSynproxy                // Synproxy is there and all zero, not in the tail
 
 	recOrigShift  = 50
 	recOtherShift = 54
@@ -48,32 +49,32 @@ const (
 )
 
 const (
-	tcpAttrs  = nl.HasTCPState | nl.HasTCPWScaleOrig | nl.HasTCPWScaleReply
-	sctpAttrs = nl.HasSCTPState | nl.HasSCTPVtagOrig | nl.HasSCTPVtagReply
-	dccpAttrs = nl.HasDCCPState | nl.HasDCCPRole
+	tcpAttrs  = ctnetlink.HasTCPState | ctnetlink.HasTCPWScaleOrig | ctnetlink.HasTCPWScaleReply
+	sctpAttrs = ctnetlink.HasSCTPState | ctnetlink.HasSCTPVtagOrig | ctnetlink.HasSCTPVtagReply
+	dccpAttrs = ctnetlink.HasDCCPState | ctnetlink.HasDCCPRole
 
-	natAttrs = nl.HasNATSrc | nl.HasNATDst
+	natAttrs = ctnetlink.HasNATSrc | ctnetlink.HasNATDst
 
 	// hotAttrs are those that a record has room for.
-	hotAttrs = nl.HasStatus | nl.HasTimeout | nl.HasMark | nl.HasID | nl.HasSecmark | nl.HasZone |
-		tcpAttrs | nl.HasSCTPState | dccpAttrs
+	hotAttrs = ctnetlink.HasStatus | ctnetlink.HasTimeout | ctnetlink.HasMark | ctnetlink.HasID | ctnetlink.HasSecmark | ctnetlink.HasZone |
+		tcpAttrs | ctnetlink.HasSCTPState | dccpAttrs
 	// coldAttrs are those that may need a tail.
-	coldAttrs = nl.HasSCTPVtagOrig | nl.HasSCTPVtagReply | nl.HasTimestampStart | nl.HasTimestampStop |
-		nl.HasSeqAdjOrig | nl.HasSeqAdjReply | nl.HasSynproxy | natAttrs |
-		nl.HasLabels | nl.HasHelper | nl.HasSecctx
+	coldAttrs = ctnetlink.HasSCTPVtagOrig | ctnetlink.HasSCTPVtagReply | ctnetlink.HasTimestampStart | ctnetlink.HasTimestampStop |
+		ctnetlink.HasSeqAdjOrig | ctnetlink.HasSeqAdjReply | ctnetlink.HasSynproxy | natAttrs |
+		ctnetlink.HasLabels | ctnetlink.HasHelper | ctnetlink.HasSecctx
 )
 
 // kept returns those of a flow's attributes that a record of this protocol keeps:
 // TCP's state on a UDP flow means nothing.
-func kept(has nl.Attr, proto uint8) nl.Attr {
+func kept(has ctnetlink.Attr, proto uint8) ctnetlink.Attr {
 	has &= hotAttrs | coldAttrs
-	if proto != nl.ProtoTCP {
+	if proto != ctnetlink.ProtoTCP {
 		has &^= tcpAttrs
 	}
-	if proto != nl.ProtoSCTP {
+	if proto != ctnetlink.ProtoSCTP {
 		has &^= sctpAttrs
 	}
-	if proto != nl.ProtoDCCP {
+	if proto != ctnetlink.ProtoDCCP {
 		has &^= dccpAttrs
 	}
 	return has
@@ -81,46 +82,46 @@ func kept(has nl.Attr, proto uint8) nl.Attr {
 
 // l4Of returns the layer-4 part of t and which of its three possible fields are
 // there.
-func l4Of(t *nl.Tuple) (p l4, bits nl.Attr) {
-	if nl.IsICMP(t.Proto) {
-		if t.Has&nl.TupleICMPID != 0 {
+func l4Of(t *ctnetlink.Tuple) (p l4, bits ctnetlink.Attr) {
+	if ctnetlink.IsICMP(t.Proto) {
+		if t.Has&ctnetlink.TupleICMPID != 0 {
 			p.a, bits = t.ICMPID, 1
 		}
-		if t.Has&nl.TupleICMPType != 0 {
+		if t.Has&ctnetlink.TupleICMPType != 0 {
 			p.b, bits = uint16(t.ICMPType)<<8, bits|2
 		}
-		if t.Has&nl.TupleICMPCode != 0 {
+		if t.Has&ctnetlink.TupleICMPCode != 0 {
 			p.b, bits = p.b|uint16(t.ICMPCode), bits|4
 		}
 		return p, bits
 	}
-	if t.Has&nl.TupleSrcPort != 0 {
+	if t.Has&ctnetlink.TupleSrcPort != 0 {
 		p.a, bits = t.SrcPort, 1
 	}
-	if t.Has&nl.TupleDstPort != 0 {
+	if t.Has&ctnetlink.TupleDstPort != 0 {
 		p.b, bits = t.DstPort, bits|2
 	}
 	return p, bits
 }
 
 // setL4 is l4Of's inverse. The protocol of t must be set.
-func setL4(t *nl.Tuple, p l4, bits nl.Attr) {
-	if nl.IsICMP(t.Proto) {
+func setL4(t *ctnetlink.Tuple, p l4, bits ctnetlink.Attr) {
+	if ctnetlink.IsICMP(t.Proto) {
 		t.ICMPID, t.ICMPType, t.ICMPCode = p.a, uint8(p.b>>8), uint8(p.b)
-		t.Has |= nl.TupleICMPID*nl.TupleAttr(bits&1) |
-			nl.TupleICMPType*nl.TupleAttr(bits>>1&1) | nl.TupleICMPCode*nl.TupleAttr(bits>>2&1)
+		t.Has |= ctnetlink.TupleICMPID*ctnetlink.TupleAttr(bits&1) |
+			ctnetlink.TupleICMPType*ctnetlink.TupleAttr(bits>>1&1) | ctnetlink.TupleICMPCode*ctnetlink.TupleAttr(bits>>2&1)
 		return
 	}
 	t.SrcPort, t.DstPort = p.a, p.b
-	t.Has |= nl.TupleSrcPort*nl.TupleAttr(bits&1) | nl.TupleDstPort*nl.TupleAttr(bits>>1&1)
+	t.Has |= ctnetlink.TupleSrcPort*ctnetlink.TupleAttr(bits&1) | ctnetlink.TupleDstPort*ctnetlink.TupleAttr(bits>>1&1)
 }
 
 // whole is what a tuple has besides its layer-4 part and a zone.
-const whole = nl.TupleSrc | nl.TupleDst | nl.TupleProto
+const whole = ctnetlink.TupleSrc | ctnetlink.TupleDst | ctnetlink.TupleProto
 
 // key is the identity of a flow; absent fields are zero.
 type key struct {
-	src, dst       nl.Addr
+	src, dst       ctnetlink.Addr
 	l4             l4
 	zone, origZone uint16
 	proto          uint8
@@ -129,21 +130,21 @@ type key struct {
 
 // keyOf returns the key of a flow with this original tuple and CTA_ZONE; ok is
 // false if the tuple lacks addresses or protocol.
-func keyOf(t *nl.Tuple, zone uint16) (k key, ok bool) {
+func keyOf(t *ctnetlink.Tuple, zone uint16) (k key, ok bool) {
 	if t.Has&whole != whole || t.Family != nl.FamilyIPv4 && t.Family != nl.FamilyIPv6 {
 		return k, false
 	}
 	k = key{src: t.Src, dst: t.Dst, zone: zone, proto: t.Proto, ipv6: t.Family == nl.FamilyIPv6}
 	k.l4, _ = l4Of(t)
-	if t.Has&nl.TupleZone != 0 {
+	if t.Has&ctnetlink.TupleZone != 0 {
 		k.origZone = t.Zone
 	}
 	return k, true
 }
 
-func keyOfFlow(f *nl.Flow) (key, bool) {
+func keyOfFlow(f *ctnetlink.Flow) (key, bool) {
 	var zone uint16
-	if f.Has&nl.HasZone != 0 {
+	if f.Has&ctnetlink.HasZone != 0 {
 		zone = f.Zone
 	}
 	return keyOf(&f.Orig, zone)
@@ -174,14 +175,14 @@ func (k *key) hash(seed maphash.Seed) uint32 {
 // plainReply reports whether the reply tuple can be stored in the record alone: it
 // goes the same way as the original one in family and protocol, has no zone, and
 // over IPv6 it is not translated.
-func plainReply(f *nl.Flow) bool {
+func plainReply(f *ctnetlink.Flow) bool {
 	r := &f.Reply
-	return r.Has&(whole|nl.TupleZone) == whole && r.Family == f.Orig.Family && r.Proto == f.Orig.Proto &&
+	return r.Has&(whole|ctnetlink.TupleZone) == whole && r.Family == f.Orig.Family && r.Proto == f.Orig.Proto &&
 		(r.Family == nl.FamilyIPv4 || r.Src == f.Orig.Dst && r.Dst == f.Orig.Src)
 }
 
 // setReply stores a plain reply tuple.
-func (r *record) setReply(t *nl.Tuple) {
+func (r *record) setReply(t *ctnetlink.Tuple) {
 	p, bits := l4Of(t)
 	r.other = p
 	r.has = r.has&^recOtherBits | recReply | bits<<recOtherShift
@@ -192,13 +193,13 @@ func (r *record) setReply(t *nl.Tuple) {
 }
 
 // setNAT stores f's NAT attributes in place of a reply tuple (IPv4 only).
-func (r *record) setNAT(f *nl.Flow) {
+func (r *record) setNAT(f *ctnetlink.Flow) {
 	r.has |= recNAT
-	for i, n := range [...]*nl.NAT{&f.NATSrc, &f.NATDst} {
-		if f.Has&(nl.HasNATSrc<<i) == 0 {
+	for i, n := range [...]*ctnetlink.NAT{&f.NATSrc, &f.NATDst} {
+		if f.Has&(ctnetlink.HasNATSrc<<i) == 0 {
 			continue
 		}
-		r.has = r.has&^(3<<(recOtherShift+2*i)) | nl.HasNATSrc<<i
+		r.has = r.has&^(3<<(recOtherShift+2*i)) | ctnetlink.HasNATSrc<<i
 		at := r.addr[8+4*i:][:4]
 		clear(at)
 		if n.HasAddr {
@@ -217,9 +218,9 @@ func (r *record) setNAT(f *nl.Flow) {
 	}
 }
 
-func (r *record) loadNAT(f *nl.Flow) {
-	for i, n := range [...]*nl.NAT{&f.NATSrc, &f.NATDst} {
-		*n = nl.NAT{
+func (r *record) loadNAT(f *ctnetlink.Flow) {
+	for i, n := range [...]*ctnetlink.NAT{&f.NATSrc, &f.NATDst} {
+		*n = ctnetlink.NAT{
 			HasAddr: r.has>>(recOtherShift+2*i)&1 != 0,
 			HasPort: r.has>>(recOtherShift+2*i)&2 != 0,
 		}
@@ -232,53 +233,53 @@ func (r *record) loadNAT(f *nl.Flow) {
 }
 
 // setHot stores those of f's attributes that the record has room for.
-func (r *record) setHot(f *nl.Flow) {
+func (r *record) setHot(f *ctnetlink.Flow) {
 	has := kept(f.Has, r.proto) & hotAttrs
 	r.has |= has
-	if has&nl.HasStatus != 0 {
+	if has&ctnetlink.HasStatus != 0 {
 		r.status = f.Status
 	}
-	if has&nl.HasTimeout != 0 {
+	if has&ctnetlink.HasTimeout != 0 {
 		r.timeout = f.Timeout
 	}
-	if has&nl.HasMark != 0 {
+	if has&ctnetlink.HasMark != 0 {
 		r.mark = f.Mark
 	}
-	if has&nl.HasID != 0 {
+	if has&ctnetlink.HasID != 0 {
 		r.id = f.ID
 	}
-	if has&nl.HasSecmark != 0 {
+	if has&ctnetlink.HasSecmark != 0 {
 		r.secmark = f.Secmark
 	}
-	if has&nl.HasTCPState != 0 {
+	if has&ctnetlink.HasTCPState != 0 {
 		r.state[0] = f.TCPState
 	}
-	if has&nl.HasTCPWScaleOrig != 0 {
+	if has&ctnetlink.HasTCPWScaleOrig != 0 {
 		r.state[1] = f.TCPWScaleOrig
 	}
-	if has&nl.HasTCPWScaleReply != 0 {
+	if has&ctnetlink.HasTCPWScaleReply != 0 {
 		r.state[2] = f.TCPWScaleRepl
 	}
-	if has&nl.HasSCTPState != 0 {
+	if has&ctnetlink.HasSCTPState != 0 {
 		r.state[0] = f.SCTPState
 	}
-	if has&nl.HasDCCPState != 0 {
+	if has&ctnetlink.HasDCCPState != 0 {
 		r.state[0] = f.DCCPState
 	}
-	if has&nl.HasDCCPRole != 0 {
+	if has&ctnetlink.HasDCCPRole != 0 {
 		r.state[1] = f.DCCPRole
 	}
 }
 
 // loadHot is setHot's inverse.
-func (r *record) loadHot(f *nl.Flow) {
+func (r *record) loadHot(f *ctnetlink.Flow) {
 	f.Status, f.Timeout, f.Mark, f.ID, f.Secmark, f.Zone = r.status, r.timeout, r.mark, r.id, r.secmark, r.zone
 	switch r.proto {
-	case nl.ProtoTCP:
+	case ctnetlink.ProtoTCP:
 		f.TCPState, f.TCPWScaleOrig, f.TCPWScaleRepl = r.state[0], r.state[1], r.state[2]
-	case nl.ProtoSCTP:
+	case ctnetlink.ProtoSCTP:
 		f.SCTPState = r.state[0]
-	case nl.ProtoDCCP:
+	case ctnetlink.ProtoDCCP:
 		f.DCCPState, f.DCCPRole = r.state[0], r.state[1]
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 
 	"ctbox/nl"
+	"ctbox/nl/ctnetlink"
 )
 
 // Tails are blocks of 16 to 256 bytes, each size in slots of its own. A reference
@@ -81,7 +82,7 @@ func (t *tails) bytes() (n int) {
 
 var le = binary.LittleEndian
 
-func appendTuple(b []byte, t *nl.Tuple) []byte {
+func appendTuple(b []byte, t *ctnetlink.Tuple) []byte {
 	p, _ := l4Of(t)
 	b = le.AppendUint16(b, uint16(t.Has))
 	b = append(b, t.Family, t.Proto)
@@ -96,9 +97,9 @@ func appendTuple(b []byte, t *nl.Tuple) []byte {
 	return append(b, t.Dst[:4]...)
 }
 
-func cutTuple(b []byte, t *nl.Tuple) []byte {
-	has := nl.TupleAttr(le.Uint16(b))
-	*t = nl.Tuple{Family: b[2], Proto: b[3], Zone: le.Uint16(b[8:])}
+func cutTuple(b []byte, t *ctnetlink.Tuple) []byte {
+	has := ctnetlink.TupleAttr(le.Uint16(b))
+	*t = ctnetlink.Tuple{Family: b[2], Proto: b[3], Zone: le.Uint16(b[8:])}
 	setL4(t, l4{le.Uint16(b[4:]), le.Uint16(b[6:])}, 0)
 	t.Has = has
 	b = b[tupleTailSize:]
@@ -112,7 +113,7 @@ func cutTuple(b []byte, t *nl.Tuple) []byte {
 	return b[8:]
 }
 
-func appendNAT(b []byte, n *nl.NAT) []byte {
+func appendNAT(b []byte, n *ctnetlink.NAT) []byte {
 	var bits byte
 	if n.HasAddr {
 		bits |= 1
@@ -125,26 +126,26 @@ func appendNAT(b []byte, n *nl.NAT) []byte {
 	return le.AppendUint16(b, n.Port)
 }
 
-func cutNAT(b []byte, n *nl.NAT) []byte {
+func cutNAT(b []byte, n *ctnetlink.NAT) []byte {
 	n.HasAddr, n.HasPort = b[0]&1 != 0, b[0]&2 != 0
 	copy(n.Addr[:], b[1:])
 	n.Port = le.Uint16(b[17:])
 	return b[19:]
 }
 
-func appendSeqAdj(b []byte, s *nl.SeqAdj) []byte {
+func appendSeqAdj(b []byte, s *ctnetlink.SeqAdj) []byte {
 	b = le.AppendUint32(b, s.CorrectionPos)
 	b = le.AppendUint32(b, s.OffsetBefore)
 	return le.AppendUint32(b, s.OffsetAfter)
 }
 
-func cutSeqAdj(b []byte, s *nl.SeqAdj) []byte {
-	*s = nl.SeqAdj{CorrectionPos: le.Uint32(b), OffsetBefore: le.Uint32(b[4:]), OffsetAfter: le.Uint32(b[8:])}
+func cutSeqAdj(b []byte, s *ctnetlink.SeqAdj) []byte {
+	*s = ctnetlink.SeqAdj{CorrectionPos: le.Uint32(b), OffsetBefore: le.Uint32(b[4:]), OffsetAfter: le.Uint32(b[8:])}
 	return b[12:]
 }
 
 // appendTail appends what of f the record r, already set up, doesn't hold itself.
-func (t *Flows) appendTail(b []byte, r *record, f *nl.Flow) []byte {
+func (t *Flows) appendTail(b []byte, r *record, f *ctnetlink.Flow) []byte {
 	has := r.has
 	if has&recTailReply != 0 {
 		b = appendTuple(b, &f.Reply)
@@ -153,55 +154,55 @@ func (t *Flows) appendTail(b []byte, r *record, f *nl.Flow) []byte {
 		b = appendTuple(b, &f.Master)
 	}
 	if has&recNAT == 0 {
-		if has&nl.HasNATSrc != 0 {
+		if has&ctnetlink.HasNATSrc != 0 {
 			b = appendNAT(b, &f.NATSrc)
 		}
-		if has&nl.HasNATDst != 0 {
+		if has&ctnetlink.HasNATDst != 0 {
 			b = appendNAT(b, &f.NATDst)
 		}
 	}
-	if has&nl.HasSCTPVtagOrig != 0 {
+	if has&ctnetlink.HasSCTPVtagOrig != 0 {
 		b = le.AppendUint32(b, f.SCTPVtagOrig)
 	}
-	if has&nl.HasSCTPVtagReply != 0 {
+	if has&ctnetlink.HasSCTPVtagReply != 0 {
 		b = le.AppendUint32(b, f.SCTPVtagReply)
 	}
-	if has&nl.HasTimestampStart != 0 {
+	if has&ctnetlink.HasTimestampStart != 0 {
 		b = le.AppendUint64(b, f.TimestampStart)
 	}
-	if has&nl.HasTimestampStop != 0 {
+	if has&ctnetlink.HasTimestampStop != 0 {
 		b = le.AppendUint64(b, f.TimestampStop)
 	}
-	if has&nl.HasSeqAdjOrig != 0 {
+	if has&ctnetlink.HasSeqAdjOrig != 0 {
 		b = appendSeqAdj(b, &f.SeqAdjOrig)
 	}
-	if has&nl.HasSeqAdjReply != 0 {
+	if has&ctnetlink.HasSeqAdjReply != 0 {
 		b = appendSeqAdj(b, &f.SeqAdjReply)
 	}
-	if has&nl.HasSynproxy != 0 && has&recNoSynproxy == 0 {
+	if has&ctnetlink.HasSynproxy != 0 && has&recNoSynproxy == 0 {
 		b = le.AppendUint32(b, f.Synproxy.ISN)
 		b = le.AppendUint32(b, f.Synproxy.ITS)
 		b = le.AppendUint32(b, f.Synproxy.TSOff)
 	}
-	if has&nl.HasLabels != 0 {
-		n := min(f.LabelsLen, nl.LabelWords)
+	if has&ctnetlink.HasLabels != 0 {
+		n := min(f.LabelsLen, ctnetlink.LabelWords)
 		b = append(b, n)
 		for _, w := range f.Labels[:n] {
 			b = le.AppendUint32(b, w)
 		}
 	}
-	if has&nl.HasHelper != 0 {
+	if has&ctnetlink.HasHelper != 0 {
 		name := f.Helper.Bytes()
 		b = append(append(b, byte(len(name))), name...)
 	}
-	if has&nl.HasSecctx != 0 {
+	if has&ctnetlink.HasSecctx != 0 {
 		b = le.AppendUint16(b, t.contexts.number(f.Secctx))
 	}
 	return b
 }
 
 // cutTail is appendTail's inverse.
-func (t *Flows) cutTail(b []byte, r *record, f *nl.Flow) {
+func (t *Flows) cutTail(b []byte, r *record, f *ctnetlink.Flow) {
 	has := r.has
 	if has&recTailReply != 0 {
 		b = cutTuple(b, &f.Reply)
@@ -210,52 +211,52 @@ func (t *Flows) cutTail(b []byte, r *record, f *nl.Flow) {
 		b = cutTuple(b, &f.Master)
 	}
 	if has&recNAT == 0 {
-		if has&nl.HasNATSrc != 0 {
+		if has&ctnetlink.HasNATSrc != 0 {
 			b = cutNAT(b, &f.NATSrc)
 		}
-		if has&nl.HasNATDst != 0 {
+		if has&ctnetlink.HasNATDst != 0 {
 			b = cutNAT(b, &f.NATDst)
 		}
 	}
-	if has&nl.HasSCTPVtagOrig != 0 {
+	if has&ctnetlink.HasSCTPVtagOrig != 0 {
 		f.SCTPVtagOrig, b = le.Uint32(b), b[4:]
 	}
-	if has&nl.HasSCTPVtagReply != 0 {
+	if has&ctnetlink.HasSCTPVtagReply != 0 {
 		f.SCTPVtagReply, b = le.Uint32(b), b[4:]
 	}
-	if has&nl.HasTimestampStart != 0 {
+	if has&ctnetlink.HasTimestampStart != 0 {
 		f.TimestampStart, b = le.Uint64(b), b[8:]
 	}
-	if has&nl.HasTimestampStop != 0 {
+	if has&ctnetlink.HasTimestampStop != 0 {
 		f.TimestampStop, b = le.Uint64(b), b[8:]
 	}
-	if has&nl.HasSeqAdjOrig != 0 {
+	if has&ctnetlink.HasSeqAdjOrig != 0 {
 		b = cutSeqAdj(b, &f.SeqAdjOrig)
 	}
-	if has&nl.HasSeqAdjReply != 0 {
+	if has&ctnetlink.HasSeqAdjReply != 0 {
 		b = cutSeqAdj(b, &f.SeqAdjReply)
 	}
-	if has&nl.HasSynproxy != 0 {
-		f.Synproxy = nl.Synproxy{}
+	if has&ctnetlink.HasSynproxy != 0 {
+		f.Synproxy = ctnetlink.Synproxy{}
 		if has&recNoSynproxy == 0 {
-			f.Synproxy = nl.Synproxy{ISN: le.Uint32(b), ITS: le.Uint32(b[4:]), TSOff: le.Uint32(b[8:])}
+			f.Synproxy = ctnetlink.Synproxy{ISN: le.Uint32(b), ITS: le.Uint32(b[4:]), TSOff: le.Uint32(b[8:])}
 			b = b[12:]
 		}
 	}
-	if has&nl.HasLabels != 0 {
-		f.Labels = nl.Labels{}
+	if has&ctnetlink.HasLabels != 0 {
+		f.Labels = ctnetlink.Labels{}
 		f.LabelsLen, b = b[0], b[1:]
 		for i := range f.LabelsLen {
 			f.Labels[i], b = le.Uint32(b), b[4:]
 		}
 	}
-	if has&nl.HasHelper != 0 {
+	if has&ctnetlink.HasHelper != 0 {
 		n := int(b[0])
-		f.Helper = nl.Name{}
+		f.Helper = ctnetlink.Name{}
 		copy(f.Helper[:], b[1:1+n])
 		b = b[1+n:]
 	}
-	if has&nl.HasSecctx != 0 {
+	if has&ctnetlink.HasSecctx != 0 {
 		f.Secctx = append(f.Secctx[:0], t.contexts.text(le.Uint16(b))...)
 	}
 }

@@ -7,7 +7,7 @@ import (
 	"slices"
 	"strings"
 
-	"ctbox/nl"
+	"ctbox/nl/ctnetlink"
 	"ctbox/nl/format"
 )
 
@@ -51,13 +51,13 @@ func entriesOf(dump string) map[entry]bool {
 }
 
 // entryOfFlow is the entry that a flow of the kernel becomes.
-func entryOfFlow(f *nl.Flow) entry {
-	f.Reply = nl.Tuple{}
-	return entryOf(string(format.AppendFlow(nil, f, &format.Style{Without: format.CacheWithout | nl.HasTimestampStart}, nil)))
+func entryOfFlow(f *ctnetlink.Flow) entry {
+	f.Reply = ctnetlink.Tuple{}
+	return entryOf(string(format.AppendFlow(nil, f, &format.Style{Without: format.CacheWithout | ctnetlink.HasTimestampStart}, nil)))
 }
 
-func entryOfExpect(x *nl.Expect) entry {
-	return entryOf(string(format.AppendExpect(nil, x, &format.Style{WithoutExpect: nl.ExpectHasTimeout}, nil)))
+func entryOfExpect(x *ctnetlink.Expect) entry {
+	return entryOf(string(format.AppendExpect(nil, x, &format.Style{WithoutExpect: ctnetlink.ExpectHasTimeout}, nil)))
 }
 
 // difference says what is in one set only.

@@ -7,7 +7,7 @@ import (
 	"time"
 
 	"ctbox/internal/netnstest"
-	"ctbox/nl"
+	"ctbox/nl/ctnetlink"
 )
 
 // TestBadWire changes flows while the wire loses, repeats, swaps and spoils
@@ -61,10 +61,10 @@ func overBadWire(t *testing.T, f faults, tr transport, who programs) {
 
 // churn creates, changes and removes flows on both sides; between is called
 // after each round. It returns those that are left.
-func (p *pair) churn(between func()) map[*node][]nl.Flow {
+func (p *pair) churn(between func()) map[*node][]ctnetlink.Flow {
 	p.t.Helper()
 	const rounds, perRound = 20, 20
-	left := map[*node][]nl.Flow{}
+	left := map[*node][]ctnetlink.Flow{}
 	for round := range rounds {
 		p.each(func(n, _ *node) {
 			for i := range perRound {
@@ -84,11 +84,11 @@ func (p *pair) churn(between func()) map[*node][]nl.Flow {
 }
 
 // flow is a plain TCP flow of the side.
-func (s *side) flow(port uint16) nl.Flow {
-	f := nl.Flow{Has: nl.HasStatus | nl.HasTimeout | nl.HasTCPState, Status: nl.StatusConfirmed | nl.StatusSeenReply | nl.StatusAssured,
-		Timeout: 3000, TCPState: nl.TCPStateEstablished}
+func (s *side) flow(port uint16) ctnetlink.Flow {
+	f := ctnetlink.Flow{Has: ctnetlink.HasStatus | ctnetlink.HasTimeout | ctnetlink.HasTCPState, Status: ctnetlink.StatusConfirmed | ctnetlink.StatusSeenReply | ctnetlink.StatusAssured,
+		Timeout: 3000, TCPState: ctnetlink.TCPStateEstablished}
 	t := &f.Orig
-	t.Has, t.Proto = nl.TupleAddrs|nl.TupleProto|nl.TuplePorts, nl.ProtoTCP
+	t.Has, t.Proto = ctnetlink.TupleAddrs|ctnetlink.TupleProto|ctnetlink.TuplePorts, ctnetlink.ProtoTCP
 	t.Family, t.Src = parseAddr(s.host4(1))
 	_, t.Dst = parseAddr(s.host4(server))
 	t.SrcPort, t.DstPort = port, 80
@@ -97,8 +97,8 @@ func (s *side) flow(port uint16) nl.Flow {
 }
 
 // marked is the change that gives f a mark.
-func marked(f *nl.Flow, mark uint32) *nl.Flow {
-	return &nl.Flow{Orig: f.Orig, Has: nl.HasMark, Mark: mark}
+func marked(f *ctnetlink.Flow, mark uint32) *ctnetlink.Flow {
+	return &ctnetlink.Flow{Orig: f.Orig, Has: ctnetlink.HasMark, Mark: mark}
 }
 
 // TestFailover takes the first of two dedicated links away: replication goes on
@@ -142,8 +142,8 @@ func TestTranslatedTupleTaken(t *testing.T) {
 	p := newPair(t)
 	p.start(programs{ours, ours}, syncClause(modes[0], transports[0], ""), "")
 	translated := p.a.flow(1)
-	translated.Has |= nl.HasNATSrc
-	translated.NATSrc = nl.NAT{HasAddr: true, Port: 40001, HasPort: true}
+	translated.Has |= ctnetlink.HasNATSrc
+	translated.NATSrc = ctnetlink.NAT{HasAddr: true, Port: 40001, HasPort: true}
 	_, translated.NATSrc.Addr = parseAddr(p.a.outside)
 	p.a.kernel.create(&translated)
 	plain := p.a.flow(2)

@@ -6,6 +6,7 @@ import (
 
 	"ctbox/internal/netnstest"
 	"ctbox/nl"
+	"ctbox/nl/ctnetlink"
 
 	"golang.org/x/sys/unix"
 )
@@ -20,7 +21,7 @@ func openKernel(t testing.TB, ns *netnstest.NS) *kernel {
 	t.Helper()
 	k := &kernel{t: t}
 	var err error
-	ns.Do(func() { k.conn, err = nl.Dial() })
+	k.conn, err = nl.Dial(nl.Config{NetNS: ns.FD()})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -29,27 +30,27 @@ func openKernel(t testing.TB, ns *netnstest.NS) *kernel {
 }
 
 // create makes a flow that is not there yet.
-func (k *kernel) create(f *nl.Flow) {
+func (k *kernel) create(f *ctnetlink.Flow) {
 	k.t.Helper()
-	r := nl.Request{Type: nl.TypeFlowNew, Flags: unix.NLM_F_CREATE | unix.NLM_F_EXCL, Family: f.Family(), Flow: f}
+	r := nl.Request{Type: ctnetlink.TypeFlowNew, Flags: unix.NLM_F_CREATE | unix.NLM_F_EXCL, Family: f.Family(), Attrs: f.Append}
 	if err := k.conn.Do(k.t.Context(), r, nil); err != nil {
 		k.t.Fatalf("create %s: %v", entryOfFlow(f), err)
 	}
 }
 
 // change makes the kernel's flow have the attributes of f besides its tuples.
-func (k *kernel) change(f *nl.Flow) {
+func (k *kernel) change(f *ctnetlink.Flow) {
 	k.t.Helper()
-	if err := k.conn.Do(k.t.Context(), nl.Request{Type: nl.TypeFlowNew, Family: f.Family(), Flow: f}, nil); err != nil {
+	if err := k.conn.Do(k.t.Context(), nl.Request{Type: ctnetlink.TypeFlowNew, Family: f.Family(), Attrs: f.Append}, nil); err != nil {
 		k.t.Fatalf("change %s: %v", entryOfFlow(f), err)
 	}
 }
 
 // remove ends a flow.
-func (k *kernel) remove(f *nl.Flow) {
+func (k *kernel) remove(f *ctnetlink.Flow) {
 	k.t.Helper()
-	gone := nl.Flow{Orig: f.Orig, Has: f.Has & nl.HasZone, Zone: f.Zone}
-	if err := k.conn.Do(k.t.Context(), nl.Request{Type: nl.TypeFlowDelete, Family: f.Family(), Flow: &gone}, nil); err != nil {
+	gone := ctnetlink.Flow{Orig: f.Orig, Has: f.Has & ctnetlink.HasZone, Zone: f.Zone}
+	if err := k.conn.Do(k.t.Context(), nl.Request{Type: ctnetlink.TypeFlowDelete, Family: f.Family(), Attrs: gone.Append}, nil); err != nil {
 		k.t.Fatalf("remove %s: %v", entryOfFlow(f), err)
 	}
 }
@@ -57,16 +58,16 @@ func (k *kernel) remove(f *nl.Flow) {
 // flush empties the kernel's table.
 func (k *kernel) flush() {
 	k.t.Helper()
-	if err := k.conn.Do(k.t.Context(), nl.Request{Type: nl.TypeFlowDelete}, nil); err != nil {
+	if err := k.conn.Do(k.t.Context(), nl.Request{Type: ctnetlink.TypeFlowDelete}, nil); err != nil {
 		k.t.Fatal(err)
 	}
 }
 
 // flows is the table.
-func (k *kernel) flows() []nl.Flow {
+func (k *kernel) flows() []ctnetlink.Flow {
 	k.t.Helper()
-	var all []nl.Flow
-	if _, err := k.conn.DumpFlows(k.t.Context(), nl.Dump{Type: nl.TypeFlowGet}, func(f *nl.Flow) error {
+	var all []ctnetlink.Flow
+	if _, err := ctnetlink.DumpFlows(k.t.Context(), k.conn, ctnetlink.Dump{Type: ctnetlink.TypeFlowGet}, func(f *ctnetlink.Flow) error {
 		all = append(all, f.Clone())
 		return nil
 	}); err != nil {
@@ -76,11 +77,11 @@ func (k *kernel) flows() []nl.Flow {
 }
 
 // expects is the table of expectations.
-func (k *kernel) expects() []nl.Expect {
+func (k *kernel) expects() []ctnetlink.Expect {
 	k.t.Helper()
-	var all []nl.Expect
-	if _, err := k.conn.Dump(k.t.Context(), nl.Dump{Type: nl.TypeExpectGet}, func(m *nl.Message) error {
-		var e nl.Expect
+	var all []ctnetlink.Expect
+	if _, err := k.conn.Dump(k.t.Context(), nl.Dump{Type: ctnetlink.TypeExpectGet}, func(m *nl.Message) error {
+		var e ctnetlink.Expect
 		err := e.Decode(m.Attrs)
 		all = append(all, e)
 		return err
@@ -112,22 +113,22 @@ func (k *kernel) expectEntries() map[entry]bool {
 
 // keyless protocols have layer-4 fields that the wire does not carry, so that a
 // replica has one flow between two hosts at most.
-func keyless(proto uint8) bool { return proto == nl.ProtoGRE || proto == nl.ProtoUDPLite }
+func keyless(proto uint8) bool { return proto == ctnetlink.ProtoGRE || proto == ctnetlink.ProtoUDPLite }
 
 // identity is what tells flows of one table apart, as far as the wire carries it.
 type identity struct {
-	tuple nl.Tuple
+	tuple ctnetlink.Tuple
 	zone  uint16
 }
 
-func identityOf(f *nl.Flow) identity {
+func identityOf(f *ctnetlink.Flow) identity {
 	t := f.Orig
 	if keyless(t.Proto) {
-		t.Has &^= nl.TuplePorts
+		t.Has &^= ctnetlink.TuplePorts
 		t.SrcPort, t.DstPort = 0, 0
 	}
 	id := identity{tuple: t}
-	if f.Has&nl.HasZone != 0 {
+	if f.Has&ctnetlink.HasZone != 0 {
 		id.zone = f.Zone
 	}
 	return id
@@ -135,15 +136,15 @@ func identityOf(f *nl.Flow) identity {
 
 // replicatedStatus are the bits that a commit restores. Whether translation hooks
 // were asked (…_DONE) is each kernel's own.
-const replicatedStatus = nl.StatusExpected | nl.StatusSeenReply | nl.StatusAssured | nl.StatusConfirmed |
-	nl.StatusSrcNAT | nl.StatusDstNAT | nl.StatusSeqAdjust | nl.StatusFixedTimeout
+const replicatedStatus = ctnetlink.StatusExpected | ctnetlink.StatusSeenReply | ctnetlink.StatusAssured | ctnetlink.StatusConfirmed |
+	ctnetlink.StatusSrcNAT | ctnetlink.StatusDstNAT | ctnetlink.StatusSeqAdjust | ctnetlink.StatusFixedTimeout
 
 // slack is how many seconds a timeout may be off after a commit.
 const slack = 100
 
 // compareFlows says how the flow that a commit made differs from the original.
 // committer is whose commit it was: Debian's spoils the last byte of an SCTP tag.
-func compareFlows(want, got *nl.Flow, committer program) string {
+func compareFlows(want, got *ctnetlink.Flow, committer program) string {
 	field := func(what string, want, got any) string {
 		if want == got {
 			return ""
@@ -155,18 +156,18 @@ func compareFlows(want, got *nl.Flow, committer program) string {
 		d += field("reply", want.Reply, got.Reply)
 	}
 	d += field("status", fmt.Sprintf("%#x", want.Status&replicatedStatus), fmt.Sprintf("%#x", got.Status&replicatedStatus))
-	d += field("mark", present(want, nl.HasMark, want.Mark), present(got, nl.HasMark, got.Mark))
-	d += field("labels", present(want, nl.HasLabels, want.Labels), present(got, nl.HasLabels, got.Labels))
-	d += field("TCP state", present(want, nl.HasTCPState, want.TCPState), present(got, nl.HasTCPState, got.TCPState))
-	d += field("SCTP state", present(want, nl.HasSCTPState, want.SCTPState), present(got, nl.HasSCTPState, got.SCTPState))
+	d += field("mark", present(want, ctnetlink.HasMark, want.Mark), present(got, ctnetlink.HasMark, got.Mark))
+	d += field("labels", present(want, ctnetlink.HasLabels, want.Labels), present(got, ctnetlink.HasLabels, got.Labels))
+	d += field("TCP state", present(want, ctnetlink.HasTCPState, want.TCPState), present(got, ctnetlink.HasTCPState, got.TCPState))
+	d += field("SCTP state", present(want, ctnetlink.HasSCTPState, want.SCTPState), present(got, ctnetlink.HasSCTPState, got.SCTPState))
 	if committer == ours {
-		d += field("SCTP tag", present(want, nl.HasSCTPVtagOrig, want.SCTPVtagOrig), present(got, nl.HasSCTPVtagOrig, got.SCTPVtagOrig))
+		d += field("SCTP tag", present(want, ctnetlink.HasSCTPVtagOrig, want.SCTPVtagOrig), present(got, ctnetlink.HasSCTPVtagOrig, got.SCTPVtagOrig))
 	}
-	d += field("SCTP answer's tag", present(want, nl.HasSCTPVtagReply, want.SCTPVtagReply), present(got, nl.HasSCTPVtagReply, got.SCTPVtagReply))
-	d += field("helper", present(want, nl.HasHelper, want.Helper.String()), present(got, nl.HasHelper, got.Helper.String()))
+	d += field("SCTP answer's tag", present(want, ctnetlink.HasSCTPVtagReply, want.SCTPVtagReply), present(got, ctnetlink.HasSCTPVtagReply, got.SCTPVtagReply))
+	d += field("helper", present(want, ctnetlink.HasHelper, want.Helper.String()), present(got, ctnetlink.HasHelper, got.Helper.String()))
 	d += field("master", want.Master, got.Master)
-	d += field("offsets", present(want, nl.HasSeqAdjOrig, want.SeqAdjOrig), present(got, nl.HasSeqAdjOrig, got.SeqAdjOrig))
-	d += field("answer's offsets", present(want, nl.HasSeqAdjReply, want.SeqAdjReply), present(got, nl.HasSeqAdjReply, got.SeqAdjReply))
+	d += field("offsets", present(want, ctnetlink.HasSeqAdjOrig, want.SeqAdjOrig), present(got, ctnetlink.HasSeqAdjOrig, got.SeqAdjOrig))
+	d += field("answer's offsets", present(want, ctnetlink.HasSeqAdjReply, want.SeqAdjReply), present(got, ctnetlink.HasSeqAdjReply, got.SeqAdjReply))
 	if diff := int64(want.Timeout) - int64(got.Timeout); diff < -slack || diff > slack {
 		d += field("timeout", want.Timeout, got.Timeout)
 	}
@@ -175,7 +176,7 @@ func compareFlows(want, got *nl.Flow, committer program) string {
 
 // present is value if f has the attribute, else the zero value: the kernel leaves
 // out what is zero.
-func present[T any](f *nl.Flow, has nl.Attr, value T) T {
+func present[T any](f *ctnetlink.Flow, has ctnetlink.Attr, value T) T {
 	if f.Has&has == 0 {
 		var zero T
 		return zero

@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"ctbox/nl"
+	"ctbox/nl/ctnetlink"
 
 	"golang.org/x/sys/unix"
 )
@@ -59,7 +60,7 @@ func newLoad(n *node, seed uint64, rate, target int) *load {
 // moveTo has the load work on another node's kernel, while it does not run.
 func (l *load) moveTo(n *node) {
 	var err error
-	n.ns.Do(func() { l.conn, err = nl.Dial() })
+	l.conn, err = nl.Dial(nl.Config{NetNS: n.ns.FD()})
 	if err != nil {
 		n.kernel.t.Fatal(err)
 	}
@@ -155,19 +156,19 @@ func (l *load) change() nl.Request {
 	case live == 0 || kind == 0 && int(live) < 2*l.target || kind == 2 && int(live) < l.target:
 		f := l.side.numbered(l.next)
 		l.next++
-		return nl.Request{Type: nl.TypeFlowNew, Flags: unix.NLM_F_CREATE | unix.NLM_F_EXCL, Family: f.Family(), Flow: &f}
+		return nl.Request{Type: ctnetlink.TypeFlowNew, Flags: unix.NLM_F_CREATE | unix.NLM_F_EXCL, Family: f.Family(), Attrs: f.Append}
 	case kind == 1:
 		f := l.side.numbered(l.first + l.random.Uint32N(live))
 		c := marked(&f, l.random.Uint32())
-		if f.Has&nl.HasTCPState != 0 {
-			c.Has |= nl.HasTCPState
-			c.TCPState = nl.TCPStateEstablished + uint8(l.random.IntN(3))
+		if f.Has&ctnetlink.HasTCPState != 0 {
+			c.Has |= ctnetlink.HasTCPState
+			c.TCPState = ctnetlink.TCPStateEstablished + uint8(l.random.IntN(3))
 		}
-		return nl.Request{Type: nl.TypeFlowNew, Family: f.Family(), Flow: c}
+		return nl.Request{Type: ctnetlink.TypeFlowNew, Family: f.Family(), Attrs: c.Append}
 	}
 	f := l.side.numbered(l.first)
 	l.first++
-	return nl.Request{Type: nl.TypeFlowDelete, Family: f.Family(), Flow: &nl.Flow{Orig: f.Orig}}
+	return nl.Request{Type: ctnetlink.TypeFlowDelete, Family: f.Family(), Attrs: (&ctnetlink.Flow{Orig: f.Orig}).Append}
 }
 
 // fill makes flows until the target is reached.
@@ -175,13 +176,13 @@ func (l *load) fill() error {
 	from := l.next
 	l.next = l.first + uint32(l.target)
 	p := l.conn.NewPipeline(context.Background(), l.complete)
-	return errors.Join(l.submit(p, from, l.next, func(f *nl.Flow) nl.Request {
-		return nl.Request{Type: nl.TypeFlowNew, Flags: unix.NLM_F_CREATE | unix.NLM_F_EXCL, Family: f.Family(), Flow: f}
+	return errors.Join(l.submit(p, from, l.next, func(f *ctnetlink.Flow) nl.Request {
+		return nl.Request{Type: ctnetlink.TypeFlowNew, Flags: unix.NLM_F_CREATE | unix.NLM_F_EXCL, Family: f.Family(), Attrs: f.Append}
 	}), p.Close())
 }
 
 // submit asks the same for the flows from to to-1.
-func (l *load) submit(p *nl.Pipeline, from, to uint32, request func(*nl.Flow) nl.Request) error {
+func (l *load) submit(p *nl.Pipeline, from, to uint32, request func(*ctnetlink.Flow) nl.Request) error {
 	b, err := p.Batch()
 	for i := from; err == nil && i < to; i++ {
 		f := l.side.numbered(i)
@@ -203,7 +204,7 @@ func (l *load) submit(p *nl.Pipeline, from, to uint32, request func(*nl.Flow) nl
 // numbered is flow number i of a side: TCP and UDP, both families, translated in
 // every way. Neither original nor reply tuples meet as long as not more than
 // 400,000 flows in a row live.
-func (s *side) numbered(i uint32) nl.Flow {
+func (s *side) numbered(i uint32) ctnetlink.Flow {
 	const perDestination, destinations = 50000, 8
 	turn, low := i/perDestination, uint16(i%perDestination)
 	f := s.flow(1024 + low)
@@ -211,13 +212,13 @@ func (s *side) numbered(i uint32) nl.Flow {
 	t.DstPort = 80 + uint16(turn%destinations)
 	_, t.Src = parseAddr(s.host4(1 + int(turn/destinations%90)))
 	snat := func(addr string) {
-		f.Has |= nl.HasNATSrc
-		f.NATSrc = nl.NAT{HasAddr: true, HasPort: true, Port: 10000 + low}
+		f.Has |= ctnetlink.HasNATSrc
+		f.NATSrc = ctnetlink.NAT{HasAddr: true, HasPort: true, Port: 10000 + low}
 		_, f.NATSrc.Addr = parseAddr(addr)
 	}
 	dnat := func() {
-		f.Has |= nl.HasNATDst
-		f.NATDst = nl.NAT{HasAddr: true, HasPort: true, Port: 8080 + uint16(turn%destinations)}
+		f.Has |= ctnetlink.HasNATDst
+		f.NATDst = ctnetlink.NAT{HasAddr: true, HasPort: true, Port: 8080 + uint16(turn%destinations)}
 		_, f.NATDst.Addr = parseAddr(s.host4(server + 1))
 	}
 	switch i % 8 {
@@ -232,8 +233,8 @@ func (s *side) numbered(i uint32) nl.Flow {
 		snat(s.outside)
 		fallthrough
 	case 4:
-		t.Proto = nl.ProtoUDP
-		f.Has &^= nl.HasTCPState
+		t.Proto = ctnetlink.ProtoUDP
+		f.Has &^= ctnetlink.HasTCPState
 	case 6, 7:
 		t.Family, t.Src = parseAddr(s.host6(1 + int(turn/destinations%90)))
 		_, t.Dst = parseAddr(s.host6(server))

@@ -6,7 +6,7 @@ import (
 	"testing"
 
 	"ctbox/internal/netnstest"
-	"ctbox/nl"
+	"ctbox/nl/ctnetlink"
 )
 
 // mode is a replication mode with the options that the scenario needs.
@@ -125,9 +125,9 @@ func (s *scenario) change() {
 	s.each(func(n, _ *node) {
 		for i := range s.samples[n] {
 			f := &s.samples[n][i].flow
-			change := nl.Flow{Orig: f.Orig, Has: f.Has&nl.HasZone | nl.HasMark, Zone: f.Zone, Mark: uint32(i + 1)}
-			if f.Has&nl.HasTCPState != 0 {
-				change.Has |= nl.HasTCPState
+			change := ctnetlink.Flow{Orig: f.Orig, Has: f.Has&ctnetlink.HasZone | ctnetlink.HasMark, Zone: f.Zone, Mark: uint32(i + 1)}
+			if f.Has&ctnetlink.HasTCPState != 0 {
+				change.Has |= ctnetlink.HasTCPState
 				change.TCPState = 4 // FIN_WAIT
 			}
 			n.kernel.change(&change)
@@ -222,7 +222,7 @@ func (s *scenario) commit() {
 
 func (s *scenario) compareKernels(from, to *node) {
 	s.t.Helper()
-	there := map[identity]nl.Flow{}
+	there := map[identity]ctnetlink.Flow{}
 	for _, f := range to.kernel.flows() {
 		there[identityOf(&f)] = f
 	}

@@ -6,7 +6,7 @@ import (
 	"testing"
 
 	"ctbox/internal/netnstest"
-	"ctbox/nl"
+	"ctbox/nl/ctnetlink"
 )
 
 // clause is a Sync clause over sync0 with IPv4 and UDP.
@@ -104,15 +104,15 @@ func TestWithoutExternalCache(t *testing.T) {
 func (p *pair) lifeOfFlow(replicated func(when string)) {
 	p.t.Helper()
 	plain, translated := p.a.flow(1), p.a.flow(2)
-	translated.Has |= nl.HasNATSrc
-	translated.NATSrc = nl.NAT{HasAddr: true, Port: 40001, HasPort: true}
+	translated.Has |= ctnetlink.HasNATSrc
+	translated.NATSrc = ctnetlink.NAT{HasAddr: true, Port: 40001, HasPort: true}
 	_, translated.NATSrc.Addr = parseAddr(p.a.outside)
 	p.a.kernel.create(&plain)
 	p.a.kernel.create(&translated)
 	replicated("created")
-	for _, f := range []*nl.Flow{&plain, &translated} {
+	for _, f := range []*ctnetlink.Flow{&plain, &translated} {
 		change := marked(f, 5)
-		change.Has |= nl.HasTCPState
+		change.Has |= ctnetlink.HasTCPState
 		change.TCPState = 4 // FIN_WAIT
 		p.a.kernel.change(change)
 	}
@@ -211,10 +211,10 @@ func TestWindowTracking(t *testing.T) {
 				p := newPair(t)
 				p.start(who, clause("FTFW {\n}", "Options {\n TCPWindowTracking "+on+"\n}"), "")
 				f := p.a.flow(1)
-				f.Has |= nl.HasTCPWScaleOrig | nl.HasTCPWScaleReply | nl.HasTCPFlagsOrig | nl.HasTCPFlagsReply
+				f.Has |= ctnetlink.HasTCPWScaleOrig | ctnetlink.HasTCPWScaleReply | ctnetlink.HasTCPFlagsOrig | ctnetlink.HasTCPFlagsReply
 				f.TCPWScaleOrig, f.TCPWScaleRepl = 7, 10
 				// The kernel shows a scale that its flag says to be there.
-				f.TCPFlagsOrig = nl.TCPFlags{Value: nl.TCPFlagWindowScale, Mask: nl.TCPFlagWindowScale}
+				f.TCPFlagsOrig = ctnetlink.TCPFlags{Value: ctnetlink.TCPFlagWindowScale, Mask: ctnetlink.TCPFlagWindowScale}
 				f.TCPFlagsReply = f.TCPFlagsOrig
 				p.a.kernel.create(&f)
 				p.replicated("created")
@@ -230,7 +230,7 @@ func TestWindowTracking(t *testing.T) {
 					return
 				}
 				scaled := got.TCPWScaleOrig == 7 && got.TCPWScaleRepl == 10
-				liberal := got.TCPFlagsOrig.Value&nl.TCPFlagBeLiberal != 0 && got.TCPFlagsReply.Value&nl.TCPFlagBeLiberal != 0
+				liberal := got.TCPFlagsOrig.Value&ctnetlink.TCPFlagBeLiberal != 0 && got.TCPFlagsReply.Value&ctnetlink.TCPFlagBeLiberal != 0
 				if scaled != (on == "on") || liberal != (on == "off") {
 					t.Errorf("window scales %d and %d, flags %+v and %+v", got.TCPWScaleOrig, got.TCPWScaleRepl, got.TCPFlagsOrig, got.TCPFlagsReply)
 				}
@@ -264,10 +264,10 @@ func TestFilters(t *testing.T) {
 			third := p.a.flow(3)
 			third.TCPState = 1 // SYN_SENT
 			udp := p.a.flow(4)
-			udp.Has &^= nl.HasTCPState
-			udp.Orig.Proto = nl.ProtoUDP
+			udp.Has &^= ctnetlink.HasTCPState
+			udp.Orig.Proto = ctnetlink.ProtoUDP
 			udp.Reply = udp.Orig.Inverted()
-			for _, f := range []*nl.Flow{&other, &third, &udp, &wanted} {
+			for _, f := range []*ctnetlink.Flow{&other, &third, &udp, &wanted} {
 				p.a.kernel.create(f)
 			}
 			replicates := func(want ...entry) {
@@ -288,7 +288,7 @@ func TestFilters(t *testing.T) {
 				})
 			}
 			replicates(entryOfFlow(&wanted))
-			closing := nl.Flow{Orig: wanted.Orig, Has: nl.HasTCPState, TCPState: nl.TCPStateTimeWait}
+			closing := ctnetlink.Flow{Orig: wanted.Orig, Has: ctnetlink.HasTCPState, TCPState: ctnetlink.TCPStateTimeWait}
 			p.a.kernel.change(&closing)
 			p.a.kernel.remove(&wanted)
 			replicates()

@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"ctbox/nl"
+	"ctbox/nl/ctnetlink"
 )
 
 // side is one of a pair's two firewalls, or of three: what is behind it. Flows of
@@ -33,19 +34,19 @@ func (s *side) owns(e entry) bool {
 	return strings.Contains(e, " src="+s.net4) || strings.Contains(e, " src="+s.net6)
 }
 
-func (s *side) ownsTuple(t *nl.Tuple) bool {
+func (s *side) ownsTuple(t *ctnetlink.Tuple) bool {
 	a := addrOf(t.Family, &t.Src).String()
 	return strings.HasPrefix(a, s.net4) || strings.HasPrefix(a, s.net6)
 }
 
-func addrOf(family uint8, a *nl.Addr) netip.Addr {
+func addrOf(family uint8, a *ctnetlink.Addr) netip.Addr {
 	if family == nl.FamilyIPv6 {
 		return netip.AddrFrom16(*a)
 	}
 	return netip.AddrFrom4([4]byte(a[:4]))
 }
 
-func parseAddr(s string) (family uint8, a nl.Addr) {
+func parseAddr(s string) (family uint8, a ctnetlink.Addr) {
 	ip := netip.MustParseAddr(s)
 	copy(a[:], ip.AsSlice())
 	if ip.Is6() {
@@ -63,7 +64,7 @@ const server = 200
 // sample is a flow that the scenario makes, changes and removes.
 type sample struct {
 	name string
-	flow nl.Flow
+	flow ctnetlink.Flow
 }
 
 // protocol numbers without a name in conntrack's tables.
@@ -77,34 +78,34 @@ const (
 func (s *side) samples() []sample {
 	var all []sample
 	port := uint16(1000)
-	add := func(name string, proto uint8, v6 bool, change func(*nl.Flow)) *nl.Flow {
+	add := func(name string, proto uint8, v6 bool, change func(*ctnetlink.Flow)) *ctnetlink.Flow {
 		port++
 		src, dst := s.host4(len(all)+1), s.host4(server)
 		if v6 {
 			src, dst = s.host6(len(all)+1), s.host6(server)
 		}
-		f := nl.Flow{Has: nl.HasStatus | nl.HasTimeout, Status: nl.StatusConfirmed | nl.StatusSeenReply | nl.StatusAssured, Timeout: 3000}
+		f := ctnetlink.Flow{Has: ctnetlink.HasStatus | ctnetlink.HasTimeout, Status: ctnetlink.StatusConfirmed | ctnetlink.StatusSeenReply | ctnetlink.StatusAssured, Timeout: 3000}
 		t := &f.Orig
-		t.Has, t.Proto = nl.TupleAddrs|nl.TupleProto, proto
+		t.Has, t.Proto = ctnetlink.TupleAddrs|ctnetlink.TupleProto, proto
 		t.Family, t.Src = parseAddr(src)
 		_, t.Dst = parseAddr(dst)
 		switch proto {
-		case nl.ProtoICMP, nl.ProtoICMPv6:
-			t.Has |= nl.TupleICMP
+		case ctnetlink.ProtoICMP, ctnetlink.ProtoICMPv6:
+			t.Has |= ctnetlink.TupleICMP
 			t.ICMPType, t.ICMPID = 8, port
 			if v6 {
 				t.ICMPType = 128
 			}
-		case nl.ProtoTCP, nl.ProtoUDP, nl.ProtoUDPLite, nl.ProtoSCTP, nl.ProtoGRE:
-			t.Has |= nl.TuplePorts
+		case ctnetlink.ProtoTCP, ctnetlink.ProtoUDP, ctnetlink.ProtoUDPLite, ctnetlink.ProtoSCTP, ctnetlink.ProtoGRE:
+			t.Has |= ctnetlink.TuplePorts
 			t.SrcPort, t.DstPort = port, 80
 		}
 		switch proto {
-		case nl.ProtoTCP:
-			f.Has |= nl.HasTCPState
-			f.TCPState = nl.TCPStateEstablished
-		case nl.ProtoSCTP:
-			f.Has |= nl.HasSCTPState | nl.HasSCTPVtagOrig | nl.HasSCTPVtagReply
+		case ctnetlink.ProtoTCP:
+			f.Has |= ctnetlink.HasTCPState
+			f.TCPState = ctnetlink.TCPStateEstablished
+		case ctnetlink.ProtoSCTP:
+			f.Has |= ctnetlink.HasSCTPState | ctnetlink.HasSCTPVtagOrig | ctnetlink.HasSCTPVtagReply
 			f.SCTPState, f.SCTPVtagOrig, f.SCTPVtagReply = 4, 0x01020304, 0x05060708
 		}
 		if change != nil {
@@ -114,60 +115,60 @@ func (s *side) samples() []sample {
 		all = append(all, sample{name: name, flow: f})
 		return &all[len(all)-1].flow
 	}
-	nat := func(addr string, port uint16) nl.NAT {
-		n := nl.NAT{HasAddr: true, Port: port, HasPort: port != 0}
+	nat := func(addr string, port uint16) ctnetlink.NAT {
+		n := ctnetlink.NAT{HasAddr: true, Port: port, HasPort: port != 0}
 		_, n.Addr = parseAddr(addr)
 		return n
 	}
-	snat := func(addr string, port uint16) func(*nl.Flow) {
-		return func(f *nl.Flow) { f.Has |= nl.HasNATSrc; f.NATSrc = nat(addr, port) }
+	snat := func(addr string, port uint16) func(*ctnetlink.Flow) {
+		return func(f *ctnetlink.Flow) { f.Has |= ctnetlink.HasNATSrc; f.NATSrc = nat(addr, port) }
 	}
-	dnat := func(addr string, port uint16) func(*nl.Flow) {
-		return func(f *nl.Flow) { f.Has |= nl.HasNATDst; f.NATDst = nat(addr, port) }
+	dnat := func(addr string, port uint16) func(*ctnetlink.Flow) {
+		return func(f *ctnetlink.Flow) { f.Has |= ctnetlink.HasNATDst; f.NATDst = nat(addr, port) }
 	}
 	const v4, v6 = false, true
 
-	master := add("TCP", nl.ProtoTCP, v4, nil).Orig
-	add("TCP unreplied", nl.ProtoTCP, v4, func(f *nl.Flow) { f.Status, f.TCPState = nl.StatusConfirmed, 1 })
-	add("TCP, source translated", nl.ProtoTCP, v4, snat(s.outside, 0))
-	add("TCP, source and port translated", nl.ProtoTCP, v4, snat(s.outside, 40001))
-	add("TCP, destination translated", nl.ProtoTCP, v4, dnat(s.host4(server+1), 0))
-	add("TCP, destination and port translated", nl.ProtoTCP, v4, dnat(s.host4(server+1), 8080))
-	add("TCP, both translated", nl.ProtoTCP, v4, func(f *nl.Flow) { snat(s.outside, 40002)(f); dnat(s.host4(server+1), 8081)(f) })
-	add("TCP, mark and labels", nl.ProtoTCP, v4, func(f *nl.Flow) {
-		f.Has |= nl.HasMark | nl.HasLabels
-		f.Mark, f.LabelsLen = 0xabcd, nl.LabelWords
+	master := add("TCP", ctnetlink.ProtoTCP, v4, nil).Orig
+	add("TCP unreplied", ctnetlink.ProtoTCP, v4, func(f *ctnetlink.Flow) { f.Status, f.TCPState = ctnetlink.StatusConfirmed, 1 })
+	add("TCP, source translated", ctnetlink.ProtoTCP, v4, snat(s.outside, 0))
+	add("TCP, source and port translated", ctnetlink.ProtoTCP, v4, snat(s.outside, 40001))
+	add("TCP, destination translated", ctnetlink.ProtoTCP, v4, dnat(s.host4(server+1), 0))
+	add("TCP, destination and port translated", ctnetlink.ProtoTCP, v4, dnat(s.host4(server+1), 8080))
+	add("TCP, both translated", ctnetlink.ProtoTCP, v4, func(f *ctnetlink.Flow) { snat(s.outside, 40002)(f); dnat(s.host4(server+1), 8081)(f) })
+	add("TCP, mark and labels", ctnetlink.ProtoTCP, v4, func(f *ctnetlink.Flow) {
+		f.Has |= ctnetlink.HasMark | ctnetlink.HasLabels
+		f.Mark, f.LabelsLen = 0xabcd, ctnetlink.LabelWords
 		f.Labels.SetBit(1)
 		f.Labels.SetBit(33)
 		f.Labels.SetBit(127)
 	})
-	add("TCP in a zone", nl.ProtoTCP, v4, func(f *nl.Flow) { f.Orig = master; f.Has |= nl.HasZone; f.Zone = 7 })
-	add("TCP in another zone", nl.ProtoTCP, v4, func(f *nl.Flow) { f.Orig = master; f.Has |= nl.HasZone; f.Zone = 8 })
-	add("TCP with a master", nl.ProtoTCP, v4, func(f *nl.Flow) { f.Master = master })
-	add("TCP with offsets", nl.ProtoTCP, v4, func(f *nl.Flow) {
+	add("TCP in a zone", ctnetlink.ProtoTCP, v4, func(f *ctnetlink.Flow) { f.Orig = master; f.Has |= ctnetlink.HasZone; f.Zone = 7 })
+	add("TCP in another zone", ctnetlink.ProtoTCP, v4, func(f *ctnetlink.Flow) { f.Orig = master; f.Has |= ctnetlink.HasZone; f.Zone = 8 })
+	add("TCP with a master", ctnetlink.ProtoTCP, v4, func(f *ctnetlink.Flow) { f.Master = master })
+	add("TCP with offsets", ctnetlink.ProtoTCP, v4, func(f *ctnetlink.Flow) {
 		snat(s.outside, 0)(f)
-		f.Has |= nl.HasSeqAdjOrig | nl.HasSeqAdjReply
-		f.Status |= nl.StatusSeqAdjust
-		f.SeqAdjOrig = nl.SeqAdj{CorrectionPos: 7, OffsetBefore: 1, OffsetAfter: 2}
-		f.SeqAdjReply = nl.SeqAdj{CorrectionPos: 9, OffsetBefore: 3, OffsetAfter: 4}
+		f.Has |= ctnetlink.HasSeqAdjOrig | ctnetlink.HasSeqAdjReply
+		f.Status |= ctnetlink.StatusSeqAdjust
+		f.SeqAdjOrig = ctnetlink.SeqAdj{CorrectionPos: 7, OffsetBefore: 1, OffsetAfter: 2}
+		f.SeqAdjReply = ctnetlink.SeqAdj{CorrectionPos: 9, OffsetBefore: 3, OffsetAfter: 4}
 	})
-	add("UDP", nl.ProtoUDP, v4, nil)
-	add("UDP, both translated", nl.ProtoUDP, v4, func(f *nl.Flow) { snat(s.outside, 40003)(f); dnat(s.host4(server+1), 53)(f) })
-	add("UDP-Lite", nl.ProtoUDPLite, v4, nil)
-	add("ICMP", nl.ProtoICMP, v4, nil)
-	add("ICMP, source translated", nl.ProtoICMP, v4, snat(s.outside, 0))
-	add("SCTP", nl.ProtoSCTP, v4, nil)
-	add("SCTP, source translated", nl.ProtoSCTP, v4, snat(s.outside, 0))
-	add("GRE", nl.ProtoGRE, v4, nil)
-	add("DCCP", nl.ProtoDCCP, v4, nil)
+	add("UDP", ctnetlink.ProtoUDP, v4, nil)
+	add("UDP, both translated", ctnetlink.ProtoUDP, v4, func(f *ctnetlink.Flow) { snat(s.outside, 40003)(f); dnat(s.host4(server+1), 53)(f) })
+	add("UDP-Lite", ctnetlink.ProtoUDPLite, v4, nil)
+	add("ICMP", ctnetlink.ProtoICMP, v4, nil)
+	add("ICMP, source translated", ctnetlink.ProtoICMP, v4, snat(s.outside, 0))
+	add("SCTP", ctnetlink.ProtoSCTP, v4, nil)
+	add("SCTP, source translated", ctnetlink.ProtoSCTP, v4, snat(s.outside, 0))
+	add("GRE", ctnetlink.ProtoGRE, v4, nil)
+	add("DCCP", ctnetlink.ProtoDCCP, v4, nil)
 	add("OSPF", protoOSPF, v4, nil)
 	add("unnamed protocol", protoUnnamed, v4, nil)
-	add("IPv6 TCP", nl.ProtoTCP, v6, nil)
-	add("IPv6 TCP, source and port translated", nl.ProtoTCP, v6, snat(s.host6(1), 40004))
-	add("IPv6 TCP, destination translated", nl.ProtoTCP, v6, dnat(s.host6(server+1), 0))
-	add("IPv6 UDP", nl.ProtoUDP, v6, nil)
-	add("IPv6 SCTP", nl.ProtoSCTP, v6, nil)
-	add("ICMPv6", nl.ProtoICMPv6, v6, nil)
+	add("IPv6 TCP", ctnetlink.ProtoTCP, v6, nil)
+	add("IPv6 TCP, source and port translated", ctnetlink.ProtoTCP, v6, snat(s.host6(1), 40004))
+	add("IPv6 TCP, destination translated", ctnetlink.ProtoTCP, v6, dnat(s.host6(server+1), 0))
+	add("IPv6 UDP", ctnetlink.ProtoUDP, v6, nil)
+	add("IPv6 SCTP", ctnetlink.ProtoSCTP, v6, nil)
+	add("ICMPv6", ctnetlink.ProtoICMPv6, v6, nil)
 	add("IPv6 unnamed protocol", protoUnnamed, v6, nil)
 	return all
 }

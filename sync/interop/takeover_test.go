@@ -14,6 +14,7 @@ import (
 
 	"ctbox/internal/netnstest"
 	"ctbox/nl"
+	"ctbox/nl/ctnetlink"
 
 	"golang.org/x/sys/unix"
 )
@@ -91,7 +92,7 @@ func TestTakeover(t *testing.T) {
 func (n *node) awaitCopy(of *node) {
 	t := n.kernel.t
 	t.Helper()
-	entries, _, err := of.kernel.conn.Count(context.Background())
+	entries, _, err := ctnetlink.Count(context.Background(), of.kernel.conn)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -107,7 +108,7 @@ func (n *node) awaitCopy(of *node) {
 // not ended since. It returns how many flows are missing, how many are there that
 // had ended by then, and how many there are.
 func (n *node) lacks(l *load, then ack) (missing, stale, had int) {
-	there := map[nl.Tuple]bool{}
+	there := map[ctnetlink.Tuple]bool{}
 	for _, f := range n.kernel.flows() {
 		there[f.Orig] = true
 	}
@@ -142,12 +143,12 @@ func (l *load) by(then time.Time) (last ack) {
 func (l *load) repair(then ack) error {
 	l.acked = nil
 	p := l.conn.NewPipeline(context.Background(), l.complete)
-	err := l.submit(p, then.next, l.next, func(f *nl.Flow) nl.Request {
-		return nl.Request{Type: nl.TypeFlowNew, Flags: unix.NLM_F_CREATE | unix.NLM_F_EXCL, Family: f.Family(), Flow: f}
+	err := l.submit(p, then.next, l.next, func(f *ctnetlink.Flow) nl.Request {
+		return nl.Request{Type: ctnetlink.TypeFlowNew, Flags: unix.NLM_F_CREATE | unix.NLM_F_EXCL, Family: f.Family(), Attrs: f.Append}
 	})
 	if err == nil {
-		err = l.submit(p, then.first, l.first, func(f *nl.Flow) nl.Request {
-			return nl.Request{Type: nl.TypeFlowDelete, Family: f.Family(), Flow: &nl.Flow{Orig: f.Orig}}
+		err = l.submit(p, then.first, l.first, func(f *ctnetlink.Flow) nl.Request {
+			return nl.Request{Type: ctnetlink.TypeFlowDelete, Family: f.Family(), Attrs: (&ctnetlink.Flow{Orig: f.Orig}).Append}
 		})
 	}
 	return errors.Join(err, p.Close())

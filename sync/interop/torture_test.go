@@ -14,7 +14,7 @@ import (
 	"time"
 
 	"ctbox/internal/netnstest"
-	"ctbox/nl"
+	"ctbox/nl/ctnetlink"
 )
 
 var (
@@ -426,7 +426,7 @@ func (a *arena) commit() {
 // compare holds the kernel of a node that has committed to that of another.
 func (a *arena) compare(from, to *node) {
 	a.t.Helper()
-	there := map[identity]nl.Flow{}
+	there := map[identity]ctnetlink.Flow{}
 	for _, f := range to.kernel.flows() {
 		there[identityOf(&f)] = f
 	}

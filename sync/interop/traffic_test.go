@@ -7,7 +7,7 @@ import (
 	"strconv"
 	"time"
 
-	"ctbox/nl"
+	"ctbox/nl/ctnetlink"
 )
 
 // client is the number of the host that the scenario's own traffic comes from.
@@ -130,7 +130,7 @@ func askOnce(server net.PacketConn, from, to, answer string) error {
 }
 
 // expectKey is an expectation as the wire and both programs have it.
-func expectKey(x *nl.Expect, whole bool) string {
+func expectKey(x *ctnetlink.Expect, whole bool) string {
 	key := fmt.Sprintf("%+v %+v %+v flags=%d helper=%s", x.Master, x.Tuple, x.Mask, x.Flags, x.Helper.String())
 	if whole {
 		key += " class=" + strconv.Itoa(int(x.Class)) + fmt.Sprintf(" nat=%+v/%d fn=%s", x.NATTuple, x.NATDir, x.FnBytes())

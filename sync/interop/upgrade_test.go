@@ -4,7 +4,7 @@ import (
 	"testing"
 
 	"ctbox/internal/netnstest"
-	"ctbox/nl"
+	"ctbox/nl/ctnetlink"
 )
 
 // TestUpgrade brings a running pair from Debian's daemons to ours and back, one node
@@ -44,11 +44,11 @@ func TestUpgrade(t *testing.T) {
 
 type upgrade struct {
 	*pair
-	port uint16    // the last that grow used
-	made []nl.Flow // that have not ended
+	port uint16           // the last that grow used
+	made []ctnetlink.Flow // that have not ended
 }
 
-func (u *upgrade) make(n *node, f nl.Flow) {
+func (u *upgrade) make(n *node, f ctnetlink.Flow) {
 	u.t.Helper()
 	n.kernel.create(&f)
 	u.made = append(u.made, f)
@@ -102,7 +102,7 @@ func (u *upgrade) copied(primary, backup *node, when string) {
 func (u *upgrade) switchOver(primary, backup *node) {
 	u.t.Helper()
 	backup.daemon.commit()
-	there := map[identity]nl.Flow{}
+	there := map[identity]ctnetlink.Flow{}
 	for _, f := range backup.kernel.flows() {
 		there[identityOf(&f)] = f
 	}

@@ -7,6 +7,7 @@ import (
 
 	"ctbox/conf"
 	"ctbox/nl"
+	"ctbox/nl/ctnetlink"
 	"ctbox/sync/cache"
 	"ctbox/sync/proto"
 
@@ -16,12 +17,12 @@ import (
 // subscribe joins the kernel's events. What it says stands in conntrack-tools' order.
 func (n *Node) subscribe() error {
 	g := &n.cfg.General
-	opts := nl.EventOptions{
-		Groups: nl.AllFlowEvents, Reliable: g.NetlinkEventsReliable, Filter: kernelFilter(g, n.filter),
+	opts := ctnetlink.EventOptions{
+		Groups: ctnetlink.AllFlowEvents, Reliable: g.NetlinkEventsReliable, Filter: kernelFilter(g, n.filter),
 		Coalesce: coalesce, Arrived: n.eventsArrived,
 	}
 	if n.expectSync {
-		opts.Groups |= nl.AllExpectEvents
+		opts.Groups |= ctnetlink.AllExpectEvents
 	}
 	if opts.Reliable {
 		n.notice("reliable ctnetlink event delivery is ENABLED.")
@@ -33,11 +34,11 @@ func (n *Node) subscribe() error {
 		n.notice("using user-space event filtering")
 	}
 	opts.Buffer = n.eventBuffer(g)
-	sub, err := nl.Subscribe(opts)
-	if errors.Is(err, nl.ErrFilterTooLong) {
+	sub, err := ctnetlink.Subscribe(opts)
+	if errors.Is(err, ctnetlink.ErrFilterTooLong) {
 		n.filterTooLong(err)
 		opts.Filter = nil
-		sub, err = nl.Subscribe(opts)
+		sub, err = ctnetlink.Subscribe(opts)
 	}
 	if err != nil {
 		return err
@@ -49,7 +50,7 @@ func (n *Node) subscribe() error {
 }
 
 // kernelFilter is what the kernel is to filter events by; nil for nothing.
-func kernelFilter(g *conf.General, filter *filter) *nl.EventFilter {
+func kernelFilter(g *conf.General, filter *filter) *ctnetlink.EventFilter {
 	if !g.Filter.Active() || !g.Filter.Kernelspace {
 		return nil
 	}
@@ -60,7 +61,7 @@ func kernelFilter(g *conf.General, filter *filter) *nl.EventFilter {
 // kernel has.
 func (n *Node) filterEvents(g *conf.General, filter *filter) error {
 	err := n.events.SetFilter(kernelFilter(g, filter))
-	if errors.Is(err, nl.ErrFilterTooLong) {
+	if errors.Is(err, ctnetlink.ErrFilterTooLong) {
 		n.filterTooLong(err)
 		err = n.events.SetFilter(nil)
 	}
@@ -161,7 +162,7 @@ func (n *Node) takeEvents() error {
 	since := uint32(0)
 	err = run.Each(func(m *nl.Message, _ time.Time) error {
 		n.kernel.Events++
-		if m.IsExpect() {
+		if ctnetlink.IsExpect(m) {
 			n.expectEvent(m)
 		} else {
 			n.flowEvent(m)
@@ -185,7 +186,7 @@ func (n *Node) takeEvents() error {
 // flowEvent follows one event of a flow.
 func (n *Node) flowEvent(m *nl.Message) {
 	f := &n.flow
-	if m.Type != nl.TypeFlowNew && m.Type != nl.TypeFlowDelete {
+	if m.Type != ctnetlink.TypeFlowNew && m.Type != ctnetlink.TypeFlowDelete {
 		n.kernel.UnknownEvents++
 		return
 	}
@@ -200,7 +201,7 @@ func (n *Node) flowEvent(m *nl.Message) {
 		n.kernel.FailedEvents++
 		return
 	}
-	gone := m.IsDelete()
+	gone := ctnetlink.IsDelete(m)
 	if why := incomplete(f); why != "" {
 		n.kernel.Filtered++
 		n.log.Error(why)
@@ -215,17 +216,17 @@ func (n *Node) flowEvent(m *nl.Message) {
 		n.bypassEvent(m, from)
 	case gone:
 		n.flowEnded(f, from == foreign)
-	case m.IsNew():
+	case ctnetlink.IsNew(m):
 		n.born(f)
-		f.Has &^= nl.HasCountersOrig | nl.HasCountersReply
+		f.Has &^= ctnetlink.HasCountersOrig | ctnetlink.HasCountersReply
 		n.flowSeen(f, from, n.internal.flows.Replace)
 	default:
-		f.Has &^= nl.HasCountersOrig | nl.HasCountersReply
+		f.Has &^= ctnetlink.HasCountersOrig | ctnetlink.HasCountersReply
 		n.flowSeen(f, from, n.internal.flows.Put)
 	}
 }
 
-func (n *Node) flowSeen(f *nl.Flow, from origin, put func(*nl.Flow, time.Duration) (cache.Handle, cache.Outcome)) {
+func (n *Node) flowSeen(f *ctnetlink.Flow, from origin, put func(*ctnetlink.Flow, time.Duration) (cache.Handle, cache.Outcome)) {
 	n.makeRoom(n.internal.flows)
 	h, outcome := put(f, n.clock())
 	if stored(outcome) {
@@ -269,7 +270,7 @@ func (n *Node) tellExpect(h cache.Handle, stored, tell bool) {
 }
 
 // flowEnded follows a DESTROY event.
-func (n *Node) flowEnded(f *nl.Flow, tell bool) {
+func (n *Node) flowEnded(f *ctnetlink.Flow, tell bool) {
 	n.bury(f)
 	h := n.internal.flows.Find(f)
 	if h == 0 {
@@ -283,12 +284,12 @@ func (n *Node) flowEnded(f *nl.Flow, tell bool) {
 }
 
 // countTraffic adds the counters that came with f's end.
-func (n *Node) countTraffic(f *nl.Flow) {
-	if f.Has&nl.HasCountersOrig != 0 {
+func (n *Node) countTraffic(f *ctnetlink.Flow) {
+	if f.Has&ctnetlink.HasCountersOrig != 0 {
 		n.traffic.Bytes += f.CountersOrig.Bytes
 		n.traffic.Packets += f.CountersOrig.Packets
 	}
-	if f.Has&nl.HasCountersReply != 0 {
+	if f.Has&ctnetlink.HasCountersReply != 0 {
 		n.traffic.Bytes += f.CountersReply.Bytes
 		n.traffic.Packets += f.CountersReply.Packets
 	}

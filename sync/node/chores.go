@@ -4,7 +4,7 @@ import (
 	"context"
 	"time"
 
-	"ctbox/nl"
+	"ctbox/nl/ctnetlink"
 	"ctbox/sync/cache"
 	"ctbox/sync/proto"
 	"ctbox/sync/wire"
@@ -58,7 +58,7 @@ func (n *Node) startBulk() {
 // told, every flow and then every expectation as a new one.
 func (n *Node) startLiveBulk() {
 	n.run(TaskAny, "bulk update", func(ctx context.Context, t *task) error {
-		_, err := dump(ctx, n, t, nl.Dump{Type: nl.TypeFlowGet}, func(f *nl.Flow) {
+		_, err := dump(ctx, n, t, ctnetlink.Dump{Type: ctnetlink.TypeFlowGet}, func(f *ctnetlink.Flow) {
 			if incomplete(f) != "" || !n.filter.passes(f, false) {
 				return
 			}
@@ -70,7 +70,7 @@ func (n *Node) startLiveBulk() {
 		if err != nil || !n.expectSync {
 			return err
 		}
-		_, err = dump(ctx, n, t, nl.Dump{Type: nl.TypeExpectGet}, func(e *nl.Expect) {
+		_, err = dump(ctx, n, t, ctnetlink.Dump{Type: ctnetlink.TypeExpectGet}, func(e *ctnetlink.Expect) {
 			if !n.filter.passesExpect(e) {
 				return
 			}

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"ctbox/nl"
+	"ctbox/nl/ctnetlink"
 	"ctbox/sync/cache"
 
 	"golang.org/x/sys/unix"
@@ -94,15 +95,15 @@ type commit struct {
 	// What the flows took of result.Took.
 	flowsTook time.Duration
 	// Entries whose place in the kernel's table is taken.
-	retryFlows   []nl.Flow
-	retryExpects []nl.Expect
+	retryFlows   []ctnetlink.Flow
+	retryExpects []ctnetlink.Expect
 }
 
 // restored is what the requests of a batch were made from, for those that the
 // kernel refuses. Index i of the batch is entry of[i].
 type restored struct {
-	flows   []nl.Flow
-	expects []nl.Expect
+	flows   []ctnetlink.Flow
+	expects []ctnetlink.Expect
 	of      []request
 }
 
@@ -154,9 +155,9 @@ func (c *commit) passes(ctx context.Context) error {
 func (c *commit) flows(ctx context.Context, related bool) error {
 	n := c.node
 	handles := make([]cache.Handle, commitSlice)
-	slice := make([]nl.Flow, 0, commitSlice)
+	slice := make([]ctnetlink.Flow, 0, commitSlice)
 	var cur cache.Cursor
-	var f nl.Flow
+	var f ctnetlink.Flow
 	for more := true; more; {
 		slice = slice[:0]
 		if err := n.do(ctx, func() {
@@ -189,25 +190,25 @@ func (c *commit) flows(ctx context.Context, related bool) error {
 }
 
 // hasMaster reports whether f's master is known well enough to be looked up.
-func hasMaster(f *nl.Flow) bool {
-	const needed = nl.TupleAddrs | nl.TupleProto | nl.TuplePorts
+func hasMaster(f *ctnetlink.Flow) bool {
+	const needed = ctnetlink.TupleAddrs | ctnetlink.TupleProto | ctnetlink.TuplePorts
 	return f.Master.Has&needed == needed
 }
 
 // detach gives f variable parts of its own, which few flows have.
-func detach(f *nl.Flow) {
+func detach(f *ctnetlink.Flow) {
 	f.HelperInfo, f.Secctx = nil, nil
 	if !hasMaster(f) {
-		f.Master = nl.Tuple{}
+		f.Master = ctnetlink.Tuple{}
 	}
 }
 
 func (c *commit) expects(ctx context.Context) error {
 	n := c.node
 	handles := make([]cache.Handle, commitSlice)
-	slice := make([]nl.Expect, 0, commitSlice)
+	slice := make([]ctnetlink.Expect, 0, commitSlice)
 	var cur cache.Cursor
-	var e nl.Expect
+	var e ctnetlink.Expect
 	for more := true; more; {
 		slice = slice[:0]
 		if err := n.do(ctx, func() {
@@ -239,31 +240,31 @@ func (c *commit) expects(ctx context.Context) error {
 
 // createFlow adds the request that creates f; second says that what stood in its
 // way was removed, or is to be removed by the same batch.
-func (c *commit) createFlow(f *nl.Flow, second bool) error {
+func (c *commit) createFlow(f *ctnetlink.Flow, second bool) error {
 	tag := c.batch.Tag.(*restored)
 	tag.flows = append(tag.flows, *f)
 	entry := len(tag.flows) - 1
 	if second {
-		var gone nl.Flow
+		var gone ctnetlink.Flow
 		key(&gone, f)
-		c.batch.Add(nl.Request{Type: nl.TypeFlowDelete, Family: f.Orig.Family, Flow: &gone})
+		c.batch.Add(nl.Request{Type: ctnetlink.TypeFlowDelete, Family: f.Orig.Family, Attrs: gone.Append})
 		tag.of = append(tag.of, request{entry: entry, removal: true})
 	}
-	c.batch.Add(nl.Request{Type: nl.TypeFlowNew, Flags: unix.NLM_F_CREATE | unix.NLM_F_EXCL, Family: f.Orig.Family, Flow: f})
+	c.batch.Add(nl.Request{Type: ctnetlink.TypeFlowNew, Flags: unix.NLM_F_CREATE | unix.NLM_F_EXCL, Family: f.Orig.Family, Attrs: f.Append})
 	tag.of = append(tag.of, request{entry: entry, second: second})
 	return c.added()
 }
 
-func (c *commit) createExpect(e *nl.Expect, second bool) error {
+func (c *commit) createExpect(e *ctnetlink.Expect, second bool) error {
 	tag := c.batch.Tag.(*restored)
 	tag.expects = append(tag.expects, *e)
 	entry := len(tag.expects) - 1
 	if second {
-		gone := nl.Expect{Tuple: e.Tuple, Has: e.Has & nl.ExpectHasZone, Zone: e.Zone}
-		c.batch.Add(nl.Request{Type: nl.TypeExpectDelete, Family: e.Tuple.Family, Expect: &gone})
+		gone := ctnetlink.Expect{Tuple: e.Tuple, Has: e.Has & ctnetlink.ExpectHasZone, Zone: e.Zone}
+		c.batch.Add(nl.Request{Type: ctnetlink.TypeExpectDelete, Family: e.Tuple.Family, Attrs: gone.Append})
 		tag.of = append(tag.of, request{entry: entry, expect: true, removal: true})
 	}
-	c.batch.Add(nl.Request{Type: nl.TypeExpectNew, Flags: unix.NLM_F_CREATE | unix.NLM_F_EXCL, Family: e.Tuple.Family, Expect: e})
+	c.batch.Add(nl.Request{Type: ctnetlink.TypeExpectNew, Flags: unix.NLM_F_CREATE | unix.NLM_F_EXCL, Family: e.Tuple.Family, Attrs: e.Append})
 	tag.of = append(tag.of, request{entry: entry, expect: true, second: second})
 	return c.added()
 }

@@ -14,7 +14,7 @@ import (
 	"errors"
 	"time"
 
-	"ctbox/nl"
+	"ctbox/nl/ctnetlink"
 )
 
 // What a method returns when the node does not do what it was asked. The texts
@@ -53,8 +53,8 @@ const (
 // Entry is one object of a cache, as Dump hands it out. Either Flow or Expect is
 // set; both point to memory that the next entry reuses.
 type Entry struct {
-	Flow   *nl.Flow
-	Expect *nl.Expect
+	Flow   *ctnetlink.Flow
+	Expect *ctnetlink.Expect
 
 	// Live says that there is no cache (DisableInternalCache) and the entry
 	// comes from the kernel's table itself: counters, timeout and use are true,

@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"ctbox/nl"
+	"ctbox/nl/ctnetlink"
 	"ctbox/nl/format"
 	"ctbox/sync/cache"
 )
@@ -34,9 +35,9 @@ func (n *Node) Dump(ctx context.Context, which Cache, table Tables, each func(*E
 	case live:
 		return n.dumpLiveFlows(ctx, each)
 	case table == Expects:
-		return dumpTable(ctx, n, t, side.expects, func(e *nl.Expect, entry *Entry) { entry.Expect = e }, each)
+		return dumpTable(ctx, n, t, side.expects, func(e *ctnetlink.Expect, entry *Entry) { entry.Expect = e }, each)
 	}
-	return dumpTable(ctx, n, t, side.flows, func(f *nl.Flow, entry *Entry) { entry.Flow = f }, each)
+	return dumpTable(ctx, n, t, side.flows, func(f *ctnetlink.Flow, entry *Entry) { entry.Flow = f }, each)
 }
 
 // table is what Dump needs of a cache's table of T.
@@ -90,8 +91,8 @@ func dumpTable[T any](ctx context.Context, n *Node, t *task, from table[T], set 
 // dumpLiveFlows and dumpLiveExpects hand out the kernel's tables where there is no
 // internal cache.
 func (n *Node) dumpLiveFlows(ctx context.Context, each func(*Entry) error) error {
-	var f nl.Flow
-	return n.dumpLive(ctx, nl.TypeFlowGet, func(m *nl.Message, filter *filter) error {
+	var f ctnetlink.Flow
+	return n.dumpLive(ctx, ctnetlink.TypeFlowGet, func(m *nl.Message, filter *filter) error {
 		if err := f.Decode(m.Attrs); err != nil {
 			return err
 		}
@@ -103,8 +104,8 @@ func (n *Node) dumpLiveFlows(ctx context.Context, each func(*Entry) error) error
 }
 
 func (n *Node) dumpLiveExpects(ctx context.Context, each func(*Entry) error) error {
-	var e nl.Expect
-	return n.dumpLive(ctx, nl.TypeExpectGet, func(m *nl.Message, filter *filter) error {
+	var e ctnetlink.Expect
+	return n.dumpLive(ctx, ctnetlink.TypeExpectGet, func(m *nl.Message, filter *filter) error {
 		if err := e.Decode(m.Attrs); err != nil {
 			return err
 		}
@@ -122,20 +123,20 @@ func (n *Node) dumpLive(ctx context.Context, table nl.Type, each func(*nl.Messag
 	if err := n.do(ctx, func() { filter = n.filter }); err != nil {
 		return err
 	}
-	c, err := nl.Dial()
+	c, err := nl.Dial(nl.Config{})
 	if err != nil {
 		return err
 	}
 	defer c.Close()
-	_, err = c.Dump(ctx, nl.Dump{Type: table}, func(m *nl.Message) error { return each(m, filter) })
+	_, err = c.Dump(ctx, ctnetlink.Dump{Type: table}.Request(), func(m *nl.Message) error { return each(m, filter) })
 	return err
 }
 
 // appendFlowLine and appendExpectLine name an entry in the log.
-func appendFlowLine(dst []byte, f *nl.Flow) []byte {
+func appendFlowLine(dst []byte, f *ctnetlink.Flow) []byte {
 	return format.AppendFlow(dst, f, &format.Style{Now: time.Now().UnixNano()}, nil)
 }
 
-func appendExpectLine(dst []byte, e *nl.Expect) []byte {
+func appendExpectLine(dst []byte, e *ctnetlink.Expect) []byte {
 	return format.AppendExpect(dst, e, &format.Style{}, nil)
 }

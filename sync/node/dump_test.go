@@ -6,20 +6,20 @@ import (
 	"testing"
 	"time"
 
-	"ctbox/nl"
+	"ctbox/nl/ctnetlink"
 	"ctbox/sync/cache"
 )
 
 // numbered sets f to one of four billion flows.
-func numbered(f *nl.Flow, i uint32) {
+func numbered(f *ctnetlink.Flow, i uint32) {
 	*f = tcp("192.0.2.1", "198.51.100.1")
 	binary.BigEndian.PutUint32(f.Orig.Src[:], i)
-	f.Reply = nl.Tuple{}
+	f.Reply = ctnetlink.Tuple{}
 }
 
 // slices is a table that notes how much of it is handed out at once.
 type slices struct {
-	table[nl.Flow]
+	table[ctnetlink.Flow]
 	largest *int
 }
 
@@ -35,7 +35,7 @@ func (s slices) Next(c *cache.Cursor, batch []cache.Handle) (int, bool) {
 func TestDumpOfAMillionFlowsStallsNothing(t *testing.T) {
 	const million = 1_000_000
 	external := caches{cache.NewFlows(cache.Config{}), cache.NewExpects(cache.Config{})}
-	var f nl.Flow
+	var f ctnetlink.Flow
 	for i := range uint32(million) {
 		numbered(&f, i)
 		external.flows.Put(&f, 0)
@@ -43,7 +43,7 @@ func TestDumpOfAMillionFlowsStallsNothing(t *testing.T) {
 	n := committing(t, nil, external)
 	largest := 0
 	dump := func(each func(*Entry) error) error {
-		return dumpTable(t.Context(), n, &task{}, slices{n.external.flows, &largest}, func(f *nl.Flow, e *Entry) { e.Flow = f }, each)
+		return dumpTable(t.Context(), n, &task{}, slices{n.external.flows, &largest}, func(f *ctnetlink.Flow, e *Entry) { e.Flow = f }, each)
 	}
 	standing, goOn, done := make(chan struct{}), make(chan struct{}), make(chan error, 1)
 	times := make([]uint8, million)

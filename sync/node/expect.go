@@ -4,6 +4,7 @@ import (
 	"time"
 
 	"ctbox/nl"
+	"ctbox/nl/ctnetlink"
 	"ctbox/sync/cache"
 )
 
@@ -26,7 +27,7 @@ func (n *Node) expectEvent(m *nl.Message) {
 		return
 	}
 	table := n.internal.expects
-	if m.IsDelete() {
+	if ctnetlink.IsDelete(m) {
 		n.buryExpect(e)
 		if h := table.Find(e); h != 0 {
 			n.goneExpect(h, from == foreign)
@@ -37,14 +38,14 @@ func (n *Node) expectEvent(m *nl.Message) {
 		return
 	}
 	put := table.Put
-	if m.IsNew() {
+	if ctnetlink.IsNew(m) {
 		n.bornExpect(e)
 		put = table.Replace
 	}
 	n.expectSeen(e, from, put)
 }
 
-func (n *Node) expectSeen(e *nl.Expect, from origin, put func(*nl.Expect, time.Duration) (cache.Handle, cache.Outcome)) {
+func (n *Node) expectSeen(e *ctnetlink.Expect, from origin, put func(*ctnetlink.Expect, time.Duration) (cache.Handle, cache.Outcome)) {
 	n.makeRoom(n.internal.expects)
 	h, outcome := put(e, n.clock())
 	n.tellExpect(h, stored(outcome), from == foreign)
@@ -52,7 +53,7 @@ func (n *Node) expectSeen(e *nl.Expect, from origin, put func(*nl.Expect, time.D
 
 // wantsExpect reports whether an expectation is replicated: its helper must be
 // one of the configured ones, which is counted, and its master's flow must be.
-func (n *Node) wantsExpect(e *nl.Expect) bool {
+func (n *Node) wantsExpect(e *ctnetlink.Expect) bool {
 	if !n.filter.passesExpect(e) {
 		n.kernel.Filtered++
 		return false

@@ -6,6 +6,7 @@ import (
 
 	"ctbox/conf"
 	"ctbox/nl"
+	"ctbox/nl/ctnetlink"
 )
 
 // filter decides which flows and expectations are replicated (the Filter clause
@@ -21,13 +22,13 @@ type filter struct {
 // address is an address with its family.
 type address struct {
 	family uint8
-	addr   nl.Addr
+	addr   ctnetlink.Addr
 }
 
-// network is a prefix: mask and value of each 32-bit piece of an nl.Addr.
+// network is a prefix: mask and value of each 32-bit piece of an ctnetlink.Addr.
 type network struct {
 	family      uint8
-	addr, masks nl.Addr
+	addr, masks ctnetlink.Addr
 }
 
 func newFilter(f *conf.Filter, helpers []string) *filter {
@@ -55,12 +56,12 @@ func newFilter(f *conf.Filter, helpers []string) *filter {
 }
 
 // incomplete names what a flow lacks that replication needs, or "".
-func incomplete(f *nl.Flow) string {
-	const sources = nl.TupleSrc | nl.TupleDst
+func incomplete(f *ctnetlink.Flow) string {
+	const sources = ctnetlink.TupleSrc | ctnetlink.TupleDst
 	switch {
 	case f.Orig.Family == nl.FamilyUnspec:
 		return "missing layer 3 protocol"
-	case f.Orig.Has&sources != sources || f.Reply.Has&nl.TupleSrc == 0:
+	case f.Orig.Has&sources != sources || f.Reply.Has&ctnetlink.TupleSrc == 0:
 		if f.Orig.Family == nl.FamilyIPv6 {
 			return "missing IPv6 address"
 		}
@@ -71,7 +72,7 @@ func incomplete(f *nl.Flow) string {
 
 // passes reports whether f is to be replicated. gone says that f's end is told: a
 // state filter does not hide it, since what it had let in must be let out again.
-func (x *filter) passes(f *nl.Flow, gone bool) bool {
+func (x *filter) passes(f *ctnetlink.Flow, gone bool) bool {
 	c := x.conf
 	if c.Protocol.Action != conf.NoAction {
 		if proto, known := f.Proto(); known && c.Protocol.Protocols.Has(proto) != (c.Protocol.Action == conf.Accept) {
@@ -84,13 +85,13 @@ func (x *filter) passes(f *nl.Flow, gone bool) bool {
 			return false
 		}
 	}
-	if c.State.Action != conf.NoAction && !gone && f.Has&nl.HasTCPState != 0 {
+	if c.State.Action != conf.NoAction && !gone && f.Has&ctnetlink.HasTCPState != 0 {
 		return c.State.States.Has(f.TCPState) == (c.State.Action == conf.Accept)
 	}
 	return true
 }
 
-func (x *filter) listed(family uint8, a *nl.Addr) bool {
+func (x *filter) listed(family uint8, a *ctnetlink.Addr) bool {
 	if _, ok := x.hosts[address{family, *a}]; ok {
 		return true
 	}
@@ -103,7 +104,7 @@ func (x *filter) listed(family uint8, a *nl.Addr) bool {
 	return false
 }
 
-func (n *network) contains(a *nl.Addr) bool {
+func (n *network) contains(a *ctnetlink.Addr) bool {
 	for i := range a {
 		if (a[i]^n.addr[i])&n.masks[i] != 0 {
 			return false
@@ -114,11 +115,11 @@ func (n *network) contains(a *nl.Addr) bool {
 
 // passesExpect reports whether an expectation's helper is one of those to be
 // replicated. With a list, an expectation without a helper is not.
-func (x *filter) passesExpect(e *nl.Expect) bool {
+func (x *filter) passesExpect(e *ctnetlink.Expect) bool {
 	if len(x.helpers) == 0 {
 		return true
 	}
-	if e.Has&nl.ExpectHasHelper == 0 {
+	if e.Has&ctnetlink.ExpectHasHelper == 0 {
 		return false
 	}
 	name := strings.ToLower(e.Helper.String())
@@ -131,16 +132,16 @@ func (x *filter) passesExpect(e *nl.Expect) bool {
 }
 
 // kernel is the filter as the kernel applies it to events.
-func (x *filter) kernel() *nl.EventFilter {
+func (x *filter) kernel() *ctnetlink.EventFilter {
 	c := x.conf
-	var f nl.EventFilter
+	var f ctnetlink.EventFilter
 	f.Protos.Action = action(c.Protocol.Action)
 	for p := range 256 {
 		if c.Protocol.Protocols.Has(uint8(p)) {
 			f.Protos.Items = append(f.Protos.Items, uint8(p))
 		}
 	}
-	f.Prefixes = nl.List[netip.Prefix]{Action: action(c.Address.Action), Items: c.Address.Prefixes}
+	f.Prefixes = ctnetlink.List[netip.Prefix]{Action: action(c.Address.Action), Items: c.Address.Prefixes}
 	f.States.Action = action(c.State.Action)
 	for s := range uint8(16) {
 		if c.State.States.Has(s) {
@@ -150,12 +151,12 @@ func (x *filter) kernel() *nl.EventFilter {
 	return &f
 }
 
-func action(a conf.Action) nl.ListAction {
+func action(a conf.Action) ctnetlink.ListAction {
 	switch a {
 	case conf.Accept:
-		return nl.Accept
+		return ctnetlink.Accept
 	case conf.Ignore:
-		return nl.Ignore
+		return ctnetlink.Ignore
 	}
-	return nl.NoList
+	return ctnetlink.NoList
 }

@@ -6,11 +6,12 @@ import (
 
 	"ctbox/conf"
 	"ctbox/nl"
+	"ctbox/nl/ctnetlink"
 )
 
-func tcp(src, dst string) nl.Flow {
-	f := nl.Flow{Has: nl.HasTCPState, TCPState: nl.TCPStateEstablished}
-	f.Orig = nl.Tuple{Has: nl.TupleAddrs | nl.TupleProto | nl.TuplePorts, Family: nl.FamilyIPv4, Proto: nl.ProtoTCP, SrcPort: 1000, DstPort: 80}
+func tcp(src, dst string) ctnetlink.Flow {
+	f := ctnetlink.Flow{Has: ctnetlink.HasTCPState, TCPState: ctnetlink.TCPStateEstablished}
+	f.Orig = ctnetlink.Tuple{Has: ctnetlink.TupleAddrs | ctnetlink.TupleProto | ctnetlink.TuplePorts, Family: nl.FamilyIPv4, Proto: ctnetlink.ProtoTCP, SrcPort: 1000, DstPort: 80}
 	s, d := netip.MustParseAddr(src), netip.MustParseAddr(dst)
 	if s.Is6() {
 		f.Orig.Family = nl.FamilyIPv6
@@ -26,7 +27,7 @@ func TestFilterAddresses(t *testing.T) {
 		name     string
 		action   conf.Action
 		prefixes []string
-		flow     nl.Flow
+		flow     ctnetlink.Flow
 		want     bool
 	}{
 		{"no list", conf.NoAction, nil, tcp("192.0.2.1", "198.51.100.1"), true},
@@ -56,12 +57,12 @@ func TestFilterProtocolAndState(t *testing.T) {
 	f := tcp("192.0.2.1", "198.51.100.1")
 	var c conf.Filter
 	c.Protocol.Action = conf.Accept
-	c.Protocol.Protocols.Add(nl.ProtoUDP)
+	c.Protocol.Protocols.Add(ctnetlink.ProtoUDP)
 	if newFilter(&c, nil).passes(&f, false) {
 		t.Error("TCP passes a list that accepts UDP")
 	}
-	c.Protocol.Protocols.Add(nl.ProtoTCP)
-	c.State.Action, c.State.States = conf.Ignore, 1<<nl.TCPStateEstablished
+	c.Protocol.Protocols.Add(ctnetlink.ProtoTCP)
+	c.State.Action, c.State.States = conf.Ignore, 1<<ctnetlink.TCPStateEstablished
 	x := newFilter(&c, nil)
 	if x.passes(&f, false) {
 		t.Error("an ignored state passes")
@@ -77,13 +78,13 @@ func TestFilterProtocolAndState(t *testing.T) {
 }
 
 func TestFilterExpectationHelpers(t *testing.T) {
-	var e nl.Expect
+	var e ctnetlink.Expect
 	e.Helper.Set("SIP-5060")
 	x := newFilter(&conf.Filter{}, []string{"Sip", "ftp"})
 	if x.passesExpect(&e) {
 		t.Error("an expectation without a helper passes")
 	}
-	e.Has = nl.ExpectHasHelper
+	e.Has = ctnetlink.ExpectHasHelper
 	if !x.passesExpect(&e) {
 		t.Error("sip-5060 does not match sip")
 	}
@@ -102,7 +103,7 @@ func TestIncomplete(t *testing.T) {
 	if why := incomplete(&f); why != "missing IPv4 address" {
 		t.Errorf("got %q", why)
 	}
-	if why := incomplete(&nl.Flow{}); why != "missing layer 3 protocol" {
+	if why := incomplete(&ctnetlink.Flow{}); why != "missing layer 3 protocol" {
 		t.Errorf("got %q", why)
 	}
 }

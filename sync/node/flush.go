@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"ctbox/nl"
+	"ctbox/nl/ctnetlink"
 
 	"golang.org/x/sys/unix"
 )
@@ -110,7 +111,7 @@ func (n *Node) flushKernel(ctx context.Context, tables Tables, filter *filter) e
 		if err := n.do(ctx, func() { n.kernel.Flushes++ }); err != nil {
 			return err
 		}
-		if err := n.conns.flush.Do(ctx, nl.Request{Type: nl.TypeExpectDelete}, nil); err != nil {
+		if err := n.conns.flush.Do(ctx, nl.Request{Type: ctnetlink.TypeExpectDelete}, nil); err != nil {
 			return fmt.Errorf("expectations: %w", err)
 		}
 	}
@@ -120,7 +121,7 @@ func (n *Node) flushKernel(ctx context.Context, tables Tables, filter *filter) e
 	if err := n.do(ctx, func() { n.kernel.Flushes++ }); err != nil {
 		return err
 	}
-	c, err := nl.Dial()
+	c, err := nl.Dial(nl.Config{})
 	if err != nil {
 		return err
 	}
@@ -136,13 +137,13 @@ func (n *Node) flushKernel(ctx context.Context, tables Tables, filter *filter) e
 	})
 	batch, err := p.Batch()
 	if err == nil {
-		var gone nl.Flow
-		_, err = c.DumpFlows(ctx, nl.Dump{Type: nl.TypeFlowGet}, func(f *nl.Flow) error {
+		var gone ctnetlink.Flow
+		_, err = ctnetlink.DumpFlows(ctx, c, ctnetlink.Dump{Type: ctnetlink.TypeFlowGet}, func(f *ctnetlink.Flow) error {
 			if !filter.passes(f, false) {
 				return nil
 			}
-			gone = nl.Flow{Has: f.Has & (nl.HasID | nl.HasZone), Orig: f.Orig, ID: f.ID, Zone: f.Zone}
-			batch.Add(nl.Request{Type: nl.TypeFlowDelete, Family: f.Orig.Family, Flow: &gone})
+			gone = ctnetlink.Flow{Has: f.Has & (ctnetlink.HasID | ctnetlink.HasZone), Orig: f.Orig, ID: f.ID, Zone: f.Zone}
+			batch.Add(nl.Request{Type: ctnetlink.TypeFlowDelete, Family: f.Orig.Family, Attrs: gone.Append})
 			if !batch.Full() {
 				return nil
 			}

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"ctbox/nl"
+	"ctbox/nl/ctnetlink"
 	"ctbox/sync/wire"
 
 	"golang.org/x/sys/unix"
@@ -32,8 +33,8 @@ type injector struct {
 // order is one change. Exactly one of flow and expect counts.
 type order struct {
 	typ    wire.Type
-	flow   nl.Flow
-	expect nl.Expect
+	flow   ctnetlink.Flow
+	expect ctnetlink.Expect
 	// The peer told no timeout (its CommitTimeout): flow has one for its creation only.
 	untimed bool
 }
@@ -44,7 +45,7 @@ const (
 )
 
 func newInjector(n *Node) (*injector, error) {
-	c, err := nl.Dial()
+	c, err := nl.Dial(nl.Config{})
 	if err != nil {
 		return nil, err
 	}
@@ -58,14 +59,14 @@ func (i *injector) full() bool { return len(i.orders) >= injectQueue-1 }
 
 // flow and expect note an order; hand passes on what was noted. The loop calls
 // them.
-func (i *injector) flow(typ wire.Type, f *nl.Flow) {
+func (i *injector) flow(typ wire.Type, f *ctnetlink.Flow) {
 	o := i.add(typ)
 	i.node.restore.flow(&o.flow, f, 0)
 	detach(&o.flow)
-	o.untimed = f.Has&nl.HasTimeout == 0
+	o.untimed = f.Has&ctnetlink.HasTimeout == 0
 }
 
-func (i *injector) expect(typ wire.Type, e *nl.Expect) {
+func (i *injector) expect(typ wire.Type, e *ctnetlink.Expect) {
 	o := i.add(typ)
 	i.node.restore.expect(&o.expect, e, 0)
 }
@@ -174,7 +175,7 @@ func (i *injector) carryOut(ctx context.Context, orders []order) error {
 // flowKey is what two orders have in common that are about the same object.
 type flowKey struct {
 	expect bool
-	tuple  nl.Tuple
+	tuple  ctnetlink.Tuple
 	zone   uint16
 }
 
@@ -183,7 +184,7 @@ func keyOf(o *order) flowKey {
 		return flowKey{expect: true, tuple: o.expect.Tuple, zone: o.expect.Zone}
 	}
 	k := flowKey{tuple: o.flow.Orig}
-	if o.flow.Has&nl.HasZone != 0 {
+	if o.flow.Has&ctnetlink.HasZone != 0 {
 		k.zone = o.flow.Zone
 	}
 	return k
@@ -225,20 +226,22 @@ func (o *order) requests(a attempt) (requests []nl.Request, removal bool) {
 	var typ, gone nl.Type
 	request := nl.Request{}
 	if o.typ.IsExpect() {
-		typ, gone = nl.TypeExpectNew, nl.TypeExpectDelete
-		request.Family, request.Expect = o.expect.Tuple.Family, &o.expect
+		typ, gone = ctnetlink.TypeExpectNew, ctnetlink.TypeExpectDelete
+		request.Family, request.Attrs = o.expect.Tuple.Family, o.expect.Append
 	} else {
-		typ, gone = nl.TypeFlowNew, nl.TypeFlowDelete
-		request.Family, request.Flow = o.flow.Orig.Family, &o.flow
+		typ, gone = ctnetlink.TypeFlowNew, ctnetlink.TypeFlowDelete
+		request.Family, request.Attrs = o.flow.Orig.Family, o.flow.Append
 	}
 	if a == anew || o.typ == wire.FlowDelete || o.typ == wire.ExpectDelete {
 		named := request
 		named.Type = gone
 		if o.typ.IsExpect() {
-			named.Expect = &nl.Expect{Tuple: o.expect.Tuple, Has: o.expect.Has & nl.ExpectHasZone, Zone: o.expect.Zone}
+			expect := &ctnetlink.Expect{Tuple: o.expect.Tuple, Has: o.expect.Has & ctnetlink.ExpectHasZone, Zone: o.expect.Zone}
+			named.Attrs = expect.Append
 		} else {
-			named.Flow = &nl.Flow{}
-			key(named.Flow, &o.flow)
+			flow := &ctnetlink.Flow{}
+			key(flow, &o.flow)
+			named.Attrs = flow.Append
 		}
 		if a != anew {
 			return []nl.Request{named}, false
@@ -248,11 +251,12 @@ func (o *order) requests(a attempt) (requests []nl.Request, removal bool) {
 	request.Type, request.Flags = typ, create
 	if a == plain && o.typ == wire.FlowUpdate {
 		request.Flags = 0
-		request.Flow = &nl.Flow{}
-		changes(request.Flow, &o.flow)
+		changed := &ctnetlink.Flow{}
+		changes(changed, &o.flow)
 		if o.untimed {
-			request.Flow.Has &^= nl.HasTimeout
+			changed.Has &^= ctnetlink.HasTimeout
 		}
+		request.Attrs = changed.Append
 	}
 	return append(requests, request), removal
 }

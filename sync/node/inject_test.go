@@ -4,7 +4,7 @@ import (
 	"testing"
 
 	"ctbox/internal/netnstest"
-	"ctbox/nl"
+	"ctbox/nl/ctnetlink"
 	"ctbox/sync/wire"
 )
 
@@ -33,9 +33,9 @@ func (i *injector) carry(t *testing.T) {
 }
 
 // flowOf is the kernel's flow with that source port.
-func (i *injector) flowOf(t *testing.T, port uint16) (found nl.Flow) {
+func (i *injector) flowOf(t *testing.T, port uint16) (found ctnetlink.Flow) {
 	t.Helper()
-	if _, err := i.conn.DumpFlows(t.Context(), nl.Dump{Type: nl.TypeFlowGet}, func(f *nl.Flow) error {
+	if _, err := ctnetlink.DumpFlows(t.Context(), i.conn, ctnetlink.Dump{Type: ctnetlink.TypeFlowGet}, func(f *ctnetlink.Flow) error {
 		if f.Orig.SrcPort == port {
 			found = f.Clone()
 		}
@@ -50,13 +50,13 @@ func (i *injector) flowOf(t *testing.T, port uint16) (found nl.Flow) {
 }
 
 // established is a flow as a peer tells it.
-func established(port uint16) nl.Flow {
+func established(port uint16) ctnetlink.Flow {
 	f := tcp("192.0.2.1", "198.51.100.1")
 	f.Orig.SrcPort = port
-	f.Reply = nl.Tuple{}
-	f.Has |= nl.HasStatus | nl.HasTimeout | nl.HasMark | nl.HasTCPState
-	f.Status = nl.StatusConfirmed | nl.StatusSeenReply | nl.StatusAssured
-	f.Timeout, f.TCPState = 3000, nl.TCPStateEstablished
+	f.Reply = ctnetlink.Tuple{}
+	f.Has |= ctnetlink.HasStatus | ctnetlink.HasTimeout | ctnetlink.HasMark | ctnetlink.HasTCPState
+	f.Status = ctnetlink.StatusConfirmed | ctnetlink.StatusSeenReply | ctnetlink.StatusAssured
+	f.Timeout, f.TCPState = 3000, ctnetlink.TCPStateEstablished
 	return f
 }
 
@@ -65,12 +65,12 @@ func established(port uint16) nl.Flow {
 func TestInjectUpdateOfRelatedFlow(t *testing.T) {
 	i := injecting(t)
 	master, related := established(1001), established(1002)
-	related.Master, related.Status = master.Orig, related.Status|nl.StatusExpected
+	related.Master, related.Status = master.Orig, related.Status|ctnetlink.StatusExpected
 	i.flow(wire.FlowNew, &master)
 	i.flow(wire.FlowNew, &related)
 	i.carry(t)
 	related.Mark = 7
-	related.Has &^= nl.HasTimeout // one that is made anew has 60 s then
+	related.Has &^= ctnetlink.HasTimeout // one that is made anew has 60 s then
 	i.flow(wire.FlowUpdate, &related)
 	i.carry(t)
 	if got := i.flowOf(t, 1002); got.Mark != 7 || got.Timeout < 2000 {
@@ -86,8 +86,8 @@ func TestInjectNewFlowWithItsUpdate(t *testing.T) {
 	i.flow(wire.FlowNew, &old)
 	i.carry(t)
 	f := established(1001)
-	f.Has |= nl.HasNATSrc
-	f.NATSrc = nl.NAT{HasAddr: true, Addr: nl.Addr{203, 0, 113, 9}, HasPort: true, Port: 4000}
+	f.Has |= ctnetlink.HasNATSrc
+	f.NATSrc = ctnetlink.NAT{HasAddr: true, Addr: ctnetlink.Addr{203, 0, 113, 9}, HasPort: true, Port: 4000}
 	i.flow(wire.FlowNew, &f)
 	f.Mark = 7
 	i.flow(wire.FlowUpdate, &f)
@@ -106,7 +106,7 @@ func TestInjectUpdateWithoutTimeout(t *testing.T) {
 	f := established(1001)
 	i.flow(wire.FlowNew, &f)
 	i.carry(t)
-	f.Has &^= nl.HasTimeout
+	f.Has &^= ctnetlink.HasTimeout
 	f.Mark = 7
 	i.flow(wire.FlowUpdate, &f)
 	i.carry(t)

@@ -21,7 +21,7 @@ import (
 func TestCommitThatEndsEarlyIsAnError(t *testing.T) {
 	var conn *nl.Conn
 	var err error
-	netnstest.New(t, "node").Do(func() { conn, err = nl.Dial() })
+	conn, err = nl.Dial(nl.Config{NetNS: netnstest.New(t, "node").FD()})
 	if err != nil {
 		t.Fatal(err)
 	}

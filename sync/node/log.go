@@ -2,7 +2,7 @@ package node
 
 import (
 	"ctbox/internal/slog"
-	"ctbox/nl"
+	"ctbox/nl/ctnetlink"
 )
 
 // LevelNotice is the level of conntrackd's notices, between info and warning.
@@ -17,4 +17,4 @@ const EntryKey = "entry"
 // what the kernel's event says, counters included, or, of an end that was found out
 // without one, what the cache had (sheet section 6.3). It is called by whoever has the
 // node's turn, one call at a time: it must not block, nor keep f.
-type Ended func(f *nl.Flow)
+type Ended func(f *ctnetlink.Flow)

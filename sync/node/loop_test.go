@@ -9,6 +9,7 @@ import (
 	"ctbox/conf"
 	"ctbox/internal/slog"
 	"ctbox/nl"
+	"ctbox/nl/ctnetlink"
 	"ctbox/sync/cache"
 	"ctbox/sync/proto"
 	"ctbox/sync/wire"
@@ -36,13 +37,13 @@ func unwired(mode Mode) *Node {
 }
 
 // flows makes many flows that differ in the source port.
-func flows(count int) []nl.Flow {
-	out := make([]nl.Flow, count)
+func flows(count int) []ctnetlink.Flow {
+	out := make([]ctnetlink.Flow, count)
 	for i := range out {
 		out[i] = tcp("192.0.2.1", "198.51.100.1")
 		out[i].Orig.SrcPort = uint16(i)
 		out[i].Reply = out[i].Orig.Inverted()
-		out[i].Has |= nl.HasID
+		out[i].Has |= ctnetlink.HasID
 		out[i].ID = uint32(i)
 	}
 	return out
@@ -122,16 +123,16 @@ func TestDumpDoesNotReviveTheDead(t *testing.T) {
 func TestDumpDoesNotUndoEvents(t *testing.T) {
 	n := unwired(ModeFTFW)
 	f := flows(1)[0]
-	f.Has |= nl.HasMark | nl.HasLabels
-	f.Mark, f.LabelsLen = 1, nl.LabelWords
+	f.Has |= ctnetlink.HasMark | ctnetlink.HasLabels
+	f.Mark, f.LabelsLen = 1, ctnetlink.LabelWords
 	f.Labels.SetBit(5)
 	old := f
 	n.beginDump()
-	event := nl.Flow{Orig: f.Orig, Reply: f.Reply, Has: nl.HasID | nl.HasStatus | nl.HasMark, ID: f.ID, Status: nl.StatusConfirmed, Mark: 2}
+	event := ctnetlink.Flow{Orig: f.Orig, Reply: f.Reply, Has: ctnetlink.HasID | ctnetlink.HasStatus | ctnetlink.HasMark, ID: f.ID, Status: ctnetlink.StatusConfirmed, Mark: 2}
 	n.flowSeen(&event, foreign, n.internal.flows.Put)
 	n.dumped(&old, refill{send: true})
 	n.endDump()
-	var got nl.Flow
+	var got ctnetlink.Flow
 	n.internal.flows.Load(n.internal.flows.Find(&f), &got)
 	if got.Mark != 2 || !got.Labels.Bit(5) {
 		t.Errorf("mark %d, label 5 set %v; want the event's mark 2 and the table's label", got.Mark, got.Labels.Bit(5))
@@ -151,7 +152,7 @@ func TestDumpDoesNotReviveExpectations(t *testing.T) {
 	n.expectSync = true
 	master := flows(1)[0]
 	n.flowSeen(&master, foreign, n.internal.flows.Replace)
-	expects := make([]nl.Expect, 2)
+	expects := make([]ctnetlink.Expect, 2)
 	for i := range expects {
 		e := &expects[i]
 		e.Master, e.Tuple, e.Mask = master.Orig, master.Orig, master.Orig
@@ -264,7 +265,7 @@ func TestSweepSparesWhatCameAgain(t *testing.T) {
 	n := unwired(ModeStats)
 	n.mode, n.machine = ModeStats, nil
 	var ended []uint16
-	n.ended = func(f *nl.Flow) { ended = append(ended, f.Orig.SrcPort) }
+	n.ended = func(f *ctnetlink.Flow) { ended = append(ended, f.Orig.SrcPort) }
 	all := flows(2)
 	var handles []cache.Handle
 	for i := range all {
@@ -333,9 +334,9 @@ func TestBypassLeavesNoGap(t *testing.T) {
 	n := unwired(ModeNOTRACK)
 	n.notrack = proto.NewNoTrack(0, 7, false)
 	n.machine, n.bypass, n.packer = n.notrack, true, wire.NewPacker(1400)
-	m := nl.Message{Type: nl.TypeFlowNew}
+	m := nl.Message{Type: ctnetlink.TypeFlowNew}
 	n.flow = flows(1)[0]
-	n.flow.Orig.Has &^= nl.TuplePorts
+	n.flow.Orig.Has &^= ctnetlink.TuplePorts
 	n.bypassEvent(&m, foreign)
 	n.flow = flows(1)[0]
 	n.bypassEvent(&m, foreign)
@@ -407,7 +408,7 @@ func TestTheDeadMakeRoom(t *testing.T) {
 		t.Errorf("%d flows live: %+v", len(living), s)
 	}
 	// Expectations have a table of their own.
-	x := nl.Expect{Master: living[0].Orig, Tuple: living[0].Reply, Mask: living[0].Reply}
+	x := ctnetlink.Expect{Master: living[0].Orig, Tuple: living[0].Reply, Mask: living[0].Reply}
 	for i := range 10 * limit {
 		x.Tuple.SrcPort = uint16(i)
 		n.expectSeen(&x, foreign, n.internal.expects.Replace)

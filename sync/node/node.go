@@ -10,6 +10,7 @@ import (
 	"ctbox/conf"
 	"ctbox/internal/slog"
 	"ctbox/nl"
+	"ctbox/nl/ctnetlink"
 	"ctbox/sync/cache"
 	"ctbox/sync/proto"
 	"ctbox/sync/wire"
@@ -46,14 +47,14 @@ type Node struct {
 	conns struct{ commit, flush *nl.Conn } // tasks use them, one at a time
 	own   map[uint32]origin                // port ids of our own sockets
 
-	events    *nl.Subscription // nil when polling
-	taken     *nl.Events       // the last run, to be given back
-	waiting   bool             // more runs may be there
-	following bool             // in the middle of a run, though the turn may be another's
+	events    *ctnetlink.Subscription // nil when polling
+	taken     *ctnetlink.Events       // the last run, to be given back
+	waiting   bool                    // more runs may be there
+	following bool                    // in the middle of a run, though the turn may be another's
 	dropped   uint64
-	flow      nl.Flow // reused
-	expect    nl.Expect
-	known     nl.Flow
+	flow      ctnetlink.Flow // reused
+	expect    ctnetlink.Expect
+	known     ctnetlink.Flow
 
 	internal, external caches
 	expectSync         bool
@@ -87,7 +88,7 @@ type Node struct {
 	// Flows that ended while a dump is under way, by the kernel's id; nil without.
 	buried map[uint32]struct{}
 	// And the attributes that events have told meanwhile.
-	touched       map[cache.Handle]nl.Attr
+	touched       map[cache.Handle]ctnetlink.Attr
 	buriedExpects map[expectKey]struct{}
 	externalSweep uint64 // number of the last bulk of the peer's that began
 	held          bool   // messages wait for a slow link
@@ -234,15 +235,15 @@ func (n *Node) openSync() error {
 // openKernel opens the sockets to the kernel. Events are subscribed to before any
 // table is read, so that nothing falls between.
 func (n *Node) openKernel() (err error) {
-	if n.conns.commit, err = nl.Dial(); err != nil {
+	if n.conns.commit, err = nl.Dial(nl.Config{}); err != nil {
 		return err
 	}
-	if n.conns.flush, err = nl.Dial(); err != nil {
+	if n.conns.flush, err = nl.Dial(nl.Config{}); err != nil {
 		return err
 	}
 	// The table is read later, and a kernel without one takes the subscription all the
 	// same, and only never sends an event.
-	if _, _, err := n.conns.commit.Count(context.Background()); err != nil {
+	if _, _, err := ctnetlink.Count(context.Background(), n.conns.commit); err != nil {
 		if errors.Is(err, unix.EINVAL) {
 			err = fmt.Errorf("%w (this kernel has no nf_conntrack_netlink)", err)
 		}

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"ctbox/nl"
+	"ctbox/nl/ctnetlink"
 	"ctbox/sync/cache"
 
 	"golang.org/x/sys/unix"
@@ -133,7 +134,7 @@ func (n *Node) refillFlows(ctx context.Context, t *task, r refill) error {
 	if err := n.do(ctx, func() { r.count(&n.kernel); table.BeginSweep(); n.beginDump() }); err != nil {
 		return err
 	}
-	info, err := dump(ctx, n, t, nl.Dump{Type: nl.TypeFlowGet}, func(f *nl.Flow) { n.dumped(f, r) })
+	info, err := dump(ctx, n, t, ctnetlink.Dump{Type: ctnetlink.TypeFlowGet}, func(f *ctnetlink.Flow) { n.dumped(f, r) })
 	err = errors.Join(err, n.do(ctx, n.endDump))
 	if err != nil || !r.sweep || info.Interrupted {
 		return err
@@ -152,54 +153,54 @@ const (
 // back, one that changed would change back, and nobody would ever tell of it again.
 func (n *Node) beginDump() {
 	n.buried = map[uint32]struct{}{}
-	n.touched = map[cache.Handle]nl.Attr{}
+	n.touched = map[cache.Handle]ctnetlink.Attr{}
 	n.buriedExpects = map[expectKey]struct{}{}
 }
 
 func (n *Node) endDump() { n.buried, n.touched, n.buriedExpects = nil, nil, nil }
 
 // touch notes the attributes that an event has told. An event has some only.
-func (n *Node) touch(h cache.Handle, f *nl.Flow) {
+func (n *Node) touch(h cache.Handle, f *ctnetlink.Flow) {
 	if n.touched != nil && len(n.touched) < maxTouched {
 		n.touched[h] |= f.Has
 	}
 }
 
 // bury notes the end of a flow, and born that its id may be another's now.
-func (n *Node) bury(f *nl.Flow) {
-	if n.buried != nil && f.Has&nl.HasID != 0 && len(n.buried) < maxBuried {
+func (n *Node) bury(f *ctnetlink.Flow) {
+	if n.buried != nil && f.Has&ctnetlink.HasID != 0 && len(n.buried) < maxBuried {
 		n.buried[f.ID] = struct{}{}
 	}
 }
 
-func (n *Node) born(f *nl.Flow) {
-	if n.buried != nil && f.Has&nl.HasID != 0 {
+func (n *Node) born(f *ctnetlink.Flow) {
+	if n.buried != nil && f.Has&ctnetlink.HasID != 0 {
 		delete(n.buried, f.ID)
 	}
 }
 
 // expectKey tells expectations apart, which have no id.
 type expectKey struct {
-	tuple, mask nl.Tuple
+	tuple, mask ctnetlink.Tuple
 	zone        uint16
 }
 
-func keyOfExpect(e *nl.Expect) expectKey { return expectKey{e.Tuple, e.Mask, e.Zone} }
+func keyOfExpect(e *ctnetlink.Expect) expectKey { return expectKey{e.Tuple, e.Mask, e.Zone} }
 
-func (n *Node) buryExpect(e *nl.Expect) {
+func (n *Node) buryExpect(e *ctnetlink.Expect) {
 	if n.buriedExpects != nil && len(n.buriedExpects) < maxBuried {
 		n.buriedExpects[keyOfExpect(e)] = struct{}{}
 	}
 }
 
-func (n *Node) bornExpect(e *nl.Expect) {
+func (n *Node) bornExpect(e *ctnetlink.Expect) {
 	if n.buriedExpects != nil {
 		delete(n.buriedExpects, keyOfExpect(e))
 	}
 }
 
 // dumpedExpect merges an expectation of a dump into the internal cache.
-func (n *Node) dumpedExpect(e *nl.Expect, r refill) {
+func (n *Node) dumpedExpect(e *ctnetlink.Expect, r refill) {
 	if _, ended := n.buriedExpects[keyOfExpect(e)]; ended || !n.wantsExpect(e) {
 		return
 	}
@@ -209,7 +210,7 @@ func (n *Node) dumpedExpect(e *nl.Expect, r refill) {
 }
 
 // dumped merges an entry of a dump into the internal cache.
-func (n *Node) dumped(f *nl.Flow, r refill) {
+func (n *Node) dumped(f *ctnetlink.Flow, r refill) {
 	if why := incomplete(f); why != "" {
 		n.kernel.UnknownDumps++
 		return
@@ -217,12 +218,12 @@ func (n *Node) dumped(f *nl.Flow, r refill) {
 	if !n.filter.passes(f, false) {
 		return
 	}
-	if _, ended := n.buried[f.ID]; ended && f.Has&nl.HasID != 0 {
+	if _, ended := n.buried[f.ID]; ended && f.Has&ctnetlink.HasID != 0 {
 		return
 	}
-	f.Has &^= nl.HasCountersOrig | nl.HasCountersReply | nl.HasUse
+	f.Has &^= ctnetlink.HasCountersOrig | ctnetlink.HasCountersReply | ctnetlink.HasUse
 	if len(n.touched) > 0 {
-		f.Has &^= n.touched[n.internal.flows.Find(f)] &^ nl.HasID
+		f.Has &^= n.touched[n.internal.flows.Find(f)] &^ ctnetlink.HasID
 	}
 	n.makeRoom(n.internal.flows)
 	h, outcome := n.internal.flows.Put(f, n.clock())
@@ -253,7 +254,7 @@ const sweepLen = 32
 // sweepFlows asks the kernel about every flow that the dump did not show, and
 // removes those that it does not have.
 func (n *Node) sweepFlows(ctx context.Context) error {
-	c, err := nl.Dial()
+	c, err := nl.Dial(nl.Config{})
 	if err != nil {
 		return err
 	}
@@ -261,7 +262,7 @@ func (n *Node) sweepFlows(ctx context.Context) error {
 	table := n.internal.flows
 	var cur cache.Cursor
 	handles := make([]cache.Handle, sweepLen)
-	flows := make([]nl.Flow, sweepLen)
+	flows := make([]ctnetlink.Flow, sweepLen)
 	gone := make([]cache.Handle, 0, sweepLen)
 	p := c.NewPipeline(ctx, func(b *nl.Batch) error {
 		unseen := b.Tag.([]cache.Handle)
@@ -289,9 +290,9 @@ func (n *Node) sweepFlows(ctx context.Context) error {
 		unseen, _ := b.Tag.([]cache.Handle)
 		b.Tag = append(unseen[:0], handles[:got]...)
 		for i := range flows[:got] {
-			var ask nl.Flow
+			var ask ctnetlink.Flow
 			key(&ask, &flows[i])
-			b.Add(nl.Request{Type: nl.TypeFlowGet, Family: ask.Orig.Family, Flow: &ask})
+			b.Add(nl.Request{Type: ctnetlink.TypeFlowGet, Family: ask.Orig.Family, Attrs: ask.Append})
 		}
 		if err = cmp.Or(p.Submit(b), p.Drain()); err != nil {
 			break
@@ -307,7 +308,7 @@ func (n *Node) refillExpects(ctx context.Context, t *task, r refill) error {
 	if err := n.do(ctx, func() { r.count(&n.kernel); table.BeginSweep(); n.beginDump() }); err != nil {
 		return err
 	}
-	info, err := dump(ctx, n, t, nl.Dump{Type: nl.TypeExpectGet}, func(e *nl.Expect) { n.dumpedExpect(e, r) })
+	info, err := dump(ctx, n, t, ctnetlink.Dump{Type: ctnetlink.TypeExpectGet}, func(e *ctnetlink.Expect) { n.dumpedExpect(e, r) })
 	err = errors.Join(err, n.do(ctx, n.endDump))
 	if err != nil || !r.sweep || info.Interrupted {
 		return err

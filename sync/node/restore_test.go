@@ -4,7 +4,7 @@ import (
 	"testing"
 	"time"
 
-	"ctbox/nl"
+	"ctbox/nl/ctnetlink"
 )
 
 func TestRestoredTimeout(t *testing.T) {
@@ -32,35 +32,35 @@ func TestRestoredTimeout(t *testing.T) {
 
 func TestRestoredFlow(t *testing.T) {
 	f := tcp("192.0.2.1", "198.51.100.1")
-	f.Has |= nl.HasStatus | nl.HasTimeout | nl.HasMark | nl.HasID | nl.HasTCPWScaleOrig | nl.HasTCPWScaleReply
-	f.Status = nl.StatusSeenReply | nl.StatusExpected | nl.StatusOffload
+	f.Has |= ctnetlink.HasStatus | ctnetlink.HasTimeout | ctnetlink.HasMark | ctnetlink.HasID | ctnetlink.HasTCPWScaleOrig | ctnetlink.HasTCPWScaleReply
+	f.Status = ctnetlink.StatusSeenReply | ctnetlink.StatusExpected | ctnetlink.StatusOffload
 	f.Timeout, f.Mark = 100, 7
-	f.Reply = nl.Tuple{}
+	f.Reply = ctnetlink.Tuple{}
 	var r restorer
-	var out nl.Flow
+	var out ctnetlink.Flow
 	r.flow(&out, &f, 0)
-	if out.Status != nl.StatusSeenReply|nl.StatusConfirmed || out.Reply != f.Orig.Inverted() || out.Mark != 7 ||
-		out.Has&(nl.HasID|nl.HasTCPWScaleOrig) != 0 || out.TCPFlagsOrig != liberal || out.TCPFlagsReply != liberal {
+	if out.Status != ctnetlink.StatusSeenReply|ctnetlink.StatusConfirmed || out.Reply != f.Orig.Inverted() || out.Mark != 7 ||
+		out.Has&(ctnetlink.HasID|ctnetlink.HasTCPWScaleOrig) != 0 || out.TCPFlagsOrig != liberal || out.TCPFlagsReply != liberal {
 		t.Errorf("got %+v", out)
 	}
 	r.windowTracking = true
 	r.flow(&out, &f, 0)
-	if out.Has&nl.HasTCPWScaleReply == 0 || out.TCPFlagsOrig != scaled || out.TCPFlagsReply != scaled {
+	if out.Has&ctnetlink.HasTCPWScaleReply == 0 || out.TCPFlagsOrig != scaled || out.TCPFlagsReply != scaled {
 		t.Errorf("with window tracking: %+v", out)
 	}
 }
 
 // The wire carries neither, but the kernel takes no such flow without.
 func TestRestoredFlowHasKeysOrPorts(t *testing.T) {
-	for _, proto := range []uint8{nl.ProtoGRE, nl.ProtoUDPLite} {
+	for _, proto := range []uint8{ctnetlink.ProtoGRE, ctnetlink.ProtoUDPLite} {
 		f := tcp("192.0.2.1", "198.51.100.1")
-		f.Has &^= nl.HasTCPState
-		f.Orig.Proto, f.Orig.Has = proto, nl.TupleAddrs|nl.TupleProto
+		f.Has &^= ctnetlink.HasTCPState
+		f.Orig.Proto, f.Orig.Has = proto, ctnetlink.TupleAddrs|ctnetlink.TupleProto
 		f.Orig.SrcPort, f.Orig.DstPort = 0, 0
 		var r restorer
-		var out nl.Flow
+		var out ctnetlink.Flow
 		r.flow(&out, &f, 0)
-		if out.Orig.Has&nl.TuplePorts != nl.TuplePorts || out.Reply != out.Orig.Inverted() {
+		if out.Orig.Has&ctnetlink.TuplePorts != ctnetlink.TuplePorts || out.Reply != out.Orig.Inverted() {
 			t.Errorf("protocol %d: %+v", proto, out.Orig)
 		}
 	}
@@ -68,47 +68,47 @@ func TestRestoredFlowHasKeysOrPorts(t *testing.T) {
 
 // NAT must come out as exactly what the origin had, ports included.
 func TestRestoredNATIsPinned(t *testing.T) {
-	addr := nl.Addr{203, 0, 113, 9}
+	addr := ctnetlink.Addr{203, 0, 113, 9}
 	f := tcp("192.0.2.1", "198.51.100.1")
 	var r restorer
-	var out nl.Flow
+	var out ctnetlink.Flow
 
-	f.Has |= nl.HasNATSrc
-	f.NATSrc = nl.NAT{Addr: addr, HasAddr: true}
+	f.Has |= ctnetlink.HasNATSrc
+	f.NATSrc = ctnetlink.NAT{Addr: addr, HasAddr: true}
 	r.flow(&out, &f, 0)
-	if out.NATSrc != (nl.NAT{Addr: addr, HasAddr: true, Port: 1000, HasPort: true}) {
+	if out.NATSrc != (ctnetlink.NAT{Addr: addr, HasAddr: true, Port: 1000, HasPort: true}) {
 		t.Errorf("address only: %+v", out.NATSrc)
 	}
-	f.NATSrc = nl.NAT{Port: 4000, HasPort: true}
+	f.NATSrc = ctnetlink.NAT{Port: 4000, HasPort: true}
 	r.flow(&out, &f, 0)
-	if out.NATSrc != (nl.NAT{Addr: f.Orig.Src, HasAddr: true, Port: 4000, HasPort: true}) {
+	if out.NATSrc != (ctnetlink.NAT{Addr: f.Orig.Src, HasAddr: true, Port: 4000, HasPort: true}) {
 		t.Errorf("port only: %+v", out.NATSrc)
 	}
 
 	// C daemons tell ports of ICMP flows, zeroes; there is nothing to pin.
-	f.Orig.Proto, f.Orig.Has = nl.ProtoICMP, nl.TupleAddrs|nl.TupleProto|nl.TupleICMP
-	f.NATSrc = nl.NAT{HasPort: true}
+	f.Orig.Proto, f.Orig.Has = ctnetlink.ProtoICMP, ctnetlink.TupleAddrs|ctnetlink.TupleProto|ctnetlink.TupleICMP
+	f.NATSrc = ctnetlink.NAT{HasPort: true}
 	r.flow(&out, &f, 0)
-	if out.Has&nl.HasNATSrc != 0 {
+	if out.Has&ctnetlink.HasNATSrc != 0 {
 		t.Errorf("ICMP without NAT: %+v", out.NATSrc)
 	}
-	f.NATSrc = nl.NAT{Addr: addr, HasAddr: true, HasPort: true}
+	f.NATSrc = ctnetlink.NAT{Addr: addr, HasAddr: true, HasPort: true}
 	r.flow(&out, &f, 0)
-	if out.NATSrc != (nl.NAT{Addr: addr, HasAddr: true}) {
+	if out.NATSrc != (ctnetlink.NAT{Addr: addr, HasAddr: true}) {
 		t.Errorf("ICMP with NAT: %+v", out.NATSrc)
 	}
 }
 
 func TestChangesLeaveOutWhatTheKernelRefuses(t *testing.T) {
 	f := tcp("192.0.2.1", "198.51.100.1")
-	f.Has |= nl.HasNATSrc | nl.HasHelper | nl.HasStatus | nl.HasMark
-	f.Status = nl.StatusSrcNAT | nl.StatusSeenReply
+	f.Has |= ctnetlink.HasNATSrc | ctnetlink.HasHelper | ctnetlink.HasStatus | ctnetlink.HasMark
+	f.Status = ctnetlink.StatusSrcNAT | ctnetlink.StatusSeenReply
 	f.Master = f.Orig
 	var r restorer
-	var created, out nl.Flow
+	var created, out ctnetlink.Flow
 	r.flow(&created, &f, 0)
 	changes(&out, &created)
-	if out.Has&(nl.HasNATSrc|nl.HasHelper) != 0 || out.Master.Has != 0 || out.Reply.Has != 0 || out.Status&nl.StatusSrcNAT != 0 || out.Has&nl.HasMark == 0 {
+	if out.Has&(ctnetlink.HasNATSrc|ctnetlink.HasHelper) != 0 || out.Master.Has != 0 || out.Reply.Has != 0 || out.Status&ctnetlink.StatusSrcNAT != 0 || out.Has&ctnetlink.HasMark == 0 {
 		t.Errorf("got %+v", out)
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"ctbox/nl"
+	"ctbox/nl/ctnetlink"
 )
 
 // do has the loop call f and waits for it. It is how everything outside the loop
@@ -68,8 +69,8 @@ type decoded[T any] interface {
 
 // dump reads one of the kernel's tables and has the loop call each for all
 // entries, slice by slice. Decoding and the kernel's part run beside the loop.
-func dump[T any, P decoded[T]](ctx context.Context, n *Node, t *task, d nl.Dump, each func(P)) (nl.DumpInfo, error) {
-	c, err := nl.Dial()
+func dump[T any, P decoded[T]](ctx context.Context, n *Node, t *task, d ctnetlink.Dump, each func(P)) (nl.DumpInfo, error) {
+	c, err := nl.Dial(nl.Config{})
 	if err != nil {
 		return nl.DumpInfo{}, err
 	}
@@ -94,7 +95,7 @@ func dump[T any, P decoded[T]](ctx context.Context, n *Node, t *task, d nl.Dump,
 			_ = n.do(ctx, func() { n.kernel.UnknownDumps += unread })
 		}
 	}()
-	info, err := c.Dump(ctx, d, func(m *nl.Message) error {
+	info, err := c.Dump(ctx, d.Request(), func(m *nl.Message) error {
 		slice = slice[:len(slice)+1]
 		if P(&slice[len(slice)-1]).Decode(m.Attrs) != nil {
 			// One entry that can't be read must not hide all others.

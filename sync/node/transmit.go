@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"ctbox/nl"
+	"ctbox/nl/ctnetlink"
 	"ctbox/sync/cache"
 	"ctbox/sync/proto"
 	"ctbox/sync/wire"
@@ -147,7 +148,7 @@ func (n *Node) unjam(ctx context.Context) error {
 // bypassEvent sends an event on as it came (DisableInternalCache).
 func (n *Node) bypassEvent(m *nl.Message, from origin) {
 	f := &n.flow
-	if m.IsDelete() {
+	if ctnetlink.IsDelete(m) {
 		n.countTraffic(f)
 	}
 	if from != foreign {
@@ -155,10 +156,10 @@ func (n *Node) bypassEvent(m *nl.Message, from origin) {
 	}
 	header := n.notrack.Unqueued()
 	switch {
-	case m.IsDelete():
+	case ctnetlink.IsDelete(m):
 		header.Type = wire.FlowDelete
 		n.bypassed.flows.Destroyed++
-	case m.IsNew():
+	case ctnetlink.IsNew(m):
 		header.Type = wire.FlowNew
 		n.bypassed.flows.Created++
 	default:
@@ -176,10 +177,10 @@ func (n *Node) bypassExpect(m *nl.Message, from origin) {
 	}
 	header := n.notrack.Unqueued()
 	switch {
-	case m.IsDelete():
+	case ctnetlink.IsDelete(m):
 		header.Type = wire.ExpectDelete
 		n.bypassed.expects.Destroyed++
-	case m.IsNew():
+	case ctnetlink.IsNew(m):
 		header.Type = wire.ExpectNew
 		n.bypassed.expects.Created++
 	default:

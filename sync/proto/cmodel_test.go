@@ -3,7 +3,7 @@ package proto
 import (
 	"time"
 
-	"ctbox/nl"
+	"ctbox/nl/ctnetlink"
 	"ctbox/sync/wire"
 )
 
@@ -315,7 +315,7 @@ func (d *cDaemon) digest(h wire.Header) bool {
 }
 
 func (d *cDaemon) apply(m wire.Message) {
-	var f nl.Flow
+	var f ctnetlink.Flow
 	if m.Kind() != wire.KindData || wire.ParseFlow(m.Body, &f) != nil {
 		return
 	}

@@ -14,6 +14,7 @@ import (
 
 	"ctbox/internal/netnstest"
 	"ctbox/nl"
+	"ctbox/nl/ctnetlink"
 	"ctbox/sync/internal/peertest"
 	"ctbox/sync/wire"
 
@@ -55,12 +56,12 @@ func (r *remote) datagram(_ int, b []byte) {
 func (r *remote) changed(key uint16) {
 	f := flowOf(key, r.table[key])
 	_, there := r.table[key]
-	req := nl.Request{Type: nl.TypeFlowDelete, Family: nl.FamilyIPv4, Flow: &f}
+	req := nl.Request{Type: ctnetlink.TypeFlowDelete, Family: nl.FamilyIPv4, Attrs: f.Append}
 	if there {
 		f.Reply = f.Orig.Inverted()
-		f.Has |= nl.HasTimeout | nl.HasStatus
-		f.Timeout, f.Status = 600, nl.StatusConfirmed|nl.StatusSeenReply
-		req = nl.Request{Type: nl.TypeFlowNew, Flags: unix.NLM_F_CREATE, Family: nl.FamilyIPv4, Flow: &f}
+		f.Has |= ctnetlink.HasTimeout | ctnetlink.HasStatus
+		f.Timeout, f.Status = 600, ctnetlink.StatusConfirmed|ctnetlink.StatusSeenReply
+		req = nl.Request{Type: ctnetlink.TypeFlowNew, Flags: unix.NLM_F_CREATE, Family: nl.FamilyIPv4, Attrs: f.Append}
 	}
 	if err := r.conn.Do(r.t.Context(), req, nil); err != nil && (there || !errors.Is(err, unix.ENOENT)) {
 		r.t.Errorf("flow %d: %v", key, err)
@@ -82,7 +83,7 @@ func newLive(t *testing.T, a, b *netnstest.NS, make func(time.Duration, wire.Seq
 	l.remote = &remote{t: t, to: netip.MustParseAddrPort(theirAddress + ":3780"), table: map[uint16]uint32{}}
 	l.nodes = append(l.nodes, l.remote)
 	var err, err2 error
-	a.Do(func() { l.remote.conn, err = nl.Dial() })
+	l.remote.conn, err = nl.Dial(nl.Config{NetNS: a.FD()})
 	b.Do(func() {
 		l.remote.sock, err2 = net.ListenUDP("udp4", net.UDPAddrFromAddrPort(netip.MustParseAddrPort(ourAddress+":3780")))
 	})

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"ctbox/nl"
+	"ctbox/nl/ctnetlink"
 	"ctbox/sync/wire"
 )
 
@@ -231,12 +232,12 @@ func describeHeader(h wire.Header) string {
 func address(node int) netip.Addr { return netip.AddrFrom4([4]byte{192, 0, 2, byte(node + 1)}) }
 
 // flowOf is the flow that stands for a key and the version of its contents.
-func flowOf(key uint16, version uint32) nl.Flow {
-	return nl.Flow{
-		Has: nl.HasMark,
-		Orig: nl.Tuple{
-			Has: nl.TupleAddrs | nl.TupleProto | nl.TuplePorts, Family: nl.FamilyIPv4, Proto: nl.ProtoUDP,
-			Src: nl.Addr{192, 0, 2, 2}, Dst: nl.Addr{198, 51, 100, 2}, SrcPort: key, DstPort: 53,
+func flowOf(key uint16, version uint32) ctnetlink.Flow {
+	return ctnetlink.Flow{
+		Has: ctnetlink.HasMark,
+		Orig: ctnetlink.Tuple{
+			Has: ctnetlink.TupleAddrs | ctnetlink.TupleProto | ctnetlink.TuplePorts, Family: nl.FamilyIPv4, Proto: ctnetlink.ProtoUDP,
+			Src: ctnetlink.Addr{192, 0, 2, 2}, Dst: ctnetlink.Addr{198, 51, 100, 2}, SrcPort: key, DstPort: 53,
 		},
 		Mark: version,
 	}

@@ -3,7 +3,7 @@ package proto
 import (
 	"time"
 
-	"ctbox/nl"
+	"ctbox/nl/ctnetlink"
 	"ctbox/sync/wire"
 )
 
@@ -215,7 +215,7 @@ func (d *daemon) noteOrder(events Events) {
 }
 
 func (d *daemon) apply(msg wire.Message) {
-	var f nl.Flow
+	var f ctnetlink.Flow
 	if wire.ParseFlow(msg.Body, &f) != nil {
 		return
 	}

@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 
 	"ctbox/nl"
+	"ctbox/nl/ctnetlink"
 )
 
 // attrHeaderLen is the size of an attribute's length and number.
@@ -102,7 +103,7 @@ func appendPorts(dst []byte, num uint16, src, dst16 uint16) []byte {
 
 // appendAddrs appends a tuple's two addresses under num4 or num6, whichever is
 // its family's.
-func appendAddrs(dst []byte, num4, num6 uint16, t *nl.Tuple) []byte {
+func appendAddrs(dst []byte, num4, num6 uint16, t *ctnetlink.Tuple) []byte {
 	num, n := num4, 4
 	if t.Family == nl.FamilyIPv6 {
 		num, n = num6, 16
@@ -113,7 +114,7 @@ func appendAddrs(dst []byte, num4, num6 uint16, t *nl.Tuple) []byte {
 }
 
 // appendAddr appends one address of the family under num4 or num6.
-func appendAddr(dst []byte, num4, num6 uint16, family uint8, a *nl.Addr) []byte {
+func appendAddr(dst []byte, num4, num6 uint16, family uint8, a *ctnetlink.Addr) []byte {
 	if family == nl.FamilyIPv6 {
 		return append(appendAttr(dst, num6, 16), a[:]...)
 	}
@@ -131,13 +132,13 @@ func appendText(dst []byte, num uint16, text []byte) []byte {
 }
 
 // parseAddrs stores two addresses, 4 or 16 bytes each.
-func parseAddrs(t *nl.Tuple, p []byte) {
+func parseAddrs(t *ctnetlink.Tuple, p []byte) {
 	n := len(p) / 2
-	t.Src, t.Dst = nl.Addr{}, nl.Addr{}
+	t.Src, t.Dst = ctnetlink.Addr{}, ctnetlink.Addr{}
 	copy(t.Src[:], p[:n])
 	copy(t.Dst[:], p[n:])
 	t.Family = familyOf(n)
-	t.Has |= nl.TupleAddrs
+	t.Has |= ctnetlink.TupleAddrs
 }
 
 func familyOf(addrLen int) uint8 {
@@ -147,15 +148,15 @@ func familyOf(addrLen int) uint8 {
 	return nl.FamilyIPv4
 }
 
-func parseProto(t *nl.Tuple, p []byte) {
+func parseProto(t *ctnetlink.Tuple, p []byte) {
 	t.Proto = p[0]
-	t.Has |= nl.TupleProto
+	t.Has |= ctnetlink.TupleProto
 }
 
-func parsePorts(t *nl.Tuple, p []byte) {
+func parsePorts(t *ctnetlink.Tuple, p []byte) {
 	t.SrcPort = binary.BigEndian.Uint16(p)
 	t.DstPort = binary.BigEndian.Uint16(p[2:])
-	t.Has |= nl.TuplePorts
+	t.Has |= ctnetlink.TuplePorts
 }
 
 // parseText copies NUL-terminated text into dst, zeroes after it, and returns its
@@ -173,7 +174,7 @@ func parseText(dst, p []byte) int {
 // with ports but UDP-Lite, which the C daemon forgets.
 func hasWirePorts(proto uint8) bool {
 	switch proto {
-	case nl.ProtoTCP, nl.ProtoUDP, nl.ProtoSCTP, nl.ProtoDCCP:
+	case ctnetlink.ProtoTCP, ctnetlink.ProtoUDP, ctnetlink.ProtoSCTP, ctnetlink.ProtoDCCP:
 		return true
 	}
 	return false

@@ -3,14 +3,14 @@ package wire
 import (
 	"testing"
 
-	"ctbox/nl"
+	"ctbox/nl/ctnetlink"
 )
 
 // typicalFlow is what most of a firewall's table looks like to a sender.
-func typicalFlow() *nl.Flow {
+func typicalFlow() *ctnetlink.Flow {
 	f := flowDumps[0].flow
-	f.Has |= nl.HasMark | nl.HasCountersOrig | nl.HasCountersReply | nl.HasID
-	f.Has &^= nl.HasNATSrc
+	f.Has |= ctnetlink.HasMark | ctnetlink.HasCountersOrig | ctnetlink.HasCountersReply | ctnetlink.HasID
+	f.Has &^= ctnetlink.HasNATSrc
 	f.Reply = flowDumps[0].reply
 	return &f
 }
@@ -19,8 +19,8 @@ func TestNothingIsAllocatedForAMessage(t *testing.T) {
 	flow, expect := typicalFlow(), expectDump()
 	p := NewPacker(1472)
 	var c Counters
-	var got nl.Flow
-	var gotExpect nl.Expect
+	var got ctnetlink.Flow
+	var gotExpect ctnetlink.Expect
 	run := func() {
 		p.Reset()
 		for range 100 {
@@ -79,7 +79,7 @@ func BenchmarkParseFlow(b *testing.B) {
 	if err != nil {
 		b.Fatal(err)
 	}
-	f := new(nl.Flow)
+	f := new(ctnetlink.Flow)
 	b.ReportAllocs()
 	b.SetBytes(int64(len(buf)))
 	for b.Loop() {

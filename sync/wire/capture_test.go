@@ -9,7 +9,7 @@ import (
 	"strings"
 	"testing"
 
-	"ctbox/nl"
+	"ctbox/nl/ctnetlink"
 )
 
 // capturedMessage is one message that Debian's conntrackd sent.
@@ -62,12 +62,12 @@ func checkRoundTrip(t *testing.T, m capturedMessage) Header {
 	enc := Encoder{WindowTracking: true}
 	switch {
 	case msg.Type.IsFlow():
-		var f nl.Flow
+		var f ctnetlink.Flow
 		if err = ParseFlow(msg.Body, &f); err == nil {
 			got, err = enc.AppendFlow(nil, msg.Header, &f)
 		}
 	case msg.Type.IsExpect():
-		var x nl.Expect
+		var x ctnetlink.Expect
 		if err = ParseExpect(msg.Body, &x); err == nil {
 			got, err = enc.AppendExpect(nil, msg.Header, &x)
 		}

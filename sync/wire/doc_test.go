@@ -8,7 +8,7 @@ import (
 	"strings"
 	"testing"
 
-	"ctbox/nl"
+	"ctbox/nl/ctnetlink"
 )
 
 const description = "../../docs/sync-protocol.md"
@@ -85,12 +85,12 @@ func TestDescriptionHasGoodExamples(t *testing.T) {
 		var err error
 		switch {
 		case m.Type.IsFlow():
-			var f nl.Flow
+			var f ctnetlink.Flow
 			if err = ParseFlow(m.Body, &f); err == nil {
 				again, err = Encoder{}.AppendFlow(nil, m.Header, &f)
 			}
 		case m.Type.IsExpect():
-			var x nl.Expect
+			var x ctnetlink.Expect
 			if err = ParseExpect(m.Body, &x); err == nil {
 				again, err = Encoder{}.AppendExpect(nil, m.Header, &x)
 			}

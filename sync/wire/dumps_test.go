@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"ctbox/nl"
+	"ctbox/nl/ctnetlink"
 
 	"github.com/google/go-cmp/cmp"
 )
@@ -29,31 +30,31 @@ func unhex(t testing.TB, s string) []byte {
 	return b
 }
 
-func v4(a, b, c, d byte) nl.Addr { return nl.Addr{a, b, c, d} }
+func v4(a, b, c, d byte) ctnetlink.Addr { return ctnetlink.Addr{a, b, c, d} }
 
-func v6(a, b byte) nl.Addr {
-	return nl.Addr{0x20, 0x01, 0x0d, 0xb8, 0, a, 15: b}
+func v6(a, b byte) ctnetlink.Addr {
+	return ctnetlink.Addr{0x20, 0x01, 0x0d, 0xb8, 0, a, 15: b}
 }
 
-func tuple4(proto uint8, src, dst nl.Addr) nl.Tuple {
-	return nl.Tuple{Family: nl.FamilyIPv4, Proto: proto, Src: src, Dst: dst, Has: nl.TupleAddrs | nl.TupleProto}
+func tuple4(proto uint8, src, dst ctnetlink.Addr) ctnetlink.Tuple {
+	return ctnetlink.Tuple{Family: nl.FamilyIPv4, Proto: proto, Src: src, Dst: dst, Has: ctnetlink.TupleAddrs | ctnetlink.TupleProto}
 }
 
-func tuple6(proto uint8, src, dst nl.Addr) nl.Tuple {
+func tuple6(proto uint8, src, dst ctnetlink.Addr) ctnetlink.Tuple {
 	t := tuple4(proto, src, dst)
 	t.Family = nl.FamilyIPv6
 	return t
 }
 
-func ports(t nl.Tuple, src, dst uint16) nl.Tuple {
+func ports(t ctnetlink.Tuple, src, dst uint16) ctnetlink.Tuple {
 	t.SrcPort, t.DstPort = src, dst
-	t.Has |= nl.TuplePorts
+	t.Has |= ctnetlink.TuplePorts
 	return t
 }
 
-func icmp(t nl.Tuple, typ, code uint8, id uint16) nl.Tuple {
+func icmp(t ctnetlink.Tuple, typ, code uint8, id uint16) ctnetlink.Tuple {
 	t.ICMPType, t.ICMPCode, t.ICMPID = typ, code, id
-	t.Has |= nl.TupleICMP
+	t.Has |= ctnetlink.TupleICMP
 	return t
 }
 
@@ -69,8 +70,8 @@ type flowDump struct {
 	hex    string
 	header Header
 	enc    Encoder
-	flow   nl.Flow  // as received
-	reply  nl.Tuple // at the sender's kernel; flow's translations follow from it
+	flow   ctnetlink.Flow  // as received
+	reply  ctnetlink.Tuple // at the sender's kernel; flow's translations follow from it
 }
 
 // flowDumps are messages of conntrackd (sheet section 15), with addresses of the
@@ -90,13 +91,13 @@ var flowDumps = []flowDump{
 			00 08 00 0c c6 33 64 01              # source becomes 198.51.100.1
 			00 06 00 0e 41 9c 00 00              # and port 40001, little-endian`,
 		header: Header{Type: FlowNew, Seq: 0x6b038cc7},
-		flow: nl.Flow{
-			Has:    nl.HasStatus | nl.HasTCPState | nl.HasTimeout | nl.HasNATSrc,
-			Orig:   ports(tuple4(nl.ProtoTCP, client, server), 33333, 80),
+		flow: ctnetlink.Flow{
+			Has:    ctnetlink.HasStatus | ctnetlink.HasTCPState | ctnetlink.HasTimeout | ctnetlink.HasNATSrc,
+			Orig:   ports(tuple4(ctnetlink.ProtoTCP, client, server), 33333, 80),
 			Status: 0x198, TCPState: 1, Timeout: 120,
-			NATSrc: nl.NAT{Addr: outer, HasAddr: true, Port: 40001, HasPort: true},
+			NATSrc: ctnetlink.NAT{Addr: outer, HasAddr: true, Port: 40001, HasPort: true},
 		},
-		reply: ports(tuple4(nl.ProtoTCP, server, outer), 80, 40001),
+		reply: ports(tuple4(ctnetlink.ProtoTCP, server, outer), 80, 40001),
 	},
 	{
 		name: "its update",
@@ -104,36 +105,36 @@ var flowDumps = []flowDump{
 			11 00 00 4c 6b 03 8c c8 | 00 0c 00 00 c0 00 02 02 c6 33 64 02 | 00 08 00 05 00 00 01 9e | 00 05 00 02 06 00 00 00
 			00 08 00 03 82 35 00 50 | 00 05 00 04 03 00 00 00 | 00 08 00 06 00 06 97 80 | 00 08 00 0c c6 33 64 01 | 00 06 00 0e 41 9c 00 00`,
 		header: Header{Type: FlowUpdate, Seq: 0x6b038cc8},
-		flow: nl.Flow{
-			Has:    nl.HasStatus | nl.HasTCPState | nl.HasTimeout | nl.HasNATSrc,
-			Orig:   ports(tuple4(nl.ProtoTCP, client, server), 33333, 80),
+		flow: ctnetlink.Flow{
+			Has:    ctnetlink.HasStatus | ctnetlink.HasTCPState | ctnetlink.HasTimeout | ctnetlink.HasNATSrc,
+			Orig:   ports(tuple4(ctnetlink.ProtoTCP, client, server), 33333, 80),
 			Status: 0x19e, TCPState: 3, Timeout: 432000,
-			NATSrc: nl.NAT{Addr: outer, HasAddr: true, Port: 40001, HasPort: true},
+			NATSrc: ctnetlink.NAT{Addr: outer, HasAddr: true, Port: 40001, HasPort: true},
 		},
-		reply: ports(tuple4(nl.ProtoTCP, server, outer), 80, 40001),
+		reply: ports(tuple4(ctnetlink.ProtoTCP, server, outer), 80, 40001),
 	},
 	{
 		name:   "UDP new",
 		hex:    `10 00 00 34 6b 03 8c cc | 00 0c 00 00 c0 00 02 02 c6 33 64 02 | 00 08 00 05 00 00 01 88 | 00 05 00 02 11 00 00 00 | 00 08 00 03 ad 9c 00 35 | 00 08 00 06 00 00 00 1e`,
 		header: Header{Type: FlowNew, Seq: 0x6b038ccc},
-		flow: nl.Flow{
-			Has:    nl.HasStatus | nl.HasTimeout,
-			Orig:   ports(tuple4(nl.ProtoUDP, client, server), 44444, 53),
+		flow: ctnetlink.Flow{
+			Has:    ctnetlink.HasStatus | ctnetlink.HasTimeout,
+			Orig:   ports(tuple4(ctnetlink.ProtoUDP, client, server), 44444, 53),
 			Status: 0x188, Timeout: 30,
 		},
-		reply: ports(tuple4(nl.ProtoUDP, server, client), 53, 44444),
+		reply: ports(tuple4(ctnetlink.ProtoUDP, server, client), 53, 44444),
 	},
 	{
 		name:   "UDP delete with HELLO_BACK from a node with CommitTimeout",
 		hex:    `12 40 00 2c 6b 03 8e db | 00 0c 00 00 c0 00 02 02 c6 33 64 02 | 00 08 00 05 00 00 01 8a | 00 05 00 02 11 00 00 00 | 00 08 00 03 c7 39 00 35`,
 		header: Header{Type: FlowDelete, Flags: HelloBack, Seq: 0x6b038edb},
 		enc:    Encoder{OmitTimeout: true},
-		flow: nl.Flow{
-			Has:    nl.HasStatus,
-			Orig:   ports(tuple4(nl.ProtoUDP, client, server), 51001, 53),
+		flow: ctnetlink.Flow{
+			Has:    ctnetlink.HasStatus,
+			Orig:   ports(tuple4(ctnetlink.ProtoUDP, client, server), 51001, 53),
 			Status: 0x18a,
 		},
-		reply: ports(tuple4(nl.ProtoUDP, server, client), 53, 51001),
+		reply: ports(tuple4(ctnetlink.ProtoUDP, server, client), 53, 51001),
 	},
 	{
 		name: "ICMP echo without NAT",
@@ -143,12 +144,12 @@ var flowDumps = []flowDump{
 			00 06 00 18 34 12 00 00                            # identifier 0x1234, little-endian
 			00 08 00 06 00 00 00 1e`,
 		header: Header{Type: FlowUpdate, Seq: 0x6b038cce},
-		flow: nl.Flow{
-			Has:    nl.HasStatus | nl.HasTimeout,
-			Orig:   icmp(tuple4(nl.ProtoICMP, client, server), 8, 0, 0x1234),
+		flow: ctnetlink.Flow{
+			Has:    ctnetlink.HasStatus | ctnetlink.HasTimeout,
+			Orig:   icmp(tuple4(ctnetlink.ProtoICMP, client, server), 8, 0, 0x1234),
 			Status: 0xa, Timeout: 30,
 		},
-		reply: icmp(tuple4(nl.ProtoICMP, server, client), 0, 0, 0x1234),
+		reply: icmp(tuple4(ctnetlink.ProtoICMP, server, client), 0, 0, 0x1234),
 	},
 	{
 		name: "IPv6 TCP with source NAT",
@@ -158,13 +159,13 @@ var flowDumps = []flowDump{
 			00 08 00 05 00 00 01 9e | 00 05 00 02 06 00 00 00 | 00 08 00 03 82 36 00 50 | 00 05 00 04 03 00 00 00
 			00 08 00 06 00 06 97 80 | 00 14 00 1d 20010db8000200000000000000000001 | 00 06 00 0e 15 a4 00 00`,
 		header: Header{Type: FlowUpdate, Seq: 0x6b038cfd},
-		flow: nl.Flow{
-			Has:    nl.HasStatus | nl.HasTCPState | nl.HasTimeout | nl.HasNATSrc,
-			Orig:   ports(tuple6(nl.ProtoTCP, v6(1, 2), v6(2, 2)), 33334, 80),
+		flow: ctnetlink.Flow{
+			Has:    ctnetlink.HasStatus | ctnetlink.HasTCPState | ctnetlink.HasTimeout | ctnetlink.HasNATSrc,
+			Orig:   ports(tuple6(ctnetlink.ProtoTCP, v6(1, 2), v6(2, 2)), 33334, 80),
 			Status: 0x19e, TCPState: 3, Timeout: 432000,
-			NATSrc: nl.NAT{Addr: v6(2, 1), HasAddr: true, Port: 42005, HasPort: true},
+			NATSrc: ctnetlink.NAT{Addr: v6(2, 1), HasAddr: true, Port: 42005, HasPort: true},
 		},
-		reply: ports(tuple6(nl.ProtoTCP, v6(2, 2), v6(2, 1)), 80, 42005),
+		reply: ports(tuple6(ctnetlink.ProtoTCP, v6(2, 2), v6(2, 1)), 80, 42005),
 	},
 	{
 		name: "IPv6 destination NAT of ICMPv6",
@@ -175,13 +176,13 @@ var flowDumps = []flowDump{
 			00 05 00 16 80 00 00 00 | 00 05 00 17 00 00 00 00 | 00 06 00 18 35 12 00 00
 			00 08 00 06 00 00 00 1e | 00 14 00 1e 20010db8000200000000000000000002`,
 		header: Header{Type: FlowNew, Seq: 1},
-		flow: nl.Flow{
-			Has:    nl.HasStatus | nl.HasTimeout | nl.HasNATDst,
-			Orig:   icmp(tuple6(nl.ProtoICMPv6, v6(1, 2), v6(2, 8)), 128, 0, 0x1235),
+		flow: ctnetlink.Flow{
+			Has:    ctnetlink.HasStatus | ctnetlink.HasTimeout | ctnetlink.HasNATDst,
+			Orig:   icmp(tuple6(ctnetlink.ProtoICMPv6, v6(1, 2), v6(2, 8)), 128, 0, 0x1235),
 			Status: 0x188, Timeout: 30,
-			NATDst: nl.NAT{Addr: v6(2, 2), HasAddr: true},
+			NATDst: ctnetlink.NAT{Addr: v6(2, 2), HasAddr: true},
 		},
-		reply: icmp(tuple6(nl.ProtoICMPv6, v6(2, 2), v6(1, 2)), 129, 0, 0x1235),
+		reply: icmp(tuple6(ctnetlink.ProtoICMPv6, v6(2, 2), v6(1, 2)), 129, 0, 0x1235),
 	},
 	{
 		name: "related data channel with destination NAT and all the rest",
@@ -199,19 +200,19 @@ var flowDumps = []flowDump{
 			00 06 00 20 00 07 00 00                                                      # zone 7`,
 		header: Header{Type: FlowNew, Seq: 2},
 		enc:    Encoder{WindowTracking: true},
-		flow: nl.Flow{
-			Has: nl.HasStatus | nl.HasTCPState | nl.HasTCPWScaleOrig | nl.HasTCPWScaleReply | nl.HasTimeout | nl.HasMark |
-				nl.HasNATDst | nl.HasSeqAdjOrig | nl.HasSeqAdjReply | nl.HasHelper | nl.HasLabels | nl.HasSynproxy | nl.HasZone,
-			Orig:   ports(tuple4(nl.ProtoTCP, client, v4(198, 51, 100, 8)), 33333, 8080),
-			Master: ports(tuple4(nl.ProtoTCP, client, server), 35003, 21),
+		flow: ctnetlink.Flow{
+			Has: ctnetlink.HasStatus | ctnetlink.HasTCPState | ctnetlink.HasTCPWScaleOrig | ctnetlink.HasTCPWScaleReply | ctnetlink.HasTimeout | ctnetlink.HasMark |
+				ctnetlink.HasNATDst | ctnetlink.HasSeqAdjOrig | ctnetlink.HasSeqAdjReply | ctnetlink.HasHelper | ctnetlink.HasLabels | ctnetlink.HasSynproxy | ctnetlink.HasZone,
+			Orig:   ports(tuple4(ctnetlink.ProtoTCP, client, v4(198, 51, 100, 8)), 33333, 8080),
+			Master: ports(tuple4(ctnetlink.ProtoTCP, client, server), 35003, 21),
 			Status: 0x19f, TCPState: 3, TCPWScaleOrig: 10, TCPWScaleRepl: 7, Timeout: 120, Mark: 0xabcd, Zone: 7,
-			NATDst:     nl.NAT{Addr: server, HasAddr: true, Port: 80, HasPort: true},
-			SeqAdjOrig: nl.SeqAdj{CorrectionPos: 0x57685a43, OffsetAfter: 2},
-			Helper:     nl.Name{'f', 't', 'p'},
-			Labels:     nl.Labels{2, 2}, LabelsLen: 4,
-			Synproxy: nl.Synproxy{ITS: 1, ISN: 2, TSOff: 3},
+			NATDst:     ctnetlink.NAT{Addr: server, HasAddr: true, Port: 80, HasPort: true},
+			SeqAdjOrig: ctnetlink.SeqAdj{CorrectionPos: 0x57685a43, OffsetAfter: 2},
+			Helper:     ctnetlink.Name{'f', 't', 'p'},
+			Labels:     ctnetlink.Labels{2, 2}, LabelsLen: 4,
+			Synproxy: ctnetlink.Synproxy{ITS: 1, ISN: 2, TSOff: 3},
 		},
-		reply: ports(tuple4(nl.ProtoTCP, server, client), 80, 33333),
+		reply: ports(tuple4(ctnetlink.ProtoTCP, server, client), 80, 33333),
 	},
 	{
 		name: "SCTP",
@@ -219,12 +220,12 @@ var flowDumps = []flowDump{
 			10 00 00 4c 00 00 00 03 | 00 0c 00 00 c0 00 02 02 c6 33 64 02 | 00 08 00 05 00 00 00 08 | 00 05 00 02 84 00 00 00 | 00 08 00 03 82 35 00 50
 			00 05 00 11 01 00 00 00 | 00 08 00 12 00 00 00 00 | 00 08 00 13 01 02 03 04 | 00 08 00 06 00 00 00 0a`,
 		header: Header{Type: FlowNew, Seq: 3},
-		flow: nl.Flow{
-			Has:    nl.HasStatus | nl.HasSCTPState | nl.HasSCTPVtagOrig | nl.HasSCTPVtagReply | nl.HasTimeout,
-			Orig:   ports(tuple4(nl.ProtoSCTP, client, server), 33333, 80),
+		flow: ctnetlink.Flow{
+			Has:    ctnetlink.HasStatus | ctnetlink.HasSCTPState | ctnetlink.HasSCTPVtagOrig | ctnetlink.HasSCTPVtagReply | ctnetlink.HasTimeout,
+			Orig:   ports(tuple4(ctnetlink.ProtoSCTP, client, server), 33333, 80),
 			Status: 8, SCTPState: 1, SCTPVtagReply: 0x01020304, Timeout: 10,
 		},
-		reply: ports(tuple4(nl.ProtoSCTP, server, client), 80, 33333),
+		reply: ports(tuple4(ctnetlink.ProtoSCTP, server, client), 80, 33333),
 	},
 	{
 		name: "DCCP",
@@ -232,12 +233,12 @@ var flowDumps = []flowDump{
 			10 00 00 44 00 00 00 04 | 00 0c 00 00 c0 00 02 02 c6 33 64 02 | 00 08 00 05 00 00 00 08 | 00 05 00 02 21 00 00 00 | 00 08 00 03 82 35 00 50
 			00 05 00 14 04 00 00 00 | 00 05 00 15 01 00 00 00 | 00 08 00 06 00 00 00 0a`,
 		header: Header{Type: FlowNew, Seq: 4},
-		flow: nl.Flow{
-			Has:    nl.HasStatus | nl.HasDCCPState | nl.HasDCCPRole | nl.HasTimeout,
-			Orig:   ports(tuple4(nl.ProtoDCCP, client, server), 33333, 80),
+		flow: ctnetlink.Flow{
+			Has:    ctnetlink.HasStatus | ctnetlink.HasDCCPState | ctnetlink.HasDCCPRole | ctnetlink.HasTimeout,
+			Orig:   ports(tuple4(ctnetlink.ProtoDCCP, client, server), 33333, 80),
 			Status: 8, DCCPState: 4, DCCPRole: 1, Timeout: 10,
 		},
-		reply: ports(tuple4(nl.ProtoDCCP, server, client), 80, 33333),
+		reply: ports(tuple4(ctnetlink.ProtoDCCP, server, client), 80, 33333),
 	},
 	{
 		name: "DCCP of a kernel that does not track it",
@@ -245,12 +246,12 @@ var flowDumps = []flowDump{
 			10 00 00 34 00 00 00 04 | 00 0c 00 00 c0 00 02 02 c6 33 64 02 | 00 08 00 05 00 00 00 08 | 00 05 00 02 21 00 00 00 | 00 08 00 03 00 00 00 00
 			00 08 00 06 00 00 00 0a`,
 		header: Header{Type: FlowNew, Seq: 4},
-		flow: nl.Flow{
-			Has:    nl.HasStatus | nl.HasTimeout,
-			Orig:   tuple4(nl.ProtoDCCP, client, server),
+		flow: ctnetlink.Flow{
+			Has:    ctnetlink.HasStatus | ctnetlink.HasTimeout,
+			Orig:   tuple4(ctnetlink.ProtoDCCP, client, server),
 			Status: 8, Timeout: 10,
 		},
-		reply: tuple4(nl.ProtoDCCP, server, client),
+		reply: tuple4(ctnetlink.ProtoDCCP, server, client),
 	},
 	{
 		name: "a protocol without ports",
@@ -258,8 +259,8 @@ var flowDumps = []flowDump{
 			10 00 00 44 00 00 00 05 | 00 0c 00 00 c0 00 02 02 c6 33 64 02 | 00 08 00 05 00 00 00 08 | 00 05 00 02 59 00 00 00
 			00 08 00 06 00 00 02 58 | 00 08 00 07 00 00 00 00 | 00 10 00 1f 00000000 00000000 00000000`,
 		header: Header{Type: FlowNew, Seq: 5},
-		flow: nl.Flow{
-			Has:    nl.HasStatus | nl.HasTimeout | nl.HasMark | nl.HasSynproxy,
+		flow: ctnetlink.Flow{
+			Has:    ctnetlink.HasStatus | ctnetlink.HasTimeout | ctnetlink.HasMark | ctnetlink.HasSynproxy,
 			Orig:   tuple4(89, client, server),
 			Status: 8, Timeout: 600,
 		},
@@ -274,8 +275,8 @@ func TestFlowDumpsAreMadeAndRead(t *testing.T) {
 
 			kernel := d.flow
 			kernel.Reply = d.reply
-			kernel.Has &^= nl.HasNATSrc | nl.HasNATDst
-			for name, f := range map[string]*nl.Flow{"from tuples": &kernel, "from translations": &d.flow} {
+			kernel.Has &^= ctnetlink.HasNATSrc | ctnetlink.HasNATDst
+			for name, f := range map[string]*ctnetlink.Flow{"from tuples": &kernel, "from translations": &d.flow} {
 				got, err := d.enc.AppendFlow(nil, d.header, f)
 				if err != nil {
 					t.Fatal(err)
@@ -291,7 +292,7 @@ func TestFlowDumpsAreMadeAndRead(t *testing.T) {
 			if !ok || m.Header != d.header || c != (Counters{}) {
 				t.Fatalf("Next: %v, header %+v, counters %+v", ok, m.Header, c)
 			}
-			var f nl.Flow
+			var f ctnetlink.Flow
 			if err := ParseFlow(m.Body, &f); err != nil {
 				t.Fatal(err)
 			}
@@ -313,17 +314,17 @@ const expectHex = `
 	00 08 00 13 66 74 70 00                                                                   # helper ftp
 	00 16 00 14 6e61742d666f6c6c6f772d6d617374657200 00 00                                    # nat-follow-master`
 
-func expectDump() nl.Expect {
-	x := nl.Expect{
-		Has: nl.ExpectHasTimeout | nl.ExpectHasFlags | nl.ExpectHasClass | nl.ExpectHasNAT | nl.ExpectHasHelper | nl.ExpectHasFn,
+func expectDump() ctnetlink.Expect {
+	x := ctnetlink.Expect{
+		Has: ctnetlink.ExpectHasTimeout | ctnetlink.ExpectHasFlags | ctnetlink.ExpectHasClass | ctnetlink.ExpectHasNAT | ctnetlink.ExpectHasHelper | ctnetlink.ExpectHasFn,
 
-		Master:   ports(tuple4(nl.ProtoTCP, client, server), 35003, 21),
-		Tuple:    ports(tuple4(nl.ProtoTCP, server, v4(198, 51, 100, 111)), 0, 25601),
-		Mask:     ports(tuple4(nl.ProtoTCP, v4(255, 255, 255, 255), v4(255, 255, 255, 255)), 0, 0xffff),
+		Master:   ports(tuple4(ctnetlink.ProtoTCP, client, server), 35003, 21),
+		Tuple:    ports(tuple4(ctnetlink.ProtoTCP, server, v4(198, 51, 100, 111)), 0, 25601),
+		Mask:     ports(tuple4(ctnetlink.ProtoTCP, v4(255, 255, 255, 255), v4(255, 255, 255, 255)), 0, 0xffff),
 		Timeout:  300,
-		NATTuple: ports(tuple4(nl.ProtoTCP, nl.Addr{}, nl.Addr{}), 25601, 0),
+		NATTuple: ports(tuple4(ctnetlink.ProtoTCP, ctnetlink.Addr{}, ctnetlink.Addr{}), 25601, 0),
 		NATDir:   1,
-		Helper:   nl.Name{'f', 't', 'p'},
+		Helper:   ctnetlink.Name{'f', 't', 'p'},
 	}
 	x.SetFn("nat-follow-master")
 	return x
@@ -343,7 +344,7 @@ func TestExpectDumpIsMadeAndRead(t *testing.T) {
 	if !ok || m.Header != h {
 		t.Fatalf("Next: %v, header %+v, counters %+v", ok, m.Header, c)
 	}
-	var x nl.Expect
+	var x ctnetlink.Expect
 	if err := ParseExpect(m.Body, &x); err != nil {
 		t.Fatal(err)
 	}
@@ -356,18 +357,18 @@ func TestExpectDumpIsMadeAndRead(t *testing.T) {
 // happened to hold, other ones with every message.
 func TestPortsOfUntrackedDCCPAreIgnored(t *testing.T) {
 	raw := unhex(t, `00 0c 00 00 c0 00 02 02 c6 33 64 02 | 00 08 00 05 00 00 00 08 | 00 05 00 02 21 00 00 00 | 00 08 00 03 00 00 0b b8`)
-	var f nl.Flow
+	var f ctnetlink.Flow
 	if err := ParseFlow(raw, &f); err != nil {
 		t.Fatal(err)
 	}
-	if want := tuple4(nl.ProtoDCCP, client, server); f.Orig != want {
+	if want := tuple4(ctnetlink.ProtoDCCP, client, server); f.Orig != want {
 		t.Errorf("got %+v, want %+v", f.Orig, want)
 	}
 }
 
 func TestIPv6ExpectationGetsItsTranslationBack(t *testing.T) {
 	want := expectDump()
-	for _, tup := range []*nl.Tuple{&want.Master, &want.Tuple, &want.Mask, &want.NATTuple} {
+	for _, tup := range []*ctnetlink.Tuple{&want.Master, &want.Tuple, &want.Mask, &want.NATTuple} {
 		tup.Family = nl.FamilyIPv6
 	}
 	raw, err := Encoder{OmitTimeout: true}.AppendExpect(nil, Header{Type: ExpectDelete}, &want)
@@ -375,8 +376,8 @@ func TestIPv6ExpectationGetsItsTranslationBack(t *testing.T) {
 		t.Fatal(err)
 	}
 	want.Timeout = 0
-	want.Has &^= nl.ExpectHasTimeout
-	var x nl.Expect
+	want.Has &^= ctnetlink.ExpectHasTimeout
+	var x ctnetlink.Expect
 	if err := ParseExpect(raw[HeaderLen:], &x); err != nil {
 		t.Fatal(err)
 	}

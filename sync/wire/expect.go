@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 
 	"ctbox/nl"
+	"ctbox/nl/ctnetlink"
 )
 
 // Attribute numbers of expectations (sheet section 5), a space of their own.
@@ -50,7 +51,7 @@ const maxFnName = 27
 //
 // An expectation whose master, tuple or mask is not known whole is an
 // IncompleteError and dst is returned as it was.
-func (e Encoder) AppendExpect(dst []byte, h Header, x *nl.Expect) ([]byte, error) {
+func (e Encoder) AppendExpect(dst []byte, h Header, x *ctnetlink.Expect) ([]byte, error) {
 	ports := hasWirePorts(x.Master.Proto)
 	if !expectTuples(x, ports) {
 		return dst, ErrIncompleteExpect
@@ -58,7 +59,7 @@ func (e Encoder) AppendExpect(dst []byte, h Header, x *nl.Expect) ([]byte, error
 	start := len(dst)
 	dst = appendHeader(dst, h, 0)
 	for _, t := range [...]struct {
-		tuple      *nl.Tuple
+		tuple      *ctnetlink.Tuple
 		addr4      uint16
 		addr6      uint16
 		proto, l4p uint16
@@ -73,26 +74,26 @@ func (e Encoder) AppendExpect(dst []byte, h Header, x *nl.Expect) ([]byte, error
 			dst = appendPorts(dst, t.l4p, t.tuple.SrcPort, t.tuple.DstPort)
 		}
 	}
-	if x.Has&nl.ExpectHasTimeout != 0 && !e.OmitTimeout {
+	if x.Has&ctnetlink.ExpectHasTimeout != 0 && !e.OmitTimeout {
 		dst = appendU32(dst, expTimeout, x.Timeout)
 	}
 	var flags uint32
-	if x.Has&nl.ExpectHasFlags != 0 {
+	if x.Has&ctnetlink.ExpectHasFlags != 0 {
 		flags = x.Flags
 	}
 	dst = appendU32(dst, expFlags, flags)
-	if x.Has&nl.ExpectHasClass != 0 {
+	if x.Has&ctnetlink.ExpectHasClass != 0 {
 		dst = appendU32(dst, expClass, x.Class)
 	}
-	if x.Has&nl.ExpectHasNAT != 0 {
+	if x.Has&ctnetlink.ExpectHasNAT != 0 {
 		dst = appendExpectNAT(dst, x, ports)
 	}
-	if x.Has&nl.ExpectHasHelper != 0 {
+	if x.Has&ctnetlink.ExpectHasHelper != 0 {
 		if name := x.Helper.Bytes(); len(name) > 0 && len(name) <= maxHelperName {
 			dst = appendText(dst, expHelper, name)
 		}
 	}
-	if x.Has&nl.ExpectHasFn != 0 {
+	if x.Has&ctnetlink.ExpectHasFn != 0 {
 		if name := x.FnBytes(); len(name) > 0 && len(name) <= maxFnName {
 			dst = appendText(dst, expFn, name)
 		}
@@ -103,7 +104,7 @@ func (e Encoder) AppendExpect(dst []byte, h Header, x *nl.Expect) ([]byte, error
 
 // appendExpectNAT appends how the expected flow is translated. Only the source
 // half of the tuple means something; the other half travels as zeroes.
-func appendExpectNAT(dst []byte, x *nl.Expect, ports bool) []byte {
+func appendExpectNAT(dst []byte, x *ctnetlink.Expect, ports bool) []byte {
 	t := &x.NATTuple
 	if t.Family == nl.FamilyIPv4 {
 		dst = append(appendAttr(dst, expNATIPv4, 8), t.Src[:4]...)
@@ -118,10 +119,10 @@ func appendExpectNAT(dst []byte, x *nl.Expect, ports bool) []byte {
 
 // expectTuples reports whether x's three tuples say enough, ports included where
 // the master's protocol has them, and are of one family.
-func expectTuples(x *nl.Expect, ports bool) bool {
-	need := nl.TupleAddrs | nl.TupleProto
+func expectTuples(x *ctnetlink.Expect, ports bool) bool {
+	need := ctnetlink.TupleAddrs | ctnetlink.TupleProto
 	if ports {
-		need |= nl.TuplePorts
+		need |= ctnetlink.TuplePorts
 	}
 	family := x.Master.Family
 	return x.Master.Has&x.Tuple.Has&x.Mask.Has&need == need && family != nl.FamilyUnspec &&
@@ -130,7 +131,7 @@ func expectTuples(x *nl.Expect, ports bool) bool {
 
 // ParseExpect decodes the attributes of an expectation message into x, which it
 // resets first. Every error is a PayloadError; x is then of no use.
-func ParseExpect(body []byte, x *nl.Expect) error {
+func ParseExpect(body []byte, x *ctnetlink.Expect) error {
 	x.Reset()
 	nat := natSeen(0)
 	for {
@@ -146,11 +147,11 @@ func ParseExpect(body []byte, x *nl.Expect) error {
 			return err
 		}
 	}
-	for _, t := range [...]*nl.Tuple{&x.Master, &x.Tuple, &x.Mask} {
-		if t.Has&nl.TupleAddrs == 0 {
+	for _, t := range [...]*ctnetlink.Tuple{&x.Master, &x.Tuple, &x.Mask} {
+		if t.Has&ctnetlink.TupleAddrs == 0 {
 			return ErrNoAddress
 		}
-		if t.Has&nl.TupleProto == 0 {
+		if t.Has&ctnetlink.TupleProto == 0 {
 			return ErrNoProto
 		}
 		if t.Family != x.Master.Family {
@@ -172,7 +173,7 @@ const (
 	natDir
 )
 
-func storeExpectAttr(x *nl.Expect, num int, p []byte, nat *natSeen) error {
+func storeExpectAttr(x *ctnetlink.Expect, num int, p []byte, nat *natSeen) error {
 	switch num {
 	case expMasterIPv4, expMasterIPv6:
 		parseAddrs(&x.Master, p)
@@ -194,13 +195,13 @@ func storeExpectAttr(x *nl.Expect, num int, p []byte, nat *natSeen) error {
 		parsePorts(&x.Mask, p)
 	case expTimeout:
 		x.Timeout = binary.BigEndian.Uint32(p)
-		x.Has |= nl.ExpectHasTimeout
+		x.Has |= ctnetlink.ExpectHasTimeout
 	case expFlags:
 		x.Flags = binary.BigEndian.Uint32(p)
-		x.Has |= nl.ExpectHasFlags
+		x.Has |= ctnetlink.ExpectHasFlags
 	case expClass:
 		x.Class = binary.BigEndian.Uint32(p)
-		x.Has |= nl.ExpectHasClass
+		x.Has |= ctnetlink.ExpectHasClass
 	case expNATIPv4:
 		parseAddrs(&x.NATTuple, p)
 		*nat |= natAddr
@@ -217,14 +218,14 @@ func storeExpectAttr(x *nl.Expect, num int, p []byte, nat *natSeen) error {
 		case n < 0:
 			return ErrAttrValue
 		case n > 0:
-			x.Has |= nl.ExpectHasHelper
+			x.Has |= ctnetlink.ExpectHasHelper
 		}
 	case expFn:
 		switch n := parseText(x.Fn[:], p); {
 		case n < 0:
 			return ErrAttrValue
 		case n > 0:
-			x.Has |= nl.ExpectHasFn
+			x.Has |= ctnetlink.ExpectHasFn
 		}
 	}
 	return nil
@@ -233,9 +234,9 @@ func storeExpectAttr(x *nl.Expect, num int, p []byte, nat *natSeen) error {
 // finishExpectNAT makes the translation whole. A kernel wants all of the tuple;
 // for IPv6 the wire has no address, and the unspecified one stands for it, which
 // is what helpers that translate the port alone keep there anyway.
-func finishExpectNAT(x *nl.Expect, nat natSeen) error {
+func finishExpectNAT(x *ctnetlink.Expect, nat natSeen) error {
 	if nat&(natProto|natDir) != natProto|natDir {
-		x.NATTuple, x.NATDir = nl.Tuple{}, 0
+		x.NATTuple, x.NATDir = ctnetlink.Tuple{}, 0
 		return nil
 	}
 	if x.NATDir > 1 {
@@ -246,10 +247,10 @@ func finishExpectNAT(x *nl.Expect, nat natSeen) error {
 		return ErrFamily
 	}
 	t.Family = x.Master.Family
-	t.Has |= nl.TupleAddrs
+	t.Has |= ctnetlink.TupleAddrs
 	if hasPortsOrKeys(t.Proto) {
-		t.Has |= nl.TuplePorts
+		t.Has |= ctnetlink.TuplePorts
 	}
-	x.Has |= nl.ExpectHasNAT
+	x.Has |= ctnetlink.ExpectHasNAT
 	return nil
 }

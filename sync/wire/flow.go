@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 
 	"ctbox/nl"
+	"ctbox/nl/ctnetlink"
 )
 
 // Attribute numbers of flows (sheet section 4).
@@ -85,7 +86,7 @@ type Encoder struct {
 //
 // A flow that a receiver could do nothing with (addresses, protocol or ports
 // unknown) is an IncompleteError and dst is returned as it was.
-func (e Encoder) AppendFlow(dst []byte, h Header, f *nl.Flow) ([]byte, error) {
+func (e Encoder) AppendFlow(dst []byte, h Header, f *ctnetlink.Flow) ([]byte, error) {
 	if !complete(&f.Orig) {
 		return dst, ErrIncompleteTuple
 	}
@@ -93,46 +94,46 @@ func (e Encoder) AppendFlow(dst []byte, h Header, f *nl.Flow) ([]byte, error) {
 	dst = appendHeader(dst, h, 0)
 	dst = appendAddrs(dst, flowIPv4, flowIPv6, &f.Orig)
 	var status uint32
-	if f.Has&nl.HasStatus != 0 {
+	if f.Has&ctnetlink.HasStatus != 0 {
 		status = f.Status
 	}
 	dst = appendU32(dst, flowStatus, status)
 	dst = appendU8(dst, flowProto, f.Orig.Proto)
 	dst = e.appendProtoinfo(dst, f)
-	if f.Has&nl.HasTimeout != 0 && !e.OmitTimeout {
+	if f.Has&ctnetlink.HasTimeout != 0 && !e.OmitTimeout {
 		dst = appendU32(dst, flowTimeout, f.Timeout)
 	}
-	if f.Has&nl.HasMark != 0 {
+	if f.Has&ctnetlink.HasMark != 0 {
 		dst = appendU32(dst, flowMark, f.Mark)
 	}
 	dst = appendMaster(dst, &f.Master)
 	dst = appendNAT(dst, f)
-	if both := nl.HasSeqAdjOrig | nl.HasSeqAdjReply; f.Has&both == both {
+	if both := ctnetlink.HasSeqAdjOrig | ctnetlink.HasSeqAdjReply; f.Has&both == both {
 		dst = appendAttr(dst, flowSeqAdj, 24)
-		for _, a := range [...]nl.SeqAdj{f.SeqAdjOrig, f.SeqAdjReply} {
+		for _, a := range [...]ctnetlink.SeqAdj{f.SeqAdjOrig, f.SeqAdjReply} {
 			dst = binary.BigEndian.AppendUint32(dst, a.CorrectionPos)
 			dst = binary.BigEndian.AppendUint32(dst, a.OffsetBefore)
 			dst = binary.BigEndian.AppendUint32(dst, a.OffsetAfter)
 		}
 	}
-	if f.Has&nl.HasHelper != 0 {
+	if f.Has&ctnetlink.HasHelper != 0 {
 		if name := f.Helper.Bytes(); len(name) > 0 && len(name) <= maxHelperName {
 			dst = appendText(dst, flowHelper, name)
 		}
 	}
-	if words := f.Labels[:min(int(f.LabelsLen), nl.LabelWords)]; f.Has&nl.HasLabels != 0 && anySet(words) {
+	if words := f.Labels[:min(int(f.LabelsLen), ctnetlink.LabelWords)]; f.Has&ctnetlink.HasLabels != 0 && anySet(words) {
 		dst = appendAttr(dst, flowLabels, 4*len(words))
 		for _, w := range words {
 			dst = binary.BigEndian.AppendUint32(dst, w)
 		}
 	}
-	if f.Has&nl.HasSynproxy != 0 {
+	if f.Has&ctnetlink.HasSynproxy != 0 {
 		dst = appendAttr(dst, flowSynproxy, 12)
 		dst = binary.BigEndian.AppendUint32(dst, f.Synproxy.ITS)
 		dst = binary.BigEndian.AppendUint32(dst, f.Synproxy.ISN)
 		dst = binary.BigEndian.AppendUint32(dst, f.Synproxy.TSOff)
 	}
-	if f.Has&nl.HasZone != 0 {
+	if f.Has&ctnetlink.HasZone != 0 {
 		dst = appendU16(dst, flowZone, f.Zone)
 	}
 	setLength(dst, start)
@@ -142,63 +143,63 @@ func (e Encoder) AppendFlow(dst []byte, h Header, f *nl.Flow) ([]byte, error) {
 // complete reports whether t says enough to name a flow elsewhere. A kernel
 // without a DCCP tracker, as Linux 6.18 is, knows no ports of DCCP flows: as
 // in the C daemon's messages they travel as zero then.
-func complete(t *nl.Tuple) bool {
-	need := nl.TupleAddrs | nl.TupleProto
+func complete(t *ctnetlink.Tuple) bool {
+	need := ctnetlink.TupleAddrs | ctnetlink.TupleProto
 	switch {
-	case t.Proto == nl.ProtoDCCP:
+	case t.Proto == ctnetlink.ProtoDCCP:
 	case hasWirePorts(t.Proto):
-		need |= nl.TuplePorts
-	case nl.IsICMP(t.Proto):
-		need |= nl.TupleICMP
+		need |= ctnetlink.TuplePorts
+	case ctnetlink.IsICMP(t.Proto):
+		need |= ctnetlink.TupleICMP
 	}
 	return t.Has&need == need && t.Family != nl.FamilyUnspec
 }
 
 // appendProtoinfo appends the layer-4 group: ports or ICMP fields, then the
 // protocol's state.
-func (e Encoder) appendProtoinfo(dst []byte, f *nl.Flow) []byte {
+func (e Encoder) appendProtoinfo(dst []byte, f *ctnetlink.Flow) []byte {
 	t := &f.Orig
 	switch {
 	case hasWirePorts(t.Proto):
 		dst = appendPorts(dst, flowPorts, t.SrcPort, t.DstPort)
-	case nl.IsICMP(t.Proto):
+	case ctnetlink.IsICMP(t.Proto):
 		dst = appendU8(dst, flowICMPType, t.ICMPType)
 		dst = appendU8(dst, flowICMPCode, t.ICMPCode)
 		dst = appendU16LE(dst, flowICMPID, t.ICMPID)
 	}
 	switch {
-	case t.Proto == nl.ProtoTCP && f.Has&nl.HasTCPState != 0:
+	case t.Proto == ctnetlink.ProtoTCP && f.Has&ctnetlink.HasTCPState != 0:
 		dst = appendU8(dst, flowTCPState, f.TCPState)
-		if e.WindowTracking && f.Has&nl.HasTCPWScaleOrig != 0 {
+		if e.WindowTracking && f.Has&ctnetlink.HasTCPWScaleOrig != 0 {
 			dst = appendU8(dst, flowTCPWScaleOrg, f.TCPWScaleOrig)
 		}
-		if e.WindowTracking && f.Has&nl.HasTCPWScaleReply != 0 {
+		if e.WindowTracking && f.Has&ctnetlink.HasTCPWScaleReply != 0 {
 			dst = appendU8(dst, flowTCPWScaleRpl, f.TCPWScaleRepl)
 		}
-	case t.Proto == nl.ProtoSCTP && f.Has&nl.HasSCTPState != 0:
+	case t.Proto == ctnetlink.ProtoSCTP && f.Has&ctnetlink.HasSCTPState != 0:
 		dst = appendU8(dst, flowSCTPState, f.SCTPState)
-		if f.Has&nl.HasSCTPVtagOrig != 0 {
+		if f.Has&ctnetlink.HasSCTPVtagOrig != 0 {
 			dst = appendU32(dst, flowSCTPVtagOrig, f.SCTPVtagOrig)
 		}
-		if f.Has&nl.HasSCTPVtagReply != 0 {
+		if f.Has&ctnetlink.HasSCTPVtagReply != 0 {
 			dst = appendU32(dst, flowSCTPVtagRepl, f.SCTPVtagReply)
 		}
-	case t.Proto == nl.ProtoDCCP && f.Has&nl.HasDCCPState != 0:
+	case t.Proto == ctnetlink.ProtoDCCP && f.Has&ctnetlink.HasDCCPState != 0:
 		dst = appendU8(dst, flowDCCPState, f.DCCPState)
-		if f.Has&nl.HasDCCPRole != 0 {
+		if f.Has&ctnetlink.HasDCCPRole != 0 {
 			dst = appendU8(dst, flowDCCPRole, f.DCCPRole)
 		}
 	}
 	return dst
 }
 
-func appendMaster(dst []byte, t *nl.Tuple) []byte {
-	if need := nl.TupleAddrs | nl.TupleProto; t.Has&need != need || t.Family == nl.FamilyUnspec {
+func appendMaster(dst []byte, t *ctnetlink.Tuple) []byte {
+	if need := ctnetlink.TupleAddrs | ctnetlink.TupleProto; t.Has&need != need || t.Family == nl.FamilyUnspec {
 		return dst
 	}
 	dst = appendAddrs(dst, flowMasterIPv4, flowMasterIPv6, t)
 	dst = appendU8(dst, flowMasterProto, t.Proto)
-	if t.Has&nl.TuplePorts == nl.TuplePorts {
+	if t.Has&ctnetlink.TuplePorts == ctnetlink.TuplePorts {
 		dst = appendPorts(dst, flowMasterPorts, t.SrcPort, t.DstPort)
 	}
 	return dst
@@ -206,7 +207,7 @@ func appendMaster(dst []byte, t *nl.Tuple) []byte {
 
 // appendNAT appends how the flow is translated. Ports of ICMP flows never are;
 // the C daemon sends zeroes for those, which say nothing.
-func appendNAT(dst []byte, f *nl.Flow) []byte {
+func appendNAT(dst []byte, f *ctnetlink.Flow) []byte {
 	src, dest := translation(f)
 	if src.HasAddr {
 		dst = appendAddr(dst, flowSNATIPv4, flowSNATIPv6, f.Orig.Family, &src.Addr)
@@ -226,28 +227,28 @@ func appendNAT(dst []byte, f *nl.Flow) []byte {
 // translation returns what f's source and destination are mapped to. The tuples
 // count only where the kernel says that it has set up NAT; without a status they
 // always do (sheet section 4, note B).
-func translation(f *nl.Flow) (src, dst nl.NAT) {
+func translation(f *ctnetlink.Flow) (src, dst ctnetlink.NAT) {
 	status := f.Status
-	if f.Has&nl.HasStatus == 0 {
-		status = nl.StatusSrcNATDone | nl.StatusDstNATDone
+	if f.Has&ctnetlink.HasStatus == 0 {
+		status = ctnetlink.StatusSrcNATDone | ctnetlink.StatusDstNATDone
 	}
 	o, r := &f.Orig, &f.Reply
-	addrs := r.Has&nl.TupleAddrs == nl.TupleAddrs && r.Family == o.Family
-	ports := r.Has&o.Has&nl.TuplePorts == nl.TuplePorts
+	addrs := r.Has&ctnetlink.TupleAddrs == ctnetlink.TupleAddrs && r.Family == o.Family
+	ports := r.Has&o.Has&ctnetlink.TuplePorts == ctnetlink.TuplePorts
 	switch {
-	case f.Has&nl.HasNATSrc != 0:
+	case f.Has&ctnetlink.HasNATSrc != 0:
 		src = f.NATSrc
-	case status&nl.StatusSrcNATDone != 0:
-		src = nl.NAT{
+	case status&ctnetlink.StatusSrcNATDone != 0:
+		src = ctnetlink.NAT{
 			Addr: r.Dst, HasAddr: addrs && r.Dst != o.Src,
 			Port: r.DstPort, HasPort: ports && r.DstPort != o.SrcPort,
 		}
 	}
 	switch {
-	case f.Has&nl.HasNATDst != 0:
+	case f.Has&ctnetlink.HasNATDst != 0:
 		dst = f.NATDst
-	case status&nl.StatusDstNATDone != 0:
-		dst = nl.NAT{
+	case status&ctnetlink.StatusDstNATDone != 0:
+		dst = ctnetlink.NAT{
 			Addr: r.Src, HasAddr: addrs && r.Src != o.Dst,
 			Port: r.SrcPort, HasPort: ports && r.SrcPort != o.DstPort,
 		}

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 
 	"ctbox/nl"
+	"ctbox/nl/ctnetlink"
 )
 
 // Largest state numbers that a kernel knows (nf_conntrack_tcp.h,
@@ -21,12 +22,12 @@ const (
 // counts. Every error is a PayloadError; f is then of no use.
 //
 // Translations go to f.NATSrc and f.NATDst. Window scales beyond
-// nl.MaxWindowScale are cut to it here, at the border, so that none ever gets
+// ctnetlink.MaxWindowScale are cut to it here, at the border, so that none ever gets
 // near a kernel. Attributes that do not belong to the flow's protocol are
 // dropped, and so are translated ports of 0, which C daemons send with ICMP.
-func ParseFlow(body []byte, f *nl.Flow) error {
+func ParseFlow(body []byte, f *ctnetlink.Flow) error {
 	f.Reset()
-	f.NATSrc, f.NATDst = nl.NAT{}, nl.NAT{}
+	f.NATSrc, f.NATDst = ctnetlink.NAT{}, ctnetlink.NAT{}
 	families := familySet(0)
 	for {
 		num, p, rest, ok, err := nextAttr(body, flowSizes[:])
@@ -41,16 +42,16 @@ func ParseFlow(body []byte, f *nl.Flow) error {
 			return err
 		}
 	}
-	if f.Orig.Has&nl.TupleAddrs == 0 {
+	if f.Orig.Has&ctnetlink.TupleAddrs == 0 {
 		return ErrNoAddress
 	}
-	if f.Orig.Has&nl.TupleProto == 0 {
+	if f.Orig.Has&ctnetlink.TupleProto == 0 {
 		return ErrNoProto
 	}
 	if !complete(&f.Orig) {
 		return ErrNoPorts
 	}
-	if !families.within(f.Orig.Family) || f.Master.Has&nl.TupleAddrs != 0 && f.Master.Family != f.Orig.Family {
+	if !families.within(f.Orig.Family) || f.Master.Has&ctnetlink.TupleAddrs != 0 && f.Master.Family != f.Orig.Family {
 		return ErrFamily
 	}
 	keepOwnAttrs(f)
@@ -81,7 +82,7 @@ func (s familySet) within(family uint8) bool {
 	return s&^hasIPv4 == 0
 }
 
-func storeFlowAttr(f *nl.Flow, num int, p []byte, families *familySet) error {
+func storeFlowAttr(f *ctnetlink.Flow, num int, p []byte, families *familySet) error {
 	switch num {
 	case flowIPv4, flowIPv6:
 		parseAddrs(&f.Orig, p)
@@ -91,25 +92,25 @@ func storeFlowAttr(f *nl.Flow, num int, p []byte, families *familySet) error {
 		parsePorts(&f.Orig, p)
 	case flowICMPType:
 		f.Orig.ICMPType = p[0]
-		f.Orig.Has |= nl.TupleICMPType
+		f.Orig.Has |= ctnetlink.TupleICMPType
 	case flowICMPCode:
 		f.Orig.ICMPCode = p[0]
-		f.Orig.Has |= nl.TupleICMPCode
+		f.Orig.Has |= ctnetlink.TupleICMPCode
 	case flowICMPID:
 		f.Orig.ICMPID = binary.LittleEndian.Uint16(p)
-		f.Orig.Has |= nl.TupleICMPID
+		f.Orig.Has |= ctnetlink.TupleICMPID
 	case flowStatus:
 		f.Status = binary.BigEndian.Uint32(p)
-		f.Has |= nl.HasStatus
+		f.Has |= ctnetlink.HasStatus
 	case flowTimeout:
 		f.Timeout = binary.BigEndian.Uint32(p)
-		f.Has |= nl.HasTimeout
+		f.Has |= ctnetlink.HasTimeout
 	case flowMark:
 		f.Mark = binary.BigEndian.Uint32(p)
-		f.Has |= nl.HasMark
+		f.Has |= ctnetlink.HasMark
 	case flowZone:
 		f.Zone = binary.BigEndian.Uint16(p)
-		f.Has |= nl.HasZone
+		f.Has |= ctnetlink.HasZone
 	case flowMasterIPv4, flowMasterIPv6:
 		parseAddrs(&f.Master, p)
 	case flowMasterProto:
@@ -117,64 +118,64 @@ func storeFlowAttr(f *nl.Flow, num int, p []byte, families *familySet) error {
 	case flowMasterPorts:
 		parsePorts(&f.Master, p)
 	case flowTCPState:
-		return storeState(f, &f.TCPState, p[0], maxTCPState, nl.HasTCPState)
+		return storeState(f, &f.TCPState, p[0], maxTCPState, ctnetlink.HasTCPState)
 	case flowTCPWScaleOrg:
-		f.TCPWScaleOrig = min(p[0], nl.MaxWindowScale)
-		f.Has |= nl.HasTCPWScaleOrig
+		f.TCPWScaleOrig = min(p[0], ctnetlink.MaxWindowScale)
+		f.Has |= ctnetlink.HasTCPWScaleOrig
 	case flowTCPWScaleRpl:
-		f.TCPWScaleRepl = min(p[0], nl.MaxWindowScale)
-		f.Has |= nl.HasTCPWScaleReply
+		f.TCPWScaleRepl = min(p[0], ctnetlink.MaxWindowScale)
+		f.Has |= ctnetlink.HasTCPWScaleReply
 	case flowSCTPState:
-		return storeState(f, &f.SCTPState, p[0], maxSCTPState, nl.HasSCTPState)
+		return storeState(f, &f.SCTPState, p[0], maxSCTPState, ctnetlink.HasSCTPState)
 	case flowSCTPVtagOrig:
 		f.SCTPVtagOrig = binary.BigEndian.Uint32(p)
-		f.Has |= nl.HasSCTPVtagOrig
+		f.Has |= ctnetlink.HasSCTPVtagOrig
 	case flowSCTPVtagRepl:
 		f.SCTPVtagReply = binary.BigEndian.Uint32(p)
-		f.Has |= nl.HasSCTPVtagReply
+		f.Has |= ctnetlink.HasSCTPVtagReply
 	case flowDCCPState:
-		return storeState(f, &f.DCCPState, p[0], maxDCCPState, nl.HasDCCPState)
+		return storeState(f, &f.DCCPState, p[0], maxDCCPState, ctnetlink.HasDCCPState)
 	case flowDCCPRole:
-		return storeState(f, &f.DCCPRole, p[0], maxDCCPRole, nl.HasDCCPRole)
+		return storeState(f, &f.DCCPRole, p[0], maxDCCPRole, ctnetlink.HasDCCPRole)
 	case flowSNATIPv4, flowSNATIPv6:
 		families.add(p)
 		storeNATAddr(&f.NATSrc, p)
-		f.Has |= nl.HasNATSrc
+		f.Has |= ctnetlink.HasNATSrc
 	case flowDNATIPv4, flowDNATIPv6:
 		families.add(p)
 		storeNATAddr(&f.NATDst, p)
-		f.Has |= nl.HasNATDst
+		f.Has |= ctnetlink.HasNATDst
 	case flowSNATPort:
 		storeNATPort(&f.NATSrc, p)
-		f.Has |= nl.HasNATSrc
+		f.Has |= ctnetlink.HasNATSrc
 	case flowDNATPort:
 		storeNATPort(&f.NATDst, p)
-		f.Has |= nl.HasNATDst
+		f.Has |= ctnetlink.HasNATDst
 	case flowSeqAdj:
 		f.SeqAdjOrig = parseSeqAdj(p)
 		f.SeqAdjReply = parseSeqAdj(p[12:])
-		f.Has |= nl.HasSeqAdjOrig | nl.HasSeqAdjReply
+		f.Has |= ctnetlink.HasSeqAdjOrig | ctnetlink.HasSeqAdjReply
 	case flowHelper:
 		switch n := parseText(f.Helper[:], p); {
 		case n < 0:
 			return ErrAttrValue
 		case n > 0:
-			f.Has |= nl.HasHelper
+			f.Has |= ctnetlink.HasHelper
 		}
 	case flowLabels:
 		storeLabels(f, p)
 	case flowSynproxy:
-		f.Synproxy = nl.Synproxy{
+		f.Synproxy = ctnetlink.Synproxy{
 			ITS:   binary.BigEndian.Uint32(p),
 			ISN:   binary.BigEndian.Uint32(p[4:]),
 			TSOff: binary.BigEndian.Uint32(p[8:]),
 		}
-		f.Has |= nl.HasSynproxy
+		f.Has |= ctnetlink.HasSynproxy
 	}
 	return nil
 }
 
-func storeState(f *nl.Flow, field *uint8, v, largest uint8, has nl.Attr) error {
+func storeState(f *ctnetlink.Flow, field *uint8, v, largest uint8, has ctnetlink.Attr) error {
 	if v > largest {
 		return ErrAttrValue
 	}
@@ -183,19 +184,19 @@ func storeState(f *nl.Flow, field *uint8, v, largest uint8, has nl.Attr) error {
 	return nil
 }
 
-func storeNATAddr(n *nl.NAT, p []byte) {
-	n.Addr = nl.Addr{}
+func storeNATAddr(n *ctnetlink.NAT, p []byte) {
+	n.Addr = ctnetlink.Addr{}
 	copy(n.Addr[:], p)
 	n.HasAddr = true
 }
 
-func storeNATPort(n *nl.NAT, p []byte) {
+func storeNATPort(n *ctnetlink.NAT, p []byte) {
 	n.Port = binary.LittleEndian.Uint16(p)
 	n.HasPort = n.Port != 0
 }
 
-func parseSeqAdj(p []byte) nl.SeqAdj {
-	return nl.SeqAdj{
+func parseSeqAdj(p []byte) ctnetlink.SeqAdj {
+	return ctnetlink.SeqAdj{
 		CorrectionPos: binary.BigEndian.Uint32(p),
 		OffsetBefore:  binary.BigEndian.Uint32(p[4:]),
 		OffsetAfter:   binary.BigEndian.Uint32(p[8:]),
@@ -204,45 +205,45 @@ func parseSeqAdj(p []byte) nl.SeqAdj {
 
 // storeLabels takes as many words as a kernel has. A field of odd size is
 // ignored, as the C daemon ignores it.
-func storeLabels(f *nl.Flow, p []byte) {
+func storeLabels(f *ctnetlink.Flow, p []byte) {
 	if len(p) == 0 || len(p)%4 != 0 {
 		return
 	}
-	f.Labels = nl.Labels{}
-	n := min(len(p)/4, nl.LabelWords)
+	f.Labels = ctnetlink.Labels{}
+	n := min(len(p)/4, ctnetlink.LabelWords)
 	for i := range n {
 		f.Labels[i] = binary.BigEndian.Uint32(p[4*i:])
 	}
 	f.LabelsLen = uint8(n)
-	f.Has |= nl.HasLabels
+	f.Has |= ctnetlink.HasLabels
 }
 
 // protoAttrs are the attributes that belong to one protocol only.
 const (
-	tcpAttrs  = nl.HasTCPState | nl.HasTCPWScaleOrig | nl.HasTCPWScaleReply
-	sctpAttrs = nl.HasSCTPState | nl.HasSCTPVtagOrig | nl.HasSCTPVtagReply
-	dccpAttrs = nl.HasDCCPState | nl.HasDCCPRole
+	tcpAttrs  = ctnetlink.HasTCPState | ctnetlink.HasTCPWScaleOrig | ctnetlink.HasTCPWScaleReply
+	sctpAttrs = ctnetlink.HasSCTPState | ctnetlink.HasSCTPVtagOrig | ctnetlink.HasSCTPVtagReply
+	dccpAttrs = ctnetlink.HasDCCPState | ctnetlink.HasDCCPRole
 )
 
 // keepOwnAttrs drops what does not belong to f's protocol, so that f is like one
 // that a kernel could have sent and its tuples compare equal to those.
-func keepOwnAttrs(f *nl.Flow) {
+func keepOwnAttrs(f *ctnetlink.Flow) {
 	proto := f.Orig.Proto
-	if proto != nl.ProtoTCP {
+	if proto != ctnetlink.ProtoTCP {
 		f.Has &^= tcpAttrs
 	}
-	if proto != nl.ProtoSCTP {
+	if proto != ctnetlink.ProtoSCTP {
 		f.Has &^= sctpAttrs
 	}
-	if proto != nl.ProtoDCCP {
+	if proto != ctnetlink.ProtoDCCP {
 		f.Has &^= dccpAttrs
 	}
 	keepOwnFields(&f.Orig)
 	keepOwnFields(&f.Master)
-	if proto == nl.ProtoDCCP && f.Has&nl.HasDCCPState == 0 {
+	if proto == ctnetlink.ProtoDCCP && f.Has&ctnetlink.HasDCCPState == 0 {
 		// Its kernel does not track DCCP and knows no ports; what a C daemon
 		// sends in their place is whatever its memory held.
-		f.Orig.Has &^= nl.TuplePorts
+		f.Orig.Has &^= ctnetlink.TuplePorts
 		f.Orig.SrcPort, f.Orig.DstPort = 0, 0
 	}
 	if !hasPortsOrKeys(proto) {
@@ -250,28 +251,30 @@ func keepOwnAttrs(f *nl.Flow) {
 		f.NATDst.HasPort = false
 	}
 	if !f.NATSrc.HasAddr && !f.NATSrc.HasPort {
-		f.Has &^= nl.HasNATSrc
+		f.Has &^= ctnetlink.HasNATSrc
 	}
 	if !f.NATDst.HasAddr && !f.NATDst.HasPort {
-		f.Has &^= nl.HasNATDst
+		f.Has &^= ctnetlink.HasNATDst
 	}
 	// A master that is not named whole names nothing.
-	if need := nl.TupleAddrs | nl.TupleProto; f.Master.Has&need != need {
-		f.Master = nl.Tuple{}
+	if need := ctnetlink.TupleAddrs | ctnetlink.TupleProto; f.Master.Has&need != need {
+		f.Master = ctnetlink.Tuple{}
 	}
 }
 
 // keepOwnFields makes the layer-4 fields absent, and zero, that t's protocol
 // does not have.
-func keepOwnFields(t *nl.Tuple) {
+func keepOwnFields(t *ctnetlink.Tuple) {
 	if !hasPortsOrKeys(t.Proto) {
-		t.Has &^= nl.TuplePorts
+		t.Has &^= ctnetlink.TuplePorts
 		t.SrcPort, t.DstPort = 0, 0
 	}
-	if !nl.IsICMP(t.Proto) {
-		t.Has &^= nl.TupleICMP
+	if !ctnetlink.IsICMP(t.Proto) {
+		t.Has &^= ctnetlink.TupleICMP
 		t.ICMPID, t.ICMPType, t.ICMPCode = 0, 0, 0
 	}
 }
 
-func hasPortsOrKeys(proto uint8) bool { return nl.HasPorts(proto) || proto == nl.ProtoGRE }
+func hasPortsOrKeys(proto uint8) bool {
+	return ctnetlink.HasPorts(proto) || proto == ctnetlink.ProtoGRE
+}

@@ -4,7 +4,7 @@ import (
 	"bytes"
 	"testing"
 
-	"ctbox/nl"
+	"ctbox/nl/ctnetlink"
 
 	"github.com/google/go-cmp/cmp"
 )
@@ -21,8 +21,8 @@ func FuzzDatagram(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, b []byte) {
 		var c Counters
-		var flow nl.Flow
-		var expect nl.Expect
+		var flow ctnetlink.Flow
+		var expect ctnetlink.Expect
 		used := 0
 		for r := ReadDatagram(b); ; {
 			m, ok := r.Next(&c)
@@ -46,14 +46,14 @@ func FuzzDatagram(f *testing.F) {
 	})
 }
 
-func resend(t *testing.T, h Header, f *nl.Flow) {
+func resend(t *testing.T, h Header, f *ctnetlink.Flow) {
 	enc := Encoder{WindowTracking: true}
 	h.Type, h.Flags = FlowUpdate, 0
 	once, err := enc.AppendFlow(nil, h, f)
 	if err != nil || len(once) > MaxFlowLen {
 		t.Fatalf("%d bytes, %v: %+v", len(once), err, f)
 	}
-	var again nl.Flow
+	var again ctnetlink.Flow
 	if err := ParseFlow(once[HeaderLen:], &again); err != nil {
 		t.Fatalf("%v: %x", err, once)
 	}
@@ -63,13 +63,13 @@ func resend(t *testing.T, h Header, f *nl.Flow) {
 	}
 }
 
-func resendExpect(t *testing.T, h Header, x *nl.Expect) {
+func resendExpect(t *testing.T, h Header, x *ctnetlink.Expect) {
 	h.Type, h.Flags = ExpectNew, 0
 	once, err := Encoder{}.AppendExpect(nil, h, x)
 	if err != nil || len(once) > MaxFlowLen {
 		t.Fatalf("%d bytes, %v: %+v", len(once), err, x)
 	}
-	var again nl.Expect
+	var again ctnetlink.Expect
 	if err := ParseExpect(once[HeaderLen:], &again); err != nil {
 		t.Fatalf("%v: %x", err, once)
 	}
@@ -82,12 +82,12 @@ func resendExpect(t *testing.T, h Header, x *nl.Expect) {
 // carried is what the wire carries of a tuple: a message may have ports, or ICMP's
 // fields, that nobody sends for its protocol; and ports of DCCP that are not known
 // are zeros there (complete).
-func carried(t nl.Tuple) nl.Tuple {
-	if !hasWirePorts(t.Proto) || t.Proto == nl.ProtoDCCP && t.SrcPort == 0 && t.DstPort == 0 {
-		t.SrcPort, t.DstPort, t.Has = 0, 0, t.Has&^nl.TuplePorts
+func carried(t ctnetlink.Tuple) ctnetlink.Tuple {
+	if !hasWirePorts(t.Proto) || t.Proto == ctnetlink.ProtoDCCP && t.SrcPort == 0 && t.DstPort == 0 {
+		t.SrcPort, t.DstPort, t.Has = 0, 0, t.Has&^ctnetlink.TuplePorts
 	}
-	if !nl.IsICMP(t.Proto) {
-		t.ICMPID, t.ICMPType, t.ICMPCode, t.Has = 0, 0, 0, t.Has&^nl.TupleICMP
+	if !ctnetlink.IsICMP(t.Proto) {
+		t.ICMPID, t.ICMPType, t.ICMPCode, t.Has = 0, 0, 0, t.Has&^ctnetlink.TupleICMP
 	}
 	return t
 }
@@ -99,25 +99,25 @@ func FuzzFlow(f *testing.F) {
 		f.Add(unhex(f, d.hex)[HeaderLen:], uint32(0x19f), "ftp", uint8(3), uint16(7))
 	}
 	f.Fuzz(func(t *testing.T, body []byte, status uint32, helper string, scale uint8, zone uint16) {
-		var flow nl.Flow
+		var flow ctnetlink.Flow
 		if ParseFlow(body, &flow) != nil {
 			return
 		}
-		flow.Has |= nl.HasStatus | nl.HasHelper | nl.HasZone | nl.HasTCPWScaleOrig
+		flow.Has |= ctnetlink.HasStatus | ctnetlink.HasHelper | ctnetlink.HasZone | ctnetlink.HasTCPWScaleOrig
 		flow.Status, flow.Zone, flow.TCPWScaleOrig = status, zone, scale
 		flow.Helper.Set(helper)
 		b, err := Encoder{WindowTracking: true}.AppendFlow(nil, Header{}, &flow)
 		if err != nil {
 			t.Fatal(err)
 		}
-		var got nl.Flow
+		var got ctnetlink.Flow
 		if err := ParseFlow(b[HeaderLen:], &got); err != nil {
 			t.Fatalf("%v: %x", err, b)
 		}
 		if carried(got.Orig) != carried(flow.Orig) || carried(got.Master) != carried(flow.Master) || got.Status != status || got.Zone != zone {
 			t.Errorf("%s", cmp.Diff(flow, got))
 		}
-		if got.Has&nl.HasTCPWScaleOrig != 0 && got.TCPWScaleOrig > nl.MaxWindowScale {
+		if got.Has&ctnetlink.HasTCPWScaleOrig != 0 && got.TCPWScaleOrig > ctnetlink.MaxWindowScale {
 			t.Errorf("window scale %d", got.TCPWScaleOrig)
 		}
 	})

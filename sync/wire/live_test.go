@@ -11,6 +11,7 @@ import (
 
 	"ctbox/internal/netnstest"
 	"ctbox/nl"
+	"ctbox/nl/ctnetlink"
 	"ctbox/sync/internal/peertest"
 
 	"golang.org/x/sys/unix"
@@ -117,16 +118,14 @@ func flagIs(flag Flags) func(Header) bool {
 type kernel struct {
 	t      *testing.T
 	conn   *nl.Conn
-	events *nl.Subscription
+	events *ctnetlink.Subscription
 }
 
 func openKernel(t *testing.T, ns *netnstest.NS) *kernel {
 	k := &kernel{t: t}
 	var err, err2 error
-	ns.Do(func() {
-		k.conn, err = nl.Dial()
-		k.events, err2 = nl.Subscribe(nl.EventOptions{Groups: nl.AllFlowEvents | nl.AllExpectEvents})
-	})
+	k.conn, err = nl.Dial(nl.Config{NetNS: ns.FD()})
+	k.events, err2 = ctnetlink.Subscribe(ctnetlink.EventOptions{NetNS: ns.FD(), Groups: ctnetlink.AllFlowEvents | ctnetlink.AllExpectEvents})
 	if err != nil || err2 != nil {
 		t.Fatal(err, err2)
 	}
@@ -137,7 +136,7 @@ func openKernel(t *testing.T, ns *netnstest.NS) *kernel {
 func (k *kernel) do(r nl.Request) {
 	k.t.Helper()
 	if err := k.conn.Do(k.t.Context(), r, nil); err != nil {
-		k.t.Fatalf("request %#x for %+v %+v: %v", r.Type, r.Flow, r.Expect, err)
+		k.t.Fatalf("request %#x with %x: %v", r.Type, r.Attrs(nil), err)
 	}
 }
 
@@ -146,7 +145,7 @@ func (k *kernel) do(r nl.Request) {
 func (k *kernel) created() []byte {
 	k.t.Helper()
 	var out []byte
-	var reuse *nl.Events
+	var reuse *ctnetlink.Events
 	for out == nil {
 		events, err := k.events.Next(k.t.Context(), reuse)
 		if err != nil {
@@ -154,20 +153,20 @@ func (k *kernel) created() []byte {
 		}
 		reuse = events
 		err = events.Each(func(m *nl.Message, _ time.Time) error {
-			if !m.IsNew() || out != nil {
+			if !ctnetlink.IsNew(m) || out != nil {
 				return nil
 			}
 			enc := Encoder{WindowTracking: true}
 			var err error
-			if m.IsExpect() {
-				var x nl.Expect
+			if ctnetlink.IsExpect(m) {
+				var x ctnetlink.Expect
 				if err := x.Decode(m.Attrs); err != nil {
 					return err
 				}
 				out, err = enc.AppendExpect(nil, Header{Type: ExpectNew}, &x)
 				return err
 			}
-			var f nl.Flow
+			var f ctnetlink.Flow
 			if err := f.Decode(m.Attrs); err != nil {
 				return err
 			}
@@ -184,84 +183,88 @@ func (k *kernel) created() []byte {
 // liveFlow is a flow that the test makes in the kernel.
 type liveFlow struct {
 	step string
-	flow nl.Flow
+	flow ctnetlink.Flow
 }
 
 func liveFlows() []liveFlow {
-	const confirmed = nl.StatusConfirmed
-	flow := func(orig nl.Tuple, timeout uint32) nl.Flow {
-		return nl.Flow{
-			Has:  nl.HasStatus | nl.HasTimeout,
+	const confirmed = ctnetlink.StatusConfirmed
+	flow := func(orig ctnetlink.Tuple, timeout uint32) ctnetlink.Flow {
+		return ctnetlink.Flow{
+			Has:  ctnetlink.HasStatus | ctnetlink.HasTimeout,
 			Orig: orig, Reply: orig.Inverted(), Status: confirmed, Timeout: timeout,
 		}
 	}
-	with := func(f nl.Flow, has nl.Attr, change func(*nl.Flow)) nl.Flow {
+	with := func(f ctnetlink.Flow, has ctnetlink.Attr, change func(*ctnetlink.Flow)) ctnetlink.Flow {
 		f.Has |= has
 		change(&f)
 		return f
 	}
-	tcp := func(port uint16) nl.Flow {
-		return with(flow(ports(tuple4(nl.ProtoTCP, client, server), port, 80), 300), nl.HasTCPState,
-			func(f *nl.Flow) { f.TCPState = nl.TCPStateEstablished })
+	tcp := func(port uint16) ctnetlink.Flow {
+		return with(flow(ports(tuple4(ctnetlink.ProtoTCP, client, server), port, 80), 300), ctnetlink.HasTCPState,
+			func(f *ctnetlink.Flow) { f.TCPState = ctnetlink.TCPStateEstablished })
 	}
-	snat := func(a nl.Addr, port uint16) func(*nl.Flow) {
-		return func(f *nl.Flow) { f.NATSrc = nl.NAT{Addr: a, HasAddr: true, Port: port, HasPort: port != 0} }
+	snat := func(a ctnetlink.Addr, port uint16) func(*ctnetlink.Flow) {
+		return func(f *ctnetlink.Flow) {
+			f.NATSrc = ctnetlink.NAT{Addr: a, HasAddr: true, Port: port, HasPort: port != 0}
+		}
 	}
-	dnat := func(a nl.Addr, port uint16) func(*nl.Flow) {
-		return func(f *nl.Flow) { f.NATDst = nl.NAT{Addr: a, HasAddr: true, Port: port, HasPort: port != 0} }
+	dnat := func(a ctnetlink.Addr, port uint16) func(*ctnetlink.Flow) {
+		return func(f *ctnetlink.Flow) {
+			f.NATDst = ctnetlink.NAT{Addr: a, HasAddr: true, Port: port, HasPort: port != 0}
+		}
 	}
-	echo := icmp(tuple4(nl.ProtoICMP, client, server), 8, 0, 0x1234)
-	echo6 := icmp(tuple6(nl.ProtoICMPv6, v6(1, 2), v6(2, 2)), 128, 0, 0x1235)
+	echo := icmp(tuple4(ctnetlink.ProtoICMP, client, server), 8, 0, 0x1234)
+	echo6 := icmp(tuple6(ctnetlink.ProtoICMPv6, v6(1, 2), v6(2, 2)), 128, 0, 0x1235)
 	return []liveFlow{
 		{"TCP", tcp(1000)},
-		{"TCP with window scales", with(tcp(1001), nl.HasTCPWScaleOrig|nl.HasTCPWScaleReply,
-			func(f *nl.Flow) { f.TCPWScaleOrig, f.TCPWScaleRepl = 7, 10 })},
-		{"TCP with source NAT", with(tcp(1002), nl.HasNATSrc, snat(outer, 40001))},
-		{"TCP with destination NAT", with(tcp(1003), nl.HasNATDst, dnat(v4(203, 0, 113, 9), 8080))},
-		{"TCP with mark, labels and zone", with(tcp(1004), nl.HasMark|nl.HasLabels|nl.HasZone,
-			func(f *nl.Flow) { f.Mark, f.Zone, f.Labels, f.LabelsLen = 0xabcd, 7, nl.Labels{2, 2}, 4 })},
-		{"TCP with helper", with(flow(ports(tuple4(nl.ProtoTCP, client, server), 1005, 21), 300), nl.HasTCPState|nl.HasHelper,
-			func(f *nl.Flow) { f.TCPState = nl.TCPStateEstablished; f.Helper.Set("ftp") })},
-		{"TCP with its master", with(tcp(1006), 0, func(f *nl.Flow) {
-			f.Master = ports(tuple4(nl.ProtoTCP, client, server), 1005, 21)
+		{"TCP with window scales", with(tcp(1001), ctnetlink.HasTCPWScaleOrig|ctnetlink.HasTCPWScaleReply,
+			func(f *ctnetlink.Flow) { f.TCPWScaleOrig, f.TCPWScaleRepl = 7, 10 })},
+		{"TCP with source NAT", with(tcp(1002), ctnetlink.HasNATSrc, snat(outer, 40001))},
+		{"TCP with destination NAT", with(tcp(1003), ctnetlink.HasNATDst, dnat(v4(203, 0, 113, 9), 8080))},
+		{"TCP with mark, labels and zone", with(tcp(1004), ctnetlink.HasMark|ctnetlink.HasLabels|ctnetlink.HasZone,
+			func(f *ctnetlink.Flow) { f.Mark, f.Zone, f.Labels, f.LabelsLen = 0xabcd, 7, ctnetlink.Labels{2, 2}, 4 })},
+		{"TCP with helper", with(flow(ports(tuple4(ctnetlink.ProtoTCP, client, server), 1005, 21), 300), ctnetlink.HasTCPState|ctnetlink.HasHelper,
+			func(f *ctnetlink.Flow) { f.TCPState = ctnetlink.TCPStateEstablished; f.Helper.Set("ftp") })},
+		{"TCP with its master", with(tcp(1006), 0, func(f *ctnetlink.Flow) {
+			f.Master = ports(tuple4(ctnetlink.ProtoTCP, client, server), 1005, 21)
 		})},
-		{"TCP with sequence adjustment", with(tcp(1007), nl.HasNATSrc|nl.HasSeqAdjOrig|nl.HasSeqAdjReply, func(f *nl.Flow) {
-			f.Status |= nl.StatusSeqAdjust
-			f.NATSrc = nl.NAT{Addr: outer, HasAddr: true}
-			f.SeqAdjOrig = nl.SeqAdj{CorrectionPos: 0x57685a43, OffsetAfter: 2}
+		{"TCP with sequence adjustment", with(tcp(1007), ctnetlink.HasNATSrc|ctnetlink.HasSeqAdjOrig|ctnetlink.HasSeqAdjReply, func(f *ctnetlink.Flow) {
+			f.Status |= ctnetlink.StatusSeqAdjust
+			f.NATSrc = ctnetlink.NAT{Addr: outer, HasAddr: true}
+			f.SeqAdjOrig = ctnetlink.SeqAdj{CorrectionPos: 0x57685a43, OffsetAfter: 2}
 		})},
-		{"TCP with synproxy", with(tcp(1008), nl.HasSynproxy, func(f *nl.Flow) { f.Synproxy = nl.Synproxy{ISN: 1, ITS: 2, TSOff: 3} })},
-		{"UDP", flow(ports(tuple4(nl.ProtoUDP, client, server), 44444, 53), 30)},
-		{"UDP with both NATs", with(flow(ports(tuple4(nl.ProtoUDP, client, server), 44445, 53), 30), nl.HasNATSrc|nl.HasNATDst,
-			func(f *nl.Flow) { snat(outer, 50001)(f); dnat(v4(203, 0, 113, 9), 5353)(f) })},
-		{"UDP-Lite", flow(ports(tuple4(nl.ProtoUDPLite, client, server), 1, 2), 30)},
-		{"UDP-Lite with NAT", with(flow(ports(tuple4(nl.ProtoUDPLite, client, server), 3, 4), 30), nl.HasNATSrc, snat(outer, 5))},
-		{"SCTP", with(flow(ports(tuple4(nl.ProtoSCTP, client, server), 2000, 80), 300), nl.HasSCTPState|nl.HasSCTPVtagOrig|nl.HasSCTPVtagReply,
-			func(f *nl.Flow) { f.SCTPState, f.SCTPVtagOrig, f.SCTPVtagReply = 4, 0x01020304, 0x05060708 })},
+		{"TCP with synproxy", with(tcp(1008), ctnetlink.HasSynproxy, func(f *ctnetlink.Flow) { f.Synproxy = ctnetlink.Synproxy{ISN: 1, ITS: 2, TSOff: 3} })},
+		{"UDP", flow(ports(tuple4(ctnetlink.ProtoUDP, client, server), 44444, 53), 30)},
+		{"UDP with both NATs", with(flow(ports(tuple4(ctnetlink.ProtoUDP, client, server), 44445, 53), 30), ctnetlink.HasNATSrc|ctnetlink.HasNATDst,
+			func(f *ctnetlink.Flow) { snat(outer, 50001)(f); dnat(v4(203, 0, 113, 9), 5353)(f) })},
+		{"UDP-Lite", flow(ports(tuple4(ctnetlink.ProtoUDPLite, client, server), 1, 2), 30)},
+		{"UDP-Lite with NAT", with(flow(ports(tuple4(ctnetlink.ProtoUDPLite, client, server), 3, 4), 30), ctnetlink.HasNATSrc, snat(outer, 5))},
+		{"SCTP", with(flow(ports(tuple4(ctnetlink.ProtoSCTP, client, server), 2000, 80), 300), ctnetlink.HasSCTPState|ctnetlink.HasSCTPVtagOrig|ctnetlink.HasSCTPVtagReply,
+			func(f *ctnetlink.Flow) { f.SCTPState, f.SCTPVtagOrig, f.SCTPVtagReply = 4, 0x01020304, 0x05060708 })},
 		{"ICMP", flow(echo, 30)},
-		{"ICMP with NAT", with(flow(echo, 30), nl.HasNATSrc, func(f *nl.Flow) {
+		{"ICMP with NAT", with(flow(echo, 30), ctnetlink.HasNATSrc, func(f *ctnetlink.Flow) {
 			f.Orig.ICMPID, f.Reply.ICMPID = 0x4321, 0x4321
 			snat(outer, 0)(f)
 		})},
-		{"GRE", flow(ports(tuple4(nl.ProtoGRE, client, server), 0x10, 0x4d), 30)},
+		{"GRE", flow(ports(tuple4(ctnetlink.ProtoGRE, client, server), 0x10, 0x4d), 30)},
 		{"OSPF", flow(tuple4(89, client, server), 600)},
-		{"IPv6 TCP with source NAT", with(flow(ports(tuple6(nl.ProtoTCP, v6(1, 2), v6(2, 2)), 1009, 80), 300), nl.HasTCPState|nl.HasNATSrc,
-			func(f *nl.Flow) { f.TCPState = nl.TCPStateEstablished; snat(v6(2, 1), 42005)(f) })},
-		{"IPv6 UDP with destination NAT", with(flow(ports(tuple6(nl.ProtoUDP, v6(1, 2), v6(2, 2)), 1010, 53), 30), nl.HasNATDst,
+		{"IPv6 TCP with source NAT", with(flow(ports(tuple6(ctnetlink.ProtoTCP, v6(1, 2), v6(2, 2)), 1009, 80), 300), ctnetlink.HasTCPState|ctnetlink.HasNATSrc,
+			func(f *ctnetlink.Flow) { f.TCPState = ctnetlink.TCPStateEstablished; snat(v6(2, 1), 42005)(f) })},
+		{"IPv6 UDP with destination NAT", with(flow(ports(tuple6(ctnetlink.ProtoUDP, v6(1, 2), v6(2, 2)), 1010, 53), 30), ctnetlink.HasNATDst,
 			dnat(v6(2, 9), 0))},
 		{"ICMPv6", flow(echo6, 30)},
 	}
 }
 
-func liveExpect() nl.Expect {
+func liveExpect() ctnetlink.Expect {
 	any4 := v4(255, 255, 255, 255)
-	x := nl.Expect{
-		Has:      nl.ExpectHasTimeout | nl.ExpectHasFlags | nl.ExpectHasClass | nl.ExpectHasHelper | nl.ExpectHasNAT | nl.ExpectHasFn,
-		Master:   ports(tuple4(nl.ProtoTCP, client, server), 1005, 21),
-		Tuple:    ports(tuple4(nl.ProtoTCP, server, client), 0, 25601),
-		Mask:     ports(tuple4(nl.ProtoTCP, any4, any4), 0, 0xffff),
+	x := ctnetlink.Expect{
+		Has:      ctnetlink.ExpectHasTimeout | ctnetlink.ExpectHasFlags | ctnetlink.ExpectHasClass | ctnetlink.ExpectHasHelper | ctnetlink.ExpectHasNAT | ctnetlink.ExpectHasFn,
+		Master:   ports(tuple4(ctnetlink.ProtoTCP, client, server), 1005, 21),
+		Tuple:    ports(tuple4(ctnetlink.ProtoTCP, server, client), 0, 25601),
+		Mask:     ports(tuple4(ctnetlink.ProtoTCP, any4, any4), 0, 0xffff),
 		Timeout:  300,
-		NATTuple: ports(tuple4(nl.ProtoTCP, v4(203, 0, 113, 9), nl.Addr{}), 25602, 0),
+		NATTuple: ports(tuple4(ctnetlink.ProtoTCP, v4(203, 0, 113, 9), ctnetlink.Addr{}), 25602, 0),
 		NATDir:   1,
 	}
 	x.Helper.Set("ftp")
@@ -291,7 +294,7 @@ func TestDebianDaemons(t *testing.T) {
 		f := &flows[i]
 		var ours []byte
 		theirs := s.await(f.step, func() {
-			k.do(nl.Request{Type: nl.TypeFlowNew, Flags: unix.NLM_F_CREATE | unix.NLM_F_EXCL, Family: f.flow.Family(), Flow: &f.flow})
+			k.do(nl.Request{Type: ctnetlink.TypeFlowNew, Flags: unix.NLM_F_CREATE | unix.NLM_F_EXCL, Family: f.flow.Family(), Attrs: f.flow.Append})
 			ours = k.created()
 		}, typeIs(FlowNew))
 		compareBodies(t, f.step, ours, theirs)
@@ -299,28 +302,30 @@ func TestDebianDaemons(t *testing.T) {
 	expect := liveExpect()
 	var ours []byte
 	theirs := s.await("expectation", func() {
-		k.do(nl.Request{Type: nl.TypeExpectNew, Flags: unix.NLM_F_CREATE | unix.NLM_F_EXCL, Family: nl.FamilyIPv4, Expect: &expect})
+		k.do(nl.Request{Type: ctnetlink.TypeExpectNew, Flags: unix.NLM_F_CREATE | unix.NLM_F_EXCL, Family: nl.FamilyIPv4, Attrs: expect.Append})
 		ours = k.created()
 	}, typeIs(ExpectNew))
 	compareBodies(t, "expectation", ours, theirs)
 
 	change := flows[0].flow
-	change.Has |= nl.HasMark
-	change.Mark, change.Status = 42, nl.StatusConfirmed|nl.StatusSeenReply|nl.StatusAssured
-	s.await("update", func() { k.do(nl.Request{Type: nl.TypeFlowNew, Family: nl.FamilyIPv4, Flow: &change}) }, typeIs(FlowUpdate))
+	change.Has |= ctnetlink.HasMark
+	change.Mark, change.Status = 42, ctnetlink.StatusConfirmed|ctnetlink.StatusSeenReply|ctnetlink.StatusAssured
+	s.await("update", func() { k.do(nl.Request{Type: ctnetlink.TypeFlowNew, Family: nl.FamilyIPv4, Attrs: change.Append}) }, typeIs(FlowUpdate))
 
 	s.await("resync with the kernel and bulk", func() { da.Tell("-R"); da.Tell("-B") }, typeIs(ExpectUpdate))
 
 	b.NFT(`add rule ip filter in udp dport 3780 drop`)
-	lost := nl.Flow{Orig: ports(tuple4(nl.ProtoUDP, client, server), 44444, 53)}
-	s.await("delete that gets lost", func() { k.do(nl.Request{Type: nl.TypeFlowDelete, Family: nl.FamilyIPv4, Flow: &lost}) }, typeIs(FlowDelete))
+	lost := ctnetlink.Flow{Orig: ports(tuple4(ctnetlink.ProtoUDP, client, server), 44444, 53)}
+	s.await("delete that gets lost", func() { k.do(nl.Request{Type: ctnetlink.TypeFlowDelete, Family: nl.FamilyIPv4, Attrs: lost.Append}) }, typeIs(FlowDelete))
 	b.NFT(`flush chain ip filter in`)
 	s.await("negative acknowledgement", func() {
-		k.do(nl.Request{Type: nl.TypeExpectDelete, Family: nl.FamilyIPv4, Expect: &nl.Expect{Tuple: expect.Tuple, Mask: expect.Mask, Master: expect.Master}})
+		k.do(nl.Request{Type: ctnetlink.TypeExpectDelete, Family: nl.FamilyIPv4, Attrs: (&ctnetlink.Expect{Tuple: expect.Tuple, Mask: expect.Mask, Master: expect.Master}).Append})
 	}, flagIs(Nack))
 	s.await("acknowledgement", func() {}, flagIs(Ack))
 	s.await("resync request", func() { db.Tell("-n") }, flagIs(Resync))
-	s.await("deletes", func() { k.do(nl.Request{Type: nl.TypeFlowDelete, Family: nl.FamilyIPv6, Flow: &nl.Flow{}}) }, typeIs(FlowDelete))
+	s.await("deletes", func() {
+		k.do(nl.Request{Type: ctnetlink.TypeFlowDelete, Family: nl.FamilyIPv6, Attrs: (&ctnetlink.Flow{}).Append})
+	}, typeIs(FlowDelete))
 
 	db.Stop()
 	da.Stop()

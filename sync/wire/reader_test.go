@@ -7,7 +7,7 @@ import (
 	"slices"
 	"testing"
 
-	"ctbox/nl"
+	"ctbox/nl/ctnetlink"
 )
 
 // verdicts is what became of the messages in some bytes.
@@ -128,7 +128,7 @@ func TestPayloadsThatAreRefused(t *testing.T) {
 		{"master of another family", someFlow + "00 24 00 09 20010db8000200000000000000000001 20010db8000200000000000000000002", ErrFamily},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			var f nl.Flow
+			var f ctnetlink.Flow
 			if err := ParseFlow(unhex(t, c.hex), &f); !errors.Is(err, c.want) {
 				t.Errorf("got %v, want %v", err, c.want)
 			}
@@ -170,7 +170,7 @@ func TestExpectPayloadsThatAreRefused(t *testing.T) {
 		{"another family", append(slices.Clone(whole), append([]byte{0, 36, 0, 9}, make([]byte, 32)...)...), ErrFamily},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			var x nl.Expect
+			var x ctnetlink.Expect
 			if err := ParseExpect(c.body, &x); !errors.Is(err, c.want) {
 				t.Errorf("got %v, want %v", err, c.want)
 			}
@@ -179,7 +179,7 @@ func TestExpectPayloadsThatAreRefused(t *testing.T) {
 }
 
 func TestWhatDoesNotBelongIsDropped(t *testing.T) {
-	var f nl.Flow
+	var f ctnetlink.Flow
 	body := unhex(t, someAddrs+"00 05 00 02 01 00 00 00"+ // ICMP with everything
 		"00 05 00 16 08 000000 00 05 00 17 00 000000 00 06 00 18 34 12 0000"+
 		somePorts+"00 05 00 04 03 000000 00 06 00 0e 4400 0000 00 05 00 11 03 000000"+
@@ -187,8 +187,8 @@ func TestWhatDoesNotBelongIsDropped(t *testing.T) {
 	if err := ParseFlow(body, &f); err != nil {
 		t.Fatal(err)
 	}
-	want := icmp(tuple4(nl.ProtoICMP, client, server), 8, 0, 0x1234)
-	if f.Has != 0 || f.Orig != want || f.Master != (nl.Tuple{}) {
+	want := icmp(tuple4(ctnetlink.ProtoICMP, client, server), 8, 0, 0x1234)
+	if f.Has != 0 || f.Orig != want || f.Master != (ctnetlink.Tuple{}) {
 		t.Errorf("has %b, original %+v, master %+v", f.Has, f.Orig, f.Master)
 	}
 	body = unhex(t, someAddrs+"00 05 00 02 06 00 00 00"+somePorts+ // TCP with what others have
@@ -198,14 +198,14 @@ func TestWhatDoesNotBelongIsDropped(t *testing.T) {
 	if err := ParseFlow(body, &f); err != nil {
 		t.Fatal(err)
 	}
-	want = ports(tuple4(nl.ProtoTCP, client, server), 0xad9c, 53)
+	want = ports(tuple4(ctnetlink.ProtoTCP, client, server), 0xad9c, 53)
 	if f.Has != 0 || f.Orig != want {
 		t.Errorf("has %b, original %+v", f.Has, f.Orig)
 	}
 }
 
 func TestWindowScalesAreCut(t *testing.T) {
-	var f nl.Flow
+	var f ctnetlink.Flow
 	body := unhex(t, someAddrs+"00 05 00 02 06 00 00 00"+somePorts+"00 05 00 19 0f 000000 00 05 00 1a ff 000000")
 	if err := ParseFlow(body, &f); err != nil || f.TCPWScaleOrig != 14 || f.TCPWScaleRepl != 14 {
 		t.Errorf("%v, scales %d and %d", err, f.TCPWScaleOrig, f.TCPWScaleRepl)
@@ -218,7 +218,7 @@ func TestNothingIsSentThatACDaemonRefuses(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	f.Has |= nl.HasHelper | nl.HasLabels
+	f.Has |= ctnetlink.HasHelper | ctnetlink.HasLabels
 	f.Helper.Set("twelve-chars")
 	f.LabelsLen = 4
 	got, err := Encoder{}.AppendFlow(nil, Header{}, &f)
@@ -230,13 +230,13 @@ func TestNothingIsSentThatACDaemonRefuses(t *testing.T) {
 	x.Helper.Set("twelve-chars")
 	x.SetFn("an-expectation-function-name")
 	b, err := Encoder{}.AppendExpect(nil, Header{Type: ExpectNew}, &x)
-	if err != nil || ParseExpect(b[HeaderLen:], &x) != nil || x.Has&(nl.ExpectHasHelper|nl.ExpectHasFn) != 0 {
+	if err != nil || ParseExpect(b[HeaderLen:], &x) != nil || x.Has&(ctnetlink.ExpectHasHelper|ctnetlink.ExpectHasFn) != 0 {
 		t.Errorf("long names in an expectation: %v, %x", err, b)
 	}
 }
 
 func TestTranslationOfTheMessageBeforeIsGone(t *testing.T) {
-	var f nl.Flow
+	var f ctnetlink.Flow
 	tcp := someAddrs + "00 05 00 02 06 00 00 00" + somePorts
 	for _, c := range []struct{ name, attrs, next string }{
 		{"source", "00 08 00 0c c0000263 00 06 00 0e 8813 0000", "00 06 00 0e 8913 0000"},
@@ -252,7 +252,7 @@ func TestTranslationOfTheMessageBeforeIsGone(t *testing.T) {
 		if c.name == "destination" {
 			got = f.NATDst
 		}
-		if want := (nl.NAT{Port: 5001, HasPort: true}); got != want {
+		if want := (ctnetlink.NAT{Port: 5001, HasPort: true}); got != want {
 			t.Errorf("%s: got %+v, want %+v", c.name, got, want)
 		}
 	}
@@ -283,7 +283,7 @@ func TestMessagesAreAppendedToOthers(t *testing.T) {
 
 func TestIncompleteObjectsAreNotSent(t *testing.T) {
 	dst := []byte("before")
-	for _, lack := range []nl.TupleAttr{nl.TupleSrc, nl.TupleDst, nl.TupleProto, nl.TupleDstPort} {
+	for _, lack := range []ctnetlink.TupleAttr{ctnetlink.TupleSrc, ctnetlink.TupleDst, ctnetlink.TupleProto, ctnetlink.TupleDstPort} {
 		f := flowDumps[0].flow
 		f.Orig.Has &^= lack
 		if got, err := (Encoder{}).AppendFlow(dst, Header{}, &f); !errors.Is(err, ErrIncompleteTuple) || len(got) != len(dst) {

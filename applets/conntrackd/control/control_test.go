@@ -25,6 +25,7 @@ import (
 	"ctbox/internal/netnstest"
 	"ctbox/internal/slog"
 	"ctbox/nl"
+	"ctbox/nl/ctnetlink"
 	"ctbox/sync/node"
 )
 
@@ -220,10 +221,10 @@ func TestUnknownRequestsAreNotAnswered(t *testing.T) {
 	}
 }
 
-func flow(i uint32) *nl.Flow {
-	f := new(nl.Flow)
-	f.Orig = nl.Tuple{Has: nl.TupleAddrs | nl.TupleProto | nl.TuplePorts, Family: nl.FamilyIPv4, Proto: nl.ProtoUDP,
-		Src: nl.Addr{192, 0, 2, 1}, Dst: nl.Addr{198, 51, 100, 1}, SrcPort: uint16(i), DstPort: uint16(i >> 16)}
+func flow(i uint32) *ctnetlink.Flow {
+	f := new(ctnetlink.Flow)
+	f.Orig = ctnetlink.Tuple{Has: ctnetlink.TupleAddrs | ctnetlink.TupleProto | ctnetlink.TuplePorts, Family: nl.FamilyIPv4, Proto: ctnetlink.ProtoUDP,
+		Src: ctnetlink.Addr{192, 0, 2, 1}, Dst: ctnetlink.Addr{198, 51, 100, 1}, SrcPort: uint16(i), DstPort: uint16(i >> 16)}
 	f.Reply = f.Orig.Inverted()
 	return f
 }

@@ -4,7 +4,7 @@ import (
 	"strconv"
 	"time"
 
-	"ctbox/nl"
+	"ctbox/nl/ctnetlink"
 	"ctbox/nl/format"
 	"ctbox/sync/node"
 )
@@ -24,7 +24,7 @@ func (w EntryWriter) Append(dst []byte, e *node.Entry) []byte {
 	style := format.Style{Format: w.Format, Now: w.Now.UnixNano()}
 	if !e.Live {
 		style.Without = format.CacheWithout
-		style.WithoutExpect = nl.ExpectHasTimeout
+		style.WithoutExpect = ctnetlink.ExpectHasTimeout
 	}
 	if e.Flow != nil {
 		dst = format.AppendFlow(dst, e.Flow, &style, nil)
@@ -55,7 +55,7 @@ func appendAges(dst []byte, e *node.Entry, expires, active, end string) []byte {
 // AppendEnded appends the line that statistics mode logs for a flow that ended,
 // without the time in front and the final newline: what the kernel sent with its
 // end, counters included.
-func AppendEnded(dst []byte, f *nl.Flow, now time.Time) []byte {
-	style := format.Style{Now: now.UnixNano(), Without: nl.HasTimeout | nl.HasUse}
+func AppendEnded(dst []byte, f *ctnetlink.Flow, now time.Time) []byte {
+	style := format.Style{Now: now.UnixNano(), Without: ctnetlink.HasTimeout | ctnetlink.HasUse}
 	return format.AppendFlow(dst, f, &style, nil)
 }

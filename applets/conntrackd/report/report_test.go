@@ -14,6 +14,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"ctbox/nl"
+	"ctbox/nl/ctnetlink"
 	"ctbox/nl/format"
 	"ctbox/sync/node"
 	"ctbox/sync/wire"
@@ -230,7 +231,7 @@ func TestUptime(t *testing.T) {
 	}
 }
 
-func addr(s string) (a nl.Addr) {
+func addr(s string) (a ctnetlink.Addr) {
 	b := netip.MustParseAddr(s).AsSlice()
 	copy(a[:], b)
 	return a
@@ -238,11 +239,11 @@ func addr(s string) (a nl.Addr) {
 
 // cached is a flow as the internal cache has it: the kernel's, with a few
 // attributes that only the kernel knows.
-func cached() *nl.Flow {
-	f := &nl.Flow{Has: nl.HasStatus | nl.HasTCPState | nl.HasMark | nl.HasID | nl.HasTimeout | nl.HasUse |
-		nl.HasCountersOrig | nl.HasCountersReply,
-		Status: nl.StatusSeenReply | nl.StatusAssured, TCPState: 3, Mark: 0, ID: 165596598, Timeout: 300, Use: 1}
-	f.Orig = nl.Tuple{Has: nl.TupleAddrs | nl.TupleProto | nl.TuplePorts, Family: nl.FamilyIPv4, Proto: nl.ProtoTCP,
+func cached() *ctnetlink.Flow {
+	f := &ctnetlink.Flow{Has: ctnetlink.HasStatus | ctnetlink.HasTCPState | ctnetlink.HasMark | ctnetlink.HasID | ctnetlink.HasTimeout | ctnetlink.HasUse |
+		ctnetlink.HasCountersOrig | ctnetlink.HasCountersReply,
+		Status: ctnetlink.StatusSeenReply | ctnetlink.StatusAssured, TCPState: 3, Mark: 0, ID: 165596598, Timeout: 300, Use: 1}
+	f.Orig = ctnetlink.Tuple{Has: ctnetlink.TupleAddrs | ctnetlink.TupleProto | ctnetlink.TuplePorts, Family: nl.FamilyIPv4, Proto: ctnetlink.ProtoTCP,
 		Src: addr("198.51.100.1"), Dst: addr("203.0.113.1"), SrcPort: 1, DstPort: 2}
 	f.Reply = f.Orig.Inverted()
 	return f
@@ -251,10 +252,10 @@ func cached() *nl.Flow {
 func TestEntries(t *testing.T) {
 	internal := &node.Entry{Flow: cached(), ActiveSince: 1900 * time.Millisecond}
 	external := &node.Entry{Flow: cached(), ActiveSince: 3 * time.Second, ExpiresIn: 177 * time.Second, Expires: true}
-	external.Flow.Has &^= nl.HasID
-	external.Flow.Reply = nl.Tuple{}
+	external.Flow.Has &^= ctnetlink.HasID
+	external.Flow.Reply = ctnetlink.Tuple{}
 	live := &node.Entry{Flow: cached(), Live: true}
-	expect := &node.Entry{Expect: &nl.Expect{Has: nl.ExpectHasTimeout | nl.ExpectHasClass | nl.ExpectHasHelper, Timeout: 300,
+	expect := &node.Entry{Expect: &ctnetlink.Expect{Has: ctnetlink.ExpectHasTimeout | ctnetlink.ExpectHasClass | ctnetlink.ExpectHasHelper, Timeout: 300,
 		Tuple: cached().Orig, Mask: cached().Orig, Master: cached().Orig}, ActiveSince: time.Second}
 	expect.Expect.Helper.Set("ftp")
 	const tuple = "src=198.51.100.1 dst=203.0.113.1 sport=1 dport=2"
@@ -292,7 +293,7 @@ func TestEntries(t *testing.T) {
 func TestEntryJSONIsAFlow(t *testing.T) {
 	line := EntryWriter{Format: format.JSON}.Append(nil, &node.Entry{Flow: cached(), ActiveSince: time.Second})
 	var r format.FlowReader
-	var got nl.Flow
+	var got ctnetlink.Flow
 	if err := r.Flow(line, &got, &format.Event{}); err != nil {
 		t.Fatalf("%v in %s", err, line)
 	}
@@ -303,9 +304,9 @@ func TestEntryJSONIsAFlow(t *testing.T) {
 
 func TestEndedHasWhatTheKernelSentWithIt(t *testing.T) {
 	f := cached()
-	f.CountersOrig = nl.Counters{Packets: 6, Bytes: 322}
-	f.Has |= nl.HasTimestampStart | nl.HasTimestampStop
-	f.Has &^= nl.HasMark
+	f.CountersOrig = ctnetlink.Counters{Packets: 6, Bytes: 322}
+	f.Has |= ctnetlink.HasTimestampStart | ctnetlink.HasTimestampStop
+	f.Has &^= ctnetlink.HasMark
 	f.TimestampStart, f.TimestampStop = 1795395626e9, 1795395629e9
 	want := "tcp      6 ESTABLISHED src=198.51.100.1 dst=203.0.113.1 sport=1 dport=2 packets=6 bytes=322" +
 		" src=203.0.113.1 dst=198.51.100.1 sport=2 dport=1 packets=0 bytes=0 [ASSURED] delta-time=3"

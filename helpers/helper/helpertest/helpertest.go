@@ -13,12 +13,13 @@ import (
 
 	"ctbox/helpers/helper"
 	"ctbox/nl"
+	"ctbox/nl/ctnetlink"
 )
 
 // Flow is a flow under a helper's eyes. The private data goes from packet to
 // packet as the kernel would keep it.
 type Flow struct {
-	nl.Flow
+	ctnetlink.Flow
 	Private []byte
 	// Seq are the sequence numbers of the next byte in each direction. Send counts
 	// them on.
@@ -37,8 +38,8 @@ func New(t testing.TB, h *helper.Helper, proto uint8, src, dst string) *Flow {
 	f := &Flow{t: t, h: h, proto: proto, Private: make([]byte, h.PrivateLen), Seq: [2]uint32{1000, 5000}}
 	f.Orig = f.tuple(src, dst)
 	f.Reply = f.tuple(dst, src)
-	f.Has = nl.HasStatus
-	f.Status = nl.StatusConfirmed
+	f.Has = ctnetlink.HasStatus
+	f.Status = ctnetlink.StatusConfirmed
 	return f
 }
 
@@ -49,15 +50,15 @@ func NATed(t testing.TB, h *helper.Helper, proto uint8, src, dst, replySrc, repl
 	f := New(t, h, proto, src, dst)
 	f.Reply = f.tuple(replySrc, replyDst)
 	if replyDst != src {
-		f.Status |= nl.StatusSrcNAT
+		f.Status |= ctnetlink.StatusSrcNAT
 	}
 	if replySrc != dst {
-		f.Status |= nl.StatusDstNAT
+		f.Status |= ctnetlink.StatusDstNAT
 	}
 	return f
 }
 
-func (f *Flow) tuple(src, dst string) nl.Tuple {
+func (f *Flow) tuple(src, dst string) ctnetlink.Tuple {
 	f.t.Helper()
 	s, err := netip.ParseAddrPort(src)
 	if err != nil {
@@ -67,7 +68,7 @@ func (f *Flow) tuple(src, dst string) nl.Tuple {
 	if err != nil {
 		f.t.Fatal(err)
 	}
-	t := nl.Tuple{Has: nl.TupleAddrs | nl.TupleProto | nl.TuplePorts, Proto: f.proto, SrcPort: s.Port(), DstPort: d.Port()}
+	t := ctnetlink.Tuple{Has: ctnetlink.TupleAddrs | ctnetlink.TupleProto | ctnetlink.TuplePorts, Proto: f.proto, SrcPort: s.Port(), DstPort: d.Port()}
 	t.Family = nl.FamilyIPv4
 	if s.Addr().Is6() {
 		t.Family = nl.FamilyIPv6

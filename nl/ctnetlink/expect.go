@@ -1,4 +1,4 @@
-package nl
+package ctnetlink
 
 // ExpectAttr is a bit of Expect.Has.
 type ExpectAttr uint16

@@ -1,4 +1,6 @@
-package nl
+package ctnetlink
+
+import "ctbox/nl"
 
 // Attr is a bit of Flow.Has. Each stands for one attribute that the kernel may
 // or may not have sent, or that a request is to carry.
@@ -84,7 +86,7 @@ type Tuple struct {
 	ICMPID             uint16
 	Zone               uint16 // zone of this direction only (CTA_TUPLE_ZONE)
 	Has                TupleAttr
-	Family             uint8 // FamilyIPv4, FamilyIPv6; FamilyUnspec without addresses
+	Family             uint8 // nl.FamilyIPv4, nl.FamilyIPv6; nl.FamilyUnspec without addresses
 	Proto              uint8
 	ICMPType, ICMPCode uint8
 }
@@ -199,7 +201,7 @@ func (f *Flow) Clone() Flow {
 // Family is the address family of the flow's tuples: that of the original one,
 // else of the reply.
 func (f *Flow) Family() uint8 {
-	if f.Orig.Family != FamilyUnspec {
+	if f.Orig.Family != nl.FamilyUnspec {
 		return f.Orig.Family
 	}
 	return f.Reply.Family

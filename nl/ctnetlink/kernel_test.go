@@ -1,4 +1,4 @@
-package nl
+package ctnetlink
 
 import (
 	"context"
@@ -10,20 +10,18 @@ import (
 	"time"
 
 	"ctbox/internal/netnstest"
+	"ctbox/nl"
 
 	"golang.org/x/sys/unix"
 )
 
 // dialIn opens a Conn in ns.
-func dialIn(t testing.TB, ns *netnstest.NS) *Conn {
+func dialIn(t testing.TB, ns *netnstest.NS) *nl.Conn {
 	t.Helper()
-	var c *Conn
-	ns.Do(func() {
-		var err error
-		if c, err = Dial(); err != nil {
-			t.Fatal(err)
-		}
-	})
+	c, err := nl.Dial(nl.Config{NetNS: ns.FD()})
+	if err != nil {
+		t.Fatal(err)
+	}
 	t.Cleanup(func() { c.Close() })
 	return c
 }
@@ -32,16 +30,16 @@ func dialIn(t testing.TB, ns *netnstest.NS) *Conn {
 func tcpFlow(i int) Flow {
 	f := Flow{Has: HasTimeout | HasStatus | HasTCPState | HasMark, Timeout: 600, Mark: uint32(i),
 		Status: StatusConfirmed | StatusSeenReply | StatusAssured, TCPState: TCPStateEstablished}
-	f.Orig = Tuple{Has: TupleAddrs | TupleProto | TuplePorts, Family: FamilyIPv4, Proto: ProtoTCP,
+	f.Orig = Tuple{Has: TupleAddrs | TupleProto | TuplePorts, Family: nl.FamilyIPv4, Proto: ProtoTCP,
 		Src: Addr{192, 0, 2, byte(i >> 16)}, Dst: Addr{198, 51, 100, 1}, SrcPort: uint16(i), DstPort: 443}
 	f.Reply = f.Orig.Inverted()
 	return f
 }
 
 // create makes n flows through a pipeline and fails the test on any refusal.
-func create(t testing.TB, c *Conn, n int, flow func(i int) Flow) {
+func create(t testing.TB, c *nl.Conn, n int, flow func(i int) Flow) {
 	t.Helper()
-	p := c.NewPipeline(context.Background(), func(b *Batch) error {
+	p := c.NewPipeline(context.Background(), func(b *nl.Batch) error {
 		for _, f := range b.Failures() {
 			return f.Err
 		}
@@ -50,7 +48,7 @@ func create(t testing.TB, c *Conn, n int, flow func(i int) Flow) {
 	b, err := p.Batch()
 	for i := 0; i < n && err == nil; i++ {
 		f := flow(i)
-		b.Add(Request{Type: TypeFlowNew, Flags: unix.NLM_F_CREATE | unix.NLM_F_EXCL, Family: f.Family(), Flow: &f})
+		b.Add(nl.Request{Type: TypeFlowNew, Flags: unix.NLM_F_CREATE | unix.NLM_F_EXCL, Family: f.Family(), Attrs: f.Append})
 		if b.Full() {
 			if err = p.Submit(b); err == nil {
 				b, err = p.Batch()
@@ -68,12 +66,12 @@ func create(t testing.TB, c *Conn, n int, flow func(i int) Flow) {
 	}
 }
 
-func count(t testing.TB, c *Conn, d Dump) (n int) {
+func count(t testing.TB, c *nl.Conn, d Dump) (n int) {
 	t.Helper()
 	if d.Type == 0 {
 		d.Type = TypeFlowGet
 	}
-	if _, err := c.DumpFlows(context.Background(), d, func(*Flow) error { n++; return nil }); err != nil {
+	if _, err := DumpFlows(context.Background(), c, d, func(*Flow) error { n++; return nil }); err != nil {
 		t.Fatal(err)
 	}
 	return n
@@ -83,7 +81,7 @@ func TestCreateGetDelete(t *testing.T) {
 	ctx := context.Background()
 	c := dialIn(t, netnstest.New(t, "cgd"))
 	want := tcpFlow(7)
-	new := Request{Type: TypeFlowNew, Flags: unix.NLM_F_CREATE | unix.NLM_F_EXCL, Family: FamilyIPv4, Flow: &want}
+	new := nl.Request{Type: TypeFlowNew, Flags: unix.NLM_F_CREATE | unix.NLM_F_EXCL, Family: nl.FamilyIPv4, Attrs: want.Append}
 	if err := c.Do(ctx, new, nil); err != nil {
 		t.Fatal(err)
 	}
@@ -91,7 +89,7 @@ func TestCreateGetDelete(t *testing.T) {
 		t.Errorf("second create: %v, want EEXIST", err)
 	}
 	var got Flow
-	if err := c.Get(ctx, &Flow{Orig: want.Orig}, &got); err != nil {
+	if err := Get(ctx, c, &Flow{Orig: want.Orig}, &got); err != nil {
 		t.Fatal(err)
 	}
 	if got.Orig != want.Orig || got.Reply != want.Reply || got.Mark != 7 || got.TCPState != TCPStateEstablished {
@@ -100,7 +98,7 @@ func TestCreateGetDelete(t *testing.T) {
 
 	// A delete with an id hits only the entry that had it.
 	gone := Flow{Has: HasID, Orig: want.Orig, ID: got.ID + 1}
-	del := Request{Type: TypeFlowDelete, Family: FamilyIPv4, Flow: &gone}
+	del := nl.Request{Type: TypeFlowDelete, Family: nl.FamilyIPv4, Attrs: gone.Append}
 	if err := c.Do(ctx, del, nil); !errors.Is(err, unix.ENOENT) {
 		t.Errorf("delete with a foreign id: %v, want ENOENT", err)
 	}
@@ -108,7 +106,7 @@ func TestCreateGetDelete(t *testing.T) {
 	if err := c.Do(ctx, del, nil); err != nil {
 		t.Errorf("delete: %v", err)
 	}
-	if err := c.Get(ctx, &Flow{Orig: want.Orig}, &got); !errors.Is(err, unix.ENOENT) {
+	if err := Get(ctx, c, &Flow{Orig: want.Orig}, &got); !errors.Is(err, unix.ENOENT) {
 		t.Errorf("get after delete: %v, want ENOENT", err)
 	}
 }
@@ -116,9 +114,9 @@ func TestCreateGetDelete(t *testing.T) {
 func TestExtendedAcknowledgement(t *testing.T) {
 	c := dialIn(t, netnstest.New(t, "ack"))
 	// A dump filter for a port without a protocol is refused with a text.
-	_, err := c.Dump(context.Background(), Dump{Type: TypeFlowGet, Family: FamilyIPv4,
-		Filter: &Flow{Has: HasStatus | HasStatusMask}}, func(*Message) error { return nil })
-	var refusal *Error
+	_, err := c.Dump(context.Background(), Dump{Type: TypeFlowGet, Family: nl.FamilyIPv4,
+		Filter: &Flow{Has: HasStatus | HasStatusMask}}.Request(), func(*nl.Message) error { return nil })
+	var refusal *nl.Error
 	if !errors.As(err, &refusal) || refusal.Errno != unix.EINVAL {
 		t.Fatalf("dump with an empty status mask: %v, want EINVAL", err)
 	}
@@ -129,11 +127,11 @@ func TestPipelineAndDump(t *testing.T) {
 	c := dialIn(t, netnstest.New(t, "pipe"))
 	const n = 20000
 	create(t, c, n, tcpFlow)
-	if entries, _, err := c.Count(ctx); err != nil || entries != n {
+	if entries, _, err := Count(ctx, c); err != nil || entries != n {
 		t.Fatalf("count: %d, %v; want %d", entries, err, n)
 	}
 	seen := make([]bool, n)
-	info, err := c.DumpFlows(ctx, Dump{Type: TypeFlowGet}, func(f *Flow) error {
+	info, err := DumpFlows(ctx, c, Dump{Type: TypeFlowGet}, func(f *Flow) error {
 		if want := tcpFlow(int(f.Mark)); f.Orig != want.Orig || f.Reply != want.Reply {
 			t.Errorf("flow %d: %+v", f.Mark, f.Orig)
 		}
@@ -151,11 +149,11 @@ func TestPipelineAndDump(t *testing.T) {
 
 	// Every failure is reported for its own request, and answers for theirs.
 	answered, refused := map[int]uint32{}, map[int]error{}
-	p := c.NewPipeline(ctx, func(b *Batch) error {
+	p := c.NewPipeline(ctx, func(b *nl.Batch) error {
 		for _, f := range b.Failures() {
 			refused[f.Index] = f.Err
 		}
-		return b.Answers(func(i int, m *Message) error {
+		return b.Answers(func(i int, m *nl.Message) error {
 			var f Flow
 			err := f.Decode(m.Attrs)
 			answered[i] = f.Mark
@@ -168,7 +166,7 @@ func TestPipelineAndDump(t *testing.T) {
 	}
 	for i := range 30 {
 		f := tcpFlow(i * n / 15) // every second one does not exist
-		b.Add(Request{Type: TypeFlowGet, Family: FamilyIPv4, Flow: &Flow{Orig: f.Orig}})
+		b.Add(nl.Request{Type: TypeFlowGet, Family: nl.FamilyIPv4, Attrs: (&Flow{Orig: f.Orig}).Append})
 	}
 	if err := p.Submit(b); err != nil {
 		t.Fatal(err)
@@ -191,7 +189,7 @@ func TestPipelineEndsWithItsContext(t *testing.T) {
 	told := 0
 	for round := range rounds {
 		ctx, cancel := context.WithCancel(context.Background())
-		p := c.NewPipeline(ctx, func(b *Batch) error {
+		p := c.NewPipeline(ctx, func(b *nl.Batch) error {
 			told += b.Len() - len(b.Failures())
 			return nil
 		})
@@ -201,7 +199,7 @@ func TestPipelineEndsWithItsContext(t *testing.T) {
 		}
 		for i := range perBatch {
 			f := tcpFlow(round*perBatch + i)
-			b.Add(Request{Type: TypeFlowNew, Flags: unix.NLM_F_CREATE, Family: FamilyIPv4, Flow: &f})
+			b.Add(nl.Request{Type: TypeFlowNew, Flags: unix.NLM_F_CREATE, Family: nl.FamilyIPv4, Attrs: f.Append})
 		}
 		if err := p.Submit(b); err != nil {
 			t.Fatal(err)
@@ -212,7 +210,7 @@ func TestPipelineEndsWithItsContext(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	entries, _, err := c.Count(context.Background())
+	entries, _, err := Count(context.Background(), c)
 	if err != nil || int(entries) != told {
 		t.Errorf("%d flows made, %d told of, %v", entries, told, err)
 	}
@@ -222,13 +220,13 @@ func TestPipelineEndsWithItsContext(t *testing.T) {
 func TestPipelineOnAClosedConn(t *testing.T) {
 	c := dialIn(t, netnstest.New(t, "closed"))
 	told := 0
-	p := c.NewPipeline(context.Background(), func(*Batch) error { told++; return nil })
+	p := c.NewPipeline(context.Background(), func(*nl.Batch) error { told++; return nil })
 	b, err := p.Batch()
 	if err != nil {
 		t.Fatal(err)
 	}
 	f := tcpFlow(0)
-	b.Add(Request{Type: TypeFlowNew, Flags: unix.NLM_F_CREATE, Family: FamilyIPv4, Flow: &f})
+	b.Add(nl.Request{Type: TypeFlowNew, Flags: unix.NLM_F_CREATE, Family: nl.FamilyIPv4, Attrs: f.Append})
 	if err := c.Close(); err != nil {
 		t.Fatal(err)
 	}
@@ -251,13 +249,13 @@ func TestDumpStopsEarly(t *testing.T) {
 	c := dialIn(t, netnstest.New(t, "early"))
 	create(t, c, 5000, tcpFlow)
 	stop := errors.New("enough")
-	if _, err := c.DumpFlows(context.Background(), Dump{Type: TypeFlowGet}, func(*Flow) error { return stop }); err != stop {
+	if _, err := DumpFlows(context.Background(), c, Dump{Type: TypeFlowGet}, func(*Flow) error { return stop }); err != stop {
 		t.Errorf("got %v", err)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	cancel()
 	c2 := dialIn(t, netnstest.New(t, "early2"))
-	if err := c2.Do(ctx, Request{Type: TypeFlowStats}, nil); err != nil && !errors.Is(err, context.Canceled) {
+	if err := c2.Do(ctx, nl.Request{Type: TypeFlowStats}, nil); err != nil && !errors.Is(err, context.Canceled) {
 		t.Errorf("cancelled request: %v", err)
 	}
 }
@@ -272,10 +270,10 @@ func TestConnOutlivesAContext(t *testing.T) {
 	ctx, cancel := context.WithCancel(context.Background())
 	cancel()
 	for range 100 {
-		if err := c.Do(ctx, Request{Type: TypeFlowStats}, nil); err != nil && !errors.Is(err, context.Canceled) {
+		if err := c.Do(ctx, nl.Request{Type: TypeFlowStats}, nil); err != nil && !errors.Is(err, context.Canceled) {
 			t.Fatalf("cancelled request: %v", err)
 		}
-		if err := c.Do(context.Background(), Request{Type: TypeFlowStats}, nil); err != nil {
+		if err := c.Do(context.Background(), nl.Request{Type: TypeFlowStats}, nil); err != nil {
 			t.Fatalf("the request after it: %v", err)
 		}
 	}
@@ -295,16 +293,16 @@ func TestKernelFilters(t *testing.T) {
 		f := Flow{Has: HasTimeout | HasStatus, Timeout: 600, Status: StatusConfirmed}
 		f.Orig = Tuple{Has: TupleAddrs | TupleProto | TupleICMP, Family: family, Proto: proto, ICMPType: typ, ICMPID: id,
 			Src: Addr{192, 0, 2, 1}, Dst: Addr{198, 51, 100, 1}}
-		if family == FamilyIPv6 {
+		if family == nl.FamilyIPv6 {
 			f.Orig.Src, f.Orig.Dst = Addr{0x20, 1, 0xd, 0xb8, 15: 1}, Addr{0x20, 1, 0xd, 0xb8, 15: 2}
 		}
 		f.Reply = f.Orig.Inverted()
 		return f
 	}
-	create(t, c, 10, func(i int) Flow { return ping(FamilyIPv6, ProtoICMPv6, 128, uint16(i)) })
-	create(t, c, 1, func(int) Flow { return ping(FamilyIPv6, ProtoICMPv6, 139, 1000) })
-	create(t, c, 10, func(i int) Flow { return ping(FamilyIPv4, ProtoICMP, 8, uint16(i)) })
-	create(t, c, 1, func(int) Flow { return ping(FamilyIPv4, ProtoICMP, 13, 1000) })
+	create(t, c, 10, func(i int) Flow { return ping(nl.FamilyIPv6, ProtoICMPv6, 128, uint16(i)) })
+	create(t, c, 1, func(int) Flow { return ping(nl.FamilyIPv6, ProtoICMPv6, 139, 1000) })
+	create(t, c, 10, func(i int) Flow { return ping(nl.FamilyIPv4, ProtoICMP, 8, uint16(i)) })
+	create(t, c, 1, func(int) Flow { return ping(nl.FamilyIPv4, ProtoICMP, 13, 1000) })
 	one := tcpFlow(40)
 	for _, tt := range []struct {
 		name string
@@ -315,36 +313,34 @@ func TestKernelFilters(t *testing.T) {
 		{"mark", Dump{Filter: &Flow{Has: HasMark | HasMarkMask, Mark: 3, MarkMask: ^uint32(0)}}, 2},
 		{"status", Dump{Filter: &Flow{Has: HasStatus | HasStatusMask, StatusMask: StatusAssured}}, 22},
 		{"zone", Dump{Filter: &Flow{Has: HasZone, Zone: 5}}, 10},
-		{"tuple", Dump{Family: FamilyIPv4, FilterTuples: true, Filter: &Flow{Orig: one.Orig}}, 1},
-		{"tuple in any zone", Dump{Family: FamilyIPv4, FilterTuples: true, Filter: &Flow{Orig: tcpFlow(4).Orig}}, 2},
-		{"reply address", Dump{Family: FamilyIPv4, FilterTuples: true,
-			Filter: &Flow{Reply: Tuple{Has: TupleSrc, Family: FamilyIPv4, Src: one.Reply.Src}}}, 121},
-		{"ipv6", Dump{Family: FamilyIPv6}, 11},
-		{"ipv6 tuple", Dump{Family: FamilyIPv6, FilterTuples: true, Filter: &Flow{Orig: ping(FamilyIPv6, ProtoICMPv6, 128, 4).Orig}}, 1},
-		{"icmpv6 type", Dump{Family: FamilyIPv6, FilterTuples: true,
-			Filter: &Flow{Orig: Tuple{Has: TupleProto | TupleICMPType, Family: FamilyIPv6, Proto: ProtoICMPv6, ICMPType: 139}}}, 1},
-		{"icmp id", Dump{Family: FamilyIPv4, FilterTuples: true,
-			Filter: &Flow{Orig: Tuple{Has: TupleProto | TupleICMPID, Family: FamilyIPv4, Proto: ProtoICMP, ICMPID: 4}}}, 1},
-		{"icmp type", Dump{Family: FamilyIPv4, FilterTuples: true,
-			Filter: &Flow{Orig: Tuple{Has: TupleProto | TupleICMPType, Family: FamilyIPv4, Proto: ProtoICMP, ICMPType: 13}}}, 1},
+		{"tuple", Dump{Family: nl.FamilyIPv4, FilterTuples: true, Filter: &Flow{Orig: one.Orig}}, 1},
+		{"tuple in any zone", Dump{Family: nl.FamilyIPv4, FilterTuples: true, Filter: &Flow{Orig: tcpFlow(4).Orig}}, 2},
+		{"reply address", Dump{Family: nl.FamilyIPv4, FilterTuples: true,
+			Filter: &Flow{Reply: Tuple{Has: TupleSrc, Family: nl.FamilyIPv4, Src: one.Reply.Src}}}, 121},
+		{"ipv6", Dump{Family: nl.FamilyIPv6}, 11},
+		{"ipv6 tuple", Dump{Family: nl.FamilyIPv6, FilterTuples: true, Filter: &Flow{Orig: ping(nl.FamilyIPv6, ProtoICMPv6, 128, 4).Orig}}, 1},
+		{"icmpv6 type", Dump{Family: nl.FamilyIPv6, FilterTuples: true,
+			Filter: &Flow{Orig: Tuple{Has: TupleProto | TupleICMPType, Family: nl.FamilyIPv6, Proto: ProtoICMPv6, ICMPType: 139}}}, 1},
+		{"icmp id", Dump{Family: nl.FamilyIPv4, FilterTuples: true,
+			Filter: &Flow{Orig: Tuple{Has: TupleProto | TupleICMPID, Family: nl.FamilyIPv4, Proto: ProtoICMP, ICMPID: 4}}}, 1},
+		{"icmp type", Dump{Family: nl.FamilyIPv4, FilterTuples: true,
+			Filter: &Flow{Orig: Tuple{Has: TupleProto | TupleICMPType, Family: nl.FamilyIPv4, Proto: ProtoICMP, ICMPType: 13}}}, 1},
 	} {
 		if got := count(t, c, tt.dump); got != tt.want {
 			t.Errorf("%s: %d flows, want %d", tt.name, got, tt.want)
 		}
 	}
-	ns.Do(func() {
-		got, err := ProbeFeatures(context.Background())
-		if want := (Features{StatusFilter: true, TupleFilter: true, ZoneFilter: true}); err != nil || got != want {
-			t.Errorf("features of this kernel: %+v, %v", got, err)
-		}
-	})
+	got, err := ProbeFeatures(context.Background(), nl.Config{NetNS: ns.FD()})
+	if want := (Features{StatusFilter: true, TupleFilter: true, ZoneFilter: true}); err != nil || got != want {
+		t.Errorf("features of this kernel: %+v, %v", got, err)
+	}
 }
 
 func TestStats(t *testing.T) {
 	c := dialIn(t, netnstest.New(t, "stats"))
 	create(t, c, 10, tcpFlow)
 	cpus := 0
-	err := c.DumpStats(context.Background(), TypeFlowStatsCPU, func(s *CPUStats) error {
+	err := DumpStats(context.Background(), c, TypeFlowStatsCPU, func(s *CPUStats) error {
 		if s.Has == 0 {
 			t.Errorf("CPU %d without counters", s.CPU)
 		}
@@ -358,19 +354,17 @@ func TestStats(t *testing.T) {
 
 func subscribeIn(t testing.TB, ns *netnstest.NS, opts EventOptions) *Subscription {
 	t.Helper()
-	var s *Subscription
-	ns.Do(func() {
-		var err error
-		if s, err = Subscribe(opts); err != nil {
-			t.Fatal(err)
-		}
-	})
+	opts.NetNS = ns.FD()
+	s, err := Subscribe(opts)
+	if err != nil {
+		t.Fatal(err)
+	}
 	t.Cleanup(func() { s.Close() })
 	return s
 }
 
 // receive takes events until seen+dropped reaches n.
-func receive(t testing.TB, s *Subscription, n int, each func(m *Message)) (seen int, dropped uint64) {
+func receive(t testing.TB, s *Subscription, n int, each func(m *nl.Message)) (seen int, dropped uint64) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
 	defer cancel()
@@ -381,7 +375,7 @@ func receive(t testing.TB, s *Subscription, n int, each func(m *Message)) (seen 
 			t.Fatalf("%d events, %d dropped, then %v; want %d", seen, dropped, err, n)
 		}
 		dropped = e.Dropped
-		if err := e.Each(func(m *Message, at time.Time) error {
+		if err := e.Each(func(m *nl.Message, at time.Time) error {
 			if at.IsZero() {
 				t.Error("event without time of reception")
 			}
@@ -401,12 +395,12 @@ func TestEvents(t *testing.T) {
 	c := dialIn(t, ns)
 	const n = 30000
 	create(t, c, n, tcpFlow)
-	if err := c.Do(context.Background(), Request{Type: TypeFlowDelete}, nil); err != nil {
+	if err := c.Do(context.Background(), nl.Request{Type: TypeFlowDelete}, nil); err != nil {
 		t.Fatal(err)
 	}
 	var news, gone int
 	var f Flow
-	_, dropped := receive(t, s, 2*n, func(m *Message) {
+	_, dropped := receive(t, s, 2*n, func(m *nl.Message) {
 		if err := f.Decode(m.Attrs); err != nil {
 			t.Fatal(err)
 		}
@@ -414,9 +408,9 @@ func TestEvents(t *testing.T) {
 			t.Errorf("event of port %d, want %d", m.PortID, c.PortID())
 		}
 		switch {
-		case m.IsNew():
+		case IsNew(m):
 			news++
-		case m.IsDelete():
+		case IsDelete(m):
 			gone++
 		}
 	})
@@ -440,7 +434,7 @@ func TestEventsTakenAsTheyArrive(t *testing.T) {
 					t.Error(err)
 					return
 				}
-				if err := e.Each(func(*Message, time.Time) error { seen++; return nil }); err != nil {
+				if err := e.Each(func(*nl.Message, time.Time) error { seen++; return nil }); err != nil {
 					t.Error(err)
 				}
 			}
@@ -486,7 +480,7 @@ func TestEventsWithoutWaiting(t *testing.T) {
 			if e == nil {
 				break
 			}
-			if err := e.Each(func(*Message, time.Time) error { seen++; return nil }); err != nil {
+			if err := e.Each(func(*nl.Message, time.Time) error { seen++; return nil }); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -525,7 +519,7 @@ func TestEventLossIsCounted(t *testing.T) {
 	c := dialIn(t, ns)
 	const n = 20000
 	create(t, c, n, tcpFlow)
-	seen, dropped := receive(t, s, n, func(*Message) {})
+	seen, dropped := receive(t, s, n, func(*nl.Message) {})
 	if dropped == 0 || seen+int(dropped) != n {
 		t.Errorf("%d seen + %d dropped, want %d in all and some dropped", seen, dropped, n)
 	}
@@ -548,7 +542,7 @@ func TestEventFilter(t *testing.T) {
 	c := dialIn(t, ns)
 	udp6 := func(int) Flow {
 		f := Flow{Has: HasTimeout, Timeout: 60}
-		f.Orig = Tuple{Has: TupleAddrs | TupleProto | TuplePorts, Family: FamilyIPv6, Proto: ProtoUDP,
+		f.Orig = Tuple{Has: TupleAddrs | TupleProto | TuplePorts, Family: nl.FamilyIPv6, Proto: ProtoUDP,
 			Src: Addr{0x20, 0x01, 0x0d, 0xb8, 15: 1}, Dst: Addr{0x20, 0x01, 0x0d, 0xb8, 15: 2}, SrcPort: 1, DstPort: 53}
 		f.Reply = f.Orig.Inverted()
 		return f
@@ -561,7 +555,7 @@ func TestEventFilter(t *testing.T) {
 		{"none", EventFilter{}, 11},
 		{"tcp", EventFilter{Proto: ProtoTCP}, 10},
 		{"udp", EventFilter{Proto: ProtoUDP}, 1},
-		{"ipv6", EventFilter{Family: FamilyIPv6}, 1},
+		{"ipv6", EventFilter{Family: nl.FamilyIPv6}, 1},
 		{"source", EventFilter{Src: netip.MustParsePrefix("192.0.2.0/32")}, 10},
 		{"network", EventFilter{Src: netip.MustParsePrefix("192.0.2.0/23")}, 10},
 		{"other source", EventFilter{Src: netip.MustParsePrefix("192.0.2.1/32")}, 0},
@@ -589,10 +583,10 @@ func TestEventFilter(t *testing.T) {
 	create(t, c, 1, udp6)
 	// A sentinel that no filter may hide: an expectation event would do, but a
 	// second subscription's count is enough to know that all were delivered.
-	receive(t, subs[0], 11, func(*Message) {})
+	receive(t, subs[0], 11, func(*nl.Message) {})
 	for i, tt := range tests[1:] {
 		s := subs[i+1]
-		seen, _ := receive(t, s, tt.want, func(*Message) {})
+		seen, _ := receive(t, s, tt.want, func(*nl.Message) {})
 		ctx, cancel := context.WithTimeout(context.Background(), 20*time.Millisecond)
 		if e, err := s.Next(ctx, nil); err == nil && e.Len() > 0 || seen != tt.want {
 			t.Errorf("%s: more than %d events", tt.name, tt.want)

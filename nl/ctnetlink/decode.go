@@ -1,4 +1,6 @@
-package nl
+package ctnetlink
+
+import "ctbox/nl"
 
 // Decode sets f to the flow in attrs: what follows the nfgenmsg header of a
 // ctnetlink message. What f held is gone, its memory is reused, so that decoding
@@ -6,10 +8,10 @@ package nl
 // *AttrError; f is then half filled.
 func (f *Flow) Decode(b []byte) error {
 	f.Reset()
-	a := attrs{rest: b}
-	for a.next() {
-		v := a.val
-		switch a.typ {
+	a := nl.Attrs{Rest: b}
+	for a.Next() {
+		v := a.Value
+		switch a.Type {
 		case ctaTupleOrig:
 			if err := f.Orig.decode(v, "original tuple"); err != nil {
 				return err
@@ -24,12 +26,12 @@ func (f *Flow) Decode(b []byte) error {
 			}
 		case ctaStatus, ctaTimeout, ctaMark, ctaUse, ctaID, ctaSecmark:
 			if len(v) < 4 {
-				return a.short("flow")
+				return a.Short("flow")
 			}
-			f.setU32(a.typ, be.Uint32(v))
+			f.setU32(a.Type, be.Uint32(v))
 		case ctaZone:
 			if len(v) < 2 {
-				return a.short("flow")
+				return a.Short("flow")
 			}
 			f.Zone = be.Uint16(v)
 			f.Has |= HasZone
@@ -53,7 +55,7 @@ func (f *Flow) Decode(b []byte) error {
 			}
 		case ctaTimestampEvent:
 			if len(v) < 8 {
-				return a.short("flow")
+				return a.Short("flow")
 			}
 			f.TimestampEvent = be.Uint64(v)
 			f.Has |= HasTimestampEvent
@@ -69,7 +71,7 @@ func (f *Flow) Decode(b []byte) error {
 			}
 		}
 	}
-	return a.end("flow")
+	return a.End("flow")
 }
 
 func (f *Flow) setU32(typ uint16, v uint32) {
@@ -96,28 +98,28 @@ func (f *Flow) setU32(typ uint16, v uint32) {
 }
 
 // decodeRare takes the attributes that few flows have.
-func (f *Flow) decodeRare(a *attrs) error {
-	v := a.val
-	switch a.typ {
+func (f *Flow) decodeRare(a *nl.Attrs) error {
+	v := a.Value
+	switch a.Type {
 	case ctaHelp:
-		in := attrs{rest: v}
-		for in.next() {
-			switch in.typ {
+		in := nl.Attrs{Rest: v}
+		for in.Next() {
+			switch in.Type {
 			case ctaHelpName:
 				f.Helper = Name{}
-				copy(f.Helper[:NameLen-1], in.val)
+				copy(f.Helper[:NameLen-1], in.Value)
 				f.Has |= HasHelper
 			case ctaHelpInfo:
-				f.HelperInfo = append(f.HelperInfo[:0], in.val...)
+				f.HelperInfo = append(f.HelperInfo[:0], in.Value...)
 				f.Has |= HasHelperInfo
 			}
 		}
-		return in.end("helper")
+		return in.End("helper")
 	case ctaSecctx:
-		in := attrs{rest: v}
-		for in.next() {
-			if in.typ == ctaSecctxName {
-				text := in.val
+		in := nl.Attrs{Rest: v}
+		for in.Next() {
+			if in.Type == ctaSecctxName {
+				text := in.Value
 				for len(text) > 0 && text[len(text)-1] == 0 {
 					text = text[:len(text)-1]
 				}
@@ -125,7 +127,7 @@ func (f *Flow) decodeRare(a *attrs) error {
 				f.Has |= HasSecctx
 			}
 		}
-		return in.end("security context")
+		return in.End("security context")
 	case ctaSeqAdjOrig:
 		f.Has |= HasSeqAdjOrig
 		return f.SeqAdjOrig.decode(v)
@@ -144,13 +146,13 @@ func (f *Flow) decodeRare(a *attrs) error {
 		return f.NATDst.decode(v)
 	case ctaMarkMask:
 		if len(v) < 4 {
-			return a.short("flow")
+			return a.Short("flow")
 		}
 		f.MarkMask = be.Uint32(v)
 		f.Has |= HasMarkMask
 	case ctaStatusMask:
 		if len(v) < 4 {
-			return a.short("flow")
+			return a.Short("flow")
 		}
 		f.StatusMask = be.Uint32(v)
 		f.Has |= HasStatusMask
@@ -161,242 +163,242 @@ func (f *Flow) decodeRare(a *attrs) error {
 // decode sets t to the tuple in v. Absent fields become zero.
 func (t *Tuple) decode(v []byte, object string) error {
 	*t = Tuple{}
-	a := attrs{rest: v}
-	for a.next() {
-		switch a.typ {
+	a := nl.Attrs{Rest: v}
+	for a.Next() {
+		switch a.Type {
 		case ctaTupleIP:
-			if err := t.decodeIP(a.val, object); err != nil {
+			if err := t.decodeIP(a.Value, object); err != nil {
 				return err
 			}
 		case ctaTupleProto:
-			if err := t.decodeProto(a.val, object); err != nil {
+			if err := t.decodeProto(a.Value, object); err != nil {
 				return err
 			}
 		case ctaTupleZone:
-			if len(a.val) < 2 {
-				return a.short(object)
+			if len(a.Value) < 2 {
+				return a.Short(object)
 			}
-			t.Zone = be.Uint16(a.val)
+			t.Zone = be.Uint16(a.Value)
 			t.Has |= TupleZone
 		}
 	}
-	return a.end(object)
+	return a.End(object)
 }
 
 func (t *Tuple) decodeIP(v []byte, object string) error {
-	a := attrs{rest: v}
-	for a.next() {
-		size, family := 4, uint8(FamilyIPv4)
-		if a.typ == ctaIPv6Src || a.typ == ctaIPv6Dst {
-			size, family = 16, FamilyIPv6
+	a := nl.Attrs{Rest: v}
+	for a.Next() {
+		size, family := 4, uint8(nl.FamilyIPv4)
+		if a.Type == ctaIPv6Src || a.Type == ctaIPv6Dst {
+			size, family = 16, nl.FamilyIPv6
 		}
-		switch a.typ {
+		switch a.Type {
 		case ctaIPv4Src, ctaIPv6Src:
-			if len(a.val) < size {
-				return a.short(object)
+			if len(a.Value) < size {
+				return a.Short(object)
 			}
 			t.Src = Addr{}
-			copy(t.Src[:], a.val[:size])
+			copy(t.Src[:], a.Value[:size])
 			t.Has |= TupleSrc
 			t.Family = family
 		case ctaIPv4Dst, ctaIPv6Dst:
-			if len(a.val) < size {
-				return a.short(object)
+			if len(a.Value) < size {
+				return a.Short(object)
 			}
 			t.Dst = Addr{}
-			copy(t.Dst[:], a.val[:size])
+			copy(t.Dst[:], a.Value[:size])
 			t.Has |= TupleDst
 			t.Family = family
 		}
 	}
-	return a.end(object)
+	return a.End(object)
 }
 
 func (t *Tuple) decodeProto(v []byte, object string) error {
-	a := attrs{rest: v}
-	for a.next() {
+	a := nl.Attrs{Rest: v}
+	for a.Next() {
 		size := 1
-		switch a.typ {
+		switch a.Type {
 		case ctaProtoSrcPort, ctaProtoDstPort, ctaProtoICMPID, ctaProtoICMPv6ID:
 			size = 2
 		}
-		if len(a.val) < size {
-			return a.short(object)
+		if len(a.Value) < size {
+			return a.Short(object)
 		}
-		switch a.typ {
+		switch a.Type {
 		case ctaProtoNum:
-			t.Proto = a.val[0]
+			t.Proto = a.Value[0]
 			t.Has |= TupleProto
 		case ctaProtoSrcPort:
-			t.SrcPort = be.Uint16(a.val)
+			t.SrcPort = be.Uint16(a.Value)
 			t.Has |= TupleSrcPort
 		case ctaProtoDstPort:
-			t.DstPort = be.Uint16(a.val)
+			t.DstPort = be.Uint16(a.Value)
 			t.Has |= TupleDstPort
 		case ctaProtoICMPID, ctaProtoICMPv6ID:
-			t.ICMPID = be.Uint16(a.val)
+			t.ICMPID = be.Uint16(a.Value)
 			t.Has |= TupleICMPID
 		case ctaProtoICMPType, ctaProtoICMPv6Type:
-			t.ICMPType = a.val[0]
+			t.ICMPType = a.Value[0]
 			t.Has |= TupleICMPType
 		case ctaProtoICMPCode, ctaProtoICMPv6Code:
-			t.ICMPCode = a.val[0]
+			t.ICMPCode = a.Value[0]
 			t.Has |= TupleICMPCode
 		}
 	}
-	return a.end(object)
+	return a.End(object)
 }
 
 func (f *Flow) decodeProtoinfo(v []byte) error {
-	outer := attrs{rest: v}
-	for outer.next() {
+	outer := nl.Attrs{Rest: v}
+	for outer.Next() {
 		var err error
-		switch outer.typ {
+		switch outer.Type {
 		case ctaProtoinfoTCP:
-			err = f.decodeTCP(outer.val)
+			err = f.decodeTCP(outer.Value)
 		case ctaProtoinfoSCTP:
-			err = f.decodeSCTP(outer.val)
+			err = f.decodeSCTP(outer.Value)
 		case ctaProtoinfoDCCP:
-			err = f.decodeDCCP(outer.val)
+			err = f.decodeDCCP(outer.Value)
 		}
 		if err != nil {
 			return err
 		}
 	}
-	return outer.end("protocol information")
+	return outer.End("protocol information")
 }
 
 func (f *Flow) decodeTCP(v []byte) error {
-	a := attrs{rest: v}
-	for a.next() {
-		if len(a.val) < 1 {
-			return a.short("TCP information")
+	a := nl.Attrs{Rest: v}
+	for a.Next() {
+		if len(a.Value) < 1 {
+			return a.Short("TCP information")
 		}
-		switch a.typ {
+		switch a.Type {
 		case ctaTCPState:
-			f.TCPState = a.val[0]
+			f.TCPState = a.Value[0]
 			f.Has |= HasTCPState
 		case ctaTCPWScaleOrig:
-			f.TCPWScaleOrig = a.val[0]
+			f.TCPWScaleOrig = a.Value[0]
 			f.Has |= HasTCPWScaleOrig
 		case ctaTCPWScaleReply:
-			f.TCPWScaleRepl = a.val[0]
+			f.TCPWScaleRepl = a.Value[0]
 			f.Has |= HasTCPWScaleReply
 		case ctaTCPFlagsOrig:
-			if len(a.val) < 2 {
-				return a.short("TCP information")
+			if len(a.Value) < 2 {
+				return a.Short("TCP information")
 			}
-			f.TCPFlagsOrig = TCPFlags{a.val[0], a.val[1]}
+			f.TCPFlagsOrig = TCPFlags{a.Value[0], a.Value[1]}
 			f.Has |= HasTCPFlagsOrig
 		case ctaTCPFlagsReply:
-			if len(a.val) < 2 {
-				return a.short("TCP information")
+			if len(a.Value) < 2 {
+				return a.Short("TCP information")
 			}
-			f.TCPFlagsReply = TCPFlags{a.val[0], a.val[1]}
+			f.TCPFlagsReply = TCPFlags{a.Value[0], a.Value[1]}
 			f.Has |= HasTCPFlagsReply
 		}
 	}
-	return a.end("TCP information")
+	return a.End("TCP information")
 }
 
 func (f *Flow) decodeSCTP(v []byte) error {
-	a := attrs{rest: v}
-	for a.next() {
-		switch a.typ {
+	a := nl.Attrs{Rest: v}
+	for a.Next() {
+		switch a.Type {
 		case ctaSCTPState:
-			if len(a.val) < 1 {
-				return a.short("SCTP information")
+			if len(a.Value) < 1 {
+				return a.Short("SCTP information")
 			}
-			f.SCTPState = a.val[0]
+			f.SCTPState = a.Value[0]
 			f.Has |= HasSCTPState
 		case ctaSCTPVtagOrig, ctaSCTPVtagReply:
-			if len(a.val) < 4 {
-				return a.short("SCTP information")
+			if len(a.Value) < 4 {
+				return a.Short("SCTP information")
 			}
-			if a.typ == ctaSCTPVtagOrig {
-				f.SCTPVtagOrig = be.Uint32(a.val)
+			if a.Type == ctaSCTPVtagOrig {
+				f.SCTPVtagOrig = be.Uint32(a.Value)
 				f.Has |= HasSCTPVtagOrig
 			} else {
-				f.SCTPVtagReply = be.Uint32(a.val)
+				f.SCTPVtagReply = be.Uint32(a.Value)
 				f.Has |= HasSCTPVtagReply
 			}
 		}
 	}
-	return a.end("SCTP information")
+	return a.End("SCTP information")
 }
 
 func (f *Flow) decodeDCCP(v []byte) error {
-	a := attrs{rest: v}
-	for a.next() {
-		switch a.typ {
+	a := nl.Attrs{Rest: v}
+	for a.Next() {
+		switch a.Type {
 		case ctaDCCPState, ctaDCCPRole:
-			if len(a.val) < 1 {
-				return a.short("DCCP information")
+			if len(a.Value) < 1 {
+				return a.Short("DCCP information")
 			}
-			if a.typ == ctaDCCPState {
-				f.DCCPState = a.val[0]
+			if a.Type == ctaDCCPState {
+				f.DCCPState = a.Value[0]
 				f.Has |= HasDCCPState
 			} else {
-				f.DCCPRole = a.val[0]
+				f.DCCPRole = a.Value[0]
 				f.Has |= HasDCCPRole
 			}
 		case ctaDCCPHandshakeSeq:
-			if len(a.val) < 8 {
-				return a.short("DCCP information")
+			if len(a.Value) < 8 {
+				return a.Short("DCCP information")
 			}
-			f.DCCPHandshakeSeq = be.Uint64(a.val)
+			f.DCCPHandshakeSeq = be.Uint64(a.Value)
 			f.Has |= HasDCCPHandshakeSeq
 		}
 	}
-	return a.end("DCCP information")
+	return a.End("DCCP information")
 }
 
 func (c *Counters) decode(v []byte) error {
 	*c = Counters{}
-	a := attrs{rest: v}
-	for a.next() {
+	a := nl.Attrs{Rest: v}
+	for a.Next() {
 		size := 8
-		if a.typ == ctaCounters32Packets || a.typ == ctaCounters32Bytes {
+		if a.Type == ctaCounters32Packets || a.Type == ctaCounters32Bytes {
 			size = 4
 		}
-		switch a.typ {
+		switch a.Type {
 		case ctaCountersPackets, ctaCountersBytes, ctaCounters32Packets, ctaCounters32Bytes:
-			if len(a.val) < size {
-				return a.short("counters")
+			if len(a.Value) < size {
+				return a.Short("counters")
 			}
 		}
-		switch a.typ {
+		switch a.Type {
 		case ctaCountersPackets:
-			c.Packets = be.Uint64(a.val)
+			c.Packets = be.Uint64(a.Value)
 		case ctaCountersBytes:
-			c.Bytes = be.Uint64(a.val)
+			c.Bytes = be.Uint64(a.Value)
 		case ctaCounters32Packets:
-			c.Packets = uint64(be.Uint32(a.val))
+			c.Packets = uint64(be.Uint32(a.Value))
 		case ctaCounters32Bytes:
-			c.Bytes = uint64(be.Uint32(a.val))
+			c.Bytes = uint64(be.Uint32(a.Value))
 		}
 	}
-	return a.end("counters")
+	return a.End("counters")
 }
 
 func (f *Flow) decodeTimestamp(v []byte) error {
-	a := attrs{rest: v}
-	for a.next() {
-		switch a.typ {
+	a := nl.Attrs{Rest: v}
+	for a.Next() {
+		switch a.Type {
 		case ctaTimestampStart, ctaTimestampStop:
-			if len(a.val) < 8 {
-				return a.short("timestamp")
+			if len(a.Value) < 8 {
+				return a.Short("timestamp")
 			}
-			if a.typ == ctaTimestampStart {
-				f.TimestampStart = be.Uint64(a.val)
+			if a.Type == ctaTimestampStart {
+				f.TimestampStart = be.Uint64(a.Value)
 				f.Has |= HasTimestampStart
 			} else {
-				f.TimestampStop = be.Uint64(a.val)
+				f.TimestampStop = be.Uint64(a.Value)
 				f.Has |= HasTimestampStop
 			}
 		}
 	}
-	return a.end("timestamp")
+	return a.End("timestamp")
 }
 
 // decode takes as many whole words as l holds and returns their number.
@@ -416,53 +418,53 @@ func (s *SeqAdj) decode(v []byte) error {
 
 // decodeU32s takes a nest whose attributes 1, 2, … are 32-bit numbers.
 func decodeU32s(v []byte, object string, fields ...*uint32) error {
-	a := attrs{rest: v}
-	for a.next() {
-		i := int(a.typ) - 1
+	a := nl.Attrs{Rest: v}
+	for a.Next() {
+		i := int(a.Type) - 1
 		if i < 0 || i >= len(fields) {
 			continue
 		}
-		if len(a.val) < 4 {
-			return a.short(object)
+		if len(a.Value) < 4 {
+			return a.Short(object)
 		}
-		*fields[i] = be.Uint32(a.val)
+		*fields[i] = be.Uint32(a.Value)
 	}
-	return a.end(object)
+	return a.End(object)
 }
 
 func (n *NAT) decode(v []byte) error {
 	*n = NAT{}
-	a := attrs{rest: v}
-	for a.next() {
+	a := nl.Attrs{Rest: v}
+	for a.Next() {
 		size := 0
-		switch a.typ {
+		switch a.Type {
 		case ctaNATv4Min:
 			size = 4
 		case ctaNATv6Min:
 			size = 16
 		case ctaNATProto:
-			in := attrs{rest: a.val}
-			for in.next() {
-				if in.typ != ctaProtoNATPortMin {
+			in := nl.Attrs{Rest: a.Value}
+			for in.Next() {
+				if in.Type != ctaProtoNATPortMin {
 					continue
 				}
-				if len(in.val) < 2 {
-					return in.short("NAT port")
+				if len(in.Value) < 2 {
+					return in.Short("NAT port")
 				}
-				n.Port, n.HasPort = be.Uint16(in.val), true
+				n.Port, n.HasPort = be.Uint16(in.Value), true
 			}
-			if err := in.end("NAT port"); err != nil {
+			if err := in.End("NAT port"); err != nil {
 				return err
 			}
 			continue
 		default:
 			continue
 		}
-		if len(a.val) < size {
-			return a.short("NAT")
+		if len(a.Value) < size {
+			return a.Short("NAT")
 		}
-		copy(n.Addr[:], a.val[:size])
+		copy(n.Addr[:], a.Value[:size])
 		n.HasAddr = true
 	}
-	return a.end("NAT")
+	return a.End("NAT")
 }

@@ -1,4 +1,26 @@
-package nl
+// Package ctnetlink speaks with the kernel's connection tracking: flows and
+// expectations, their statistics, dumps, changes and events
+// (linux/netfilter/nfnetlink_conntrack.h).
+//
+// flow.go and expect.go hold the types; decode.go and encode.go turn netlink
+// attributes into them and back, without any I/O. The functions in table.go carry
+// requests over an nl.Conn; changes are nl.Requests whose Attrs is (*Flow).Append or
+// (*Expect).Append. Subscribe receives events.
+//
+// Byte order: payloads are in network order on the wire (labels and CTA_FILTER's
+// flags are the exceptions); every value in this package's types is in host order.
+package ctnetlink
+
+import (
+	"ctbox/nl"
+	"encoding/binary"
+)
+
+// be and native are the two byte orders of ctnetlink: attribute payloads and headers.
+var (
+	be     = binary.BigEndian
+	native = binary.NativeEndian
+)
 
 // The numbers of linux/netfilter/nfnetlink.h, nfnetlink_conntrack.h and
 // nf_conntrack_common.h that this package speaks. They are ABI: equal on every
@@ -11,33 +33,22 @@ const (
 	subsysExpect    = 2
 )
 
-// Type is a whole netlink message type: subsystem<<8 | message.
-type Type uint16
-
 // Message types of the conntrack and expectation subsystems
 // (ipctnl_msg_types, ctnl_exp_msg_types).
 const (
-	TypeFlowNew            Type = subsysConntrack << 8
-	TypeFlowGet            Type = subsysConntrack<<8 | 1
-	TypeFlowDelete         Type = subsysConntrack<<8 | 2
-	TypeFlowGetZero        Type = subsysConntrack<<8 | 3
-	TypeFlowStatsCPU       Type = subsysConntrack<<8 | 4
-	TypeFlowStats          Type = subsysConntrack<<8 | 5
-	TypeFlowGetDying       Type = subsysConntrack<<8 | 6
-	TypeFlowGetUnconfirmed Type = subsysConntrack<<8 | 7
+	TypeFlowNew            nl.Type = subsysConntrack << 8
+	TypeFlowGet            nl.Type = subsysConntrack<<8 | 1
+	TypeFlowDelete         nl.Type = subsysConntrack<<8 | 2
+	TypeFlowGetZero        nl.Type = subsysConntrack<<8 | 3
+	TypeFlowStatsCPU       nl.Type = subsysConntrack<<8 | 4
+	TypeFlowStats          nl.Type = subsysConntrack<<8 | 5
+	TypeFlowGetDying       nl.Type = subsysConntrack<<8 | 6
+	TypeFlowGetUnconfirmed nl.Type = subsysConntrack<<8 | 7
 
-	TypeExpectNew      Type = subsysExpect << 8
-	TypeExpectGet      Type = subsysExpect<<8 | 1
-	TypeExpectDelete   Type = subsysExpect<<8 | 2
-	TypeExpectStatsCPU Type = subsysExpect<<8 | 3
-)
-
-// Address families as nfgenmsg and the tables use them. They are Linux's
-// AF_UNSPEC, AF_INET and AF_INET6.
-const (
-	FamilyUnspec = 0
-	FamilyIPv4   = 2
-	FamilyIPv6   = 10
+	TypeExpectNew      nl.Type = subsysExpect << 8
+	TypeExpectGet      nl.Type = subsysExpect<<8 | 1
+	TypeExpectDelete   nl.Type = subsysExpect<<8 | 2
+	TypeExpectStatsCPU nl.Type = subsysExpect<<8 | 3
 )
 
 // Layer-4 protocol numbers that conntrack knows by name (IANA).

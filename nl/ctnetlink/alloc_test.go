@@ -1,4 +1,4 @@
-package nl
+package ctnetlink
 
 import (
 	"context"
@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"ctbox/internal/netnstest"
+	"ctbox/nl"
 
 	"golang.org/x/sys/unix"
 )
@@ -48,7 +49,7 @@ func TestStreamAllocations(t *testing.T) {
 	var events *Events
 	var f Flow
 	seen := 0
-	decode := func(m *Message, _ time.Time) error {
+	decode := func(m *nl.Message, _ time.Time) error {
 		seen++
 		return f.Decode(m.Attrs)
 	}
@@ -70,15 +71,15 @@ func TestStreamAllocations(t *testing.T) {
 }
 
 // remark gives the first n flows a mark, with an answer for each.
-func remark(t *testing.T, c *Conn, n int, mark uint32) {
+func remark(t *testing.T, c *nl.Conn, n int, mark uint32) {
 	t.Helper()
 	answers := 0
 	var got Flow
-	p := c.NewPipeline(context.Background(), func(b *Batch) error {
+	p := c.NewPipeline(context.Background(), func(b *nl.Batch) error {
 		for _, f := range b.Failures() {
 			return f.Err
 		}
-		return b.Answers(func(_ int, m *Message) error {
+		return b.Answers(func(_ int, m *nl.Message) error {
 			answers++
 			return got.Decode(m.Attrs)
 		})
@@ -89,8 +90,8 @@ func remark(t *testing.T, c *Conn, n int, mark uint32) {
 		ask = tcpFlow(i)
 		f = Flow{Orig: ask.Orig, Has: HasMark, Mark: mark}
 		ask.Has = 0
-		b.Add(Request{Type: TypeFlowNew, Flags: unix.NLM_F_CREATE, Family: FamilyIPv4, Flow: &f})
-		b.Add(Request{Type: TypeFlowGet, Family: FamilyIPv4, Flow: &ask})
+		b.Add(nl.Request{Type: TypeFlowNew, Flags: unix.NLM_F_CREATE, Family: nl.FamilyIPv4, Attrs: f.Append})
+		b.Add(nl.Request{Type: TypeFlowGet, Family: nl.FamilyIPv4, Attrs: ask.Append})
 		if b.Full() {
 			if err = p.Submit(b); err == nil {
 				b, err = p.Batch()

@@ -1,13 +1,15 @@
-package nl
+package ctnetlink
+
+import "ctbox/nl"
 
 // Decode sets e to the expectation in b, as Flow.Decode does for flows.
 func (e *Expect) Decode(b []byte) error {
 	e.Reset()
-	a := attrs{rest: b}
-	for a.next() {
-		v := a.val
+	a := nl.Attrs{Rest: b}
+	for a.Next() {
+		v := a.Value
 		var err error
-		switch a.typ {
+		switch a.Type {
 		case ctaExpectMaster:
 			err = e.Master.decode(v, "master tuple")
 		case ctaExpectTuple:
@@ -16,12 +18,12 @@ func (e *Expect) Decode(b []byte) error {
 			err = e.Mask.decode(v, "mask tuple")
 		case ctaExpectTimeout, ctaExpectID, ctaExpectFlags, ctaExpectClass:
 			if len(v) < 4 {
-				return a.short("expectation")
+				return a.Short("expectation")
 			}
-			e.setU32(a.typ, be.Uint32(v))
+			e.setU32(a.Type, be.Uint32(v))
 		case ctaExpectZone:
 			if len(v) < 2 {
-				return a.short("expectation")
+				return a.Short("expectation")
 			}
 			e.Zone = be.Uint16(v)
 			e.Has |= ExpectHasZone
@@ -40,7 +42,7 @@ func (e *Expect) Decode(b []byte) error {
 			return err
 		}
 	}
-	return a.end("expectation")
+	return a.End("expectation")
 }
 
 func (e *Expect) setU32(typ uint16, v uint32) {
@@ -61,20 +63,20 @@ func (e *Expect) setU32(typ uint16, v uint32) {
 }
 
 func (e *Expect) decodeNAT(v []byte) error {
-	a := attrs{rest: v}
-	for a.next() {
-		switch a.typ {
+	a := nl.Attrs{Rest: v}
+	for a.Next() {
+		switch a.Type {
 		case ctaExpectNATDir:
-			if len(a.val) < 4 {
-				return a.short("expectation NAT")
+			if len(a.Value) < 4 {
+				return a.Short("expectation NAT")
 			}
-			e.NATDir = be.Uint32(a.val)
+			e.NATDir = be.Uint32(a.Value)
 		case ctaExpectNATTuple:
-			if err := e.NATTuple.decode(a.val, "expectation NAT"); err != nil {
+			if err := e.NATTuple.decode(a.Value, "expectation NAT"); err != nil {
 				return err
 			}
 		}
 	}
 	e.Has |= ExpectHasNAT
-	return a.end("expectation NAT")
+	return a.End("expectation NAT")
 }

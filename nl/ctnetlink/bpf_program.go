@@ -1,6 +1,7 @@
-package nl
+package ctnetlink
 
 import (
+	"ctbox/nl"
 	"errors"
 	"net/netip"
 
@@ -68,7 +69,7 @@ func (p *program) link() error {
 
 // nested loads the offset of a nested attribute into X, or goes to absent.
 func (p *program) nested(absent label, path ...uint32) {
-	p.add(bpf.LoadConstant{Dst: bpf.RegA, Val: headers})
+	p.add(bpf.LoadConstant{Dst: bpf.RegA, Val: nl.HeadersLen})
 	for level, typ := range path {
 		ext := bpf.ExtNetlinkAttrNested
 		if level == 0 {
@@ -91,7 +92,7 @@ func (p *program) prefix(prefix netip.Prefix, match label) {
 		if bits < 32 {
 			mask <<= 32 - bits
 		}
-		p.add(bpf.LoadIndirect{Off: uint32(attrHeader + 4*word), Size: 4})
+		p.add(bpf.LoadIndirect{Off: uint32(nl.AttrHeaderLen + 4*word), Size: 4})
 		p.add(bpf.ALUOpConstant{Op: bpf.ALUOpAnd, Val: mask})
 		p.jumpIf(bpf.JumpNotEqual, be.Uint32(addr[4*word:]), other)
 	}
@@ -104,7 +105,7 @@ func (p *program) lists(f *EventFilter) {
 	if f.Protos.Action != NoList {
 		next, found := p.newLabel(), p.newLabel()
 		p.nested(next, ctaTupleOrig, ctaTupleProto, ctaProtoNum)
-		p.add(bpf.LoadIndirect{Off: attrHeader, Size: 1})
+		p.add(bpf.LoadIndirect{Off: nl.AttrHeaderLen, Size: 1})
 		for _, proto := range f.Protos.Items {
 			p.jumpIf(bpf.JumpEqual, uint32(proto), found)
 		}
@@ -119,7 +120,7 @@ func (p *program) lists(f *EventFilter) {
 		p.add(bpf.LoadAbsolute{Off: messageByte(), Size: 1})
 		p.jumpIf(bpf.JumpEqual, uint32(TypeFlowDelete)&0xff, next)
 		p.nested(next, ctaProtoinfo, ctaProtoinfoTCP, ctaTCPState)
-		p.add(bpf.LoadIndirect{Off: attrHeader, Size: 1})
+		p.add(bpf.LoadIndirect{Off: nl.AttrHeaderLen, Size: 1})
 		for _, state := range f.States.Items {
 			p.jumpIf(bpf.JumpEqual, uint32(state), found)
 		}

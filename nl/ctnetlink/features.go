@@ -1,7 +1,8 @@
-package nl
+package ctnetlink
 
 import (
 	"context"
+	"ctbox/nl"
 
 	"golang.org/x/sys/unix"
 )
@@ -17,7 +18,7 @@ type Features struct {
 // ProbeFeatures finds out what the kernel can do, by requests that change
 // nothing: a value that a kernel which knows the attribute must refuse. A kernel
 // that ignores it starts a dump, which the closing of a socket of its own ends.
-func ProbeFeatures(ctx context.Context) (Features, error) {
+func ProbeFeatures(ctx context.Context, config nl.Config) (Features, error) {
 	var f Features
 	for _, probe := range [...]struct {
 		filter Flow
@@ -29,7 +30,7 @@ func ProbeFeatures(ctx context.Context) (Features, error) {
 		// A tuple filter for a field that the request lacks is invalid.
 		{filter: Flow{Orig: Tuple{Has: TupleICMPID}}, tuples: true, known: &f.TupleFilter},
 	} {
-		refused, err := refusesDump(ctx, Dump{Type: TypeFlowGet, Family: FamilyIPv4,
+		refused, err := refusesDump(ctx, config, Dump{Type: TypeFlowGet, Family: nl.FamilyIPv4,
 			Filter: &probe.filter, FilterTuples: probe.tuples})
 		if err != nil {
 			return f, err
@@ -47,17 +48,17 @@ type errProbed struct{}
 
 func (errProbed) Error() string { return "dump started" }
 
-func refusesDump(ctx context.Context, d Dump) (bool, error) {
-	c, err := Dial()
+func refusesDump(ctx context.Context, config nl.Config, d Dump) (bool, error) {
+	c, err := nl.Dial(config)
 	if err != nil {
 		return false, err
 	}
 	defer c.Close()
-	_, err = c.Dump(ctx, d, func(*Message) error { return errProbed{} })
+	_, err = c.Dump(ctx, d.Request(), func(*nl.Message) error { return errProbed{} })
 	switch e := err.(type) {
 	case nil, errProbed:
 		return false, nil
-	case *Error:
+	case *nl.Error:
 		if e.Errno == unix.EINVAL || e.Errno == unix.EOPNOTSUPP {
 			return true, nil
 		}

@@ -1,4 +1,4 @@
-package nl
+package nfqueue
 
 import (
 	"bytes"
@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"ctbox/internal/netnstest"
+	"ctbox/nl"
 )
 
 // queued is a namespace whose packets to UDP port 9 go through queue 5, and a
@@ -31,7 +32,7 @@ func newQueued(t *testing.T, flags, maxLen uint32) *queued {
 	s.Must("iptables", "-A", "OUTPUT", "-p", "udp", "--dport", "9", "-j", "NFQUEUE", "--queue-num", "5")
 	s.Do(func() {
 		var err error
-		if s.q, err = OpenQueues(4 << 20); err != nil {
+		if s.q, err = Open(0, 4<<20); err != nil {
 			t.Fatal(err)
 		}
 		if s.sink, err = net.ListenPacket("udp", "192.0.2.1:9"); err != nil {
@@ -73,10 +74,10 @@ func (s *queued) receive() string {
 }
 
 // read takes n packets, and fails the test if the kernel refuses a verdict.
-func (s *queued) read(n int, each func(*QueuedPacket)) {
+func (s *queued) read(n int, each func(*Packet)) {
 	s.t.Helper()
 	for n > 0 {
-		_, err := s.q.Read(func(p *QueuedPacket) {
+		_, err := s.q.Read(func(p *Packet) {
 			n--
 			each(p)
 		}, func(err error) { s.t.Errorf("verdict refused: %v", err) })
@@ -93,7 +94,7 @@ func TestQueueVerdicts(t *testing.T) {
 	s := newQueued(t, nfqaFlagFailOpen, 0)
 	s.send("one", "two", "three", "four")
 	var ids []uint32
-	s.read(4, func(p *QueuedPacket) {
+	s.read(4, func(p *Packet) {
 		ids = append(ids, p.ID)
 		if p.Queue != 5 || p.EtherType != unix.ETH_P_IP || p.Truncated || p.CT != nil || len(p.Payload) < 28 {
 			t.Errorf("%+v", p)
@@ -145,7 +146,7 @@ func TestQueueLongestPacket(t *testing.T) {
 	for size, whole := range map[int]bool{65531: true, 65532: false, 65535: false} {
 		payload := string(bytes.Repeat([]byte("x"), size-28))
 		s.send(payload)
-		s.read(1, func(p *QueuedPacket) {
+		s.read(1, func(p *Packet) {
 			if len(p.Payload) != 65531 || p.Truncated == whole {
 				t.Errorf("packet of %d bytes: %d, truncated %v", size, len(p.Payload), p.Truncated)
 			}
@@ -182,7 +183,7 @@ func TestQueueRefusedVerdict(t *testing.T) {
 	s.send("text")
 	var refusals []error
 	refused := func(err error) { refusals = append(refusals, err) }
-	if _, err := s.q.Read(func(p *QueuedPacket) {
+	if _, err := s.q.Read(func(p *Packet) {
 		s.q.Answer(&Verdict{Queue: p.Queue, ID: p.ID, Payload: p.Payload, Drop: false})
 		// a mark of one byte is none
 		s.q.out = append(s.q.out, 5, 0, 3, 0, 1, 0, 0, 0)
@@ -197,7 +198,7 @@ func TestQueueRefusedVerdict(t *testing.T) {
 		if err := s.q.Flush(); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := s.q.Read(func(*QueuedPacket) { t.Error("another packet") }, refused); err != nil {
+		if _, err := s.q.Read(func(*Packet) { t.Error("another packet") }, refused); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -221,7 +222,7 @@ func TestQueueVerdictOnNothing(t *testing.T) {
 	}
 	n := 0
 	for n < 2 { // what came along is left out once
-		if _, err := s.q.Read(func(*QueuedPacket) {}, func(err error) {
+		if _, err := s.q.Read(func(*Packet) {}, func(err error) {
 			n++
 			if !errors.Is(err, unix.ENOENT) {
 				t.Error(err)
@@ -236,7 +237,7 @@ func TestQueueVerdictOnNothing(t *testing.T) {
 	if err := s.q.Stop(); err != nil {
 		t.Fatal(err)
 	}
-	if short, err := s.q.Read(func(*QueuedPacket) {}, func(error) { n++ }); err != nil || !short || n != 2 {
+	if short, err := s.q.Read(func(*Packet) {}, func(error) { n++ }); err != nil || !short || n != 2 {
 		t.Errorf("%v, %v, %d refusals", short, err, n)
 	}
 }
@@ -245,7 +246,7 @@ func TestQueueStop(t *testing.T) {
 	s := newQueued(t, nfqaFlagFailOpen, 0)
 	stopped := make(chan error)
 	go func() {
-		_, err := s.q.Read(func(*QueuedPacket) { t.Error("a packet") }, func(err error) { t.Error(err) })
+		_, err := s.q.Read(func(*Packet) { t.Error("a packet") }, func(err error) { t.Error(err) })
 		stopped <- err
 	}()
 	if err := s.q.Stop(); err != nil {
@@ -261,7 +262,7 @@ func TestQueueStop(t *testing.T) {
 func TestQueueBindRefusals(t *testing.T) {
 	s := newQueued(t, nfqaFlagFailOpen, 0)
 	s.Do(func() {
-		other, err := OpenQueues(1 << 20)
+		other, err := Open(0, 1<<20)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -288,7 +289,7 @@ func TestQueueBindUnderTraffic(t *testing.T) {
 // Reading and answering allocate nothing.
 func TestQueueAllocations(t *testing.T) {
 	s := newQueued(t, nfqaFlagFailOpen, 0)
-	each := func(p *QueuedPacket) { s.q.Accept(p) }
+	each := func(p *Packet) { s.q.Accept(p) }
 	refused := func(err error) { t.Error(err) }
 	var c net.Conn
 	s.Do(func() {
@@ -316,21 +317,21 @@ func TestQueueAllocations(t *testing.T) {
 }
 
 // Whatever a message says, reading it stays within it.
-func FuzzQueuedPacket(f *testing.F) {
+func FuzzPacket(f *testing.F) {
 	// the first TFTP packet under SNAT, on Linux 6.1, without its flow
 	message := native.AppendUint16(native.AppendUint32(nil, 0), uint16(typeQueuePacket))
-	message = append(message, make([]byte, nlmsgHeader-len(message))...)
+	message = append(message, make([]byte, nl.NetlinkHeaderLen-len(message))...)
 	message = append(message, 2, 0, 0, 10)
-	message = append(appendAttrHeader(message, nfqaPacketHdr, 7), 0, 0, 0, 1, 8, 0, 2, 0)
-	message = appendBytes(message, nfqaPayload, []byte("a packet"))
-	message = appendU32(message, nfqaCTInfo, 2)
-	message = appendBytes(message, nfqaCT, nil)
+	message = append(nl.AppendAttrHeader(message, nfqaPacketHdr, 7), 0, 0, 0, 1, 8, 0, 2, 0)
+	message = nl.AppendBytes(message, nfqaPayload, []byte("a packet"))
+	message = nl.AppendU32(message, nfqaCTInfo, 2)
+	message = nl.AppendBytes(message, nfqaCT, nil)
 	f.Add(message)
 	f.Fuzz(func(t *testing.T, b []byte) {
-		if len(b) < headers {
+		if len(b) < nl.HeadersLen {
 			return
 		}
-		var p QueuedPacket
+		var p Packet
 		if p.parse(b) && len(p.Payload)+len(p.CT) > len(b) {
 			t.Errorf("%+v", p)
 		}

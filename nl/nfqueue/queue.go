@@ -1,7 +1,12 @@
-package nl
+// Package nfqueue receives packets that the kernel queues for a program (NFQUEUE), with
+// the flow that each belongs to, and answers with verdicts
+// (linux/netfilter/nfnetlink_queue.h).
+package nfqueue
 
 import (
 	"context"
+	"ctbox/nl"
+	"ctbox/nl/ctnetlink"
 	"fmt"
 
 	"golang.org/x/sys/unix"
@@ -11,9 +16,9 @@ import (
 const (
 	subsysQueue = 3
 
-	typeQueuePacket  Type = subsysQueue << 8
-	typeQueueVerdict Type = subsysQueue<<8 | 1
-	typeQueueConfig  Type = subsysQueue<<8 | 2
+	typeQueuePacket  nl.Type = subsysQueue << 8
+	typeQueueVerdict nl.Type = subsysQueue<<8 | 1
+	typeQueueConfig  nl.Type = subsysQueue<<8 | 2
 
 	nfqaPacketHdr  = 1
 	nfqaVerdictHdr = 2
@@ -42,14 +47,14 @@ const (
 // maxPacket is what the kernel is asked to copy of a packet.
 const maxPacket = 0xffff
 
-// MaxQueuedPacket is how long a packet is at most that comes whole, and one that
+// MaxPacket is how long a packet is at most that comes whole, and one that
 // goes back with a verdict: an attribute counts its own header in 16 bits. The
 // kernel truncates what is longer.
-const MaxQueuedPacket = 0xffff - attrHeader
+const MaxPacket = 0xffff - nl.AttrHeaderLen
 
-// QueuedPacket is one that waits in a queue for its verdict. Payload and CT point
+// Packet is one that waits in a queue for its verdict. Payload and CT point
 // into the receive buffer and are good until the next Read.
-type QueuedPacket struct {
+type Packet struct {
 	Queue     uint16
 	ID        uint32 // of the packet in its queue
 	EtherType uint16 // layer-3 protocol as on a link: 0x0800, 0x86dd
@@ -66,17 +71,17 @@ type Verdict struct {
 	ID    uint32
 	Drop  bool
 	// Payload, if not nil, replaces the packet, from the network header on, with
-	// MaxQueuedPacket bytes at most. If its length is another one, the flow has
+	// MaxPacket bytes at most. If its length is another one, the flow has
 	// NAT and Flow is not nil, the kernel adjusts the sequence numbers of what
 	// follows.
 	Payload []byte
 	// Flow has what is to be changed of the packet's flow: timeout, and helper
 	// with private data. Nothing present is no change. The kernel heeds Expect
 	// only with it.
-	Flow *Flow
+	Flow *ctnetlink.Flow
 	// Expect, if not nil, is an expectation whose master is the packet's flow,
 	// also one that is not in the table yet. Whether it could be made is not told.
-	Expect *Expect
+	Expect *ctnetlink.Expect
 }
 
 // Queues is a socket for queues of packets (NFQUEUE). Read and the methods that
@@ -89,15 +94,15 @@ type Queues struct {
 	out []byte // verdicts that were not sent yet
 	cut int    // where the last message in out begins
 
-	packet QueuedPacket // the one that Read hands out
+	packet Packet // the one that Read hands out
 }
 
-// OpenQueues opens the socket in the calling thread's network namespace. buffer
+// Open opens the socket in the network namespace netns, as in nl.Config. buffer
 // is the receive buffer asked for in bytes: it holds the packets that wait to be
 // read.
-func OpenQueues(buffer int) (*Queues, error) {
+func Open(netns, buffer int) (*Queues, error) {
 	q := new(Queues)
-	if err := q.s.open(buffer); err != nil {
+	if err := nl.InNetNS(netns, func() error { return q.s.open(buffer) }); err != nil {
 		return nil, err
 	}
 	return q, nil
@@ -118,15 +123,15 @@ func (q *Queues) Bind(ctx context.Context, queue uint16, maxLen uint32) error {
 }
 
 func (q *Queues) bind(ctx context.Context, queue uint16, maxLen, flags uint32) error {
-	bind := appendBytes(nil, nfqaCfgCmd, []byte{nfqnlCfgCmdBind, 0, 0, unix.AF_INET})
+	bind := nl.AppendBytes(nil, nfqaCfgCmd, []byte{nfqnlCfgCmdBind, 0, 0, unix.AF_INET})
 	if err := q.configure(ctx, queue, bind); err != nil {
 		return err
 	}
-	settings := appendBytes(nil, nfqaCfgParams, append(be.AppendUint32(nil, maxPacket), nfqnlCopyPacket))
-	settings = appendU32(settings, nfqaCfgFlags, flags)
-	settings = appendU32(settings, nfqaCfgMask, flags)
+	settings := nl.AppendBytes(nil, nfqaCfgParams, append(be.AppendUint32(nil, maxPacket), nfqnlCopyPacket))
+	settings = nl.AppendU32(settings, nfqaCfgFlags, flags)
+	settings = nl.AppendU32(settings, nfqaCfgMask, flags)
 	if maxLen != 0 {
-		settings = appendU32(settings, nfqaCfgQueueMaxLen, maxLen)
+		settings = nl.AppendU32(settings, nfqaCfgQueueMaxLen, maxLen)
 	}
 	return q.configure(ctx, queue, settings)
 }
@@ -150,11 +155,11 @@ func (q *Queues) configure(ctx context.Context, queue uint16, settings []byte) e
 		}
 		answered := false
 		for i := range n {
-			ms := messages{rest: q.s.datagram(i)}
-			for ms.next() {
-				if ms.typ() == unix.NLMSG_ERROR && ms.seq() == seq {
-					answered, err = true, parseAck(ms.raw)
-				} else if p := (QueuedPacket{}); p.parse(ms.raw) {
+			ms := nl.Messages{Rest: q.s.datagram(i)}
+			for ms.Next() {
+				if ms.Type() == unix.NLMSG_ERROR && ms.Seq() == seq {
+					answered, err = true, nl.ParseAck(ms.Raw)
+				} else if p := (Packet{}); p.parse(ms.Raw) {
 					q.Accept(&p)
 				}
 			}
@@ -173,20 +178,20 @@ func (q *Queues) configure(ctx context.Context, queue uint16, settings []byte) e
 // refused for what came with them are given again without it, and reported to
 // refused; that is a packet accepted as it was. An error of ENOBUFS says that the
 // socket's buffer was full: the packets concerned passed unread.
-func (q *Queues) Read(each func(*QueuedPacket), refused func(error)) (short bool, err error) {
+func (q *Queues) Read(each func(*Packet), refused func(error)) (short bool, err error) {
 	n, err := q.s.read(queueReads)
 	if err != nil {
 		return false, fmt.Errorf("receive from queue socket: %w", err)
 	}
 	for i := range n {
-		ms := messages{rest: q.s.datagram(i)}
-		for ms.next() {
+		ms := nl.Messages{Rest: q.s.datagram(i)}
+		for ms.Next() {
 			switch {
-			case q.packet.parse(ms.raw):
+			case q.packet.parse(ms.Raw):
 				each(&q.packet)
-			case ms.typ() == unix.NLMSG_ERROR:
-				if err := parseAck(ms.raw); err != nil {
-					q.again(ms.raw)
+			case ms.Type() == unix.NLMSG_ERROR:
+				if err := nl.ParseAck(ms.Raw); err != nil {
+					q.again(ms.Raw)
 					refused(err)
 				}
 			}
@@ -200,25 +205,25 @@ func (q *Queues) Stop() error { return q.s.wake() }
 
 // parse reads a packet's message, and reports whether it is one. What the kernel
 // left out is absent.
-func (p *QueuedPacket) parse(raw []byte) bool {
-	if Type(native.Uint16(raw[4:])) != typeQueuePacket || len(raw) < headers {
+func (p *Packet) parse(raw []byte) bool {
+	if nl.Type(native.Uint16(raw[4:])) != typeQueuePacket || len(raw) < nl.HeadersLen {
 		return false
 	}
-	*p = QueuedPacket{Queue: be.Uint16(raw[nlmsgHeader+2:])}
+	*p = Packet{Queue: be.Uint16(raw[nl.NetlinkHeaderLen+2:])}
 	found := false
-	for a := (attrs{rest: raw[headers:]}); a.next(); {
-		switch a.typ {
+	for a := (nl.Attrs{Rest: raw[nl.HeadersLen:]}); a.Next(); {
+		switch a.Type {
 		case nfqaPacketHdr:
-			if len(a.val) >= 7 {
-				p.ID, p.EtherType, found = be.Uint32(a.val), be.Uint16(a.val[4:]), true
+			if len(a.Value) >= 7 {
+				p.ID, p.EtherType, found = be.Uint32(a.Value), be.Uint16(a.Value[4:]), true
 			}
 		case nfqaPayload:
-			p.Payload = a.val
+			p.Payload = a.Value
 		case nfqaCT:
-			p.CT = a.val
+			p.CT = a.Value
 		case nfqaCTInfo:
-			if len(a.val) >= 4 {
-				p.Info, p.HasInfo = be.Uint32(a.val), true
+			if len(a.Value) >= 4 {
+				p.Info, p.HasInfo = be.Uint32(a.Value), true
 			}
 		case nfqaCapLen:
 			p.Truncated = true
@@ -229,7 +234,7 @@ func (p *QueuedPacket) parse(raw []byte) bool {
 
 // Accept lets a packet pass as it is. Like every verdict it is sent by the next
 // Flush.
-func (q *Queues) Accept(p *QueuedPacket) { q.Answer(&Verdict{Queue: p.Queue, ID: p.ID}) }
+func (q *Queues) Accept(p *Packet) { q.Answer(&Verdict{Queue: p.Queue, ID: p.ID}) }
 
 // Answer gives a verdict.
 func (q *Queues) Answer(v *Verdict) {
@@ -238,47 +243,47 @@ func (q *Queues) Answer(v *Verdict) {
 	if v.Drop {
 		verdict = verdictDrop
 	}
-	q.out = appendAttrHeader(q.out, nfqaVerdictHdr, 8)
+	q.out = nl.AppendAttrHeader(q.out, nfqaVerdictHdr, 8)
 	q.out = be.AppendUint32(be.AppendUint32(q.out, verdict), v.ID)
 	if v.Payload != nil {
-		q.out = appendBytes(q.out, nfqaPayload, v.Payload)
+		q.out = nl.AppendBytes(q.out, nfqaPayload, v.Payload)
 	}
 	var at int
 	if v.Flow != nil {
-		q.out, at = beginNest(q.out, nfqaCT)
-		q.out = endNest(v.Flow.Append(q.out), at)
+		q.out, at = nl.BeginNest(q.out, nfqaCT)
+		q.out = nl.EndNest(v.Flow.Append(q.out), at)
 	}
 	if v.Expect != nil {
-		q.out, at = beginNest(q.out, nfqaExp)
-		q.out = endNest(v.Expect.Append(q.out), at)
+		q.out, at = nl.BeginNest(q.out, nfqaExp)
+		q.out = nl.EndNest(v.Expect.Append(q.out), at)
 	}
 	q.end()
 }
 
 // bareVerdict is the length of a verdict's message with nothing but the verdict.
-const bareVerdict = headers + attrHeader + 8
+const bareVerdict = nl.HeadersLen + nl.AttrHeaderLen + 8
 
 // again gives a plain verdict for the packet of a refused one, whose message the
 // kernel sends back: with what came along it would wait in the queue for ever.
 func (q *Queues) again(raw []byte) {
-	const errorHeader = nlmsgHeader + 4 // and the errno
+	const errorHeader = nl.NetlinkHeaderLen + 4 // and the errno
 	if len(raw) < errorHeader+bareVerdict {
 		return
 	}
 	old := raw[errorHeader:]
-	if Type(native.Uint16(old[4:])) != typeQueueVerdict || native.Uint32(old) <= bareVerdict {
+	if nl.Type(native.Uint16(old[4:])) != typeQueueVerdict || native.Uint32(old) <= bareVerdict {
 		return
 	}
-	for a := (attrs{rest: old[headers:]}); a.next(); {
-		if a.typ == nfqaVerdictHdr && len(a.val) >= 8 {
-			drop := be.Uint32(a.val) == verdictDrop
-			q.Answer(&Verdict{Queue: be.Uint16(old[nlmsgHeader+2:]), ID: be.Uint32(a.val[4:]), Drop: drop})
+	for a := (nl.Attrs{Rest: old[nl.HeadersLen:]}); a.Next(); {
+		if a.Type == nfqaVerdictHdr && len(a.Value) >= 8 {
+			drop := be.Uint32(a.Value) == verdictDrop
+			q.Answer(&Verdict{Queue: be.Uint16(old[nl.NetlinkHeaderLen+2:]), ID: be.Uint32(a.Value[4:]), Drop: drop})
 			return
 		}
 	}
 }
 
-func (q *Queues) begin(typ Type, flags uint16, queue uint16) (seq uint32) {
+func (q *Queues) begin(typ nl.Type, flags uint16, queue uint16) (seq uint32) {
 	q.seq++
 	q.cut = len(q.out)
 	q.out = native.AppendUint32(q.out, 0)

@@ -1,4 +1,6 @@
-package nl
+package ctnetlink
+
+import "ctbox/nl"
 
 // protoNames are the layer-4 protocols that conntrack-tools prints by name; any
 // other is "unknown" (sheet section 5.1).
@@ -19,9 +21,9 @@ func ProtoName(proto uint8) string {
 // FamilyName returns "ipv4", "ipv6" or "unknown".
 func FamilyName(family uint8) string {
 	switch family {
-	case FamilyIPv4:
+	case nl.FamilyIPv4:
 		return "ipv4"
-	case FamilyIPv6:
+	case nl.FamilyIPv6:
 		return "ipv6"
 	}
 	return "unknown"

@@ -1,10 +1,11 @@
-package nl
+package ctnetlink
 
 import (
 	"strings"
 	"testing"
 
 	"ctbox/internal/netnstest"
+	"ctbox/nl"
 
 	"github.com/google/go-cmp/cmp"
 )
@@ -13,7 +14,7 @@ import (
 // Expect from which this package must make the same attributes.
 func TestRequestsEqualThePeers(t *testing.T) {
 	tuple := func(proto uint8) Tuple {
-		return Tuple{Has: TupleAddrs | TupleProto, Family: FamilyIPv4, Proto: proto, Src: Addr{192, 0, 2, 1}, Dst: Addr{192, 0, 2, 2}}
+		return Tuple{Has: TupleAddrs | TupleProto, Family: nl.FamilyIPv4, Proto: proto, Src: Addr{192, 0, 2, 1}, Dst: Addr{192, 0, 2, 2}}
 	}
 	ports := func(tu Tuple, src, dst uint16) Tuple {
 		tu.Has |= TuplePorts
@@ -37,7 +38,7 @@ func TestRequestsEqualThePeers(t *testing.T) {
 	icmp.Orig.ICMPType, icmp.Orig.ICMPID = 8, 7
 	icmp.Reply = icmp.Orig.Inverted()
 	icmp6 := icmp
-	icmp6.Orig.Family, icmp6.Orig.Proto, icmp6.Orig.ICMPType = FamilyIPv6, ProtoICMPv6, 128
+	icmp6.Orig.Family, icmp6.Orig.Proto, icmp6.Orig.ICMPType = nl.FamilyIPv6, ProtoICMPv6, 128
 	icmp6.Orig.Src, icmp6.Orig.Dst = Addr{0x20, 0x01, 0x0d, 0xb8, 15: 1}, Addr{0x20, 0x01, 0x0d, 0xb8, 15: 2}
 	icmp6.Reply = icmp6.Orig.Inverted()
 	sctp := both(Flow{Has: HasSCTPState | HasSCTPVtagOrig | HasSCTPVtagReply, Orig: ports(tuple(ProtoSCTP), 1, 2),
@@ -50,8 +51,8 @@ func TestRequestsEqualThePeers(t *testing.T) {
 	// UDP: for TCP 1.4.7 puts half a port into the protocol number.
 	expect := Expect{Has: ExpectHasTimeout, Timeout: 30,
 		Master: ports(tuple(ProtoUDP), 1000, 21),
-		Tuple:  ports(Tuple{Has: TupleAddrs | TupleProto, Family: FamilyIPv4, Proto: ProtoUDP, Src: Addr{192, 0, 2, 2}, Dst: Addr{192, 0, 2, 1}}, 20, 41),
-		Mask:   ports(Tuple{Has: TupleAddrs | TupleProto, Family: FamilyIPv4, Proto: ProtoUDP, Src: Addr{255, 255, 255, 255}, Dst: Addr{255, 255, 255, 255}}, 0, 65535)}
+		Tuple:  ports(Tuple{Has: TupleAddrs | TupleProto, Family: nl.FamilyIPv4, Proto: ProtoUDP, Src: Addr{192, 0, 2, 2}, Dst: Addr{192, 0, 2, 1}}, 20, 41),
+		Mask:   ports(Tuple{Has: TupleAddrs | TupleProto, Family: nl.FamilyIPv4, Proto: ProtoUDP, Src: Addr{255, 255, 255, 255}, Dst: Addr{255, 255, 255, 255}}, 0, 65535)}
 
 	for _, tt := range []struct {
 		name string
@@ -74,7 +75,7 @@ func TestRequestsEqualThePeers(t *testing.T) {
 			if len(sent) == 0 {
 				t.Fatal("the peer sent nothing")
 			}
-			if diff := cmp.Diff(dumpAttrs(sent[0][headers:], ""), dumpAttrs(tt.want, "")); diff != "" {
+			if diff := cmp.Diff(dumpAttrs(sent[0][nl.HeadersLen:], ""), dumpAttrs(tt.want, "")); diff != "" {
 				t.Errorf("attributes (-peer +ours):\n%s", diff)
 			}
 		})

@@ -1,6 +1,7 @@
-package nl
+package ctnetlink
 
 import (
+	"ctbox/nl"
 	"fmt"
 	"net/netip"
 
@@ -43,7 +44,7 @@ const (
 
 // Empty reports whether the filter lets everything pass.
 func (f *EventFilter) Empty() bool {
-	return f.Family == FamilyUnspec && f.Proto == 0 && !f.Src.IsValid() && !f.Dst.IsValid() &&
+	return f.Family == nl.FamilyUnspec && f.Proto == 0 && !f.Src.IsValid() && !f.Dst.IsValid() &&
 		f.Protos.Action == NoList && f.Prefixes.Action == NoList && f.States.Action == NoList
 }
 
@@ -53,9 +54,9 @@ func (f *EventFilter) assemble() ([]bpf.RawInstruction, error) {
 	family := f.Family
 	for _, p := range [...]netip.Prefix{f.Src, f.Dst} {
 		if p.IsValid() && p.Addr().Is4() {
-			family = FamilyIPv4
+			family = nl.FamilyIPv4
 		} else if p.IsValid() {
-			family = FamilyIPv6
+			family = nl.FamilyIPv6
 		}
 	}
 	p := program{}
@@ -64,14 +65,14 @@ func (f *EventFilter) assemble() ([]bpf.RawInstruction, error) {
 	p.add(bpf.LoadAbsolute{Off: 9 - messageByte(), Size: 1})
 	p.add(bpf.JumpIf{Cond: bpf.JumpEqual, Val: subsysConntrack, SkipTrue: 1})
 	p.add(bpfAccept)
-	if family != FamilyUnspec {
-		p.add(bpf.LoadAbsolute{Off: nlmsgHeader, Size: 1})
+	if family != nl.FamilyUnspec {
+		p.add(bpf.LoadAbsolute{Off: nl.NetlinkHeaderLen, Size: 1})
 		p.require(uint32(family))
 	}
 	if f.Proto != 0 {
 		next := p.newLabel()
 		p.nested(next, ctaTupleOrig, ctaTupleProto, ctaProtoNum)
-		p.add(bpf.LoadIndirect{Off: attrHeader, Size: 1})
+		p.add(bpf.LoadIndirect{Off: nl.AttrHeaderLen, Size: 1})
 		p.require(uint32(f.Proto))
 		p.place(next)
 	}

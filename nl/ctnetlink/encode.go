@@ -1,6 +1,9 @@
-package nl
+package ctnetlink
 
-import "math/bits"
+import (
+	"ctbox/nl"
+	"math/bits"
+)
 
 // Append appends f's attributes as a ctnetlink request carries them, in the
 // order conntrack-tools sends them. Only present attributes are written, and of
@@ -14,23 +17,23 @@ func (f *Flow) Append(dst []byte) []byte {
 	dst = f.Master.append(dst, ctaTupleMaster)
 	filter := f.Has&HasStatusMask != 0
 	if f.Has&HasStatus != 0 && !filter {
-		dst = appendU32(dst, ctaStatus, f.Status)
+		dst = nl.AppendU32(dst, ctaStatus, f.Status)
 	}
 	if f.Has&HasTimeout != 0 {
-		dst = appendU32(dst, ctaTimeout, f.Timeout)
+		dst = nl.AppendU32(dst, ctaTimeout, f.Timeout)
 	}
 	if f.Has&HasMark != 0 {
-		dst = appendU32(dst, ctaMark, f.Mark)
+		dst = nl.AppendU32(dst, ctaMark, f.Mark)
 	}
 	if f.Has&HasMarkMask != 0 {
-		dst = appendU32(dst, ctaMarkMask, f.MarkMask)
+		dst = nl.AppendU32(dst, ctaMarkMask, f.MarkMask)
 	}
 	if filter {
 		// A filter's status follows its mark.
 		if f.Has&HasStatus != 0 {
-			dst = appendU32(dst, ctaStatus, f.Status)
+			dst = nl.AppendU32(dst, ctaStatus, f.Status)
 		}
-		dst = appendU32(dst, ctaStatusMask, f.StatusMask)
+		dst = nl.AppendU32(dst, ctaStatusMask, f.StatusMask)
 	}
 	if f.Has&hasProtoinfo != 0 {
 		dst = f.appendProtoinfo(dst)
@@ -49,20 +52,20 @@ func (f *Flow) Append(dst []byte) []byte {
 	}
 	if f.Has&(HasHelper|HasHelperInfo) != 0 {
 		var at int
-		dst, at = beginNest(dst, ctaHelp)
+		dst, at = nl.BeginNest(dst, ctaHelp)
 		if f.Has&HasHelper != 0 {
-			dst = appendString(dst, ctaHelpName, f.Helper.Bytes())
+			dst = nl.AppendString(dst, ctaHelpName, f.Helper.Bytes())
 		}
 		if f.Has&HasHelperInfo != 0 {
-			dst = appendBytes(dst, ctaHelpInfo, f.HelperInfo)
+			dst = nl.AppendBytes(dst, ctaHelpInfo, f.HelperInfo)
 		}
-		dst = endNest(dst, at)
+		dst = nl.EndNest(dst, at)
 	}
 	if f.Has&HasID != 0 {
-		dst = appendU32(dst, ctaID, f.ID)
+		dst = nl.AppendU32(dst, ctaID, f.ID)
 	}
 	if f.Has&HasZone != 0 {
-		dst = appendU16(dst, ctaZone, f.Zone)
+		dst = nl.AppendU16(dst, ctaZone, f.Zone)
 	}
 	if f.Has&HasLabels != 0 {
 		dst = f.Labels.append(dst, ctaLabels, f.LabelsLen)
@@ -72,11 +75,11 @@ func (f *Flow) Append(dst []byte) []byte {
 	}
 	if f.Has&HasSynproxy != 0 {
 		var at int
-		dst, at = beginNest(dst, ctaSynproxy)
-		dst = appendU32(dst, ctaSynproxyISN, f.Synproxy.ISN)
-		dst = appendU32(dst, ctaSynproxyITS, f.Synproxy.ITS)
-		dst = appendU32(dst, ctaSynproxyTSOff, f.Synproxy.TSOff)
-		dst = endNest(dst, at)
+		dst, at = nl.BeginNest(dst, ctaSynproxy)
+		dst = nl.AppendU32(dst, ctaSynproxyISN, f.Synproxy.ISN)
+		dst = nl.AppendU32(dst, ctaSynproxyITS, f.Synproxy.ITS)
+		dst = nl.AppendU32(dst, ctaSynproxyTSOff, f.Synproxy.TSOff)
+		dst = nl.EndNest(dst, at)
 	}
 	return dst
 }
@@ -89,140 +92,140 @@ func (t *Tuple) append(dst []byte, typ uint16) []byte {
 	if t.Has == 0 {
 		return dst
 	}
-	dst, at := beginNest(dst, typ)
+	dst, at := nl.BeginNest(dst, typ)
 	if t.Has&TupleAddrs != 0 {
 		var in int
-		dst, in = beginNest(dst, ctaTupleIP)
+		dst, in = nl.BeginNest(dst, ctaTupleIP)
 		size, src, dstAttr := 4, uint16(ctaIPv4Src), uint16(ctaIPv4Dst)
-		if t.Family == FamilyIPv6 {
+		if t.Family == nl.FamilyIPv6 {
 			size, src, dstAttr = 16, ctaIPv6Src, ctaIPv6Dst
 		}
 		if t.Has&TupleSrc != 0 {
-			dst = appendBytes(dst, src, t.Src[:size])
+			dst = nl.AppendBytes(dst, src, t.Src[:size])
 		}
 		if t.Has&TupleDst != 0 {
-			dst = appendBytes(dst, dstAttr, t.Dst[:size])
+			dst = nl.AppendBytes(dst, dstAttr, t.Dst[:size])
 		}
-		dst = endNest(dst, in)
+		dst = nl.EndNest(dst, in)
 	}
 	if t.Has&(TupleProto|TuplePorts|TupleICMP) != 0 {
 		dst = t.appendProto(dst)
 	}
 	if t.Has&TupleZone != 0 {
-		dst = appendU16(dst, ctaTupleZone, t.Zone)
+		dst = nl.AppendU16(dst, ctaTupleZone, t.Zone)
 	}
-	return endNest(dst, at)
+	return nl.EndNest(dst, at)
 }
 
 func (t *Tuple) appendProto(dst []byte) []byte {
-	dst, at := beginNest(dst, ctaTupleProto)
+	dst, at := nl.BeginNest(dst, ctaTupleProto)
 	if t.Has&TupleProto != 0 {
-		dst = appendU8(dst, ctaProtoNum, t.Proto)
+		dst = nl.AppendU8(dst, ctaProtoNum, t.Proto)
 	}
 	if t.Has&TupleSrcPort != 0 {
-		dst = appendU16(dst, ctaProtoSrcPort, t.SrcPort)
+		dst = nl.AppendU16(dst, ctaProtoSrcPort, t.SrcPort)
 	}
 	if t.Has&TupleDstPort != 0 {
-		dst = appendU16(dst, ctaProtoDstPort, t.DstPort)
+		dst = nl.AppendU16(dst, ctaProtoDstPort, t.DstPort)
 	}
 	code, typ, id := uint16(ctaProtoICMPCode), uint16(ctaProtoICMPType), uint16(ctaProtoICMPID)
 	if t.Proto == ProtoICMPv6 {
 		code, typ, id = ctaProtoICMPv6Code, ctaProtoICMPv6Type, ctaProtoICMPv6ID
 	}
 	if t.Has&TupleICMPCode != 0 {
-		dst = appendU8(dst, code, t.ICMPCode)
+		dst = nl.AppendU8(dst, code, t.ICMPCode)
 	}
 	if t.Has&TupleICMPType != 0 {
-		dst = appendU8(dst, typ, t.ICMPType)
+		dst = nl.AppendU8(dst, typ, t.ICMPType)
 	}
 	if t.Has&TupleICMPID != 0 {
-		dst = appendU16(dst, id, t.ICMPID)
+		dst = nl.AppendU16(dst, id, t.ICMPID)
 	}
-	return endNest(dst, at)
+	return nl.EndNest(dst, at)
 }
 
 // appendProtoinfo writes the nest of the flow's own protocol; attributes of
 // another protocol are left out.
 func (f *Flow) appendProtoinfo(dst []byte) []byte {
 	proto, _ := f.Proto()
-	dst, at := beginNest(dst, ctaProtoinfo)
+	dst, at := nl.BeginNest(dst, ctaProtoinfo)
 	var in int
 	switch proto {
 	case ProtoTCP:
-		dst, in = beginNest(dst, ctaProtoinfoTCP)
+		dst, in = nl.BeginNest(dst, ctaProtoinfoTCP)
 		if f.Has&HasTCPState != 0 {
-			dst = appendU8(dst, ctaTCPState, f.TCPState)
+			dst = nl.AppendU8(dst, ctaTCPState, f.TCPState)
 		}
 		if f.Has&HasTCPFlagsOrig != 0 {
-			dst = append(appendAttrHeader(dst, ctaTCPFlagsOrig, 2), f.TCPFlagsOrig.Value, f.TCPFlagsOrig.Mask, 0, 0)
+			dst = append(nl.AppendAttrHeader(dst, ctaTCPFlagsOrig, 2), f.TCPFlagsOrig.Value, f.TCPFlagsOrig.Mask, 0, 0)
 		}
 		if f.Has&HasTCPFlagsReply != 0 {
-			dst = append(appendAttrHeader(dst, ctaTCPFlagsReply, 2), f.TCPFlagsReply.Value, f.TCPFlagsReply.Mask, 0, 0)
+			dst = append(nl.AppendAttrHeader(dst, ctaTCPFlagsReply, 2), f.TCPFlagsReply.Value, f.TCPFlagsReply.Mask, 0, 0)
 		}
 		if f.Has&HasTCPWScaleOrig != 0 {
-			dst = appendU8(dst, ctaTCPWScaleOrig, min(f.TCPWScaleOrig, MaxWindowScale))
+			dst = nl.AppendU8(dst, ctaTCPWScaleOrig, min(f.TCPWScaleOrig, MaxWindowScale))
 		}
 		if f.Has&HasTCPWScaleReply != 0 {
-			dst = appendU8(dst, ctaTCPWScaleReply, min(f.TCPWScaleRepl, MaxWindowScale))
+			dst = nl.AppendU8(dst, ctaTCPWScaleReply, min(f.TCPWScaleRepl, MaxWindowScale))
 		}
 	case ProtoSCTP:
-		dst, in = beginNest(dst, ctaProtoinfoSCTP)
+		dst, in = nl.BeginNest(dst, ctaProtoinfoSCTP)
 		if f.Has&HasSCTPState != 0 {
-			dst = appendU8(dst, ctaSCTPState, f.SCTPState)
+			dst = nl.AppendU8(dst, ctaSCTPState, f.SCTPState)
 		}
 		if f.Has&HasSCTPVtagOrig != 0 {
-			dst = appendU32(dst, ctaSCTPVtagOrig, f.SCTPVtagOrig)
+			dst = nl.AppendU32(dst, ctaSCTPVtagOrig, f.SCTPVtagOrig)
 		}
 		if f.Has&HasSCTPVtagReply != 0 {
-			dst = appendU32(dst, ctaSCTPVtagReply, f.SCTPVtagReply)
+			dst = nl.AppendU32(dst, ctaSCTPVtagReply, f.SCTPVtagReply)
 		}
 	case ProtoDCCP:
-		dst, in = beginNest(dst, ctaProtoinfoDCCP)
+		dst, in = nl.BeginNest(dst, ctaProtoinfoDCCP)
 		if f.Has&HasDCCPState != 0 {
-			dst = appendU8(dst, ctaDCCPState, f.DCCPState)
+			dst = nl.AppendU8(dst, ctaDCCPState, f.DCCPState)
 		}
 		if f.Has&HasDCCPRole != 0 {
-			dst = appendU8(dst, ctaDCCPRole, f.DCCPRole)
+			dst = nl.AppendU8(dst, ctaDCCPRole, f.DCCPRole)
 		}
 		if f.Has&HasDCCPHandshakeSeq != 0 {
-			dst = appendU64(dst, ctaDCCPHandshakeSeq, f.DCCPHandshakeSeq)
+			dst = nl.AppendU64(dst, ctaDCCPHandshakeSeq, f.DCCPHandshakeSeq)
 		}
 	default:
 		return dst[:at]
 	}
-	return endNest(endNest(dst, in), at)
+	return nl.EndNest(nl.EndNest(dst, in), at)
 }
 
 func (s *SeqAdj) append(dst []byte, typ uint16) []byte {
-	dst, at := beginNest(dst, typ)
-	dst = appendU32(dst, ctaSeqAdjPos, s.CorrectionPos)
-	dst = appendU32(dst, ctaSeqAdjBefore, s.OffsetBefore)
-	dst = appendU32(dst, ctaSeqAdjAfter, s.OffsetAfter)
-	return endNest(dst, at)
+	dst, at := nl.BeginNest(dst, typ)
+	dst = nl.AppendU32(dst, ctaSeqAdjPos, s.CorrectionPos)
+	dst = nl.AppendU32(dst, ctaSeqAdjBefore, s.OffsetBefore)
+	dst = nl.AppendU32(dst, ctaSeqAdjAfter, s.OffsetAfter)
+	return nl.EndNest(dst, at)
 }
 
 func (n *NAT) append(dst []byte, typ uint16, family uint8) []byte {
-	dst, at := beginNest(dst, typ)
+	dst, at := nl.BeginNest(dst, typ)
 	if n.HasAddr {
-		if family == FamilyIPv6 {
-			dst = appendBytes(dst, ctaNATv6Min, n.Addr[:16])
+		if family == nl.FamilyIPv6 {
+			dst = nl.AppendBytes(dst, ctaNATv6Min, n.Addr[:16])
 		} else {
-			dst = appendBytes(dst, ctaNATv4Min, n.Addr[:4])
+			dst = nl.AppendBytes(dst, ctaNATv4Min, n.Addr[:4])
 		}
 	}
 	if n.HasPort {
 		var in int
-		dst, in = beginNest(dst, ctaNATProto)
-		dst = appendU16(dst, ctaProtoNATPortMin, n.Port)
-		dst = appendU16(dst, ctaProtoNATPortMax, n.Port)
-		dst = endNest(dst, in)
+		dst, in = nl.BeginNest(dst, ctaNATProto)
+		dst = nl.AppendU16(dst, ctaProtoNATPortMin, n.Port)
+		dst = nl.AppendU16(dst, ctaProtoNATPortMax, n.Port)
+		dst = nl.EndNest(dst, in)
 	}
-	return endNest(dst, at)
+	return nl.EndNest(dst, at)
 }
 
 func (l *Labels) append(dst []byte, typ uint16, words uint8) []byte {
 	n := min(int(words), LabelWords)
-	dst = appendAttrHeader(dst, typ, 4*n)
+	dst = nl.AppendAttrHeader(dst, typ, 4*n)
 	for _, w := range l[:n] {
 		dst = native.AppendUint32(dst, w)
 	}
@@ -233,15 +236,15 @@ func (l *Labels) append(dst []byte, typ uint16, words uint8) []byte {
 // appended by Append, a dump is to compare. The flags are in the machine's
 // order, unlike nearly everything else.
 func (f *Flow) appendFilter(dst []byte) []byte {
-	dst, at := beginNest(dst, ctaFilter)
+	dst, at := nl.BeginNest(dst, ctaFilter)
 	for _, d := range [...]struct {
 		attr  uint16
 		tuple *Tuple
 	}{{ctaFilterOrigFlags, &f.Orig}, {ctaFilterReplyFlags, &f.Reply}} {
-		dst = appendAttrHeader(dst, d.attr, 4)
+		dst = nl.AppendAttrHeader(dst, d.attr, 4)
 		dst = native.AppendUint32(dst, d.tuple.filterFlags())
 	}
-	return endNest(dst, at)
+	return nl.EndNest(dst, at)
 }
 
 // filterFlags are the CTA_FILTER bits of the tuple's present fields, but for IPv6
@@ -249,7 +252,7 @@ func (f *Flow) appendFilter(dst []byte) []byte {
 // comparison for its opposite, and would leave out just the flows that match.
 func (t *Tuple) filterFlags() uint32 {
 	has := t.Has
-	if t.Family == FamilyIPv6 {
+	if t.Family == nl.FamilyIPv6 {
 		has &^= TupleAddrs
 	}
 	var flags uint32
@@ -279,29 +282,29 @@ func (e *Expect) Append(dst []byte) []byte {
 	dst = e.Master.append(dst, ctaExpectMaster)
 	dst = e.Mask.append(dst, ctaExpectMask)
 	if e.Has&ExpectHasTimeout != 0 {
-		dst = appendU32(dst, ctaExpectTimeout, e.Timeout)
+		dst = nl.AppendU32(dst, ctaExpectTimeout, e.Timeout)
 	}
 	if e.Has&ExpectHasFlags != 0 {
-		dst = appendU32(dst, ctaExpectFlags, e.Flags)
+		dst = nl.AppendU32(dst, ctaExpectFlags, e.Flags)
 	}
 	if e.Has&ExpectHasClass != 0 {
-		dst = appendU32(dst, ctaExpectClass, e.Class)
+		dst = nl.AppendU32(dst, ctaExpectClass, e.Class)
 	}
 	if e.Has&ExpectHasZone != 0 {
-		dst = appendU16(dst, ctaExpectZone, e.Zone)
+		dst = nl.AppendU16(dst, ctaExpectZone, e.Zone)
 	}
 	if e.Has&ExpectHasHelper != 0 {
-		dst = appendString(dst, ctaExpectHelpName, e.Helper.Bytes())
+		dst = nl.AppendString(dst, ctaExpectHelpName, e.Helper.Bytes())
 	}
 	if e.Has&ExpectHasFn != 0 {
-		dst = appendString(dst, ctaExpectFn, e.FnBytes())
+		dst = nl.AppendString(dst, ctaExpectFn, e.FnBytes())
 	}
 	if e.Has&ExpectHasNAT != 0 {
 		var at int
-		dst, at = beginNest(dst, ctaExpectNAT)
-		dst = appendU32(dst, ctaExpectNATDir, e.NATDir)
+		dst, at = nl.BeginNest(dst, ctaExpectNAT)
+		dst = nl.AppendU32(dst, ctaExpectNATDir, e.NATDir)
 		dst = e.NATTuple.append(dst, ctaExpectNATTuple)
-		dst = endNest(dst, at)
+		dst = nl.EndNest(dst, at)
 	}
 	return dst
 }

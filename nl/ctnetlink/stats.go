@@ -1,6 +1,9 @@
-package nl
+package ctnetlink
 
-import "context"
+import (
+	"context"
+	"ctbox/nl"
+)
 
 // CPUStats are the counters of one CPU: attribute n is Value[n], present when
 // bit n of Has is set (enum ctattr_stats_cpu, ctattr_expect_stats).
@@ -14,21 +17,21 @@ const maxStats = 20
 
 // DumpStats reads the counters of every CPU: of flows with TypeFlowStatsCPU, of
 // expectations with TypeExpectStatsCPU.
-func (c *Conn) DumpStats(ctx context.Context, typ Type, each func(*CPUStats) error) error {
-	_, err := c.Dump(ctx, Dump{Type: typ}, func(m *Message) error {
+func DumpStats(ctx context.Context, c *nl.Conn, typ nl.Type, each func(*CPUStats) error) error {
+	_, err := c.Dump(ctx, nl.Dump{Type: typ}, func(m *nl.Message) error {
 		s := CPUStats{CPU: m.ResID}
-		a := attrs{rest: m.Attrs}
-		for a.next() {
-			if int(a.typ) >= maxStats {
+		a := nl.Attrs{Rest: m.Attrs}
+		for a.Next() {
+			if int(a.Type) >= maxStats {
 				continue
 			}
-			if len(a.val) < 4 {
-				return a.short("statistics")
+			if len(a.Value) < 4 {
+				return a.Short("statistics")
 			}
-			s.Value[a.typ] = be.Uint32(a.val)
-			s.Has |= 1 << a.typ
+			s.Value[a.Type] = be.Uint32(a.Value)
+			s.Has |= 1 << a.Type
 		}
-		if err := a.end("statistics"); err != nil {
+		if err := a.End("statistics"); err != nil {
 			return err
 		}
 		return each(&s)
@@ -38,8 +41,8 @@ func (c *Conn) DumpStats(ctx context.Context, typ Type, each func(*CPUStats) err
 
 // Count returns the number of flows in the table of this network namespace, and
 // its limit, 0 on kernels that don't tell.
-func (c *Conn) Count(ctx context.Context) (entries, limit uint32, err error) {
-	err = c.Do(ctx, Request{Type: TypeFlowStats}, func(m *Message) error {
+func Count(ctx context.Context, c *nl.Conn) (entries, limit uint32, err error) {
+	err = c.Do(ctx, nl.Request{Type: TypeFlowStats}, func(m *nl.Message) error {
 		return decodeU32s(m.Attrs, "statistics", &entries, &limit)
 	})
 	return entries, limit, err

@@ -1,4 +1,4 @@
-package nl
+package ctnetlink
 
 import (
 	"errors"
@@ -8,6 +8,7 @@ import (
 	"unsafe"
 
 	"ctbox/internal/recvmmsg"
+	"ctbox/nl"
 
 	"golang.org/x/net/bpf"
 	"golang.org/x/sys/unix"
@@ -26,16 +27,7 @@ type eventSocket struct {
 	memorySize uint32
 	dropped    dropCounter
 
-	number uintptr // of recvmmsg(2)
-	buf    []byte
-	iov    [eventsPerRead]unix.Iovec
-	hdrs   [eventsPerRead]mmsghdr
-}
-
-// mmsghdr is struct mmsghdr of recvmmsg(2).
-type mmsghdr struct {
-	hdr unix.Msghdr
-	len uint32
+	reader *recvmmsg.Reader
 }
 
 const (
@@ -62,14 +54,7 @@ func openEventSocket() (_ *eventSocket, err error) {
 	if s.bell, err = unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK); err != nil {
 		return nil, fmt.Errorf("eventfd: %w", err)
 	}
-	s.number = recvmmsg.Number()
-	s.buf = make([]byte, eventsPerRead*eventSize)
-	for i := range s.hdrs {
-		s.iov[i].Base = &s.buf[i*eventSize]
-		s.iov[i].SetLen(eventSize)
-		s.hdrs[i].hdr.Iov = &s.iov[i]
-		s.hdrs[i].hdr.SetIovlen(1)
-	}
+	s.reader = recvmmsg.NewReader(eventsPerRead, eventSize)
 	return s, nil
 }
 
@@ -179,19 +164,14 @@ func (d *dropCounter) advance(now uint32) uint64 {
 // read takes what is queued, at most eventsPerRead datagrams, without waiting;
 // io.EOF says that nothing is.
 func (s *eventSocket) read() (int, error) {
-	for {
-		n, _, errno := unix.RawSyscall6(s.number, uintptr(s.fd), uintptr(unsafe.Pointer(&s.hdrs[0])),
-			eventsPerRead, unix.MSG_DONTWAIT, 0, 0)
-		switch errno {
-		case 0:
-			return int(n), nil
-		case unix.EINTR:
-		case unix.EAGAIN:
-			return 0, io.EOF
-		default:
-			return 0, errno
-		}
+	n, errno := s.reader.Read(uintptr(s.fd), eventsPerRead)
+	switch errno {
+	case 0:
+		return n, nil
+	case unix.EAGAIN:
+		return 0, io.EOF
 	}
+	return 0, errno
 }
 
 // wait returns when something is queued, the bell was rung, or the time is over;
@@ -208,8 +188,8 @@ func (s *eventSocket) wait(limit time.Duration) error {
 	return nil
 }
 
-// datagram is one of those that the last read took.
+// datagram returns datagram i of the last read, padded to the alignment of messages.
 func (s *eventSocket) datagram(i int) []byte {
-	b := s.buf[i*eventSize:]
-	return b[:align4(int(min(s.hdrs[i].len, eventSize)))]
+	b, _ := s.reader.Datagram(i)
+	return b[:min(nl.Align(len(b)), eventSize)]
 }

@@ -1,6 +1,7 @@
-package nl
+package ctnetlink
 
 import (
+	"ctbox/nl"
 	"net/netip"
 	"testing"
 
@@ -40,7 +41,7 @@ func TestEachAttributeAlone(t *testing.T) {
 			}
 		}
 	}
-	ping := Tuple{Has: TupleAddrs | TupleProto | TupleICMP | TupleZone, Family: FamilyIPv4, Proto: ProtoICMP,
+	ping := Tuple{Has: TupleAddrs | TupleProto | TupleICMP | TupleZone, Family: nl.FamilyIPv4, Proto: ProtoICMP,
 		Src: Addr{192, 0, 2, 1}, Dst: Addr{192, 0, 2, 2}, ICMPType: 8, ICMPCode: 1, ICMPID: 0x1234, Zone: 3}
 	for _, full := range []Tuple{tcp.Orig, ping} {
 		for bit := TupleAttr(1); bit <= full.Has; bit <<= 1 {
@@ -61,7 +62,7 @@ func TestEachAttributeAlone(t *testing.T) {
 }
 
 func TestTranslationsOfIPv6(t *testing.T) {
-	f := Flow{Has: HasNATSrc | HasNATDst, Orig: Tuple{Has: TupleAddrs | TupleProto | TuplePorts, Family: FamilyIPv6, Proto: ProtoUDP,
+	f := Flow{Has: HasNATSrc | HasNATDst, Orig: Tuple{Has: TupleAddrs | TupleProto | TuplePorts, Family: nl.FamilyIPv6, Proto: ProtoUDP,
 		Src: Addr{0x20, 1, 0xd, 0xb8, 15: 1}, Dst: Addr{0x20, 1, 0xd, 0xb8, 15: 2}, SrcPort: 4000, DstPort: 53}}
 	f.NATSrc = NAT{Addr: Addr{0x20, 1, 0xd, 0xb8, 15: 9}, HasAddr: true, Port: 4001, HasPort: true}
 	f.NATDst = NAT{Port: 5353, HasPort: true}
@@ -71,8 +72,8 @@ func TestTranslationsOfIPv6(t *testing.T) {
 }
 
 func TestDecodeSecurityContextWithItsEnd(t *testing.T) {
-	b, at := beginNest(nil, ctaSecctx)
-	b = endNest(appendBytes(b, ctaSecctxName, []byte("kernel_t\x00\x00")), at)
+	b, at := nl.BeginNest(nil, ctaSecctx)
+	b = nl.EndNest(nl.AppendBytes(b, ctaSecctxName, []byte("kernel_t\x00\x00")), at)
 	var f Flow
 	if err := f.Decode(b); err != nil || string(f.Secctx) != "kernel_t" {
 		t.Errorf("%q, %v", f.Secctx, err)
@@ -81,32 +82,32 @@ func TestDecodeSecurityContextWithItsEnd(t *testing.T) {
 
 func TestDecodeShortNests(t *testing.T) {
 	nest := func(typ uint16, part []byte) []byte {
-		b, at := beginNest(nil, typ)
-		return endNest(append(b, part...), at)
+		b, at := nl.BeginNest(nil, typ)
+		return nl.EndNest(append(b, part...), at)
 	}
-	empty := func(typ uint16) []byte { return appendBytes(nil, typ, nil) }
+	empty := func(typ uint16) []byte { return nl.AppendBytes(nil, typ, nil) }
 	for _, tt := range []struct {
 		name string
 		b    []byte
 	}{
 		{"TCP state", nest(ctaProtoinfo, nest(ctaProtoinfoTCP, empty(ctaTCPState)))},
-		{"TCP flags", nest(ctaProtoinfo, nest(ctaProtoinfoTCP, appendU8(nil, ctaTCPFlagsOrig, 1)))},
+		{"TCP flags", nest(ctaProtoinfo, nest(ctaProtoinfoTCP, nl.AppendU8(nil, ctaTCPFlagsOrig, 1)))},
 		{"SCTP state", nest(ctaProtoinfo, nest(ctaProtoinfoSCTP, empty(ctaSCTPState)))},
-		{"SCTP tag", nest(ctaProtoinfo, nest(ctaProtoinfoSCTP, appendU16(nil, ctaSCTPVtagOrig, 1)))},
+		{"SCTP tag", nest(ctaProtoinfo, nest(ctaProtoinfoSCTP, nl.AppendU16(nil, ctaSCTPVtagOrig, 1)))},
 		{"DCCP state", nest(ctaProtoinfo, nest(ctaProtoinfoDCCP, empty(ctaDCCPState)))},
-		{"DCCP sequence", nest(ctaProtoinfo, nest(ctaProtoinfoDCCP, appendU32(nil, ctaDCCPHandshakeSeq, 1)))},
-		{"sequence adjustment", nest(ctaSeqAdjOrig, appendU16(nil, ctaSeqAdjPos, 1))},
-		{"NAT address", nest(ctaNATSrc, appendU16(nil, ctaNATv4Min, 1))},
-		{"NAT port", nest(ctaNATSrc, nest(ctaNATProto, appendU8(nil, ctaProtoNATPortMin, 1)))},
-		{"counters", nest(ctaCountersOrig, appendU32(nil, ctaCountersPackets, 1))},
-		{"timestamp", nest(ctaTimestamp, appendU32(nil, ctaTimestampStart, 1))},
-		{"synproxy", nest(ctaSynproxy, appendU16(nil, ctaSynproxyISN, 1))},
+		{"DCCP sequence", nest(ctaProtoinfo, nest(ctaProtoinfoDCCP, nl.AppendU32(nil, ctaDCCPHandshakeSeq, 1)))},
+		{"sequence adjustment", nest(ctaSeqAdjOrig, nl.AppendU16(nil, ctaSeqAdjPos, 1))},
+		{"NAT address", nest(ctaNATSrc, nl.AppendU16(nil, ctaNATv4Min, 1))},
+		{"NAT port", nest(ctaNATSrc, nest(ctaNATProto, nl.AppendU8(nil, ctaProtoNATPortMin, 1)))},
+		{"counters", nest(ctaCountersOrig, nl.AppendU32(nil, ctaCountersPackets, 1))},
+		{"timestamp", nest(ctaTimestamp, nl.AppendU32(nil, ctaTimestampStart, 1))},
+		{"synproxy", nest(ctaSynproxy, nl.AppendU16(nil, ctaSynproxyISN, 1))},
 		{"zone", empty(ctaZone)},
-		{"id", appendU16(nil, ctaID, 1)},
+		{"id", nl.AppendU16(nil, ctaID, 1)},
 		{"protocol", nest(ctaTupleOrig, nest(ctaTupleProto, empty(ctaProtoNum)))},
-		{"port", nest(ctaTupleOrig, nest(ctaTupleProto, appendU8(nil, ctaProtoSrcPort, 1)))},
-		{"ICMP id", nest(ctaTupleOrig, nest(ctaTupleProto, appendU8(nil, ctaProtoICMPID, 1)))},
-		{"tuple's zone", nest(ctaTupleOrig, appendU8(nil, ctaTupleZone, 1))},
+		{"port", nest(ctaTupleOrig, nest(ctaTupleProto, nl.AppendU8(nil, ctaProtoSrcPort, 1)))},
+		{"ICMP id", nest(ctaTupleOrig, nest(ctaTupleProto, nl.AppendU8(nil, ctaProtoICMPID, 1)))},
+		{"tuple's zone", nest(ctaTupleOrig, nl.AppendU8(nil, ctaTupleZone, 1))},
 	} {
 		var f Flow
 		if err := f.Decode(tt.b); err == nil {
@@ -117,7 +118,7 @@ func TestDecodeShortNests(t *testing.T) {
 
 func TestEmptyFilters(t *testing.T) {
 	for _, f := range []EventFilter{
-		{Family: FamilyIPv4}, {Proto: ProtoTCP}, {Src: manyPrefixes(1)[0]}, {Dst: manyPrefixes(1)[0]},
+		{Family: nl.FamilyIPv4}, {Proto: ProtoTCP}, {Src: manyPrefixes(1)[0]}, {Dst: manyPrefixes(1)[0]},
 		{Protos: List[uint8]{Action: Ignore}}, {Prefixes: List[netip.Prefix]{Action: Ignore}}, {States: List[uint8]{Action: Accept}},
 	} {
 		if f.Empty() {

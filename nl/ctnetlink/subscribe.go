@@ -1,7 +1,8 @@
-package nl
+package ctnetlink
 
 import (
 	"context"
+	"ctbox/nl"
 	"io"
 	"os"
 	"sync"
@@ -40,6 +41,7 @@ const (
 // EventOptions says what to receive and how much may wait.
 type EventOptions struct {
 	Groups Group
+	NetNS  int // as in nl.Config: whose events
 	// Buffer is the kernel's receive buffer in bytes, DefaultEventBuffer if 0.
 	// It exceeds net.core.rmem_max only with CAP_NET_ADMIN; Subscription.Buffer
 	// tells what was granted.
@@ -98,7 +100,7 @@ type Subscription struct {
 type Events struct {
 	buf   []byte
 	marks []mark
-	msg   Message // the one that Each is at
+	msg   nl.Message // the one that Each is at
 	// Dropped is how many events the kernel has dropped, since the
 	// subscription began, before the end of this run (SO_MEMINFO's drop
 	// counter): exact, since each undelivered message counts one.
@@ -115,7 +117,11 @@ type mark struct {
 // returned is received or counted as dropped. The Subscription must be closed.
 // Joining needs CAP_NET_ADMIN; the error then is EPERM.
 func Subscribe(opts EventOptions) (*Subscription, error) {
-	sock, err := openEventSocket()
+	var sock *eventSocket
+	err := nl.InNetNS(opts.NetNS, func() (err error) {
+		sock, err = openEventSocket()
+		return err
+	})
 	if err != nil {
 		return nil, err
 	}
@@ -313,25 +319,25 @@ func (e *Events) Len() int { return len(e.buf) }
 
 // Each calls each for every event with the time of its reception. The Message is
 // good until each returns; an error of each ends the walk and is returned.
-func (e *Events) Each(each func(m *Message, received time.Time) error) error {
-	ms := messages{rest: e.buf}
+func (e *Events) Each(each func(m *nl.Message, received time.Time) error) error {
+	ms := nl.Messages{Rest: e.buf}
 	at := 0
-	for ms.next() {
-		for at < len(e.marks)-1 && len(e.buf)-len(ms.rest) > e.marks[at].end {
+	for ms.Next() {
+		for at < len(e.marks)-1 && len(e.buf)-len(ms.Rest) > e.marks[at].end {
 			at++
 		}
-		if ms.typ() < unix.NLMSG_MIN_TYPE {
+		if ms.Type() < unix.NLMSG_MIN_TYPE {
 			continue
 		}
-		if err := parseMessage(ms.raw, &e.msg); err != nil {
+		if err := e.msg.Parse(ms.Raw); err != nil {
 			return err
 		}
 		if err := each(&e.msg, e.marks[at].at); err != nil {
 			return err
 		}
 	}
-	if ms.bad {
-		return errShort
+	if ms.Bad {
+		return nl.ErrTruncated
 	}
 	return nil
 }

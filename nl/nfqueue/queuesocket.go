@@ -1,12 +1,14 @@
-package nl
+package nfqueue
 
 import (
+	"encoding/binary"
 	"fmt"
 	"os"
 	"syscall"
 	"unsafe"
 
 	"ctbox/internal/recvmmsg"
+	"ctbox/nl"
 
 	"golang.org/x/sys/unix"
 )
@@ -15,18 +17,22 @@ import (
 // calls, which never wait, are made without telling the runtime: told, or blocked in
 // one, the runtime wakes its monitor for every packet, which then polls for a while.
 type queueSocket struct {
-	file *os.File
-	raw  syscall.RawConn
-	buf  []byte
-	iov  [queueReads]unix.Iovec
-	hdrs [queueReads]mmsghdr
+	file   *os.File
+	raw    syscall.RawConn
+	reader *recvmmsg.Reader
 
 	in, out   func(fd uintptr) bool // receive and write, made once
-	number    uintptr               // of recvmmsg(2)
-	most, got uintptr               // datagrams to take at a time, and taken
+	most, got int                   // datagrams to take at a time, and taken
 	message   []byte                // to be sent
 	errno     syscall.Errno         // of the last call
 }
+
+// be and native are the two byte orders of nfnetlink_queue: attribute payloads and
+// headers.
+var (
+	be     = binary.BigEndian
+	native = binary.NativeEndian
+)
 
 const (
 	// queueReads is how many packets one system call takes.
@@ -66,14 +72,7 @@ func (s *queueSocket) open(buffer int) error {
 		return fmt.Errorf("open netlink socket: %w", err)
 	}
 	s.in, s.out = s.receive, s.write
-	s.number = recvmmsg.Number()
-	s.buf = make([]byte, queueReads*queueMessage)
-	for i := range s.hdrs {
-		s.iov[i].Base = &s.buf[i*queueMessage]
-		s.iov[i].SetLen(queueMessage)
-		s.hdrs[i].hdr.Iov = &s.iov[i]
-		s.hdrs[i].hdr.SetIovlen(1)
-	}
+	s.reader = recvmmsg.NewReader(queueReads, queueMessage)
 	return nil
 }
 
@@ -82,33 +81,29 @@ func (s *queueSocket) close() error { return s.file.Close() }
 // read waits for a datagram, takes what is there, at most so many, and returns how
 // many these are.
 func (s *queueSocket) read(most int) (int, error) {
-	s.most = uintptr(most)
+	s.most = most
 	if err := s.raw.Read(s.in); err != nil {
 		return 0, err
 	}
 	if s.errno != 0 {
 		return 0, s.errno
 	}
-	return int(s.got), nil
+	return s.got, nil
 }
 
 func (s *queueSocket) receive(fd uintptr) bool {
-	for {
-		s.got, _, s.errno = unix.RawSyscall6(s.number, fd, uintptr(unsafe.Pointer(&s.hdrs[0])),
-			s.most, unix.MSG_DONTWAIT, 0, 0)
-		if s.errno != unix.EINTR {
-			return s.errno != unix.EAGAIN
-		}
-	}
+	s.got, s.errno = s.reader.Read(fd, s.most)
+	return s.errno != unix.EAGAIN
 }
 
-// datagram is one of those that the last read took. One that did not fit is
-// empty: there is no telling what it was.
+// datagram returns datagram i of the last read; nil for one that did not fit, which
+// can't be decoded.
 func (s *queueSocket) datagram(i int) []byte {
-	if n := s.hdrs[i].len; n <= queueMessage {
-		return s.buf[i*queueMessage:][:n]
+	b, whole := s.reader.Datagram(i)
+	if !whole {
+		return nil
 	}
-	return nil
+	return b
 }
 
 // send sends to the kernel, which is netlink's default destination.
@@ -135,7 +130,7 @@ func (s *queueSocket) write(fd uintptr) bool {
 // wake makes a read under way return: the kernel acknowledges a message that asks
 // for nothing. Any goroutine may call it.
 func (s *queueSocket) wake() error {
-	b := native.AppendUint32(nil, nlmsgHeader)
+	b := native.AppendUint32(nil, nl.NetlinkHeaderLen)
 	b = native.AppendUint16(b, unix.NLMSG_NOOP)
 	b = native.AppendUint16(b, unix.NLM_F_REQUEST|unix.NLM_F_ACK)
 	b = native.AppendUint64(b, 0)
