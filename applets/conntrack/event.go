@@ -31,6 +31,9 @@ func (s *session) events(c *Command) (uint64, error) {
 	s.sayBuffer(c, sub.Buffer())
 
 	w := &watcher{session: s, printer: newPrinter(s.out, c), filter: newFilter(c), expect: c.Table == TableExpect}
+	if !sub.CountsDrops() {
+		w.atLeast = "at least "
+	}
 	err = w.watch(sub)
 	w.sayLoss(true)
 	if end := w.printer.finish(); err == nil {
@@ -146,6 +149,7 @@ type watcher struct {
 	event   format.Event
 	names   portNames
 
+	atLeast string    // in front of the number of lost events, where the kernel does not count them
 	dropped uint64    // by the kernel, so far
 	said    uint64    // of these, on stderr
 	saidAt  time.Time // when
@@ -218,6 +222,6 @@ func (w *watcher) sayLoss(end bool) {
 		w.warn("This message means that the current netlink socket buffer size is too small.")
 		w.warn("Please, check --buffer-size in conntrack(8) manpage.")
 	}
-	w.warn("WARNING: %d events lost, %d in all.", w.dropped-w.said, w.dropped)
+	w.warn("WARNING: %s%d events lost, %d in all.", w.atLeast, w.dropped-w.said, w.dropped)
 	w.said, w.saidAt = w.dropped, time.Now()
 }

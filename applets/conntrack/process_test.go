@@ -260,6 +260,35 @@ func TestStoppedListener(t *testing.T) {
 	}
 }
 
+// TestStoppedListenerOnAnOldKernel is the same where the kernel counts no dropped events
+// (before Linux 4.12): each loss is said, with a number that it is at least.
+func TestStoppedListenerOnAnOldKernel(t *testing.T) {
+	const flows = 20000
+	ns := netnstest.New(t, "stopped")
+	p := ns.Launch(ns.WithoutMeminfo(netnstest.Applet(t, "conntrack"), "-E", "-e", "NEW", "-b", "8192"))
+	netnstest.Eventually(t, 10*time.Second, "it listens", func() bool { return ns.Subscribers() == 1 })
+	if err := syscall.Kill(p.Pid(), syscall.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	fillTable(t, ns, flows)
+	if err := syscall.Kill(p.Pid(), syscall.SIGCONT); err != nil {
+		t.Fatal(err)
+	}
+	netnstest.Eventually(t, 30*time.Second, "the loss is said", func() bool { return strings.Contains(p.Stderr.String(), "at least") })
+	r := p.Stop(syscall.SIGINT)
+	printed, _ := countEvents(t, r.Stdout, false)
+	m := regexp.MustCompile(`WARNING: at least \d+ events lost, (\d+) in all\.`).FindAllStringSubmatch(r.Stderr, -1)
+	if len(m) == 0 {
+		t.Fatalf("status %d: %s", r.Code, r.Stderr)
+	}
+	if lost, _ := strconv.Atoi(m[len(m)-1][1]); printed == flows || lost == 0 || printed+lost > flows {
+		t.Errorf("%d made, %d printed, at least %d lost: %s", flows, printed, lost, r.Stderr)
+	}
+	if want := said(fmt.Sprintf("%d flow events have been shown.", printed)); r.Code != 0 || !strings.HasSuffix(r.Stderr, want) {
+		t.Errorf("status %d: %s", r.Code, r.Stderr)
+	}
+}
+
 // countEvents counts the events in a stream, and those that it says were lost.
 func countEvents(t *testing.T, stdout string, isJSON bool) (printed, told int) {
 	t.Helper()

@@ -608,3 +608,37 @@ func TestCheck(t *testing.T) {
 		}
 	}
 }
+
+// Where the kernel counts no dropped events (before Linux 4.12) an overrun is noticed all
+// the same, and the internal cache becomes what the kernel has.
+func TestOverrunOnAnOldKernel(t *testing.T) {
+	const flows = 5000
+	h := newHost(t)
+	config := h.configure(" NetlinkBufferSize 4608\n NetlinkBufferSizeMaxGrowth 4608\n NetlinkOverrunResync 1", "Stats {\n}")
+	p := h.Launch(h.WithoutMeminfo(ours(t), "-C", config))
+	netnstest.Eventually(t, patience, "the daemon is started", func() bool {
+		return strings.Contains(p.Stdout.String(), "-- starting in console mode --")
+	})
+	if err := syscall.Kill(p.Pid(), syscall.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	var lines strings.Builder
+	for i := range flows {
+		fmt.Fprintf(&lines, "-I -p udp -s 198.51.100.%d -d 203.0.113.1 --sport %d --dport 53 -t 300\n", i%250, 1024+i/250)
+	}
+	if r := h.Run(lines.String(), netnstest.Applet(t, "conntrack"), "-R", "-"); r.Code != 0 {
+		t.Fatalf("%+v", r)
+	}
+	if err := syscall.Kill(p.Pid(), syscall.SIGCONT); err != nil {
+		t.Fatal(err)
+	}
+	netnstest.Eventually(t, patience, "the cache has all flows", func() bool {
+		return strings.Count(h.client("-i"), "\n") == flows
+	})
+	k := h.kernel()
+	stop(t, p)
+	if log := p.Stdout.String() + p.Stderr.String(); !strings.Contains(log, "does not count the events that it drops") ||
+		!strings.Contains(log, "the kernel dropped at least ") || k.Overruns == 0 || k.Lost < k.Overruns || k.Lost >= flows {
+		t.Errorf("%+v: %s", k, log)
+	}
+}

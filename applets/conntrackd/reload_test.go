@@ -456,7 +456,7 @@ func (h *host) replication() replication {
 }
 
 // kernel are the numbers of the daemon's events.
-func (h *host) kernel() (k struct{ Events, Filtered int }) {
+func (h *host) kernel() (k struct{ Events, Filtered, Overruns, Lost int }) {
 	h.t.Helper()
 	status := struct{ Kernel any }{&k}
 	if err := json.Unmarshal([]byte(h.client("-s", "runtime", "--json")), &status); err != nil {

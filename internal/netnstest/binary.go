@@ -24,6 +24,10 @@ func Main(m *testing.M) {
 }
 
 func runTests(m *testing.M) int {
+	if err := runFiltered(); err != nil {
+		fmt.Fprintln(os.Stderr, "netnstest:", err)
+		return 1
+	}
 	dir, err := os.MkdirTemp("", "ctbox-test-")
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "netnstest:", err)

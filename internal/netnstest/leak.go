@@ -14,6 +14,10 @@ import (
 // ended: whatever a test opened it has closed, and what is closed has ended its
 // goroutines. Main does this, too.
 func RunTests(m *testing.M) int {
+	if err := runFiltered(); err != nil {
+		fmt.Fprintln(os.Stderr, "netnstest:", err)
+		return 1
+	}
 	status := m.Run()
 	if status != 0 {
 		return status

@@ -26,6 +26,8 @@ type eventSocket struct {
 	memory     [9]uint32 // SO_MEMINFO's answer; kept, to be allocated once
 	memorySize uint32
 	dropped    dropCounter
+	counts     bool   // the kernel has SO_MEMINFO: dropped is exact
+	overruns   uint64 // else: how often the kernel reported ENOBUFS
 
 	reader *recvmmsg.Reader
 }
@@ -138,14 +140,23 @@ func (s *eventSocket) attach(program []bpf.RawInstruction) error {
 	return nil
 }
 
-// drops is the number of messages the kernel could not queue on the socket. One
-// goroutine at a time may call it.
+// drops returns the number of messages that the kernel could not queue on the socket;
+// at least that many where it does not count them. One goroutine at a time may call it.
 func (s *eventSocket) drops() uint64 {
 	const drops = 8 // SK_MEMINFO_DROPS
-	s.memorySize = uint32(unsafe.Sizeof(s.memory))
-	_, _, _ = unix.RawSyscall6(unix.SYS_GETSOCKOPT, uintptr(s.fd), unix.SOL_SOCKET, unix.SO_MEMINFO,
-		uintptr(unsafe.Pointer(&s.memory)), uintptr(unsafe.Pointer(&s.memorySize)), 0)
+	if !s.counts || !s.readMemory() {
+		return s.dropped.total + s.overruns
+	}
 	return s.dropped.advance(s.memory[drops])
+}
+
+// readMemory asks for SO_MEMINFO, which Linux has since 4.12, and reports whether it
+// was answered.
+func (s *eventSocket) readMemory() bool {
+	s.memorySize = uint32(unsafe.Sizeof(s.memory))
+	_, _, errno := unix.RawSyscall6(unix.SYS_GETSOCKOPT, uintptr(s.fd), unix.SOL_SOCKET, unix.SO_MEMINFO,
+		uintptr(unsafe.Pointer(&s.memory)), uintptr(unsafe.Pointer(&s.memorySize)), 0)
+	return errno == 0 && uintptr(s.memorySize) == unsafe.Sizeof(s.memory)
 }
 
 // dropCounter follows the kernel's counter, whose 32 bits a daemon outlives.
@@ -162,7 +173,7 @@ func (d *dropCounter) advance(now uint32) uint64 {
 }
 
 // read takes what is queued, at most eventsPerRead datagrams, without waiting;
-// io.EOF says that nothing is.
+// io.EOF says that nothing is. No datagram and no error say that messages were lost.
 func (s *eventSocket) read() (int, error) {
 	n, errno := s.reader.Read(uintptr(s.fd), eventsPerRead)
 	switch errno {
@@ -170,6 +181,11 @@ func (s *eventSocket) read() (int, error) {
 		return n, nil
 	case unix.EAGAIN:
 		return 0, io.EOF
+	case unix.ENOBUFS:
+		// The kernel says it once, for the first message that it could not queue,
+		// and drops what comes until the queue is empty.
+		s.overruns++
+		return 0, nil
 	}
 	return 0, errno
 }

@@ -3,6 +3,7 @@ package ctnetlink
 import (
 	"context"
 	"errors"
+	"io"
 	"net/netip"
 	"os"
 	"runtime"
@@ -523,6 +524,86 @@ func TestEventLossIsCounted(t *testing.T) {
 	if dropped == 0 || seen+int(dropped) != n {
 		t.Errorf("%d seen + %d dropped, want %d in all and some dropped", seen, dropped, n)
 	}
+}
+
+// Without the kernel's counter (before Linux 4.12) no loss goes unnoticed: the number is
+// less than what was lost, and not 0; and after the loss events come again.
+func TestEventLossWithoutACounter(t *testing.T) {
+	ns := netnstest.New(t, "uncounted")
+	s := subscribeIn(t, ns, EventOptions{Groups: GroupFlowNew, Buffer: 4096, Backlog: 1, uncounted: true})
+	if s.CountsDrops() {
+		t.Error("the socket says that the kernel counts")
+	}
+	c := dialIn(t, ns)
+	const n = 20000
+	create(t, c, n, tcpFlow)
+	// What was lost is not counted, so the end of the events is that of the subscription.
+	if err := s.Leave(); err != nil {
+		t.Fatal(err)
+	}
+	drain := func() (seen int, dropped uint64) {
+		t.Helper()
+		ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+		defer cancel()
+		var e *Events
+		for {
+			var err error
+			if e, err = s.Next(ctx, e); err == io.EOF {
+				return seen, dropped
+			} else if err != nil {
+				t.Fatal(err)
+			}
+			if e.Dropped < dropped {
+				t.Fatalf("%d dropped after %d", e.Dropped, dropped)
+			}
+			dropped = e.Dropped
+			if err := e.Each(func(*nl.Message, time.Time) error { seen++; return nil }); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	if seen, dropped := drain(); dropped == 0 || seen == 0 || seen+int(dropped) > n {
+		t.Errorf("%d seen, at least %d dropped, of %d", seen, dropped, n)
+	}
+}
+
+// A loss is reported although no event follows it.
+func TestEventLossWithoutACounterIsReportedAtOnce(t *testing.T) {
+	ns := netnstest.New(t, "uncounted")
+	s := subscribeIn(t, ns, EventOptions{Groups: GroupFlowNew, Buffer: 4096, Backlog: 1, uncounted: true})
+	c := dialIn(t, ns)
+	create(t, c, 5000, tcpFlow)
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	defer cancel()
+	var e *Events
+	for e == nil || e.Dropped == 0 {
+		var err error
+		if e, err = s.Next(ctx, e); err != nil {
+			t.Fatal(err)
+		}
+	}
+	// Delivery goes on when what was queued before the overrun has been read.
+	later := 5000
+	netnstest.Eventually(t, 20*time.Second, "an event after the loss", func() (seen bool) {
+		create(t, c, 1, func(int) Flow { later++; return tcpFlow(later) })
+		for {
+			var err error
+			if e, err = s.Take(e); err != nil {
+				t.Fatal(err)
+			}
+			if e == nil {
+				return seen
+			}
+			if err := e.Each(func(m *nl.Message, _ time.Time) error {
+				var f Flow
+				err := f.Decode(m.Attrs)
+				seen = seen || f.Orig.SrcPort > 5000
+				return err
+			}); err != nil {
+				t.Fatal(err)
+			}
+		}
+	})
 }
 
 func TestDropCounterOutlivesTheKernels(t *testing.T) {

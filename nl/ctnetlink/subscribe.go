@@ -64,6 +64,8 @@ type EventOptions struct {
 	// when it has read what there is. While it runs nothing is read: it may take a
 	// little, which saves waking another thread, and must not wait.
 	Arrived func()
+
+	uncounted bool // for tests: as if the kernel had no SO_MEMINFO
 }
 
 // Subscription receives events. A goroutine of its own does nothing but read the
@@ -103,7 +105,8 @@ type Events struct {
 	msg   nl.Message // the one that Each is at
 	// Dropped is how many events the kernel has dropped, since the
 	// subscription began, before the end of this run (SO_MEMINFO's drop
-	// counter): exact, since each undelivered message counts one.
+	// counter). Each undelivered message counts one, so it is exact; it is a
+	// lower bound where Subscription.CountsDrops is false.
 	Dropped uint64
 }
 
@@ -156,9 +159,12 @@ func (s *eventSocket) subscribe(opts EventOptions) error {
 	}
 	// With ENOBUFS reported the kernel drops everything from the first overrun
 	// until the socket is empty; without it only what does not fit, and the
-	// drop counter tells the loss exactly.
-	if err := s.option("set NETLINK_NO_ENOBUFS", unix.NETLINK_NO_ENOBUFS, 1); err != nil {
-		return err
+	// drop counter gives the loss exactly. A kernel without that counter has to
+	// report ENOBUFS: nothing else would show a loss.
+	if s.counts = !opts.uncounted && s.readMemory(); s.counts {
+		if err := s.option("set NETLINK_NO_ENOBUFS", unix.NETLINK_NO_ENOBUFS, 1); err != nil {
+			return err
+		}
 	}
 	if opts.Reliable {
 		if err := s.option("set NETLINK_BROADCAST_SEND_ERROR", unix.NETLINK_BROADCAST_ERROR, 1); err != nil {
@@ -175,6 +181,11 @@ func (s *eventSocket) subscribe(opts EventOptions) error {
 
 // Buffer is the kernel's receive buffer in bytes, as it reports it.
 func (s *Subscription) Buffer() int { return s.sock.rcvbuf }
+
+// CountsDrops reports whether the kernel counts what it drops. Before Linux 4.12 it does
+// not (SO_MEMINFO): Events.Dropped then grows by one for each overrun, however many events
+// that took, and never misses one.
+func (s *Subscription) CountsDrops() bool { return s.sock.counts }
 
 // SetBuffer changes the size of the kernel's receive buffer; Buffer tells what was
 // granted. One goroutine at a time may call it.

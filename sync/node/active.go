@@ -27,13 +27,8 @@ func (n *Node) subscribe() error {
 	if opts.Reliable {
 		n.notice("reliable ctnetlink event delivery is ENABLED.")
 	}
-	switch {
-	case opts.Filter != nil:
-		n.notice("using kernel-space event filtering")
-	case g.Filter.Active():
-		n.notice("using user-space event filtering")
-	}
-	opts.Buffer = n.eventBuffer(g)
+	buffer, configured := eventBuffer(g)
+	opts.Buffer = buffer
 	sub, err := ctnetlink.Subscribe(opts)
 	if errors.Is(err, ctnetlink.ErrFilterTooLong) {
 		n.filterTooLong(err)
@@ -44,6 +39,19 @@ func (n *Node) subscribe() error {
 		return err
 	}
 	n.events = sub
+	if !sub.CountsDrops() {
+		n.atLeast = "at least "
+		n.notice("this kernel does not count the events that it drops (Linux 4.12 and later do): each overrun counts as one lost event")
+	}
+	switch {
+	case opts.Filter != nil:
+		n.notice("using kernel-space event filtering")
+	case g.Filter.Active():
+		n.notice("using user-space event filtering")
+	}
+	if !configured {
+		n.saySystemBuffer()
+	}
 	n.kernel.BufferSize = uint64(sub.Buffer())
 	n.notice(fmt.Sprintf("netlink event socket buffer size has been set to %d bytes", sub.Buffer()))
 	return nil
@@ -78,13 +86,17 @@ func (n *Node) filterTooLong(err error) {
 // for each and sending it alone costs more than all the rest.
 const coalesce = 8 * time.Millisecond
 
-// eventBuffer is the size to ask for, and says so if it is the system's.
-func (n *Node) eventBuffer(g *conf.General) int {
-	if configured := configuredBuffer(g); configured != 0 {
-		return configured / 2 // the kernel doubles it
+// eventBuffer returns the size to ask for, and whether it is the configuration's and
+// not the system's.
+func eventBuffer(g *conf.General) (size int, configured bool) {
+	if n := configuredBuffer(g); n != 0 {
+		return n / 2, true // the kernel doubles it
 	}
+	return systemBuffer(), false
+}
+
+func (n *Node) saySystemBuffer() {
 	n.notice("NetlinkBufferSize is either not set or is greater than NetlinkBufferSizeMaxGrowth. Using current system buffer size")
-	return systemBuffer()
 }
 
 // configuredBuffer is the configuration's size in bytes, 0 where it leaves that to

@@ -106,6 +106,7 @@ type Node struct {
 	overrunDelay, lastOverrun time.Duration
 	saidLost                  time.Duration // when the log last named lost events
 	unsaidLost                uint64        // those since
+	atLeast                   string        // in front of that number, where the kernel does not count what it drops
 	grownOut                  bool          // said that the buffer can't be doubled further
 	startedSaid               time.Duration // when the log last said that the peer has started
 }

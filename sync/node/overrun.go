@@ -76,7 +76,7 @@ const lostQuiet = time.Second
 func (n *Node) sayLost(lost uint64) {
 	n.unsaidLost += lost
 	if now := n.clock(); n.saidLost == 0 || now-n.saidLost >= lostQuiet {
-		n.log.Warn(fmt.Sprintf("the kernel dropped %d events: its buffer was full", n.unsaidLost))
+		n.log.Warn(fmt.Sprintf("the kernel dropped %s%d events: its buffer was full", n.atLeast, n.unsaidLost))
 		n.saidLost, n.unsaidLost = now, 0
 		n.timers.lost = 0
 	} else if n.timers.lost == 0 {

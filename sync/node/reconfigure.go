@@ -84,7 +84,11 @@ func (n *Node) resubscribe(g *conf.General, filter *filter, refilter bool) error
 	if configuredBuffer(g) == configuredBuffer(before) {
 		return nil // what it has grown to since, it keeps
 	}
-	if err := n.events.SetBuffer(n.eventBuffer(g)); err != nil {
+	size, configured := eventBuffer(g)
+	if !configured {
+		n.saySystemBuffer()
+	}
+	if err := n.events.SetBuffer(size); err != nil {
 		if refilter {
 			err = errors.Join(err, n.filterEvents(before, n.filter))
 		}
