@@ -71,6 +71,7 @@ func NewFTFW(now time.Duration, config FTFWConfig) *FTFW {
 	}
 	m := &FTFW{config: config, seq: config.FirstSeq, alive: now + aliveInterval}
 	m.init()
+	m.resizeIndex(config.Resend)
 	m.resync.interval = resyncInterval
 	m.peer.began = now - helloPause
 	m.peer.highestAt = now - lateTime
@@ -83,7 +84,10 @@ func NewFTFW(now time.Duration, config FTFWConfig) *FTFW {
 
 // SetLimits changes FTFWConfig's Window and Resend, which are above 0. What a
 // longer resend queue holds stays there until it is acknowledged.
-func (m *FTFW) SetLimits(window, resend int) { m.config.Window, m.config.Resend = window, resend }
+func (m *FTFW) SetLimits(window, resend int) {
+	m.config.Window, m.config.Resend = window, resend
+	m.resizeIndex(resend)
+}
 
 // SetIncomplete implements Machine.
 func (m *FTFW) SetIncomplete(now time.Duration, lost uint32) { m.notice.set(now, lost) }

@@ -198,15 +198,13 @@ func (m *FTFW) eachSent(from, to wire.Seq, do func(id, *element)) {
 	if !to.Before(m.seq) {
 		return
 	}
-	for i := m.resend.head; i != none; {
+	for i := m.find(from); i != none; {
 		e := m.at(i)
 		if e.seq.After(to) {
 			return
 		}
 		next := e.next
-		if !e.seq.Before(from) {
-			do(i, e)
-		}
+		do(i, e)
 		i = next
 	}
 }

@@ -129,6 +129,11 @@ func checkLists(t *testing.T, m *FTFW) {
 			t.Fatalf("list %d has %d elements, %d controls, and says %+v", l.name, n, controls, *l)
 		}
 	}
+	for i := m.resend.head; i != none; i = m.at(i).next {
+		if got := m.find(m.at(i).seq); got != i {
+			t.Fatalf("number %d is found at %d, and is at %d", m.at(i).seq, got, i)
+		}
+	}
 	if inBulk != m.bulk.left {
 		t.Fatalf("%d objects of a bulk are queued, it says %d are left", inBulk, m.bulk.left)
 	}

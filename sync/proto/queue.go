@@ -79,6 +79,8 @@ type queues struct {
 	free     list // of control elements
 
 	transmit, background, resend, released list
+
+	index seqIndex // of resend; FTFW has one
 }
 
 func (q *queues) init() {
@@ -135,6 +137,9 @@ func (q *queues) append(l *list, i id, e *element) {
 	}
 	l.tail = i
 	l.count(i, e, 1)
+	if l.name == resend {
+		q.index.add(q, i)
+	}
 }
 
 func (l *list) count(i id, e *element, n int) {
@@ -164,6 +169,9 @@ func (q *queues) remove(i id, e *element) {
 	l := q.list(e.queue)
 	if l == nil {
 		return
+	}
+	if l.name == resend {
+		q.index.drop(q, i, e)
 	}
 	if e.prev == none {
 		l.head = e.next
