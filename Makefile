@@ -16,7 +16,7 @@ PREFIX   ?= /usr/local
 FUZZTIME ?= 20s
 FUZZJOBS ?= 2
 TORTURETIME ?= 10m
-WITHOUT  ?= conntrackd nfct doctor helpers json metrics
+WITHOUT  ?= conntrackd nfct doctor helpers json metrics box
 
 # Nothing of the machine, the folder or the clock goes into the binary, so two
 # builds of one commit are the same byte for byte. The tag leaves out urfave/cli's
@@ -48,6 +48,11 @@ $(BIN)/ctbox: $(SOURCES) Makefile $(BIN)/.settings
 minimal: ## build bin/minimal/ctbox, for small flash: without what WITHOUT names
 	$(GO) build $(subst -tags $(TAGS),-tags "$(TAGS) $(WITHOUT:%=no_%)",$(BUILDFLAGS)) -o $(BIN)/minimal/ctbox .
 
+.PHONY: sizes
+sizes: ## print how much flash the builds take, the table of docs/size.md
+	@scripts/need sizes
+	@MAKE="$(MAKE)" scripts/sizes.sh
+
 # What else a build depends on; the file changes when one of these does.
 SETTINGS = $(GOOS) $(GOARCH) $(GOARM) $(GOMIPS) $(GOFLAGS) $(RACE)
 
@@ -63,6 +68,7 @@ test: all ## run the tests (root: they make network namespaces)
 	@scripts/need test
 	@[ "$$(id -u)" = 0 ] || { echo "make test: needs root, to make network namespaces" >&2; exit 1; }
 	$(GO) test -count=1 -p 1 -tags $(TAGS) ./...
+	$(GO) test -count=1 -tags $(TAGS),no_box ./applets
 
 # The kernel of the machine at hand seldom has what user-space helpers need. Nothing
 # is compiled inside: emulation is slow.
@@ -108,6 +114,7 @@ lint: $(STATICCHECK) ## gofmt, vet and staticcheck
 	[ -z "$$bad" ] || { echo "gofmt would change:" $$bad >&2; exit 1; }
 	$(GO) vet -tags $(TAGS) ./...
 	$(GO) vet -tags $(TAGS),vm,torture ./helpers/vmtest ./sync/interop
+	$(GO) vet -tags $(TAGS),no_box ./applets
 	$(STATICCHECK) -tags $(TAGS),vm,torture ./...
 	@for script in scripts/need scripts/*.sh; do sh -n $$script || exit 1; done
 	@bash -n .ci/run

@@ -6,6 +6,7 @@ import (
 	"context"
 	"os"
 	"os/signal"
+	"sync"
 	"syscall"
 	"time"
 
@@ -14,7 +15,7 @@ import (
 
 func main() {
 	table := applets.All()
-	if a, _ := applets.Pick(table, os.Args); a != nil && !a.NoLink {
+	if a, _ := applets.Pick(table, os.Args); a != nil && a.Run != nil {
 		setName(a.Name)
 	}
 	os.Exit(run(table))
@@ -25,13 +26,25 @@ func main() {
 // signal, as it would without us. A daemon has all the time it needs.
 const grace = 3 * time.Second
 
-// stopped is why an applet's context has ended: the signal. To whom that is all the
-// same it is context.Canceled.
+// stopped is why an applet's context has ended: the signal. It wraps
+// context.Canceled.
 type stopped syscall.Signal
 
 func (s stopped) Error() string          { return s.Signal().String() }
 func (s stopped) Unwrap() error          { return context.Canceled }
 func (s stopped) Signal() syscall.Signal { return syscall.Signal(s) }
+
+// interruptible is a context that ends with the first SIGINT or SIGTERM. It begins to
+// catch them when it is first asked whether it has ended. Until then, and in a program
+// that never asks, a signal does what it does by default. Catching costs threads, a
+// tenth of the whole run of `conntrack -C`.
+type interruptible struct {
+	context.Context
+	catch func() // idempotent
+}
+
+func (c interruptible) Done() <-chan struct{} { c.catch(); return c.Context.Done() }
+func (c interruptible) Err() error            { c.catch(); return c.Context.Err() }
 
 // run gives the applet a context that ends with the first SIGINT or SIGTERM,
 // so that an event stream can write its footer and its summary. A second
@@ -43,24 +56,31 @@ func (s stopped) Signal() syscall.Signal { return syscall.Signal(s) }
 // returns EPIPE. Applets therefore write to the stdout they are given (it is
 // the *os.File of descriptor 1) and never have to look for EPIPE there.
 func run(table []applets.Applet) int {
-	caught := make(chan os.Signal, 1)
-	signal.Notify(caught, syscall.SIGINT, syscall.SIGTERM)
 	ctx, cancel := context.WithCancelCause(context.Background())
 	defer cancel(nil)
 	returned := make(chan struct{})
 	defer close(returned)
-	go func() {
-		sig := <-caught
-		signal.Reset(syscall.SIGINT, syscall.SIGTERM)
-		cancel(stopped(sig.(syscall.Signal)))
-		if a, _ := applets.Pick(table, os.Args); a != nil && a.Daemon {
-			return
-		}
-		select {
-		case <-returned:
-		case <-time.After(grace):
-			_ = syscall.Kill(os.Getpid(), sig.(syscall.Signal))
-		}
-	}()
-	return applets.Run(ctx, table, os.Args, os.Stdin, os.Stdout, os.Stderr)
+	picked, _ := applets.Pick(table, os.Args)
+	daemon := picked != nil && picked.Daemon
+	catch := sync.OnceFunc(func() {
+		caught := make(chan os.Signal, 1)
+		signal.Notify(caught, syscall.SIGINT, syscall.SIGTERM)
+		go func() {
+			sig := <-caught
+			signal.Reset(syscall.SIGINT, syscall.SIGTERM)
+			cancel(stopped(sig.(syscall.Signal)))
+			if daemon {
+				return
+			}
+			select {
+			case <-returned:
+			case <-time.After(grace):
+				_ = syscall.Kill(os.Getpid(), sig.(syscall.Signal))
+			}
+		}()
+	})
+	if daemon {
+		catch() // whose files must go with it, whenever it is stopped
+	}
+	return applets.Run(interruptible{ctx, catch}, table, os.Args, os.Stdin, os.Stdout, os.Stderr)
 }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -22,6 +23,7 @@ var parts = []struct {
 	{"helpers", []string{"nfct", "add", "helper", "ftp", "inet", "tcp"}, "that helper is not supported"},
 	{"json", []string{"conntrack", "-L", "-o", "json"}, "this ctbox was built without JSON"},
 	{"metrics", nil, ""}, // nothing says it but a daemon
+	{"box", []string{"--generate-bash-completion"}, `ctbox: unknown option "--generate-bash-completion"`},
 }
 
 // documentedSizes are the sizes in docs/size.md by what is left out.
@@ -99,6 +101,14 @@ func TestMinimalBuilds(t *testing.T) {
 	t.Run("without daemon and doctor", func(t *testing.T) { minimal(t, "conntrackd doctor") })
 	t.Run("without all", func(t *testing.T) {
 		path, _ := minimal(t, strings.Join(all, " "))
+		wantSize(t, path, maxMinimalSize, maxMinimalPacked)
+		// Every function's name is there, for stack traces. net brings its resolver with
+		// whatever takes an address as text: net.Dial, net.Listen, net.ListenConfig.
+		// Beside urfave/cli it cannot be left out: text/template makes the linker keep
+		// every method.
+		if data, err := os.ReadFile(path); err != nil || bytes.Contains(data, []byte("net.(*Resolver).")) {
+			t.Errorf("the binary has net's resolver, which is 190 kB (%v)", err)
+		}
 		if got := output(t, path, "--list"); got != "conntrack\n" {
 			t.Errorf("--list says %q", got)
 		}

@@ -1,7 +1,7 @@
 // Package applets is the table of the programs that ctbox is, and the rule by
 // which one of them is picked: by the name the binary was started under, or by
-// the first argument. Each applet has a folder of its own below this one and
-// knows nothing of this package.
+// the first argument. It is also the box: what `ctbox` does under its own name.
+// Each applet has a folder of its own below this one and does not import this package.
 package applets
 
 import (
@@ -13,6 +13,7 @@ import (
 	"strings"
 
 	"ctbox/applets/conntrack"
+	"ctbox/applets/internal/command"
 	"ctbox/internal/version"
 )
 
@@ -22,25 +23,30 @@ import (
 // ctx ends when the user asks the program to stop (SIGINT, SIGTERM): the
 // applet then finishes what it is writing and returns. If it is no daemon it
 // has a few seconds for that, after which main lets the signal kill the
-// process. The applet buffers its own output and flushes it before it returns.
+// process. Signals are caught from the first call of ctx's Done or Err on; an applet
+// that calls neither dies of them. It buffers its own output and flushes it before it
+// returns.
 // context.Cause(ctx) then is a context.Canceled with a method Signal() syscall.Signal.
 type RunFunc func(ctx context.Context, argv []string, stdin io.Reader, stdout, stderr io.Writer) int
 
-// Applet is one row of the table.
+// Applet is one row of the table: a program of conntrack-tools, which has Run, or a
+// command of ctbox's own, which has Command.
 type Applet struct {
-	Name   string // the name of its link, and the NAME in `ctbox NAME …`
-	Run    RunFunc
-	Daemon bool // takes the time it needs to end, on a machine however busy
-	// NoLink is for a name that is the box's own and means nothing outside of it:
-	// `ctbox NAME …` runs it, and no link is made or looked at.
-	NoLink bool
+	Name    string // the name of its link, and the NAME in `ctbox NAME …`
+	Summary string // what the program does, for the list in ctbox's help
+	Run     RunFunc
+	Help    string // the argument that makes Run print its help
+	Daemon  bool   // takes the time it needs to end, on a machine however busy
+	// Command returns a new description of a command of ctbox's own. No link is made
+	// for it: its name means something behind `ctbox` only.
+	Command func() *command.Command
 }
 
 // Linked returns the applets of the table that links are made for.
 func Linked(table []Applet) []Applet {
 	var linked []Applet
 	for _, a := range table {
-		if !a.NoLink {
+		if a.Run != nil {
 			linked = append(linked, a)
 		}
 	}
@@ -49,10 +55,11 @@ func Linked(table []Applet) []Applet {
 
 // All returns the applets this binary has, sorted by name.
 func All() []Applet {
-	return slices.Concat([]Applet{{Name: "conntrack", Run: conntrack.Run}}, daemon, checkup, policies)
+	return slices.Concat([]Applet{{Name: "conntrack", Run: conntrack.Run, Help: "--help",
+		Summary: "list, change and watch the kernel's connection tracking table"}}, daemon, checkup, policies)
 }
 
-// exitUsage is the status for a command line that names nothing we can run.
+// exitUsage is the exit status for a command line of ctbox's own that is wrong.
 const exitUsage = 2
 
 // Pick returns the applet that argv asks for and the argv that it gets, or nil
@@ -71,7 +78,7 @@ func Pick(table []Applet, argv []string) (*Applet, []string) {
 		name, argv = argv[1], argv[1:]
 	}
 	for i := range table {
-		if table[i].Name == name && (box || !table[i].NoLink) {
+		if table[i].Name == name && (box || table[i].Run != nil) {
 			return &table[i], argv
 		}
 	}
@@ -87,57 +94,73 @@ func programName(argv []string) string {
 
 func isBox(name string) bool { return strings.HasPrefix(name, "ctbox") }
 
-// Run starts the applet that argv asks for (see Pick), or carries out one of
-// ctbox's own options, and returns the exit status.
+// Run starts the applet that argv asks for (see Pick) and returns its exit status.
+// A program of conntrack-tools is started at once and parses its own arguments; all
+// else is the box's.
 func Run(ctx context.Context, table []Applet, argv []string, stdin io.Reader, stdout, stderr io.Writer) int {
-	if a, args := Pick(table, argv); a != nil {
+	if a, args := Pick(table, argv); a != nil && a.Run != nil {
 		return a.Run(ctx, args, stdin, stdout, stderr)
 	}
 	if name := programName(argv); !isBox(name) {
 		return unknown(stderr, Linked(table), name)
 	}
-	if len(argv) < 2 {
-		fmt.Fprint(stderr, usage(table))
-		return exitUsage
+	if len(argv) == 0 {
+		argv = []string{"ctbox"}
 	}
-	switch arg := argv[1]; {
-	case arg == "--list":
-		if len(argv) > 2 {
-			return usageError(stderr, "--list takes no argument")
-		}
-		for _, a := range Linked(table) {
-			fmt.Fprintln(stdout, a.Name)
-		}
-		return 0
-	case arg == "--install":
-		if len(argv) != 3 {
-			return usageError(stderr, "--install takes one argument: the directory that gets the links")
-		}
-		if err := Install(table, argv[2]); err != nil {
-			fmt.Fprintf(stderr, "ctbox: %v\n", err)
-			return 1
-		}
-		return 0
-	case arg == "--version":
-		fmt.Fprintf(stdout, "ctbox v%s\n", version.Number)
-		return 0
-	case arg == "--help" || arg == "-h":
-		fmt.Fprint(stdout, usage(table))
-		return 0
-	case strings.HasPrefix(arg, "-"):
-		return usageError(stderr, fmt.Sprintf("unknown option %q", arg))
-	default:
-		return unknown(stderr, table, arg)
+	return box{table, stdin, stdout, stderr}.run(ctx, argv)
+}
+
+// box is ctbox itself: its options, its help and its own commands.
+type box struct {
+	table          []Applet
+	stdin          io.Reader
+	stdout, stderr io.Writer
+}
+
+// list prints the names of the programs that have links.
+func (b box) list() int {
+	for _, a := range Linked(b.table) {
+		fmt.Fprintln(b.stdout, a.Name)
 	}
+	return 0
+}
+
+// install makes the links in dir.
+func (b box) install(dir string) int {
+	if dir == "" {
+		return b.misuse("--install needs a directory")
+	}
+	if err := Install(b.table, dir); err != nil {
+		fmt.Fprintf(b.stderr, "ctbox: %v\n", err)
+		return 1
+	}
+	return 0
+}
+
+// version prints the version of ctbox.
+func (b box) version() int {
+	fmt.Fprintf(b.stdout, "ctbox v%s\n", version.Number)
+	return 0
+}
+
+// find returns the applet with that name, or nil.
+func (b box) find(name string) *Applet {
+	for i := range b.table {
+		if b.table[i].Name == name {
+			return &b.table[i]
+		}
+	}
+	return nil
+}
+
+// misuse prints the one line that a wrong command line gets.
+func (b box) misuse(what string) int {
+	fmt.Fprintf(b.stderr, "ctbox: %s (try ctbox --help)\n", what)
+	return exitUsage
 }
 
 func unknown(stderr io.Writer, table []Applet, name string) int {
 	fmt.Fprintf(stderr, "ctbox: no applet %q; there is: %s\n", name, names(table))
-	return exitUsage
-}
-
-func usageError(stderr io.Writer, what string) int {
-	fmt.Fprintf(stderr, "ctbox: %s (try ctbox --help)\n", what)
 	return exitUsage
 }
 
@@ -147,18 +170,4 @@ func names(table []Applet) string {
 		list[i] = a.Name
 	}
 	return strings.Join(list, ", ")
-}
-
-func usage(table []Applet) string {
-	return `ctbox v` + version.Number + `: connection tracking tools in one binary
-
-Usage: ctbox APPLET [ARGUMENT]...
-   or: APPLET [ARGUMENT]...      by a link of that name to this binary
-   or: ctbox --list              print the applets that have links, one a line
-   or: ctbox --install DIR       make the links in DIR
-   or: ctbox --version
-   or: ctbox --help
-
-Applets: ` + names(table) + `
-`
 }

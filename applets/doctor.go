@@ -4,4 +4,4 @@ package applets
 
 import "ctbox/applets/doctor"
 
-var checkup = []Applet{{Name: "doctor", Run: doctor.Run, NoLink: true}}
+var checkup = []Applet{{Name: "doctor", Command: doctor.Command}}

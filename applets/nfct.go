@@ -4,4 +4,5 @@ package applets
 
 import "ctbox/applets/nfct"
 
-var policies = []Applet{{Name: "nfct", Run: nfct.Run}}
+var policies = []Applet{{Name: "nfct", Run: nfct.Run, Help: "help",
+	Summary: "manage timeout policies and user-space helpers"}}

@@ -17,7 +17,7 @@ func (s *session) create(c *Command) (uint64, error) {
 	if err != nil {
 		return 0, err
 	}
-	if err := conn.Do(s.ctx, r, nil); err != nil {
+	if err := conn.Do(s.brief(), r, nil); err != nil {
 		return 0, s.refused(c, err)
 	}
 	return 1, nil

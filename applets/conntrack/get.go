@@ -14,7 +14,7 @@ func (s *session) get(c *Command) (uint64, error) {
 		return 0, err
 	}
 	var got ctnetlink.Flow
-	if err := ctnetlink.Get(s.ctx, conn, wanted(&c.Flow), &got); err != nil {
+	if err := ctnetlink.Get(s.brief(), conn, wanted(&c.Flow), &got); err != nil {
 		return 0, s.refused(c, err)
 	}
 	p := newPrinter(s.out, c)

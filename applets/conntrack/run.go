@@ -47,6 +47,11 @@ type session struct {
 	changes        *nl.Conn // changes while a dump is read
 }
 
+// brief returns the context of a single request. The kernel answers it while it takes
+// it, so there is nothing to interrupt; not asking the session's context spares the
+// program that catches signals for it (see package main).
+func (s *session) brief() context.Context { return context.WithoutCancel(s.ctx) }
+
 func (s *session) close() {
 	for _, c := range []*nl.Conn{s.asks, s.changes} {
 		if c != nil {

@@ -22,7 +22,7 @@ func (s *session) count(c *Command) error {
 		if err != nil {
 			return err
 		}
-		entries, _, err := ctnetlink.Count(s.ctx, conn)
+		entries, _, err := ctnetlink.Count(s.brief(), conn)
 		if err != nil {
 			return s.refused(c, err)
 		}

@@ -15,8 +15,9 @@ import (
 	"io"
 	"io/fs"
 	"os"
-	"strings"
+	"strconv"
 
+	"ctbox/applets/internal/command"
 	"ctbox/conf"
 	"ctbox/nl"
 )
@@ -32,26 +33,12 @@ const (
 
 const defaultConfig = "/etc/conntrackd/conntrackd.conf"
 
-const usageText = `Usage: ctbox doctor [--for APPLET] [-C FILE] [--json]
-
-Looks at the system and says what is wrong, why it matters and what mends it.
-Changes nothing and sends nothing.
-
-  --for APPLET   only what conntrack, conntrackd or nfct needs
-  -C FILE        conntrackd's configuration, ` + defaultConfig + ` if it is there
-  --json         one JSON object a finding, one a line
-  -h, --help     show this help
-
-Exit status: 0 nothing above a note, 1 warnings, 2 errors, 3 no result.
-`
-
-// options are a parsed command line.
+// options are what a command line asks for.
 type options struct {
-	about  target
-	asked  bool   // --for was given
+	target string // --for; "" for everything
+	about  target // what target names
 	config string // "": the default, if it exists
 	json   bool
-	help   bool
 }
 
 var targets = [...]struct {
@@ -59,62 +46,54 @@ var targets = [...]struct {
 	about target
 }{{"conntrack", forConntrack}, {"conntrackd", forConntrackd}, {"nfct", forNfct}}
 
-// parse parses the arguments behind argv[0].
-func parse(args []string) (o options, err error) {
+// check completes the options and returns what is wrong with them.
+func (o *options) check() error {
 	o.about = forAll
-	for len(args) > 0 {
-		arg, value, attached := strings.Cut(args[0], "=")
-		args = args[1:]
-		takes := arg == "--for" || arg == "-C" || arg == "--config"
-		switch {
-		case takes && !attached && len(args) == 0:
-			return o, errors.New(arg + " needs an argument")
-		case takes && !attached:
-			value, args = args[0], args[1:]
-		case attached && !takes:
-			arg += "=" + value
+	if o.target != "" {
+		o.about = 0
+		for _, t := range targets {
+			if t.name == o.target {
+				o.about = t.about
+			}
 		}
-		switch arg {
-		case "--for":
-			o.about = 0
-			for _, t := range targets {
-				if t.name == value {
-					o.about, o.asked = t.about, true
-				}
-			}
-			if o.about == 0 {
-				return o, errors.New("--for takes conntrack, conntrackd or nfct, not " + value)
-			}
-		case "-C", "--config":
-			o.config = value
-		case "--json":
-			o.json = true
-		case "-h", "--help":
-			o.help = true
-		default:
-			return o, errors.New("unknown argument " + arg)
+		if o.about == 0 {
+			return errors.New("--for takes conntrack, conntrackd or nfct, not " + strconv.Quote(o.target))
 		}
 	}
 	if o.config != "" && o.about&forConntrackd == 0 {
-		return o, errors.New("-C goes with --for conntrackd")
+		return errors.New("-C goes with --for conntrackd")
 	}
-	return o, nil
+	return nil
 }
 
-// Run is the applet. It prints the findings and returns the exit status.
-func Run(ctx context.Context, argv []string, _ io.Reader, stdout, stderr io.Writer) int {
-	if len(argv) > 0 {
-		argv = argv[1:]
+// Command returns the command `ctbox doctor`.
+func Command() *command.Command {
+	o := new(options)
+	c := &command.Command{
+		Name:  "doctor",
+		Usage: "examine this system: what is wrong, why it matters and how to fix it",
+		Description: "Changes nothing and sends no packet.\n" +
+			"Exit status: 0 nothing above a note, 1 warnings, 2 errors, 3 no result.",
+		Options: []command.Option{
+			{Name: "for", Usage: "only what `APPLET` needs: conntrack, conntrackd or nfct", Text: &o.target},
+			{Name: "config", Names: []string{"C"}, Usage: "conntrackd's configuration is `FILE`; without, " +
+				defaultConfig + " if it exists", Text: &o.config},
+			{Name: "json", Usage: "print each finding as a JSON object on its line", On: &o.json},
+		},
+		Misused: exitUnknown,
 	}
-	o, err := parse(argv)
-	if err != nil {
-		return broken(stderr, err.Error()+" (try ctbox doctor --help)")
+	c.Run = func(ctx context.Context, stdout, stderr io.Writer) int {
+		if err := o.check(); err != nil {
+			return c.Misuse(stderr, err)
+		}
+		return run(ctx, o, stdout, stderr)
 	}
-	if o.help {
-		_, _ = io.WriteString(stdout, usageText)
-		return exitOK
-	}
-	h := &host{ctx: ctx, root: "/", asked: o.asked}
+	return c
+}
+
+// run examines the system, prints the findings and returns the exit status.
+func run(ctx context.Context, o *options, stdout, stderr io.Writer) int {
+	h := &host{ctx: ctx, root: "/", asked: o.target != ""}
 	defer h.close()
 	r := &report{}
 	examine(h, r, o)
@@ -137,7 +116,7 @@ func broken(stderr io.Writer, why string) int {
 }
 
 // examine opens what the checks share and runs those that o asks for.
-func examine(h *host, r *report, o options) {
+func examine(h *host, r *report, o *options) {
 	if conn, err := nl.Dial(nl.Config{}); err == nil {
 		h.conn = conn
 	} else {

@@ -188,20 +188,25 @@ func TestUsage(t *testing.T) {
 		code           int
 		stdout, stderr string
 	}{
-		{[]string{"--help"}, 0, "Usage: ctbox doctor", ""},
-		{[]string{"-h"}, 0, "Usage: ctbox doctor", ""},
+		{[]string{"--help"}, 0, "ctbox doctor [OPTION]...", ""},
+		{[]string{"-h"}, 0, "ctbox doctor [OPTION]...", ""},
 		{[]string{"--for"}, 3, "", "--for needs an argument"},
-		{[]string{"--for", "iptables"}, 3, "", "not iptables"},
-		{[]string{"--for="}, 3, "", "--for takes"},
-		{[]string{"--json=1"}, 3, "", "unknown argument --json=1"},
-		{[]string{"now"}, 3, "", "unknown argument now"},
+		{[]string{"--for", "iptables"}, 3, "", `not "iptables"`},
+		{[]string{"--for="}, 3, "", "--for needs an argument"},
+		{[]string{"--json=perhaps"}, 3, "", "perhaps"},
+		{[]string{"--xml"}, 3, "", `unknown option "--xml"`},
+		{[]string{"now"}, 3, "", `unknown argument "now"`},
 		{[]string{"--for", "nfct", "-C", "x"}, 3, "", "-C goes with"},
+		{[]string{"-C"}, 3, "", "-C needs an argument"},
 		{[]string{"-C", "/nonexistent", "--for", "conntrackd"}, 2, "no such file", ""},
 	} {
 		var stdout, stderr bytes.Buffer
-		code := Run(t.Context(), append([]string{"doctor"}, c.args...), nil, &stdout, &stderr)
+		cmd := exec.CommandContext(t.Context(), netnstest.Applet(t, "ctbox"), append([]string{"doctor"}, c.args...)...)
+		cmd.Stdout, cmd.Stderr = &stdout, &stderr
+		_ = cmd.Run()
+		code := cmd.ProcessState.ExitCode()
 		if code != c.code || !strings.Contains(stdout.String(), c.stdout) || !strings.Contains(stderr.String(), c.stderr) ||
-			(c.stderr == "") != (stderr.Len() == 0) {
+			(c.stderr == "") != (stderr.Len() == 0) || strings.Count(stderr.String(), "\n") > 1 {
 			t.Errorf("%q: status %d, stdout %q, stderr %q", c.args, code, &stdout, &stderr)
 		}
 	}

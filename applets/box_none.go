@@ -1,0 +1,93 @@
+//go:build no_box
+
+package applets
+
+import (
+	"context"
+	"fmt"
+	"strings"
+
+	"ctbox/applets/internal/command"
+	"ctbox/internal/version"
+)
+
+// run is the box without urfave/cli: the options, the links and ctbox's own commands.
+// There is no completion.
+func (b box) run(ctx context.Context, argv []string) int {
+	if len(argv) < 2 {
+		fmt.Fprint(b.stderr, b.usage())
+		return exitUsage
+	}
+	word, args := argv[1], argv[2:]
+	if a := b.find(word); a != nil {
+		return b.own(ctx, a.Command(), args)
+	}
+	if dir, ok := strings.CutPrefix(word, "--install="); ok {
+		word, args = "--install", append([]string{dir}, args...)
+	}
+	switch {
+	case word == "--install" && len(args) == 0:
+		return b.misuse(command.Missing("install").Error())
+	case word == "--install" && len(args) == 1:
+		return b.install(args[0])
+	case word == "--install":
+		return b.misuse("--install takes one directory")
+	case word == "help" && len(args) == 1:
+		return b.help(ctx, args[0])
+	case word == "help" && len(args) > 1:
+		return b.misuse("help takes one command")
+	case (word == "--list" || word == "--version") && len(args) > 0:
+		return b.misuse(word + " takes no argument")
+	case word == "--list":
+		return b.list()
+	case word == "--version":
+		return b.version()
+	case word == "--help" || word == "-h" || word == "help":
+		fmt.Fprint(b.stdout, b.usage())
+		return 0
+	case strings.HasPrefix(word, "-"):
+		return b.misuse(fmt.Sprintf("unknown option %q", word))
+	}
+	return unknown(b.stderr, b.table, word)
+}
+
+// own runs a command of ctbox's own.
+func (b box) own(ctx context.Context, c *command.Command, args []string) int {
+	help, err := c.Parse(args)
+	if err != nil {
+		return c.Misuse(b.stderr, err)
+	}
+	if help {
+		fmt.Fprint(b.stdout, c.Help())
+		return 0
+	}
+	return c.Run(ctx, b.stdout, b.stderr)
+}
+
+func (b box) help(ctx context.Context, name string) int {
+	a := b.find(name)
+	switch {
+	case a == nil:
+		return unknown(b.stderr, b.table, name)
+	case a.Command != nil:
+		fmt.Fprint(b.stdout, a.Command().Help())
+		return 0
+	}
+	a.Run(ctx, []string{a.Name, a.Help}, b.stdin, b.stdout, b.stdout)
+	return 0
+}
+
+func (b box) usage() string {
+	return `ctbox v` + version.Number + `: connection tracking tools in one binary
+
+Usage: ctbox COMMAND [ARGUMENT]...
+   or: COMMAND [ARGUMENT]...      by a link of that name to this binary
+   or: ctbox --list               print the commands that have links, each on its line
+   or: ctbox --install DIR        make the links in DIR
+   or: ctbox --version
+   or: ctbox --help
+   or: ctbox help COMMAND
+
+Commands: ` + names(b.table) + `
+`
+}
