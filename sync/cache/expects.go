@@ -7,11 +7,11 @@ import (
 	"ctbox/nl/ctnetlink"
 )
 
-// Expects is a table of expectations, internal or external. There are few of them
-// (the kernel's limit is thousands), so each is kept as it is.
+// Expects is a table of expectations, internal or external. They are few (the kernel's
+// limit is a few thousand), so each is stored as it is.
 //
-// An expectation is known by master, expected and mask tuple and by its zone, which
-// is what the kernel refuses a second one of. Everything else is content.
+// An expectation is identified by its master, expected and mask tuples and its zone, as
+// in the kernel. Everything else is content.
 type Expects struct {
 	objects
 	records slab[ctnetlink.Expect]
@@ -23,8 +23,8 @@ func NewExpects(c Config) *Expects {
 	return &Expects{objects: newObjects(c)}
 }
 
-// Put inserts e, or puts it in the place of the expectation that is there, which is
-// then Alive: an update carries the whole expectation.
+// Put inserts e, or replaces the contents of the existing expectation, which becomes
+// Alive: an update carries the whole expectation.
 func (t *Expects) Put(e *ctnetlink.Expect, now time.Duration) (Handle, Outcome) {
 	return t.insertOr(e, now, func(slot uint32, r *ctnetlink.Expect) Outcome {
 		before := *r
@@ -37,8 +37,8 @@ func (t *Expects) Put(e *ctnetlink.Expect, now time.Duration) (Handle, Outcome) 
 	})
 }
 
-// Replace inserts e, or puts it in the place of the expectation that is there; the
-// expectation is New. Counters count one that ended and one that began.
+// Replace inserts e, or replaces the existing expectation; the expectation is New. The
+// statistics count one expectation that ended and one that began.
 func (t *Expects) Replace(e *ctnetlink.Expect, now time.Duration) (Handle, Outcome) {
 	return t.insertOr(e, now, func(slot uint32, r *ctnetlink.Expect) Outcome {
 		*r = *e
@@ -78,8 +78,8 @@ func (t *Expects) Find(e *ctnetlink.Expect) Handle {
 	return t.handle(slot)
 }
 
-// Load makes e the expectation that h names, dead or not, and reports whether there
-// is one.
+// Load sets e to the expectation that h refers to, dead or not, and reports whether
+// there is one.
 func (t *Expects) Load(h Handle, e *ctnetlink.Expect) bool {
 	slot := t.slot(h)
 	if slot == 0 {
@@ -89,7 +89,7 @@ func (t *Expects) Load(h Handle, e *ctnetlink.Expect) bool {
 	return true
 }
 
-// Release frees a dead expectation, and reports whether h was one.
+// Release frees a dead expectation and reports whether h referred to one.
 func (t *Expects) Release(h Handle) bool {
 	slot := t.slot(h)
 	if slot == 0 || t.heads.at(slot).state != Dead {
@@ -101,17 +101,17 @@ func (t *Expects) Release(h Handle) bool {
 	return true
 }
 
-// Delete is Kill and Release in one, for an expectation that nothing else refers to.
+// Delete kills and releases an expectation that nothing else refers to.
 func (t *Expects) Delete(h Handle) bool { return t.Kill(h) && t.Release(h) }
 
-// Flush forgets all expectations, dead ones too: their handles name nothing any
-// more. The living ones count as destroyed.
+// Flush removes all expectations, dead ones too, and invalidates their handles.
+// Expectations that were not dead count as destroyed.
 func (t *Expects) Flush() {
 	t.flush()
 	t.records = slab[ctnetlink.Expect]{}
 }
 
-// Bytes returns the memory the table's objects and index take.
+// Bytes returns the memory in bytes of the table's objects and index.
 func (t *Expects) Bytes() int { return t.objects.bytes() + t.records.bytes() }
 
 func (t *Expects) hash(e *ctnetlink.Expect) uint32 {
@@ -136,7 +136,7 @@ func (t *Expects) find(e *ctnetlink.Expect, hash uint32) uint32 {
 	return 0
 }
 
-// expectZone is the zone of e; none is zone 0, which the kernel doesn't send.
+// expectZone returns the zone of e. The kernel does not send zone 0.
 func expectZone(e *ctnetlink.Expect) uint16 {
 	if e.Has&ctnetlink.ExpectHasZone == 0 {
 		return 0

@@ -8,8 +8,8 @@ import (
 	"ctbox/nl/ctnetlink"
 )
 
-// Flows is a table of flows: the internal cache, fed by the kernel, the external
-// one, fed by the peers, or that of statistics mode.
+// Flows is a table of flows: the internal cache, filled by the kernel, the external
+// cache, filled by the peers, or the cache of statistics mode.
 type Flows struct {
 	objects
 	records slab[record]
@@ -28,13 +28,13 @@ func NewFlows(c Config) *Flows {
 	return &Flows{objects: newObjects(c)}
 }
 
-// Put inserts f, or merges it into the flow that is there: attributes present in f
-// overwrite, the others stay, the original tuple stays, and the flow is Alive. It
-// is what an UPDATE event, an entry of a dump and a peer's UPD mean.
+// Put inserts f, or merges it into the existing flow: attributes present in f
+// overwrite, the others stay, the original tuple stays, and the flow becomes Alive. Put
+// serves UPDATE events, entries of a dump, and updates from a peer.
 //
-// The reply tuple is overwritten too: in the life of a flow it doesn't change, so if
-// it differs the flow is another one whose beginning was lost. For the same reason
-// a known id that changes makes Put a Replace.
+// The reply tuple is overwritten too: it does not change during the life of a flow, so
+// a different one belongs to another flow whose beginning was lost. For the same reason
+// Put acts as Replace where a known id changes.
 func (t *Flows) Put(f *ctnetlink.Flow, now time.Duration) (Handle, Outcome) {
 	k, ok := keyOfFlow(f)
 	if !ok {
@@ -58,9 +58,9 @@ func (t *Flows) Put(f *ctnetlink.Flow, now time.Duration) (Handle, Outcome) {
 	return t.handle(slot), Updated
 }
 
-// Replace inserts f, or puts it in the place of the flow that is there, of which
-// nothing is kept but the handle; the flow is New. It is what a NEW
-// event and a peer's NEW mean. Counters count a flow that ended and one that began.
+// Replace inserts f, or replaces everything but the handle of the existing flow; the
+// flow is New. Replace serves NEW events and new flows from a peer. The statistics count
+// one flow that ended and one that began.
 func (t *Flows) Replace(f *ctnetlink.Flow, now time.Duration) (Handle, Outcome) {
 	k, ok := keyOfFlow(f)
 	if !ok {
@@ -97,8 +97,8 @@ func (t *Flows) lookup(k *key, ok bool) Handle {
 	return t.handle(slot)
 }
 
-// Load makes f the flow that h names, dead or not, and reports whether there is
-// one. Attributes that the table does not keep are absent.
+// Load sets f to the flow that h refers to, dead or not, and reports whether there is
+// one. Attributes that the table does not store are absent.
 func (t *Flows) Load(h Handle, f *ctnetlink.Flow) bool {
 	slot := t.slot(h)
 	if slot == 0 {
@@ -109,7 +109,7 @@ func (t *Flows) Load(h Handle, f *ctnetlink.Flow) bool {
 	return true
 }
 
-// Release frees a dead flow, and reports whether h was one.
+// Release frees a dead flow and reports whether h referred to one.
 func (t *Flows) Release(h Handle) bool {
 	slot := t.slot(h)
 	if slot == 0 || t.heads.at(slot).state != Dead {
@@ -126,11 +126,11 @@ func (t *Flows) Release(h Handle) bool {
 	return true
 }
 
-// Delete is Kill and Release in one, for a flow that nothing else refers to.
+// Delete kills and releases a flow that nothing else refers to.
 func (t *Flows) Delete(h Handle) bool { return t.Kill(h) && t.Release(h) }
 
-// Flush forgets all flows, dead ones too: their handles name nothing any more. The
-// living ones count as destroyed.
+// Flush removes all flows, dead ones too, and invalidates their handles. Flows that
+// were not dead count as destroyed.
 func (t *Flows) Flush() {
 	t.flush()
 	t.records = slab[record]{}
@@ -138,7 +138,7 @@ func (t *Flows) Flush() {
 	t.tails = tails{}
 }
 
-// Bytes returns the memory the table's objects and index take.
+// Bytes returns the memory in bytes of the table's objects and index.
 func (t *Flows) Bytes() int {
 	return t.objects.bytes() + t.records.bytes() + t.pairs.bytes() + t.tails.bytes()
 }
@@ -286,8 +286,8 @@ func (t *Flows) load(r *record, f *ctnetlink.Flow) {
 	}
 }
 
-// merge writes what f has over what r holds, and reports whether anything but the
-// timeout changed.
+// merge overwrites r with the attributes present in f and reports whether anything but
+// the timeout changed.
 func (t *Flows) merge(r *record, f *ctnetlink.Flow) (changed bool) {
 	before := *r
 	r.setHot(f)
@@ -326,8 +326,8 @@ func (r *record) cold(f *ctnetlink.Flow) bool {
 		f.Reply.Has != 0 && (r.has&recReply == 0 || !plainReply(f))
 }
 
-// mergeCold writes the tuples and attributes of f that have no place in a record
-// over those of s.
+// mergeCold overwrites in s the tuples and attributes of f that a record has no room
+// for.
 func mergeCold(s, f *ctnetlink.Flow) {
 	has := f.Has & coldAttrs
 	s.Has |= has

@@ -37,8 +37,8 @@ func (x *index) bucket(hash uint32) *uint32 {
 	return &x.buckets[b>>bucketBits][b&bucketMask]
 }
 
-// link adds a slot, whose head has its hash already, and splits a bucket if there
-// are now more than live objects.
+// link adds a slot whose head has its hash set, and splits a bucket if there are more
+// live objects than buckets.
 func (x *index) link(heads *slab[head], slot uint32, live int) {
 	h := heads.at(slot)
 	b := x.bucket(h.hash)
@@ -48,7 +48,7 @@ func (x *index) link(heads *slab[head], slot uint32, live int) {
 	}
 }
 
-// unlink takes a slot out.
+// unlink removes a slot.
 func (x *index) unlink(heads *slab[head], slot uint32) {
 	h := heads.at(slot)
 	at := x.bucket(h.hash)
@@ -58,7 +58,7 @@ func (x *index) unlink(heads *slab[head], slot uint32) {
 	*at, h.next = h.next, 0
 }
 
-// split divides the next bucket in order between itself and a new last one.
+// split divides the next bucket in order between itself and a new last bucket.
 func (x *index) split(heads *slab[head]) {
 	if x.n > x.mask {
 		x.mask = x.mask<<1 | 1

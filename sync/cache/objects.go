@@ -5,7 +5,7 @@ import (
 	"time"
 )
 
-// head is what every object has, whatever it holds.
+// head is the part that every object has, whatever its type.
 type head struct {
 	next    uint32 // in the hash chain
 	hash    uint32
@@ -16,7 +16,7 @@ type head struct {
 	round   uint8 // of the last sweep or insertion that saw it
 }
 
-// objects is the part of a table that does not depend on what the objects are:
+// objects is the part of a table that does not depend on the type of its objects:
 // slots, handles, states, index, order and timers.
 type objects struct {
 	slots  slots
@@ -40,20 +40,20 @@ func newObjects(c Config) objects {
 
 func seconds(now time.Duration) uint32 { return uint32(now / time.Second) }
 
-// maxObjects is how many objects a table can name: a reference to a tail has room
-// for this many slots.
+// maxObjects is the largest number of objects in a table: a reference to a tail has
+// room for this many slots.
 const maxObjects = 1<<tailSlotBits - 1
 
-// SetLimit changes Config.Limit. A table that has more objects keeps them.
+// SetLimit changes Config.Limit. A table with more objects than that keeps them.
 func (o *objects) SetLimit(n int) { o.config.Limit = n }
 
-// Full reports whether the table takes no further object.
+// Full reports whether the table is at its limit.
 func (o *objects) Full() bool {
 	return o.config.Limit > 0 && o.objects >= o.config.Limit || o.objects >= maxObjects
 }
 
-// insert makes a slot and links it under hash. grow tells that the segment is new,
-// and that the table has to provide memory for its own part of it.
+// insert takes a slot and links it under hash. If grow is set the segment is new, and
+// the caller provides the memory for its own part of the segment.
 func (o *objects) insert(hash uint32, now time.Duration) (slot uint32, grow bool) {
 	slot, grow = o.slots.take()
 	if grow {
@@ -73,7 +73,7 @@ func (o *objects) insert(hash uint32, now time.Duration) (slot uint32, grow bool
 	return slot, grow
 }
 
-// replace makes the object in slot a new one that has the same key and handle.
+// replace turns the object in slot into a new one with the same key and handle.
 func (o *objects) replace(slot uint32, now time.Duration) {
 	h := o.heads.at(slot)
 	h.state, h.round = New, o.round
@@ -100,8 +100,8 @@ func (o *objects) kill(slot uint32) {
 	o.stats.Destroyed++
 }
 
-// remove frees the slot of a dead object. shrink tells that the segment's memory
-// is needed no more.
+// remove frees the slot of a dead object. If shrink is set the caller can free its own
+// part of the segment.
 func (o *objects) remove(slot uint32) (shrink bool) {
 	o.heads.at(slot).gen = 0
 	o.objects--
@@ -116,8 +116,8 @@ func (o *objects) remove(slot uint32) (shrink bool) {
 	return shrink
 }
 
-// flush forgets all objects and keeps counters, seed and generations, so that
-// handles given out before stay invalid.
+// flush removes all objects. Counters, seed and generations stay, so that older
+// handles remain invalid.
 func (o *objects) flush() {
 	o.stats.Destroyed += uint64(o.objects - o.dead)
 	o.objects, o.dead = 0, 0
@@ -142,7 +142,7 @@ func (o *objects) slot(h Handle) uint32 {
 
 func (o *objects) handle(slot uint32) Handle { return handle(slot, o.heads.at(slot).gen) }
 
-// State returns the state of h; ok is false if h names no object.
+// State returns the state of h; ok is false if h is stale.
 func (o *objects) State(h Handle) (s State, ok bool) {
 	slot := o.slot(h)
 	if slot == 0 {
@@ -151,8 +151,8 @@ func (o *objects) State(h Handle) (s State, ok bool) {
 	return o.heads.at(slot).state, true
 }
 
-// Times returns when h was inserted (or replaced) and when it last changed or was
-// confirmed, in whole seconds of the caller's clock.
+// Times returns when h was inserted or replaced and when it was last updated, in whole
+// seconds of the caller's clock.
 func (o *objects) Times(h Handle) (created, updated time.Duration, ok bool) {
 	slot := o.slot(h)
 	if slot == 0 {
@@ -162,9 +162,8 @@ func (o *objects) Times(h Handle) (created, updated time.Duration, ok bool) {
 	return time.Duration(e.created) * time.Second, time.Duration(e.updated) * time.Second, true
 }
 
-// Kill makes h dead: it is found and listed no more, its timer stops, and it keeps
-// its contents and its slot until Release. It reports whether h was there and not
-// dead yet.
+// Kill marks h as dead: it is no longer found or listed, its timer stops, and it keeps
+// its contents and its slot until Release. Kill reports whether h was alive before.
 func (o *objects) Kill(h Handle) bool {
 	slot := o.slot(h)
 	if slot == 0 || o.heads.at(slot).state == Dead {
@@ -182,46 +181,46 @@ func (o *objects) Stats() Stats {
 	return s
 }
 
-// Len returns how many objects are not dead.
+// Len returns the number of objects that are not dead.
 func (o *objects) Len() int { return o.objects - o.dead }
 
 func (o *objects) bytes() int {
 	return o.heads.bytes() + o.timers.bytes() + len(o.index.buckets)<<bucketBits*4
 }
 
-// Cursor is a place in a table's order. The zero Cursor is the beginning. It ends
-// where the table ended at its first step, so that an iteration ends even if objects
-// come faster than it goes.
+// Cursor is a position in a table's order. The zero Cursor is the beginning. An
+// iteration ends where the table ended at its first step, so that it ends even if
+// objects are inserted faster than it advances.
 type Cursor struct{ slot, end uint32 }
 
-// scanFactor bounds how many slots a step of an iteration may look at, as a
-// multiple of how many handles it may return.
+// scanFactor bounds the slots that one step of an iteration examines, as a multiple of
+// the handles that the step may return.
 const scanFactor = 16
 
-// Next puts the handles of the next objects into batch and moves the cursor; more
-// is false at the end. A step takes bounded time, so batches may be short, even
-// empty, before the end.
+// Next fills batch with the handles of the next objects and advances the cursor; more
+// is false at the end. A step takes bounded time, so a batch may be short, even empty,
+// before the end.
 //
-// The table may change between two steps in any way. An object that is there and
-// not dead throughout is returned exactly once; one that comes or goes meanwhile at
-// most once for each time it came.
+// The table may change in any way between two steps. An object that is alive throughout
+// the iteration is returned exactly once; an object that is inserted or removed
+// meanwhile at most once for each insertion.
 func (o *objects) Next(c *Cursor, batch []Handle) (n int, more bool) {
 	return o.scan(c, batch, func(h *head) bool { return h.state != Dead })
 }
 
-// BeginSweep starts looking for objects that their source no longer has. From now
-// on every object that is inserted, replaced or updated counts as seen.
+// BeginSweep starts a search for objects that their source no longer has. From now on
+// every object that is inserted, replaced or updated counts as seen.
 func (o *objects) BeginSweep() { o.round++ }
 
-// NextUnseen is Next for those objects that nobody has touched since BeginSweep:
-// once the source has told of all it has, these are the ones whose end was lost.
+// NextUnseen is Next for objects that have not been seen since BeginSweep. Once the
+// source has listed everything it has, these are the objects whose end was lost.
 func (o *objects) NextUnseen(c *Cursor, batch []Handle) (n int, more bool) {
 	round := o.round
 	return o.scan(c, batch, func(h *head) bool { return h.state != Dead && h.round != round })
 }
 
-// Unseen reports whether h is one of those that NextUnseen returns: there, not dead
-// and not touched since BeginSweep.
+// Unseen reports whether NextUnseen would return h: alive, and not seen since
+// BeginSweep.
 func (o *objects) Unseen(h Handle) bool {
 	slot := o.slot(h)
 	if slot == 0 {

@@ -8,10 +8,9 @@ import (
 	"ctbox/nl/ctnetlink"
 )
 
-// record is the part of a flow that every flow has: 64 bytes without a pointer.
-// Rare attributes are in the tail (tail.go). What a record keeps is what a peer, the
-// dumps or a commit can ask for: counters, references, TCP flags, the time of an
-// event and private data of helpers are not kept.
+// record is the part that every flow has: 64 bytes without a pointer. Rare attributes
+// are in the tail (tail.go). Records store what peers, dumps and commits need: not
+// counters, references, TCP flags, the time of an event or helpers' private data.
 type record struct {
 	has  ctnetlink.Attr // the flow's attributes and the bits below
 	addr [16]byte
@@ -32,15 +31,15 @@ type record struct {
 type l4 struct{ a, b uint16 }
 
 // Bits of record.has beyond the flow's own. The two groups of l4 presence bits hold
-// as many bits as l4Bits returns; NAT's presence shares the second.
+// as many bits as l4Of returns; the presence of NAT shares the second.
 const (
 	recIPv6       ctnetlink.Attr = 1 << (40 + iota)
 	recReply                     // a reply tuple of the usual form, stored here
 	recTailReply                 // a reply tuple in the tail
 	recMaster                    // a master tuple in the tail
 	recOrigZone                  // Orig has a zone
-	recNAT                       // NATSrc and NATDst, if there, are stored here
-	recNoSynproxy                // Synproxy is there and all zero, not in the tail
+	recNAT                       // NATSrc and NATDst, where present, are stored here
+	recNoSynproxy                // Synproxy is present and all zero, so not in the tail
 
 	recOrigShift  = 50
 	recOtherShift = 54
@@ -55,17 +54,17 @@ const (
 
 	natAttrs = ctnetlink.HasNATSrc | ctnetlink.HasNATDst
 
-	// hotAttrs are those that a record has room for.
+	// hotAttrs are the attributes that a record has room for.
 	hotAttrs = ctnetlink.HasStatus | ctnetlink.HasTimeout | ctnetlink.HasMark | ctnetlink.HasID | ctnetlink.HasSecmark | ctnetlink.HasZone |
 		tcpAttrs | ctnetlink.HasSCTPState | dccpAttrs
-	// coldAttrs are those that may need a tail.
+	// coldAttrs are the attributes that may need a tail.
 	coldAttrs = ctnetlink.HasSCTPVtagOrig | ctnetlink.HasSCTPVtagReply | ctnetlink.HasTimestampStart | ctnetlink.HasTimestampStop |
 		ctnetlink.HasSeqAdjOrig | ctnetlink.HasSeqAdjReply | ctnetlink.HasSynproxy | natAttrs |
 		ctnetlink.HasLabels | ctnetlink.HasHelper | ctnetlink.HasSecctx
 )
 
-// kept returns those of a flow's attributes that a record of this protocol keeps:
-// TCP's state on a UDP flow means nothing.
+// kept returns the attributes in has that a record of this protocol stores: a TCP state
+// means nothing on a UDP flow.
 func kept(has ctnetlink.Attr, proto uint8) ctnetlink.Attr {
 	has &= hotAttrs | coldAttrs
 	if proto != ctnetlink.ProtoTCP {
@@ -80,8 +79,7 @@ func kept(has ctnetlink.Attr, proto uint8) ctnetlink.Attr {
 	return has
 }
 
-// l4Of returns the layer-4 part of t and which of its three possible fields are
-// there.
+// l4Of returns the layer-4 part of t and the presence bits of its up to three fields.
 func l4Of(t *ctnetlink.Tuple) (p l4, bits ctnetlink.Attr) {
 	if ctnetlink.IsICMP(t.Proto) {
 		if t.Has&ctnetlink.TupleICMPID != 0 {
@@ -104,7 +102,7 @@ func l4Of(t *ctnetlink.Tuple) (p l4, bits ctnetlink.Attr) {
 	return p, bits
 }
 
-// setL4 is l4Of's inverse. The protocol of t must be set.
+// setL4 is the inverse of l4Of. The protocol of t must be set.
 func setL4(t *ctnetlink.Tuple, p l4, bits ctnetlink.Attr) {
 	if ctnetlink.IsICMP(t.Proto) {
 		t.ICMPID, t.ICMPType, t.ICMPCode = p.a, uint8(p.b>>8), uint8(p.b)
@@ -116,7 +114,7 @@ func setL4(t *ctnetlink.Tuple, p l4, bits ctnetlink.Attr) {
 	t.Has |= ctnetlink.TupleSrcPort*ctnetlink.TupleAttr(bits&1) | ctnetlink.TupleDstPort*ctnetlink.TupleAttr(bits>>1&1)
 }
 
-// whole is what a tuple has besides its layer-4 part and a zone.
+// whole is what a complete tuple has besides its layer-4 part and a zone.
 const whole = ctnetlink.TupleSrc | ctnetlink.TupleDst | ctnetlink.TupleProto
 
 // key is the identity of a flow; absent fields are zero.
@@ -150,7 +148,7 @@ func keyOfFlow(f *ctnetlink.Flow) (key, bool) {
 	return keyOf(&f.Orig, zone)
 }
 
-// hash is keyed by the table's seed: a peer can't choose tuples that collide.
+// hash is keyed by the table's seed, so that nobody can choose tuples that collide.
 func (k *key) hash(seed maphash.Seed) uint32 {
 	var buf [42]byte
 	b := buf[:18]
@@ -162,7 +160,7 @@ func (k *key) hash(seed maphash.Seed) uint32 {
 		copy(b[10:], k.src[:4])
 		copy(b[14:], k.dst[:4])
 	}
-	// With this the two lengths can't be confused: the protocol is one byte.
+	// The protocol takes one byte of two, so that keys of the two lengths differ.
 	binary.LittleEndian.PutUint16(b, k.l4.a)
 	binary.LittleEndian.PutUint16(b[2:], k.l4.b)
 	binary.LittleEndian.PutUint16(b[4:], k.zone)
@@ -172,9 +170,9 @@ func (k *key) hash(seed maphash.Seed) uint32 {
 	return uint32(h) ^ uint32(h>>32)
 }
 
-// plainReply reports whether the reply tuple can be stored in the record alone: it
-// goes the same way as the original one in family and protocol, has no zone, and
-// over IPv6 it is not translated.
+// plainReply reports whether the record alone can store the reply tuple: its family and
+// protocol are those of the original tuple, it has no zone, and over IPv6 it is not
+// translated.
 func plainReply(f *ctnetlink.Flow) bool {
 	r := &f.Reply
 	return r.Has&(whole|ctnetlink.TupleZone) == whole && r.Family == f.Orig.Family && r.Proto == f.Orig.Proto &&
@@ -232,7 +230,7 @@ func (r *record) loadNAT(f *ctnetlink.Flow) {
 	}
 }
 
-// setHot stores those of f's attributes that the record has room for.
+// setHot stores the attributes of f that the record has room for.
 func (r *record) setHot(f *ctnetlink.Flow) {
 	has := kept(f.Has, r.proto) & hotAttrs
 	r.has |= has
@@ -271,7 +269,7 @@ func (r *record) setHot(f *ctnetlink.Flow) {
 	}
 }
 
-// loadHot is setHot's inverse.
+// loadHot is the inverse of setHot.
 func (r *record) loadHot(f *ctnetlink.Flow) {
 	f.Status, f.Timeout, f.Mark, f.ID, f.Secmark, f.Zone = r.status, r.timeout, r.mark, r.id, r.secmark, r.zone
 	switch r.proto {

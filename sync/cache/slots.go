@@ -12,10 +12,11 @@ const (
 	segmentMask = segmentSize - 1
 )
 
-// slots hands out slot numbers and says when the memory behind a segment of them
-// has to be there. It prefers low slots, so that a table that shrank empties its
-// upper segments; one empty segment is kept to save a table at the edge from
-// giving back and taking again. Slot 0 is never handed out: it stands for none.
+// slots allocates slot numbers and tells its caller when the memory behind a segment
+// of slots is needed. It prefers low slots, so that a shrinking table empties its upper
+// segments; one empty segment keeps its memory, which spares a table at a segment's
+// edge from freeing and allocating it over and over. Slot 0 is never allocated: it
+// means "no slot".
 type slots struct {
 	segments []segment
 	open     []uint64 // bit i: segment i has a free slot
@@ -26,7 +27,7 @@ type slots struct {
 type segment struct {
 	used   [segmentSize / 64]uint64
 	live   uint16
-	backed bool // it has memory
+	backed bool // has memory
 }
 
 // take returns a free slot. If grow is set, the segment slot>>segmentBits has no
@@ -70,8 +71,8 @@ func (s *slots) take() (slot uint32, grow bool) {
 	return slot, grow
 }
 
-// give takes a slot back. If shrink is set, the segment slot>>segmentBits needs its
-// memory no more.
+// give frees a slot. If shrink is set, the caller frees the memory of segment
+// slot>>segmentBits.
 func (s *slots) give(slot uint32) (shrink bool) {
 	n := int(slot >> segmentBits)
 	g := &s.segments[n]
@@ -90,8 +91,7 @@ func (s *slots) give(slot uint32) (shrink bool) {
 	return true
 }
 
-// next returns the first used slot that is not below from, looking at no slot from
-// limit on; 0 if there is none.
+// next returns the first used slot in [from, limit), or 0.
 func (s *slots) next(from, limit uint32) uint32 {
 	limit = min(limit, uint32(len(s.segments)<<segmentBits))
 	for from = max(from, 1); from < limit; {
@@ -131,7 +131,7 @@ func (s *slab[T]) grow(slot uint32) {
 
 func (s *slab[T]) shrink(slot uint32) { s.segments[slot>>segmentBits] = nil }
 
-// bytes is how much memory the slab takes.
+// bytes returns the size of the slab's memory.
 func (s *slab[T]) bytes() int {
 	var t T
 	n := 0

@@ -7,9 +7,9 @@ import (
 	"ctbox/nl/ctnetlink"
 )
 
-// Tails are blocks of 16 to 256 bytes, each size in slots of its own. A reference
-// is the class in the upper bits and the slot below; slot 0 is never given out, so
-// that 0 refers to nothing.
+// Tails are blocks of 16 to 256 bytes. Each size is a class with its own slots. A
+// reference has the class in its upper bits and the slot below; slot 0 is never
+// allocated, so that the reference 0 means "no tail".
 const (
 	tailClasses   = 5
 	tailSmallest  = 16
@@ -45,7 +45,8 @@ func (t *tails) free(ref uint32) {
 	}
 }
 
-// put stores b in place of ref's block or in a new one and returns its reference.
+// put stores b in the block ref, or in a new one of a suitable size, and returns the
+// block's reference.
 func (t *tails) put(ref uint32, b []byte) uint32 {
 	if len(b) == 0 {
 		t.free(ref)
@@ -144,7 +145,7 @@ func cutSeqAdj(b []byte, s *ctnetlink.SeqAdj) []byte {
 	return b[12:]
 }
 
-// appendTail appends what of f the record r, already set up, doesn't hold itself.
+// appendTail appends the parts of f that record r, which is complete, does not store.
 func (t *Flows) appendTail(b []byte, r *record, f *ctnetlink.Flow) []byte {
 	has := r.has
 	if has&recTailReply != 0 {
@@ -201,7 +202,7 @@ func (t *Flows) appendTail(b []byte, r *record, f *ctnetlink.Flow) []byte {
 	return b
 }
 
-// cutTail is appendTail's inverse.
+// cutTail is the inverse of appendTail.
 func (t *Flows) cutTail(b []byte, r *record, f *ctnetlink.Flow) {
 	has := r.has
 	if has&recTailReply != 0 {
@@ -261,14 +262,14 @@ func (t *Flows) cutTail(b []byte, r *record, f *ctnetlink.Flow) {
 	}
 }
 
-// contexts numbers security contexts: there are few, and only the kernel makes
-// them. Number 0 is the empty one.
+// contexts numbers security contexts. They are few, and only the kernel makes them.
+// Number 0 is the empty context.
 type contexts struct {
 	texts   []string
 	numbers map[string]uint16
 }
 
-// known reports whether text has, or can get, a number.
+// known reports whether text has a number or can get one.
 func (c *contexts) known(text []byte) bool {
 	if _, ok := c.numbers[string(text)]; ok || len(text) == 0 {
 		return true

@@ -27,7 +27,8 @@ type timer struct {
 	where      uint16 // bucket plus one; 0: not armed
 }
 
-// wheel is the heads of the buckets' lists and the time. Nothing is due before now.
+// wheel holds the heads of the buckets' lists and the current time in ticks. No timer is
+// due before now.
 type wheel struct {
 	heads  [wheelLevels * levelSize]uint32
 	filled [wheelLevels]uint64 // bit i: bucket i of the level is not empty
@@ -99,8 +100,8 @@ func (w *wheel) cascade(timers *slab[timer], budget *int) bool {
 	return true
 }
 
-// next returns the next tick at which there may be something to do; w.now if that
-// is at once. There must be an armed timer.
+// next returns the next tick at which a timer may be due or a cascade necessary, which
+// may be w.now. At least one timer must be armed.
 func (w *wheel) next() uint32 {
 	if near := bits.RotateLeft64(w.filled[0], -int(w.now&levelMask)); near != 0 {
 		n := uint32(bits.TrailingZeros64(near))
@@ -111,9 +112,9 @@ func (w *wheel) next() uint32 {
 	return (w.now | levelMask) + 1
 }
 
-// Arm starts the timer of h, or starts it again, to end after the given time, to
-// the next tenth of a second, and after 3.4 years in any case. It reports whether h
-// is there and not dead. The table must have been made with Timers.
+// Arm starts or restarts the timer of h. The timer ends after the given time, rounded up
+// to a tenth of a second and limited to 3.4 years. Arm reports whether h is alive and
+// the table has timers.
 func (o *objects) Arm(h Handle, now, after time.Duration) bool {
 	slot := o.slot(h)
 	if slot == 0 || !o.config.Timers || o.heads.at(slot).state == Dead {
@@ -134,8 +135,8 @@ func (o *objects) disarm(slot uint32) {
 	}
 }
 
-// Deadline returns when the timer of h ends, to the tenth of a second; ok is false
-// if it is not armed.
+// Deadline returns when the timer of h ends, to a tenth of a second; ok is false if the
+// timer is not armed.
 func (o *objects) Deadline(h Handle) (at time.Duration, ok bool) {
 	slot := o.slot(h)
 	if slot == 0 || !o.config.Timers || o.timers.at(slot).where == 0 {
@@ -144,9 +145,9 @@ func (o *objects) Deadline(h Handle) (at time.Duration, ok bool) {
 	return time.Duration(o.timers.at(slot).due) * tick, true
 }
 
-// Expired puts the handles of objects whose timers have ended into batch and
-// disarms them. A step takes bounded time; more is true if the caller should come
-// again at once, even after an empty batch.
+// Expired fills batch with the handles of objects whose timers have ended, and disarms
+// the timers. A step takes bounded time; if more is true the caller should call again at
+// once, even after an empty batch.
 func (o *objects) Expired(now time.Duration, batch []Handle) (n int, more bool) {
 	w, until := &o.wheel, uint32(now/tick)
 	budget := len(batch) * scanFactor
@@ -165,8 +166,8 @@ func (o *objects) Expired(now time.Duration, batch []Handle) (n int, more bool) 
 		if w.now == until || w.armed == 0 {
 			break
 		}
-		// Ticks with nothing in them cost nothing, but a cascade may be due at
-		// each beginning of a round.
+		// Empty ticks cost nothing, but a cascade may be due at the beginning of
+		// each round.
 		w.now++
 		if w.now&levelMask != 0 {
 			w.now = min(w.now+(w.next()-w.now), w.now+(until-w.now))
@@ -175,8 +176,8 @@ func (o *objects) Expired(now time.Duration, batch []Handle) (n int, more bool) 
 	return n, false
 }
 
-// NextExpiry returns when Expired should be called next; ok is false if no timer is
-// armed. It may be early, by no more than the span of the lowest level (6.4 s).
+// NextExpiry returns when to call Expired next; ok is false if no timer is armed. The
+// time may be early, by no more than the span of the lowest level (6.4 s).
 func (o *objects) NextExpiry() (at time.Duration, ok bool) {
 	if o.wheel.armed == 0 {
 		return 0, false
