@@ -11,15 +11,15 @@ import (
 // attrHeaderLen is the size of an attribute's length and number.
 const attrHeaderLen = 4
 
-// PayloadError says why the attributes of a message were refused. The whole
-// message is; it counts as Counters.BadPayload.
+// PayloadError says why the attributes of a message, and with them the whole message,
+// were refused. It counts as Counters.BadPayload.
 type PayloadError string
 
 func (e PayloadError) Error() string { return "malformed payload: " + string(e) }
 
-// Reasons to refuse a message's attributes. The C daemon makes the first three
-// checks only. A flow without the rest cannot be committed, and without
-// addresses it kills a C daemon that dumps its cache.
+// Reasons to refuse a message's attributes. The C daemon checks only the first three.
+// A flow that fails the others cannot be committed, and one without addresses crashes a
+// C daemon that dumps its cache.
 const (
 	ErrAttrLength PayloadError = "attribute length is beyond the message or below 4"
 	ErrAttrNumber PayloadError = "unknown attribute number"
@@ -31,19 +31,19 @@ const (
 	ErrFamily     PayloadError = "addresses of two families"
 )
 
-// IncompleteError says what a flow or expectation lacks that a receiver needs.
+// IncompleteError names what a flow or expectation lacks that a receiver needs.
 type IncompleteError string
 
 func (e IncompleteError) Error() string { return "cannot be replicated: " + string(e) }
 
-// What Encoder's methods refuse to send.
+// Reasons for Encoder's methods to refuse an object.
 const (
 	ErrIncompleteTuple  IncompleteError = "addresses, protocol or ports are unknown"
 	ErrIncompleteExpect IncompleteError = "master, expected tuple or mask are unknown"
 )
 
-// attrSize is the rule for one attribute number: the payload's exact size, or
-// with atMost the largest.
+// attrSize is the size rule of one attribute number: the payload's exact size, or with
+// atMost the largest size.
 type attrSize struct {
 	size   int
 	atMost bool
@@ -51,9 +51,9 @@ type attrSize struct {
 
 func (s attrSize) accepts(n int) bool { return n == s.size || s.atMost && n < s.size }
 
-// nextAttr cuts one attribute off b. At the end ok is false; up to 4 bytes that
-// are too few for an attribute with a payload are ignored there. sizes is the
-// table of the number space.
+// nextAttr splits one attribute off b. At the end ok is false; up to 4 trailing bytes,
+// too few for an attribute with a payload, are ignored. sizes is the table of the number
+// space.
 func nextAttr(b []byte, sizes []attrSize) (num int, payload, rest []byte, ok bool, err error) {
 	if len(b) <= attrHeaderLen {
 		return 0, nil, nil, false, nil
@@ -87,8 +87,7 @@ func appendU16(dst []byte, num, v uint16) []byte {
 	return append(appendAttr(dst, num, 2), byte(v>>8), byte(v), 0, 0)
 }
 
-// appendU16LE is for the three attributes that the C daemon swaps once too
-// often.
+// appendU16LE appends one of the three attributes that the C daemon byte-swaps twice.
 func appendU16LE(dst []byte, num, v uint16) []byte {
 	return append(appendAttr(dst, num, 2), byte(v), byte(v>>8), 0, 0)
 }
@@ -101,8 +100,7 @@ func appendPorts(dst []byte, num uint16, src, dst16 uint16) []byte {
 	return append(appendAttr(dst, num, 4), byte(src>>8), byte(src), byte(dst16>>8), byte(dst16))
 }
 
-// appendAddrs appends a tuple's two addresses under num4 or num6, whichever is
-// its family's.
+// appendAddrs appends a tuple's two addresses as num4 or num6, according to the family.
 func appendAddrs(dst []byte, num4, num6 uint16, t *ctnetlink.Tuple) []byte {
 	num, n := num4, 4
 	if t.Family == nl.FamilyIPv6 {
@@ -113,7 +111,7 @@ func appendAddrs(dst []byte, num4, num6 uint16, t *ctnetlink.Tuple) []byte {
 	return append(dst, t.Dst[:n]...)
 }
 
-// appendAddr appends one address of the family under num4 or num6.
+// appendAddr appends one address as num4 or num6, according to the family.
 func appendAddr(dst []byte, num4, num6 uint16, family uint8, a *ctnetlink.Addr) []byte {
 	if family == nl.FamilyIPv6 {
 		return append(appendAttr(dst, num6, 16), a[:]...)
@@ -170,8 +168,8 @@ func parseText(dst, p []byte) int {
 	return n
 }
 
-// hasWirePorts reports whether flows of the protocol carry a PORT attribute: all
-// with ports but UDP-Lite, which the C daemon forgets.
+// hasWirePorts reports whether flows of the protocol carry a PORT attribute: all that
+// have ports except UDP-Lite, whose ports the C daemon does not send.
 func hasWirePorts(proto uint8) bool {
 	switch proto {
 	case ctnetlink.ProtoTCP, ctnetlink.ProtoUDP, ctnetlink.ProtoSCTP, ctnetlink.ProtoDCCP:

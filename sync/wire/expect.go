@@ -7,7 +7,7 @@ import (
 	"ctbox/nl/ctnetlink"
 )
 
-// Attribute numbers of expectations (sheet section 5), a space of their own.
+// Attribute numbers of expectations (docs/sync-protocol.md); flows number theirs apart.
 const (
 	expMasterIPv4  = 0
 	expMasterIPv6  = 1
@@ -41,7 +41,7 @@ var expectSizes = [...]attrSize{
 	expHelper: {size: 12, atMost: true}, expFn: {size: 28, atMost: true},
 }
 
-// maxFnName is the longest expectation function's name that a C daemon takes.
+// maxFnName is the longest name of an expectation function that a C daemon accepts.
 const maxFnName = 27
 
 // AppendExpect appends the message with header h and expectation x, attributes
@@ -49,8 +49,8 @@ const maxFnName = 27
 // no attribute for the zone, and none for a translated IPv6 address: the
 // receiver of an IPv6 expectation with NAT gets port and direction.
 //
-// An expectation whose master, tuple or mask is not known whole is an
-// IncompleteError and dst is returned as it was.
+// An expectation whose master, tuple or mask is incomplete gives an IncompleteError and
+// dst unchanged.
 func (e Encoder) AppendExpect(dst []byte, h Header, x *ctnetlink.Expect) ([]byte, error) {
 	ports := hasWirePorts(x.Master.Proto)
 	if !expectTuples(x, ports) {
@@ -102,8 +102,8 @@ func (e Encoder) AppendExpect(dst []byte, h Header, x *ctnetlink.Expect) ([]byte
 	return dst, nil
 }
 
-// appendExpectNAT appends how the expected flow is translated. Only the source
-// half of the tuple means something; the other half travels as zeroes.
+// appendExpectNAT appends the expected flow's translation. Only the source half of the
+// tuple has a meaning; the other half is sent as zeroes.
 func appendExpectNAT(dst []byte, x *ctnetlink.Expect, ports bool) []byte {
 	t := &x.NATTuple
 	if t.Family == nl.FamilyIPv4 {
@@ -117,8 +117,8 @@ func appendExpectNAT(dst []byte, x *ctnetlink.Expect, ports bool) []byte {
 	return appendU32(dst, expNATDir, x.NATDir)
 }
 
-// expectTuples reports whether x's three tuples say enough, ports included where
-// the master's protocol has them, and are of one family.
+// expectTuples reports whether x's three tuples are complete, with ports where the
+// master's protocol has them, and of one family.
 func expectTuples(x *ctnetlink.Expect, ports bool) bool {
 	need := ctnetlink.TupleAddrs | ctnetlink.TupleProto
 	if ports {
@@ -130,7 +130,7 @@ func expectTuples(x *ctnetlink.Expect, ports bool) bool {
 }
 
 // ParseExpect decodes the attributes of an expectation message into x, which it
-// resets first. Every error is a PayloadError; x is then of no use.
+// resets first. Every error is a PayloadError; x is then undefined.
 func ParseExpect(body []byte, x *ctnetlink.Expect) error {
 	x.Reset()
 	nat := natSeen(0)
@@ -164,7 +164,7 @@ func ParseExpect(body []byte, x *ctnetlink.Expect) error {
 	return finishExpectNAT(x, nat)
 }
 
-// natSeen is which NAT attributes a message had.
+// natSeen records which NAT attributes a message had.
 type natSeen uint8
 
 const (
@@ -231,9 +231,9 @@ func storeExpectAttr(x *ctnetlink.Expect, num int, p []byte, nat *natSeen) error
 	return nil
 }
 
-// finishExpectNAT makes the translation whole. A kernel wants all of the tuple;
-// for IPv6 the wire has no address, and the unspecified one stands for it, which
-// is what helpers that translate the port alone keep there anyway.
+// finishExpectNAT completes the translation. A kernel needs the whole tuple; the wire
+// has no IPv6 address, and the unspecified address stands in for it, as in the
+// expectations of helpers that translate only the port.
 func finishExpectNAT(x *ctnetlink.Expect, nat natSeen) error {
 	if nat&(natProto|natDir) != natProto|natDir {
 		x.NATTuple, x.NATDir = ctnetlink.Tuple{}, 0

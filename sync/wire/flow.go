@@ -7,7 +7,7 @@ import (
 	"ctbox/nl/ctnetlink"
 )
 
-// Attribute numbers of flows (sheet section 4).
+// Attribute numbers of flows (docs/sync-protocol.md).
 const (
 	flowIPv4         = 0
 	flowIPv6         = 1
@@ -44,7 +44,7 @@ const (
 	flowZone         = 32
 )
 
-// flowSizes are the sizes that a receiver demands.
+// flowSizes are the sizes that a receiver requires.
 var flowSizes = [...]attrSize{
 	flowIPv4: {size: 8}, flowIPv6: {size: 32},
 	flowProto: {size: 1}, flowPorts: {size: 4},
@@ -62,17 +62,16 @@ var flowSizes = [...]attrSize{
 	flowSynproxy: {size: 12}, flowZone: {size: 2},
 }
 
-// maxHelperName is the longest helper name that a C daemon takes; with a longer
-// one it refuses the whole message.
+// maxHelperName is the longest helper name that a C daemon accepts; it refuses a whole
+// message for a longer one.
 const maxHelperName = 11
 
-// MaxFlowLen is a bound on the bytes of a message with a flow, header included.
+// MaxFlowLen bounds the size in bytes of a flow's message, header included.
 const MaxFlowLen = 512
 
-// Encoder says what this node tells others about its flows.
+// Encoder holds the settings for what a node sends about its flows.
 type Encoder struct {
-	// OmitTimeout leaves the timeout out, so that receivers decide: what a node
-	// with CommitTimeout does.
+	// OmitTimeout leaves out the timeout, so that receivers choose it (CommitTimeout).
 	OmitTimeout bool
 	// WindowTracking sends TCP's window scales (TCPWindowTracking).
 	WindowTracking bool
@@ -80,12 +79,12 @@ type Encoder struct {
 
 // AppendFlow appends the message with header h and flow f: attributes in the C
 // daemon's order, each where f has it. Translated addresses and ports come from
-// NATSrc and NATDst where f has those, else from what the reply tuple differs in.
-// A helper with a name that a C daemon refuses is left out. Reply tuple,
-// counters, secmark and identifiers have no attribute.
+// NATSrc and NATDst where f has those, otherwise from the reply tuple. A helper whose
+// name a C daemon would refuse is left out. Reply tuple, counters, secmark and
+// identifiers have no attribute.
 //
-// A flow that a receiver could do nothing with (addresses, protocol or ports
-// unknown) is an IncompleteError and dst is returned as it was.
+// A flow that is useless to a receiver (addresses, protocol or ports unknown) gives an
+// IncompleteError and dst unchanged.
 func (e Encoder) AppendFlow(dst []byte, h Header, f *ctnetlink.Flow) ([]byte, error) {
 	if !complete(&f.Orig) {
 		return dst, ErrIncompleteTuple
@@ -140,9 +139,9 @@ func (e Encoder) AppendFlow(dst []byte, h Header, f *ctnetlink.Flow) ([]byte, er
 	return dst, nil
 }
 
-// complete reports whether t says enough to name a flow elsewhere. A kernel
-// without a DCCP tracker, as Linux 6.18 is, knows no ports of DCCP flows: as
-// in the C daemon's messages they travel as zero then.
+// complete reports whether t identifies a flow on another node. A kernel without a DCCP
+// tracker (Linux 6.18 and later) does not know the ports of DCCP flows: they are sent as
+// zero then, as in the C daemon's messages.
 func complete(t *ctnetlink.Tuple) bool {
 	need := ctnetlink.TupleAddrs | ctnetlink.TupleProto
 	switch {
@@ -205,8 +204,8 @@ func appendMaster(dst []byte, t *ctnetlink.Tuple) []byte {
 	return dst
 }
 
-// appendNAT appends how the flow is translated. Ports of ICMP flows never are;
-// the C daemon sends zeroes for those, which say nothing.
+// appendNAT appends the flow's translation. Ports of ICMP flows are never translated;
+// the C daemon sends meaningless zeroes for them.
 func appendNAT(dst []byte, f *ctnetlink.Flow) []byte {
 	src, dest := translation(f)
 	if src.HasAddr {
@@ -224,9 +223,9 @@ func appendNAT(dst []byte, f *ctnetlink.Flow) []byte {
 	return dst
 }
 
-// translation returns what f's source and destination are mapped to. The tuples
-// count only where the kernel says that it has set up NAT; without a status they
-// always do (sheet section 4, note B).
+// translation returns the addresses and ports that f's source and destination are mapped
+// to. The tuples count only where the status says that NAT was set up, or where there is
+// no status, as in the C daemon.
 func translation(f *ctnetlink.Flow) (src, dst ctnetlink.NAT) {
 	status := f.Status
 	if f.Has&ctnetlink.HasStatus == 0 {

@@ -7,9 +7,8 @@ import (
 	"ctbox/nl/ctnetlink"
 )
 
-// Largest state numbers that a kernel knows (nf_conntrack_tcp.h,
-// nf_conntrack_sctp.h; DCCP as it was). Older kernels index tables with what
-// they are told.
+// Largest state numbers of the kernel (nf_conntrack_tcp.h, nf_conntrack_sctp.h; DCCP
+// before its removal). Older kernels index tables with the number they receive.
 const (
 	maxTCPState  = 9
 	maxSCTPState = 9
@@ -18,13 +17,13 @@ const (
 )
 
 // ParseFlow decodes the attributes of a flow message into f, which it resets
-// first. Attributes may come in any order; of several with one number the last
-// counts. Every error is a PayloadError; f is then of no use.
+// first. Attributes may come in any order; of several with the same number the last
+// counts. Every error is a PayloadError; f is then undefined.
 //
 // Translations go to f.NATSrc and f.NATDst. Window scales beyond
-// ctnetlink.MaxWindowScale are cut to it here, at the border, so that none ever gets
-// near a kernel. Attributes that do not belong to the flow's protocol are
-// dropped, and so are translated ports of 0, which C daemons send with ICMP.
+// ctnetlink.MaxWindowScale are reduced to it here, at the border, so that no larger one
+// reaches a kernel. Attributes that do not belong to the flow's protocol are dropped, as
+// are translated ports of 0, which C daemons send with ICMP.
 func ParseFlow(body []byte, f *ctnetlink.Flow) error {
 	f.Reset()
 	f.NATSrc, f.NATDst = ctnetlink.NAT{}, ctnetlink.NAT{}
@@ -58,7 +57,7 @@ func ParseFlow(body []byte, f *ctnetlink.Flow) error {
 	return nil
 }
 
-// familySet is the address families that translations of one message came in.
+// familySet is the set of address families among the translations of one message.
 type familySet uint8
 
 const (
@@ -74,7 +73,7 @@ func (s *familySet) add(addr []byte) {
 	}
 }
 
-// within reports whether all of them are family.
+// within reports whether the set has no other family.
 func (s familySet) within(family uint8) bool {
 	if family == nl.FamilyIPv6 {
 		return s&^hasIPv6 == 0
@@ -203,8 +202,8 @@ func parseSeqAdj(p []byte) ctnetlink.SeqAdj {
 	}
 }
 
-// storeLabels takes as many words as a kernel has. A field of odd size is
-// ignored, as the C daemon ignores it.
+// storeLabels stores as many words as a kernel has. A field that is not a multiple of a
+// word is ignored, as by the C daemon.
 func storeLabels(f *ctnetlink.Flow, p []byte) {
 	if len(p) == 0 || len(p)%4 != 0 {
 		return
@@ -218,15 +217,15 @@ func storeLabels(f *ctnetlink.Flow, p []byte) {
 	f.Has |= ctnetlink.HasLabels
 }
 
-// protoAttrs are the attributes that belong to one protocol only.
+// protoAttrs maps protocols to the attributes that only they have.
 const (
 	tcpAttrs  = ctnetlink.HasTCPState | ctnetlink.HasTCPWScaleOrig | ctnetlink.HasTCPWScaleReply
 	sctpAttrs = ctnetlink.HasSCTPState | ctnetlink.HasSCTPVtagOrig | ctnetlink.HasSCTPVtagReply
 	dccpAttrs = ctnetlink.HasDCCPState | ctnetlink.HasDCCPRole
 )
 
-// keepOwnAttrs drops what does not belong to f's protocol, so that f is like one
-// that a kernel could have sent and its tuples compare equal to those.
+// keepOwnAttrs drops what does not belong to f's protocol, so that f and its tuples equal
+// what a kernel would have sent.
 func keepOwnAttrs(f *ctnetlink.Flow) {
 	proto := f.Orig.Proto
 	if proto != ctnetlink.ProtoTCP {
@@ -241,8 +240,8 @@ func keepOwnAttrs(f *ctnetlink.Flow) {
 	keepOwnFields(&f.Orig)
 	keepOwnFields(&f.Master)
 	if proto == ctnetlink.ProtoDCCP && f.Has&ctnetlink.HasDCCPState == 0 {
-		// Its kernel does not track DCCP and knows no ports; what a C daemon
-		// sends in their place is whatever its memory held.
+		// The sender's kernel does not track DCCP and knows no ports; a C daemon
+		// sends uninitialised memory in their place.
 		f.Orig.Has &^= ctnetlink.TuplePorts
 		f.Orig.SrcPort, f.Orig.DstPort = 0, 0
 	}
@@ -256,14 +255,13 @@ func keepOwnAttrs(f *ctnetlink.Flow) {
 	if !f.NATDst.HasAddr && !f.NATDst.HasPort {
 		f.Has &^= ctnetlink.HasNATDst
 	}
-	// A master that is not named whole names nothing.
+	// An incomplete master identifies no flow.
 	if need := ctnetlink.TupleAddrs | ctnetlink.TupleProto; f.Master.Has&need != need {
 		f.Master = ctnetlink.Tuple{}
 	}
 }
 
-// keepOwnFields makes the layer-4 fields absent, and zero, that t's protocol
-// does not have.
+// keepOwnFields clears the layer-4 fields that t's protocol does not have.
 func keepOwnFields(t *ctnetlink.Tuple) {
 	if !hasPortsOrKeys(t.Proto) {
 		t.Has &^= ctnetlink.TuplePorts

@@ -11,8 +11,8 @@ const (
 	HasHeld                             // HeldFlows and HeldExpects
 )
 
-// Notice is the body of an ALIVE: what a ctbox node announces about itself. A C
-// daemon and ctbox nodes from before it step over the body by the length field.
+// Notice is the body of an ALIVE: what a ctbox node announces about itself. C daemons
+// and older ctbox nodes skip the body by the length field.
 type Notice struct {
 	Has NoticeHas
 	// Incomplete is how many events of its kernel the sender has lost and not yet
@@ -23,7 +23,7 @@ type Notice struct {
 	HeldFlows, HeldExpects uint32
 }
 
-// noticeMagic begins the body. Whatever else a longer ALIVE may carry is not ours.
+// noticeMagic begins the body. A body without it has another meaning.
 const noticeMagic = 0x63746278 // "ctbx"
 
 // Numbers of a notice's fields. A receiver skips those it does not know.
@@ -36,7 +36,7 @@ const (
 const noticeFieldLen = 4
 
 // CarriesNotice reports whether a message with the header may have a body: an ALIVE
-// and nothing else. With further flags older receivers take it for something else.
+// without other flags, with which older receivers would take it for something else.
 func (h Header) CarriesNotice() bool { return h.Type == Control && h.Flags == Alive }
 
 // AppendNotice appends the ALIVE that h describes with n as its body, or a plain one
@@ -61,11 +61,11 @@ func AppendNotice(dst []byte, h Header, n *Notice) []byte {
 	return dst
 }
 
-// ErrNotice: a notice's fields do not make sense.
+// ErrNotice reports a notice whose fields are inconsistent.
 const ErrNotice PayloadError = "a field of the notice is cut off or has the wrong size"
 
-// ParseNotice decodes the body of an ALIVE. A body without the magic is somebody
-// else's, and an empty notice. After an error n is empty.
+// ParseNotice decodes the body of an ALIVE. A body without the magic gives an empty
+// notice. After an error n is empty.
 func ParseNotice(body []byte, n *Notice) error {
 	*n = Notice{}
 	if len(body) < 4 || binary.BigEndian.Uint32(body) != noticeMagic {

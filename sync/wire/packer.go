@@ -20,13 +20,13 @@ func NewPacker(capacity int) *Packer { return &Packer{capacity: capacity} }
 // its MTU changes. Datagrams that are already closed stay as they are.
 func (p *Packer) SetCapacity(capacity int) { p.capacity = capacity }
 
-// Buffer returns the buffer to which the caller appends exactly one message and
-// which it then hands to Add.
+// Buffer returns the buffer to which the caller appends exactly one message before it
+// passes the buffer to Add.
 func (p *Packer) Buffer() []byte { return p.buf }
 
-// Add takes back the buffer that Buffer returned, one message longer, and
-// starts a new datagram with that message where the last one cannot hold it. A
-// buffer that nothing was appended to changes nothing.
+// Add takes back the buffer that Buffer returned, one message longer, and starts a new
+// datagram with that message where the last datagram cannot hold it. A buffer without a
+// new message changes nothing.
 func (p *Packer) Add(buf []byte) {
 	start := len(p.buf)
 	p.buf = buf
@@ -35,7 +35,7 @@ func (p *Packer) Add(buf []byte) {
 	}
 }
 
-// openStart is where the datagram that still takes messages starts.
+// openStart returns the offset of the datagram that is still open.
 func (p *Packer) openStart() int {
 	if n := len(p.ends); n > 0 {
 		return p.ends[n-1]
@@ -43,7 +43,7 @@ func (p *Packer) openStart() int {
 	return 0
 }
 
-// Datagrams is the number of datagrams, the last and still open one included.
+// Datagrams returns the number of datagrams, including the last, which is still open.
 func (p *Packer) Datagrams() int {
 	if len(p.buf) > p.openStart() {
 		return len(p.ends) + 1
@@ -63,7 +63,7 @@ func (p *Packer) Datagram(i int) []byte {
 	return p.buf[start:end:end]
 }
 
-// Bytes returns all messages in one piece, for a stream, valid until Reset.
+// Bytes returns all messages as one run of bytes, for a stream, valid until Reset.
 func (p *Packer) Bytes() []byte { return p.buf }
 
 // Reset empties the Packer and keeps its memory.

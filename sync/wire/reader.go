@@ -2,20 +2,19 @@ package wire
 
 import "encoding/binary"
 
-// Counters count received messages that were refused, by the first check that
-// they failed (sheet section 7, the names are those of `conntrackd -s network`).
-// This package counts the first three; the others are for whoever makes the
-// later checks.
+// Counters count refused messages by the first check that they failed. The names are
+// those of `conntrackd -s network`. This package counts the first three; the users that
+// make the later checks count the others.
 type Counters struct {
 	Truncated  uint64 // Truncated message: fewer bytes than a header
 	BadSize    uint64 // Bad message size: the length is impossible
 	BadVersion uint64 // Wrong protocol version
-	BadHeader  uint64 // Malformed header: type and flags that mean nothing in this mode
+	BadHeader  uint64 // Malformed header: type and flags without a meaning in this mode
 	BadType    uint64 // Bad message type
 	BadPayload uint64 // Malformed payload: ParseFlow or ParseExpect refused it
 }
 
-// Malformed is the sum that `Malformed messages` shows.
+// Malformed returns the sum that `conntrackd -s network` shows as `Malformed messages`.
 func (c *Counters) Malformed() uint64 {
 	return c.Truncated + c.BadSize + c.BadVersion + c.BadHeader + c.BadType + c.BadPayload
 }
@@ -28,17 +27,17 @@ type Message struct {
 	Body []byte
 }
 
-// Reader walks the messages in a run of received bytes. It keeps no copy: what
-// it returns is valid as long as those bytes are.
+// Reader iterates over the messages in received bytes. It copies nothing: its results are
+// valid as long as those bytes are.
 type Reader struct{ rest []byte }
 
-// ReadDatagram returns a Reader over one datagram, or over what package link has cut
-// off a TCP stream: either holds whole messages.
+// ReadDatagram returns a Reader over one datagram, or over a run of whole messages that
+// package link has split off a TCP stream.
 func ReadDatagram(b []byte) Reader { return Reader{rest: b} }
 
-// Next returns the next message of this version. Messages of another version
-// are counted and skipped. At the end, or where the bytes cease to make sense,
-// ok is false; the reason is counted in c, once.
+// Next returns the next message of this version. Messages of another version are counted
+// and skipped. At the end, or at a message that can't be read, ok is false; the reason is
+// counted in c, once.
 func (r *Reader) Next(c *Counters) (m Message, ok bool) {
 	for len(r.rest) > 0 {
 		b := r.rest
@@ -86,7 +85,7 @@ func (r *Reader) Next(c *Counters) (m Message, ok bool) {
 	return Message{}, false
 }
 
-// stop ends the walk for good: where the next message starts is unknown.
+// stop ends the iteration for good: the start of the next message is unknown.
 func (r *Reader) stop(why *uint64) (Message, bool) {
 	*why++
 	r.rest = nil

@@ -1,6 +1,6 @@
-// Package wire is the bytes of the state replication protocol, version 1, the
-// one that conntrackd of conntrack-tools speaks: message headers, the attributes
-// of flows and expectations, and how messages share a datagram.
+// Package wire encodes and decodes the state replication protocol, version 1, which
+// conntrack-tools' conntrackd speaks (docs/sync-protocol.md): message headers, the
+// attributes of flows and expectations, and datagrams of several messages.
 //
 // A message is a header of 8 bytes (16 for acknowledgements, negative
 // acknowledgements, resync requests and the marks around a bulk) and, for data,
@@ -8,15 +8,14 @@
 // body, see Notice. Messages follow each other without separators, in a datagram or
 // in a TCP stream.
 //
-// Encoding appends to the caller's buffer, decoding fills the caller's nl.Flow
-// or nl.Expect, so neither allocates. Nothing here knows of sockets, of time, or
-// of which message to send when: package proto decides that.
+// Encoding appends to the caller's buffer, decoding fills the caller's ctnetlink.Flow or
+// ctnetlink.Expect, so neither allocates. The package has no sockets and no clock; which
+// message to send when is up to package proto.
 //
-// Byte order: everything is big-endian but three 16-bit attributes, the
-// translated ports and the ICMP identifier. The C daemon swaps those once too
-// often, so that on the little-endian machines it runs on they travel
-// little-endian; this package writes and reads them little-endian on every
-// machine (sheet section 4, note A).
+// Byte order: everything is big-endian except three 16-bit attributes, the translated
+// ports and the ICMP identifier. The C daemon byte-swaps those twice, so that they are
+// little-endian on the little-endian machines where it runs; this package reads and
+// writes them little-endian on every machine.
 package wire
 
 import "encoding/binary"
@@ -24,11 +23,11 @@ import "encoding/binary"
 // Version is the protocol's version, the high nibble of a message's first byte.
 const Version = 1
 
-// Type is what a message is about: the low nibble of its first byte.
+// Type is the low nibble of a message's first byte: what the message carries.
 type Type uint8
 
-// Message types (sheet section 2). A flow or expectation that the receiver does
-// not know must be created by an update as by a new one.
+// Message types. An update of a flow or expectation that the receiver does not know
+// creates it.
 const (
 	FlowNew      Type = 0
 	FlowUpdate   Type = 1
@@ -48,15 +47,15 @@ func (t Type) IsExpect() bool { return t >= ExpectNew && t <= ExpectDelete }
 // Flags is the header's second byte.
 type Flags uint8
 
-// Header flags (sheet section 2). Hello and HelloBack may ride on any message,
-// the others belong to control messages. BulkBegin and BulkEnd are ours: they go
-// with Alive, where a C daemon does not look at them.
+// Header flags. Hello and HelloBack may be set on any message, the others belong to
+// control messages. BulkBegin and BulkEnd are ctbox's own: they accompany Alive, where a
+// C daemon ignores them.
 const (
 	BulkBegin Flags = 0x01 // everything I have follows
 	Resync    Flags = 0x02 // send me everything
 	Nack      Flags = 0x04 // sequence numbers From to To are missing here
 	Ack       Flags = 0x08 // sequence numbers From to To have arrived here
-	Alive     Flags = 0x10 // nothing to say, but alive
+	Alive     Flags = 0x10 // a sign of life
 	Hello     Flags = 0x20 // I have just started
 	HelloBack Flags = 0x40 // answer to a Hello
 	BulkEnd   Flags = 0x80 // that was everything
@@ -71,19 +70,18 @@ const (
 	RangedHeaderLen = 16
 )
 
-// Seq is a message's sequence number. A process counts every message that it
-// sends, of any type and over any link, from a number taken from the clock at
-// its start; the count wraps around.
+// Seq is a message's sequence number. A process numbers all messages that it sends, of
+// any type and over any link, starting from the time of its start; numbers wrap around.
 type Seq uint32
 
-// Before reports whether s was given out before t. It is a signed difference, so
-// it holds across the wrap-around for numbers less than 2^31 apart.
+// Before reports whether s was assigned before t, for numbers less than 2^31 apart, also
+// across the wrap-around.
 func (s Seq) Before(t Seq) bool { return int32(s-t) < 0 }
 
-// After reports whether s was given out after t.
+// After reports whether s was assigned after t.
 func (s Seq) After(t Seq) bool { return t.Before(s) }
 
-// Header is a message's header but for its length and version.
+// Header is a message's header without its length and version.
 type Header struct {
 	Type  Type
 	Flags Flags
@@ -94,7 +92,7 @@ type Header struct {
 	From, To Seq
 }
 
-// Ranged reports whether the header is one of 16 bytes, with From and To.
+// Ranged reports whether the header has From and To, and so 16 bytes.
 func (h Header) Ranged() bool { return h.Type == Control && (h.Flags&ranged != 0 || h.IsMark()) }
 
 // IsMark reports whether the message is the beginning or end of a bulk.
@@ -102,11 +100,10 @@ func (h Header) IsMark() bool {
 	return h.Type == Control && h.Flags&Alive != 0 && h.Flags&(BulkBegin|BulkEnd) != 0
 }
 
-// Kind is what a receiver takes a message for.
+// Kind is the class of a message by which a receiver acts.
 type Kind uint8
 
-// Kinds of messages. KindInvalid is every combination of type and flags that
-// stands for nothing.
+// Kinds of messages. KindInvalid is any combination of type and flags without a meaning.
 const (
 	KindInvalid Kind = iota
 	KindData
@@ -117,8 +114,8 @@ const (
 )
 
 // Kind classifies the message. Where several control flags are set the first in
-// the order Ack, Nack, Resync, Alive decides, as in the C daemon. Hello and
-// HelloBack have no part in it: they are looked at on messages of any kind.
+// the order Ack, Nack, Resync, Alive decides, as in the C daemon. Hello and HelloBack do
+// not matter here: messages of any kind may have them.
 func (h Header) Kind() Kind {
 	switch {
 	case h.Type <= ExpectDelete && h.Flags&^(Hello|HelloBack) == 0:
