@@ -17,13 +17,13 @@ func numbered(f *ctnetlink.Flow, i uint32) {
 	f.Reply = ctnetlink.Tuple{}
 }
 
-// slices is a table that notes how much of it is handed out at once.
-type slices struct {
+// batches is a table that notes how much of it is handed out at once.
+type batches struct {
 	table[ctnetlink.Flow]
 	largest *int
 }
 
-func (s slices) Next(c *cache.Cursor, batch []cache.Handle) (int, bool) {
+func (s batches) Next(c *cache.Cursor, batch []cache.Handle) (int, bool) {
 	got, more := s.table.Next(c, batch)
 	*s.largest = max(*s.largest, got)
 	return got, more
@@ -43,7 +43,7 @@ func TestDumpOfAMillionFlowsStallsNothing(t *testing.T) {
 	n := committing(t, nil, external)
 	largest := 0
 	dump := func(each func(*Entry) error) error {
-		return dumpTable(t.Context(), n, &task{}, slices{n.external.flows, &largest}, func(f *ctnetlink.Flow, e *Entry) { e.Flow = f }, each)
+		return dumpTable(t.Context(), n, &task{}, batches{n.external.flows, &largest}, func(f *ctnetlink.Flow, e *Entry) { e.Flow = f }, each)
 	}
 	standing, goOn, done := make(chan struct{}), make(chan struct{}), make(chan error, 1)
 	times := make([]uint8, million)

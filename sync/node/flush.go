@@ -158,14 +158,15 @@ func (n *Node) flushKernel(ctx context.Context, tables Tables, filter *filter) e
 	if err == nil {
 		err = p.Submit(batch)
 	}
-	return cmp.Or(err, p.Close(), failed)
+	err = cmp.Or(err, p.Close())
+	return cmp.Or(err, failed) // which Close may have set
 }
 
 // SchedulePurge flushes the kernel's table after PurgeTimeout, unless a commit or
 // a flush comes first (-t).
 func (n *Node) SchedulePurge(ctx context.Context) error {
 	var refused error
-	return errors.Join(n.do(ctx, func() {
+	err := n.do(ctx, func() {
 		if n.cfg.Sync == nil {
 			refused = ErrUnsupported
 			return
@@ -175,7 +176,8 @@ func (n *Node) SchedulePurge(ctx context.Context) error {
 		}
 		n.timers.purge = n.clock() + n.cfg.Sync.PurgeTimeout
 		n.notice(fmt.Sprintf("flushing conntrack table in %d secs", n.cfg.Sync.PurgeTimeout/time.Second))
-	}), refused)
+	})
+	return errors.Join(err, refused)
 }
 
 func (n *Node) cancelPurge() { n.timers.purge = 0 }

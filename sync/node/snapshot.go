@@ -1,9 +1,11 @@
 package node
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"net/netip"
+	"slices"
 
 	"ctbox/sync/cache"
 	"ctbox/sync/proto"
@@ -34,6 +36,9 @@ func (n *Node) snapshot() Status {
 	for t := range n.tasks {
 		s.Tasks = append(s.Tasks, TaskStatus{Type: t.typ, Running: n.now.Sub(t.began), Done: t.done})
 	}
+	slices.SortFunc(s.Tasks, func(a, b TaskStatus) int {
+		return cmp.Or(cmp.Compare(b.Running, a.Running), cmp.Compare(a.Type, b.Type), cmp.Compare(b.Done, a.Done))
+	})
 	s.Internal = n.side(&n.internal)
 	s.External = n.side(&n.external)
 	if n.bypass {
@@ -59,6 +64,7 @@ func (n *Node) snapshot() Status {
 			LastMessage: n.clock() - p.last, Ignored: p.ignored,
 			Incomplete: uint64(p.incomplete)})
 	}
+	slices.SortFunc(s.Peers, func(a, b PeerStatus) int { return a.Addr.Compare(b.Addr) })
 	s.Links = n.links.status()
 	s.Queues = n.queues(&m)
 	return s
