@@ -139,10 +139,11 @@ func (k *check) general() {
 	k.lock(g)
 	k.socket(g)
 	k.metrics(g)
-	if g.NetlinkBufferSize > g.NetlinkBufferSizeMaxGrowth {
-		text := "NetlinkBufferSize is greater than NetlinkBufferSizeMaxGrowth, the system's default is used instead"
+	if _, unused := g.EventBuffer(); unused {
+		text := "NetlinkBufferSize is greater than NetlinkBufferSizeMaxGrowth, the default is used instead"
 		if g.NetlinkBufferSizeMaxGrowth == 0 {
-			text = "NetlinkBufferSize has no effect without NetlinkBufferSizeMaxGrowth, the system's default is used instead"
+			text = "NetlinkBufferSize has no effect without NetlinkBufferSizeMaxGrowth where NetlinkBufferSizeFixed is on, " +
+				"the system's default is used instead"
 		}
 		k.report(Caution, text, &g.NetlinkBufferSize)
 	}

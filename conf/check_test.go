@@ -99,11 +99,13 @@ func TestCheck(t *testing.T) {
 		{"General { UNIX { Path /run/precious } }\nStats { }", []string{"F 1:18: Path /run/precious exists and is not a socket"}},
 		{"General { UNIX { Path /run/link } }\nStats { }", []string{"F 1:18: Path /run/link exists and is not a socket"}},
 		{"General { UNIX { Path /run/x } NetlinkBufferSize 2 NetlinkBufferSizeMaxGrowth 1\nScheduler { Priority 0 } HashLimit 5 }\nStats { }", []string{
-			"C 1:32: NetlinkBufferSize is greater than NetlinkBufferSizeMaxGrowth, the system's default is used instead",
+			"C 1:32: NetlinkBufferSize is greater than NetlinkBufferSizeMaxGrowth, the default is used instead",
 			"C 2:13: Priority 0 is no priority of a real-time policy: these are 1 to 99",
 			"N 2:26: HashLimit 5 is below net.netfilter.nf_conntrack_max, 262144: a full table does not fit the cache"}},
-		{"General { UNIX { Path /run/x } NetlinkBufferSize 2 }\nStats { }", []string{
-			"C 1:32: NetlinkBufferSize has no effect without NetlinkBufferSizeMaxGrowth, the system's default is used instead"}},
+		{"General { UNIX { Path /run/x } NetlinkBufferSize 2 }\nStats { }", nil}, // no maximum, none that it could exceed
+		{"General { UNIX { Path /run/x } NetlinkBufferSizeFixed on NetlinkBufferSize 2 }\nStats { }", []string{
+			"C 1:58: NetlinkBufferSize has no effect without NetlinkBufferSizeMaxGrowth where NetlinkBufferSizeFixed is on, " +
+				"the system's default is used instead"}},
 		{"General { UNIX { Path /run/x } PollSecs 5 NetlinkEventsReliable on }\nStats { }", []string{"N 1:43: NetlinkEventsReliable has no effect with PollSecs"}},
 		{"General { UNIX { Path /run/x } Filter { Protocol Accept { } Address Accept { } } }\nStats { }", []string{
 			"C 1:41: Protocol Accept with an empty list drops every flow", "C 1:61: Address Accept with an empty list drops every flow"}},

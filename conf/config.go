@@ -41,9 +41,10 @@ type General struct {
 
 	MetricsListen netip.AddrPort // of the HTTP server for metrics; the zero AddrPort for none
 
-	NetlinkBufferSize          uint32        // bytes; 0 leaves the system's default
+	NetlinkBufferSize          uint32        // bytes; 0 leaves the default
 	NetlinkBufferSizeMaxGrowth uint32        // bytes
-	NetlinkOverrunResync       time.Duration // delay from an overrun to the resynchronisation; 0 for none
+	NetlinkBufferSizeFixed     bool          // the two above are all, as in conntrack-tools
+	NetlinkOverrunResync       time.Duration // delay from a further overrun to the resynchronisation; 0 for none
 	NetlinkEventsReliable      bool
 	PollInterval               time.Duration // period of polling; 0 for events
 	EventIterationLimit        uint32        // events handled in a row
@@ -51,6 +52,16 @@ type General struct {
 	Systemd   bool
 	Scheduler Scheduler
 	Filter    Filter
+}
+
+// EventBuffer returns the size of the event socket's buffer to begin with that the
+// file asks for, 0 for the default; unused says that it gives one that is not used.
+func (g *General) EventBuffer() (size int, unused bool) {
+	bounded := g.NetlinkBufferSizeMaxGrowth != 0 || g.NetlinkBufferSizeFixed
+	if bounded && g.NetlinkBufferSize > g.NetlinkBufferSizeMaxGrowth {
+		return 0, true
+	}
+	return int(g.NetlinkBufferSize), false
 }
 
 // LogFormat is the form of the daemon's log, with the numbers of logging.Format.

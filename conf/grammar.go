@@ -224,8 +224,9 @@ var generalClauses = []clause{
 		value: number[uint32]{
 			at: func(s scope) *uint32 { return &s.cfg.General.NetlinkBufferSize }, max: maxInt,
 		},
-		doc: "Receive buffer of the event socket in bytes. Without it, or above NetlinkBufferSizeMaxGrowth, it is the " +
-			"system's default.",
+		doc: "Receive buffer of the event socket in bytes, to begin with. Without it, or above NetlinkBufferSizeMaxGrowth, " +
+			"the buffer is as large as bursts of events need: 1/32 of the memory rounded up to a power of two, at least " +
+			"8 MiB and at most 256 MiB. Memory is used only while events wait.",
 	},
 	{
 		name:    "NetlinkBufferSizeMaxGrowth",
@@ -234,7 +235,15 @@ var generalClauses = []clause{
 		value: number[uint32]{
 			at: func(s scope) *uint32 { return &s.cfg.General.NetlinkBufferSizeMaxGrowth }, max: maxInt,
 		},
-		doc: "The size in bytes up to which the buffer is doubled when events were lost.",
+		doc: "The size in bytes up to which the buffer is doubled when events were lost. A buffer below the default of " +
+			"NetlinkBufferSize grows to that default first, at once and whatever this says.",
+	},
+	{
+		name:  "NetlinkBufferSizeFixed",
+		live:  true,
+		value: boolean{at: func(s scope) *bool { return &s.cfg.General.NetlinkBufferSizeFixed }},
+		doc: "on forbids what conntrack-tools does not do: a buffer without NetlinkBufferSize is the system's default, and " +
+			"none grows beyond NetlinkBufferSizeMaxGrowth.",
 	},
 	{
 		name: "NetlinkOverrunResync",
@@ -244,8 +253,9 @@ var generalClauses = []clause{
 			def:   30 * time.Second,
 			onOff: true,
 		},
-		doc: "How long after a loss of events the caches are compared with the kernel's table; on is 30 seconds, and so " +
-			"is 0.",
+		doc: "After a loss of events the caches are compared with the kernel's table within a second. Where another " +
+			"loss follows soon the next comparison waits for this time, and each further one twice as long, up to 8 minutes; " +
+			"on is 30 seconds, and so is 0. off compares nothing.",
 	},
 	{
 		name:  "NetlinkEventsReliable",

@@ -149,6 +149,8 @@ var clauseTests = []struct {
 	{"General { NetlinkBufferSize 1 NetlinkBufferSizeMaxGrowth 2 }", general(func(g *General) { g.NetlinkBufferSize, g.NetlinkBufferSizeMaxGrowth = 1, 2 })},
 	{"General { SocketBufferSize 1 SocketBufferSizeMaxGrown 2 }", general(func(g *General) { g.NetlinkBufferSize, g.NetlinkBufferSizeMaxGrowth = 1, 2 })},
 	{"General { SocketBufferSizeMaxGrowth 2 }", general(func(g *General) { g.NetlinkBufferSizeMaxGrowth = 2 })},
+	{"General { NetlinkBufferSizeFixed Yes }", general(func(g *General) { g.NetlinkBufferSizeFixed = true })},
+	{"General { NetlinkBufferSizeFixed on NetlinkBufferSizeFixed off }", nothing[Config]},
 	{"General { NetlinkOverrunResync on }", nothing[Config]},
 	{"General { NetlinkOverrunResync NO }", general(func(g *General) { g.NetlinkOverrunResync = 0 })},
 	{"General { NetlinkOverrunResync 5 }", general(func(g *General) { g.NetlinkOverrunResync = 5 * time.Second })},

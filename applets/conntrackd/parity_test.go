@@ -114,8 +114,9 @@ func TestCommandsAreDebians(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			theirs, mine := newHost(t), newHost(t)
-			theirDaemon := theirs.start(debian, theirs.configure("", clauses))
-			myDaemon := mine.start(ours(t), mine.configure("", clauses))
+			const buffer = " NetlinkBufferSize 1000000\n NetlinkBufferSizeMaxGrowth 1000000\n" // S20
+			theirDaemon := theirs.start(debian, theirs.configure(buffer, clauses))
+			myDaemon := mine.start(ours(t), mine.configure(buffer, clauses))
 			for _, h := range []*host{theirs, mine} {
 				h.Must("/usr/sbin/conntrack", "-I", "-p", "tcp", "-s", "198.51.100.1", "-d", "203.0.113.1",
 					"--sport", "1001", "--dport", "2002", "--state", "ESTABLISHED", "-t", "300", "-m", "5")

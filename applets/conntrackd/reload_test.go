@@ -12,6 +12,9 @@ import (
 	"time"
 
 	"ctbox/internal/netnstest"
+	"ctbox/nl/ctnetlink"
+
+	"golang.org/x/sys/unix"
 )
 
 // reload writes h's configuration anew and has the daemon read it.
@@ -233,6 +236,38 @@ func TestReloadKeepsReplication(t *testing.T) {
 	before.Sent += 3
 	if after != before || peerAfter != peer {
 		t.Errorf("from %+v, %+v\nto %+v, %+v", before, peer, after, peerAfter)
+	}
+}
+
+// A reload that forbids or allows the event buffer's own size is in force at once.
+func TestReloadOfTheEventBuffer(t *testing.T) {
+	t.Parallel()
+	h := newHost(t)
+	h.start(ours(t), h.configure("", setups["stats"]))
+	buffer := func() (size int) {
+		var status struct {
+			Kernel struct {
+				BufferSize int `json:"buffer_size"`
+			}
+		}
+		if err := json.Unmarshal([]byte(h.client("-s", "runtime", "--json")), &status); err != nil {
+			t.Fatal(err)
+		}
+		return status.Kernel.BufferSize
+	}
+	system, burst := 2*systemBuffer(t, unix.SO_RCVBUF), ctnetlink.BurstBuffer(ctnetlink.KernelMemory())
+	for _, c := range []struct {
+		changed, general string
+		want             int
+	}{
+		{"", "", burst},
+		{"General NetlinkBufferSizeFixed", " NetlinkBufferSizeFixed on\n", system},
+		{"General NetlinkBufferSizeFixed", " NetlinkBufferSizeFixed off\n", burst},
+	} {
+		h.reloads(c.changed, c.general, setups["stats"])
+		if got := buffer(); got != c.want {
+			t.Errorf("with %q the buffer has %d bytes, want %d", c.general, got, c.want)
+		}
 	}
 }
 

@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"ctbox/internal/netnstest"
+	"ctbox/nl/ctnetlink"
 )
 
 // What the configuration says of sockets is what the daemon's sockets have, and
@@ -25,12 +26,12 @@ func TestSettingsOfSockets(t *testing.T) {
 		Events:   eventSocket{Groups: 0b111, Buffer: 65536},
 		Receiver: systemBuffer(t, unix.SO_RCVBUF), Sender: systemBuffer(t, unix.SO_SNDBUF),
 	}
-	reliable, buffers, unchecked, expects, system, tooLarge := plain, plain, plain, plain, plain, plain
+	reliable, buffers, unchecked, expects, system := plain, plain, plain, plain, plain
 	reliable.Events.Reliable = true
 	buffers.Receiver, buffers.Sender = 2*400000, 2*300000
 	unchecked.NoCheck = true
 	expects.Events.Groups = 0b111111
-	system.Events.Buffer, tooLarge.Events.Buffer = plain.Receiver, plain.Receiver
+	system.Events.Buffer = plain.Receiver
 	unreliable := strings.Replace(general, "Reliable on", "Reliable off", 1)
 	for _, c := range []struct {
 		name, general, rest string
@@ -41,6 +42,9 @@ func TestSettingsOfSockets(t *testing.T) {
 		{"no checksum", unreliable, link("Checksum off\n"), unchecked},
 		{"expectations", unreliable,
 			strings.Replace(link(""), "UDP {", "Options {\nExpectationSync on\n}\nUDP {", 1), expects},
+		{"the default", "", link(""), system},
+		{"above the maximum", " NetlinkBufferSize 131072\n NetlinkBufferSizeMaxGrowth 65536\n", link(""), system},
+		{"no maximum", " NetlinkBufferSize 65536\n", link(""), system},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
@@ -48,8 +52,12 @@ func TestSettingsOfSockets(t *testing.T) {
 				h := newHost(t)
 				p := h.start(bin, h.configure(c.general, c.rest))
 				want := c.want
-				if want.Events.Buffer == plain.Receiver && bin != debian {
-					want.Events.Buffer *= 2 // S20
+				switch { // S20
+				case bin == debian || want != system:
+				case c.name == "no maximum":
+					want.Events.Buffer = 65536
+				default:
+					want.Events.Buffer = ctnetlink.BurstBuffer(ctnetlink.KernelMemory())
 				}
 				if diff := cmp.Diff(want, socketsOf(t, p.Pid())); diff != "" {
 					t.Errorf("%s (-want +got):\n%s", bin, diff)
@@ -156,7 +164,7 @@ func TestEventLogIsDebians(t *testing.T) {
 			var logs [2]string
 			for i, bin := range []string{debian, ours(t)} {
 				h := newHost(t)
-				stop(t, h.start(bin, h.configure(general+" LogFile "+h.path("log"), "Stats {\n}")))
+				stop(t, h.start(bin, h.configure(general+debiansBuffer(bin)+" LogFile "+h.path("log"), "Stats {\n}")))
 				text, err := os.ReadFile(h.path("log"))
 				if err != nil {
 					t.Fatal(err)

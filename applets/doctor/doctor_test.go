@@ -128,7 +128,7 @@ func TestPrivilege(t *testing.T) {
 	wantFinding(t, all, "ok", "event-buffer", "any buffer")
 	all, _ = examined(t, ns, without, "-C", big)
 	wantFinding(t, all, "warning", "event-buffer", "rmem_max")
-	all, _ = examined(t, ns, without, "-C", config(t, strings.Replace(syncConfig, "General {", "General {\n NetlinkBufferSizeMaxGrowth 4096", 1)))
+	all, _ = examined(t, ns, without, "-C", config(t, strings.Replace(syncConfig, "General {", "General {\n NetlinkBufferSizeFixed on\n NetlinkBufferSizeMaxGrowth 4096", 1)))
 	wantFinding(t, all, "ok", "event-buffer", "rmem_max allows")
 	// Without a configuration conntrack -E is the one that needs most.
 	all, _ = examined(t, ns, []string{"unshare", "-U", "-r", "-n"}, "--for", "conntrack")

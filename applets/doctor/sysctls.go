@@ -96,8 +96,11 @@ const eventBuffer = ctnetlink.DefaultEventBuffer / 2
 // caller go past rmem_max, as the event sockets ask to.
 func checkEventBuffer(h *host, r *report) {
 	want := uint64(eventBuffer)
-	if h.cfg != nil && h.cfg.General.NetlinkBufferSizeMaxGrowth > 0 {
+	if h.cfg != nil {
 		want = uint64(h.cfg.General.NetlinkBufferSizeMaxGrowth)
+		if !h.cfg.General.NetlinkBufferSizeFixed {
+			want = max(want, uint64(ctnetlink.BurstBuffer(ctnetlink.KernelMemory())))
+		}
 	}
 	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.NETLINK_NETFILTER)
 	if err != nil {

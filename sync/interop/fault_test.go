@@ -222,7 +222,7 @@ func TestOverrun(t *testing.T) {
 	p.start(programs{ours, ours}, syncClause(modes[0], transports[0], ""), "")
 	p.a.daemon.stop()
 	p.a.daemon.configure(syncClause(modes[0], transports[0], "")(p.a.side, p.b.side),
-		"NetlinkBufferSize 2304\n\tNetlinkBufferSizeMaxGrowth 2304\n\tNetlinkOverrunResync 1")
+		"NetlinkBufferSize 2304\n\tNetlinkBufferSizeMaxGrowth 2304\n\tNetlinkBufferSizeFixed on\n\tNetlinkOverrunResync 1")
 	p.a.daemon.start()
 	deadline := time.Now().Add(patience)
 	for port := uint16(1); ; port++ {
@@ -251,7 +251,7 @@ func TestCommitLosesNothing(t *testing.T) {
 	p.start(programs{ours, ours}, syncClause(modes[0], transports[0], ""), "")
 	p.b.daemon.stop()
 	p.b.daemon.configure(syncClause(modes[0], transports[0], "")(p.b.side, p.a.side),
-		"NetlinkBufferSize 2304\n\tNetlinkBufferSizeMaxGrowth 2304\n\tNetlinkOverrunResync 3600")
+		"NetlinkBufferSize 2304\n\tNetlinkBufferSizeMaxGrowth 2304\n\tNetlinkBufferSizeFixed on\n\tNetlinkOverrunResync 3600")
 	p.b.daemon.start()
 	for port := range flows {
 		f := p.a.flow(uint16(1000 + port))

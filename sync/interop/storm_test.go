@@ -113,7 +113,7 @@ func storms(longestStop time.Duration) []fault {
 }
 
 // tinyBuffer makes the kernel drop events.
-const tinyBuffer = "NetlinkBufferSize 4096\n\tNetlinkBufferSizeMaxGrowth 4096\n"
+const tinyBuffer = "NetlinkBufferSize 4096\n\tNetlinkBufferSizeMaxGrowth 4096\n\tNetlinkBufferSizeFixed on\n"
 
 // step is a fault of a plan.
 type step struct {

@@ -10,8 +10,6 @@ import (
 	"ctbox/nl/ctnetlink"
 	"ctbox/sync/cache"
 	"ctbox/sync/proto"
-
-	"golang.org/x/sys/unix"
 )
 
 // subscribe joins the kernel's events. What it says stands in conntrack-tools' order.
@@ -27,8 +25,11 @@ func (n *Node) subscribe() error {
 	if opts.Reliable {
 		n.notice("reliable ctnetlink event delivery is ENABLED.")
 	}
-	buffer, configured := eventBuffer(g)
+	buffer, said := n.eventBuffer(g)
 	opts.Buffer = buffer
+	if !g.NetlinkBufferSizeFixed {
+		opts.Backlog = min(ctnetlink.DefaultEventBacklog, n.burstBuffer)
+	}
 	sub, err := ctnetlink.Subscribe(opts)
 	if errors.Is(err, ctnetlink.ErrFilterTooLong) {
 		n.filterTooLong(err)
@@ -49,8 +50,8 @@ func (n *Node) subscribe() error {
 	case g.Filter.Active():
 		n.notice("using user-space event filtering")
 	}
-	if !configured {
-		n.saySystemBuffer()
+	if said != "" {
+		n.notice(said)
 	}
 	n.kernel.BufferSize = uint64(sub.Buffer())
 	n.notice(fmt.Sprintf("netlink event socket buffer size has been set to %d bytes", sub.Buffer()))
@@ -85,45 +86,6 @@ func (n *Node) filterTooLong(err error) {
 // coalesce is what a change may wait for others while the node is busy: waking up
 // for each and sending it alone costs more than all the rest.
 const coalesce = 8 * time.Millisecond
-
-// eventBuffer returns the size to ask for, and whether it is the configuration's and
-// not the system's.
-func eventBuffer(g *conf.General) (size int, configured bool) {
-	if n := configuredBuffer(g); n != 0 {
-		return n / 2, true // the kernel doubles it
-	}
-	return systemBuffer(), false
-}
-
-func (n *Node) saySystemBuffer() {
-	n.notice("NetlinkBufferSize is either not set or is greater than NetlinkBufferSizeMaxGrowth. Using current system buffer size")
-}
-
-// configuredBuffer is the configuration's size in bytes, 0 where it leaves that to
-// the system.
-func configuredBuffer(g *conf.General) int {
-	if g.NetlinkBufferSize > g.NetlinkBufferSizeMaxGrowth {
-		return 0
-	}
-	return int(g.NetlinkBufferSize)
-}
-
-// systemBuffer is what the system gives a new socket, net.core.rmem_default. Asked
-// for, it is doubled: events gather for a while (coalesce). What a burst brings
-// beyond it waits in this process.
-func systemBuffer() int {
-	const usual = 212992
-	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.NETLINK_NETFILTER)
-	if err != nil {
-		return usual
-	}
-	defer unix.Close(fd)
-	size, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUF)
-	if err != nil {
-		return usual
-	}
-	return size
-}
 
 // eventsArrived is how the events' reader says that there are some. When nobody has
 // the turn it follows them itself, but leaves many to the loop, so as to go on reading.

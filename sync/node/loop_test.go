@@ -113,7 +113,7 @@ func TestDumpDoesNotReviveTheDead(t *testing.T) {
 			t.Errorf("flow %d is cached: %v, want %v", i, got, want)
 		}
 	}
-	if n.buried != nil {
+	if n.ends != nil {
 		t.Error("what ended is remembered after the dump")
 	}
 }

@@ -74,22 +74,19 @@ type Node struct {
 	peers    map[peerKey]*peer
 	injector *injector // DisableExternalCache
 
-	tasks       map[*task]struct{}
-	taskFailed  uint64
-	committing  bool
-	commits     CommitsStatus
-	commitEnded time.Time
-	flushing    bool
-	refilling   bool
-	filling     bool // the first refill has not ended yet
-	bulkWaits   bool // a bulk was asked for meanwhile
-	refillNext  []func()
-	chores      []func() bool
-	// Flows that ended while a dump is under way, by the kernel's id; nil without.
-	buried map[uint32]struct{}
-	// And the attributes that events have told meanwhile.
-	touched       map[cache.Handle]ctnetlink.Attr
-	buriedExpects map[expectKey]struct{}
+	tasks         map[*task]struct{}
+	taskFailed    uint64
+	committing    bool
+	commits       CommitsStatus
+	commitEnded   time.Time
+	flushing      bool
+	refilling     bool
+	filling       bool // the first refill has not ended yet
+	bulkWaits     bool // a bulk was asked for meanwhile
+	refillNext    []func()
+	chores        []func() bool
+	ends          *ends  // what events tell while a dump is under way; nil without
+	untold        bool   // a reading found something that was not replicated
 	externalSweep uint64 // number of the last bulk of the peer's that began
 	held          bool   // messages wait for a slow link
 	behind        bool   // something has been waiting to be sent, since behindSince
@@ -107,7 +104,8 @@ type Node struct {
 	saidLost                  time.Duration // when the log last named lost events
 	unsaidLost                uint64        // those since
 	atLeast                   string        // in front of that number, where the kernel does not count what it drops
-	grownOut                  bool          // said that the buffer can't be doubled further
+	grownOut                  bool          // said that the buffer can't grow further
+	burstBuffer               int           // what the event buffer grows to at once
 	startedSaid               time.Duration // when the log last said that the peer has started
 }
 
@@ -150,10 +148,11 @@ func New(cfg *conf.Config, log *slog.Logger, ended Ended) (_ *Node, err error) {
 		turn:  make(chan struct{}, 1),
 		ready: make(chan struct{}, 1),
 		calls: make(chan func()), stopped: make(chan struct{}),
-		start: time.Now(),
-		own:   map[uint32]origin{},
-		tasks: map[*task]struct{}{},
-		peers: map[peerKey]*peer{},
+		start:       time.Now(),
+		own:         map[uint32]origin{},
+		tasks:       map[*task]struct{}{},
+		peers:       map[peerKey]*peer{},
+		burstBuffer: ctnetlink.BurstBuffer(ctnetlink.KernelMemory()),
 	}
 	n.now = n.start
 	n.turn <- struct{}{} // Run's, to begin with

@@ -5,18 +5,22 @@ import (
 	"time"
 )
 
-// Overruns in quick succession mean that the machine is busy, and a
-// resynchronisation would make it busier: each that follows another within
-// overrunCalm doubles the delay.
+// The tables are read firstResync after an overrun: so long until a burst is over, and
+// until then the peer's copy is incomplete. Overruns in quick succession mean that the
+// machine is busy, and reading would make it busier: after one that follows another
+// within overrunCalm the reading waits for NetlinkOverrunResync, and after each further
+// one twice as long.
 const (
+	firstResync    = 500 * time.Millisecond
 	overrunCalm    = time.Minute
 	maxResyncDelay = 8 * time.Minute
+	usualResync    = 30 * time.Second // the default of NetlinkOverrunResync
 )
 
-// A commit makes events faster than anything else, and whoever reads the internal cache
-// after it expects what was committed there. What is lost by its end, or shortly after,
-// when the last of its events are looked at, is looked for soon; that says nothing of how
-// busy the machine is otherwise.
+// A commit makes events faster than anything else, and a reader of the internal cache
+// expects there what was committed. What is lost by its end, or shortly after, when the
+// last of its events are looked at, is looked for soon; that says nothing of how busy the
+// machine is otherwise.
 const (
 	commitBurst  = 5 * time.Second
 	commitResync = time.Second
@@ -27,18 +31,25 @@ const (
 func (n *Node) overrun(lost uint64) {
 	n.kernel.Overruns++
 	n.kernel.Lost += lost
+	n.kernel.Missing += lost
 	n.sayLost(lost)
 	n.growBuffer()
 	n.resyncLater()
 }
 
-// resyncLater has the kernel's tables read again after NetlinkOverrunResync, or, if a
-// commit is the cause, when that is over.
+// resyncLater schedules a reading of the kernel's tables for events that were lost,
+// unless NetlinkOverrunResync is off.
 func (n *Node) resyncLater() {
-	g := &n.cfg.General
-	if g.NetlinkOverrunResync == 0 || n.internal.flows == nil {
-		return
+	if delay := n.cfg.General.NetlinkOverrunResync; delay != 0 && n.internal.flows != nil {
+		n.scheduleResync(delay)
 	}
+}
+
+// scheduleResync schedules a reading of the kernel's tables: soon, or, where one was
+// scheduled lately, after delay and more. A reading that is scheduled already is put off
+// no further: under steady overruns it would never come. If a commit is the cause, the
+// reading comes when that is over.
+func (n *Node) scheduleResync(delay time.Duration) {
 	now := n.clock()
 	if n.committing || n.commits.Count > 0 && n.now.Sub(n.commitEnded) < commitBurst {
 		if at := now + commitResync; n.timers.resync == 0 || at < n.timers.resync {
@@ -46,26 +57,26 @@ func (n *Node) resyncLater() {
 		}
 		return
 	}
-	if n.overrunDelay == 0 || now-n.lastOverrun > overrunCalm+n.overrunDelay {
-		n.overrunDelay = g.NetlinkOverrunResync
-	} else if n.timers.resync == 0 {
-		n.overrunDelay = min(2*n.overrunDelay, max(maxResyncDelay, g.NetlinkOverrunResync))
-	}
+	calm := n.overrunDelay == 0 || now-n.lastOverrun > overrunCalm+n.overrunDelay
 	n.lastOverrun = now
-	// A resynchronisation that waits already is put off no further: under
-	// steady overruns it would never come.
+	switch {
+	case calm:
+		n.overrunDelay = firstResync
+	case n.timers.resync == 0:
+		n.overrunDelay = min(max(2*n.overrunDelay, delay), max(maxResyncDelay, delay))
+	}
 	if n.timers.resync == 0 {
 		n.timers.resync = now + n.overrunDelay
 	}
 }
 
-// resync reads the kernel's tables again, and tells what is new.
+// resync reads the kernel's tables again and replicates what is new.
 func (n *Node) resync() {
 	if n.committing {
 		n.timers.resync = n.clock() + commitResync
 		return
 	}
-	n.startRefill(refill{tables: Flows | n.expectTables(), send: true, sweep: true}, n.retryRefill)
+	n.startRefill(refill{tables: Flows | n.expectTables(), send: true, all: n.untold, sweep: true}, n.retryRefill)
 }
 
 // lostQuiet is the least time between two lines about lost events. Under a steady
@@ -82,26 +93,4 @@ func (n *Node) sayLost(lost uint64) {
 	} else if n.timers.lost == 0 {
 		n.timers.lost = n.saidLost + lostQuiet
 	}
-}
-
-// growBuffer doubles the event socket's buffer, up to the configured maximum.
-func (n *Node) growBuffer() {
-	limit := uint64(n.cfg.General.NetlinkBufferSizeMaxGrowth)
-	if 2*n.kernel.BufferSize > limit {
-		if !n.grownOut {
-			n.grownOut = true
-			n.notice("netlink event socket buffer size cannot be doubled further since it will exceed " +
-				"NetlinkBufferSizeMaxGrowth. We are likely to be losing events, this may lead to " +
-				"unsynchronized replicas. Please, consider increasing netlink socket buffer size via " +
-				"NetlinkBufferSize and NetlinkBufferSizeMaxGrowth clauses in conntrackd.conf")
-		}
-		return
-	}
-	// The kernel doubles what it is given.
-	if err := n.events.SetBuffer(int(n.kernel.BufferSize)); err != nil {
-		n.log.Error("grow the netlink event buffer: " + err.Error())
-		return
-	}
-	n.kernel.BufferSize = uint64(n.events.Buffer())
-	n.notice(fmt.Sprintf("netlink event socket buffer size has been doubled to %d bytes", n.kernel.BufferSize))
 }

@@ -21,7 +21,8 @@ import (
 // internal cache only events tell what the filter has changed.
 func (n *Node) Reconfigure(ctx context.Context, cfg *conf.Config) error {
 	var refused error
-	return errors.Join(n.do(ctx, func() { refused = n.reconfigure(cfg) }), refused)
+	err := n.do(ctx, func() { refused = n.reconfigure(cfg) })
+	return errors.Join(err, refused)
 }
 
 // reconfigure is Reconfigure's part in the loop.
@@ -38,7 +39,8 @@ func (n *Node) reconfigure(cfg *conf.Config) error {
 		}
 	}
 	n.cfg, n.filter = cfg, filter
-	n.grownOut = n.grownOut && g.NetlinkBufferSizeMaxGrowth == before.NetlinkBufferSizeMaxGrowth
+	n.grownOut = n.grownOut && g.NetlinkBufferSizeMaxGrowth == before.NetlinkBufferSizeMaxGrowth &&
+		g.NetlinkBufferSizeFixed == before.NetlinkBufferSizeFixed
 	if g.NetlinkOverrunResync != before.NetlinkOverrunResync {
 		n.overrunDelay = 0
 		if before.NetlinkOverrunResync == 0 && n.internal.flows != nil {
@@ -81,12 +83,12 @@ func (n *Node) resubscribe(g *conf.General, filter *filter, refilter bool) error
 			return err
 		}
 	}
-	if configuredBuffer(g) == configuredBuffer(before) {
+	if sameBuffer(g, before) {
 		return nil // what it has grown to since, it keeps
 	}
-	size, configured := eventBuffer(g)
-	if !configured {
-		n.saySystemBuffer()
+	size, said := n.eventBuffer(g)
+	if said != "" {
+		n.notice(said)
 	}
 	if err := n.events.SetBuffer(size); err != nil {
 		if refilter {

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"fmt"
 	"time"
 
 	"ctbox/nl"
@@ -118,28 +119,81 @@ func (n *Node) retryRefill(err error) {
 
 // refill runs beside the loop.
 func (n *Node) refill(ctx context.Context, t *task, r refill) error {
-	if r.tables&Flows != 0 {
-		if err := n.refillFlows(ctx, t, r); err != nil {
+	var missing, lost uint64
+	if err := n.do(ctx, func() { missing, lost = n.kernel.Missing, n.kernel.Lost }); err != nil {
+		return err
+	}
+	whole := r.sweep
+	for _, table := range []struct {
+		is     Tables
+		refill func(context.Context, *task, refill) (whole bool, err error)
+	}{{Flows, n.refillFlows}, {Expects, n.refillExpects}} {
+		if r.tables&table.is == 0 {
+			whole = whole && n.expectTables()&table.is == 0 && table.is != Flows
+			continue
+		}
+		read, err := table.refill(ctx, t, r)
+		if err != nil {
 			return err
 		}
+		whole = whole && read
 	}
-	if r.tables&Expects != 0 {
-		return n.refillExpects(ctx, t, r)
-	}
-	return nil
+	return n.do(ctx, func() {
+		if whole {
+			n.kernel.Missing -= missing
+		}
+		switch {
+		case !r.send && n.kernel.Lost != lost:
+			// What this reading has found by then was not replicated, and the next
+			// one does not find it any more.
+			n.untold = true
+		case whole && r.all:
+			n.untold = false
+		}
+	})
 }
 
-func (n *Node) refillFlows(ctx context.Context, t *task, r refill) error {
-	table := n.internal.flows
-	if err := n.do(ctx, func() { r.count(&n.kernel); table.BeginSweep(); n.beginDump() }); err != nil {
-		return err
+// mostReadings is how often a table is read in a row that changes so that a reading is
+// interrupted.
+const mostReadings = 5
+
+// readWhole reads a table again until the kernel does not say of a reading that it may
+// have hidden or doubled entries. It reports whether it came to that.
+func readWhole(read func() (nl.DumpInfo, error)) (whole bool, err error) {
+	for range mostReadings {
+		info, err := read()
+		if err != nil || !info.Interrupted {
+			return err == nil, err
+		}
 	}
-	info, err := dump(ctx, n, t, ctnetlink.Dump{Type: ctnetlink.TypeFlowGet}, func(f *ctnetlink.Flow) { n.dumped(f, r) })
-	err = errors.Join(err, n.do(ctx, n.endDump))
-	if err != nil || !r.sweep || info.Interrupted {
-		return err
+	return false, nil
+}
+
+// readTable reads a table of the kernel's for a refill and has each called for its
+// entries in the loop. What it could not find out another reading is to.
+func readTable[T any, P decoded[T]](ctx context.Context, n *Node, t *task, r refill, typ nl.Type, begin func(), each func(P)) (whole bool, err error) {
+	whole, err = readWhole(func() (nl.DumpInfo, error) {
+		if err := n.do(ctx, func() { r.count(&n.kernel); begin(); n.beginDump() }); err != nil {
+			return nl.DumpInfo{}, err
+		}
+		info, err := dump(ctx, n, t, ctnetlink.Dump{Type: typ}, each)
+		return info, errors.Join(err, n.do(ctx, n.endDump))
+	})
+	if err == nil && !whole {
+		err = n.do(ctx, func() {
+			n.log.Warn(fmt.Sprintf("the kernel interrupted %d readings of its table in a row; it will be read again", mostReadings))
+			n.scheduleResync(n.resyncDelay())
+		})
 	}
-	return n.sweepFlows(ctx)
+	return whole, err
+}
+
+func (n *Node) refillFlows(ctx context.Context, t *task, r refill) (whole bool, err error) {
+	whole, err = readTable(ctx, n, t, r, ctnetlink.TypeFlowGet, n.internal.flows.BeginSweep, func(f *ctnetlink.Flow) { n.dumped(f, r) })
+	if err != nil || !whole || !r.sweep {
+		return whole, err
+	}
+	return whole, n.sweepFlows(ctx)
 }
 
 // maxBuried and maxTouched bound the memory for what ends and changes during a dump.
@@ -148,35 +202,89 @@ const (
 	maxTouched = 1 << 18
 )
 
-// beginDump and endDump enclose a dump of flows. What it shows is a little older
-// than what the events have told by then: a flow that ended in between would come
-// back, one that changed would change back, and nobody would ever tell of it again.
-func (n *Node) beginDump() {
-	n.buried = map[uint32]struct{}{}
-	n.touched = map[cache.Handle]ctnetlink.Attr{}
-	n.buriedExpects = map[expectKey]struct{}{}
+// ends is what events tell while a table is dumped. What the dump shows is a little
+// older: a flow that ended in between would come back, one that changed would change
+// back, and no event would ever correct that.
+type ends struct {
+	flows   map[endedKey]struct{}
+	expects map[expectKey]struct{}
+	touched map[cache.Handle]ctnetlink.Attr // the attributes that events have told
+	full    bool                            // something was left out for want of room
 }
 
-func (n *Node) endDump() { n.buried, n.touched, n.buriedExpects = nil, nil, nil }
+// endedKey tells flows apart, also those that have the same tuple one after the other.
+// The kernel's id alone is a hash of 32 bits, which two flows may have.
+type endedKey struct {
+	orig ctnetlink.Tuple
+	zone uint16
+	id   uint32
+}
+
+func keyOfEnded(f *ctnetlink.Flow) endedKey {
+	k := endedKey{orig: f.Orig, id: f.ID}
+	if f.Has&ctnetlink.HasZone != 0 {
+		k.zone = f.Zone
+	}
+	return k
+}
+
+// beginDump and endDump enclose a dump.
+func (n *Node) beginDump() {
+	n.ends = &ends{map[endedKey]struct{}{}, map[expectKey]struct{}{}, map[cache.Handle]ctnetlink.Attr{}, false}
+}
+
+func (n *Node) endDump() {
+	if n.ends.full {
+		n.notice("too many flows ended or changed while the kernel's table was read; it will be read again")
+		n.scheduleResync(n.resyncDelay())
+	}
+	n.ends = nil
+}
+
+// resyncDelay is the delay of readings that have to be also with NetlinkOverrunResync
+// off.
+func (n *Node) resyncDelay() time.Duration {
+	return cmp.Or(n.cfg.General.NetlinkOverrunResync, usualResync)
+}
 
 // touch notes the attributes that an event has told. An event has some only.
 func (n *Node) touch(h cache.Handle, f *ctnetlink.Flow) {
-	if n.touched != nil && len(n.touched) < maxTouched {
-		n.touched[h] |= f.Has
+	if n.ends == nil {
+		return
 	}
+	before, known := n.ends.touched[h]
+	if !known && len(n.ends.touched) >= maxTouched {
+		n.ends.full = true
+		return
+	}
+	n.ends.touched[h] = before | f.Has
 }
 
-// bury notes the end of a flow, and born that its id may be another's now.
+// bury notes the end of a flow, and born that another one may have its place in the
+// kernel's memory now, and so its id.
 func (n *Node) bury(f *ctnetlink.Flow) {
-	if n.buried != nil && f.Has&ctnetlink.HasID != 0 && len(n.buried) < maxBuried {
-		n.buried[f.ID] = struct{}{}
+	switch {
+	case n.ends == nil || f.Has&ctnetlink.HasID == 0:
+	case len(n.ends.flows) < maxBuried:
+		n.ends.flows[keyOfEnded(f)] = struct{}{}
+	default:
+		n.ends.full = true
 	}
 }
 
 func (n *Node) born(f *ctnetlink.Flow) {
-	if n.buried != nil && f.Has&ctnetlink.HasID != 0 {
-		delete(n.buried, f.ID)
+	if n.ends != nil && len(n.ends.flows) > 0 && f.Has&ctnetlink.HasID != 0 {
+		delete(n.ends.flows, keyOfEnded(f))
 	}
+}
+
+// buried reports whether an event has told the end of a flow that a dump shows.
+func (n *Node) buried(f *ctnetlink.Flow) bool {
+	if n.ends == nil || len(n.ends.flows) == 0 || f.Has&ctnetlink.HasID == 0 {
+		return false
+	}
+	_, ended := n.ends.flows[keyOfEnded(f)]
+	return ended
 }
 
 // expectKey tells expectations apart, which have no id.
@@ -188,25 +296,43 @@ type expectKey struct {
 func keyOfExpect(e *ctnetlink.Expect) expectKey { return expectKey{e.Tuple, e.Mask, e.Zone} }
 
 func (n *Node) buryExpect(e *ctnetlink.Expect) {
-	if n.buriedExpects != nil && len(n.buriedExpects) < maxBuried {
-		n.buriedExpects[keyOfExpect(e)] = struct{}{}
+	switch {
+	case n.ends == nil:
+	case len(n.ends.expects) < maxBuried:
+		n.ends.expects[keyOfExpect(e)] = struct{}{}
+	default:
+		n.ends.full = true
 	}
 }
 
 func (n *Node) bornExpect(e *ctnetlink.Expect) {
-	if n.buriedExpects != nil {
-		delete(n.buriedExpects, keyOfExpect(e))
+	if n.ends != nil {
+		delete(n.ends.expects, keyOfExpect(e))
 	}
+}
+
+func (n *Node) buriedExpect(e *ctnetlink.Expect) bool {
+	if n.ends == nil {
+		return false
+	}
+	_, ended := n.ends.expects[keyOfExpect(e)]
+	return ended
+}
+
+// sends reports whether what a reading has found is replicated. While events are missing
+// it is in any case: a later reading, which would send it, does not find it any more.
+func (n *Node) sends(r refill, outcome cache.Outcome) bool {
+	return (r.send || n.kernel.Missing > 0) && (r.all || outcome != cache.Unchanged)
 }
 
 // dumpedExpect merges an expectation of a dump into the internal cache.
 func (n *Node) dumpedExpect(e *ctnetlink.Expect, r refill) {
-	if _, ended := n.buriedExpects[keyOfExpect(e)]; ended || !n.wantsExpect(e) {
+	if n.buriedExpect(e) || !n.wantsExpect(e) {
 		return
 	}
 	n.makeRoom(n.internal.expects)
 	h, outcome := n.internal.expects.Put(e, n.clock())
-	n.tellExpect(h, stored(outcome), r.send && (r.all || outcome != cache.Unchanged))
+	n.tellExpect(h, stored(outcome), n.sends(r, outcome))
 }
 
 // dumped merges an entry of a dump into the internal cache.
@@ -218,20 +344,20 @@ func (n *Node) dumped(f *ctnetlink.Flow, r refill) {
 	if !n.filter.passes(f, false) {
 		return
 	}
-	if _, ended := n.buried[f.ID]; ended && f.Has&ctnetlink.HasID != 0 {
+	if n.buried(f) {
 		return
 	}
 	f.Has &^= ctnetlink.HasCountersOrig | ctnetlink.HasCountersReply | ctnetlink.HasUse
-	if len(n.touched) > 0 {
-		f.Has &^= n.touched[n.internal.flows.Find(f)] &^ ctnetlink.HasID
+	if n.ends != nil && len(n.ends.touched) > 0 {
+		f.Has &^= n.ends.touched[n.internal.flows.Find(f)] &^ ctnetlink.HasID
 	}
 	n.makeRoom(n.internal.flows)
 	h, outcome := n.internal.flows.Put(f, n.clock())
-	n.tellFlow(h, stored(outcome), r.send && (r.all || outcome != cache.Unchanged))
+	n.tellFlow(h, stored(outcome), n.sends(r, outcome))
 }
 
-// swept removes flows that the kernel did not have when it was asked, but for
-// those that it has told of since.
+// swept removes flows that the kernel did not have when it was asked, except those
+// that an event has named since.
 func (n *Node) swept(gone []cache.Handle) {
 	for _, h := range gone {
 		if !n.internal.flows.Unseen(h) {
@@ -303,15 +429,11 @@ func (n *Node) sweepFlows(ctx context.Context) error {
 	return cmp.Or(err, p.Close())
 }
 
-func (n *Node) refillExpects(ctx context.Context, t *task, r refill) error {
+func (n *Node) refillExpects(ctx context.Context, t *task, r refill) (whole bool, err error) {
 	table := n.internal.expects
-	if err := n.do(ctx, func() { r.count(&n.kernel); table.BeginSweep(); n.beginDump() }); err != nil {
-		return err
-	}
-	info, err := dump(ctx, n, t, ctnetlink.Dump{Type: ctnetlink.TypeExpectGet}, func(e *ctnetlink.Expect) { n.dumpedExpect(e, r) })
-	err = errors.Join(err, n.do(ctx, n.endDump))
-	if err != nil || !r.sweep || info.Interrupted {
-		return err
+	whole, err = readTable(ctx, n, t, r, ctnetlink.TypeExpectGet, table.BeginSweep, func(e *ctnetlink.Expect) { n.dumpedExpect(e, r) })
+	if err != nil || !whole || !r.sweep {
+		return whole, err
 	}
 	var cur cache.Cursor
 	handles := make([]cache.Handle, sliceLen)
@@ -323,8 +445,8 @@ func (n *Node) refillExpects(ctx context.Context, t *task, r refill) error {
 				n.goneExpect(h, true)
 			}
 		}); err != nil {
-			return err
+			return false, err
 		}
 	}
-	return nil
+	return true, nil
 }

@@ -37,10 +37,10 @@ type Status struct {
 	Wire     WireStatus
 	Queues   QueuesStatus
 	Kernel   KernelStatus
-	Peers    []PeerStatus
+	Peers    []PeerStatus // by address
 	Replica  ReplicaStatus
 	Commits  CommitsStatus
-	Tasks    []TaskStatus  // what runs beside the loop at this moment
+	Tasks    []TaskStatus  // what runs beside the loop at this moment, the longest first
 	Uptime   time.Duration // since the node's start
 	TaskFail uint64        // tasks that ended with an error
 }
@@ -160,6 +160,7 @@ type KernelStatus struct {
 	UnknownDumps  uint64
 	Overruns      uint64 // times that the kernel had to drop events
 	Lost          uint64 // events that the kernel dropped
+	Missing       uint64 // lost events that no reading of the kernel's tables has made up yet
 	Flushes       uint64 // of the kernel's tables, one a table
 	Resyncs       uint64 // with the kernel's tables, one a table; not those of the start and of polling
 	BufferSize    uint64 // of the event socket, bytes, as the kernel counts it

@@ -1,0 +1,43 @@
+package ctnetlink
+
+import (
+	"math/bits"
+
+	"golang.org/x/sys/unix"
+)
+
+// A daemon's event buffer is a 32nd of the memory, rounded up to a power of two and
+// within these bounds. The kernel charges 1,280 bytes for the event of a flow: the least
+// holds 6,500 events, a burst of 4,000 changes while the reader does not run at all;
+// a gigabyte of memory gives 32 MiB, 26,000 events, for 20,000 new flows in a tenth of a
+// second; the most holds 209,000, nearly one for each flow of a table of the default
+// size (262,144).
+const (
+	leastBurstBuffer = 8 << 20
+	mostBurstBuffer  = 256 << 20
+	burstMemoryShare = 32
+)
+
+// BurstBuffer returns the receive buffer that holds the bursts of events of a machine
+// with that much memory, in bytes as the kernel reports a buffer: twice what it is asked
+// for. Memory is taken only while events wait in it.
+func BurstBuffer(memory uint64) int {
+	share := memory / burstMemoryShare
+	switch {
+	case share <= leastBurstBuffer:
+		return leastBurstBuffer
+	case share > mostBurstBuffer/2:
+		return mostBurstBuffer
+	}
+	return 1 << bits.Len64(share-1)
+}
+
+// KernelMemory returns how much memory the kernel can use for itself, in bytes: all, or
+// on a 32-bit machine what is not high memory. It is 0 where the kernel does not say.
+func KernelMemory() uint64 {
+	var info unix.Sysinfo_t
+	if unix.Sysinfo(&info) != nil {
+		return 0
+	}
+	return (uint64(info.Totalram) - uint64(info.Totalhigh)) * uint64(info.Unit)
+}
