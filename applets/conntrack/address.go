@@ -9,13 +9,9 @@ import (
 	"ctbox/nl/ctnetlink"
 )
 
-// maxAddr is how much of an argument is looked at as an address: what an IPv6
-// address can be, INET6_ADDRSTRLEN without its NUL.
-const maxAddr = 45
-
 // parseAddr reads an address as inet_aton(3) does, so "10.1", octal and
-// hexadecimal parts and text after a blank are taken, else as inet_pton(3) does
-// for IPv6.
+// hexadecimal parts and white space at the end are taken, else as inet_pton(3) does
+// for IPv6. Text behind the white space, which inet_aton(3) ignores, is refused.
 func parseAddr(s string) (a ctnetlink.Addr, family uint8, ok bool) {
 	if v4, ok := parseIPv4(s); ok {
 		a[0], a[1], a[2], a[3] = byte(v4>>24), byte(v4>>16), byte(v4>>8), byte(v4)
@@ -50,7 +46,7 @@ func parseIPv4(s string) (uint32, bool) {
 			s = rest[1:]
 			continue
 		}
-		if v > 0xffffffff>>(8*part) || rest != "" && !cnum.IsSpace(rest[0]) {
+		if v > 0xffffffff>>(8*part) || strings.TrimLeft(rest, " \t\n\v\f\r") != "" {
 			return 0, false
 		}
 		return addr | uint32(v), true
@@ -74,7 +70,7 @@ func decimal(s string) (v uint64, rest string, ok bool) {
 // addrArg reads an argument ADDR[/LEN] and settles the line's family.
 // prefix is -1 without a length.
 func (p *Parser) addrArg(arg, name string, cidr bool) (a ctnetlink.Addr, prefix int, err error) {
-	text, length, hasLength := strings.Cut(arg[:min(len(arg), maxAddr)], "/")
+	text, length, hasLength := strings.Cut(arg, "/")
 	a, family, ok := parseAddr(text)
 	if !ok {
 		return a, 0, usage("Invalid IP address `" + arg + "'")
@@ -102,16 +98,11 @@ func addrBits(family uint8) int {
 	return 32
 }
 
-// parsePrefix reads a prefix length; an empty one is 0, as for strtol(3).
+// parsePrefix reads a prefix length. An empty one, of a script's "$ADDR/$LEN" without
+// LEN, is 0 to conntrack-tools, which is every address.
 func parsePrefix(s string, most int) (int, bool) {
-	v, rest, ok := cnum.Int(s)
-	if !ok && s == "" {
-		return 0, true
-	}
-	if !ok || rest != "" || v < 0 || v > int64(most) {
-		return 0, false
-	}
-	return int(v), true
+	v, ok := wholeDecimal(s, int64(most))
+	return int(v), ok
 }
 
 // prefixMask is the address mask of a prefix length.
@@ -138,10 +129,10 @@ func (p *Parser) settleFamily(family uint8) error {
 }
 
 func (p *Parser) setFamily(_ *option, arg string, _ bool) error {
-	switch {
-	case strings.HasPrefix(arg, "ipv4"):
+	switch arg {
+	case "ipv4":
 		return p.settleFamily(nl.FamilyIPv4)
-	case strings.HasPrefix(arg, "ipv6"):
+	case "ipv6":
 		return p.settleFamily(nl.FamilyIPv6)
 	}
 	return usage("`" + arg + "' unsupported protocol")
@@ -154,6 +145,9 @@ func (p *Parser) setAddr(o *option, arg string, _ bool) error {
 		return err
 	}
 	c := p.cmd
+	if o.bit&(OptMaskSrc|OptMaskDst) != 0 && !wholeMask(arg, c.Family) {
+		return notA(arg, "--"+o.name, "a mask, written as an address")
+	}
 	switch o.bit {
 	case OptSrc:
 		setSrc(&c.Flow.Orig, a, c.Family)
@@ -184,6 +178,13 @@ func (p *Parser) setAddr(o *option, arg string, _ bool) error {
 		}
 	}
 	return nil
+}
+
+// wholeMask reports whether an IPv4 mask is written in full: by its four parts, or as
+// one hexadecimal number. What inet_aton(3) takes besides is a trap: "24" is 0.0.0.24.
+func wholeMask(arg string, family uint8) bool {
+	return family != nl.FamilyIPv4 || strings.Count(arg, ".") == 3 ||
+		len(arg) > 2 && arg[0] == '0' && arg[1]|0x20 == 'x' && !strings.Contains(arg, ".")
 }
 
 func setSrc(t *ctnetlink.Tuple, a ctnetlink.Addr, family uint8) {
@@ -226,10 +227,9 @@ func (p *Parser) setNAT(o *option, arg string, given bool) error {
 }
 
 // splitNAT takes an argument of NAT apart. Brackets are needed around an IPv6
-// address only when a port follows; what stands in front of them, or between
-// them and the colon, is ignored.
+// address only when a port follows.
 func splitNAT(arg string) (addr, port string, hasPort bool, err error) {
-	if _, inside, bracket := strings.Cut(arg, "["); bracket {
+	if before, inside, bracket := strings.Cut(arg, "["); bracket {
 		addr, after, closed := strings.Cut(inside, "]")
 		if !closed {
 			return "", "", false, usage("No closing ']' around IPv6 address")
@@ -237,9 +237,9 @@ func splitNAT(arg string) (addr, port string, hasPort bool, err error) {
 		if addr == "" {
 			return "", "", false, usage("No IPv6 address specified")
 		}
-		_, port, hasPort = strings.Cut(after, ":")
-		if !hasPort {
-			return arg, "", false, nil
+		between, port, hasPort := strings.Cut(after, ":")
+		if !hasPort || before != "" || between != "" {
+			return arg, "", false, nil // the whole is no address
 		}
 		return addr, port, true, nil
 	}

@@ -56,7 +56,7 @@ var outputWords = [...]outputWord{
 }
 
 // unreplied is the status word for flows without SEEN_REPLY. It must be written
-// in full and in capitals; anything may follow it.
+// in full and in capitals.
 const unreplied = "UNREPLIED"
 
 // ignoredWords were status words once. They still go before all others, which
@@ -75,6 +75,7 @@ func (p *Parser) ignored(word string) bool {
 	for _, w := range ignoredWords {
 		if abbreviates(word, w.name) {
 			p.warn(w.warning)
+			p.dropped = w.name
 			return true
 		}
 	}
@@ -99,7 +100,7 @@ func (p *Parser) setStatus(_ *option, arg string, _ bool) error {
 		case not:
 			value, ok = statusBit(word)
 			p.notStatus |= value
-		case strings.HasPrefix(word, unreplied):
+		case word == unreplied:
 			p.notStatus |= ctnetlink.StatusSeenReply
 		default:
 			value, ok = statusBit(word)

@@ -187,12 +187,19 @@ func (p *Parser) parseLine(words *wordSplitter, program string, text []byte, cmd
 	if err != nil {
 		return err
 	}
+	if len(argv) > 1 && argv[1] == "conntrack" {
+		argv = argv[1:] // a line may be a whole command line
+	}
 	cmd.Reset()
 	if err := p.parse(argv, cmd); err != nil {
 		return err
 	}
 	if !loadable(cmd) {
 		return usage("Cannot use command `" + commandName(cmd) + "' with --load-file")
+	}
+	// Words behind a # are a comment; options in it count, as for conntrack-tools.
+	if rest := p.scan.Words(); len(rest) > 0 && rest[0][:min(1, len(rest[0]))] != "#" {
+		return surplus(rest[0])
 	}
 	return nil
 }

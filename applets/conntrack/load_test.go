@@ -76,6 +76,11 @@ func TestLoadFileErrors(t *testing.T) {
 		{"-Dxo", "-:1: unknown option `conntrack'"},
 		{"-R x", "-:1: unknown option `-R'"},
 		{"-D -p udp # x -q", "-:1: option `-q' requires an argument"},
+		{"-D conntrack udp", "-:1: unexpected word `udp'"},
+		{"-D conntrack conntrack", "-:1: unexpected word `conntrack'"},
+		{"-D -p udp # -p", "-:1: option `-p' requires an argument"},
+		{"-D -f ipv4 udp # of", "-:1: unexpected word `udp'"},
+		{"-D -p udp \"", "-:1: unexpected word `'"},
 		{"-D -p \"\"", "-:1: `' unsupported protocol"},
 		{"-D -p \"ud\"\"p\"", "-:1: `ud' unsupported protocol"},
 		{"-D -p \"u\\\\dp\"", "-:1: `u\\dp' unsupported protocol"},
@@ -96,8 +101,8 @@ func TestLoadFileErrors(t *testing.T) {
 
 func TestLoadFileAccepts(t *testing.T) {
 	for _, text := range []string{
-		"", "\n", "-D -p u\"dp\"", "-D -p \"u\\dp\"", "-D -p \"udp", "-D " + strings.Repeat("- ", 252),
-		"-D -p udp \"", "\t-D", "-D\n  # x", strings.Join(saveLines, "\n"),
+		"", "\n", "-D -p u\"dp\"", "-D -p \"u\\dp\"", "-D -p \"udp", "-D -p udp # " + strings.Repeat("- ", 249),
+		"\t-D", "conntrack -D -p udp", "-D -p udp #", "-D -p udp # of customer 5", "-D\n  # x", strings.Join(saveLines, "\n"),
 	} {
 		if _, err := load(t, text); err != nil {
 			t.Errorf("%.40q: %v", text, err)
@@ -115,7 +120,7 @@ func TestLoadFileParity(t *testing.T) {
 		"-C expect", "-S expect", "-E expect", "-L dying", "foo", "# x", "  # x", " \t", "conntrack -D -p foo",
 		"-D -p udp # x -q", "-R x", "-A expect", "-F -s 192.0.2.1", "-D -p udp\r",
 		"-D -p " + strings.Repeat("a", 1023), "-D -p " + strings.Repeat("a", 1024),
-		"-D " + strings.Repeat("- ", 252), "-D " + strings.Repeat("- ", 253), "-S\n-D foo",
+		"-D -p udp # " + strings.Repeat("- ", 249), "-D " + strings.Repeat("- ", 253), "-S\n-D foo", "-D -p udp # of customer 5",
 	} {
 		file := filepath.Join(t.TempDir(), "load")
 		if err := os.WriteFile(file, []byte(line+"\n"), 0o644); err != nil {

@@ -43,7 +43,7 @@ func (l *LoadFile) Check(ctx context.Context, p *Parser, program string, newJSON
 		t.section = sections[i]
 		if i > 0 {
 			q := NewParser(&t.warnings, p.Posix)
-			q.ProtocolsFile, q.LabelFile = p.ProtocolsFile, p.LabelFile
+			q.ProtocolsFile, q.ServicesFile, q.LabelFile = p.ProtocolsFile, p.ServicesFile, p.LabelFile
 			others.Go(func() { check(t, q) })
 		}
 	}

@@ -10,14 +10,32 @@ import (
 	"ctbox/nl/ctnetlink"
 )
 
-// wholeNumber reads all of s as an unsigned number up to most.
+// wholeNumber reads all of s as an unsigned number up to most: decimal, octal (0…) or
+// hexadecimal (0x…), as strtoul(3) does with base 0. A minus sign is refused, which
+// strtoul(3) takes for a large number.
 func wholeNumber(s string, most uint64) (uint64, bool) {
 	v, rest, ok := cnum.Uint(s)
-	return v, ok && rest == "" && v <= most
+	return v, ok && rest == "" && v <= most && !strings.Contains(s, "-")
 }
 
+// wholeDecimal reads all of s as an unsigned decimal number up to most. The options
+// that conntrack-tools reads by atoi(3) are decimal: "010" is 10, and "0x10" is no
+// number.
+func wholeDecimal(s string, most int64) (int64, bool) {
+	v, rest, ok := cnum.Int(s)
+	return v, ok && rest == "" && v >= 0 && v <= most && !strings.Contains(s, "-")
+}
+
+// unexpected refuses an argument that is not understood as a whole. The text is
+// conntrack-tools'; name is the option with its dashes.
 func unexpected(arg, name string) error {
-	return refused("unexpected value '" + arg + "' with " + name + " option")
+	return usage("unexpected value '" + arg + "' with " + name + " option")
+}
+
+// notA is unexpected for the options whose arguments conntrack-tools takes as they
+// come; it says what the argument has to be.
+func notA(arg, name, what string) error {
+	return usage("unexpected value '" + arg + "' with " + name + " option: not " + what)
 }
 
 // setNumber sets the options whose argument is one number and nothing else.
@@ -51,15 +69,13 @@ func (p *Parser) setNumber(o *option, arg string, _ bool) error {
 	return nil
 }
 
-// setMark reads VALUE[/MASK]. The mask is cut to 32 bits; an empty one is 0.
+// setMark reads VALUE[/MASK].
 func (p *Parser) setMark(o *option, arg string, _ bool) error {
 	value, maskText, hasMask := strings.Cut(arg, "/")
 	v, ok := wholeNumber(value, math.MaxUint32)
 	m := uint64(math.MaxUint32)
-	if ok && hasMask && maskText == "" {
-		m = 0
-	} else if ok && hasMask {
-		m, ok = wholeNumber(maskText, math.MaxUint64)
+	if ok && hasMask {
+		m, ok = wholeNumber(maskText, math.MaxUint32)
 	}
 	if !ok {
 		return unexpected(arg, "-"+string(rune(o.short)))
@@ -69,15 +85,22 @@ func (p *Parser) setMark(o *option, arg string, _ bool) error {
 	return nil
 }
 
-// setTimeout reads seconds as atol(3) does and keeps the low 32 bits.
 func (p *Parser) setTimeout(_ *option, arg string, _ bool) error {
-	p.cmd.Flow.Timeout = uint32(cnum.Atol(arg))
+	v, ok := wholeDecimal(arg, math.MaxUint32)
+	if !ok {
+		return notA(arg, "-t", "a number of seconds")
+	}
+	p.cmd.Flow.Timeout = uint32(v)
 	p.cmd.Flow.Has |= ctnetlink.HasTimeout
 	return nil
 }
 
 func (p *Parser) setBufferSize(_ *option, arg string, _ bool) error {
-	p.cmd.BufferSize = cnum.Atol(arg)
+	v, ok := wholeDecimal(arg, math.MaxInt32)
+	if !ok {
+		return notA(arg, "-b", "a number of bytes")
+	}
+	p.cmd.BufferSize = v
 	return nil
 }
 
@@ -131,5 +154,6 @@ func (p *Parser) setNothing(*option, string, bool) error { return nil }
 
 func (p *Parser) ignoreNATRange(*option, string, bool) error {
 	p.warn("WARNING: ignoring -a, deprecated option.\n")
+	p.dropped = "--nat-range"
 	return nil
 }

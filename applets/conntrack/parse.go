@@ -24,9 +24,12 @@ type Parser struct {
 	ProtocolsFile string
 	// LabelFile is the label file without --labelmap.
 	LabelFile string
+	// ServicesFile is where names of ports are looked up, services(5).
+	ServicesFile string
 
 	scan          getopt.Scanner
-	protocolNames map[string]uint8 // read when first needed
+	protocolNames map[string]uint8   // read when first needed
+	services      protofile.Services // read when first needed
 	labelMaps     map[string]*LabelMap
 
 	// The line being parsed.
@@ -35,6 +38,7 @@ type Parser struct {
 	proto        int      // index in protocols, or noProtocol
 	protoOpts    uint64   // its options given, by position in its table
 	notStatus    uint32   // -u bits that must be clear
+	dropped      string   // the last filter that was ignored with a warning
 	labelFile    string   // --labelmap, if hasLabelFile
 	hasLabelFile bool
 	labelArgs    []labelArg
@@ -55,6 +59,7 @@ func NewParser(warnings io.Writer, posix bool) *Parser {
 		Posix:         posix,
 		ProtocolsFile: protofile.File,
 		LabelFile:     DefaultLabelFile,
+		ServicesFile:  protofile.ServicesFile,
 	}
 }
 
@@ -66,15 +71,31 @@ func (p *Parser) Parse(argv []string, cmd *Command) error {
 	if len(argv) > 2 && (argv[1] == loadShort || argv[1] == loadLong) {
 		cmd.Op = OpLoad
 		cmd.LoadFile = argv[2]
+		if len(argv) > 3 {
+			return surplus(argv[3])
+		}
 		return nil
 	}
-	return p.parse(argv, cmd)
+	if err := p.parse(argv, cmd); err != nil {
+		return err
+	}
+	if words := p.scan.Words(); len(words) > 0 {
+		if p.command == nil {
+			return usage("unknown command `" + words[0] + "'")
+		}
+		return surplus(words[0])
+	}
+	return nil
 }
+
+// surplus refuses a word that belongs to no option. conntrack-tools ignores such
+// words, so that "-D conntrack tcp" deletes every flow.
+func surplus(word string) error { return usage("unexpected word `" + word + "'") }
 
 func (p *Parser) parse(argv []string, cmd *Command) error {
 	p.cmd = cmd
 	p.command, p.proto = nil, noProtocol
-	p.protoOpts, p.notStatus = 0, 0
+	p.protoOpts, p.notStatus, p.dropped = 0, 0, ""
 	p.labelFile, p.hasLabelFile = "", false
 	p.labelArgs = p.labelArgs[:0]
 
@@ -172,10 +193,11 @@ func tableOf(c *command, word string) (Table, error) {
 	return table, nil
 }
 
-// tableNamed returns the first table whose name begins with word.
+// tableNamed returns the first table whose name begins with word. The empty word, of
+// a script whose variable is not set, is none.
 func tableNamed(word string) (Table, bool) {
 	for _, t := range tableNames {
-		if strings.HasPrefix(t.name, word) {
+		if word != "" && strings.HasPrefix(t.name, word) {
 			return t.table, true
 		}
 	}
@@ -196,7 +218,8 @@ func (p *Parser) protocolOption(m getopt.Match) error {
 		}
 	}
 	p.protoOpts |= 1 << i
-	return protocols[p.proto].options[i].apply(p, m.Arg)
+	o := &protocols[p.proto].options[i]
+	return o.apply(p, o, m.Arg)
 }
 
 // protoOptionNamed returns the position of a protocol's option by its first

@@ -1,11 +1,13 @@
 package conntrack
 
 import (
-	"strings"
+	"math"
+	"os"
+	"strconv"
 	"sync"
 
 	"ctbox/applets/internal/getopt"
-	"ctbox/internal/cnum"
+	"ctbox/internal/protofile"
 	"ctbox/nl/ctnetlink"
 )
 
@@ -27,7 +29,7 @@ type protoOption struct {
 	// rules has a letter for each column of protoColumns, with the meaning of
 	// option.rules.
 	rules string
-	apply func(p *Parser, arg string) error
+	apply func(p *Parser, o *protoOption, arg string) error
 }
 
 // Columns of a protocol option's rules.
@@ -58,8 +60,8 @@ var protocols = [...]protocol{
 	{name: "sctp", number: ctnetlink.ProtoSCTP, pairs: portPairs, options: concat(ports[:6], []protoOption{
 		{[]string{"state"}, "STATE", "SCTP state, such as ESTABLISHED", "ooMo..", setSCTPState},
 	}, ports[6:], []protoOption{
-		{[]string{"orig-vtag"}, "TAG", "verification tag of the original direction", ".oMoM.", setOrigVtag},
-		{[]string{"reply-vtag"}, "TAG", "verification tag of the reply direction", ".oMoM.", setReplyVtag},
+		{[]string{"orig-vtag"}, "TAG", "verification tag of the original direction", ".oMoM.", setDecimal(math.MaxUint32, setOrigVtag)},
+		{[]string{"reply-vtag"}, "TAG", "verification tag of the reply direction", ".oMoM.", setDecimal(math.MaxUint32, setReplyVtag)},
 	})},
 	{name: "dccp", number: ctnetlink.ProtoDCCP, pairs: dccpPairs, options: concat(ports[:6], []protoOption{
 		{[]string{"state"}, "STATE", "DCCP state, such as OPEN", "ooMo..", setDCCPState},
@@ -120,9 +122,9 @@ var keys = []protoOption{
 
 func icmpOptions(name string) []protoOption {
 	return []protoOption{
-		{[]string{name + "-type"}, "TYPE", "type, a number", "ooMM..", setICMPType},
-		{[]string{name + "-code"}, "CODE", "code, a number", "ooMM..", setICMPCode},
-		{[]string{name + "-id"}, "ID", "identifier", "oooo..", setICMPID},
+		{[]string{name + "-type"}, "TYPE", "type, a number", "ooMM..", setDecimal(math.MaxUint8, setICMPType)},
+		{[]string{name + "-code"}, "CODE", "code, a number", "ooMM..", setDecimal(math.MaxUint8, setICMPCode)},
+		{[]string{name + "-id"}, "ID", "identifier", "oooo..", setDecimal(math.MaxUint16, setICMPID)},
 	}
 }
 
@@ -194,42 +196,80 @@ func setEnd(t *ctnetlink.Tuple, end side, v uint16) {
 	t.Has |= ctnetlink.TupleDstPort
 }
 
-// setPort reads a port as atoi(3) does and keeps its low 16 bits.
-func setPort(at place, end side) func(*Parser, string) error {
-	return func(p *Parser, arg string) error {
-		setEnd(p.tuple(at), end, uint16(cnum.Atol(arg)))
+// setPort reads a port: a decimal number, or a service's name but for a mask.
+func setPort(at place, end side) func(*Parser, *protoOption, string) error {
+	return func(p *Parser, o *protoOption, arg string) error {
+		v, ok := wholeDecimal(arg, math.MaxUint16)
+		port := uint16(v)
+		if !ok && at == mask {
+			return notA(arg, "--"+o.long[0], "a number up to 65535")
+		}
+		if !ok {
+			port, ok = p.service(arg)
+		}
+		if !ok {
+			return notA(arg, "--"+o.long[0], "a port or a service of "+p.cmd.HelpProto)
+		}
+		setEnd(p.tuple(at), end, port)
 		return nil
 	}
 }
 
-// setKey reads a GRE key as strtoul(3) does and keeps its low 16 bits.
-func setKey(at place, end side) func(*Parser, string) error {
-	return func(p *Parser, arg string) error {
-		v, _, _ := cnum.Uint(arg)
+// service looks a name up in services(5) for the protocol of -p.
+func (p *Parser) service(name string) (uint16, bool) {
+	if name == "" {
+		return 0, false
+	}
+	if p.services == nil {
+		text, err := os.ReadFile(p.ServicesFile)
+		if err != nil {
+			text = []byte(protofile.CommonServices)
+		}
+		p.services = protofile.ParseServices(string(text))
+	}
+	return p.services.Port(name, p.cmd.HelpProto)
+}
+
+// setKey reads a GRE key: decimal, octal or hexadecimal.
+func setKey(at place, end side) func(*Parser, *protoOption, string) error {
+	return func(p *Parser, o *protoOption, arg string) error {
+		v, ok := wholeNumber(arg, math.MaxUint16)
+		if !ok {
+			return notA(arg, "--"+o.long[0], "a number up to 65535")
+		}
 		setEnd(p.tuple(at), end, uint16(v))
 		return nil
 	}
 }
 
-func setICMPType(p *Parser, arg string) error {
-	p.cmd.Flow.Orig.ICMPType = uint8(cnum.Atol(arg))
-	p.cmd.Flow.Orig.Has |= ctnetlink.TupleICMPType
-	return nil
+// setDecimal reads a decimal number up to most and hands it to set.
+func setDecimal(most int64, set func(*ctnetlink.Flow, uint32)) func(*Parser, *protoOption, string) error {
+	return func(p *Parser, o *protoOption, arg string) error {
+		v, ok := wholeDecimal(arg, most)
+		if !ok {
+			return notA(arg, "--"+o.long[0], "a number up to "+strconv.FormatInt(most, 10))
+		}
+		set(&p.cmd.Flow, uint32(v))
+		return nil
+	}
 }
 
-func setICMPCode(p *Parser, arg string) error {
-	p.cmd.Flow.Orig.ICMPCode = uint8(cnum.Atol(arg))
-	p.cmd.Flow.Orig.Has |= ctnetlink.TupleICMPCode
-	return nil
+func setICMPType(f *ctnetlink.Flow, v uint32) {
+	f.Orig.ICMPType = uint8(v)
+	f.Orig.Has |= ctnetlink.TupleICMPType
 }
 
-func setICMPID(p *Parser, arg string) error {
-	p.cmd.Flow.Orig.ICMPID = uint16(cnum.Atol(arg))
-	p.cmd.Flow.Orig.Has |= ctnetlink.TupleICMPID
-	return nil
+func setICMPCode(f *ctnetlink.Flow, v uint32) {
+	f.Orig.ICMPCode = uint8(v)
+	f.Orig.Has |= ctnetlink.TupleICMPCode
 }
 
-func setTCPState(p *Parser, arg string) error {
+func setICMPID(f *ctnetlink.Flow, v uint32) {
+	f.Orig.ICMPID = uint16(v)
+	f.Orig.Has |= ctnetlink.TupleICMPID
+}
+
+func setTCPState(p *Parser, _ *protoOption, arg string) error {
 	state, ok := ctnetlink.TCPStateNumber(arg)
 	if !ok {
 		return usage("unknown TCP state `" + arg + "'")
@@ -243,7 +283,7 @@ func setTCPState(p *Parser, arg string) error {
 // them.
 const lastSCTPState = 7
 
-func setSCTPState(p *Parser, arg string) error {
+func setSCTPState(p *Parser, _ *protoOption, arg string) error {
 	state, ok := ctnetlink.SCTPStateNumber(arg)
 	if !ok || state > lastSCTPState {
 		return usage("unknown SCTP state `" + arg + "'")
@@ -253,19 +293,17 @@ func setSCTPState(p *Parser, arg string) error {
 	return nil
 }
 
-func setOrigVtag(p *Parser, arg string) error {
-	p.cmd.Flow.SCTPVtagOrig = ctnetlink.CommandVtag(uint32(cnum.Atol(arg)))
-	p.cmd.Flow.Has |= ctnetlink.HasSCTPVtagOrig
-	return nil
+func setOrigVtag(f *ctnetlink.Flow, v uint32) {
+	f.SCTPVtagOrig = ctnetlink.CommandVtag(v)
+	f.Has |= ctnetlink.HasSCTPVtagOrig
 }
 
-func setReplyVtag(p *Parser, arg string) error {
-	p.cmd.Flow.SCTPVtagReply = ctnetlink.CommandVtag(uint32(cnum.Atol(arg)))
-	p.cmd.Flow.Has |= ctnetlink.HasSCTPVtagReply
-	return nil
+func setReplyVtag(f *ctnetlink.Flow, v uint32) {
+	f.SCTPVtagReply = ctnetlink.CommandVtag(v)
+	f.Has |= ctnetlink.HasSCTPVtagReply
 }
 
-func setDCCPState(p *Parser, arg string) error {
+func setDCCPState(p *Parser, _ *protoOption, arg string) error {
 	state, ok := ctnetlink.DCCPStateNumber(arg)
 	if !ok {
 		return usage("Unknown DCCP state `" + arg + "'")
@@ -277,9 +315,9 @@ func setDCCPState(p *Parser, arg string) error {
 
 var dccpRoles = [...]string{"client", "server"}
 
-func setDCCPRole(p *Parser, arg string) error {
+func setDCCPRole(p *Parser, _ *protoOption, arg string) error {
 	for i, role := range dccpRoles {
-		if len(arg) <= len(role) && strings.EqualFold(arg, role[:len(arg)]) {
+		if abbreviates(arg, role) {
 			p.cmd.Flow.DCCPRole = uint8(i)
 			p.cmd.Flow.Has |= ctnetlink.HasDCCPRole
 			return nil

@@ -179,6 +179,11 @@ func (p *Parser) checkConflicts() error {
 	if c.Table == TableExpect {
 		return nil
 	}
+	// A filter that is dropped with a warning leaves more flows to a command that
+	// changes them than the user meant.
+	if c.Op == OpDelete && p.dropped != "" || c.Op == OpUpdate && p.dropped == "--nat-range" {
+		return usage("`" + p.dropped + "' is no filter: use --src-nat or --dst-nat")
+	}
 	switch c.Op {
 	case OpList, OpDelete, OpUpdate, OpEvents, OpTop:
 		if c.Has(OptMaskSrc) && !c.Has(OptSrc) {

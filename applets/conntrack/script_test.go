@@ -378,7 +378,8 @@ var setUps = map[string]func(s *script, where string, args []string, input strin
 	"addresses": func(s *script, _ string, _ []string, _ string) {
 		s.tw.Each(func(ns *netnstest.NS) {
 			for _, addr := range []string{"192.0.2.1/32", "192.0.2.2/32", "198.51.100.1/32", "2001:db8::1/128", "2001:db8::2/128"} {
-				ns.IP("addr", "add", addr, "dev", "lo")
+				// Without nodad an IPv6 address of lo, too, is tentative for a moment.
+				ns.IP("addr", "add", addr, "dev", "lo", "nodad")
 			}
 			ns.Sysctl("net.netfilter.nf_conntrack_tcp_timeout_unacknowledged", "432000")
 			for _, name := range []string{"udp_timeout", "icmp_timeout", "icmpv6_timeout"} {

@@ -49,13 +49,12 @@ const defaultConfig = "/etc/conntrackd/conntrackd.conf"
 // maxConfigPath is conntrack-tools' PATH_MAX, which it cuts the path to.
 const maxConfigPath = 4096
 
-// option is what a letter asks of the daemon. A keyword of words may follow, of
-// which any beginning will do, the empty one too; the first that fits counts.
+// option is what a letter asks of the daemon. A keyword of words may follow, which can
+// be shortened to any beginning but the empty one; the first that fits counts.
 type option struct {
 	request control.Request // without a keyword
 	words   []word
-	// strict options do not take another word than theirs. For the others it is
-	// the next option.
+	// strict options name themselves when they refuse a word that is not theirs.
 	strict bool
 }
 
@@ -99,19 +98,14 @@ var options = map[byte]option{
 	}},
 }
 
-// parser goes through the arguments by the rules of conntrack-tools: of an
-// argument only the second character counts, whatever stands before and behind
-// it. Our own options are taken as they are written, so that no command line of
-// old means another thing.
+// parser goes through the arguments. An option is a dash and its letter, or one of our
+// own long ones, and nothing else: conntrack-tools looks at an argument's second
+// character only, so that "-Fct" flushes expectations as well and "-c ctx" is option t.
 type parser struct {
 	args []string
 	cmd  command
 	kind kind
 	json bool
-
-	// stray says that what followed the last request was not one of its words.
-	// Option x is not for that request then.
-	stray bool
 }
 
 // kind keeps apart what cannot stand together.
@@ -169,7 +163,7 @@ func (p *parser) option() error {
 		return err
 	}
 	var letter byte
-	if len(arg) > 1 {
+	if len(arg) == 2 && arg[0] == '-' {
 		letter = arg[1]
 	}
 	if o, ok := options[letter]; ok {
@@ -194,7 +188,7 @@ func (p *parser) option() error {
 		return nil
 	case 'x':
 		form, ok := control.Request(0), false
-		if p.kind == kindRequest && !p.stray {
+		if p.kind == kindRequest {
 			form, ok = p.cmd.request.Dump(control.XML)
 		}
 		if !ok || form == p.cmd.request {
@@ -209,8 +203,10 @@ func (p *parser) option() error {
 		p.cmd.op = opHelp
 		return nil
 	}
-	return &usageError{"Unknown option: " + arg, true}
+	return unknownOption(arg)
 }
+
+func unknownOption(arg string) error { return &usageError{"Unknown option: " + arg, true} }
 
 // ours takes the options that conntrack-tools does not have.
 func (p *parser) ours(arg string) (done bool, err error) {
@@ -258,7 +254,7 @@ func (p *parser) request(letter byte, o option) error {
 	if err := p.is(kindRequest); err != nil {
 		return err
 	}
-	p.cmd.op, p.cmd.request, p.stray = opClient, o.request, false
+	p.cmd.op, p.cmd.request = opClient, o.request
 	if len(o.words) == 0 {
 		return nil
 	}
@@ -266,7 +262,7 @@ func (p *parser) request(letter byte, o option) error {
 	if !ok {
 		return nil
 	}
-	i := slices.IndexFunc(o.words, func(w word) bool { return strings.HasPrefix(w.text, arg) })
+	i := slices.IndexFunc(o.words, func(w word) bool { return arg != "" && strings.HasPrefix(w.text, arg) })
 	switch {
 	case i >= 0:
 		p.cmd.request = o.words[i].request
@@ -276,7 +272,7 @@ func (p *parser) request(letter byte, o option) error {
 	case o.strict:
 		return &usageError{"unknown parameter `" + arg + "' for option `-" + string(letter) + "'", false}
 	default:
-		p.args, p.stray = append([]string{arg}, p.args...), true
+		return unknownOption(arg)
 	}
 	return nil
 }

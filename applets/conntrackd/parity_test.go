@@ -221,9 +221,7 @@ func TestErrorsAreDebians(t *testing.T) {
 		{args: []string{"-f", "zzz"}},
 		{args: []string{"-x"}},
 		{args: []string{"-s", "-x"}},
-		{args: []string{"-i", "ext"}},
 		{args: []string{"-d", "-s"}},
-		{args: []string{"-s", "ct", "expect"}},
 		{args: []string{"-h"}},
 		// 1.4.7 says 0 to these, 1.4.9 says 1.
 		{args: []string{"-c", "foo"}, code: 1},

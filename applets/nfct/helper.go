@@ -35,10 +35,16 @@ func (s *session) helper(argv0 string, inv invocation) error {
 		if len(inv.args) < 3 {
 			return syntaxAddHelper
 		}
+		if len(inv.args) > 3 {
+			return errTooMany
+		}
 		return s.addHelper(inv)
 	case cmdDisable:
 		if len(inv.args) < 3 {
 			return syntaxDisableHelper
+		}
+		if len(inv.args) > 3 {
+			return errTooMany
 		}
 		return s.disableHelper(inv)
 	case cmdGet, cmdDelete:
@@ -171,7 +177,10 @@ func (s *session) showHelper(h *cthelper.Helper) error {
 
 // parseKey reads NAME [FAMILY [PROTOCOL]].
 func parseKey(args []string) (cthelper.Key, error) {
-	key := cthelper.Key{Name: cut(args[0], cthelper.NameMax)}
+	key := cthelper.Key{Name: args[0]}
+	if err := wholeName(key.Name, cthelper.NameMax); err != nil {
+		return key, err
+	}
 	var ok bool
 	if len(args) > 1 {
 		if key.Family, ok = families[args[1]]; !ok {

@@ -41,7 +41,7 @@ func TestParityOfHelperCommands(t *testing.T) {
 		for _, line := range []string{
 			"list helper", "flush helper", "get helper ftp", "get helper ftp inet tcp", "get helper ftp inet",
 			"delete helper ftp", "delete helper ftp inet6 tcp", "delete helper ftp inet6",
-			"add helper ftp inet tcp", "add helper rpc inet6 udp and more words", "disable helper tns inet tcp", "helper disable tns inet tcp x",
+			"add helper ftp inet tcp", "add helper rpc inet6 udp", "disable helper tns inet tcp", "helper disable tns inet6 tcp",
 		} {
 			cases = append(cases, refused{line,
 				"kernel without user-space helpers: load module nfnetlink_cthelper or set CONFIG_NF_CT_NETLINK_HELPER"})

@@ -51,11 +51,11 @@ const (
 
 var subsystems = []string{"timeout", "helper", "version", "help"}
 
-// lookup finds the first entry that begins with word. There is no such thing
-// as an ambiguous word; the empty one is the first entry.
+// lookup finds the first entry that begins with word. There is no such thing as an
+// ambiguous word. The empty word, of a script whose variable is not set, is none.
 func lookup(table []string, word string) (int, bool) {
 	for i, entry := range table {
-		if strings.HasPrefix(entry, word) {
+		if word != "" && strings.HasPrefix(entry, word) {
 			return i, true
 		}
 	}
@@ -185,6 +185,9 @@ func Run(ctx context.Context, argv []string, _ io.Reader, stdout, stderr io.Writ
 	s := session{ctx: ctx, out: bufio.NewWriter(stdout), stderr: stderr, json: inv.json,
 		protocols: protofile.File, longest: longestTimeout()}
 	if inv.subsystem == subVersion {
+		if len(inv.args) > 0 {
+			return report(stderr, argv, errTooMany)
+		}
 		s.out.WriteString(versionText)
 	} else {
 		// Before the parameters are looked at, as conntrack-tools does it.

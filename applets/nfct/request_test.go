@@ -62,7 +62,7 @@ func TestRequestsEqualThePeers(t *testing.T) {
 	}
 	lines := []string{
 		"list timeout", "flush timeout", "get timeout t1", "delete timeout t1", "get timeout ''",
-		"delete timeout a-name-of-more-than-thirty-one-bytes",
+		"delete timeout a-name-of-some-thirty-one-bytes",
 		"add timeout t1 inet tcp established 100 close 5", "add timeout t1 inet6 tcp close 5 established 100 syn_sent 1",
 		"add timeout x inet tcp", "add timeout x inet generic timeout 600", "add timeout x inet6 icmpv6 timeout 17179869",
 		"add timeout x inet udplite replied 0 replied 3", "add timeout x inet gre unreplied 1 replied 2",
@@ -72,7 +72,7 @@ func TestRequestsEqualThePeers(t *testing.T) {
 		"default-set timeout inet udp unreplied 11", "default-set timeout inet6 icmp timeout 3", "default-get timeout inet tcp", "default-get timeout inet6 esp",
 
 		"list helper", "flush helper", "get helper ftp", "get helper ftp inet tcp", "get helper x inet6 udp", "get helper ''",
-		"get helper a-name-of-more-than-fifteen-bytes", "delete helper ftp", "delete helper ftp inet tcp", "delete helper rpc inet6 udp",
+		"get helper a-name-of-15-by", "delete helper ftp", "delete helper ftp inet tcp", "delete helper rpc inet6 udp",
 	}
 	for _, h := range builtin.All() {
 		for _, proto := range h.Protocols {

@@ -42,7 +42,10 @@ func (s *session) timeout(argv0 string, inv invocation) error {
 			return err
 		}
 		p.Has |= cttimeout.HasName
-		p.Name = cut(inv.args[0], cttimeout.NameMax)
+		p.Name = inv.args[0]
+		if err := wholeName(p.Name, cttimeout.NameMax); err != nil {
+			return err
+		}
 		return s.timeoutRefusal(inv, p, cttimeout.Add(s.ctx, s.conn, p))
 	case cmdDelete, cmdGet:
 		if len(inv.args) < 1 {
@@ -51,7 +54,10 @@ func (s *session) timeout(argv0 string, inv invocation) error {
 		if len(inv.args) > 1 {
 			return errTooMany
 		}
-		named := &cttimeout.Policy{Has: cttimeout.HasName, Name: cut(inv.args[0], cttimeout.NameMax)}
+		named := &cttimeout.Policy{Has: cttimeout.HasName, Name: inv.args[0]}
+		if err := wholeName(named.Name, cttimeout.NameMax); err != nil {
+			return err
+		}
 		if inv.command == cmdDelete {
 			return s.timeoutRefusal(inv, named, cttimeout.Delete(s.ctx, s.conn, named.Name))
 		}
@@ -77,6 +83,9 @@ func (s *session) timeout(argv0 string, inv invocation) error {
 	case cmdDefaultGet:
 		if len(inv.args) < 2 {
 			return syntaxDefaultGet
+		}
+		if len(inv.args) > 2 {
+			return errTooMany
 		}
 		want, err := s.parsePolicy(inv.args[:2])
 		if err != nil {
@@ -190,6 +199,11 @@ func longestTimeout() uint32 {
 	return uint32(math.MaxUint32 / max(ticks, 1))
 }
 
-// cut shortens a name to what the kernel's object can have, as conntrack-tools
-// does on every command, so that a long name finds what it made.
-func cut(name string, limit int) string { return name[:min(len(name), limit)] }
+// wholeName refuses a name that the kernel's object cannot have. conntrack-tools cuts
+// it, and so deletes or shows an object of another name.
+func wholeName(name string, limit int) error {
+	if len(name) > limit {
+		return argError("name `" + name + "' is longer than " + strconv.Itoa(limit) + " bytes")
+	}
+	return nil
+}

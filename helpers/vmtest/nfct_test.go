@@ -29,7 +29,7 @@ func TestNfctHelpers(t *testing.T) {
 		{line: "get helper ftp", reason: "there is no user-space helper `ftp'"},
 		{line: "disable helper tftp inet udp", reason: "there is no user-space helper `tftp' for inet udp"},
 		{line: "add helper ftp inet tcp"},
-		{line: "add helper ftp inet tcp more words"},
+		{line: "add helper ftp inet tcp"},
 		{line: "helper add rpc inet6 udp"},
 		{line: "get helper ftp"},
 		{line: "get helper ftp inet tcp"},

@@ -147,6 +147,11 @@ func (s *Scanner) Operand() (string, bool) {
 // Take steps over the element that Operand returned.
 func (s *Scanner) Take() { s.next++ }
 
+// Words returns the elements that are neither options nor their arguments, in the
+// order of the command line. It is complete once Next has returned End, and valid
+// until Start.
+func (s *Scanner) Words() []string { return s.args[min(s.next, len(s.args)):] }
+
 // Next returns the next option, or a Match with Code End.
 func (s *Scanner) Next() (Match, error) {
 	if s.rest == "" {
