@@ -2,8 +2,10 @@ package conntrack
 
 import (
 	"bufio"
+	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -103,10 +105,14 @@ func interrupt(t *testing.T, ns *netnstest.NS, line string, sig syscall.Signal) 
 
 var pendingSignals = regexp.MustCompile(`(?m)^ShdPnd:\t([0-9a-f]+)$`)
 
-// pending reports whether a signal to a process waits to be taken (proc(5)).
+// pending reports whether a signal to a process waits to be taken (proc(5)). A process
+// that has ended has taken it.
 func pending(t *testing.T, pid int, sig syscall.Signal) bool {
 	t.Helper()
 	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ESRCH) {
+		return false
+	}
 	if err != nil {
 		t.Fatal(err)
 	}
