@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"io/fs"
+	"strings"
 
 	"ctbox/applets/conntrackd/control"
 	"ctbox/conf"
@@ -48,29 +49,50 @@ func runClient(ctx context.Context, cmd *command, log *slog.Logger, stdout io.Wr
 	if !ok {
 		return exitFailed
 	}
-	err := ask(ctx, cfg.General.UNIXPath, cmd.request, stdout)
+	err := ask(ctx, cfg.General.UNIXPath, cmd.request, cmd.strict, stdout)
 	var connect *control.ConnectError
+	var output *control.OutputError
+	var remark control.Remark
 	switch {
 	case err == nil:
 		return exitOK
 	case errors.As(err, &connect):
 		log.Error("can't connect: is conntrackd running? appropriate permissions?")
+	case errors.As(err, &output) && cmd.request&control.WithOutcome == 0:
+		// Monitors ask whether the daemon answers, and it does: a full disk is no reason
+		// for a failover. conntrack-tools ends with 0, too.
+		log.Error(err.Error())
+		return exitOK
+	case errors.As(err, &remark):
+		say, status := log.Warn, exitOK
+		if cmd.strict {
+			say, status = log.Error, exitFailed
+		}
+		for line := range strings.Lines(string(remark)) {
+			say(strings.TrimSuffix(line, "\n"))
+		}
+		return status
 	default:
 		log.Error(err.Error())
 	}
 	return exitFailed
 }
 
-// ask is control.Ask, but for commits, whose outcome is asked for where the
-// daemon can tell it.
-func ask(ctx context.Context, path string, r control.Request, stdout io.Writer) error {
-	switch r {
-	case control.CommitFlows, control.CommitExpects, control.CommitAll:
-		err := control.Ask(ctx, path, r|control.WithOutcome, stdout)
-		if errors.Is(err, control.ErrUnknown) {
-			return control.Ask(ctx, path, r, stdout) // a daemon of conntrack-tools
-		}
+// errNotTold is for --strict, which wants to know.
+var errNotTold = errors.New("the running daemon does not say what became of the commit")
+
+// ask is control.Ask, but for commits, whose outcome is asked for where the daemon
+// can tell it; strict is for where it cannot.
+func ask(ctx context.Context, path string, r control.Request, strict bool, stdout io.Writer) error {
+	if !r.IsCommit() {
+		return control.Ask(ctx, path, r, stdout)
+	}
+	err := control.Ask(ctx, path, r|control.WithOutcome, stdout)
+	if !errors.Is(err, control.ErrUnknown) {
 		return err
 	}
-	return control.Ask(ctx, path, r, stdout)
+	if err = control.Ask(ctx, path, r, stdout); err == nil && strict { // a daemon of conntrack-tools
+		err = errNotTold
+	}
+	return err
 }

@@ -17,6 +17,7 @@ type command struct {
 	request   control.Request // of opClient
 	notes     []string        // warnings about the command line
 	noSandbox bool            // of a daemon
+	strict    bool            // of a commit: single entries that fail count
 	json      bool            // of opTop
 	syntax    bool            // of opCheck: the file alone
 }
@@ -136,6 +137,9 @@ func parse(args []string) (command, error) {
 	if p.cmd.syntax && p.kind != kindCheck {
 		return p.cmd, errInvalid
 	}
+	if p.cmd.strict && (p.kind != kindRequest || !p.cmd.request.IsCommit()) {
+		return p.cmd, errInvalid
+	}
 	if p.json && p.kind == kindTop {
 		p.cmd.json = true
 	} else if p.json {
@@ -220,6 +224,9 @@ func (p *parser) ours(arg string) (done bool, err error) {
 	case "--top":
 		p.cmd.op = opTop
 		return true, p.is(kindTop)
+	case "--strict":
+		p.cmd.strict = true
+		return true, nil
 	case "--no-sandbox":
 		p.cmd.noSandbox = true
 		return true, nil

@@ -111,6 +111,12 @@ func TestParse(t *testing.T) {
 		{"--check --no-sandbox", command{}, "Invalid parameters"},
 		{"--reload", client(control.Reload), ""},
 		{"--reload -C /x", command{op: opClient, config: "/x", request: control.Reload}, ""},
+		{"-c --strict", command{op: opClient, config: defaultConfig, request: control.CommitAll, strict: true}, ""},
+		{"--strict -c exp -C /x", command{op: opClient, config: "/x", request: control.CommitExpects, strict: true}, ""},
+		{"--strict", command{}, "Invalid parameters"},
+		{"--strict -s", command{}, "Invalid parameters"},
+		{"--strict -d", command{}, "Invalid parameters"},
+		{"--strict --reload", command{}, "Invalid parameters"},
 		{"-d --reload", command{}, "Invalid parameters"},
 		{"--reload --check", command{}, "Invalid parameters"},
 		{"--reload --json", command{}, "Invalid parameters"},
@@ -142,7 +148,7 @@ func TestParse(t *testing.T) {
 			}
 			continue
 		}
-		if err != nil || got.op != c.want.op || got.config != c.want.config || got.request != c.want.request ||
+		if err != nil || got.op != c.want.op || got.config != c.want.config || got.request != c.want.request || got.strict != c.want.strict ||
 			strings.Join(got.notes, "\n") != strings.Join(c.want.notes, "\n") {
 			t.Errorf("%.40s: %+v, %v, want %+v", c.args, got, err, c.want)
 		}

@@ -10,7 +10,7 @@ import (
 )
 
 // ownOptions are those that are no single letter with a keyword.
-var ownOptions = []string{"-d", "-C", "-x", "-o", "-v", "-h", "--check", "--json", "--no-sandbox", "--reload", "--syntax", "--top"}
+var ownOptions = []string{"-d", "-C", "-x", "-o", "-v", "-h", "--check", "--json", "--no-sandbox", "--reload", "--strict", "--syntax", "--top"}
 
 // What the shells offer is what the command line takes: bash is asked, the scripts
 // of the others must name it.

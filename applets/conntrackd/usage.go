@@ -18,6 +18,7 @@ General commands:
 
 Client mode commands:
   -c [ct|expect], commit external cache to conntrack table
+  --strict, with -c: exit status 1 also if single entries can't be committed
   -f [internal|external], flush internal and external cache
   -F [ct|expect], flush kernel conntrack table
   -i [ct|expect], display content of the internal cache

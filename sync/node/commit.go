@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"ctbox/nl"
@@ -54,7 +55,8 @@ func (n *Node) startCommit(tables Tables, ended func(CommitResult, error)) error
 	n.cancelPurge()
 	if n.committing {
 		n.notice("commit already in progress, skipping")
-		return ErrCommitRunning
+		n.joined = append(n.joined, joiner{tables, ended})
+		return nil
 	}
 	n.notice(commitTexts[asked])
 	if n.external.flows == nil {
@@ -73,8 +75,29 @@ func (n *Node) startCommit(tables Tables, ended func(CommitResult, error)) error
 			err = fmt.Errorf("the commit ended early: %w", err)
 		}
 		ended(c.result, err)
+		n.answerJoined(c.result, err)
 	})
 	return nil
+}
+
+// joiner is a commit that was asked for while another one was under way.
+type joiner struct {
+	tables Tables
+	ended  func(CommitResult, error)
+}
+
+// answerJoined gives those who asked for a commit meanwhile the result of the one that has
+// ended, which is what they wanted. One who wants a table besides gets a commit of his own.
+func (n *Node) answerJoined(result CommitResult, err error) {
+	all := n.joined
+	n.joined = nil
+	for _, j := range all {
+		if j.tables&^result.Tables == 0 {
+			j.ended(result, err)
+		} else if err := n.startCommit(j.tables, j.ended); err != nil {
+			j.ended(CommitResult{}, err)
+		}
+	}
 }
 
 // commitTexts say what was asked for.
@@ -396,7 +419,11 @@ func (c *commit) fail(step string, tag *restored, r request, err error) {
 	} else {
 		line = appendFlowLine(nil, &tag.flows[r.entry])
 	}
-	c.node.log.Error(step+": "+errnoText(err), EntryKey, string(line))
+	reason := step + ": " + errnoText(err)
+	c.node.log.Error(reason, EntryKey, string(line))
+	if !r.removal && len(c.result.Refused) < MaxRefused {
+		c.result.Refused = append(c.result.Refused, Refusal{Reason: reason, Entry: strings.TrimSpace(string(line))})
+	}
 }
 
 // report logs the outcome in conntrack-tools' words.

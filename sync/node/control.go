@@ -26,8 +26,8 @@ var (
 	// in statistics mode, expectations without ExpectationSync. conntrack-tools
 	// does nothing then and says nothing to the client.
 	ErrUnsupported = errors.New("not supported in this mode")
-	// ErrCommitRunning: another commit has not ended yet, and what was asked
-	// for cannot be done beside it.
+	// ErrCommitRunning: a commit has not ended yet, and what was asked for (a flush
+	// of the external cache) cannot be done beside it.
 	ErrCommitRunning = errors.New("a commit is in progress")
 )
 
@@ -75,6 +75,18 @@ type CommitResult struct {
 	Expects CommitCount
 	Began   time.Time
 	Took    time.Duration
+	// Refused names the first entries that failed, MaxRefused at most. It is not changed
+	// after the commit.
+	Refused []Refusal
+}
+
+// MaxRefused is how many entries a CommitResult names.
+const MaxRefused = 20
+
+// Refusal is an entry that could not be committed.
+type Refusal struct {
+	Reason string // with the step that failed, as in the log
+	Entry  string // in one line
 }
 
 // CommitCount counts the entries of one table. What existed already and was
@@ -103,7 +115,8 @@ func (r *CommitResult) Failed() uint64 { return r.Flows.Failed + r.Expects.Faile
 //		Returns when the commit has ended. Entries that fail are counted and
 //		are no error; a commit that could not go on to its end is one. If ctx
 //		ends before, the commit goes on without a witness. Whatever there is to
-//		commit, a purge that was scheduled is cancelled.
+//		commit, a purge that was scheduled is cancelled. While another commit is
+//		under way there is no second one: both return its result.
 //	Flush(ctx, Cache) error
 //		Empties caches, flows and expectations; the kernel's table stays, except
 //		that there is no internal cache with DisableInternalCache: then its

@@ -11,6 +11,9 @@ import (
 
 	"ctbox/internal/netnstest"
 	"ctbox/internal/slog"
+
+	"github.com/google/go-cmp/cmp"
+
 	"ctbox/nl"
 	"ctbox/sync/cache"
 	"ctbox/sync/link"
@@ -38,6 +41,68 @@ func TestCommitThatEndsEarlyIsAnError(t *testing.T) {
 	if err := n.do(t.Context(), func() {
 		if n.committing || n.commits.Count != 1 || n.taskFailed != 1 {
 			t.Errorf("under way %v, %d ended, %d failed", n.committing, n.commits.Count, n.taskFailed)
+		}
+	}); err != nil {
+		t.Error(err)
+	}
+}
+
+// Who asks for a commit while one is under way gets that one's result, when it has ended.
+// One who wants a table besides gets a commit of his own.
+func TestCommitsBesideACommit(t *testing.T) {
+	var conn *nl.Conn
+	var err error
+	netnstest.New(t, "node").Do(func() { conn, err = nl.Dial(nl.Config{}) })
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	external := caches{cache.NewFlows(cache.Config{}), cache.NewExpects(cache.Config{})}
+	for _, f := range flows(3) {
+		external.flows.Put(&f, 0)
+	}
+	n := committing(t, conn, external)
+	type outcome struct {
+		name   string
+		result CommitResult
+		err    error
+	}
+	ended := make(chan outcome, 4)
+	if err := n.do(t.Context(), func() {
+		n.expectSync = true
+		for _, c := range []struct {
+			name   string
+			tables Tables
+		}{{"first", Flows}, {"same", Flows}, {"more", Flows | Expects}, {"other", Expects}} {
+			if err := n.startCommit(c.tables, func(r CommitResult, err error) { ended <- outcome{c.name, r, err} }); err != nil {
+				t.Errorf("%s: %v", c.name, err)
+			}
+		}
+	}); err != nil {
+		t.Fatal(err)
+	}
+	of := map[string]CommitResult{}
+	var order []string
+	for range 4 {
+		o := <-ended
+		if o.err != nil {
+			t.Errorf("%s: %v", o.name, o.err)
+		}
+		of[o.name] = o.result
+		order = append(order, o.name)
+	}
+	if diff := cmp.Diff([]string{"first", "same", "more", "other"}, order); diff != "" {
+		t.Error(diff)
+	}
+	if diff := cmp.Diff(of["first"], of["same"]); diff != "" {
+		t.Errorf("the same tables: %s", diff)
+	}
+	if diff := cmp.Diff(of["more"], of["other"]); diff != "" || of["more"].Tables != Flows|Expects || of["more"].Began.Equal(of["first"].Began) {
+		t.Errorf("more tables than the first: %s, %+v", diff, of["more"])
+	}
+	if err := n.do(t.Context(), func() {
+		if n.committing || n.commits.Count != 2 || len(n.joined) != 0 {
+			t.Errorf("under way %v, %d ended, %d wait", n.committing, n.commits.Count, len(n.joined))
 		}
 	}); err != nil {
 		t.Error(err)

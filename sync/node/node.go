@@ -77,6 +77,7 @@ type Node struct {
 	tasks         map[*task]struct{}
 	taskFailed    uint64
 	committing    bool
+	joined        []joiner // of the commit that is under way
 	commits       CommitsStatus
 	commitEnded   time.Time
 	flushing      bool

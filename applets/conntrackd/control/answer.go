@@ -37,24 +37,31 @@ var commands = map[Request]func(context.Context, Node) error{
 	CommitAll:          commit(node.Flows | node.Expects),
 }
 
-// commit is an error, for those who ask for the outcome, if anything at all
-// could not be committed.
+// commit is an error, for those who ask for the outcome, if the commit could not be done or
+// did not come to its end. Single entries that could not be committed are a Remark: cluster
+// managers undo a takeover whose commit fails, and for one flow of many that is the worse
+// evil.
 func commit(tables node.Tables) func(context.Context, Node) error {
 	return func(ctx context.Context, n Node) error {
 		r, err := n.Commit(ctx, tables)
 		switch {
 		case errors.Is(err, node.ErrUnsupported):
-			// There is nothing to commit, with DisableExternalCache say: failover
-			// scripts commit all the same, and are told that all is well.
+			// There is nothing to commit, with DisableExternalCache say. Failover scripts
+			// commit all the same, and for them all is well.
 			return nil
 		case err != nil:
 			return err
+		case r.Failed() == 0:
+			return nil
 		}
-		if failed := r.Failed(); failed > 0 {
-			return fmt.Errorf("%d of %d entries can't be committed, the log names them",
-				failed, failed+r.Flows.Committed+r.Expects.Committed)
+		text := fmt.Sprintf("%d of %d entries can't be committed\n", r.Failed(), r.Failed()+r.Flows.Committed+r.Expects.Committed)
+		for _, refused := range r.Refused {
+			text += refused.Reason + ": " + refused.Entry + "\n"
 		}
-		return nil
+		if more := r.Failed() - min(r.Failed(), uint64(len(r.Refused))); more > 0 {
+			text += fmt.Sprintf("the log names %d more\n", more)
+		}
+		return Remark(text)
 	}
 }
 

@@ -9,6 +9,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"strings"
 )
 
 // What can go wrong for a client besides the connection itself.
@@ -30,6 +31,13 @@ type Outcome string
 // Error implements error.
 func (o Outcome) Error() string { return string(o) }
 
+// A Remark is a daemon's account of a request that was carried out, but for single entries
+// that are named in it. It consists of whole lines.
+type Remark string
+
+// Error implements error.
+func (r Remark) Error() string { return strings.TrimSuffix(string(r), "\n") }
+
 // ConnectError is a failure to reach the daemon at all.
 type ConnectError struct{ Err error }
 
@@ -39,10 +47,19 @@ func (e *ConnectError) Error() string { return e.Err.Error() }
 // Unwrap returns the cause.
 func (e *ConnectError) Unwrap() error { return e.Err }
 
+// An OutputError is a failure to write the answer to where it is to go.
+type OutputError struct{ Err error }
+
+// Error implements error.
+func (e *OutputError) Error() string { return e.Err.Error() }
+
+// Unwrap returns the cause.
+func (e *OutputError) Unwrap() error { return e.Err }
+
 // Ask sends a request to the daemon at path and copies the text of its answer to
 // w as it comes, until the daemon closes. Only requests WithOutcome can tell
-// how it went: by ErrUnknown, ErrCut or an Outcome. Other errors are a
-// *ConnectError, ErrStranger, one of w, or ctx's, whose end ends the conversation.
+// how it went: by ErrUnknown, ErrCut, an Outcome or a Remark. Other errors are a
+// *ConnectError, ErrStranger, an *OutputError, or ctx's, whose end ends the conversation.
 func Ask(ctx context.Context, path string, r Request, w io.Writer) error {
 	var dialer net.Dialer
 	conn, err := dialer.DialUnix(ctx, "unix", nil, address(path))
@@ -61,15 +78,18 @@ func Ask(ctx context.Context, path string, r Request, w io.Writer) error {
 	}
 	a := answer{text: w, outcome: r&WithOutcome != 0}
 	_, err = io.Copy(&a, struct{ io.Reader }{conn}) // not conn itself: it knows better ways that pass a by
+	outcome, remark, _ := bytes.Cut(a.end, []byte{0})
 	switch {
 	case ctx.Err() != nil:
 		return ctx.Err()
 	case a.err != nil:
-		return a.err
+		return &OutputError{a.err}
 	case !a.outcome || a.ended && err == nil && len(a.end) == 0:
 		return nil // a daemon that ends resets the connection at times
+	case a.ended && len(outcome) == 0 && len(remark) > 0:
+		return Remark(remark)
 	case a.ended:
-		return Outcome(a.end)
+		return Outcome(outcome)
 	case !a.any:
 		return ErrUnknown
 	}
@@ -100,7 +120,7 @@ type answer struct {
 }
 
 // maxOutcome is more than any daemon says.
-const maxOutcome = 4096
+const maxOutcome = 64 << 10
 
 func (a *answer) Write(p []byte) (int, error) {
 	n := len(p)

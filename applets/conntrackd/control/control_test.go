@@ -185,21 +185,32 @@ func TestOutcomes(t *testing.T) {
 		name   string
 		commit node.CommitResult
 		err    error
-		want   string
+		want   string // with a ! in front: a remark
 	}{
 		{"all well", node.CommitResult{Flows: node.CommitCount{Committed: 5}}, nil, ""},
-		{"some failed", node.CommitResult{Flows: node.CommitCount{Committed: 5, Failed: 2}, Expects: node.CommitCount{Failed: 1}}, nil,
-			"3 of 8 entries can't be committed, the log names them"},
+		{"some failed", node.CommitResult{Flows: node.CommitCount{Committed: 5, Failed: 2}, Expects: node.CommitCount{Failed: 1},
+			Refused: []node.Refusal{{Reason: "commit-create: No", Entry: "tcp 6"}, {Reason: "commit-create: Yes", Entry: "udp 17"}}}, nil,
+			"!3 of 8 entries can't be committed\ncommit-create: No: tcp 6\ncommit-create: Yes: udp 17\nthe log names 1 more\n"},
+		{"all failed", node.CommitResult{Flows: node.CommitCount{Failed: 1}, Refused: []node.Refusal{{Reason: "R", Entry: "E"}}}, nil,
+			"!1 of 1 entries can't be committed\nR: E\n"},
 		{"nothing to commit in this mode", node.CommitResult{}, node.ErrUnsupported, ""},
 		{"the daemon ends", node.CommitResult{}, context.Canceled, node.ErrStopped.Error()},
-		{"running", node.CommitResult{}, node.ErrCommitRunning, node.ErrCommitRunning.Error()},
+		{"it broke off", node.CommitResult{Flows: node.CommitCount{Committed: 5, Failed: 2}}, errors.New("no socket"), "no socket"},
 	} {
 		d.node.mu.Lock() // the server may not be done with the request before
 		d.node.commit, d.node.err = c.commit, c.err
 		d.node.mu.Unlock()
 		_, err := d.ask(t, CommitAll|WithOutcome)
 		var outcome Outcome
-		if errors.As(err, &outcome); string(outcome) != c.want || (err == nil) != (c.want == "") {
+		var remark Remark
+		got := ""
+		switch {
+		case errors.As(err, &outcome):
+			got = string(outcome)
+		case errors.As(err, &remark):
+			got = "!" + string(remark)
+		}
+		if got != c.want || (err == nil) != (c.want == "") {
 			t.Errorf("%s: %v, want %q", c.name, err, c.want)
 		}
 		if text, err := d.ask(t, CommitAll); text != "" || err != nil {

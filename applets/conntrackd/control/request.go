@@ -7,8 +7,9 @@
 //
 // What conntrack-tools has no number for, or where the client is to know the
 // outcome, has a number with WithOutcome set. The answer to it is the text, then
-// a byte of zero, which no text has, then the outcome: nothing if all is well,
-// else what is to be told. An answer that ends without the zero was cut short,
+// a byte of zero, which no text has, then the outcome: nothing if all is well, else the
+// reason. A request that was carried out but for single entries has no outcome, another
+// zero, and lines that name these. An answer that ends without the zero was cut short,
 // and a daemon that answers nothing at all does not know the number.
 package control
 
@@ -103,6 +104,15 @@ var dumps = map[Request]DumpOf{
 	DumpExternal | WithOutcome | AsJSON:    {node.External, node.Flows, JSON},
 	DumpInternalExp | WithOutcome | AsJSON: {node.Internal, node.Expects, JSON},
 	DumpExternalExp | WithOutcome | AsJSON: {node.External, node.Expects, JSON},
+}
+
+// IsCommit reports whether the request is one for a commit.
+func (r Request) IsCommit() bool {
+	switch r &^ WithOutcome {
+	case CommitFlows, CommitExpects, CommitAll:
+		return true
+	}
+	return false
 }
 
 // long reports whether the answer may be of any length.

@@ -454,7 +454,10 @@ func (w *writer) flush() error {
 
 func (w *writer) outcome(err error) {
 	w.buf = append(w.buf, 0)
-	if err != nil {
+	var remark Remark
+	if errors.As(err, &remark) {
+		w.buf = append(append(w.buf, 0), remark...)
+	} else if err != nil {
 		w.buf = append(w.buf, err.Error()...)
 	}
 	w.flush()

@@ -72,6 +72,7 @@ func everything() (*node.Status, *Local) {
 	s.Tasks[0].Type = node.TaskCommit
 	s.Queues.Queues[0].Name = "txqueue"
 	s.Commits.Last.Tables = node.Flows | node.Expects
+	s.Commits.Last.Refused = []node.Refusal{{Reason: "commit-create: File exists", Entry: "udp 17 30 src=192.0.2.1"}}
 	return s, l
 }
 

@@ -335,6 +335,12 @@ func (o *object) runtime(s *node.Status, l *Local) {
 		if c.Last.Tables&node.Expects != 0 {
 			o.committed("expectations", &c.Last.Expects)
 		}
+		if refused := c.Last.Refused; len(refused) > 0 {
+			o.list("refused", len(refused), func(i int) {
+				o.text("reason", refused[i].Reason)
+				o.text("entry", refused[i].Entry)
+			})
+		}
 		o.close()
 	}
 	o.close()
