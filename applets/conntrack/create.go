@@ -17,17 +17,22 @@ func (s *session) create(c *Command) (uint64, error) {
 	if err != nil {
 		return 0, err
 	}
+	r.Attrs = c.Flow.Append
+	if c.Table == TableExpect {
+		r.Attrs = c.Expect.Append
+	}
 	if err := conn.Do(s.brief(), r, nil); err != nil {
 		return 0, s.refused(c, err)
 	}
 	return 1, nil
 }
 
-// createRequest is what -I and -A ask of the kernel. It uses memory of c.
+// createRequest is what -I and -A ask of the kernel, but for the attributes: the caller
+// adds c.Flow.Append or c.Expect.Append, which costs an allocation when it is returned
+// from a function.
 func createRequest(c *Command) (nl.Request, error) {
 	if c.Table == TableExpect {
-		return nl.Request{Type: ctnetlink.TypeExpectNew, Flags: unix.NLM_F_CREATE | unix.NLM_F_EXCL,
-			Family: c.Family, Attrs: c.Expect.Append}, nil
+		return nl.Request{Type: ctnetlink.TypeExpectNew, Flags: unix.NLM_F_CREATE | unix.NLM_F_EXCL, Family: c.Family}, nil
 	}
 	if c.LabelsAdd.Beyond {
 		return nl.Request{}, errLabelBeyond(c)
@@ -36,7 +41,7 @@ func createRequest(c *Command) (nl.Request, error) {
 		c.Flow.Labels, c.Flow.LabelsLen = c.LabelsAdd.Bits, ctnetlink.LabelWords
 		c.Flow.Has |= ctnetlink.HasLabels
 	}
-	r := nl.Request{Type: ctnetlink.TypeFlowNew, Flags: unix.NLM_F_CREATE, Family: c.Family, Attrs: c.Flow.Append}
+	r := nl.Request{Type: ctnetlink.TypeFlowNew, Flags: unix.NLM_F_CREATE, Family: c.Family}
 	if c.Op == OpCreate {
 		r.Flags |= unix.NLM_F_EXCL
 	}

@@ -143,6 +143,7 @@ func (r *replay) send(line int, c *Command) error {
 	}
 	sent := r.batch.Tag.(*[]sentLine)
 	*sent = append(*sent, sentLine{line, c.Op})
+	request.Attrs = c.Flow.Append
 	r.batch.Add(request)
 	if !r.batch.Full() {
 		return nil
