@@ -61,6 +61,7 @@ type Env struct {
 // Interface is a network interface of the host.
 type Interface struct {
 	Name      string
+	AltNames  []string
 	MTU       int // bytes
 	Up        bool
 	Loopback  bool

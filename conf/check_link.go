@@ -61,7 +61,9 @@ func (k *check) link(l *Link, interfaces []Interface) {
 	if k.env == nil {
 		return
 	}
-	i := slices.IndexFunc(interfaces, func(dev Interface) bool { return dev.Name == l.Interface })
+	i := slices.IndexFunc(interfaces, func(dev Interface) bool {
+		return dev.Name == l.Interface || slices.Contains(dev.AltNames, l.Interface)
+	})
 	if i < 0 {
 		k.reportHost(Fatal, l.Interface+" is an invalid interface: the daemon would wait for it", &l.Interface)
 		return

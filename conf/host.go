@@ -5,11 +5,11 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"net"
-	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
+
+	"ctbox/internal/iface"
 
 	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
@@ -30,31 +30,22 @@ func Host() Env {
 }
 
 func interfaces() ([]Interface, error) {
-	devs, err := net.Interfaces()
+	devs, err := iface.All()
 	if err != nil {
 		return nil, err
 	}
-	var all []Interface
-	for _, dev := range devs {
-		addrs, err := dev.Addrs()
-		if err != nil {
-			return nil, fmt.Errorf("addresses of %s: %w", dev.Name, err)
-		}
-		i := Interface{
+	all := make([]Interface, 0, len(devs))
+	for i := range devs {
+		dev := &devs[i]
+		all = append(all, Interface{
 			Name:      dev.Name,
+			AltNames:  dev.AltNames,
 			MTU:       dev.MTU,
-			Up:        dev.Flags&net.FlagUp != 0,
-			Loopback:  dev.Flags&net.FlagLoopback != 0,
-			Multicast: dev.Flags&net.FlagMulticast != 0,
-		}
-		for _, addr := range addrs {
-			if ipnet, ok := addr.(*net.IPNet); ok {
-				if a, ok := netip.AddrFromSlice(ipnet.IP); ok {
-					i.Addresses = append(i.Addresses, a.Unmap())
-				}
-			}
-		}
-		all = append(all, i)
+			Up:        dev.Has(unix.IFF_UP),
+			Loopback:  dev.Has(unix.IFF_LOOPBACK),
+			Multicast: dev.Has(unix.IFF_MULTICAST),
+			Addresses: dev.Addresses,
+		})
 	}
 	return all, nil
 }

@@ -3,12 +3,12 @@ package doctor
 import (
 	"encoding/binary"
 	"errors"
-	"net"
 	"net/netip"
 
 	"golang.org/x/sys/unix"
 
 	"ctbox/conf"
+	"ctbox/internal/iface"
 )
 
 // checkLink looks at the way to the peer as far as it can be seen from here.
@@ -22,12 +22,12 @@ func checkLink(h *host, r *report) {
 		if l.Interface == "" {
 			continue
 		}
-		dev, err := net.InterfaceByName(l.Interface)
+		dev, err := iface.ByName(l.Interface)
 		if err != nil {
 			continue // checkConfig has said so
 		}
-		up := dev.Flags&net.FlagUp != 0
-		if up && dev.Flags&net.FlagRunning == 0 {
+		up := dev.Has(unix.IFF_UP)
+		if up && !dev.Has(unix.IFF_RUNNING) {
 			r.add(Error, l.Interface+" has no carrier", "nothing reaches the peer",
 				"look at cable, switch port, or the other end: ip link show "+l.Interface)
 			continue
@@ -37,7 +37,7 @@ func checkLink(h *host, r *report) {
 			continue
 		}
 		if l.Transport != conf.Multicast && l.Destination.IsValid() {
-			checkRoute(r, l, dev)
+			checkRoute(r, l, &dev)
 			continue
 		}
 		r.ok(l.Interface + " is up, MTU " + decimal(uint64(dev.MTU)))
@@ -45,7 +45,7 @@ func checkLink(h *host, r *report) {
 }
 
 // checkRoute asks the kernel which way a packet to the peer would take.
-func checkRoute(r *report, l *conf.Link, dev *net.Interface) {
+func checkRoute(r *report, l *conf.Link, dev *iface.Interface) {
 	to := l.Destination.String()
 	w, err := route(l.Destination)
 	switch {
@@ -75,7 +75,7 @@ type way struct {
 }
 
 func (w way) name() string {
-	if dev, err := net.InterfaceByIndex(w.dev); err == nil {
+	if dev, err := iface.ByIndex(w.dev); err == nil {
 		return dev.Name
 	}
 	return "interface " + decimal(uint64(w.dev))

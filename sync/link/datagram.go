@@ -55,6 +55,7 @@ func openDatagram(l *Link, index int) (_ sockets, err error) {
 	if err != nil {
 		return nil, err
 	}
+	d.noteSource()
 	d.done.Add(1)
 	go d.receive(raw)
 	return d, nil
@@ -255,7 +256,14 @@ func (d *datagram) follow() error {
 		d.tx.connected = true
 	}
 	unix.Close(fd)
+	d.noteSource()
 	return nil
+}
+
+// noteSource notes the address that the link sends from for the monitor.
+func (d *datagram) noteSource() {
+	from := source(d.tx.fd)
+	d.link.seen.source.Store(&from)
 }
 
 // source is the address that a socket sends from.
@@ -296,6 +304,7 @@ func (d *datagram) receive(raw syscall.RawConn) {
 	b := &Batch{Link: d.link.number}
 	rx := &rxState{}
 	rx.init()
+	retry := backoff{say: d.link.failed, sleep: d.link.sleep}
 	for {
 		n, err := rx.read(raw)
 		select {
@@ -305,8 +314,10 @@ func (d *datagram) receive(raw syscall.RawConn) {
 		}
 		if err != nil {
 			d.link.counters.errorsRecv.Add(1)
+			retry.failed(d.link.wrap(fmt.Errorf("receive: %w", err)), d.ended)
 			continue
 		}
+		retry.worked()
 		b.empty()
 		for i := range n {
 			d.accept(b, rx, i)

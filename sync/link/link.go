@@ -13,13 +13,15 @@ package link
 import (
 	"errors"
 	"fmt"
-	"net"
 	"net/netip"
 	"sync"
 	"sync/atomic"
 	"time"
 
+	"ctbox/internal/iface"
 	"ctbox/sync/wire"
+
+	"golang.org/x/sys/unix"
 )
 
 // Transport is how a link carries messages.
@@ -72,20 +74,31 @@ type Stats struct {
 	Queued, QueueLimit, QueueDropped uint64 // the error queue
 }
 
-// Link is one dedicated link. Its methods are for one goroutine at a time, but
+// Link is one dedicated link. Its methods are for one goroutine at a time, except
 // Config, State and Capacity, which are for any.
 type Link struct {
 	config  Config
 	number  int
 	deliver Deliver
 	refused func(netip.Addr)
-	gone    time.Duration // TCP: peerGone
+	failed  func(error)
+	gone    time.Duration                         // TCP: peerGone
+	ask     func(string) (iface.Interface, error) // iface.ByName
+	sleep   func(time.Duration, <-chan struct{})  // see backoff
 
 	index    int // of the interface the sockets were made for; 0 without sockets
 	sockets  sockets
+	seen     seen
 	capacity atomic.Int64
 	counters counters
 	named    refusals
+}
+
+// seen is what Open last found, for State and for the monitor.
+type seen struct {
+	index  atomic.Int64 // of the interface; 0 for none
+	state  atomic.Uint32
+	source atomic.Pointer[netip.Addr] // the address that datagrams leave from
 }
 
 // sockets is a link's open part.
@@ -105,10 +118,18 @@ type counters struct {
 	refused                  atomic.Uint64
 }
 
-// New makes a link that delivers what it receives, marked with number. refused is
-// called once for each source that was turned away, from any goroutine.
-func New(c Config, number int, deliver Deliver, refused func(netip.Addr)) *Link {
-	l := &Link{config: c, number: number, deliver: deliver, refused: refused, gone: peerGone}
+// Reports are what a link says to its owner, from any goroutine. Each may be nil.
+type Reports struct {
+	Refused func(netip.Addr) // a source was turned away; once for each
+	Failed  func(error)      // receiving failed; once for each error
+}
+
+// New makes a link that delivers what it receives, marked with number.
+func New(c Config, number int, deliver Deliver, reports Reports) *Link {
+	l := &Link{
+		config: c, number: number, deliver: deliver, refused: reports.Refused, failed: reports.Failed,
+		gone: peerGone, ask: iface.ByName,
+	}
 	l.capacity.Store(int64(l.capacityOf(minimumMTU)))
 	return l
 }
@@ -116,36 +137,53 @@ func New(c Config, number int, deliver Deliver, refused func(netip.Addr)) *Link 
 // ErrNoInterface: the link's interface does not exist. Open may succeed later.
 var ErrNoInterface = errors.New("no such interface")
 
-// Open makes the link follow its interface: it opens the sockets when there are
-// none yet, again when the interface is another one than they were made for, and
-// takes over its MTU, and its address where the configuration leaves that to it. It
-// may be called as often as something may have changed.
+// Open makes the link follow its interface: it asks the kernel for it, opens the
+// sockets when there are none yet, again when the interface is another one than they
+// were made for, and takes over its MTU, and its address where the configuration leaves
+// that to it. It is to be called at the start and whenever a Monitor reports a change.
 func (l *Link) Open() error {
-	i, err := net.InterfaceByName(l.config.Interface)
-	if err != nil {
-		if l.sockets != nil {
-			l.Close()
-		}
+	i, err := l.ask(l.config.Interface)
+	switch {
+	case errors.Is(err, iface.ErrNone):
+		l.seen.index.Store(0)
+		l.seen.state.Store(uint32(Down))
+		l.Close()
 		return fmt.Errorf("%s: %w", l.config.Interface, ErrNoInterface)
+	case err != nil:
+		return err // the link stays as it is
 	}
+	l.seen.index.Store(int64(i.Index))
+	l.seen.state.Store(uint32(stateOf(&i)))
 	l.capacity.Store(int64(l.capacityOf(i.MTU)))
-	if l.sockets != nil && l.index == i.Index {
-		if err := l.sockets.follow(); err != nil {
-			return fmt.Errorf("%s over %s: %w", l.config.Transport, l.config.Interface, err)
-		}
-		return nil
+	switch {
+	case l.sockets != nil && l.index == i.Index:
+		err = l.sockets.follow()
+	default:
+		l.Close()
+		err = l.openSockets(i.Index)
 	}
-	l.Close()
+	if err != nil {
+		return l.wrap(err)
+	}
+	return nil
+}
+
+// wrap adds to an error which link it is about.
+func (l *Link) wrap(err error) error {
+	return fmt.Errorf("%s over %s: %w", l.config.Transport, l.config.Interface, err)
+}
+
+func (l *Link) openSockets(index int) (err error) {
 	if l.config.Transport == TCP {
 		l.sockets, err = openStream(l)
 	} else {
-		l.sockets, err = openDatagram(l, i.Index)
+		l.sockets, err = openDatagram(l, index)
 	}
 	if err != nil {
 		l.sockets = nil
-		return fmt.Errorf("%s over %s: %w", l.config.Transport, l.config.Interface, err)
+		return err
 	}
-	l.index = i.Index
+	l.index = index
 	return nil
 }
 
@@ -156,6 +194,7 @@ func (l *Link) Close() {
 		l.sockets = nil
 	}
 	l.index = 0
+	l.seen.source.Store(nil)
 }
 
 // Send transmits all messages in p. What can't be sent is counted, and lost
@@ -175,16 +214,33 @@ func (l *Link) Busy() bool { return l.sockets != nil && l.sockets.busy() }
 // Config returns what the link was made from.
 func (l *Link) Config() Config { return l.config }
 
-// State is that of the link's interface now.
-func (l *Link) State() State {
-	i, err := net.InterfaceByName(l.config.Interface)
+// State is the state of the link's interface as the last Open found it.
+func (l *Link) State() State { return State(l.seen.state.Load()) }
+
+func stateOf(i *iface.Interface) State {
 	switch {
-	case err != nil || i.Flags&net.FlagUp == 0:
+	case !i.Has(unix.IFF_UP):
 		return Down
-	case i.Flags&net.FlagRunning == 0:
+	case !i.Has(unix.IFF_RUNNING):
 		return NoCarrier
 	}
 	return Running
+}
+
+// concerns reports whether an rtnetlink message may change what Open finds: one about
+// the link's interface, about an interface that has its name now, or about an address
+// that the link has, whatever interface that is on. Any goroutine may call it.
+func (l *Link) concerns(typ uint16, data []byte) bool {
+	if i, ok := iface.ParseLink(typ, data); ok {
+		return int64(i.Index) == l.seen.index.Load() || i.Named(l.config.Interface)
+	}
+	index, addr, ok := iface.ParseAddr(typ, data)
+	if !ok {
+		return false
+	}
+	source := l.seen.source.Load()
+	return int64(index) == l.seen.index.Load() || addr == l.config.Address || addr == l.config.Local ||
+		source != nil && addr == *source
 }
 
 // Stats returns the counters.

@@ -27,11 +27,11 @@ type site struct {
 func newSite(t *testing.T, ns *netnstest.NS, c Config) *site {
 	t.Helper()
 	s := &site{ns: ns, batches: make(chan *Batch, 4)}
-	s.link = New(c, 7, channel(s.batches), func(a netip.Addr) {
+	s.link = New(c, 7, channel(s.batches), Reports{Refused: func(a netip.Addr) {
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		s.refused = append(s.refused, a)
-	})
+	}})
 	s.open(t)
 	t.Cleanup(s.link.Close)
 	return s
@@ -39,11 +39,15 @@ func newSite(t *testing.T, ns *netnstest.NS, c Config) *site {
 
 func (s *site) open(t *testing.T) {
 	t.Helper()
-	s.ns.Do(func() {
-		if err := s.link.Open(); err != nil {
-			t.Fatal(err)
-		}
-	})
+	s.ns.Do(func() { s.reopen(t) })
+}
+
+// reopen is open for a caller that is in the namespace.
+func (s *site) reopen(t *testing.T) {
+	t.Helper()
+	if err := s.link.Open(); err != nil {
+		t.Fatal(err)
+	}
 }
 
 // channel delivers batches, as copies, to a channel.
@@ -138,6 +142,7 @@ func TestDatagrams(t *testing.T) {
 			for _, end := range []*site{a, b} {
 				end.ns.Do(func() {
 					netnstest.Eventually(t, 10*time.Second, "carrier and route", func() bool {
+						end.reopen(t)
 						routes := end.ns.Must("ip", "-6", "route", "show", "table", "all", "ff00::/8", "dev", "sync0")
 						return end.link.State() == Running && routes != ""
 					})
@@ -307,7 +312,7 @@ func TestPortInUse(t *testing.T) {
 	nsA, _ := pair(t)
 	c := Config{Transport: UDP, Interface: "sync0", Port: 3780, Destination: addr("192.0.2.2"), Address: addr("192.0.2.1")}
 	newSite(t, nsA, c)
-	second := New(c, 1, nil, nil)
+	second := New(c, 1, nil, Reports{})
 	var err error
 	nsA.Do(func() { err = second.Open() })
 	if err == nil || err.Error() != "UDP over sync0: bind to 192.0.2.1:3780: address already in use" {
@@ -323,7 +328,7 @@ func TestInterfaceComesBack(t *testing.T) {
 	var monitor *Monitor
 	nsB.Do(func() {
 		var err error
-		if monitor, err = NewMonitor(); err != nil {
+		if monitor, err = NewMonitor([]*Link{b.link}, nil); err != nil {
 			t.Fatal(err)
 		}
 	})
@@ -352,7 +357,7 @@ func TestInterfaceComesBack(t *testing.T) {
 	a.open(t)
 	b.open(t)
 	inB(func() {
-		netnstest.Eventually(t, 10*time.Second, "carrier", func() bool { return b.link.State() == Running })
+		netnstest.Eventually(t, 10*time.Second, "carrier", func() bool { b.reopen(t); return b.link.State() == Running })
 	})
 	a.link.Send(packed(100, "again"))
 	b.take(t, 1)
@@ -365,7 +370,7 @@ func TestInterfaceComesBack(t *testing.T) {
 	}
 	nsA.IP("link", "set", "sync0", "down")
 	inB(func() {
-		netnstest.Eventually(t, 10*time.Second, "no carrier", func() bool { return b.link.State() == NoCarrier })
+		netnstest.Eventually(t, 10*time.Second, "no carrier", func() bool { b.reopen(t); return b.link.State() == NoCarrier })
 	})
 }
 
@@ -375,17 +380,16 @@ func TestAddressComesLater(t *testing.T) {
 		{"192.0.2.9", "192.0.2.2", "192.0.2.9/24"}, {"2001:db8::9", "2001:db8::2", "2001:db8::9/64"},
 	} {
 		nsA, _ := pair(t)
+		l := New(Config{Transport: UDP, Interface: "sync0", Port: 3780, Address: addr(tt.local), Destination: addr(tt.peer)}, 0, nil, Reports{})
+		defer l.Close()
 		var monitor *Monitor
+		var err error
 		nsA.Do(func() {
-			var err error
-			if monitor, err = NewMonitor(); err != nil {
+			if monitor, err = NewMonitor([]*Link{l}, nil); err != nil {
 				t.Fatal(err)
 			}
 		})
 		defer monitor.Close()
-		l := New(Config{Transport: UDP, Interface: "sync0", Port: 3780, Address: addr(tt.local), Destination: addr(tt.peer)}, 0, nil, nil)
-		defer l.Close()
-		var err error
 		open := func() { err = l.Open() }
 		if nsA.Do(open); err == nil {
 			t.Fatal("opened without its address")
@@ -476,7 +480,7 @@ func TestSteadyStateAllocations(t *testing.T) {
 	ca.Destination, cb.Destination = addr("192.0.2.2"), addr("192.0.2.1")
 	a := newSite(t, nsA, ca)
 	arrived := make(chan struct{})
-	b := New(cb, 7, func(*Batch, <-chan struct{}) { arrived <- struct{}{} }, nil)
+	b := New(cb, 7, func(*Batch, <-chan struct{}) { arrived <- struct{}{} }, Reports{})
 	nsB.Do(func() {
 		if err := b.Open(); err != nil {
 			t.Fatal(err)

@@ -245,6 +245,7 @@ func (s *stream) accept(ctx context.Context) {
 		}
 		reading.Wait()
 	}()
+	retry := backoff{say: s.link.failed, sleep: s.link.sleep}
 	for {
 		conn, err := s.listener.AcceptTCP()
 		if err != nil {
@@ -252,12 +253,10 @@ func (s *stream) accept(ctx context.Context) {
 				return
 			}
 			s.link.counters.errorsRecv.Add(1)
-			select {
-			case <-time.After(redial):
-			case <-ctx.Done():
-			}
+			retry.failed(s.link.wrap(fmt.Errorf("accept: %w", err)), ctx.Done())
 			continue
 		}
+		retry.worked()
 		from := conn.RemoteAddr().(*net.TCPAddr).AddrPort().Addr().Unmap().WithZone("")
 		if from != s.link.config.Destination.WithZone("") {
 			s.link.refuse(from)

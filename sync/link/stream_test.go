@@ -28,11 +28,11 @@ func openStreamLink(t *testing.T, c Config) *site {
 func openImpatient(t *testing.T, c Config, gone time.Duration) *site {
 	t.Helper()
 	s := &site{batches: make(chan *Batch, 4)}
-	s.link = New(c, 7, channel(s.batches), func(a netip.Addr) {
+	s.link = New(c, 7, channel(s.batches), Reports{Refused: func(a netip.Addr) {
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		s.refused = append(s.refused, a)
-	})
+	}})
 	s.link.gone = gone
 	if err := s.link.Open(); err != nil {
 		t.Fatal(err)
@@ -225,7 +225,7 @@ func TestStreamEndsBeforeItWrites(t *testing.T) {
 	defer conn.Close()
 	ctx, cancel := context.WithCancel(context.Background())
 	cancel()
-	s := &stream{link: New(Config{Transport: TCP}, 0, nil, nil), queue: [][]byte{{1}, {2}}, wake: make(chan struct{}, 1)}
+	s := &stream{link: New(Config{Transport: TCP}, 0, nil, Reports{}), queue: [][]byte{{1}, {2}}, wake: make(chan struct{}, 1)}
 	s.feed(ctx, conn)
 	if got := s.link.Stats(); got.PacketsSent != 0 || len(s.queue) != 2 {
 		t.Errorf("%d writes, %d left in the queue", got.PacketsSent, len(s.queue))

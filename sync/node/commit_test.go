@@ -42,7 +42,7 @@ func committing(t *testing.T, conn *nl.Conn, external caches) *Node {
 	n.ctx, n.stopped = t.Context(), make(chan struct{})
 	if err := n.do(t.Context(), func() {
 		n.machine = proto.NewNoTrack(0, 1, false)
-		closed := link.New(link.Config{}, 0, nil, nil)
+		closed := link.New(link.Config{}, 0, nil, link.Reports{})
 		n.links = &links{node: n, monitor: &link.Monitor{}, all: []*link.Link{closed}}
 		n.packer = wire.NewPacker(1400)
 		n.conns.commit, n.external = conn, external

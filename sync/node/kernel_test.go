@@ -141,7 +141,7 @@ func TestLinkThatCannotBeOpenedIsSaidOnce(t *testing.T) {
 	n.log = slog.New(slog.NewTextHandler(&log))
 	homeless := func(device string) *link.Link {
 		return link.New(link.Config{Transport: link.UDP, Interface: device, Port: 3780,
-			Address: netip.MustParseAddr("192.0.2.77"), Destination: netip.MustParseAddr("192.0.2.78")}, 0, nil, nil)
+			Address: netip.MustParseAddr("192.0.2.77"), Destination: netip.MustParseAddr("192.0.2.78")}, 0, nil, link.Reports{})
 	}
 	n.links = &links{node: n, all: []*link.Link{homeless("lo")}, said: make([]string, 1)}
 	n.packer = wire.NewPacker(1400)

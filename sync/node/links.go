@@ -17,9 +17,8 @@ type links struct {
 	node    *Node
 	all     []*link.Link
 	current int
-	said    []string      // the last complaint about each link that is not open
-	none    bool          // said that no link is available
-	looked  time.Duration // when linkChanged was last called
+	said    []string // the last complaint about each link that is not open
+	none    bool     // said that no link is available
 	monitor *link.Monitor
 }
 
@@ -42,10 +41,10 @@ func (n *Node) openLinks() (err error) {
 		if c.Default {
 			l.current = i
 		}
-		l.all = append(l.all, link.New(linkConfig(c), i, n.deliver, n.refusedSource))
+		l.all = append(l.all, link.New(linkConfig(c), i, n.deliver, link.Reports{Refused: n.refusedSource, Failed: n.linkFailed}))
 	}
 	// Changes are listened to before the links look at their interfaces.
-	if l.monitor, err = link.NewMonitor(); err != nil {
+	if l.monitor, err = link.NewMonitor(l.all, n.linkFailed); err != nil {
 		return err
 	}
 	for i, k := range l.all {
@@ -115,7 +114,10 @@ func (n *Node) refusedSource(from netip.Addr) {
 		"the IPv4_Destination_Address or IPv6_Destination_Address are accepted", from))
 }
 
-// changes tells that interfaces may have changed.
+// linkFailed names, once, an error that keeps a link from receiving. It tries again.
+func (n *Node) linkFailed(err error) { n.log.Error("dedicated link: " + err.Error()) }
+
+// changes is readable when the links' interfaces may have changed.
 func (l *links) changes() <-chan struct{} {
 	if l == nil {
 		return nil
@@ -146,23 +148,10 @@ func (l *links) close() {
 	}
 }
 
-// linksQuiet is the least time between two looks at the interfaces.
-const linksQuiet = 50 * time.Millisecond
-
-// linksChange has linkChanged called, soon. Each look reads all of the system's
-// interfaces, and on a machine that makes and removes them all the time, a host of
-// containers, an event comes for each.
-func (n *Node) linksChange() {
-	if n.timers.links == 0 {
-		n.timers.links = max(n.clock(), n.links.looked+linksQuiet)
-	}
-}
-
 // linkChanged follows the interfaces: opens links whose interface came, takes
 // over MTUs, and leaves a current link that cannot carry anything.
 func (n *Node) linkChanged() {
 	l := n.links
-	l.looked = n.clock()
 	for i, k := range l.all {
 		if err := l.open(i, k); err != nil {
 			l.complain(i, n.log.Error, "dedicated link: "+err.Error())

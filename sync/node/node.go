@@ -133,7 +133,6 @@ type timers struct {
 	silent time.Duration // the next look at flows without events
 	poll   time.Duration
 	lost   time.Duration // lost events that the log is to name
-	links  time.Duration // interfaces have changed
 }
 
 // New opens everything that cfg asks for: kernel sockets, links. Nothing is
@@ -374,7 +373,7 @@ func (n *Node) sleep(ctx context.Context) (err error) {
 	case events:
 		n.waiting = true
 	case changed:
-		n.linksChange()
+		n.linkChanged()
 	case woken:
 		n.armed = proto.None
 	}
@@ -403,7 +402,6 @@ func (n *Node) wait() time.Duration {
 	earliest(n.timers.silent)
 	earliest(n.timers.poll)
 	earliest(n.timers.lost)
-	earliest(n.timers.links)
 	if n.machine != nil {
 		next = min(next, n.machine.Deadline())
 	}
@@ -431,9 +429,6 @@ func (n *Node) due() {
 	}
 	if reached(&n.timers.lost) {
 		n.sayLost(0)
-	}
-	if reached(&n.timers.links) {
-		n.linkChanged()
 	}
 	if reached(&n.timers.resync) {
 		n.resync()

@@ -2,7 +2,6 @@ package node
 
 import (
 	"context"
-	"net/netip"
 	"sync"
 	"testing"
 	"time"
@@ -10,7 +9,6 @@ import (
 	"ctbox/internal/netnstest"
 	"ctbox/sync/link"
 	"ctbox/sync/proto"
-	"ctbox/sync/wire"
 )
 
 // sleeping is a node whose loop runs and has nothing to do.
@@ -76,37 +74,6 @@ func TestEventsAreFollowedInOrder(t *testing.T) {
 	n.following = true
 	if n.mayTakeEvents() || n.wait() == 0 {
 		t.Error("a second run is begun in the middle of one")
-	}
-}
-
-// However many events tell of interfaces, these are looked at now and then only; and
-// after the last event once more.
-func TestInterfacesAreNotReadForEachEvent(t *testing.T) {
-	n := unwired(ModeStats)
-	l := link.New(link.Config{Transport: link.UDP, Interface: "nowhere0", Destination: netip.MustParseAddr("192.0.2.1")}, 0, nil, nil)
-	n.links = &links{node: n, all: []*link.Link{l}, said: make([]string, 1)}
-	n.packer = wire.NewPacker(1400)
-	looks := 0
-	for i := range 1000 {
-		n.now = n.start.Add(time.Second + time.Duration(i)*time.Millisecond)
-		before := n.links.looked
-		n.linksChange()
-		n.due()
-		if n.links.looked != before {
-			looks++
-		}
-	}
-	if most := int(time.Second/linksQuiet) + 1; looks < 2 || looks > most {
-		t.Errorf("%d looks at the interfaces in a second, want no more than %d", looks, most)
-	}
-	if wait := n.wait(); wait == 0 || wait > linksQuiet {
-		t.Fatalf("the loop waits %v after the last event", wait)
-	}
-	last := n.now
-	n.now = n.now.Add(linksQuiet)
-	n.due()
-	if n.links.looked <= last.Sub(n.start) || n.timers.links != 0 {
-		t.Error("nobody looked after the last event")
 	}
 }
 

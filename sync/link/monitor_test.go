@@ -1,0 +1,196 @@
+package link
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"ctbox/internal/iface"
+	"ctbox/internal/netnstest"
+
+	"golang.org/x/sys/unix"
+)
+
+// asked is a link of which the test counts what it asks the kernel.
+func asked(l *Link) (count *int) {
+	count = new(int)
+	l.ask = func(name string) (iface.Interface, error) {
+		*count++
+		return iface.ByName(name)
+	}
+	return count
+}
+
+// On a host that makes and removes interfaces all the time nothing is asked of the kernel
+// for these, and the monitor says nothing.
+func TestOtherInterfacesAreIgnored(t *testing.T) {
+	nsA, _ := pair(t)
+	nsA.IP("link", "add", "bridge0", "type", "bridge")
+	a := newSite(t, nsA, Config{Transport: UDP, Interface: "sync0", Port: 3780, Destination: addr("192.0.2.2")})
+	requests := asked(a.link)
+	netnstest.Eventually(t, 20*time.Second, "its last address of its own", func() bool {
+		return strings.Contains(nsA.Must("ip", "addr", "show", "dev", "sync0"), " fe80:")
+	})
+	var monitor *Monitor
+	nsA.Do(func() {
+		var err error
+		if monitor, err = NewMonitor([]*Link{a.link}, nil); err != nil {
+			t.Fatal(err)
+		}
+	})
+	defer monitor.Close()
+	for i := range 20 {
+		dev := fmt.Sprint("veth", i)
+		nsA.IP("link", "add", dev, "type", "veth", "peer", "name", "p"+dev)
+		nsA.IP("link", "set", dev, "master", "bridge0", "up")
+		nsA.IP("addr", "add", fmt.Sprintf("198.51.100.%d/32", i+1), "dev", "p"+dev)
+		nsA.IP("link", "del", dev)
+	}
+	select {
+	case <-monitor.Changed:
+		t.Error("a change of other interfaces is reported")
+	default:
+	}
+	// The kernel sends this one after all of the above.
+	nsA.IP("link", "set", "sync0", "mtu", "1400")
+	changed(t, monitor)
+	a.open(t)
+	for range 100 {
+		a.link.State()
+		a.link.Stats()
+	}
+	if *requests != 1 || a.link.Capacity() != 1400-28 {
+		t.Errorf("%d requests, capacity %d; want 1 request", *requests, a.link.Capacity())
+	}
+}
+
+// What concerns a link is reported: its interface under each of its names, one that takes
+// its name, and its addresses, on whatever interface.
+func TestLinksChangesAreReported(t *testing.T) {
+	nsA, _ := pair(t)
+	nsA.IP("link", "add", "other0", "type", "veth", "peer", "name", "other1")
+	nsA.IP("link", "set", "other0", "up")
+	named := New(Config{Transport: UDP, Interface: "sync0", Port: 3780, Destination: addr("192.0.2.2")}, 0, nil, Reports{})
+	bound := New(Config{Transport: UDP, Interface: "sync0", Port: 3781, Address: addr("192.0.2.77"), Destination: addr("192.0.2.2")},
+		1, nil, Reports{})
+	missing := New(Config{Transport: UDP, Interface: "later0", Port: 3782, Destination: addr("192.0.2.2")}, 2, nil, Reports{})
+	defer named.Close()
+	for _, tt := range []struct {
+		name string
+		link *Link
+		do   []string
+	}{
+		{"down", named, []string{"link", "set", "sync0", "down"}},
+		{"up", named, []string{"link", "set", "sync0", "up"}},
+		{"address", named, []string{"addr", "add", "192.0.2.3/24", "dev", "sync0"}},
+		{"address elsewhere", bound, []string{"addr", "add", "192.0.2.77/32", "dev", "other0"}},
+		{"it comes", missing, []string{"link", "add", "later0", "type", "veth", "peer", "name", "later1"}},
+		{"it goes up", missing, []string{"link", "set", "later0", "up"}},
+		{"another takes its name", missing, []string{"link", "set", "later0", "name", "was0"}},
+		{"another name", missing, []string{"link", "property", "add", "dev", "was0", "altname", "later0"}},
+		{"renamed", named, []string{"link", "set", "sync0", "name", "gone0"}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			var monitor *Monitor
+			nsA.Do(func() {
+				_ = tt.link.Open() // or it waits
+				var err error
+				if monitor, err = NewMonitor([]*Link{tt.link}, nil); err != nil {
+					t.Fatal(err)
+				}
+			})
+			defer monitor.Close()
+			nsA.IP(tt.do...)
+			changed(t, monitor)
+		})
+	}
+}
+
+// However many changes there are of a link's own interface, they are looked at together
+// after a pause.
+func TestChangesGather(t *testing.T) {
+	nsA, _ := pair(t)
+	a := newSite(t, nsA, Config{Transport: UDP, Interface: "sync0", Port: 3780, Destination: addr("192.0.2.2")})
+	pausing, over := make(chan struct{}), make(chan struct{})
+	var monitor *Monitor
+	nsA.Do(func() {
+		var err error
+		if monitor, err = newMonitor([]*Link{a.link}, nil, func() { pausing <- struct{}{}; <-over }); err != nil {
+			t.Fatal(err)
+		}
+	})
+	defer monitor.Close()
+	defer close(over)
+	nsA.IP("link", "set", "sync0", "mtu", "1400")
+	changed(t, monitor)
+	<-pausing
+	for i := range 20 {
+		nsA.IP("link", "set", "sync0", "mtu", fmt.Sprint(1300+i))
+	}
+	over <- struct{}{}
+	changed(t, monitor)
+	<-pausing
+	nsA.IP("link", "set", "sync0", "mtu", "1200")
+	select {
+	case <-monitor.Changed:
+		t.Error("a change is reported before the pause is over")
+	default:
+	}
+}
+
+// A question that fails for want of descriptors, for one, does not take the interface
+// away.
+func TestOpenFailsToAsk(t *testing.T) {
+	nsA, _ := pair(t)
+	a := newSite(t, nsA, Config{Transport: UDP, Interface: "sync0", Port: 3780, Destination: addr("192.0.2.2")})
+	netnstest.Eventually(t, 10*time.Second, "carrier", func() bool { a.open(t); return a.link.State() == Running })
+	a.link.ask = func(string) (iface.Interface, error) { return iface.Interface{}, unix.EMFILE }
+	var err error
+	if nsA.Do(func() { err = a.link.Open() }); !errors.Is(err, unix.EMFILE) {
+		t.Errorf("got %v", err)
+	}
+	a.link.Send(packed(100, "message"))
+	if s := a.link.Stats(); a.link.State() != Running || s.ErrorsSent != 0 {
+		t.Errorf("state %v, %+v", a.link.State(), s)
+	}
+}
+
+// A socket that fails every read is not read without a pause, and the log does not hear of
+// each.
+func TestReadErrorsBackOff(t *testing.T) {
+	r, w, err := os.Pipe() // no socket: recvmmsg fails with ENOTSOCK
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	defer w.Close()
+	raw, err := r.SyscallConn()
+	if err != nil {
+		t.Fatal(err)
+	}
+	d := &datagram{ended: make(chan struct{})}
+	var said []string
+	var pauses []time.Duration
+	d.link = New(Config{Transport: UDP, Interface: "sync0"}, 0, nil, Reports{Failed: func(err error) { said = append(said, err.Error()) }})
+	const reads = 10
+	d.link.sleep = func(p time.Duration, _ <-chan struct{}) {
+		if pauses = append(pauses, p); len(pauses) == reads {
+			close(d.ended)
+		}
+	}
+	d.done.Add(1)
+	d.receive(raw)
+	if want := []string{"UDP over sync0: receive: socket operation on non-socket"}; !slices.Equal(said, want) {
+		t.Errorf("said %q, want %q", said, want)
+	}
+	if n := d.link.Stats().ErrorsRecv; n < reads || n > reads+1 {
+		t.Errorf("%d errors counted, want %d", n, reads)
+	}
+	if pauses[0] != firstPause || pauses[1] != 2*firstPause || pauses[reads-1] != lastPause {
+		t.Errorf("pauses %v", pauses)
+	}
+}
