@@ -102,6 +102,21 @@ func buildCache(t *testing.T) string {
 	return strings.TrimSpace(string(out))
 }
 
+// hostWide are what the kernel has once for all network namespaces, with the values that
+// a machine sees in /proc in their place: the kernel's own on a machine of 4 GiB. The
+// pages show these, and the host that runs the tests may be tuned.
+var hostWide = map[string]string{
+	"sys/net/netfilter/nf_conntrack_max":        "262144",
+	"sys/net/netfilter/nf_conntrack_buckets":    "262144",
+	"sys/net/netfilter/nf_conntrack_expect_max": "4096",
+	"sys/net/core/rmem_max":                     "212992",
+	"sys/net/core/rmem_default":                 "212992",
+	"sys/net/core/wmem_max":                     "212992",
+	"sys/net/core/wmem_default":                 "212992",
+	"sys/net/core/optmem_max":                   "131072",
+	"meminfo":                                   "MemTotal:        4194304 kB\nMemFree:         3145728 kB\nMemAvailable:    3670016 kB",
+}
+
 // boot starts what is process 1 of the machine. It ends, and all others with
 // it, when its standard input does.
 func boot(t *testing.T, ns *netnstest.NS, name string) *machine {
@@ -111,6 +126,14 @@ func boot(t *testing.T, ns *netnstest.NS, name string) *machine {
 		t.Fatal(err)
 	}
 	scratch := t.TempDir()
+	// The files that are mounted over those of /proc, by their paths with dots.
+	values := t.TempDir()
+	for path, value := range hostWide {
+		name := filepath.Join(values, strings.ReplaceAll(path, "/", "."))
+		if err := os.WriteFile(name, []byte(value+"\n"), 0o444); err != nil {
+			t.Fatal(err)
+		}
+	}
 	cmd := ns.Command("bash", "-ec", `
 mount --make-rprivate /
 mount -t tmpfs tmpfs "$1"
@@ -118,6 +141,11 @@ mkdir "$1/upper" "$1/work" "$1/root"
 mount -t overlay overlay -o lowerdir=/,upperdir="$1/upper",workdir="$1/work" "$1/root"
 cd "$1/root"
 mount -t proc proc proc
+for value in "$6"/*; do
+	over=${value##*/}
+	over=proc/${over//.//}
+	[ ! -e "$over" ] || mount --bind "$value" "$over"
+done
 mount --rbind /dev dev
 mount -t sysfs sysfs sys
 mount -t tmpfs tmpfs run
@@ -130,7 +158,7 @@ mount --bind "$5" "./$5"
 hostname "$2"
 echo ready
 exec chroot . cat
-`, "boot", scratch, name, root, netnstest.BinDir(t), buildCache(t))
+`, "boot", scratch, name, root, netnstest.BinDir(t), buildCache(t), values)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNS | syscall.CLONE_NEWPID | syscall.CLONE_NEWUTS | syscall.CLONE_NEWIPC}
 	stdin, err := cmd.StdinPipe()
 	if err != nil {
@@ -202,5 +230,19 @@ func (n *network) serve() {
 	m.write("/tmp/server.py", server)
 	if out, status := m.run("python3 /tmp/server.py >/tmp/server.log 2>&1 & until [ -e /tmp/serving ]; do sleep 0.02; done"); status != 0 {
 		n.t.Fatalf("server: %s", out)
+	}
+}
+
+// What a page shows does not depend on how the host is tuned.
+func TestMachineSeesNoTuning(t *testing.T) {
+	m := (&network{t: t}).machine(firstMachine)
+	for path, value := range hostWide {
+		// An older kernel has some of them in the first network namespace only.
+		if out, status := m.run("[ ! -e /proc/" + path + " ] || cat /proc/" + path); status != 0 || out != "" && out != value+"\n" {
+			t.Errorf("%s is %q, want %q", path, out, value)
+		}
+	}
+	if out, status := m.run("sysctl -n net.netfilter.nf_conntrack_max"); status != 0 || out != hostWide["sys/net/netfilter/nf_conntrack_max"]+"\n" {
+		t.Errorf("sysctl says %q", out)
 	}
 }

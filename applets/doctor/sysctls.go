@@ -114,7 +114,10 @@ func checkEventBuffer(h *host, r *report) {
 	text, _ := h.file("proc/sys/net/core/rmem_max")
 	limit, err := strconv.ParseUint(text, 10, 64)
 	switch {
-	case err != nil: // hidden in this network namespace
+	case err != nil: // before Linux 6.9 only the first network namespace has it
+		r.add(Note, "net.core.rmem_max cannot be read in this network namespace",
+			"it bounds the buffer of event sockets without CAP_NET_ADMIN in the first user namespace; whether it is enough is not known",
+			"in the first network namespace: sysctl -w net.core.rmem_max="+decimal(want))
 	case limit >= want:
 		r.ok("net.core.rmem_max allows event sockets a buffer of " + size(want))
 	default:

@@ -60,8 +60,32 @@ func New(t testing.TB, label string) *NS {
 	}
 	ns.file = file
 	ns.Sysctl("net.ipv6.conf.default.accept_dad", "0")
+	ns.untune()
 	ns.IP("link", "set", "lo", "up")
 	return ns
+}
+
+// untune sets what a new namespace takes over from a host that is tuned: the kernel copies
+// the settings of net.ipv4.conf from the first namespace, and has module parameters for
+// the defaults of conntrack's.
+func (ns *NS) untune() {
+	ns.t.Helper()
+	ns.Do(func() {
+		set := func(path, value string) {
+			// Before conntrack is loaded its parameters are not there.
+			if err := os.WriteFile(path, []byte(value), 0); err != nil && !os.IsNotExist(err) {
+				ns.t.Fatalf("netnstest: %s in %s: %v", path, ns.Name, err)
+			}
+		}
+		for _, key := range []string{"forwarding", "rp_filter", "arp_ignore", "arp_announce", "arp_filter", "log_martians"} {
+			for _, conf := range []string{"all", "default", "lo"} {
+				set("/proc/sys/net/ipv4/conf/"+conf+"/"+key, "0")
+			}
+		}
+		for _, key := range []string{"acct", "timestamp"} {
+			set("/proc/sys/net/netfilter/nf_conntrack_"+key, "0")
+		}
+	})
 }
 
 // Path returns the file that stands for the namespace.

@@ -10,7 +10,7 @@ import (
 // Features are the kernel's abilities that requests depend on for safety: what
 // an older kernel ignores would act on the whole table.
 type Features struct {
-	StatusFilter bool // CTA_STATUS_MASK in dumps (Linux 5.8)
+	StatusFilter bool // CTA_STATUS_MASK in dumps (6.1 has it, 5.10 does not)
 	TupleFilter  bool // CTA_FILTER in dumps (Linux 5.8)
 	ZoneFilter   bool // CTA_ZONE in dumps and flushes (Linux 6.8)
 }
