@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"ctbox/helpers/builtin"
+	"ctbox/nl"
 )
 
 var helperClauses = []clause{
@@ -134,6 +135,14 @@ func (t *HelperType) family() string {
 	return "inet"
 }
 
+// layer3 is the family with the number that the kernel has for it.
+func (t *HelperType) layer3() uint8 {
+	if t.IPv6 {
+		return nl.FamilyIPv6
+	}
+	return nl.FamilyIPv4
+}
+
 func (t *HelperType) transport() string {
 	if t.Protocol == protocolUDP {
 		return "udp"
@@ -195,6 +204,11 @@ func enterType(p *parser, s scope, at Pos) (scope, *Error) {
 			return s, &Error{Pos: name.pos, Text: "Unknown `" + t.Name + "' helper"}
 		}
 		p.shared[t.object()] = policies
+	}
+	if h := builtin.Find(t.Name, t.Protocol); h != nil && !h.Supports(t.layer3()) {
+		other := HelperType{IPv6: !t.IPv6}
+		p.warnings = append(p.warnings, Warning{Pos: l3.pos, When: AtStart, Ours: true, Text: "Type " + t.Name + " " + t.family() + " " + t.transport() +
+			" never expects anything: the helper reads " + other.family() + " only"})
 	}
 	p.cfg.pos[t] = at
 	s.helper = t

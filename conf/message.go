@@ -60,6 +60,16 @@ type Warning struct {
 	Pos  Pos
 	Text string // as conntrack-tools 1.4.9 has it, if it has it; may end in a newline as there
 	When When
+	// Ours is for a text that conntrack-tools does not have: LogText has its place, too.
+	Ours bool
+}
+
+// LogText returns what the daemon's log and the commands say.
+func (w Warning) LogText() string {
+	if w.Ours {
+		return w.String()
+	}
+	return w.Text
 }
 
 // String returns the warning as one line with its place in front.

@@ -237,6 +237,8 @@ var warningTests = []struct {
 
 	{"Helper { Type ftp inet tcp { QueueNum 1\nQueueNum 2 } }", []string{"C 2:1: QueueNum is given again, but that in line 1 counts"}},
 	{"Helper { Type ftp inet tcp { Policy ftp { ExpectMax 1 }\nPolicy ftp { ExpectMax 2 } } }", []string{"C 2:1: Policy ftp is given again, but that in line 1 counts"}},
+	{"Helper { Type dhcpv6 inet udp { QueueNum 1 } }", []string{"S 1:22: Type dhcpv6 inet udp never expects anything: the helper reads inet6 only"}},
+	{"Helper { Type dhcpv6 inet6 udp { QueueNum 1 } Type ftp inet6 tcp { QueueNum 2 } }", nil},
 	{"Helper { QueueNum 1 Type ftp inet tcp { } }", []string{"C 1:10: QueueNum stands outside of a Type and counts for the next one"}},
 	{"Helper { Policy ftp { ExpectMax 1 } }", []string{
 		"C 1:10: Policy stands outside of a Type and counts for the next one",
@@ -252,6 +254,19 @@ func TestWarnings(t *testing.T) {
 		}
 		if strings.Join(got, "\n") != strings.Join(tt.want, "\n") {
 			t.Errorf("%q:\n got %q\nwant %q", tt.src, got, tt.want)
+		}
+	}
+}
+
+// The place of what conntrack-tools does not say is in the log, too.
+func TestWarningInTheLog(t *testing.T) {
+	for src, want := range map[string]string{
+		"Helper { Type dhcpv6 inet udp { } }": "x.conf:1:22: Type dhcpv6 inet udp never expects anything: the helper reads inet6 only",
+		"General { Nice -1 }":                 "deprecated nice configuration, ignoring. The nice value can be set externally with nice(1) and renice(1).",
+	} {
+		_, warnings := mustParse(t, src)
+		if len(warnings) != 1 || warnings[0].LogText() != want {
+			t.Errorf("%s: %q", src, warnings)
 		}
 	}
 }

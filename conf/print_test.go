@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"ctbox/helpers/builtin"
+	"ctbox/nl"
 
 	"github.com/google/go-cmp/cmp"
 )
@@ -122,7 +123,8 @@ func randomFile(r *rand.Rand) string {
 				file.WriteString([]string{"", "Default"}[r.IntN(2)])
 			case "Type":
 				h := builtin.All()[r.IntN(len(builtin.All()))]
-				file.WriteString(h.Name + []string{" inet ", " inet6 "}[r.IntN(2)])
+				family := map[uint8]string{nl.FamilyIPv4: " inet ", nl.FamilyIPv6: " inet6 "}[h.Families[r.IntN(len(h.Families))]]
+				file.WriteString(h.Name + family)
 				if slices.Contains(h.Protocols, protocolTCP) {
 					file.WriteString("tcp { Policy " + h.Name + " { ExpectMax 7 } ")
 				} else {

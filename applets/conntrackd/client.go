@@ -18,7 +18,7 @@ func load(name string, upTo conf.When, log *slog.Logger) (cfg *conf.Config, ok b
 	cfg, warnings, err := conf.Load(name)
 	for _, w := range warnings {
 		if w.When <= upTo {
-			log.Warn(w.Text)
+			log.Warn(w.LogText())
 		}
 	}
 	if err != nil {

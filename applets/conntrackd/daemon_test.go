@@ -231,6 +231,23 @@ func TestFailingStarts(t *testing.T) {
 	}
 }
 
+// A helper for a family that it expects nothing over starts as in conntrack-tools, with a
+// warning that names the place, in the daemon's log and from --check.
+func TestHelperOfAnotherFamily(t *testing.T) {
+	h := newHost(t)
+	config := h.configure("", "Helper {\n Setup yes\n Type dhcpv6 inet udp {\n  QueueNum 7\n }\n Type dhcpv6 inet6 udp {\n  QueueNum 8\n }\n}")
+	warning := config + ":10:14: Type dhcpv6 inet udp never expects anything: the helper reads inet6 only\n"
+	if r := h.Run("", ours(t), "-C", config, "--check"); strings.Count(r.Stderr, "never expects") != 1 || !strings.HasPrefix(r.Stderr, warning) {
+		t.Errorf("--check: %+v", r)
+	}
+	if r := h.Run("", ours(t), "-C", config, "-s"); strings.Contains(r.Stderr, "never") {
+		t.Errorf("-s: %+v", r)
+	}
+	// Where the kernel has no user-space helpers it ends by itself.
+	p := h.Start(ours(t), "-C", config)
+	netnstest.Eventually(t, patience, "the daemon says so", func() bool { return strings.Contains(p.Stderr.String(), "[warning] "+warning) })
+}
+
 func TestWithoutPrivilege(t *testing.T) {
 	h := newHost(t)
 	dir, err := os.MkdirTemp("/tmp", "conntrackd-test-")

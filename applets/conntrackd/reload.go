@@ -85,7 +85,7 @@ func (r *reloader) reload(ctx context.Context) (changed []string, refused []erro
 	cfg, warnings, err := conf.Load(r.file)
 	for _, w := range warnings {
 		if w.When <= conf.AtStart {
-			r.daemon.log.Warn(w.Text)
+			r.daemon.log.Warn(w.LogText())
 		}
 	}
 	if err != nil {

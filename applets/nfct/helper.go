@@ -2,6 +2,7 @@ package nfct
 
 import (
 	"errors"
+	"io"
 	"time"
 
 	"ctbox/helpers/builtin"
@@ -80,6 +81,7 @@ func (s *session) addHelper(inv invocation) error {
 	if err != nil {
 		return err
 	}
+	io.WriteString(s.stderr, familyWarning(inv.args, key, known))
 	return s.helperRefusal(inv, key, cthelper.Set(s.ctx, s.conn, &cthelper.Helper{
 		Has:         cthelper.HasName | cthelper.HasTuple | cthelper.HasPrivDataLen | cthelper.HasPolicies,
 		Name:        key.Name,
@@ -89,6 +91,14 @@ func (s *session) addHelper(inv invocation) error {
 		Policies: []cthelper.Policy{{Name: known.Name, ExpectMax: known.ExpectMax,
 			ExpectTimeout: uint32(known.ExpectTimeout / time.Second)}},
 	}))
+}
+
+// familyWarning says that a helper is of no use for the family in args; "" if it is.
+func familyWarning(args []string, key cthelper.Key, known *helper.Helper) string {
+	if known.Supports(uint8(key.Family)) {
+		return ""
+	}
+	return prefix + "warning: helper " + known.Name + " never expects anything over " + args[1] + "\n"
 }
 
 // disableHelper makes the kernel accept a helper's packets instead of queueing

@@ -62,6 +62,24 @@ func TestParityOfHelperCommands(t *testing.T) {
 }
 
 // What Debian's nfct printed for helpers on Linux 6.1.192.
+// An entry for a family that the helper expects nothing over is made, as by
+// conntrack-tools, with a warning.
+func TestHelperOfAnotherFamily(t *testing.T) {
+	for line, want := range map[string]string{
+		"dhcpv6 inet udp":  prefix + "warning: helper dhcpv6 never expects anything over inet\n",
+		"dhcpv6 inet6 udp": "", "ftp inet tcp": "", "ftp inet6 tcp": "",
+	} {
+		args := strings.Fields(line)
+		key, known, err := parseBuiltin(args)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := familyWarning(args, key, known); got != want {
+			t.Errorf("%s: %q", line, got)
+		}
+	}
+}
+
 func TestHelperText(t *testing.T) {
 	for _, tt := range []struct {
 		helper cthelper.Helper

@@ -15,12 +15,14 @@ import (
 	"golang.org/x/sys/unix"
 
 	"ctbox/helpers/helper"
+	"ctbox/nl"
 )
 
 // Helper reads what is sent to UDP port 10080, and its answers.
 var Helper = &helper.Helper{
 	Name:          "amanda",
 	Protocols:     []uint8{unix.IPPROTO_UDP},
+	Families:      []uint8{nl.FamilyIPv4, nl.FamilyIPv6},
 	ExpectMax:     3,
 	ExpectTimeout: 180 * time.Second,
 	Read:          read,

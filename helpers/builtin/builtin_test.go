@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"ctbox/helpers/helper"
+	"ctbox/nl"
 	"ctbox/nl/ctnetlink"
 )
 
@@ -37,6 +38,13 @@ func TestAll(t *testing.T) {
 	for _, h := range All() {
 		if h.Read == nil {
 			t.Errorf("%s reads nothing", h.Name)
+		}
+		if want := []uint8{nl.FamilyIPv4, nl.FamilyIPv6}; h.Name == "dhcpv6" {
+			if !slices.Equal(h.Families, want[1:]) {
+				t.Errorf("%s reads the families %v", h.Name, h.Families)
+			}
+		} else if !slices.Equal(h.Families, want) {
+			t.Errorf("%s reads the families %v", h.Name, h.Families)
 		}
 		protocols := slices.Sorted(slices.Values(h.Protocols))
 		for _, p := range protocols {

@@ -9,6 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"ctbox/helpers/helper"
+	"ctbox/nl"
 )
 
 // Helper expects answers to a client's multicast messages, from any host, and
@@ -16,6 +17,7 @@ import (
 var Helper = &helper.Helper{
 	Name:          "dhcpv6",
 	Protocols:     []uint8{unix.IPPROTO_UDP},
+	Families:      []uint8{nl.FamilyIPv6},
 	ExpectMax:     1,
 	ExpectTimeout: 300 * time.Second,
 	Read:          read,

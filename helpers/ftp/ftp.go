@@ -13,12 +13,14 @@ import (
 	"golang.org/x/sys/unix"
 
 	"ctbox/helpers/helper"
+	"ctbox/nl"
 )
 
 // Helper reads the control connection, commonly of port 21.
 var Helper = &helper.Helper{
 	Name:          "ftp",
 	Protocols:     []uint8{unix.IPPROTO_TCP},
+	Families:      []uint8{nl.FamilyIPv4, nl.FamilyIPv6},
 	PrivateLen:    privateLen,
 	ExpectMax:     1,
 	ExpectTimeout: 300 * time.Second,

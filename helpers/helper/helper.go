@@ -9,6 +9,7 @@ package helper
 
 import (
 	"net/netip"
+	"slices"
 	"time"
 )
 
@@ -21,6 +22,9 @@ type Helper struct {
 	// Protocols are the layer-4 protocols that it reads: IPPROTO_TCP,
 	// IPPROTO_UDP or both. An object of the kernel is for one of them.
 	Protocols []uint8
+	// Families are the layer-3 protocols over which it expects anything: nl.FamilyIPv4,
+	// nl.FamilyIPv6 or both. An object of the kernel is for one of them.
+	Families []uint8
 	// PrivateLen is the number of bytes, at most 32, that the kernel keeps for
 	// each flow. It is part of the kernel's object and equal to conntrack-tools',
 	// so that an object which one program made serves the other.
@@ -37,6 +41,9 @@ type Helper struct {
 	// as it is.
 	Read func(p *Packet, a *Answer)
 }
+
+// Supports reports whether the helper expects anything over that layer-3 protocol.
+func (h *Helper) Supports(family uint8) bool { return slices.Contains(h.Families, family) }
 
 // Direction is that of a packet in its flow.
 type Direction uint8

@@ -12,12 +12,14 @@ import (
 	"golang.org/x/sys/unix"
 
 	"ctbox/helpers/helper"
+	"ctbox/nl"
 )
 
 // Helper expects the client at the port that the port mapper named.
 var Helper = &helper.Helper{
 	Name:          "rpc",
 	Protocols:     []uint8{unix.IPPROTO_TCP, unix.IPPROTO_UDP},
+	Families:      []uint8{nl.FamilyIPv4, nl.FamilyIPv6},
 	PrivateLen:    16,
 	ExpectMax:     1,
 	ExpectTimeout: 300 * time.Second,

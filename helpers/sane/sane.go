@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"ctbox/helpers/helper"
+	"ctbox/nl"
 )
 
 // Helper expects the image's connection. It announces no translation: with SNAT
@@ -20,6 +21,7 @@ import (
 var Helper = &helper.Helper{
 	Name:          "sane",
 	Protocols:     []uint8{unix.IPPROTO_TCP},
+	Families:      []uint8{nl.FamilyIPv4, nl.FamilyIPv6},
 	PrivateLen:    4,
 	ExpectMax:     1,
 	ExpectTimeout: 300 * time.Second,

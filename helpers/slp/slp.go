@@ -9,6 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"ctbox/helpers/helper"
+	"ctbox/nl"
 )
 
 // Helper expects, for every packet, answers to its sender from the port that it
@@ -17,6 +18,7 @@ import (
 var Helper = &helper.Helper{
 	Name:          "slp",
 	Protocols:     []uint8{unix.IPPROTO_UDP},
+	Families:      []uint8{nl.FamilyIPv4, nl.FamilyIPv6},
 	ExpectMax:     8,
 	ExpectTimeout: 16 * time.Second,
 	Read:          helper.ReadGroupRequest,

@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"ctbox/helpers/helper"
+	"ctbox/nl"
 )
 
 // Helper expects a device's answers, the control point's connection to the device
@@ -20,6 +21,7 @@ import (
 var Helper = &helper.Helper{
 	Name:          name,
 	Protocols:     []uint8{unix.IPPROTO_UDP, unix.IPPROTO_TCP},
+	Families:      []uint8{nl.FamilyIPv4, nl.FamilyIPv6},
 	ExpectMax:     8,
 	ExpectTimeout: 300 * time.Second,
 	Read:          read,

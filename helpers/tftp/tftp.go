@@ -11,12 +11,14 @@ import (
 	"golang.org/x/sys/unix"
 
 	"ctbox/helpers/helper"
+	"ctbox/nl"
 )
 
 // Helper expects the transfer that a read or write request asks for.
 var Helper = &helper.Helper{
 	Name:          "tftp",
 	Protocols:     []uint8{unix.IPPROTO_UDP},
+	Families:      []uint8{nl.FamilyIPv4, nl.FamilyIPv6},
 	ExpectMax:     1,
 	ExpectTimeout: 300 * time.Second,
 	Read:          read,

@@ -20,12 +20,14 @@ import (
 	"golang.org/x/sys/unix"
 
 	"ctbox/helpers/helper"
+	"ctbox/nl"
 )
 
 // Helper reads connections to a listener, commonly on port 1521.
 var Helper = &helper.Helper{
 	Name:          "tns",
 	Protocols:     []uint8{unix.IPPROTO_TCP},
+	Families:      []uint8{nl.FamilyIPv4, nl.FamilyIPv6},
 	PrivateLen:    1,
 	ExpectMax:     1,
 	ExpectTimeout: 300 * time.Second,

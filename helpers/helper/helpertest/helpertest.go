@@ -104,6 +104,9 @@ func (f *Flow) SendAs(info helper.Info, payload string) string {
 	if string(p.Payload) != payload {
 		f.t.Error("the helper has written into the payload that it may only read")
 	}
+	if len(a.Expect) > 0 && !f.h.Supports(uint8(f.Orig.Family)) {
+		f.t.Errorf("the helper expects something over family %d, and declares %v", f.Orig.Family, f.h.Families)
+	}
 	text, err := Text(p, &a)
 	if err != nil {
 		f.t.Error(err)
