@@ -173,6 +173,11 @@ demo: all ## show conntrack on a NAT firewall, and live connections that survive
 	@scripts/demo-conntrack.sh
 	@scripts/demo-failover.sh
 
+# The records that it draws from are made by scripts/pictures/record.sh.
+.PHONY: pictures
+pictures: ## draw docs/pictures anew
+	$(HOST) $(GO) run -tags $(TAGS) ./scripts/pictures
+
 .PHONY: bench
 bench: all ## measure against Debian's conntrack and the kernel alone
 	@scripts/need bench
