@@ -138,3 +138,99 @@ func troubles(d *daemon) string {
 	text, _, _ := strings.Cut(d.ask(statsNetwork), "traffic")
 	return text
 }
+
+// bulk announces flows with these ports as everything.
+func (r *rawPeer) bulk(n *node, number wire.Seq, ports ...uint16) {
+	r.t.Helper()
+	mark := func(flag wire.Flags) {
+		h := r.header(wire.Control, wire.Alive|flag)
+		h.From, h.To = number, number
+		r.buf = wire.AppendControl(r.buf, h)
+	}
+	mark(wire.BulkBegin)
+	for _, port := range ports {
+		r.flow(n, port)
+		r.send()
+	}
+	mark(wire.BulkEnd)
+	r.send()
+}
+
+func isResync(h wire.Header) bool { return h.Kind() == wire.KindResync }
+
+// TestBulkThatEmptiesTheCache: 32 bytes in the peer's name, the marks around a bulk with
+// the next numbers, remove nothing and make the node ask. So does a bulk that was asked
+// for and leaves nearly everything out; only when the peer says so again it is believed,
+// and each step is in the log.
+func TestBulkThatEmptiesTheCache(t *testing.T) {
+	t.Parallel()
+	p := newPair(t)
+	p.a.daemon = newDaemon(t, p.a.ns, ours, clause("FTFW {\n}", "")(p.a.side, p.b.side), "")
+	p.a.daemon.start()
+	peer := newRawPeer(p)
+	external := func(when string, want int) {
+		t.Helper()
+		netnstest.Eventually(t, patience, when, func() bool { return len(p.a.external()) == want })
+	}
+	logged := func(text string) {
+		t.Helper()
+		netnstest.Eventually(t, patience, text, func() bool { return strings.Contains(p.a.daemon.log(), text) })
+	}
+	peer.control(wire.Alive|wire.Hello, wire.Notice{})
+	peer.send()
+	peer.await("the answer to HELLO", func(h wire.Header) bool { return h.Flags&wire.HelloBack != 0 })
+	var ports []uint16
+	for port := uint16(1); port <= 100; port++ {
+		ports = append(ports, port)
+	}
+	peer.bulk(p.b, 7, ports...)
+	external("everything is there", 100)
+
+	peer.bulk(p.b, 8)
+	logged("leaves out 100 of 100 entries")
+	peer.await("a RESYNC", isResync)
+	external("the forged bulk removes nothing", 100)
+	peer.bulk(p.b, 9, ports...)
+
+	// A bulk that was not asked for, as -B sends, and that leaves out a few: asked again,
+	// the peer says the same, and they go.
+	peer.bulk(p.b, 10, ports[3:]...)
+	logged("leaves out 3 of 100 entries")
+	peer.await("a RESYNC", isResync)
+	external("what was not asked for removes nothing", 100)
+	peer.bulk(p.b, 11, ports[3:]...)
+	external("what was asked for does", 97)
+	logged("removed 3 entries from the external cache that the peer no longer has")
+
+	peer.bulk(p.b, 12)
+	logged("leaves out 97 of 97 entries")
+	peer.await("a RESYNC", isResync)
+	peer.bulk(p.b, 13)
+	external("the peer has said it twice", 0)
+	logged("removed 97 entries from the external cache that the peer no longer has")
+	if log := p.a.daemon.log(); strings.Count(log, "leaves out") != 3 {
+		t.Error(log)
+	}
+}
+
+// TestLostAcknowledgedFlows: the peer takes flows for delivered that never came, as after a
+// forged acknowledgement. The number that it announces tells, and everything is asked for.
+func TestLostAcknowledgedFlows(t *testing.T) {
+	t.Parallel()
+	p := newPair(t)
+	p.a.daemon = newDaemon(t, p.a.ns, ours, clause("FTFW {\n}", "")(p.a.side, p.b.side), "")
+	p.a.daemon.start()
+	peer := newRawPeer(p)
+	peer.control(wire.Alive|wire.Hello, wire.Notice{})
+	peer.send()
+	peer.await("the answer to HELLO", func(h wire.Header) bool { return h.Flags&wire.HelloBack != 0 })
+	peer.bulk(p.b, 7, 1, 2, 3)
+	netnstest.Eventually(t, patience, "everything is there", func() bool { return len(p.a.external()) == 3 })
+	const text = "the peer has announced 203 entries and 3 are here: everything is asked for"
+	netnstest.Eventually(t, patience, text, func() bool {
+		peer.control(wire.Alive, wire.Notice{Has: wire.HasHeld, HeldFlows: 203})
+		peer.send()
+		return strings.Contains(p.a.daemon.log(), text)
+	})
+	peer.await("a RESYNC", isResync)
+}

@@ -67,6 +67,9 @@ func (n *Node) takeNotice(p *peer, body []byte) {
 	case now-p.noticed >= noticeLasts:
 		p.incomplete = 0
 	}
+	if notice.Has&wire.HasHeld != 0 {
+		n.compareHeld(&notice)
+	}
 }
 
 const maxPeers = 256
@@ -167,7 +170,7 @@ func (n *Node) protocolEvents(e proto.Events) {
 		{proto.ResyncSent, func() { n.notice("resync requested") }},
 		{proto.ResyncReceived, func() { n.replica.ResyncsServed++; n.notice("resync requested by other node") }},
 		{proto.BulkBegan, n.beginExternalSweep},
-		{proto.BulkComplete, n.endExternalSweep},
+		{proto.BulkComplete, func() { n.endExternalSweep(e&proto.BulkUnasked != 0) }},
 		{proto.BulkWanted, n.startBulk},
 	} {
 		if e&row.event != 0 {
@@ -182,49 +185,10 @@ const startedQuiet = time.Minute
 
 func (n *Node) peerStarted() {
 	n.forgetNotices()
+	n.agreement.sweep.Reset()
+	n.agreement.numbers = proto.Agreement{}
 	if now := n.clock(); n.startedSaid == 0 || now-n.startedSaid >= startedQuiet {
 		n.startedSaid = now
 		n.notice("the peer has started")
 	}
-}
-
-// beginExternalSweep and endExternalSweep enclose all that a peer has: what it
-// did not mention in between is gone there, and the message that said so was lost.
-func (n *Node) beginExternalSweep() {
-	n.externalSweep++
-	if n.external.flows != nil {
-		n.external.flows.BeginSweep()
-		n.external.expects.BeginSweep()
-	}
-}
-
-func (n *Node) endExternalSweep() {
-	if n.external.flows == nil {
-		return
-	}
-	// If another bulk begins meanwhile, what it has not told yet counts as unseen:
-	// this sweep ends then, and the one after that bulk finds the rest.
-	sweep := n.externalSweep
-	handles := make([]cache.Handle, sliceLen)
-	var flows, expects cache.Cursor
-	n.inSlices(func() bool {
-		if sweep != n.externalSweep {
-			return false
-		}
-		got, more := n.external.flows.NextUnseen(&flows, handles)
-		for _, h := range handles[:got] {
-			n.external.flows.Delete(h)
-		}
-		return more
-	})
-	n.inSlices(func() bool {
-		if sweep != n.externalSweep {
-			return false
-		}
-		got, more := n.external.expects.NextUnseen(&expects, handles)
-		for _, h := range handles[:got] {
-			n.external.expects.Delete(h)
-		}
-		return more
-	})
 }

@@ -41,6 +41,7 @@ func (n *Node) Flush(ctx context.Context, which Cache) error {
 			fromKernel = n.bypass
 		}
 		if which&External != 0 && n.external.flows != nil {
+			n.agreement.flushed = true
 			n.external.flows.Flush()
 			n.external.expects.Flush()
 		}

@@ -74,29 +74,29 @@ type Node struct {
 	peers    map[peerKey]*peer
 	injector *injector // DisableExternalCache
 
-	tasks         map[*task]struct{}
-	taskFailed    uint64
-	committing    bool
-	joined        []joiner // of the commit that is under way
-	commits       CommitsStatus
-	commitEnded   time.Time
-	flushing      bool
-	refilling     bool
-	filling       bool // the first refill has not ended yet
-	bulkWaits     bool // a bulk was asked for meanwhile
-	refillNext    []func()
-	chores        []func() bool
-	ends          *ends  // what events tell while a dump is under way; nil without
-	untold        bool   // a reading found something that was not replicated
-	externalSweep uint64 // number of the last bulk of the peer's that began
-	held          bool   // messages wait for a slow link
-	behind        bool   // something has been waiting to be sent, since behindSince
-	behindSince   time.Duration
-	expiring      bool // more of ALARM's entries are due
-	expired       [sliceLen]cache.Handle
-	timers        timers
-	wake          *time.Timer   // wakes the loop
-	armed         time.Duration // when it does
+	tasks       map[*task]struct{}
+	taskFailed  uint64
+	committing  bool
+	joined      []joiner // of the commit that is under way
+	commits     CommitsStatus
+	commitEnded time.Time
+	flushing    bool
+	refilling   bool
+	filling     bool // the first refill has not ended yet
+	bulkWaits   bool // a bulk was asked for meanwhile
+	refillNext  []func()
+	chores      []func() bool
+	ends        *ends // what events tell while a dump is under way; nil without
+	untold      bool  // a reading found something that was not replicated
+	agreement   agreement
+	held        bool // messages wait for a slow link
+	behind      bool // something has been waiting to be sent, since behindSince
+	behindSince time.Duration
+	expiring    bool // more of ALARM's entries are due
+	expired     [sliceLen]cache.Handle
+	timers      timers
+	wake        *time.Timer   // wakes the loop
+	armed       time.Duration // when it does
 
 	silence     bool          // the kernel may be silent about flows, see silent.go
 	silentDelay time.Duration // until the next look at these

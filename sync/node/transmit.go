@@ -70,6 +70,7 @@ func (n *Node) encode(dst []byte, s *proto.Send) []byte {
 	}
 	out, err := n.encodeObject(dst, s)
 	if err != nil {
+		n.machine.Withheld(s.Object)
 		return wire.AppendControl(dst, s.Instead())
 	}
 	n.replica.Sent++

@@ -89,10 +89,13 @@
 // queue of their own while more than a window of messages is unacknowledged. It is
 // enclosed in two control messages that a C daemon takes for signs of life:
 // ALIVE with bit 0 before the first object, ALIVE with bit 7 when all of them are
-// acknowledged, each with the bulk's number. Who receives both (BulkBegan,
-// BulkComplete) knows that whatever it was not told between them is gone at the
-// peer: flows whose end was lost in a restart do not stay in the external cache
-// for ever. From a C daemon the marks never come, and nothing is removed.
+// acknowledged, each with the bulk's number. What an external cache holds and was not
+// announced between the two (BulkBegan, BulkComplete) is gone at the peer: flows whose
+// end was lost in a restart do not stay for ever. Sweep judges whether that is to be
+// believed. From a C daemon the marks never come, and nothing is removed.
+//
+// Between bulks the sender announces in its ALIVEs how many objects the peer should
+// hold, and the receiver compares that with what it does hold (Agreement).
 //
 // # NOTRACK and ALARM
 //

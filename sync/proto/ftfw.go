@@ -58,7 +58,12 @@ type FTFW struct {
 	resync resync
 	bulk   bulk
 	notice announcer
-	stats  Stats
+	told   [2]int // objects of each table that the peer holds, if all arrives
+	// dropped: the peer may hold objects that were dropped since without an end, so
+	// the numbers above say nothing until a bulk is complete.
+	dropped bool
+	wasTold bool // the object that Next returned last, before
+	stats   Stats
 }
 
 // NewFTFW returns an FT-FW machine that starts at now.
@@ -69,7 +74,7 @@ func NewFTFW(now time.Duration, config FTFWConfig) *FTFW {
 	if config.Resend <= 0 {
 		config.Resend = defaultResend
 	}
-	m := &FTFW{config: config, seq: config.FirstSeq, alive: now + aliveInterval}
+	m := &FTFW{config: config, seq: config.FirstSeq, alive: now + aliveInterval, dropped: true}
 	m.init()
 	m.resizeIndex(config.Resend)
 	m.resync.interval = resyncInterval
@@ -115,6 +120,8 @@ func (m *FTFW) Next() (Send, bool) {
 	e.seq = s.Header.Seq
 	if !i.isControl() {
 		s.Object = m.named(i, e)
+		m.wasTold = e.told
+		m.setTold(s.Object.Table, e, !e.dead)
 		m.keep(i, e)
 		return s, true
 	}
@@ -126,12 +133,50 @@ func (m *FTFW) Next() (Send, bool) {
 	if c.flags == wire.Alive {
 		if s.Header.CarriesNotice() {
 			m.notice.fill(&s.Notice)
+			m.fillHeld(&s.Notice)
 		}
 		m.done(i, e)
 		return s, true
 	}
 	m.keep(i, e)
 	return s, true
+}
+
+// setTold notes whether the peer holds an object, as far as this node has said.
+func (m *FTFW) setTold(t Table, e *element, told bool) {
+	switch {
+	case told && !e.told:
+		m.told[t]++
+	case !told && e.told:
+		m.told[t]--
+	}
+	e.told = told
+}
+
+// Withheld implements Machine.
+func (m *FTFW) Withheld(o Object) {
+	_, e := m.object(o)
+	m.setTold(o.Table, e, false)
+	if m.wasTold {
+		m.unsure()
+	}
+}
+
+// unsure notes that the peer holds an entry which is not counted any more.
+func (m *FTFW) unsure() {
+	m.dropped, m.bulk.dropped = true, true
+	m.knowHeld()
+}
+
+// knowHeld has ALIVEs announce how many entries the peer holds, or not: not to a C
+// daemon, and not while the number is unknown or a bulk changes it.
+func (m *FTFW) knowHeld() { m.notice.held = m.peer.ctbox && !m.dropped && !m.bulk.running }
+
+func (m *FTFW) fillHeld(n *wire.Notice) {
+	if m.notice.held {
+		n.Has |= wire.HasHeld
+		n.HeldFlows, n.HeldExpects = uint32(m.told[Flows]), uint32(m.told[Expects])
+	}
 }
 
 // Pending implements Machine.
@@ -192,7 +237,7 @@ func (m *FTFW) giveUp(i id, e *element) {
 			m.resync.sent = false
 		case c.flags == wire.Nack:
 			// What it asked for will not come any more.
-			m.resync.want()
+			m.resync.want(m.now)
 		}
 	}
 	m.done(i, e)

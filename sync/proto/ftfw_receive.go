@@ -86,7 +86,7 @@ func (m *FTFW) gap(seq wire.Seq) {
 	p.window = m.config.Window
 	if int64(missing) >= int64(m.config.Resend-m.config.Window) {
 		// More than a resend queue holds: part of it is lost for good.
-		m.resync.want()
+		m.resync.want(m.now)
 	}
 }
 
@@ -132,7 +132,7 @@ func (m *FTFW) queueAnswer(c control) {
 		}
 		m.queueControl(c)
 	} else if c.flags == wire.Nack {
-		m.resync.want()
+		m.resync.want(m.now)
 	}
 }
 
@@ -221,7 +221,9 @@ func (m *FTFW) restarted(now time.Duration, seq wire.Seq) Events {
 		m.giveUp(i, e)
 	}
 	m.peer.begin(now, seq, m.config.Window)
-	m.resync.want()
+	m.dropped = true // until it has everything
+	m.knowHeld()
+	m.resync.want(now)
 	return PeerStarted | m.bulk.want(now)
 }
 

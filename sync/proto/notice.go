@@ -10,8 +10,9 @@ import (
 // idle nodes only; what a notice says matters most to the peer of a busy one.
 type announcer struct {
 	incomplete uint32
-	repeat     int // how often "complete again" is still to be announced
-	on         bool
+	repeat     int  // how often "complete again" is still to be announced
+	on         bool // there is something to announce about lost events
+	held       bool // and about the entries that the peer holds
 	due        time.Duration
 }
 
@@ -32,7 +33,7 @@ func (a *announcer) set(now time.Duration, lost uint32) {
 
 // deadline is when a notice is due.
 func (a *announcer) deadline() time.Duration {
-	if !a.on {
+	if !a.on && !a.held {
 		return None
 	}
 	return a.due
@@ -40,7 +41,7 @@ func (a *announcer) deadline() time.Duration {
 
 // tick reports whether an ALIVE is to be queued now.
 func (a *announcer) tick(now time.Duration) bool {
-	if !a.on || now < a.due {
+	if now < a.deadline() {
 		return false
 	}
 	a.due = now + aliveInterval

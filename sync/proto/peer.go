@@ -24,8 +24,9 @@ type peer struct {
 	heard     time.Duration
 	began     time.Duration // this life of it
 
-	have bool
-	last wire.Seq // the last that arrived
+	have  bool
+	last  wire.Seq // the last that arrived
+	ctbox bool     // it marks its bulks, so it is no C daemon
 
 	// The highest that arrived lately, whatever life it was thought to be of.
 	highest   wire.Seq
@@ -85,7 +86,7 @@ func (p *peer) begin(now time.Duration, seq wire.Seq, window int) {
 	p.began = now
 	p.have, p.last = false, seq
 	p.window, p.owed = window, false
-	p.greeted = false
+	p.greeted, p.ctbox = false, false
 	p.runLen = 0
 }
 

@@ -75,7 +75,7 @@ const (
 	ResyncSent
 	// BulkBegan and BulkComplete enclose everything that the peer has. What the
 	// external caches hold and was not told again between the two is gone at the
-	// peer and is to be removed.
+	// peer and is to be removed, if Sweep believes it.
 	BulkBegan
 	BulkComplete
 	// PeerStarted: the peer has just started, or another has taken its place.
@@ -83,6 +83,9 @@ const (
 	// ThirdNode: a node that is not our peer takes part; Stats.Third says which.
 	// Reported once for each.
 	ThirdNode
+	// BulkUnasked comes with BulkComplete: nobody here asked for the bulk, and no start
+	// let expect it. It may be the peer's operator's (-B), or not the peer's at all.
+	BulkUnasked
 )
 
 // Machine is the protocol of one mode.
@@ -91,6 +94,9 @@ type Machine interface {
 	Changed(o Object)
 	Deleted(o Object)
 	Dropped(o Object)
+	// Withheld reports that the object which Next returned last could not be encoded:
+	// the peers do not hold it.
+	Withheld(o Object)
 	// NextReleased returns an object that was Deleted and whose slot is free
 	// now. The owner calls it until there is none, after Receive, Tick and Next.
 	NextReleased() (Object, bool)
@@ -199,6 +205,8 @@ type bulk struct {
 	// a row a bulk failed so.
 	overflown bool
 	shrink    int
+	// dropped: since its beginning objects were dropped that the peer holds.
+	dropped bool
 }
 
 // want notes that a peer needs everything. It returns BulkWanted when that can

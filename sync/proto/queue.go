@@ -39,6 +39,7 @@ type element struct {
 	queue      queueName
 	dead       bool
 	inBulk     bool // to be acknowledged before the bulk's end is told
+	told       bool // announced, and not ended since: the peer holds it
 }
 
 // slab holds the elements of a table by slot. It grows in segments, so that

@@ -9,25 +9,29 @@ import (
 // resync is our wish to be told everything.
 type resync struct {
 	wanted   bool
-	number   uint64   // of the last request
-	sent     bool     // the request is on its way
-	granted  bool     // the peer has acknowledged it
-	begun    bool     // and begun to tell everything: it is one of ours
-	greeted  bool     // not to be asked for before our HELLO is answered
-	bulk     wire.Seq // the number of the last bulk that began, if seen
+	since    time.Duration // wanted
+	expected bool          // the bulk that began was wanted, and not long ago
+	number   uint64        // of the last request
+	sent     bool          // the request is on its way
+	granted  bool          // the peer has acknowledged it
+	begun    bool          // and begun to tell everything: it is one of ours
+	greeted  bool          // not to be asked for before our HELLO is answered
+	bulk     wire.Seq      // the number of the last bulk that began, if seen
 	seen     bool
 	next     time.Duration // no request before
 	interval time.Duration
 }
 
 // want wishes for everything, whatever was asked for before.
-func (r *resync) want() {
-	r.wanted = true
+func (r *resync) want(now time.Duration) {
+	r.wanted, r.since = true, now
 	r.sent, r.granted, r.begun, r.greeted = false, false, false, false
 }
 
 // begin notes that the peer has begun to tell everything.
 func (r *resync) begin(now time.Duration, number wire.Seq) {
+	// A C daemon answers without marks, so a wish may stand for ever.
+	r.expected = r.wanted && now-r.since < maxResyncInterval
 	r.wanted, r.sent, r.granted, r.begun = true, true, true, true
 	r.bulk, r.seen = number, true
 	r.next = now + maxResyncInterval
@@ -47,7 +51,7 @@ func (r *resync) is(c *control) bool {
 
 // RequestResync implements Machine.
 func (m *FTFW) RequestResync(now time.Duration) {
-	m.resync.wanted = true
+	m.resync.wanted, m.resync.since = true, now
 	m.ask(now)
 }
 
@@ -60,7 +64,7 @@ func (m *FTFW) found(now time.Duration, h wire.Header) {
 	if r.sent && h.Flags&wire.HelloBack != 0 && m.seq == m.config.FirstSeq+1 {
 		return
 	}
-	r.want()
+	r.want(now)
 	r.greeted = true
 	r.next = now + resyncInterval
 }
@@ -89,6 +93,7 @@ func (m *FTFW) tickResync(now time.Duration) Events {
 func (m *FTFW) ask(now time.Duration) {
 	r := &m.resync
 	r.sent, r.granted, r.begun = true, false, false
+	r.since = now
 	r.next = now + r.interval
 	r.interval = min(2*r.interval, maxResyncInterval)
 	m.stats.Resyncs++
@@ -101,6 +106,10 @@ func (m *FTFW) ask(now time.Duration) {
 // matter.
 func (m *FTFW) marked(now time.Duration, h wire.Header) Events {
 	r := &m.resync
+	if h.IsMark() {
+		m.peer.ctbox = true
+		m.knowHeld()
+	}
 	switch {
 	case !h.IsMark():
 	case h.Flags&wire.BulkBegin != 0 && (m.peer.overtaken(now, h.Seq) || r.seen && h.From == r.bulk):
@@ -113,10 +122,13 @@ func (m *FTFW) marked(now time.Duration, h wire.Header) Events {
 		r.wanted, r.begun = false, false
 		r.interval = resyncInterval
 		r.next = now + r.interval
+		if !r.expected {
+			return BulkComplete | BulkUnasked
+		}
 		return BulkComplete
 	default:
 		// We missed the beginning. Whatever it was for has to be done again.
-		r.want()
+		r.want(now)
 		r.next = min(r.next, now+r.interval)
 	}
 	return 0
@@ -130,7 +142,8 @@ func (m *FTFW) BeginBulk(now time.Duration) bool {
 		b.wanted = true
 		return false
 	}
-	b.running, b.told, b.failed, b.overflown = true, false, false, false
+	b.running, b.told, b.failed, b.overflown, b.dropped = true, false, false, false, false
+	m.knowHeld()
 	b.number++
 	b.due = now + bulkInterval
 	m.gaveUp = false
@@ -177,6 +190,7 @@ func (m *FTFW) finishBulk() {
 		return
 	}
 	b.running = false
+	defer m.knowHeld()
 	if b.failed {
 		b.wanted = true
 		if b.overflown { // not where the peer has started anew, which may happen any number of times
@@ -185,13 +199,22 @@ func (m *FTFW) finishBulk() {
 		return
 	}
 	b.shrink = 0
+	m.dropped = b.dropped
 	m.queueControl(b.mark(wire.BulkEnd))
 }
+
+// Settled reports whether the external caches have everything that the peer announced:
+// a bulk of it was complete, and no other is expected or under way.
+func (m *FTFW) Settled() bool { return !m.resync.wanted && m.resync.seen }
 
 // Dropped implements Machine.
 func (m *FTFW) Dropped(o Object) {
 	_, e := m.object(o)
 	m.outOfBulk(e)
+	if e.told {
+		m.setTold(o.Table, e, false)
+		m.unsure()
+	}
 	m.queues.Dropped(o)
 }
 

@@ -316,6 +316,9 @@ func (sc *scenario) pump(n *actor) {
 		if s.Notice.Has&wire.HasIncomplete != 0 {
 			what = fmt.Sprint("incomplete ", s.Notice.Incomplete)
 		}
+		if s.Notice.Has&wire.HasHeld != 0 {
+			what = strings.TrimSpace(fmt.Sprint(what, " held ", s.Notice.HeldFlows, "+", s.Notice.HeldExpects))
+		}
 		sc.printf("%v %s sends %s", sc.now, n.name, strings.TrimSpace(describeHeader(s.Header)+" "+what))
 		sc.net = append(sc.net, flight{n, s.Header, what})
 	}
@@ -354,7 +357,7 @@ func (sc *scenario) receive(n *actor, link int, from netip.Addr, h wire.Header, 
 
 func eventNames(e Events) string {
 	var out []string
-	for i, name := range []string{"bulk wanted", "resync received", "resync sent", "bulk began", "bulk complete", "peer started", "third node"} {
+	for i, name := range []string{"bulk wanted", "resync received", "resync sent", "bulk began", "bulk complete", "peer started", "third node", "bulk unasked"} {
 		if e&(1<<i) != 0 {
 			out = append(out, name)
 		}

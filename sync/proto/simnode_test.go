@@ -28,7 +28,10 @@ type daemon struct {
 	packer   *wire.Packer
 	counters wire.Counters
 	alarmsAt time.Duration
-	strange  int  // how often a third node was reported
+	strange  int // how often a third node was reported
+	sweep    Sweep
+	agrees   Agreement
+	asked    int  // how often numbers of entries that differed made it ask for everything
 	met      bool // and the last number of the peer was
 	lastSeen wire.Seq
 }
@@ -64,6 +67,7 @@ func (d *daemon) boot() {
 	d.index = map[uint16]uint32{}
 	d.ext = map[uint16]entry{}
 	d.bulkAt, d.met = -1, false
+	d.sweep, d.agrees = Sweep{}, Agreement{}
 	for key := d.base; key < d.base+simKeys; key++ {
 		if v, ok := d.table[key]; ok {
 			d.insert(key, v)
@@ -192,8 +196,11 @@ func (d *daemon) datagram(from int, b []byte) {
 		// What the events enclose begins after an earlier and ends before a
 		// later message.
 		d.happened(events)
-		if verdict == Apply {
+		switch {
+		case verdict == Apply:
 			d.apply(msg)
+		case verdict == Handled && msg.CarriesNotice():
+			d.notice(msg.Body)
 		}
 	}
 	d.pump()
@@ -212,6 +219,30 @@ func (d *daemon) noteOrder(events Events) {
 	}
 	d.met = m.peer.have
 	d.lastSeen = m.peer.last
+}
+
+// notice compares what the peer says that it has announced with what came.
+func (d *daemon) notice(body []byte) {
+	var n wire.Notice
+	if wire.ParseNotice(body, &n) != nil || n.Has&wire.HasHeld == 0 {
+		return
+	}
+	m := d.m.(*FTFW)
+	if d.sweep.Announced(int(n.HeldFlows+n.HeldExpects), len(d.ext)) == Remove {
+		d.removeGone()
+	}
+	if !m.Settled() {
+		d.agrees.Pause()
+		return
+	}
+	if d.s.trace {
+		d.s.logf("%d: the peer has announced %d+%d, %d are here", d.id, n.HeldFlows, n.HeldExpects, len(d.ext))
+	}
+	if d.agrees.Compare(d.s.now, int(n.HeldFlows+n.HeldExpects), len(d.ext)) {
+		d.asked++
+		d.s.logf("%d asks for everything", d.id)
+		m.RequestResync(d.s.now)
+	}
 }
 
 func (d *daemon) apply(msg wire.Message) {
@@ -239,19 +270,45 @@ func (d *daemon) happened(e Events) {
 		d.bulkSlice()
 	}
 	if e&BulkBegan != 0 {
+		d.sweep.Begin()
 		d.round++
 	}
+	if e&PeerStarted != 0 {
+		d.sweep.Reset()
+		d.agrees = Agreement{}
+	}
 	if e&BulkComplete != 0 {
-		for k, x := range d.ext {
-			if x.round != d.round {
-				d.checkGone(k, x.version)
-				delete(d.ext, k)
-			}
-		}
+		d.sweepOut(e&BulkUnasked != 0)
 	}
 	if e&ThirdNode != 0 {
 		d.strange++
 		d.s.logf("%d notices the third node %v", d.id, d.m.Stats().Third)
+	}
+}
+
+// sweepOut removes what a complete bulk has left out, if that is to be believed.
+func (d *daemon) sweepOut(unasked bool) {
+	left := 0
+	for _, x := range d.ext {
+		if x.round != d.round {
+			left++
+		}
+	}
+	switch d.sweep.Judge(left, unasked) {
+	case Remove:
+		d.removeGone()
+	case Ask:
+		d.s.logf("%d does not believe that %d flows are gone", d.id, left)
+		d.m.RequestResync(d.s.now)
+	}
+}
+
+func (d *daemon) removeGone() {
+	for k, x := range d.ext {
+		if x.round != d.round {
+			d.checkGone(k, x.version)
+			delete(d.ext, k)
+		}
 	}
 }
 
@@ -300,7 +357,7 @@ func (d *daemon) pump() {
 			break
 		}
 		if send.Control {
-			d.packer.Add(wire.AppendControl(d.packer.Buffer(), send.Header))
+			d.packer.Add(wire.AppendNotice(d.packer.Buffer(), send.Header, &send.Notice))
 			continue
 		}
 		sl := &d.slots[send.Object.Table][uint32(send.Object.Handle)]
