@@ -43,8 +43,8 @@ type interruptible struct {
 	catch func() // idempotent
 }
 
-func (c interruptible) Done() <-chan struct{} { c.catch(); return c.Context.Done() }
-func (c interruptible) Err() error            { c.catch(); return c.Context.Err() }
+func (c *interruptible) Done() <-chan struct{} { c.catch(); return c.Context.Done() }
+func (c *interruptible) Err() error            { c.catch(); return c.Context.Err() }
 
 // run gives the applet a context that ends with the first SIGINT or SIGTERM,
 // so that an event stream can write its footer and its summary. A second
@@ -82,5 +82,5 @@ func run(table []applets.Applet) int {
 	if daemon {
 		catch() // whose files must go with it, whenever it is stopped
 	}
-	return applets.Run(interruptible{ctx, catch}, table, os.Args, os.Stdin, os.Stdout, os.Stderr)
+	return applets.Run(&interruptible{ctx, catch}, table, os.Args, os.Stdin, os.Stdout, os.Stderr)
 }
