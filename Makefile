@@ -63,12 +63,26 @@ $(BIN)/.settings: always
 
 # One package at a time (-p 1): several start daemons, load tables and wait for what
 # comes of it, and starve each other on a small machine.
+RUNTESTS = $(HOST) $(GO) run -tags $(TAGS) ./scripts/runtests
+
 .PHONY: test
-test: all ## run the tests (root: they make network namespaces)
+test: all ## run the tests (root: they make network namespaces); a few minutes
 	@scripts/need test
 	@[ "$$(id -u)" = 0 ] || { echo "make test: needs root, to make network namespaces" >&2; exit 1; }
-	$(GO) test -count=1 -p 1 -tags $(TAGS) ./...
+	$(RUNTESTS) -count=1 -p 1 -tags $(TAGS) ./...
 	$(GO) test -count=1 -tags $(TAGS),no_box ./applets
+
+# What takes longer than `make test` has the build tag long, or asks netnstest.Long.
+.PHONY: test-long
+test-long: all ## run the tests with all their cases
+	@scripts/need test
+	@[ "$$(id -u)" = 0 ] || { echo "make test-long: needs root, to make network namespaces" >&2; exit 1; }
+	$(RUNTESTS) -count=1 -p 1 -timeout 20m -tags $(TAGS),long ./...
+	$(GO) test -count=1 -tags $(TAGS),no_box ./applets
+
+.PHONY: test-all
+test-all: all ## run everything: all cases, races, faults, other kernels and machines, fuzzing, packages
+	@scripts/test-all.sh
 
 # The kernel of the machine at hand seldom has what user-space helpers need. Nothing
 # is compiled inside: emulation is slow.
@@ -113,10 +127,10 @@ lint: $(STATICCHECK) ## gofmt, vet and staticcheck
 	@bad=$$(gofmt -l $$(find . -name '*.go' -not -path './.git/*')); \
 	[ -z "$$bad" ] || { echo "gofmt would change:" $$bad >&2; exit 1; }
 	$(GO) vet -tags $(TAGS) ./...
-	$(GO) vet -tags $(TAGS),vm,torture ./helpers/vmtest ./sync/interop
+	$(GO) vet -tags $(TAGS),vm,torture,long . ./helpers/vmtest ./sync/interop
 	$(GO) vet -tags $(TAGS),no_box ./applets
-	$(STATICCHECK) -tags $(TAGS),vm,torture ./...
-	@for script in scripts/need scripts/*.sh; do sh -n $$script || exit 1; done
+	$(STATICCHECK) -tags $(TAGS),vm,torture,long ./...
+	@for script in scripts/need scripts/*.sh; do $$(sed -n '1s/^#!.*\///p' $$script | grep . || echo sh) -n $$script || exit 1; done
 	@bash -n .ci/run
 
 # Built from the module proxy into a folder of our own: a tool is no dependency
@@ -134,17 +148,18 @@ $(GOVULNCHECK):
 	$(HOST) GOBIN=$(abspath $(BIN))/tools $(GO) install golang.org/x/vuln/cmd/govulncheck@$(@:$(BIN)/tools/govulncheck-%=%)
 	@mv $(BIN)/tools/govulncheck $@
 
-# Not the test that only compiles: the race detector has nothing to see there.
-# sync/interop drives whole daemons, which are built with the detector for that;
-# a pair of ours over IPv4 has seen all code. RACEDAEMONS= leaves nothing out.
+# Not the tests that only compile, which have the tag long: the race detector has
+# nothing to see there. sync/interop drives whole daemons, which are built with the
+# detector for that; a pair of ours over IPv4 has seen all code. RACEDAEMONS= leaves
+# nothing out.
 RACEDAEMONS = -skip '/Debian|//Debian|///Debian|//IPv6'
 
 .PHONY: race
 race: ## run the tests with the race detector
 	@scripts/need test race
-	CGO_ENABLED=1 $(GO) test -count=1 -p 1 -race -tags $(TAGS) -skip '^TestBuildIsReproducible$$' \
+	CGO_ENABLED=1 $(RUNTESTS) -count=1 -p 1 -race -tags $(TAGS) \
 		$$($(GO) list -tags $(TAGS) ./... | grep -v /sync/interop$$)
-	RACE=yes CGO_ENABLED=1 $(GO) test -count=1 -race -tags $(TAGS) $(RACEDAEMONS) ./sync/interop
+	RACE=yes CGO_ENABLED=1 $(RUNTESTS) -count=1 -race -tags $(TAGS),long $(RACEDAEMONS) ./sync/interop
 
 # Two big-endian machines and two of 32 bits.
 EMULATED = s390x mips arm

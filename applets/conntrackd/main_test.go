@@ -1,6 +1,7 @@
 package conntrackd
 
 import (
+	"flag"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -17,6 +18,9 @@ func TestMain(m *testing.M) {
 	if filepath.Base(os.Args[0]) == leaving {
 		os.Exit(leave(os.Args))
 	}
+	// Daemons wait most of the time, so more tests than there are processors run at
+	// once. The command line has the last word.
+	flag.Set("test.parallel", "6")
 	netnstest.Main(m)
 }
 

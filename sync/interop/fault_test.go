@@ -157,7 +157,7 @@ func TestTranslatedTupleTaken(t *testing.T) {
 	p.b.follows(p.a, "created")
 	r := p.b.ns.Run("", ours.path(t), "-C", p.b.daemon.path("conf"), "-c")
 	log := p.b.daemon.log()
-	if r.Code == 0 || !strings.Contains(log, "commit-create: ") || !strings.Contains(log, "sport=1 dport=80") ||
+	if r.Code != 0 || !strings.Contains(r.Stderr, "1 of 2 entries can't be committed") || !strings.Contains(log, "commit-create: ") || !strings.Contains(log, "sport=1 dport=80") ||
 		!strings.Contains(log, "Committed 1 new entries") || !strings.Contains(log, "1 entries can't be committed") {
 		t.Errorf("-c: %+v\n%s", r, log)
 	}
