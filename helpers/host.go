@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"slices"
 	"strings"
 	"sync"
@@ -15,7 +16,7 @@ import (
 	"ctbox/conf"
 	"ctbox/helpers/builtin"
 	"ctbox/helpers/helper"
-	"ctbox/internal/slog"
+	"ctbox/internal/loglimit"
 	"ctbox/nl"
 	"ctbox/nl/cthelper"
 	"ctbox/nl/ctnetlink"
@@ -38,7 +39,7 @@ type Host struct {
 
 	byName  map[object]*helper.Helper // of those configured
 	byQueue map[uint16]*helper.Helper
-	quiet   quiet
+	quiet   *loglimit.Limit[string, string]
 
 	ctx         context.Context       // of Run, for requests to the kernel
 	readPacket  func(*nfqueue.Packet) // receive and refusal, made once
@@ -103,8 +104,8 @@ func newHost(log *slog.Logger) *Host {
 		log:     log,
 		byName:  make(map[object]*helper.Helper),
 		byQueue: make(map[uint16]*helper.Helper),
-		quiet:   quiet{log: log, last: make(map[string]said)},
 	}
+	h.quiet = loglimit.New[string](1, quietPeriod, h.warnHeld)
 	h.readPacket, h.readRefusal = h.receive, h.refusal
 	return h
 }
@@ -241,7 +242,7 @@ func (h *Host) Run(ctx context.Context) error {
 		switch {
 		case errors.Is(err, unix.ENOBUFS):
 			h.Stats.Overruns.Add(1)
-			h.quiet.warn("packets passed unread: the queue's receive buffer was full")
+			h.warn("packets passed unread: the queue's receive buffer was full")
 		case err != nil:
 			return fmt.Errorf("user-space helpers: %w", err)
 		}
@@ -279,35 +280,22 @@ func (h *Host) Close() {
 	if h.conn != nil {
 		h.conn.Close()
 	}
+	h.quiet.Close()
 	h.objects, h.queues, h.conn = nil, nil, nil
 }
 
-// quiet logs the same thing at most once in a second, and how often it was kept
-// back: who sends packets must not be able to fill the log.
-type quiet struct {
-	log  *slog.Logger
-	last map[string]said
+// quietPeriod is how often the same text is logged: a stranger's packets must not fill
+// the log.
+const quietPeriod = time.Second
+
+// warn logs text, or counts it if it was logged within quietPeriod.
+func (h *Host) warn(text string) {
+	if h.quiet.Admit(text, text) {
+		h.log.Warn(text)
+	}
 }
 
-type said struct {
-	at   time.Time
-	more int
-}
-
-func (q *quiet) warn(text string) {
-	now := time.Now()
-	s, ok := q.last[text]
-	if ok && now.Sub(s.at) < time.Second {
-		s.more++
-		q.last[text] = s
-		return
-	}
-	if len(q.last) > 64 {
-		clear(q.last)
-	}
-	q.last[text] = said{at: now}
-	if s.more > 0 {
-		text = fmt.Sprintf("%s (and %d times more)", text, s.more)
-	}
-	q.log.Warn(text)
+// warnHeld logs how often a text was held back.
+func (h *Host) warnHeld(text string, n uint64) {
+	h.log.Warn(fmt.Sprintf("%s (and %d times more)", text, n))
 }

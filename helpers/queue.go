@@ -62,13 +62,13 @@ func (h *Host) receive(q *nfqueue.Packet) {
 func (h *Host) refusal(err error) {
 	h.Stats.Verdicts.Add(1)
 	if !errors.Is(err, unix.ENOENT) { // gone meanwhile, with its interface say
-		h.quiet.warn("kernel refused verdict: " + err.Error())
+		h.warn("kernel refused verdict: " + err.Error())
 	}
 }
 
 func (h *Host) flush() {
 	if err := h.queues.Flush(); err != nil {
-		h.quiet.warn(err.Error())
+		h.warn(err.Error())
 	}
 }
 
@@ -85,7 +85,7 @@ var (
 func (h *Host) answer(q *nfqueue.Packet) {
 	if err := h.open(q); err != nil {
 		h.Stats.Unread.Add(1)
-		h.quiet.warn(err.Error())
+		h.warn(err.Error())
 		h.queues.Answer(&nfqueue.Verdict{Queue: q.Queue, ID: q.ID})
 		return
 	}
@@ -166,7 +166,7 @@ func (h *Host) announce(q *nfqueue.Packet, v *nfqueue.Verdict) bool {
 	p := &h.packet
 	p.edits, p.made = p.edits[:0], p.made[:0]
 	if n := len(p.answer.Expect); n > helper.MaxExpect {
-		h.quiet.warn("helper `" + p.helper.Name + "': a packet announces more than " + strconv.Itoa(helper.MaxExpect) + " flows, none is expected")
+		h.warn("helper `" + p.helper.Name + "': a packet announces more than " + strconv.Itoa(helper.MaxExpect) + " flows, none is expected")
 		return true
 	}
 	for i := range p.answer.Expect {
@@ -174,7 +174,7 @@ func (h *Host) announce(q *nfqueue.Packet, v *nfqueue.Verdict) bool {
 		h.Stats.Expectations.Add(1)
 		if err := h.makeExpectation(w, v); err != nil {
 			h.Stats.Refused.Add(1)
-			h.quiet.warn("helper `" + p.helper.Name + "': expectation refused: " + err.Error())
+			h.warn("helper `" + p.helper.Name + "': expectation refused: " + err.Error())
 			if p.answer.OnRefusal == helper.DropPacket {
 				h.takeBack()
 				return false
@@ -191,7 +191,7 @@ func (h *Host) announce(q *nfqueue.Packet, v *nfqueue.Verdict) bool {
 	}
 	var err error
 	if p.payload, err = p.view.Rewrite(p.payload[:0], p.edits); err != nil {
-		h.quiet.warn("helper `" + p.helper.Name + "': cannot rewrite packet: " + err.Error())
+		h.warn("helper `" + p.helper.Name + "': cannot rewrite packet: " + err.Error())
 		h.takeBack()
 		return false // it would announce an address that nobody can reach
 	}
@@ -207,7 +207,7 @@ func (h *Host) takeBack() {
 	for _, x := range h.packet.made {
 		h.expect.x = x
 		if err := h.expect.remove(h.ctx); err != nil && !errors.Is(err, unix.ENOENT) {
-			h.quiet.warn("remove expectation: " + err.Error())
+			h.warn("remove expectation: " + err.Error())
 		}
 	}
 }

@@ -5,11 +5,11 @@ import (
 	"errors"
 	"io"
 	"io/fs"
+	"log/slog"
 	"strings"
 
 	"ctbox/applets/conntrackd/control"
 	"ctbox/conf"
-	"ctbox/internal/slog"
 )
 
 // load reads the configuration and shows those of its warnings that are due. It

@@ -5,11 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"os/exec"
 
 	"ctbox/applets/conntrackd/logging"
 	"ctbox/applets/conntrackd/process"
-	"ctbox/internal/slog"
 )
 
 // The exit statuses; there are no others.
@@ -21,6 +21,7 @@ const (
 // run is Run with the maker of the node as an argument.
 func run(ctx context.Context, argv []string, stdout, stderr io.Writer, open opener) int {
 	console := logging.New(stdout, stderr)
+	defer console.Close()
 	log := slog.New(console)
 	argv0 := "conntrackd"
 	if len(argv) > 0 {

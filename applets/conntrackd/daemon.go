@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"os"
 	"os/signal"
 	"strings"
@@ -21,7 +22,6 @@ import (
 	"ctbox/applets/conntrackd/sandbox"
 	"ctbox/conf"
 	"ctbox/helpers"
-	"ctbox/internal/slog"
 	"ctbox/nl/ctnetlink"
 	"ctbox/sync/node"
 )

@@ -667,3 +667,32 @@ func TestOverrunOnAnOldKernel(t *testing.T) {
 		t.Errorf("%+v: %s", k, log)
 	}
 }
+
+// While the disk of its log stands still, a daemon follows the table, answers, and ends
+// when it is asked to.
+func TestLogOnAHangingDisk(t *testing.T) {
+	h := newHost(t)
+	dir, freeze, thaw := netnstest.HangingDisk(t)
+	name := filepath.Join(dir, "log")
+	p := h.start(ours(t), h.configure(" LogFile "+name, "Stats {\n}"))
+	freeze()
+	for i := range 20 { // each logs a line, which the disk does not take
+		if r := h.Run("", ours(t), "-C", h.path("conntrackd.conf"), "-R"); r.Code != 0 {
+			t.Fatalf("request %d: %+v", i, r)
+		}
+	}
+	h.Must(netnstest.Applet(t, "conntrack"), "-I", "-p", "udp", "-s", "198.51.100.1", "-d", "203.0.113.1", "--sport", "1", "--dport", "53", "-t", "300")
+	netnstest.Eventually(t, patience, "the cache has the flow", func() bool {
+		return strings.Count(h.client("-i"), "\n") == 1
+	})
+	h.client("-k")
+	netnstest.Eventually(t, patience, "the daemon has ended all but its writing", func() bool { return !exists(h.path("lock")) })
+	thaw()
+	if r := p.Wait(patience); r.Code != 0 {
+		t.Errorf("%+v", r)
+	}
+	text, err := os.ReadFile(name)
+	if err != nil || !strings.Contains(unstamped(t, string(text)), "[notice] resync with master conntrack table\n") {
+		t.Errorf("the log has %q (%v)", text, err)
+	}
+}

@@ -1,7 +1,7 @@
 package conntrackd
 
 import (
-	"ctbox/internal/slog"
+	"log/slog"
 	"sync"
 
 	"ctbox/applets/conntrackd/logging"

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net"
 	"net/netip"
 	"sync"
@@ -12,7 +13,6 @@ import (
 	"ctbox/applets/conntrackd/exposition"
 	"ctbox/applets/conntrackd/report"
 	"ctbox/internal/feature"
-	"ctbox/internal/slog"
 )
 
 // metrics is the HTTP server of the Metrics clause, if there is one at the moment.

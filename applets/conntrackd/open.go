@@ -3,9 +3,9 @@ package conntrackd
 import (
 	"context"
 	"io"
+	"log/slog"
 
 	"ctbox/conf"
-	"ctbox/internal/slog"
 	"ctbox/sync/node"
 )
 

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"log/slog"
 	"os"
 	"strconv"
 	"strings"
@@ -13,7 +14,6 @@ import (
 	"ctbox/applets/conntrackd/control"
 	"ctbox/applets/internal/screen"
 	"ctbox/conf"
-	"ctbox/internal/slog"
 )
 
 // topEvery is how often --top asks the daemon.

@@ -179,16 +179,19 @@ func (n *Node) protocolEvents(e proto.Events) {
 	}
 }
 
-// startedQuiet is how long the log says nothing more of a peer that starts and
+// startedPeriod is how long the log only counts the starts of a peer that starts and
 // starts.
-const startedQuiet = time.Minute
+const startedPeriod = time.Minute
 
 func (n *Node) peerStarted() {
 	n.forgetNotices()
 	n.agreement.sweep.Reset()
 	n.agreement.numbers = proto.Agreement{}
-	if now := n.clock(); n.startedSaid == 0 || now-n.startedSaid >= startedQuiet {
-		n.startedSaid = now
+	if n.limits.started.Admit(struct{}{}, struct{}{}) {
 		n.notice("the peer has started")
 	}
+}
+
+func (n *Node) noticeStarts(_ struct{}, more uint64) {
+	n.notice(fmt.Sprintf("%d more starts of the peer within a minute", more))
 }

@@ -4,11 +4,11 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"log/slog"
 	"strings"
 	"testing"
 	"time"
 
-	"ctbox/internal/slog"
 	"ctbox/nl"
 	"ctbox/sync/link"
 	"ctbox/sync/proto"
@@ -18,7 +18,7 @@ import (
 // A commit says how far it is when it takes long, and not before.
 func TestCommitProgress(t *testing.T) {
 	var out bytes.Buffer
-	n := &Node{log: slog.New(slog.NewTextHandler(&out)), ctx: context.Background()}
+	n := &Node{log: slog.New(slog.NewTextHandler(&out, nil)), ctx: context.Background()}
 	c := &commit{node: n, result: CommitResult{Began: time.Now()}}
 	c.progress()
 	if out.Len() != 0 {

@@ -8,6 +8,7 @@ import (
 	"sync"
 	"time"
 
+	"ctbox/internal/loglimit"
 	"ctbox/nl"
 	"ctbox/nl/ctnetlink"
 	"ctbox/sync/wire"
@@ -27,7 +28,7 @@ type injector struct {
 
 	mu             sync.Mutex
 	flows, expects TableStatus // guarded by mu
-	named          naming      // guarded by mu
+	named          *limit
 }
 
 // order is one change. Exactly one of flow and expect counts.
@@ -49,10 +50,14 @@ func newInjector(n *Node) (*injector, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &injector{node: n, conn: c, orders: make(chan []order, injectQueue), spare: make(chan []order, injectQueue)}, nil
+	return &injector{node: n, conn: c, orders: make(chan []order, injectQueue), spare: make(chan []order, injectQueue),
+		named: loglimit.New[struct{}](namedMost, namedPeriod, n.warnUnnamed)}, nil
 }
 
-func (i *injector) close() { i.conn.Close() }
+func (i *injector) close() {
+	i.conn.Close()
+	i.named.Close()
+}
 
 // full tells the loop to leave what peers send where it is.
 func (i *injector) full() bool { return len(i.orders) >= injectQueue-1 }
@@ -333,28 +338,16 @@ const (
 	namedPeriod = time.Minute
 )
 
-// naming counts the entries that were refused in a period.
-type naming struct {
-	since          time.Time
-	named, unnamed int
+// warnUnnamed logs how many entries the kernel refused beside those named.
+func (n *Node) warnUnnamed(_ struct{}, more uint64) {
+	n.log.Warn("the kernel has refused " + strconv.FormatUint(more, 10) + " more entries of the peer")
 }
 
 // warn names what the kernel refused.
 func (i *injector) warn(text string, o *order, err error) {
-	n := &i.named
-	if now := time.Now(); now.Sub(n.since) >= namedPeriod {
-		if n.unnamed > 0 {
-			i.node.log.Warn("the kernel has refused " + strconv.Itoa(n.unnamed) + " more entries of the peer")
-		}
-		*n = naming{since: now}
-	}
-	if n.named == namedMost {
-		if n.unnamed++; n.unnamed == 1 {
-			i.node.log.Warn("the kernel refuses more entries of the peer: for a minute they are only counted")
-		}
+	if !i.named.Admit(struct{}{}, struct{}{}) {
 		return
 	}
-	n.named++
 	var line []byte
 	if o.typ.IsExpect() {
 		line = appendExpectLine(line, &o.expect)

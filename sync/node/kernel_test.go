@@ -4,20 +4,19 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"log/slog"
 	"net/netip"
 	"strings"
 	"testing"
 	"time"
 
 	"ctbox/internal/netnstest"
-	"ctbox/internal/slog"
-
-	"github.com/google/go-cmp/cmp"
-
 	"ctbox/nl"
 	"ctbox/sync/cache"
 	"ctbox/sync/link"
 	"ctbox/sync/wire"
+
+	"github.com/google/go-cmp/cmp"
 )
 
 // A commit that could not go on has committed an unknown part: who asked for it is told.
@@ -138,7 +137,7 @@ func TestFailedRefillIsTriedAgain(t *testing.T) {
 func TestLinkThatCannotBeOpenedIsSaidOnce(t *testing.T) {
 	var log bytes.Buffer
 	n := unwired(ModeStats)
-	n.log = slog.New(slog.NewTextHandler(&log))
+	n.log = slog.New(slog.NewTextHandler(&log, nil))
 	homeless := func(device string) *link.Link {
 		return link.New(link.Config{Transport: link.UDP, Interface: device, Port: 3780,
 			Address: netip.MustParseAddr("192.0.2.77"), Destination: netip.MustParseAddr("192.0.2.78")}, 0, nil, link.Reports{})

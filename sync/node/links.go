@@ -101,7 +101,7 @@ func (l *links) open(i int, k *link.Link) error {
 
 // complain says what is wrong with link i, unless that was the last that was said:
 // links are opened again whenever any interface changes.
-func (l *links) complain(i int, say func(string, ...string), text string) {
+func (l *links) complain(i int, say func(string, ...any), text string) {
 	if l.said[i] != text {
 		l.said[i] = text
 		say(text)

@@ -1,7 +1,9 @@
 package node
 
 import (
-	"ctbox/internal/slog"
+	"log/slog"
+
+	"ctbox/internal/loglimit"
 	"ctbox/nl/ctnetlink"
 )
 
@@ -18,3 +20,20 @@ const EntryKey = "entry"
 // without one, what the cache had (sheet section 6.3). It is called by whoever has the
 // node's turn, one call at a time: it must not block, nor keep f.
 type Ended func(f *ctnetlink.Flow)
+
+// limit is a loglimit.Limit for lines of one kind.
+type limit = loglimit.Limit[struct{}, struct{}]
+
+// limits keep lines that others cause from filling the log.
+type limits struct{ lost, started *limit }
+
+func (l *limits) open(n *Node) {
+	l.lost = loglimit.New[struct{}](1, lostPeriod, n.warnLost)
+	l.started = loglimit.New[struct{}](1, startedPeriod, n.noticeStarts)
+}
+
+// close logs what was held back.
+func (l *limits) close() {
+	l.lost.Close()
+	l.started.Close()
+}

@@ -4,11 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"sync"
 	"time"
 
 	"ctbox/conf"
-	"ctbox/internal/slog"
 	"ctbox/nl"
 	"ctbox/nl/ctnetlink"
 	"ctbox/sync/cache"
@@ -102,12 +102,10 @@ type Node struct {
 	silentDelay time.Duration // until the next look at these
 
 	overrunDelay, lastOverrun time.Duration
-	saidLost                  time.Duration // when the log last named lost events
-	unsaidLost                uint64        // those since
-	atLeast                   string        // in front of that number, where the kernel does not count what it drops
-	grownOut                  bool          // said that the buffer can't grow further
-	burstBuffer               int           // what the event buffer grows to at once
-	startedSaid               time.Duration // when the log last said that the peer has started
+	atLeast                   string // in front of that number, where the kernel does not count what it drops
+	grownOut                  bool   // said that the buffer can't grow further
+	burstBuffer               int    // what the event buffer grows to at once
+	limits                    limits
 }
 
 // caches are the tables of one side; nil where there are none.
@@ -132,7 +130,6 @@ type timers struct {
 	resync time.Duration // after an overrun
 	silent time.Duration // the next look at flows without events
 	poll   time.Duration
-	lost   time.Duration // lost events that the log is to name
 }
 
 // New opens everything that cfg asks for: kernel sockets, links. Nothing is
@@ -155,6 +152,7 @@ func New(cfg *conf.Config, log *slog.Logger, ended Ended) (_ *Node, err error) {
 		burstBuffer: ctnetlink.BurstBuffer(ctnetlink.KernelMemory()),
 	}
 	n.now = n.start
+	n.limits.open(n)
 	n.turn <- struct{}{} // Run's, to begin with
 	defer func() {
 		if err != nil {
@@ -401,7 +399,6 @@ func (n *Node) wait() time.Duration {
 	earliest(n.timers.resync)
 	earliest(n.timers.silent)
 	earliest(n.timers.poll)
-	earliest(n.timers.lost)
 	if n.machine != nil {
 		next = min(next, n.machine.Deadline())
 	}
@@ -426,9 +423,6 @@ func (n *Node) due() {
 	}
 	if reached(&n.timers.purge) {
 		n.purge()
-	}
-	if reached(&n.timers.lost) {
-		n.sayLost(0)
 	}
 	if reached(&n.timers.resync) {
 		n.resync()
@@ -466,6 +460,7 @@ func (n *Node) close() {
 			c.Close()
 		}
 	}
+	n.limits.close()
 }
 
 // errnoText is the text of a kernel's refusal as strerror(3) has it.

@@ -79,18 +79,17 @@ func (n *Node) resync() {
 	n.startRefill(refill{tables: Flows | n.expectTables(), send: true, all: n.untold, sweep: true}, n.retryRefill)
 }
 
-// lostQuiet is the least time between two lines about lost events. Under a steady
-// overload there would be hundreds in a second, which is the wrong moment for them.
-const lostQuiet = time.Second
+// lostPeriod is how often the log names lost events. Under a steady overload there would
+// be hundreds of lines in a second, which is the wrong moment for them.
+const lostPeriod = time.Second
 
-// sayLost names the number of lost events, those not named yet included.
+// sayLost logs the number of lost events, at once or with those that follow.
 func (n *Node) sayLost(lost uint64) {
-	n.unsaidLost += lost
-	if now := n.clock(); n.saidLost == 0 || now-n.saidLost >= lostQuiet {
-		n.log.Warn(fmt.Sprintf("the kernel dropped %s%d events: its buffer was full", n.atLeast, n.unsaidLost))
-		n.saidLost, n.unsaidLost = now, 0
-		n.timers.lost = 0
-	} else if n.timers.lost == 0 {
-		n.timers.lost = n.saidLost + lostQuiet
+	if n.limits.lost.AdmitN(struct{}{}, struct{}{}, lost) {
+		n.warnLost(struct{}{}, lost)
 	}
+}
+
+func (n *Node) warnLost(_ struct{}, lost uint64) {
+	n.log.Warn(fmt.Sprintf("the kernel dropped %s%d events: its buffer was full", n.atLeast, lost))
 }

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"io"
 	"io/fs"
+	"log/slog"
 	"net"
 	"os"
 	"path/filepath"
@@ -23,7 +24,6 @@ import (
 
 	"ctbox/applets/conntrackd/report"
 	"ctbox/internal/netnstest"
-	"ctbox/internal/slog"
 	"ctbox/nl"
 	"ctbox/nl/ctnetlink"
 	"ctbox/sync/node"
@@ -101,7 +101,7 @@ func serve(t *testing.T, s *Server) *daemon {
 	}
 	d.node = s.Node.(*fake)
 	if s.Log == nil {
-		s.Log = slog.New(slog.NewTextHandler(io.Discard))
+		s.Log = slog.New(slog.NewTextHandler(io.Discard, nil))
 	}
 	l, err := Listen(d.path)
 	if err != nil {
@@ -501,7 +501,7 @@ func TestRootHasPlacesOfItsOwn(t *testing.T) {
 		t.Fatal(err)
 	}
 	s := patient()
-	s.Log = slog.New(slog.NewTextHandler(io.Discard))
+	s.Log = slog.New(slog.NewTextHandler(io.Discard, nil))
 	d := &daemon{Server: s, path: path}
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error)

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"log/slog"
 	"net"
 	"os"
 	"sync"
@@ -16,7 +17,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"ctbox/applets/conntrackd/report"
-	"ctbox/internal/slog"
 	"ctbox/sync/node"
 )
 

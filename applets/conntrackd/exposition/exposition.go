@@ -9,14 +9,13 @@ import (
 	"context"
 	"errors"
 	"io"
+	"log/slog"
 	"net"
 	"net/netip"
 	"os"
 	"strconv"
 	"sync"
 	"time"
-
-	"ctbox/internal/slog"
 )
 
 // What clients may take of the daemon.

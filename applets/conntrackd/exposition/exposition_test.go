@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"net/http"
 	"net/netip"
@@ -17,7 +18,6 @@ import (
 	"time"
 
 	"ctbox/internal/netnstest"
-	"ctbox/internal/slog"
 )
 
 // patience is more than anything here takes.

@@ -1,10 +1,11 @@
 package logging
 
 import (
+	"bytes"
 	"errors"
-	"fmt"
 	"io/fs"
 	"os"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -13,12 +14,13 @@ import (
 )
 
 // File is a log file that outlives its disk being full, or, as a pipe, its reader
-// being asleep. It belongs to one goroutine, or to who holds its owner's lock.
+// being asleep. It belongs to one goroutine.
 type File struct {
-	name   string
-	format Format // of what it says itself
-	file   *os.File
-	lost   uint64 // lines that could not be written since the last that could
+	name    string
+	format  Format // of what it says itself
+	file    *os.File
+	regular bool
+	lost    uint64 // lines that could not be written since the last that could
 
 	// How long the reader of a pipe may keep us waiting for room. When lines were
 	// lost already it is much less.
@@ -32,7 +34,8 @@ func OpenFile(name string, patience time.Duration) (*File, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &File{name: name, file: file, patience: patience}, nil
+	info, err := file.Stat()
+	return &File{name: name, file: file, regular: err == nil && info.Mode().IsRegular(), patience: patience}, nil
 }
 
 func openAppend(name string) (*os.File, error) {
@@ -60,27 +63,44 @@ func (f *File) Write(lines []byte) (int, error) {
 	}
 	_ = f.file.SetWriteDeadline(time.Now().Add(patience)) // a file on a disk has none
 	if f.lost > 0 {
-		note := record{at: time.Now(), level: levels[1],
-			text: fmt.Sprintf("%d lines were lost: the log could not be written", f.lost)}
-		if n, err := f.file.Write(note.append(nil, f.format)); err != nil {
-			f.undo(n)
+		if rest := f.append(lostNote(f.lost, "the log").append(nil, f.format)); len(rest) > 0 {
 			f.lost += count(lines)
 			return len(lines), nil
 		}
 		f.lost = 0
 	}
-	if n, err := f.file.Write(lines); err != nil {
-		f.undo(n)
-		f.lost += count(lines)
-	}
+	f.lost += count(f.append(lines))
 	return len(lines), nil
 }
 
-// undo removes the first n bytes of lines that did not fit as a whole, so that
-// no half line stands there. A file that can't be cut (a pipe, a terminal) keeps it.
-func (f *File) undo(n int) {
-	if info, err := f.file.Stat(); n > 0 && err == nil && info.Mode().IsRegular() {
-		f.file.Truncate(info.Size() - int64(n))
+// pipeWrite is how much a pipe takes whole or not at all (PIPE_BUF).
+const pipeWrite = 4096
+
+// append writes what the file takes and returns the lines that it does not. A file
+// keeps no half line; a pipe keeps one only of a line longer than pipeWrite.
+func (f *File) append(lines []byte) (rest []byte) {
+	for len(lines) > 0 {
+		part := lines
+		if !f.regular && len(part) > pipeWrite {
+			part = part[:1+max(bytes.LastIndexByte(part[:pipeWrite], '\n'), bytes.IndexByte(part, '\n'))]
+		}
+		n, err := f.file.Write(part)
+		if err != nil {
+			whole := bytes.LastIndexByte(part[:n], '\n') + 1
+			if f.regular && n > whole {
+				f.cut(n - whole)
+			}
+			return lines[whole:]
+		}
+		lines = lines[len(part):]
+	}
+	return nil
+}
+
+// cut removes the last n bytes.
+func (f *File) cut(n int) {
+	if info, err := f.file.Stat(); err == nil {
+		_ = f.file.Truncate(info.Size() - int64(n))
 	}
 }
 
@@ -96,16 +116,36 @@ func count(lines []byte) (n uint64) {
 // Lost returns how many lines wait to be reported as lost.
 func (f *File) Lost() uint64 { return f.lost }
 
-// Reopen opens the file by its name again. If that fails the old one stays.
-func (f *File) Reopen() error {
-	file, err := openAppend(f.name)
-	if err != nil {
-		return fmt.Errorf("%s: %w", f.name, err)
-	}
-	f.file.Close()
-	f.file = file
-	return nil
-}
-
 // Close closes the file.
 func (f *File) Close() { f.file.Close() }
+
+// fileSpool is the spool of a File.
+type fileSpool struct {
+	*spool
+	name   string
+	format Format
+	losing atomic.Bool // lines are lost, and that was said
+	full   atomic.Pointer[func()]
+}
+
+// newFileSpool returns the spool of a log file, and closes the file at its end.
+func newFileSpool(f *File, format Format) *fileSpool {
+	f.format = format
+	s := &fileSpool{name: f.name, format: format}
+	s.spool = newSpool(logRoom, func(b *batch, lost uint64) {
+		f.Write(b.text)
+		if lost > 0 {
+			f.lost += lost
+			f.Write(nil)
+		}
+		if f.lost == 0 {
+			s.losing.Store(false)
+		} else if say := s.full.Load(); say != nil && s.losing.CompareAndSwap(false, true) {
+			(*say)()
+		}
+	}, f.Close)
+	return s
+}
+
+// onLoss sets what is called when the file begins to lose lines.
+func (s *fileSpool) onLoss(say func()) { s.full.Store(&say) }

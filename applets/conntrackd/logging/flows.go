@@ -2,150 +2,123 @@ package logging
 
 import (
 	"fmt"
+	"log/slog"
 	"sync"
 	"time"
-
-	"ctbox/internal/slog"
 )
 
 // FlowLog writes statistics mode's lines of ended flows to a file, to syslog, or
-// to both. Add hands a line over and never waits; a goroutine writes.
+// to both. Add hands a line over and never waits; a spool's goroutine writes.
 type FlowLog struct {
-	log    *slog.Logger
-	file   *File   // nil without
-	syslog *Syslog // nil without
+	log      *slog.Logger
+	name     string // of the file; "" without
+	facility uint8
 
-	mu      sync.Mutex
-	changed sync.Cond
-	pending batch
-	lost    uint64 // lines that found no room
-	reopen  bool
-	closed  bool
-
-	done chan struct{} // closed when all is written
-}
-
-// batch is lines in one buffer.
-type batch struct {
-	text  []byte
-	lines []line
-}
-
-type line struct {
-	at  time.Time
-	end int // of the line in text
+	mu    sync.Mutex
+	spool *spool
 }
 
 // flowLogRoom is how many bytes of text may wait for a slow disk: some ten
 // thousand flows.
 const flowLogRoom = 4 << 20
 
-// flowLogPatience is that of a File: nothing but the log's own goroutine waits.
+// flowLogPatience is how long the log's goroutine waits for the reader of a pipe, and
+// the log's end for a disk that stands still.
 const flowLogPatience = 5 * time.Second
 
 // OpenFlowLog opens the log: a file, unless its name is empty, and syslog, unless
-// facility is 0. What goes wrong later is told to log.
+// facility is 0. What goes wrong later is written to log.
 func OpenFlowLog(name string, facility uint8, log *slog.Logger) (*FlowLog, error) {
-	l := &FlowLog{log: log, done: make(chan struct{})}
-	l.changed.L = &l.mu
-	if name != "" {
-		file, err := OpenFile(name, flowLogPatience)
+	l := &FlowLog{log: log, name: name, facility: facility}
+	var err error
+	l.spool, err = l.open()
+	return l, err
+}
+
+func (l *FlowLog) open() (*spool, error) {
+	w := &flowWriter{log: l.log}
+	if l.name != "" {
+		file, err := OpenFile(l.name, flowLogPatience)
 		if err != nil {
 			return nil, err
 		}
-		l.file = file
+		w.file = file
 	}
-	if facility != 0 {
-		l.syslog = NewSyslog(facility)
+	if l.facility != 0 {
+		w.syslog = NewSyslog(l.facility)
 	}
-	go l.write()
-	return l, nil
+	return newSpool(flowLogRoom, w.write, w.close), nil
 }
 
 // Add takes the line of a flow that ended at that time. The line is copied.
 func (l *FlowLog) Add(at time.Time, entry []byte) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if len(l.pending.text)+len(entry) > flowLogRoom {
-		l.lost++
+	l.spool.add(at, severityInfo, entry)
+}
+
+// Reopen opens the file anew by its name. If that fails the log goes on in the old one
+// and says so.
+func (l *FlowLog) Reopen() {
+	if l.name == "" {
 		return
 	}
-	l.pending.text = append(l.pending.text, entry...)
-	l.pending.lines = append(l.pending.lines, line{at, len(l.pending.text)})
-	l.changed.Signal()
-}
-
-// Reopen opens the file anew by its name, before the next line.
-func (l *FlowLog) Reopen() {
+	renewed, err := l.open()
+	if err != nil {
+		l.log.Error("can't reopen stats logfile: " + l.name + ": " + err.Error())
+		return
+	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.reopen = true
-	l.changed.Signal()
+	l.spool.end()
+	l.spool = renewed
 }
 
-// Close writes what was added and closes the log.
+// Close writes what was added and closes the log. It waits for a disk that stands
+// still, but not for long.
 func (l *FlowLog) Close() {
 	l.mu.Lock()
-	l.closed = true
-	l.changed.Signal()
+	s := l.spool
 	l.mu.Unlock()
-	<-l.done
+	s.end()
+	s.wait(flowLogPatience)
 }
 
-// write is the goroutine that writes.
-func (l *FlowLog) write() {
-	defer close(l.done)
-	var work batch
-	var out []byte
-	for {
-		l.mu.Lock()
-		for len(l.pending.lines) == 0 && !l.reopen && !l.closed {
-			l.changed.Wait()
-		}
-		work, l.pending = l.pending, batch{work.text[:0], work.lines[:0]}
-		lost, reopen, closed := l.lost, l.reopen, l.closed
-		l.lost, l.reopen = 0, false
-		l.mu.Unlock()
+// flowWriter writes the batches of a FlowLog.
+type flowWriter struct {
+	log    *slog.Logger
+	file   *File   // nil without
+	syslog *Syslog // nil without
+	out    []byte
+}
 
-		if reopen && l.file != nil {
-			if err := l.file.Reopen(); err != nil {
-				l.log.Error("can't reopen stats logfile: " + err.Error())
-			}
+func (w *flowWriter) write(b *batch, lost uint64) {
+	w.out = w.out[:0]
+	b.each(func(l line, entry []byte) {
+		if w.file != nil {
+			w.out = AppendEntryLine(w.out, l.at, entry)
 		}
-		out = l.writeBatch(out[:0], &work)
-		if lost > 0 {
-			l.log.Warn(fmt.Sprintf("%d flows are missing in the stats log: it could not be written as fast as they ended", lost))
+		if w.syslog != nil {
+			w.syslog.deliver(l.severity, l.at, entry)
 		}
-		if closed && len(work.lines) == 0 {
-			break
+	})
+	if w.file != nil && len(w.out) > 0 {
+		before := w.file.Lost()
+		w.file.Write(w.out)
+		if w.file.Lost() > 0 && before == 0 {
+			w.log.Error("can't write to stats logfile")
 		}
 	}
-	if l.file != nil {
-		l.file.Close()
-	}
-	if l.syslog != nil {
-		l.syslog.Close()
+	if lost > 0 {
+		w.log.Warn(fmt.Sprintf("%d flows are missing in the stats log: it could not be written as fast as they ended", lost))
 	}
 }
 
-func (l *FlowLog) writeBatch(out []byte, b *batch) []byte {
-	begin := 0
-	for _, line := range b.lines {
-		entry := b.text[begin:line.end]
-		begin = line.end
-		if l.file != nil {
-			out = AppendEntryLine(out, line.at, entry)
-		}
-		if l.syslog != nil {
-			l.syslog.Send(severityInfo, line.at, entry)
-		}
+func (w *flowWriter) close() {
+	if w.file != nil {
+		w.file.Close()
 	}
-	if l.file != nil && len(out) > 0 {
-		before := l.file.Lost()
-		l.file.Write(out)
-		if lost := l.file.Lost(); lost > 0 && before == 0 {
-			l.log.Error("can't write to stats logfile")
-		}
+	if w.syslog != nil {
+		w.syslog.Close()
 	}
-	return out
 }

@@ -1,58 +1,93 @@
 // Package logging is conntrackd's log: lines in a file, to syslog and on the
-// console, in the format of conntrack-tools (sheet section 6.2) or as JSON, behind a
-// slog.Handler. No failure of a destination is one of the daemon: what could not
-// be written is counted, and said where and when that is possible again.
+// console, in the format of conntrack-tools or as JSON, behind a slog.Handler. No
+// failure of a destination is a failure of the daemon, and none holds it up: lines that
+// could not be written are counted, and the count is logged where and when it can be.
 package logging
 
 import (
 	"context"
 	"io"
-	"os"
+	"log/slog"
+	"slices"
 	"strconv"
 	"sync"
 	"time"
 
-	"golang.org/x/sys/unix"
-
-	"ctbox/internal/slog"
+	"ctbox/internal/loglimit"
 )
 
-// Log is the daemon's log. A new one writes to the console only; Open adds the
-// file and syslog, and CloseConsole takes the console away. It may be used by
-// several goroutines.
+// Log is the daemon's log. A new one writes to the console only, at once. Open adds
+// the file and syslog; from then on each destination has a goroutine and a buffer
+// (spool), and whoever logs waits for none of them. CloseConsole takes the console
+// away. A Log may be used by several goroutines.
 type Log struct {
+	repeats *loglimit.Limit[key, record]
+
 	mu      sync.Mutex
 	buf     []byte
 	out     io.Writer // console: info and notice; nil without console
 	err     io.Writer // console: warnings and errors
-	lost    uint64    // lines that the console did not take since the last that it did
-	repeats repeats
+	console *spool    // nil: written at once
 	outputs
 }
 
 // outputs are where lines go besides the console, and how they look.
 type outputs struct {
 	format Format
-	file   *File   // nil without
-	syslog *Syslog // nil without
+	file   *fileSpool // nil without
+	syslog *spool     // nil without
 }
 
-func (o outputs) close() {
+// end closes the outputs in the background, once they have taken what they were given.
+func (o outputs) end() {
 	if o.file != nil {
-		o.file.Close()
+		o.file.end()
 	}
 	if o.syslog != nil {
-		o.syslog.Close()
+		o.syslog.end()
+	}
+}
+
+// wait waits for the end of outputs.
+func (o outputs) wait(patience time.Duration) {
+	if o.file != nil {
+		o.file.wait(patience)
+	}
+	if o.syslog != nil {
+		o.syslog.wait(patience)
 	}
 }
 
 // New returns a log to the console. Info and notices go to out, the rest to err.
 func New(out, err io.Writer) *Log {
-	return &Log{out: out, err: err}
+	l := &Log{out: out, err: err}
+	l.repeats = loglimit.New[key](repeatMost, repeatPeriod, l.sayRepeated)
+	return l
 }
 
-// patience is that of the log's File: the daemon waits meanwhile.
-const patience = 50 * time.Millisecond
+const (
+	// logRoom is how many bytes may wait for a destination: some thousand lines.
+	logRoom = 256 << 10
+	// filePatience is how long a file's own goroutine waits for the reader of a pipe.
+	filePatience = time.Second
+	// endPatience is how long the end of the log waits for a destination.
+	endPatience = time.Second
+)
+
+// Something that makes the daemon log the same line again and again, a peer that sends
+// nonsense or a kernel that refuses, does not fill the disk: repeatMost lines of a kind
+// are written within repeatPeriod, and then how many more there were. Lines about
+// different entries are different.
+const (
+	repeatPeriod = 5 * time.Second
+	repeatMost   = 10
+)
+
+// key is what makes two lines the same.
+type key struct {
+	severity       uint8
+	message, entry string
+}
 
 // Destinations are where a log goes besides the console.
 type Destinations struct {
@@ -62,8 +97,8 @@ type Destinations struct {
 	Format Format
 }
 
-// Open adds destinations. The error is that of the file; syslog is looked for when
-// there is something to tell it.
+// Open adds destinations. The error is that of the file; syslog is connected to when
+// there is something to send.
 func (l *Log) Open(d Destinations) error {
 	p, err := Prepare(d)
 	if err == nil {
@@ -79,28 +114,33 @@ type Prepared struct{ outputs }
 func Prepare(d Destinations) (*Prepared, error) {
 	p := &Prepared{outputs{format: d.Format}}
 	if d.File != "" {
-		file, err := OpenFile(d.File, patience)
+		file, err := OpenFile(d.File, filePatience)
 		if err != nil {
 			return nil, err
 		}
-		file.format = d.Format
-		p.file = file
+		p.file = newFileSpool(file, d.Format)
 	}
 	if d.Syslog != 0 {
-		p.syslog = NewSyslog(d.Syslog)
+		p.syslog = newSyslogSpool(NewSyslog(d.Syslog))
 	}
 	return p, nil
 }
 
 // Close closes what is not to be used after all.
-func (p *Prepared) Close() { p.close() }
+func (p *Prepared) Close() { p.end() }
 
-// Use puts destinations in the place of those that there are, and closes these.
+// Use puts destinations in the place of the present ones, which are closed.
 func (l *Log) Use(p *Prepared) {
+	if p.file != nil {
+		p.file.onLoss(l.sayFull)
+	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.close()
+	l.end()
 	l.outputs = p.outputs
+	if l.console == nil && (l.out != nil || l.err != nil) {
+		l.console = newConsoleSpool(l.out, l.err, p.format)
+	}
 }
 
 // Quiet ends output of info and notices to the console; errors stay.
@@ -110,148 +150,198 @@ func (l *Log) Quiet() {
 	l.out = nil
 }
 
-// CloseConsole ends output to the console.
+// CloseConsole ends output to the console, once it has taken what it was given or does
+// not take anything.
 func (l *Log) CloseConsole() {
 	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.out, l.err = nil, nil
+	console := l.console
+	l.out, l.err, l.console = nil, nil, nil
+	l.mu.Unlock()
+	if console != nil {
+		console.end()
+		console.wait(endPatience)
+	}
 }
 
 // Reopen opens the file anew by its name, after it was moved away, say. If that
 // fails the log goes on in the old one and says so.
 func (l *Log) Reopen() {
-	if err := l.reopen(); err != nil {
-		slog.New(l).Error("can't reopen logfile: " + err.Error())
+	l.mu.Lock()
+	old := l.file
+	l.mu.Unlock()
+	if old == nil {
+		return
 	}
-}
-
-func (l *Log) reopen() error {
+	file, err := OpenFile(old.name, filePatience)
+	if err != nil {
+		slog.New(l).Error("can't reopen logfile: " + old.name + ": " + err.Error())
+		return
+	}
+	renewed := newFileSpool(file, old.format)
+	renewed.onLoss(l.sayFull)
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.file == nil {
-		return nil
+	if l.file != old { // a reload was quicker
+		renewed.end()
+		return
 	}
-	return l.file.Reopen()
+	old.end()
+	l.file = renewed
 }
 
-// Close writes what was held back and closes file and syslog.
+// Close writes what was held back and closes file and syslog. It waits for
+// destinations that stand still, but not for long.
 func (l *Log) Close() {
+	l.repeats.Close()
 	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.repeats.ended(time.Now(), true, l.write)
-	l.close()
-	l.outputs = outputs{format: l.format}
+	old, console := l.outputs, l.console
+	l.outputs, l.console = outputs{format: l.format}, nil
+	l.mu.Unlock()
+	old.end()
+	if console != nil {
+		console.end()
+		console.wait(endPatience)
+	}
+	old.wait(endPatience)
+}
+
+// Flush waits until everything is written, but not for destinations that stand still.
+func (l *Log) Flush() {
+	l.mu.Lock()
+	spools := []*spool{l.console, l.syslog}
+	if l.file != nil {
+		spools = append(spools, l.file.spool)
+	}
+	l.mu.Unlock()
+	for _, s := range spools {
+		if s != nil {
+			s.flush(endPatience)
+		}
+	}
 }
 
 // Enabled implements slog.Handler: everything from info on is logged.
 func (l *Log) Enabled(_ context.Context, level slog.Level) bool { return level >= slog.LevelInfo }
 
+// WithAttrs implements slog.Handler: attrs are added to every record.
+func (l *Log) WithAttrs(attrs []slog.Attr) slog.Handler { return withAttrs{l, attrs} }
+
+// WithGroup implements slog.Handler. Lines have no room for groups: the attributes stay
+// as they are.
+func (l *Log) WithGroup(string) slog.Handler { return l }
+
+// withAttrs is a handler that adds attributes.
+type withAttrs struct {
+	*Log
+	attrs []slog.Attr
+}
+
+func (h withAttrs) Handle(ctx context.Context, r slog.Record) error {
+	r = r.Clone()
+	r.AddAttrs(h.attrs...)
+	return h.Log.Handle(ctx, r)
+}
+
+func (h withAttrs) WithAttrs(attrs []slog.Attr) slog.Handler {
+	return withAttrs{h.Log, slices.Concat(h.attrs, attrs)}
+}
+
+func (h withAttrs) WithGroup(string) slog.Handler { return h }
+
 // Handle implements slog.Handler. An attribute node.EntryKey becomes a line of
 // its own; others follow the message as key=value. Line breaks within a message
-// become spaces: a record is a line. What is said again and again is held back, see
-// repeatMost.
+// become spaces: a record is a line. Handle does not wait for any destination.
 func (l *Log) Handle(_ context.Context, r slog.Record) error {
 	rec := recordOf(&r)
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.repeats.ended(rec.at, false, l.write)
-	write, held := l.repeats.admit(&rec)
-	if held {
-		time.AfterFunc(repeatPeriod, l.sayRepeated)
-	}
-	if write {
+	if l.repeats.Admit(key{rec.level.severity, rec.message(), rec.entry}, rec) {
 		l.write(&rec)
 	}
 	return nil
 }
 
-// sayRepeated writes what was held back, when nobody says anything else.
-func (l *Log) sayRepeated() {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.repeats.ended(time.Now(), false, l.write)
+// sayRepeated writes how often a line was held back.
+func (l *Log) sayRepeated(r record, n uint64) {
+	r.at, r.repeated = time.Now(), n
+	l.write(&r)
 }
 
-// write writes r everywhere. The lock is held.
+// write passes r on to every destination.
 func (l *Log) write(r *record) {
-	if console := l.console(r.level.from); console != nil {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.out != nil || l.err != nil {
 		l.buf = r.append(l.buf[:0], l.format)
-		l.show(console, l.buf)
+		l.show(r, l.buf)
 	}
 	if l.file != nil {
 		l.buf = r.appendWithEntry(l.buf[:0], l.format)
-		before := l.file.Lost()
-		l.file.Write(l.buf)
-		if before == 0 && l.file.Lost() > 0 {
-			l.sayFull(r.at)
+		if l.file.add(r.at, r.level.severity, l.buf) && l.file.losing.CompareAndSwap(false, true) {
+			l.tellFull()
 		}
 	}
 	if l.syslog != nil {
-		l.syslog.Send(r.level.severity, r.at, []byte(r.message()))
+		l.syslog.add(r.at, r.level.severity, []byte(r.message()))
 		if r.entry != "" {
-			l.syslog.Send(r.level.severity, r.at, []byte(r.entry))
+			l.syslog.add(r.at, r.level.severity, []byte(r.entry))
 		}
 	}
 }
 
-// show writes a line to the console, unless its reader (a journal that hangs, a
-// pager) is asleep and there is no room: the daemon does not wait for that. The lock
-// is held.
-func (l *Log) show(console io.Writer, line []byte) {
-	wait := patience
-	if l.lost > 0 {
-		wait /= 50
+// show brings a line to the console. The lock is held.
+func (l *Log) show(r *record, line []byte) {
+	to := l.out
+	if r.level.severity <= severityWarning {
+		to = l.err
 	}
-	if file, ok := console.(*os.File); ok && !hasRoom(file, wait) {
-		l.lost++
-		return
+	switch {
+	case to == nil:
+	case l.console != nil:
+		l.console.add(r.at, r.level.severity, line)
+	default:
+		_, _ = to.Write(line)
 	}
-	if l.lost > 0 {
-		note := record{at: time.Now(), level: levels[1],
-			text: strconv.FormatUint(l.lost, 10) + " lines were lost: the console could not be written"}
-		console.Write(note.append(nil, l.format))
-		l.lost = 0
-	}
-	console.Write(line)
-}
-
-// hasRoom reports whether a write of some lines to a pipe, a socket or a terminal
-// would not wait longer than that for its reader. Their files are shared with others,
-// so that they can't be made non-blocking.
-func hasRoom(file *os.File, wait time.Duration) bool {
-	raw, err := file.SyscallConn()
-	if err != nil {
-		return true
-	}
-	room := true
-	_ = raw.Control(func(fd uintptr) {
-		fds := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLOUT}}
-		n, err := unix.Poll(fds, int(wait/time.Millisecond))
-		for err == unix.EINTR {
-			n, err = unix.Poll(fds, int(wait/time.Millisecond))
-		}
-		room = err != nil || n > 0
-	})
-	return room
 }
 
 // sayFull tells the other destinations that the file takes no more lines.
-func (l *Log) sayFull(at time.Time) {
-	r := record{at: at, level: levels[0], text: "can't write to the logfile, lines are lost"}
-	if l.err != nil {
-		l.show(l.err, r.append(nil, l.format))
-	}
+func (l *Log) sayFull() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.tellFull()
+}
+
+// tellFull is sayFull with the lock held.
+func (l *Log) tellFull() {
+	r := record{at: time.Now(), level: levels[0], text: "can't write to the logfile, lines are lost"}
+	l.show(&r, r.append(nil, l.format))
 	if l.syslog != nil {
-		l.syslog.Send(r.level.severity, at, []byte(r.text))
+		l.syslog.add(r.at, r.level.severity, []byte(r.text))
 	}
 }
 
-// console returns where a level goes on the console, or nil.
-func (l *Log) console(level slog.Level) io.Writer {
-	if level >= slog.LevelWarn {
-		return l.err
+// lostNote is the record that says how many lines a destination did not get.
+func lostNote(n uint64, destination string) *record {
+	return &record{at: time.Now(), level: levels[1],
+		text: strconv.FormatUint(n, 10) + " lines were lost: " + destination + " could not be written"}
+}
+
+// newConsoleSpool returns a spool for the console.
+func newConsoleSpool(out, err io.Writer, f Format) *spool {
+	to := func(severity uint8) io.Writer {
+		if severity <= severityWarning {
+			return err
+		}
+		return out
 	}
-	return l.out
+	return newSpool(logRoom, func(b *batch, lost uint64) {
+		b.each(func(l line, text []byte) {
+			if w := to(l.severity); w != nil {
+				_, _ = w.Write(text)
+			}
+		})
+		if lost > 0 && err != nil {
+			_, _ = err.Write(lostNote(lost, "the console").append(nil, f))
+		}
+	}, func() {})
 }
 
 // ctime is the time format of ctime(3).

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"log/slog"
 	"net"
 	"os"
 	"path/filepath"
@@ -19,7 +20,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"ctbox/internal/slog"
+	"ctbox/internal/netnstest"
 	"ctbox/sync/node"
 )
 
@@ -40,9 +41,10 @@ func TestLines(t *testing.T) {
 	if err := l.Open(Destinations{File: name}); err != nil {
 		t.Fatal(err)
 	}
+	defer l.Close()
 	at := time.Date(2026, 11, 3, 8, 40, 1, 0, time.Local)
 	say := func(level slog.Level, text string, attrs ...slog.Attr) {
-		r := slog.NewRecord(at, level, text)
+		r := slog.NewRecord(at, level, text, 0)
 		r.AddAttrs(attrs...)
 		l.Handle(context.Background(), r)
 	}
@@ -51,6 +53,7 @@ func TestLines(t *testing.T) {
 	say(slog.LevelWarn, "two\nlines")
 	say(slog.LevelError, "commit-create: File exists", slog.String(node.EntryKey, "tcp      6 src=192.0.2.1"))
 	say(slog.LevelError, "other", slog.String("n", "5"))
+	l.Flush()
 	head := fmt.Sprintf("[Tue Nov  3 08:40:01 2026] (pid=%d) ", os.Getpid())
 	wantOut := head + "[info] configuring helper\n" + head + "[notice] initialization completed\n"
 	wantErr := head + "[warning] two lines\n" + head + "[ERROR] commit-create: File exists\n" + head + "[ERROR] other n=5\n"
@@ -83,8 +86,28 @@ func TestConsoleGoes(t *testing.T) {
 	}
 }
 
-// A console whose reader is asleep does not hold the daemon up, and tells later how
-// much it has missed.
+// sayMany logs n lines, which must not wait for any destination.
+func sayMany(t *testing.T, l *Log, n int, text string) {
+	t.Helper()
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for i := range n {
+			slog.New(l).Warn(text + strconv.Itoa(i))
+		}
+	}()
+	select {
+	case <-done:
+	case <-time.After(20 * time.Second):
+		t.Fatal("the log waits for a destination")
+	}
+}
+
+// long is a line of which the buffers hold a few hundred.
+var long = strings.Repeat("x", 1000) + " "
+
+// A console whose reader is asleep does not hold the daemon up, and gets the number of
+// lines that it has missed later.
 func TestConsoleThatHangs(t *testing.T) {
 	r, w, err := os.Pipe()
 	if err != nil {
@@ -96,32 +119,111 @@ func TestConsoleThatHangs(t *testing.T) {
 		t.Fatal(err)
 	}
 	l := New(w, w)
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		for i := range 200 {
-			slog.New(l).Warn("line " + strconv.Itoa(i))
+	if err := l.Open(Destinations{}); err != nil {
+		t.Fatal(err)
+	}
+	sayMany(t, l, 1000, long)
+	lines := bufio.NewReader(r)
+	shown := 0
+	for {
+		line, err := lines.ReadString('\n')
+		if err != nil {
+			t.Fatal(err)
 		}
-	}()
-	select {
-	case <-done:
-	case <-time.After(20 * time.Second):
-		r.Close() // lets the writer go
-		t.Fatal("the log waits for its console")
+		if strings.Contains(line, long) {
+			shown++
+			continue
+		}
+		if want := strconv.Itoa(1000-shown) + " lines were lost: the console could not be written\n"; shown == 0 || !strings.HasSuffix(line, want) {
+			t.Errorf("%d lines were shown, then %q, want %q", shown, line, want)
+		}
+		break
 	}
-	buf := make([]byte, 64<<10)
-	n, err := r.Read(buf)
-	if err != nil {
-		t.Fatal(err)
-	}
-	shown := bytes.Count(buf[:n], []byte("line "))
 	slog.New(l).Warn("the reader is awake")
-	if n, err = r.Read(buf); err != nil {
+	if line, err := lines.ReadString('\n'); !strings.HasSuffix(line, "the reader is awake\n") {
+		t.Errorf("then %q (%v)", line, err)
+	}
+	l.Close()
+}
+
+// A disk that stands still holds up neither the daemon nor its other destinations, and
+// the file gets the number of lines that it has missed later.
+func TestDiskThatHangs(t *testing.T) {
+	dir, freeze, thaw := netnstest.HangingDisk(t)
+	name := filepath.Join(dir, "log")
+	var console bytes.Buffer
+	var mu sync.Mutex
+	l := New(nil, locked{&mu, &console})
+	if err := l.Open(Destinations{File: name}); err != nil {
 		t.Fatal(err)
 	}
-	if want := strconv.Itoa(200-shown) + " lines were lost: the console could not be written\n"; shown == 0 || shown == 200 ||
-		!strings.Contains(string(buf[:n]), want) || !strings.HasSuffix(string(buf[:n]), "the reader is awake\n") {
-		t.Errorf("%d lines were shown, then %q, want %q", shown, buf[:n], want)
+	slog.New(l).Warn("before")
+	l.Flush()
+	freeze()
+	const n = 1000
+	for i := range 10 {
+		sayMany(t, l, n/10, long+strconv.Itoa(i)) // the console keeps up
+		l.console.flush(time.Minute)
+	}
+	mu.Lock()
+	text := console.String()
+	mu.Unlock()
+	if got := strings.Count(text, long); got != n {
+		t.Errorf("the console has %d lines of %d", got, n)
+	}
+	if strings.Count(text, "[ERROR] can't write to the logfile, lines are lost\n") != 1 {
+		t.Error("the console does not say that the logfile loses lines")
+	}
+	thaw()
+	l.Flush()
+	slog.New(l).Warn("after")
+	l.Close()
+	text = read(t, name)
+	got := strings.Count(text, long)
+	want := fmt.Sprintf(") [warning] %d lines were lost: the log could not be written\n", n-got)
+	if got == 0 || got == n || !strings.Contains(text, want) || !strings.HasSuffix(text, "after\n") {
+		t.Errorf("%d lines are in the file; the end is %q", got, text[max(0, len(text)-300):])
+	}
+}
+
+// A log that cannot be written does not keep the daemon from ending, and Reopen leads
+// away from it.
+func TestHungLogEndsAndReopens(t *testing.T) {
+	dir, freeze, thaw := netnstest.HangingDisk(t)
+	moved := filepath.Join(dir, "log")
+	l := New(nil, nil)
+	if err := l.Open(Destinations{File: moved}); err != nil {
+		t.Fatal(err)
+	}
+	slog.New(l).Warn("one")
+	l.Flush()
+	old := l.file
+	freeze()
+	slog.New(l).Warn("two")
+	other := filepath.Join(t.TempDir(), "other")
+	old.name = other // the name now leads to a disk that works
+	l.Reopen()
+	slog.New(l).Warn("three")
+	l.Flush()
+	if text := read(t, other); !strings.HasSuffix(text, "three\n") {
+		t.Errorf("the new file has %q", text)
+	}
+	l.Close()
+
+	hung := New(nil, nil)
+	thaw()
+	if err := hung.Open(Destinations{File: moved}); err != nil {
+		t.Fatal(err)
+	}
+	file := hung.file
+	freeze()
+	slog.New(hung).Warn("four")
+	hung.Close() // returns
+	thaw()
+	<-file.done
+	<-old.done
+	if text := read(t, moved); strings.Count(text, "\n") != 3 || !strings.HasSuffix(text, "four\n") {
+		t.Errorf("the old file has %q", text)
 	}
 }
 
@@ -178,7 +280,8 @@ func TestFullDisk(t *testing.T) {
 	// The file and its filling share the file system's one page of 4096 bytes.
 	name := filepath.Join(dir, "log")
 	var console bytes.Buffer
-	l := New(nil, &console)
+	var mu sync.Mutex
+	l := New(nil, locked{&mu, &console})
 	if err := l.Open(Destinations{File: name}); err != nil {
 		t.Fatal(err)
 	}
@@ -187,18 +290,25 @@ func TestFullDisk(t *testing.T) {
 	for i := range 60 {
 		log.Info(fmt.Sprintf("a line of which about fifty fit on the disk, %d", i))
 	}
+	l.Flush()
 	text := read(t, name)
 	whole := strings.Count(text, "\n")
 	if whole == 0 || whole == 60 || !strings.HasSuffix(text, "\n") {
 		t.Fatalf("%d lines on a small disk, the end is %q", whole, text[max(0, len(text)-20):])
 	}
+	l.Flush() // what the file's goroutine says
+	mu.Lock()
+	defer mu.Unlock()
 	if strings.Count(console.String(), "[ERROR] can't write to the logfile, lines are lost\n") != 1 {
 		t.Errorf("the console has %q", &console)
 	}
 	if err := os.Truncate(name, 0); err != nil {
 		t.Fatal(err)
 	}
+	mu.Unlock()
 	log.Info("there is room again")
+	l.Flush()
+	mu.Lock()
 	text = read(t, name)
 	want := fmt.Sprintf("[warning] %d lines were lost: the log could not be written\n", 60-whole)
 	if lines := strings.SplitAfter(text, "\n"); len(lines) != 3 || !strings.HasSuffix(lines[0], want) || !strings.Contains(lines[1], "room again") {
@@ -235,25 +345,20 @@ func TestNamedPipe(t *testing.T) {
 	if got := next(); !strings.HasSuffix(got, "nobody reads\n") {
 		t.Errorf("%q", got)
 	}
-	const long = 4000
-	for i := range 40 { // more than the 64 KiB that a pipe holds (pipe(7))
-		log.Info(fmt.Sprint(i, strings.Repeat("x", long)))
+	// More than the buffer and the 64 KiB that a pipe holds (pipe(7)).
+	const n = 1000
+	sayMany(t, l, n, long)
+	shown := 0
+	line := next()
+	for ; strings.Contains(line, long); line = next() {
+		shown++
 	}
-	if l.file.Lost() == 0 {
-		t.Fatal("a pipe holds everything")
+	if want := strconv.Itoa(n-shown) + " lines were lost: the log could not be written\n"; shown == 0 || !strings.HasSuffix(line, want) {
+		t.Errorf("%d lines came, then %q, want %q", shown, line, want)
 	}
-	for l.file.Lost() > 0 {
-		if got := next(); len(got) < long {
-			t.Fatalf("%q", got)
-		}
-		log.Info("there is room again")
-	}
-	var last []string
-	for len(last) == 0 || !strings.HasSuffix(last[len(last)-1], "there is room again\n") {
-		last = append(last, next())
-	}
-	if len(last) < 2 || !strings.HasSuffix(last[len(last)-2], " lines were lost: the log could not be written\n") {
-		t.Errorf("at the end %q", last[max(0, len(last)-2):])
+	log.Info("there is room again")
+	if got := next(); !strings.HasSuffix(got, "there is room again\n") {
+		t.Errorf("then %q", got)
 	}
 	// A reader that ends is no end of the log.
 	reader.Close()
@@ -369,6 +474,29 @@ func TestSyslogThatHangs(t *testing.T) {
 	}
 }
 
+// Messages that the logger did not take are counted, and their number precedes the next
+// that it takes.
+func TestSyslogSaysWhatItLost(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "log")
+	s := NewSyslog(3 << 3)
+	s.socket = path
+	l := New(nil, nil)
+	l.Use(&Prepared{outputs{syslog: newSyslogSpool(s)}})
+	for i := range 5 {
+		slog.New(l).Warn("lost " + strconv.Itoa(i))
+	}
+	l.Flush()
+	s.retry = time.Time{}
+	received := logger(t, path, "unixgram")
+	slog.New(l).Warn("heard")
+	for _, want := range []string{": 5 lines were lost: the system's logger could not be written", ": heard"} {
+		if got := received(); !strings.HasSuffix(got, want) || !strings.HasPrefix(got, "<28>") {
+			t.Errorf("%q, want %q", got, want)
+		}
+	}
+	l.Close()
+}
+
 func TestFlowLog(t *testing.T) {
 	dir := t.TempDir()
 	name := filepath.Join(dir, "stats")
@@ -464,8 +592,9 @@ func (l locked) Write(b []byte) (int, error) {
 }
 
 func TestAddAllocatesNothing(t *testing.T) {
-	l := &FlowLog{pending: batch{text: make([]byte, 0, 1<<20), lines: make([]line, 0, 1<<16)}}
-	l.changed.L = &l.mu
+	s := &spool{room: flowLogRoom, pending: batch{text: make([]byte, 0, 1<<20), lines: make([]line, 0, 1<<16)}}
+	s.changed.L = &s.mu
+	l := &FlowLog{spool: s}
 	entry := bytes.Repeat([]byte("x"), 200)
 	at := time.Now()
 	if n := testing.AllocsPerRun(1000, func() { l.Add(at, entry) }); n > 0 {

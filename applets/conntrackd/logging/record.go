@@ -2,12 +2,12 @@ package logging
 
 import (
 	"fmt"
+	"log/slog"
 	"os"
 	"strconv"
 	"strings"
 	"time"
 
-	"ctbox/internal/slog"
 	"ctbox/nl/format"
 	"ctbox/sync/node"
 )
@@ -28,7 +28,7 @@ type record struct {
 	text     string
 	entry    string // "" for none
 	attrs    []slog.Attr
-	repeated int // how often it was held back; 0 for a line of its own
+	repeated uint64 // how often it was held back; 0 for a line of its own
 }
 
 // level is a level's name in lines, and syslog's severity for it.
@@ -114,7 +114,7 @@ func (r *record) appendJSON(dst []byte) []byte {
 		dst = appendMember(dst, node.EntryKey, r.entry)
 	}
 	if r.repeated > 0 {
-		dst = strconv.AppendInt(append(dst, `,"repeated":`...), int64(r.repeated), 10)
+		dst = strconv.AppendUint(append(dst, `,"repeated":`...), r.repeated, 10)
 	}
 	return append(dst, '}', '\n')
 }

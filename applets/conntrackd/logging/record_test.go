@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"strings"
@@ -14,7 +15,6 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
-	"ctbox/internal/slog"
 	"ctbox/sync/node"
 )
 
@@ -26,6 +26,7 @@ func TestJSON(t *testing.T) {
 	if err := l.Open(Destinations{File: name, Format: JSON}); err != nil {
 		t.Fatal(err)
 	}
+	defer l.Close()
 	at := time.Date(2026, 11, 3, 8, 40, 1, 7000, time.FixedZone("", 3600))
 	for _, c := range []struct {
 		level slog.Level
@@ -38,10 +39,11 @@ func TestJSON(t *testing.T) {
 		{slog.LevelError, "commit-create: File exists", []slog.Attr{slog.String(node.EntryKey, "tcp      6 src=192.0.2.1")}},
 		{slog.LevelError, "other", []slog.Attr{slog.String("n", "5")}},
 	} {
-		r := slog.NewRecord(at, c.level, c.text)
+		r := slog.NewRecord(at, c.level, c.text, 0)
 		r.AddAttrs(c.attrs...)
 		l.Handle(context.Background(), r)
 	}
+	l.Flush()
 	type object struct {
 		Time       time.Time
 		Level, Msg string
@@ -148,18 +150,5 @@ func TestRepeatsAtTheEnd(t *testing.T) {
 	}
 	if err := json.Unmarshal([]byte(all[len(all)-1]), &last); err != nil || len(all) != repeatMost+1 || last.Msg != "again" || last.Repeated != 40 {
 		t.Errorf("%d lines, the last is %s", len(all), all[len(all)-1])
-	}
-}
-
-// However many different lines there are, the memory for them is bounded and none
-// is lost.
-func TestRepeatsOfManyKinds(t *testing.T) {
-	var err bytes.Buffer
-	l := New(nil, &err)
-	for i := range 10 * repeatKinds {
-		slog.New(l).Warn(fmt.Sprintf("line %d", i))
-	}
-	if n := len(l.repeats.said); n != repeatKinds || strings.Count(err.String(), "\n") != 10*repeatKinds {
-		t.Errorf("%d kinds are remembered, %d lines are written", n, strings.Count(err.String(), "\n"))
 	}
 }

@@ -22,12 +22,12 @@ const ident = "conntrack-tools"
 // syslogSocket is where the system's logger listens (_PATH_LOG).
 const syslogSocket = "/dev/log"
 
-// syslogPatience is how long the logger may keep the daemon waiting. A message
-// that it does not take in that time is lost.
+// syslogPatience is how long a spool's goroutine waits for the logger. A message that
+// the logger does not take in that time is lost.
 const syslogPatience = 50 * time.Millisecond
 
 // Syslog sends messages to the system's logger as syslog(3) does with LOG_PID. It
-// belongs to one goroutine, or to who holds its owner's lock.
+// belongs to one goroutine.
 type Syslog struct {
 	facility uint8
 	socket   string
@@ -35,15 +35,15 @@ type Syslog struct {
 	stream   bool     // the logger wants messages that end in a zero byte
 	retry    time.Time
 	buf      []byte
+	lost     uint64 // messages that deliver lost since the last that it sent
 }
 
 // NewSyslog returns a Syslog for a facility with the number of syslog(3). It
 // connects with the first message.
 func NewSyslog(facility uint8) *Syslog { return &Syslog{facility: facility, socket: syslogSocket} }
 
-// Send sends a message. One that can't be sent is lost; syslog(3) does not tell
-// either.
-func (s *Syslog) Send(severity uint8, at time.Time, text []byte) {
+// Send sends a message and reports whether the logger took it.
+func (s *Syslog) Send(severity uint8, at time.Time, text []byte) bool {
 	b := append(s.buf[:0], '<')
 	b = strconv.AppendUint(b, uint64(s.facility|severity), 10)
 	b = at.AppendFormat(append(b, '>'), "Jan _2 15:04:05 ")
@@ -53,7 +53,7 @@ func (s *Syslog) Send(severity uint8, at time.Time, text []byte) {
 	// A logger that was restarted is found by the second try.
 	for range 2 {
 		if s.conn == nil && !s.connect() {
-			return
+			return false
 		}
 		if s.stream {
 			b = append(b, 0)
@@ -61,14 +61,38 @@ func (s *Syslog) Send(severity uint8, at time.Time, text []byte) {
 		s.conn.SetWriteDeadline(time.Now().Add(syslogPatience))
 		_, err := s.conn.Write(b)
 		if err == nil {
-			return
+			return true
 		}
 		s.Close()
 		if ne, ok := err.(net.Error); ok && ne.Timeout() {
-			return
+			return false
 		}
 		b = s.buf
 	}
+	return false
+}
+
+// deliver sends a message, behind the number of those that were lost before it.
+func (s *Syslog) deliver(severity uint8, at time.Time, text []byte) {
+	if s.lost > 0 {
+		note := lostNote(s.lost, "the system's logger")
+		if !s.Send(note.level.severity, note.at, []byte(note.text)) {
+			s.lost++
+			return
+		}
+		s.lost = 0
+	}
+	if !s.Send(severity, at, text) {
+		s.lost++
+	}
+}
+
+// newSyslogSpool returns the spool of s, and closes s at its end.
+func newSyslogSpool(s *Syslog) *spool {
+	return newSpool(logRoom, func(b *batch, lost uint64) {
+		b.each(func(l line, text []byte) { s.deliver(l.severity, l.at, text) })
+		s.lost += lost
+	}, s.Close)
 }
 
 // connect reports whether there is a connection now. After a failure it tries

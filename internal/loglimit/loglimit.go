@@ -1,0 +1,114 @@
+// Package loglimit keeps what is logged again and again from filling a log.
+package loglimit
+
+import (
+	"sync"
+	"time"
+)
+
+// Limit admits the first lines of a kind in a period, counts the others, and reports
+// their number at the end of the period, whether or not the line comes again. What
+// makes two lines the same kind is K; V is what the report needs of the first one. A
+// Limit may be used by several goroutines. A nil Limit admits everything.
+type Limit[K comparable, V any] struct {
+	most   int
+	period time.Duration
+	held   func(first V, n uint64)
+
+	mu     sync.Mutex
+	kinds  map[K]*kind[V]
+	closed bool
+}
+
+// kind is one kind of line in the present period.
+type kind[V any] struct {
+	first    V
+	until    time.Time
+	admitted int
+	held     uint64
+	timer    *time.Timer // nil while nothing is held back
+}
+
+// maxKinds is how many kinds are counted at one time: texts with a stranger's words in
+// them must not take memory without bound. A line beyond that is admitted.
+const maxKinds = 64
+
+// New returns a Limit that admits most lines of a kind within period. held is called
+// with what was held back, by a timer's goroutine or by the caller of Admit or Close.
+func New[K comparable, V any](most int, period time.Duration, held func(first V, n uint64)) *Limit[K, V] {
+	return &Limit[K, V]{most: most, period: period, held: held, kinds: make(map[K]*kind[V])}
+}
+
+// Admit reports whether the line is to be logged now.
+func (l *Limit[K, V]) Admit(key K, v V) bool { return l.AdmitN(key, v, 1) }
+
+// AdmitN is Admit for a line about n things, which is how much it adds to the report
+// if it is held back.
+func (l *Limit[K, V]) AdmitN(key K, v V, n uint64) bool {
+	if l == nil {
+		return true
+	}
+	now := time.Now()
+	l.mu.Lock()
+	k := l.kinds[key]
+	if k != nil && now.Before(k.until) {
+		defer l.mu.Unlock()
+		if k.admitted < l.most {
+			k.admitted++
+			return true
+		}
+		k.held += n
+		if k.timer == nil {
+			k.timer = time.AfterFunc(k.until.Sub(now), func() { l.end(key, k) })
+		}
+		return false
+	}
+	if k == nil && len(l.kinds) >= maxKinds {
+		l.forget(now)
+	}
+	if !l.closed && (k != nil || len(l.kinds) < maxKinds) {
+		l.kinds[key] = &kind[V]{first: v, until: now.Add(l.period), admitted: 1}
+	}
+	l.mu.Unlock()
+	if k != nil && k.timer != nil && k.timer.Stop() {
+		l.held(k.first, k.held) // its timer is late
+	}
+	return true
+}
+
+// forget drops the kinds whose period has ended with nothing held back.
+func (l *Limit[K, V]) forget(now time.Time) {
+	for key, k := range l.kinds {
+		if k.timer == nil && !now.Before(k.until) {
+			delete(l.kinds, key)
+		}
+	}
+}
+
+// end reports what was held back of a kind when its period has ended.
+func (l *Limit[K, V]) end(key K, k *kind[V]) {
+	l.mu.Lock()
+	if l.kinds[key] == k {
+		delete(l.kinds, key)
+	}
+	n := k.held
+	l.mu.Unlock()
+	l.held(k.first, n)
+}
+
+// Close reports what is held back. Every later line is admitted.
+func (l *Limit[K, V]) Close() {
+	if l == nil {
+		return
+	}
+	l.mu.Lock()
+	l.closed = true
+	kinds := l.kinds
+	l.kinds = nil
+	l.mu.Unlock()
+	for _, k := range kinds {
+		if k.timer != nil && k.timer.Stop() {
+			l.held(k.first, k.held)
+		}
+	}
+}
