@@ -15,7 +15,7 @@ const (
 	fiThaw   = 0xc0045878
 )
 
-// HangingDisk returns a directory on a disk of its own. Between freeze and thaw whoever
+// HangingDisk returns a directory on a disk of its own. Between freeze and thaw a process that
 // writes there waits, as on a file server that is gone.
 func HangingDisk(t testing.TB) (dir string, freeze, thaw func()) {
 	t.Helper()

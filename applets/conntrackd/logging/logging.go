@@ -18,7 +18,7 @@ import (
 
 // Log is the daemon's log. A new one writes to the console only, at once. Open adds
 // the file and syslog; from then on each destination has a goroutine and a buffer
-// (spool), and whoever logs waits for none of them. CloseConsole takes the console
+// (spool), and the caller waits for none of them. CloseConsole takes the console
 // away. A Log may be used by several goroutines.
 type Log struct {
 	repeats *loglimit.Limit[key, record]

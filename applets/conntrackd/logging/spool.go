@@ -6,7 +6,7 @@ import (
 )
 
 // spool passes lines on to a destination that may stand still: a hung disk or file
-// server, a pipe whose reader sleeps, a logger that does not read. Whoever logs may
+// server, a pipe whose reader sleeps, a logger that does not read. The caller may
 // hold the node's lock, so add never waits. A goroutine writes; lines that find the
 // buffer full are counted and dropped.
 type spool struct {
