@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	gonfqueue "github.com/florianl/go-nfqueue/v2"
 	"golang.org/x/sys/unix"
 
 	"ctbox/internal/netnstest"
@@ -40,7 +41,9 @@ func newQueued(t *testing.T, flags, maxLen uint32) *queued {
 		}
 	})
 	t.Cleanup(func() { s.sink.Close(); s.q.Close() })
-	if err := s.q.bind(context.Background(), 5, maxLen, flags); err != nil {
+	if err := s.q.bind(context.Background(), &gonfqueue.Config{
+		NfQueue: 5, MaxQueueLen: maxLen, MaxPacketLen: maxPacket, Copymode: gonfqueue.NfQnlCopyPacket, Flags: flags, AfFamily: unix.AF_INET,
+	}); err != nil {
 		t.Fatal(err)
 	}
 	return s
@@ -91,7 +94,7 @@ func (s *queued) read(n int, each func(*Packet)) {
 }
 
 func TestQueueVerdicts(t *testing.T) {
-	s := newQueued(t, nfqaFlagFailOpen, 0)
+	s := newQueued(t, gonfqueue.NfQaCfgFlagFailOpen, 0)
 	s.send("one", "two", "three", "four")
 	var ids []uint32
 	s.read(4, func(p *Packet) {
@@ -142,7 +145,7 @@ func ipChecksum(header []byte) []byte {
 
 // A packet of 65531 bytes comes whole, a longer one is known to be cut.
 func TestQueueLongestPacket(t *testing.T) {
-	s := newQueued(t, nfqaFlagFailOpen, 0)
+	s := newQueued(t, gonfqueue.NfQaCfgFlagFailOpen, 0)
 	for size, whole := range map[int]bool{65531: true, 65532: false, 65535: false} {
 		payload := string(bytes.Repeat([]byte("x"), size-28))
 		s.send(payload)
@@ -164,7 +167,7 @@ func TestQueueLongestPacket(t *testing.T) {
 
 // What finds the queue full passes, and what waits in it is not lost.
 func TestQueueFull(t *testing.T) {
-	s := newQueued(t, nfqaFlagFailOpen, 2)
+	s := newQueued(t, gonfqueue.NfQaCfgFlagFailOpen, 2)
 	s.send("1", "2", "3", "4")
 	got := map[string]bool{s.receive(): true, s.receive(): true}
 	if !got["3"] || !got["4"] {
@@ -179,7 +182,7 @@ func TestQueueFull(t *testing.T) {
 
 // A verdict that the kernel refuses for what it carries is given again without.
 func TestQueueRefusedVerdict(t *testing.T) {
-	s := newQueued(t, nfqaFlagFailOpen, 0)
+	s := newQueued(t, gonfqueue.NfQaCfgFlagFailOpen, 0)
 	s.send("text")
 	var refusals []error
 	refused := func(err error) { refusals = append(refusals, err) }
@@ -215,7 +218,7 @@ func TestQueueRefusedVerdict(t *testing.T) {
 
 // The second verdict on one packet is refused, which is reported and no more.
 func TestQueueVerdictOnNothing(t *testing.T) {
-	s := newQueued(t, nfqaFlagFailOpen, 0)
+	s := newQueued(t, gonfqueue.NfQaCfgFlagFailOpen, 0)
 	s.q.Answer(&Verdict{Queue: 5, ID: 77, Payload: []byte("nothing")})
 	if err := s.q.Flush(); err != nil {
 		t.Fatal(err)
@@ -243,7 +246,7 @@ func TestQueueVerdictOnNothing(t *testing.T) {
 }
 
 func TestQueueStop(t *testing.T) {
-	s := newQueued(t, nfqaFlagFailOpen, 0)
+	s := newQueued(t, gonfqueue.NfQaCfgFlagFailOpen, 0)
 	stopped := make(chan error)
 	go func() {
 		_, err := s.q.Read(func(*Packet) { t.Error("a packet") }, func(err error) { t.Error(err) })
@@ -260,7 +263,7 @@ func TestQueueStop(t *testing.T) {
 // Two programs can't have one queue, and a kernel that cannot tell a packet's flow
 // says so: with that it would be no queue for helpers.
 func TestQueueBindRefusals(t *testing.T) {
-	s := newQueued(t, nfqaFlagFailOpen, 0)
+	s := newQueued(t, gonfqueue.NfQaCfgFlagFailOpen, 0)
 	s.Do(func() {
 		other, err := Open(0, 1<<20)
 		if err != nil {
@@ -276,9 +279,10 @@ func TestQueueBindRefusals(t *testing.T) {
 
 // Packets that arrive while a queue is added are not lost.
 func TestQueueBindUnderTraffic(t *testing.T) {
-	s := newQueued(t, nfqaFlagFailOpen, 0)
+	s := newQueued(t, gonfqueue.NfQaCfgFlagFailOpen, 0)
 	s.send("waiting")
-	if err := s.q.bind(context.Background(), 6, 0, nfqaFlagFailOpen); err != nil {
+	if err := s.q.bind(context.Background(), &gonfqueue.Config{NfQueue: 6, MaxQueueLen: 0, MaxPacketLen: maxPacket,
+		Copymode: gonfqueue.NfQnlCopyPacket, Flags: gonfqueue.NfQaCfgFlagFailOpen, AfFamily: unix.AF_INET}); err != nil {
 		t.Fatal(err)
 	}
 	if got := s.receive(); got != "waiting" {
@@ -288,7 +292,7 @@ func TestQueueBindUnderTraffic(t *testing.T) {
 
 // Reading and answering allocate nothing.
 func TestQueueAllocations(t *testing.T) {
-	s := newQueued(t, nfqaFlagFailOpen, 0)
+	s := newQueued(t, gonfqueue.NfQaCfgFlagFailOpen, 0)
 	each := func(p *Packet) { s.q.Accept(p) }
 	refused := func(err error) { t.Error(err) }
 	var c net.Conn

@@ -1,23 +1,25 @@
 package nfqueue
 
 import (
+	"cmp"
 	"encoding/binary"
 	"fmt"
-	"os"
 	"syscall"
 	"unsafe"
 
 	"ctbox/internal/recvmmsg"
-	"ctbox/nl"
 
+	gonfqueue "github.com/florianl/go-nfqueue/v2"
+	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
 )
 
-// queueSocket is the socket of Queues. It is in the runtime's poller, and its system
-// calls, which never wait, are made without telling the runtime: told, or blocked in
-// one, the runtime wakes its monitor for every packet, which then polls for a while.
+// queueSocket receives and sends on the connection that go-nfqueue has opened
+// (Nfqueue.Con). The connection is in the runtime's poller. The system calls here never
+// wait and are made without informing the runtime: otherwise the runtime wakes its
+// monitor thread for every packet, which then polls for a while.
 type queueSocket struct {
-	file   *os.File
+	queue  *gonfqueue.Nfqueue
 	raw    syscall.RawConn
 	reader *recvmmsg.Reader
 
@@ -44,31 +46,20 @@ const (
 	queueSendBuffer = 1 << 20
 )
 
-func (s *queueSocket) open(buffer int) error {
-	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, unix.NETLINK_NETFILTER)
-	if err != nil {
+func (s *queueSocket) open(netns, buffer int) (err error) {
+	// What the configuration says of a queue goes out with Bind: this connection has
+	// several queues, and go-nfqueue's Register binds the one of its Config only along
+	// with its own loop of reads.
+	if s.queue, err = gonfqueue.Open(&gonfqueue.Config{NetNS: netns}); err != nil {
 		return fmt.Errorf("open netlink socket: %w", err)
 	}
-	if err := unix.Bind(fd, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}); err != nil {
-		unix.Close(fd)
-		return fmt.Errorf("bind netlink socket: %w", err)
+	con := s.queue.Con
+	if err := cmp.Or(con.SetReadBuffer(buffer), con.SetWriteBuffer(queueSendBuffer)); err != nil {
+		s.close()
+		return fmt.Errorf("set netlink buffers: %w", err)
 	}
-	for option, n := range map[[2]int]int{
-		{unix.SO_RCVBUFFORCE, unix.SO_RCVBUF}: buffer,
-		{unix.SO_SNDBUFFORCE, unix.SO_SNDBUF}: queueSendBuffer,
-	} {
-		err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, option[0], n)
-		if err != nil {
-			err = unix.SetsockoptInt(fd, unix.SOL_SOCKET, option[1], n)
-		}
-		if err != nil {
-			unix.Close(fd)
-			return fmt.Errorf("set netlink buffers: %w", err)
-		}
-	}
-	s.file = os.NewFile(uintptr(fd), "nfqueue")
-	if s.raw, err = s.file.SyscallConn(); err != nil {
-		s.file.Close()
+	if s.raw, err = con.SyscallConn(); err != nil {
+		s.close()
 		return fmt.Errorf("open netlink socket: %w", err)
 	}
 	s.in, s.out = s.receive, s.write
@@ -76,7 +67,7 @@ func (s *queueSocket) open(buffer int) error {
 	return nil
 }
 
-func (s *queueSocket) close() error { return s.file.Close() }
+func (s *queueSocket) close() error { return s.queue.Close() }
 
 // read waits for a datagram, takes what is there, at most so many, and returns how
 // many these are.
@@ -130,10 +121,8 @@ func (s *queueSocket) write(fd uintptr) bool {
 // wake makes a read under way return: the kernel acknowledges a message that asks
 // for nothing. Any goroutine may call it.
 func (s *queueSocket) wake() error {
-	b := native.AppendUint32(nil, nl.NetlinkHeaderLen)
-	b = native.AppendUint16(b, unix.NLMSG_NOOP)
-	b = native.AppendUint16(b, unix.NLM_F_REQUEST|unix.NLM_F_ACK)
-	b = native.AppendUint64(b, 0)
-	_, err := s.file.Write(b)
+	_, err := s.queue.Con.Send(netlink.Message{Header: netlink.Header{
+		Type: netlink.Noop, Flags: netlink.Request | netlink.Acknowledge,
+	}})
 	return err
 }
