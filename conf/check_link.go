@@ -53,6 +53,7 @@ func (k *check) link(l *Link, interfaces []Interface) {
 		k.group(l)
 	} else {
 		k.peer(l)
+		k.others(l)
 	}
 	if l.Interface == "" {
 		k.report(Fatal, "the "+name+" link needs an Interface", l)
@@ -81,6 +82,7 @@ func (k *check) link(l *Link, interfaces []Interface) {
 	}
 	switch {
 	case l.Transport != Multicast:
+		k.relay(l, interfaces)
 		k.local(&l.Address, dev, interfaces)
 	case !l.Address.Is6():
 		k.local(&l.Local, dev, interfaces)
@@ -114,6 +116,45 @@ func (k *check) peer(l *Link) {
 			", are not of one family", &l.Destination)
 	case l.Address == l.Destination && !l.Address.IsLoopback():
 		k.report(Fatal, "the peer's address is the local one", &l.Destination)
+	}
+}
+
+// Misfit says why a link cannot send to the addresses of Also, or returns "".
+func (l *Link) Misfit(m Mode) string {
+	for _, a := range l.Also {
+		switch {
+		case m == ModeFTFW:
+			return "Also " + a.String() + " needs Mode NOTRACK or ALARM: FTFW is for two nodes"
+		case a.Is6() != l.Is6():
+			return "Also " + a.String() + " is not of the family of the link's " + l.Destination.String()
+		}
+	}
+	return ""
+}
+
+// others checks who is sent to and who is listened to besides the peer.
+func (k *check) others(l *Link) {
+	if text := l.Misfit(k.cfg.Sync.Mode); text != "" {
+		k.report(Fatal, text, &l.Also)
+	}
+	if slices.Contains(l.Also, l.Destination) {
+		k.report(Caution, "Also "+l.Destination.String()+" is the peer's address: it is sent everything twice", &l.Also)
+	}
+	for _, p := range l.Accept {
+		if p.Addr().Is6() != l.Is6() {
+			k.report(Note, "Accept "+p.String()+" has no effect on an "+family(l.Is6())+" link", &l.Accept)
+		}
+	}
+}
+
+// relay notes a peer that is this host, where a relay may be.
+func (k *check) relay(l *Link, interfaces []Interface) {
+	own := l.Destination.IsLoopback() || slices.ContainsFunc(interfaces, func(dev Interface) bool {
+		return slices.Contains(dev.Addresses, l.Destination)
+	})
+	if own && l.Destination != l.Address && len(l.Accept) == 0 {
+		k.reportHost(Note, l.Destination.String()+" is an address of this host: a relay there is heard only if it sends from that "+
+			"address and through "+l.Interface+"; Accept names others", &l.Destination)
 	}
 }
 

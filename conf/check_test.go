@@ -141,6 +141,22 @@ func TestCheck(t *testing.T) {
 		{sync(strings.Replace(group, "IPv4_interface 192.0.2.1", "IPv4_interface 203.0.113.1", 1)), []string{"C 3:37: 203.0.113.1 is an address of sync1, not of sync0"}},
 		{sync(strings.Replace(group, "IPv4_address 225.0.0.50", "IPv6_address ff08::1", 1)), []string{"N 3:34: IPv4_interface has no effect with an IPv6 group"}},
 		{sync("Multicast { IPv6_address ff08::1 IPv4_interface 192.0.2.9 Group 3780 Interface sync0 }"), []string{"N 3:34: IPv4_interface has no effect with an IPv6 group"}},
+		{strings.Replace(sync(strings.Replace(link, "Interface", "Accept 198.51.100.0/24 Also 192.0.2.3 Interface", 1)), "FTFW", "NOTRACK", 1), nil},
+		{sync(strings.Replace(link, "Interface", "Also 192.0.2.3 Interface", 1)), []string{
+			"F 3:75: Also 192.0.2.3 needs Mode NOTRACK or ALARM: FTFW is for two nodes"}},
+		{strings.Replace(sync(strings.Replace(link, "Interface", "Also 2001:db8::3 Interface", 1)), "FTFW", "ALARM", 1), []string{
+			"F 3:75: Also 2001:db8::3 is not of the family of the link's 192.0.2.2"}},
+		{strings.Replace(sync(strings.Replace(link, "Interface", "Also 192.0.2.2 Interface", 1)), "FTFW", "ALARM", 1), []string{
+			"C 3:75: Also 192.0.2.2 is the peer's address: it is sent everything twice"}},
+		{sync(strings.Replace(link, "Interface", "Accept 2001:db8::3 Interface", 1)), []string{
+			"N 3:75: Accept 2001:db8::3/128 has no effect on an IPv4 link"}},
+		{sync("UDP { IPv4_address 127.0.0.1 IPv4_Destination_Address 127.0.0.2 Port 3780 Interface lo }"), []string{
+			"N 3:30: 127.0.0.2 is an address of this host: a relay there is heard only if it sends from that address and through lo; " +
+				"Accept names others"}},
+		{sync(strings.Replace(link, "192.0.2.2", "203.0.113.1", 1)), []string{
+			"N 3:30: 203.0.113.1 is an address of this host: a relay there is heard only if it sends from that address and through " +
+				"sync0; Accept names others"}},
+		{sync(strings.Replace(link, "IPv4_Destination_Address 192.0.2.2", "IPv4_Destination_Address 203.0.113.1 Accept 127.0.0.3", 1)), nil},
 		{sync(group + "\n" + group), []string{"C 4:62: the links share a group and a port: each receives what is for the other"}},
 		{sync(link + "\n" + link), []string{"F 4:65: port 3780 of that address belongs to the link before"}},
 		{sync("UDP { IPv4_Destination_Address 192.0.2.2 Port 3780 Interface sync0 }\n" +

@@ -212,6 +212,9 @@ type Link struct {
 	Destination netip.Addr // UDP, TCP: the peer
 	Port        uint16     // Group of Multicast, Port of UDP and TCP; 0 if missing
 
+	Accept []netip.Prefix // UDP, TCP: where messages may come from besides Destination and Also; masked
+	Also   []netip.Addr   // UDP: other peers
+
 	SndSocketBuffer  uint32 // bytes; 0 leaves the system's default
 	RcvSocketBuffer  uint32 // bytes; 0 leaves the system's default
 	Checksum         bool   // Multicast, UDP: fill in the UDP checksum

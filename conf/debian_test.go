@@ -165,7 +165,7 @@ var differences = []struct{ why, file string }{
 	{"a path has no null byte in it", `/x\x00`},
 	{"links without clauses count as links", `UDP { } UDP { } UDP`},
 	{"what was set for a mode that is not used is ignored", `Mode NOTRACK { Disable.*Mode (FTFW|ALARM)|Mode FTFW.*Mode NOTRACK`},
-	{"some clauses are ours", `LogFormat|Metrics|NetlinkBufferSizeFixed`},
+	{"some clauses are ours", `LogFormat|Metrics|NetlinkBufferSizeFixed|Also|Accept [0-9:]`},
 	{"the IPv6 network ::/0 is no repetition of anything", `::/0`},
 }
 

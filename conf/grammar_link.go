@@ -1,6 +1,9 @@
 package conf
 
-import "net/netip"
+import (
+	"net/netip"
+	"slices"
+)
 
 // linkGroup is the clause of a transport: a new Link each time.
 func linkGroup(t Transport, clauses []clause) value {
@@ -87,6 +90,7 @@ var udpClauses = []clause{
 	{name: "IPv4_Destination_Address", value: address{at: linkPeer}, doc: "The peer's address. The last one given counts."},
 	{name: "IPv6_Destination_Address", value: address{at: linkPeer, six: true}, doc: "The peer's address."},
 	{name: "Port", value: linkPort, doc: "The UDP port, the same on both nodes."},
+	linkAlso, linkAccept,
 	linkInterface, sndSocketBuffer, rcvSocketBuffer, checksum,
 }
 
@@ -96,6 +100,7 @@ var tcpClauses = []clause{
 	{name: "IPv4_Destination_Address", value: address{at: linkPeer}, doc: "The peer's address. The last one given counts."},
 	{name: "IPv6_Destination_Address", value: address{at: linkPeer, six: true}, doc: "The peer's address."},
 	{name: "Port", value: linkPort, doc: "The TCP port, the same on both nodes."},
+	linkAccept,
 	linkInterface, sndSocketBuffer, rcvSocketBuffer,
 	{
 		name:   "Checksum",
@@ -128,6 +133,23 @@ var (
 		name:  "RcvSocketBuffer",
 		value: number[uint32]{at: func(s scope) *uint32 { return &s.link.RcvSocketBuffer }, max: maxInt},
 		doc:   "Size of the receive buffer in bytes, beyond net.core.rmem_max if need be. Otherwise the system's default.",
+	}
+	linkAccept = clause{
+		name: "Accept",
+		value: several[netip.Prefix]{
+			at: func(s scope) *[]netip.Prefix { return &s.link.Accept }, parse: parseSource,
+			expected: "an address, or a network as 192.0.2.0/24", form: "ADDRESS[/LENGTH]",
+		},
+		doc: "Take messages from there, too, on the interface of the link and from this host itself: from a relay, or a " +
+			"peer that sends from another address than it is sent to. Several add up.",
+	}
+	linkAlso = clause{
+		name: "Also",
+		value: several[netip.Addr]{
+			at: func(s scope) *[]netip.Addr { return &s.link.Also }, parse: parseHost, expected: "an address", form: "ADDRESS",
+		},
+		doc: "The address of another peer: what is sent goes there, too, and messages from there are taken. Several add " +
+			"up. Not in mode FTFW, which is for two nodes.",
 	}
 	checksum = clause{
 		name:  "Checksum",
@@ -184,6 +206,64 @@ func (v address) print(w *printer, c *clause, s scope) {
 
 func (v address) syntax() string   { return "ADDRESS" }
 func (v address) standard() string { return "" }
+
+// several is a list that clauses of one name add to. What conntrack-tools does not have
+// need not be as lenient as its addresses are: a word that is not understood is an error.
+type several[T interface {
+	comparable
+	String() string
+}] struct {
+	at       func(scope) *[]T
+	parse    func(string) (T, bool)
+	expected string
+	form     string
+}
+
+func (v several[T]) read(p *parser, c *clause, s scope, at Pos) *Error {
+	t, err := p.word(v.expected)
+	if err != nil {
+		return err
+	}
+	item, ok := v.parse(t.text)
+	if !ok {
+		return p.mismatch(t, v.expected)
+	}
+	field := v.at(s)
+	if slices.Contains(*field, item) {
+		p.warn(at, OnCheck, c.name+" "+t.text+" is given again")
+		return nil
+	}
+	p.cfg.pos[field] = at
+	*field = append(*field, item)
+	return nil
+}
+
+func (v several[T]) field(s scope) any { return v.at(s) }
+func (v several[T]) reset(s scope)     { *v.at(s) = nil }
+
+func (v several[T]) print(w *printer, c *clause, s scope) {
+	for _, item := range *v.at(s) {
+		w.line(c.name, item.String())
+	}
+}
+
+func (v several[T]) syntax() string   { return v.form }
+func (v several[T]) standard() string { return "" }
+
+// parseHost parses the address of a host.
+func parseHost(s string) (netip.Addr, bool) {
+	a, err := netip.ParseAddr(s)
+	return a, err == nil && a.Zone() == "" && !a.Is4In6() && !a.IsUnspecified() && !a.IsMulticast()
+}
+
+// parseSource parses the address of a host or a network.
+func parseSource(s string) (netip.Prefix, bool) {
+	if a, ok := parseHost(s); ok {
+		return netip.PrefixFrom(a, a.BitLen()), true
+	}
+	p, err := netip.ParsePrefix(s)
+	return p, err == nil && p == p.Masked() && !p.Addr().Is4In6() && !p.Addr().IsMulticast()
+}
 
 // interfaceName is the name of a network interface.
 type interfaceName struct{}

@@ -250,6 +250,13 @@ var clauseTests = []struct {
 	{"Sync { UDP { IPv4_address 192.0.2.1 IPv4_address 192.0.2.256 IPv4_Destination_Address 192.0.2.2/24 IPv6_Destination_Address abcd } }", newLink(UDP, func(l *Link) {
 		l.Address = addr("192.0.2.1")
 	})},
+	{"Sync { UDP { Accept 192.0.2.9 Also 192.0.2.3 Accept 198.51.100.0/24 Accept 192.0.2.9/32 Also 2001:db8::3 Also 192.0.2.3 } }", newLink(UDP, func(l *Link) {
+		l.Accept = []netip.Prefix{netip.MustParsePrefix("192.0.2.9/32"), netip.MustParsePrefix("198.51.100.0/24")}
+		l.Also = []netip.Addr{addr("192.0.2.3"), addr("2001:db8::3")}
+	})},
+	{"Sync { TCP { Accept ::1 Accept 2001:db8::/32 } }", newLink(TCP, func(l *Link) {
+		l.Accept = []netip.Prefix{netip.MustParsePrefix("::1/128"), netip.MustParsePrefix("2001:db8::/32")}
+	})},
 	{"Sync { TCP { IPv4_address 192.0.2.1 IPv4_Destination_Address 192.0.2.2 Port 3780 Interface fe0 SndSocketBuffer 1 RcvSocketBuffer 2 Checksum off ErrorQueueLength 3 } }", newLink(TCP, func(l *Link) {
 		l.Address, l.Destination, l.Port, l.Interface = addr("192.0.2.1"), addr("192.0.2.2"), 3780, "fe0"
 		l.SndSocketBuffer, l.RcvSocketBuffer, l.ErrorQueueLength = 1, 2, 3

@@ -2,6 +2,7 @@ package conf
 
 import (
 	"math/rand/v2"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
@@ -186,6 +187,10 @@ func randomOperand(r *rand.Rand, b *block, c *clause) string {
 			return pick("2001:db8::1", "ff08::1", "::", "192.0.2.1")
 		}
 		return pick("192.0.2.1", "225.0.0.50", "0.0.0.0", "1.2.3.4/5")
+	case several[netip.Prefix]:
+		return pick("192.0.2.9", "198.51.100.0/24", "2001:db8::/32")
+	case several[netip.Addr]:
+		return pick("192.0.2.9", "2001:db8::9")
 	case interfaceName:
 		return pick("sync0", "fe0", "eth0.100", "General")
 	case expectationSync:

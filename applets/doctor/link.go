@@ -37,26 +37,30 @@ func checkLink(h *host, r *report) {
 			continue
 		}
 		if l.Transport != conf.Multicast && l.Destination.IsValid() {
-			checkRoute(r, l, &dev)
+			for _, to := range append([]netip.Addr{l.Destination}, l.Also...) {
+				checkRoute(r, l, &dev, to)
+			}
 			continue
 		}
 		r.ok(l.Interface + " is up, MTU " + decimal(uint64(dev.MTU)))
 	}
 }
 
-// checkRoute asks the kernel which way a packet to the peer would take.
-func checkRoute(r *report, l *conf.Link, dev *iface.Interface) {
-	to := l.Destination.String()
-	w, err := route(l.Destination)
+// checkRoute asks the kernel which way a packet to a peer would take.
+func checkRoute(r *report, l *conf.Link, dev *iface.Interface, peer netip.Addr) {
+	to := peer.String()
+	w, err := route(peer)
 	switch {
 	case errors.Is(err, unix.ENETUNREACH), errors.Is(err, unix.EHOSTUNREACH):
 		r.add(Error, "there is no route to the peer "+to, "nothing reaches the peer",
 			"ip addr add ADDRESS/LENGTH dev "+l.Interface)
 	case err != nil:
 		r.add(Note, "the route to the peer "+to+" is not known: "+err.Error(), "it was not looked at", "")
-	case w.local && !l.Destination.IsLoopback():
+	case w.local && len(l.Accept) > 0:
+		r.ok(l.Interface + " is up, MTU " + decimal(uint64(dev.MTU)) + ", and " + to + " is this host: a relay, whose addresses are in Accept")
+	case w.local && !peer.IsLoopback():
 		r.add(Error, "the peer's address "+to+" is one of this host's", "the node would speak with itself", "give the other node's address in conntrackd.conf")
-	case w.dev != dev.Index && !l.Destination.IsLoopback():
+	case w.dev != dev.Index && !peer.IsLoopback():
 		r.add(Warning, "packets to the peer "+to+" do not leave through "+l.Interface+", but through "+w.name(),
 			"the link's interface is watched for its state, and another one carries the messages", "ip route add "+to+" dev "+l.Interface)
 	case w.gateway:

@@ -19,6 +19,7 @@ const (
 	perRead      = 32       // datagrams a system call
 	datagramSize = 64 << 10 // any datagram; pages that nothing arrives in are never touched
 	controlSize  = 64       // room for one pktinfo
+	loopback     = 1        // index of the loopback interface in every namespace (LOOPBACK_IFINDEX)
 )
 
 // mmsghdr is struct mmsghdr of recvmmsg(2) and sendmmsg(2).
@@ -27,19 +28,28 @@ type mmsghdr struct {
 	len uint32
 }
 
-// datagram is a UDP or multicast link: one socket to receive, one to send.
+// datagram is a UDP or multicast link: one socket to receive, one to send to each peer.
 type datagram struct {
 	link  *Link
 	index int // of the interface
 	in    *os.File
-	tx    txState
+	tx    []txState // the first is the peer's or the group's
 	done  sync.WaitGroup
 	ended chan struct{}
 }
 
 func openDatagram(l *Link, index int) (_ sockets, err error) {
 	d := &datagram{link: l, index: index, ended: make(chan struct{})}
-	d.tx.init()
+	c := &l.config
+	to := c.Destination
+	if c.Transport == Multicast {
+		to = c.Address
+	}
+	d.tx = make([]txState, 1+len(c.Also))
+	d.tx[0].init(to)
+	for i, also := range c.Also {
+		d.tx[1+i].init(also)
+	}
 	defer func() {
 		if err != nil {
 			d.closeFiles()
@@ -48,8 +58,11 @@ func openDatagram(l *Link, index int) (_ sockets, err error) {
 	if d.in, err = d.openReceiver(); err != nil {
 		return nil, err
 	}
-	if d.tx.fd, d.tx.connected, err = d.openSender(); err != nil {
-		return nil, err
+	for i := range d.tx {
+		t := &d.tx[i]
+		if t.fd, t.connected, err = d.openSender(t.to); err != nil {
+			return nil, err
+		}
 	}
 	raw, err := d.in.SyscallConn()
 	if err != nil {
@@ -190,9 +203,9 @@ func (d *datagram) own() netip.Addr {
 	return own
 }
 
-// openSender returns a socket to send with. connected is false where there is no path to
-// the peer: one may come later.
-func (d *datagram) openSender() (fd int, connected bool, err error) {
+// openSender returns a socket to send to an address with. connected is false where there
+// is no path to it: one may come later.
+func (d *datagram) openSender(to netip.Addr) (fd int, connected bool, err error) {
 	c := &d.link.config
 	if fd, err = d.socket(); err != nil {
 		return -1, false, err
@@ -208,9 +221,7 @@ func (d *datagram) openSender() (fd int, connected bool, err error) {
 	if !c.Checksum {
 		options = append(options, option{"SO_NO_CHECK", unix.SOL_SOCKET, unix.SO_NO_CHECK, 1})
 	}
-	to := c.Destination
 	if c.Transport == Multicast {
-		to = c.Address
 		if d.link.is6() {
 			options = append(options,
 				option{"IPV6_MULTICAST_IF", unix.IPPROTO_IPV6, unix.IPV6_MULTICAST_IF, d.index},
@@ -247,22 +258,25 @@ func (d *datagram) follow() error {
 	if d.own().IsValid() {
 		return nil
 	}
-	fd, connected, err := d.openSender()
-	if err != nil {
-		return err
+	for i := range d.tx {
+		t := &d.tx[i]
+		fd, connected, err := d.openSender(t.to)
+		if err != nil {
+			return err
+		}
+		if connected && source(fd) != source(t.fd) {
+			t.fd, fd = fd, t.fd
+			t.connected = true
+		}
+		unix.Close(fd)
 	}
-	if connected && source(fd) != source(d.tx.fd) {
-		d.tx.fd, fd = fd, d.tx.fd
-		d.tx.connected = true
-	}
-	unix.Close(fd)
 	d.noteSource()
 	return nil
 }
 
 // noteSource notes the address that the link sends from for the monitor.
 func (d *datagram) noteSource() {
-	from := source(d.tx.fd)
+	from := source(d.tx[0].fd)
 	d.link.seen.source.Store(&from)
 }
 
@@ -282,9 +296,11 @@ func (d *datagram) closeFiles() {
 	if d.in != nil {
 		d.in.Close()
 	}
-	if d.tx.fd >= 0 {
-		unix.Close(d.tx.fd)
-		d.tx.fd = -1
+	for i := range d.tx {
+		if t := &d.tx[i]; t.fd >= 0 {
+			unix.Close(t.fd)
+			t.fd = -1
+		}
 	}
 }
 
@@ -328,11 +344,13 @@ func (d *datagram) receive(raw syscall.RawConn) {
 	}
 }
 
-// accept puts datagram i of a read into the batch if it may be our peer's.
+// accept puts datagram i of a read into the batch if it may be a peer's.
 func (d *datagram) accept(b *Batch, rx *rxState, i int) {
-	from := rx.source(i)
-	config := &d.link.config
-	if rx.arrivedOn(i) != d.index || config.Transport != Multicast && from != config.Destination.WithZone("") {
+	from, dev := rx.source(i), rx.arrivedOn(i)
+	peer, listed := d.link.peer(from)
+	// What Accept names may be a relay on this host. Nobody else's packets come in on
+	// the loopback interface.
+	if dev != d.index && !(listed && dev == loopback) || d.link.config.Transport != Multicast && !peer {
 		d.link.refuse(from)
 		return
 	}

@@ -2,7 +2,7 @@
 // multicast and TCP, IPv4 and IPv6. It moves bytes; what they mean is sync/wire's
 // and sync/proto's business.
 //
-// A Link takes only what comes from its peer (UDP and TCP) and in on its interface
+// A Link takes only what comes from its peers (UDP and TCP) and in on its interface
 // (UDP and multicast): nothing on the wire authenticates a message, so the path it
 // took has to. The rest is counted and its sender named, once, to a callback.
 //
@@ -14,6 +14,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -46,7 +47,9 @@ type Config struct {
 	Local       netip.Addr // Multicast over IPv4: an address of the interface, zero for the interface's own choice
 	Destination netip.Addr // UDP, TCP: the peer
 	Port        uint16
-	SendBuffer  int // bytes, 0 for the system's default
+	Accept      []netip.Prefix // UDP, TCP: messages are taken from there, too
+	Also        []netip.Addr   // UDP: other peers
+	SendBuffer  int            // bytes, 0 for the system's default
 	RecvBuffer  int
 	Checksum    bool // UDP checksums in what is sent
 	ErrorQueue  int  // TCP: writes that wait while the peer is away
@@ -289,6 +292,17 @@ func (l *Link) is6() bool {
 
 // Capacity is how many bytes of messages fit into a datagram on this link.
 func (l *Link) Capacity() int { return int(l.capacity.Load()) }
+
+// peer reports whether an address is that of a peer, and listed whether Accept names it.
+func (l *Link) peer(from netip.Addr) (peer, listed bool) {
+	c := &l.config
+	for _, p := range c.Accept {
+		if p.Contains(from) {
+			return true, true
+		}
+	}
+	return from == c.Destination.WithZone("") || slices.Contains(c.Also, from), false
+}
 
 // refusals remembers who was named already, so that a log is not flooded.
 type refusals struct {

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/binary"
 	"errors"
+	"net"
 	"net/netip"
 	"strconv"
 	"strings"
@@ -305,6 +306,87 @@ func TestRefusedSources(t *testing.T) {
 	case <-b.batches:
 		t.Error("a forged datagram was delivered")
 	default:
+	}
+}
+
+// What Accept names is taken: another address of the peer, and a relay on this host, whose
+// packets come in on the loopback interface. From elsewhere they are not.
+func TestAcceptedSources(t *testing.T) {
+	for _, tt := range []struct {
+		accept string
+		relay  bool
+		taken  bool
+	}{
+		{"192.0.2.9/32", false, true},
+		{"192.0.2.8/29", false, true},
+		{"192.0.2.9/32", true, false},
+		{"127.0.0.3/32", true, true},
+		{"127.0.0.0/8", true, true},
+		{"127.0.0.3/32", false, false},
+	} {
+		nsA, nsB := pair(t)
+		nsA.IP("addr", "add", "192.0.2.9/24", "dev", "sync0")
+		c := Config{Transport: UDP, Interface: "sync0", Port: 3780, Checksum: true, Destination: addr("192.0.2.1")}
+		c.Accept = []netip.Prefix{netip.MustParsePrefix(tt.accept)}
+		b := newSite(t, nsB, c)
+		ns, from, to := nsA, "192.0.2.9", "192.0.2.2"
+		if tt.relay {
+			ns, from, to = nsB, "127.0.0.3", "127.0.0.1"
+		}
+		ns.Do(func() {
+			conn, err := net.DialUDP("udp4", net.UDPAddrFromAddrPort(netip.AddrPortFrom(addr(from), 0)),
+				net.UDPAddrFromAddrPort(netip.AddrPortFrom(addr(to), 3780)))
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer conn.Close()
+			if _, err := conn.Write(packed(100, "message").Bytes()); err != nil {
+				t.Fatal(err)
+			}
+		})
+		if tt.taken {
+			if got, _ := b.take(t, 1); got[0] != "message" {
+				t.Errorf("Accept %s: %q", tt.accept, got)
+			}
+			continue
+		}
+		netnstest.Eventually(t, 10*time.Second, "a refused datagram", func() bool { return b.link.Stats().Refused == 1 })
+	}
+}
+
+// A link with several peers sends to each, whether the others listen or not, and hears all.
+func TestSeveralPeers(t *testing.T) {
+	for _, family := range []string{"192.0.2.", "2001:db8::"} {
+		nsA, nsB := pair(t)
+		own, first, absent, second := addr(family+"1"), addr(family+"2"), addr(family+"3"), addr(family+"4")
+		bits := "/24"
+		if own.Is6() {
+			bits = "/64"
+		}
+		for _, a := range []netip.Addr{absent, second} {
+			nsB.IP("addr", "add", a.String()+bits, "dev", "sync0", "nodad")
+		}
+		c := Config{Transport: UDP, Interface: "sync0", Port: 3780, Checksum: true}
+		ca, cb, cd := c, c, c
+		ca.Address, ca.Destination, ca.Also = own, first, []netip.Addr{absent, second}
+		cb.Address, cb.Destination = first, own
+		cd.Address, cd.Destination = second, own
+		a, b, d := newSite(t, nsA, ca), newSite(t, nsB, cb), newSite(t, nsB, cd)
+		for i := range 10 {
+			text := strconv.Itoa(i)
+			a.link.Send(packed(100, text))
+			for _, s := range []*site{b, d} {
+				if got, from := s.take(t, 1); got[0] != text || from != own {
+					t.Errorf("%q from %v, want %q", got, from, text)
+				}
+			}
+		}
+		for _, s := range []*site{b, d} {
+			s.link.Send(packed(100, "back"))
+			if _, from := a.take(t, 1); from != s.link.config.Address {
+				t.Errorf("from %v, want %v", from, s.link.config.Address)
+			}
+		}
 	}
 }
 

@@ -258,7 +258,7 @@ func (s *stream) accept(ctx context.Context) {
 		}
 		retry.worked()
 		from := conn.RemoteAddr().(*net.TCPAddr).AddrPort().Addr().Unmap().WithZone("")
-		if from != s.link.config.Destination.WithZone("") {
+		if peer, _ := s.link.peer(from); !peer {
 			s.link.refuse(from)
 			conn.Close()
 			continue

@@ -1,6 +1,7 @@
 package link
 
 import (
+	"net/netip"
 	"time"
 	"unsafe"
 
@@ -21,14 +22,15 @@ const (
 // The socket is left out of the runtime's poller: every datagram that leaves
 // makes it writable again, and would wake a thread to hear of it.
 type txState struct {
+	to        netip.Addr
 	fd        int
 	connected bool
 	iov       [perWrite]unix.Iovec
 	hdrs      [perWrite]mmsghdr
 }
 
-func (t *txState) init() {
-	t.fd = -1
+func (t *txState) init(to netip.Addr) {
+	t.to, t.fd = to, -1
 	for i := range t.hdrs {
 		t.hdrs[i].hdr.Iov = &t.iov[i]
 		t.hdrs[i].hdr.SetIovlen(1)
@@ -60,14 +62,21 @@ func (t *txState) write(first, last int) (int, error) {
 	}
 }
 
-// send transmits every datagram of p, many with one system call. An error may be
-// that of an earlier datagram, told late (the peer's host has no listener yet, a
+// send transmits every datagram of p to every peer.
+func (d *datagram) send(p *wire.Packer) {
+	for i := range d.tx {
+		d.sendTo(&d.tx[i], p)
+	}
+}
+
+// sendTo transmits every datagram of p, many with one system call. An error may be
+// that of an earlier datagram, reported late (the peer's host has no listener yet, a
 // router on the way has a smaller MTU): the one it stopped at is tried once more,
 // and only then lost.
-func (d *datagram) send(p *wire.Packer) {
-	t, c := &d.tx, &d.link.counters
+func (d *datagram) sendTo(t *txState, p *wire.Packer) {
+	c := &d.link.counters
 	total := p.Datagrams()
-	if !t.connected && !d.reconnect() {
+	if !t.connected && !d.reconnect(t) {
 		c.errorsSent.Add(uint64(total))
 		return
 	}
@@ -101,12 +110,8 @@ func (d *datagram) send(p *wire.Packer) {
 	}
 }
 
-// reconnect tries again to name the peer to the sending socket.
-func (d *datagram) reconnect() bool {
-	to := d.link.config.Destination
-	if d.link.config.Transport == Multicast {
-		to = d.link.config.Address
-	}
-	d.tx.connected = unix.Connect(d.tx.fd, d.sockaddr(to, d.link.config.Port)) == nil
-	return d.tx.connected
+// reconnect tries again to name the peer to a sending socket.
+func (d *datagram) reconnect(t *txState) bool {
+	t.connected = unix.Connect(t.fd, d.sockaddr(t.to, d.link.config.Port)) == nil
+	return t.connected
 }

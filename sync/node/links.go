@@ -38,6 +38,9 @@ func (n *Node) openLinks() (err error) {
 		if missing := missingClause(c); missing != "" {
 			return fmt.Errorf("can't open channel socket: the %s link has no %s", transports[c.Transport], missing)
 		}
+		if text := c.Misfit(n.cfg.Sync.Mode); text != "" {
+			return fmt.Errorf("can't open channel socket: %s", text)
+		}
 		if c.Default {
 			l.current = i
 		}
@@ -81,6 +84,7 @@ func linkConfig(c *conf.Link) link.Config {
 	return link.Config{
 		Transport: transports[c.Transport], Interface: c.Interface,
 		Address: c.Address, Local: c.Local, Destination: c.Destination, Port: c.Port,
+		Accept: c.Accept, Also: c.Also,
 		SendBuffer: int(c.SndSocketBuffer), RecvBuffer: int(c.RcvSocketBuffer),
 		Checksum: c.Checksum, ErrorQueue: int(c.ErrorQueueLength),
 	}
@@ -111,7 +115,7 @@ func (l *links) complain(i int, say func(string, ...any), text string) {
 // refusedSource names, once, a sender that is not the configured peer.
 func (n *Node) refusedSource(from netip.Addr) {
 	n.log.Warn(fmt.Sprintf("refused sync messages from %v: only the configured interface and, for UDP and TCP, "+
-		"the IPv4_Destination_Address or IPv6_Destination_Address are accepted", from))
+		"the IPv4_Destination_Address or IPv6_Destination_Address and what Accept and Also name are accepted", from))
 }
 
 // linkFailed names, once, an error that keeps a link from receiving. It tries again.
