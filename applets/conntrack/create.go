@@ -21,8 +21,15 @@ func (s *session) create(c *Command) (uint64, error) {
 	if c.Table == TableExpect {
 		r.Attrs = c.Expect.Append
 	}
-	if err := conn.Do(s.brief(), r, nil); err != nil {
+	err = conn.Do(s.brief(), r, nil)
+	if err != nil && c.Table == TableConntrack {
+		err = s.updateExisting(c, &c.Flow, err)
+	}
+	if err != nil {
 		return 0, s.refused(c, err)
+	}
+	if c.Table == TableConntrack {
+		s.checkStored(c, "")
 	}
 	return 1, nil
 }

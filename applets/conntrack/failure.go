@@ -40,6 +40,9 @@ func (r *refusal) text() string {
 	if !errors.As(r.err, &errno) {
 		return r.err.Error()
 	}
+	if r.hint == hintFixedTimeout {
+		return cerror.Text(errno) // it is not the user's privilege that is missing
+	}
 	on := onConntrack
 	if r.table == TableExpect {
 		on = onExpect

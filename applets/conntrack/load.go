@@ -191,6 +191,7 @@ func (p *Parser) parseLine(words *wordSplitter, program string, text []byte, cmd
 		argv = argv[1:] // a line may be a whole command line
 	}
 	cmd.Reset()
+	p.loading = true
 	if err := p.parse(argv, cmd); err != nil {
 		return err
 	}

@@ -39,6 +39,7 @@ type Parser struct {
 	protoOpts    uint64   // its options given, by position in its table
 	notStatus    uint32   // -u bits that must be clear
 	dropped      string   // the last filter that was ignored with a warning
+	loading      bool     // the line is one of a load file
 	labelFile    string   // --labelmap, if hasLabelFile
 	hasLabelFile bool
 	labelArgs    []labelArg
@@ -68,6 +69,7 @@ func NewParser(warnings io.Writer, posix bool) *Parser {
 // file names. The error is a *UsageError.
 func (p *Parser) Parse(argv []string, cmd *Command) error {
 	cmd.Reset()
+	p.loading = false
 	if len(argv) > 2 && (argv[1] == loadShort || argv[1] == loadLong) {
 		cmd.Op = OpLoad
 		cmd.LoadFile = argv[2]

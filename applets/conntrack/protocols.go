@@ -60,8 +60,8 @@ var protocols = [...]protocol{
 	{name: "sctp", number: ctnetlink.ProtoSCTP, pairs: portPairs, options: concat(ports[:6], []protoOption{
 		{[]string{"state"}, "STATE", "SCTP state, such as ESTABLISHED", "ooMo..", setSCTPState},
 	}, ports[6:], []protoOption{
-		{[]string{"orig-vtag"}, "TAG", "verification tag of the original direction", ".oMoM.", setDecimal(math.MaxUint32, setOrigVtag)},
-		{[]string{"reply-vtag"}, "TAG", "verification tag of the reply direction", ".oMoM.", setDecimal(math.MaxUint32, setReplyVtag)},
+		{[]string{"orig-vtag"}, "TAG", "verification tag of the original direction, its bytes in the machine's order", ".oMoM.", setDecimal(math.MaxUint32, setOrigVtag)},
+		{[]string{"reply-vtag"}, "TAG", "verification tag of the reply direction, its bytes in the machine's order", ".oMoM.", setDecimal(math.MaxUint32, setReplyVtag)},
 	})},
 	{name: "dccp", number: ctnetlink.ProtoDCCP, pairs: dccpPairs, options: concat(ports[:6], []protoOption{
 		{[]string{"state"}, "STATE", "DCCP state, such as OPEN", "ooMo..", setDCCPState},

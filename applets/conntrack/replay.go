@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
+	"strconv"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -49,6 +51,11 @@ type replay struct {
 	done   int // carried out
 	denied int // by the kernel, in batches
 	failed error
+	others []error // refusals of lines behind the failed one, at most namedOthers
+
+	// suspects are the first lines of each protocol whose ports the kernel may throw
+	// away, and of labels; see checkStored.
+	suspects [len(lossy) + 1]suspect
 
 	pipe  *nl.Pipeline
 	batch *nl.Batch
@@ -57,10 +64,21 @@ type replay struct {
 	relating bool // it is their turn
 }
 
-// sentLine is a line whose request is in a batch.
+// suspect is a line whose flow the kernel may have stored without a part.
+type suspect struct {
+	line int // 0: none
+	cmd  Command
+}
+
+// namedOthers bounds the refused lines that are named behind the first one.
+const namedOthers = 9
+
+// sentLine is a line whose request is in a batch. flow is that of an -A, which is
+// repeated in another form if the flow exists.
 type sentLine struct {
 	line int
 	op   Op
+	flow ctnetlink.Flow
 }
 
 func (r *replay) carryOut(file *LoadFile) error {
@@ -72,9 +90,13 @@ func (r *replay) carryOut(file *LoadFile) error {
 	if end := r.drain(err != nil); err == nil || errors.Is(err, errStop) {
 		err = end
 	}
+	r.checkSuspects()
 	if r.failed != nil {
 		r.progress.clear()
 		fmt.Fprintf(r.stderr, "%s%v\n", messagePrefix, r.failed)
+		for _, other := range r.others {
+			fmt.Fprintf(r.stderr, "%s%v\n", messagePrefix, other)
+		}
 		return fmt.Errorf("%s: %d lines were carried out, %d refused, %d not tried",
 			r.name, r.done, r.denied, r.lines-r.done-r.denied)
 	}
@@ -142,7 +164,14 @@ func (r *replay) send(line int, c *Command) error {
 		}
 	}
 	sent := r.batch.Tag.(*[]sentLine)
-	*sent = append(*sent, sentLine{line, c.Op})
+	n := len(*sent)
+	if n < cap(*sent) {
+		*sent = (*sent)[:n+1]
+	} else {
+		*sent = append(*sent, sentLine{})
+	}
+	(*sent)[n].set(line, c)
+	r.suspect(line, c)
 	request.Attrs = c.Flow.Append
 	r.batch.Add(request)
 	if !r.batch.Full() {
@@ -151,6 +180,40 @@ func (r *replay) send(line int, c *Command) error {
 	full := r.batch
 	r.batch = nil
 	return r.pipe.Submit(full)
+}
+
+// set makes l the line of c. It copies the flow, whose memory is c's, into l's own.
+func (l *sentLine) set(line int, c *Command) {
+	l.line, l.op = line, c.Op
+	if c.Op == OpAdd {
+		info := append(l.flow.HelperInfo[:0], c.Flow.HelperInfo...)
+		l.flow = c.Flow
+		l.flow.HelperInfo, l.flow.Secctx = info, nil
+	}
+}
+
+// suspect keeps the line to be looked at by checkSuspects if it is the first of its
+// kind.
+func (r *replay) suspect(line int, c *Command) {
+	at := -1
+	if hasLossyPorts(&c.Flow.Orig) {
+		at = slices.Index(lossy[:], c.Flow.Orig.Proto)
+	} else if c.Flow.Has&ctnetlink.HasLabels != 0 {
+		at = len(lossy)
+	}
+	if at >= 0 && r.suspects[at].line == 0 {
+		r.suspects[at] = suspect{line, Command{Op: c.Op, Family: c.Family, Flow: c.Flow.Clone()}}
+	}
+}
+
+// checkSuspects warns of what the kernel has thrown away, once for each kind.
+func (r *replay) checkSuspects() {
+	for i := range r.suspects {
+		if u := &r.suspects[i]; u.line != 0 && r.ctx.Err() == nil {
+			r.progress.clear()
+			r.checkStored(&u.cmd, r.name+":"+strconv.Itoa(u.line)+": ")
+		}
+	}
 }
 
 func (r *replay) newBatch() (*nl.Batch, error) {
@@ -177,14 +240,26 @@ func (r *replay) newBatch() (*nl.Batch, error) {
 // line before that was known is carried out all the same, and counted.
 func (r *replay) complete(b *nl.Batch) error {
 	sent := *b.Tag.(*[]sentLine)
+	r.done += b.Len() - len(b.Failures())
 	for _, f := range b.Failures() {
+		l := &sent[f.Index]
+		err := r.updateExisting(&Command{Op: l.op, Family: l.flow.Family()}, &l.flow, f.Err)
+		if err == nil {
+			r.done++
+			continue
+		}
 		r.denied++
-		if r.failed == nil {
-			l := sent[f.Index]
-			r.failed = r.at(l.line, r.refused(&Command{Op: l.op}, f.Err))
+		for i := range r.suspects {
+			if r.suspects[i].line == l.line {
+				r.suspects[i].line = 0 // the refusal says more
+			}
+		}
+		if err = r.at(l.line, err); r.failed == nil {
+			r.failed = err
+		} else if len(r.others) < namedOthers {
+			r.others = append(r.others, err)
 		}
 	}
-	r.done += b.Len() - len(b.Failures())
 	return nil
 }
 

@@ -63,9 +63,11 @@ func TestRestore(t *testing.T) {
 		}
 	}
 	// Once more, over the flows that are there now.
-	if r := runTo(t, ns, "-R -", saved, nil); r.status == 0 {
-		// The NAT of a flow that exists can't be set.
-		t.Errorf("-R over translated flows: %+v", r)
+	if r := runTo(t, ns, "-R -", saved, nil); r.status != 0 || r.stderr != "" {
+		t.Errorf("-R over the flows of the file: %+v", r)
+	}
+	if after := lasting(must(t, ns, "-L -o json", shown)); !slices.Equal(after, before) {
+		t.Errorf("after -R over the flows of the file:\n%s", strings.Join(after, "\n"))
 	}
 
 	// The same events as a stream take the flows away again.

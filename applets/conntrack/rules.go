@@ -1,6 +1,9 @@
 package conntrack
 
-import "math/bits"
+import (
+	"math/bits"
+	"slices"
+)
 
 // ruleMasks are an option table's rules for one column as sets of positions.
 type ruleMasks struct{ mandatory, refused uint64 }
@@ -159,6 +162,9 @@ func (p *Parser) checkProtocol(col int) error {
 		return nil
 	}
 	proto := &protocols[p.proto]
+	if p.loading && protoCol == protoColCreate && p.protoOpts == 0 && slices.Contains(lossy[:], proto.number) {
+		return nil // so -o save writes a flow of a kernel that keeps no ports of it
+	}
 	if i, missing, bad := protocolRules[p.proto][protoCol].firstViolation(p.protoOpts); bad {
 		return violation(proto.options[i].long[0], missing)
 	}

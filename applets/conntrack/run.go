@@ -232,7 +232,8 @@ func open(c **nl.Conn) (*nl.Conn, error) {
 // stay as they are.
 func (s *session) refused(c *Command, err error) error {
 	var k *nl.Error
-	if !errors.As(err, &k) {
+	var said *refusal
+	if !errors.As(err, &k) || errors.As(err, &said) {
 		return err
 	}
 	r := &refusal{op: c.Op, table: c.Table, err: err}

@@ -26,6 +26,12 @@ func (s *session) update(c *Command) (uint64, error) {
 	if u.failed != nil {
 		err = u.failed
 	}
+	if u.noRoom > 0 {
+		// conntrack-tools passes over such flows without a word; the count and the exit
+		// status are as there.
+		text := (&refusal{op: c.Op, err: u.noRoomErr}).text()
+		u.warn("WARNING: %d flows were not updated: %s (%s).", u.noRoom, text, noRoomForLabels)
+	}
 	if end := u.printer.finish(); err == nil {
 		err = end
 	}
@@ -43,6 +49,9 @@ type updater struct {
 
 	change, get, got ctnetlink.Flow
 
+	noRoom    uint64 // flows that the kernel has no room for labels in
+	noRoomErr error
+
 	failed error // first reason to stop; what is on its way is still finished
 }
 
@@ -54,6 +63,7 @@ type updated struct {
 	id      uint32
 	hasID   bool
 	labels  bool // the update has labels
+	fixed   bool // the update has a timeout, and the flow's is fixed
 	refused bool
 }
 
@@ -75,7 +85,8 @@ func (u *updater) take(f *ctnetlink.Flow) error {
 		}
 	}
 	pairs := u.batch.Tag.(*updates)
-	*pairs = append(*pairs, updated{id: f.ID, hasID: f.Has&ctnetlink.HasID != 0, labels: u.change.Has&ctnetlink.HasLabels != 0})
+	*pairs = append(*pairs, updated{id: f.ID, hasID: f.Has&ctnetlink.HasID != 0, labels: u.change.Has&ctnetlink.HasLabels != 0,
+		fixed: u.change.Has&ctnetlink.HasTimeout != 0 && f.Status&ctnetlink.StatusFixedTimeout != 0})
 	setIdentity(&u.get, f)
 	u.get.Has &^= ctnetlink.HasID
 	family := f.Orig.Family
@@ -110,7 +121,14 @@ func (u *updater) complete(b *nl.Batch) error {
 	for _, f := range b.Failures() {
 		pair := &pairs[f.Index/2]
 		pair.refused = true
-		if u.failed == nil && !forgivable(f.Err, pair.labels) {
+		switch {
+		case isErrno(f.Err, unix.ENOENT): // the flow has ended
+		case pair.labels && isErrno(f.Err, unix.ENOSPC):
+			u.noRoom++
+			u.noRoomErr = f.Err
+		case u.failed == nil && pair.fixed && isErrno(f.Err, unix.EPERM):
+			u.failed = &refusal{op: u.cmd.Op, err: f.Err, hint: hintFixedTimeout}
+		case u.failed == nil:
 			u.failed = u.refused(u.cmd, f.Err)
 		}
 	}
@@ -133,12 +151,6 @@ func (u *updater) complete(b *nl.Batch) error {
 		u.failed = err
 	}
 	return nil
-}
-
-// forgivable reports whether a refused update is passed over: the flow has
-// ended, or the namespace has no rule that makes room for labels.
-func forgivable(err error, labels bool) bool {
-	return isErrno(err, unix.ENOENT) || labels && isErrno(err, unix.ENOSPC)
 }
 
 // setChange makes r the request that changes f as c says, and reports whether
