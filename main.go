@@ -37,7 +37,8 @@ func (s stopped) Signal() syscall.Signal { return syscall.Signal(s) }
 // interruptible is a context that ends with the first SIGINT or SIGTERM. It begins to
 // catch them when it is first asked whether it has ended. Until then, and in a program
 // that never asks, a signal does what it does by default. Catching costs threads, a
-// tenth of the whole run of `conntrack -C`.
+// tenth of the whole run of `conntrack -C`. It is used by its pointer: who keeps a
+// context compares it with the next one, and a struct with a func cannot be compared.
 type interruptible struct {
 	context.Context
 	catch func() // idempotent

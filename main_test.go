@@ -37,6 +37,9 @@ func TestMain(m *testing.M) {
 var signalApplets = []applets.Applet{
 	{Name: "orderly", Run: func(ctx context.Context, _ []string, _ io.Reader, stdout, _ io.Writer) int {
 		stopped := ctx.Done()
+		if kept := ctx; kept != ctx { // an event stream keeps its context so; it panicked
+			return 1
+		}
 		fmt.Fprintln(stdout, "ready")
 		<-stopped
 		fmt.Fprintln(stdout, "footer")

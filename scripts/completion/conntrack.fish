@@ -101,8 +101,8 @@ complete -c conntrack -n __conntrack_sctp -l mask-port-dst -x -d 'mask for the e
 complete -c conntrack -n __conntrack_sctp -l state -x -d 'SCTP state, such as ESTABLISHED'
 complete -c conntrack -n __conntrack_sctp -l tuple-port-src -x -d 'source port of the expected flow'
 complete -c conntrack -n __conntrack_sctp -l tuple-port-dst -x -d 'destination port of the expected flow'
-complete -c conntrack -n __conntrack_sctp -l orig-vtag -x -d 'verification tag of the original direction'
-complete -c conntrack -n __conntrack_sctp -l reply-vtag -x -d 'verification tag of the reply direction'
+complete -c conntrack -n __conntrack_sctp -l orig-vtag -x -d 'verification tag of the original direction, its bytes in the machine\'s order'
+complete -c conntrack -n __conntrack_sctp -l reply-vtag -x -d 'verification tag of the reply direction, its bytes in the machine\'s order'
 function __conntrack_dccp
     string match -qr -- '(^| )(-p ?|--protonum[ =])dccp( |$)' (commandline -cp)
 end
