@@ -186,7 +186,7 @@ func TestLink(t *testing.T) {
 	all = look()
 	wantFinding(t, all, "note", "sync-firewall", "f in (policy drop)")
 	for _, f := range all {
-		if f.ID == "sync-firewall" && (f.Mend != "iifname sync0 udp dport 3780 accept" || strings.Contains(f.Seen, "out")) {
+		if f.ID == "sync-firewall" && (f.Fix != "iifname sync0 udp dport 3780 accept" || strings.Contains(f.Seen, "out")) {
 			t.Errorf("%+v", f)
 		}
 	}
@@ -296,7 +296,7 @@ func TestKernelParts(t *testing.T) {
 
 	missing := func(h *host, r *report) { helperPart.missing(h, r, Error, "why") }
 	all = checked(t, &host{root: tree(t, map[string]string{"lib/modules/" + release() + "/modules.dep": "kernel/net/netfilter/nfnetlink_cthelper.ko.xz: kernel/net/netfilter/nfnetlink.ko.xz\n"})}, missing)
-	if len(all) != 1 || all[0].Mend != "modprobe nfnetlink_cthelper" {
+	if len(all) != 1 || all[0].Fix != "modprobe nfnetlink_cthelper" {
 		t.Errorf("%+v", all)
 	}
 	all = checked(t, &host{root: tree(t, map[string]string{"boot/config-" + release(): "CONFIG_X=y\n# CONFIG_NF_CT_NETLINK_HELPER is not set\n"})}, missing)

@@ -1,6 +1,6 @@
 // Package doctor is the doctor applet: `ctbox doctor` looks at a system as
 // somebody would who has run connection tracking for years, and says what is
-// wrong, why it matters and which command mends it.
+// wrong, why it matters and which command fixes it.
 //
 // checks.go is the table of what is looked at; each check is a function in the
 // file of its subject. Nothing here changes anything: the requests to the

@@ -18,7 +18,7 @@ import (
 func TestMain(m *testing.M) { netnstest.Main(m) }
 
 // finding is a line of --json.
-type finding struct{ Severity, ID, Seen, Reason, Mend string }
+type finding struct{ Severity, ID, Seen, Reason, Fix string }
 
 // examined runs the doctor in a namespace, behind the words of prefix, and
 // returns its findings and exit status.
@@ -93,10 +93,10 @@ func TestFlags(t *testing.T) {
 		ns.Sysctl(name, c.bad)
 		all, _ = examined(t, ns, nil, c.args)
 		wantFinding(t, all, c.severity, c.id, name+" is "+c.bad)
-		// What the finding says to do mends it.
+		// What the finding says to do fixes it.
 		for _, f := range all {
-			if f.ID == c.id && f.Mend != "" {
-				ns.Must("sh", "-c", f.Mend)
+			if f.ID == c.id && f.Fix != "" {
+				ns.Must("sh", "-c", f.Fix)
 				all, _ = examined(t, ns, nil, c.args)
 				wantNone(t, all, c.id)
 			}
@@ -172,7 +172,7 @@ func TestRules(t *testing.T) {
 			if c.want == "warning" {
 				for _, f := range all {
 					if f.ID == "rules" {
-						ns.Must("sh", "-c", f.Mend)
+						ns.Must("sh", "-c", f.Fix)
 					}
 				}
 				all, _ = examined(t, ns, nil, "--for", "conntrack")

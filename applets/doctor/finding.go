@@ -9,7 +9,7 @@ import (
 // Severity is how much a finding matters.
 type Severity uint8
 
-// The severities, from good to bad. A Note is nothing to mend in every case:
+// The severities, from good to bad. A Note is nothing to fix in every case:
 // something that may surprise, or that could not be looked at.
 const (
 	OK Severity = iota
@@ -29,7 +29,7 @@ type Finding struct {
 	Severity Severity
 	Seen     string
 	Reason   string // why it matters; "" for OK
-	Mend     string // the command that mends it; "" if none does
+	Fix      string // the command that fixes it; "" if none does
 }
 
 // report collects the findings of a run.
@@ -47,8 +47,8 @@ func (r *report) about(id string) *report {
 // add is called from everywhere: to inline it would double the applet.
 //
 //go:noinline
-func (r *report) add(s Severity, seen, reason, mend string) {
-	r.findings = append(r.findings, Finding{ID: r.id, Severity: s, Seen: seen, Reason: reason, Mend: mend})
+func (r *report) add(s Severity, seen, reason, fix string) {
+	r.findings = append(r.findings, Finding{ID: r.id, Severity: s, Seen: seen, Reason: reason, Fix: fix})
 }
 
 //go:noinline
@@ -94,7 +94,7 @@ func appendText(dst []byte, r *report) []byte {
 			dst = append(dst, part...)
 		}
 		dst = appendLine(dst, "why:  ", f.Reason)
-		dst = appendLine(dst, "mend: ", f.Mend)
+		dst = appendLine(dst, "fix:  ", f.Fix)
 	})
 	for s := len(counts) - 1; s >= 0; s-- {
 		dst = append(dst, severityNames[s]+" "+decimal(counts[s])+", "...)
@@ -127,7 +127,7 @@ func appendJSON(dst []byte, r *report) []byte {
 	r.worstFirst(func(f *Finding) {
 		dst = append(dst, '{')
 		for _, m := range [...]struct{ name, text string }{
-			{"severity", f.Severity.String()}, {"id", f.ID}, {"seen", f.Seen}, {"reason", f.Reason}, {"mend", f.Mend},
+			{"severity", f.Severity.String()}, {"id", f.ID}, {"seen", f.Seen}, {"reason", f.Reason}, {"fix", f.Fix},
 		} {
 			if m.text != "" {
 				dst = append(dst, `"`+m.name+`":`...)

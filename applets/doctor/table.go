@@ -97,7 +97,7 @@ type counter struct {
 	name     string
 	severity Severity
 	reason   string
-	mend     string
+	fix      string
 }
 
 var counters = [...]counter{
@@ -148,7 +148,7 @@ func judgeCounters(all []ctnetlink.CPUStats, r *report) {
 		if len(all) > 1 {
 			seen += ", " + decimal(most) + " of them on CPU " + decimal(uint64(cpu))
 		}
-		r.add(c.severity, seen, c.reason, c.mend)
+		r.add(c.severity, seen, c.reason, c.fix)
 	}
 	if quiet {
 		r.ok("no packet was dropped, thrown out or found INVALID on " + decimal(uint64(len(all))) + " CPUs")
