@@ -183,3 +183,15 @@ func present[T any](f *ctnetlink.Flow, has ctnetlink.Attr, value T) T {
 	}
 	return value
 }
+
+// removeExactly ends a flow in a zone of one direction.
+func (k *kernel) removeExactly(f *ctnetlink.Flow) {
+	k.t.Helper()
+	gone := ctnetlink.Flow{Orig: f.Orig, Has: f.Has & ctnetlink.HasZone, Zone: f.Zone}
+	if f.Reply.Has&ctnetlink.TupleZone != 0 {
+		gone = ctnetlink.Flow{Reply: f.Reply}
+	}
+	if err := k.conn.Do(k.t.Context(), nl.Request{Type: ctnetlink.TypeFlowDelete, Family: f.Family(), Attrs: gone.Append}, nil); err != nil {
+		k.t.Fatalf("remove %s: %v", entryOfFlow(f), err)
+	}
+}

@@ -96,9 +96,11 @@ func (s *side) samples() []sample {
 			if v6 {
 				t.ICMPType = 128
 			}
-		case ctnetlink.ProtoTCP, ctnetlink.ProtoUDP, ctnetlink.ProtoUDPLite, ctnetlink.ProtoSCTP, ctnetlink.ProtoGRE:
+		case ctnetlink.ProtoTCP, ctnetlink.ProtoUDP, ctnetlink.ProtoSCTP:
 			t.Has |= ctnetlink.TuplePorts
 			t.SrcPort, t.DstPort = port, 80
+		case ctnetlink.ProtoGRE:
+			t.Has |= ctnetlink.TuplePorts // without keys: others are not replicated
 		}
 		switch proto {
 		case ctnetlink.ProtoTCP:
@@ -154,7 +156,6 @@ func (s *side) samples() []sample {
 	})
 	add("UDP", ctnetlink.ProtoUDP, v4, nil)
 	add("UDP, both translated", ctnetlink.ProtoUDP, v4, func(f *ctnetlink.Flow) { snat(s.outside, 40003)(f); dnat(s.host4(server+1), 53)(f) })
-	add("UDP-Lite", ctnetlink.ProtoUDPLite, v4, nil)
 	add("ICMP", ctnetlink.ProtoICMP, v4, nil)
 	add("ICMP, source translated", ctnetlink.ProtoICMP, v4, snat(s.outside, 0))
 	add("SCTP", ctnetlink.ProtoSCTP, v4, nil)

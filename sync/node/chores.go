@@ -62,10 +62,7 @@ func (n *Node) startLiveBulk() {
 			if incomplete(f) != "" || !n.filter.passes(f, false) {
 				return
 			}
-			header := n.notrack.Unqueued()
-			header.Type = wire.FlowNew
-			buf, err := n.encoder.AppendFlow(n.packer.Buffer(), header, f)
-			n.sendUnqueued(header, buf, err)
+			n.sendFlow(wire.FlowNew, f)
 		})
 		if err != nil || !n.expectSync {
 			return err
@@ -74,10 +71,7 @@ func (n *Node) startLiveBulk() {
 			if !n.filter.passesExpect(e) {
 				return
 			}
-			header := n.notrack.Unqueued()
-			header.Type = wire.ExpectNew
-			buf, err := n.encoder.AppendExpect(n.packer.Buffer(), header, e)
-			n.sendUnqueued(header, buf, err)
+			n.sendExpect(wire.ExpectNew, e)
 		})
 		return err
 	}, func(error) { n.machine.EndBulk() })

@@ -185,8 +185,11 @@ type ReplicaStatus struct {
 	// ResyncsAsked and ResyncsServed count requests for everything, ours and
 	// the peers'.
 	ResyncsAsked, ResyncsServed uint64
-	GivenUp                     uint64 // messages that a peer missed and that could not be sent again
-	ThirdNode                   uint64 // messages ignored because they came from a third FT-FW node
+	// Unsaid counts messages that were not sent because the protocol has no place for
+	// what the flow or expectation is, by reason.
+	Unsaid    [wire.Reasons]uint64
+	GivenUp   uint64 // messages that a peer missed and that could not be sent again
+	ThirdNode uint64 // messages ignored because they came from a third FT-FW node
 
 	Pending uint64        // changes that are not sent yet
 	Lag     time.Duration // how long there have been some without a break; 0 without any

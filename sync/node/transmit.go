@@ -62,8 +62,8 @@ func (n *Node) flushPacker() {
 	}
 }
 
-// encode appends the message of s. What can't be encoded any more leaves an empty
-// message in its place, so that the peer misses nothing.
+// encode appends the message of s. An object that is gone, or that the protocol cannot
+// say, leaves no message and no number.
 func (n *Node) encode(dst []byte, s *proto.Send) []byte {
 	if s.Control {
 		return wire.AppendNotice(dst, s.Header, &s.Notice)
@@ -71,7 +71,7 @@ func (n *Node) encode(dst []byte, s *proto.Send) []byte {
 	out, err := n.encodeObject(dst, s)
 	if err != nil {
 		n.machine.Withheld(s.Object)
-		return wire.AppendControl(dst, s.Instead())
+		return dst
 	}
 	n.replica.Sent++
 	return out
@@ -90,6 +90,9 @@ func (n *Node) encodeObject(dst []byte, s *proto.Send) ([]byte, error) {
 		if !ok || !n.internal.expects.Load(h, &n.expect) {
 			return dst, errGone
 		}
+		if !n.saysExpect(&n.expect) {
+			return dst, errUnsaid
+		}
 		header.Type = expectTypes[state]
 		if state == cache.Dead {
 			if living := n.internal.expects.Find(&n.expect); living != 0 {
@@ -101,6 +104,9 @@ func (n *Node) encodeObject(dst []byte, s *proto.Send) ([]byte, error) {
 	state, ok := n.internal.flows.State(h)
 	if !ok || !n.internal.flows.Load(h, &n.flow) {
 		return dst, errGone
+	}
+	if !n.saysFlow(&n.flow) {
+		return dst, errUnsaid
 	}
 	header.Type = flowTypes[state]
 	if state == cache.Dead {
@@ -115,6 +121,9 @@ func (n *Node) encodeObject(dst []byte, s *proto.Send) ([]byte, error) {
 
 // errGone: the object was flushed while its message waited.
 const errGone = wire.IncompleteError("it is gone from the cache")
+
+// errUnsaid: version 1 has no true message for the object.
+const errUnsaid = wire.IncompleteError("the protocol has no place for it")
 
 // freeReleased frees dead objects that every peer knows to be dead.
 func (n *Node) freeReleased() {
@@ -155,20 +164,18 @@ func (n *Node) bypassEvent(m *nl.Message, from origin) {
 	if from != foreign {
 		return
 	}
-	header := n.notrack.Unqueued()
+	typ := wire.FlowUpdate
 	switch {
 	case ctnetlink.IsDelete(m):
-		header.Type = wire.FlowDelete
+		typ = wire.FlowDelete
 		n.bypassed.flows.Destroyed++
 	case ctnetlink.IsNew(m):
-		header.Type = wire.FlowNew
+		typ = wire.FlowNew
 		n.bypassed.flows.Created++
 	default:
-		header.Type = wire.FlowUpdate
 		n.bypassed.flows.Updated++
 	}
-	buf, err := n.encoder.AppendFlow(n.packer.Buffer(), header, f)
-	n.sendUnqueued(header, buf, err)
+	n.sendFlow(typ, f)
 }
 
 // bypassExpect is bypassEvent for expectations.
@@ -176,28 +183,45 @@ func (n *Node) bypassExpect(m *nl.Message, from origin) {
 	if from != foreign || !n.wantsExpect(&n.expect) {
 		return
 	}
-	header := n.notrack.Unqueued()
+	typ := wire.ExpectUpdate
 	switch {
 	case ctnetlink.IsDelete(m):
-		header.Type = wire.ExpectDelete
+		typ = wire.ExpectDelete
 		n.bypassed.expects.Destroyed++
 	case ctnetlink.IsNew(m):
-		header.Type = wire.ExpectNew
+		typ = wire.ExpectNew
 		n.bypassed.expects.Created++
 	default:
-		header.Type = wire.ExpectUpdate
 		n.bypassed.expects.Updated++
 	}
-	buf, err := n.encoder.AppendExpect(n.packer.Buffer(), header, &n.expect)
-	n.sendUnqueued(header, buf, err)
+	n.sendExpect(typ, &n.expect)
 }
 
-// sendUnqueued sends the message with that header, or where it could not be encoded
-// an empty one, so that the peer misses none.
-func (n *Node) sendUnqueued(header wire.Header, buf []byte, err error) {
+// sendFlow and sendExpect send a message that passes the queue by.
+func (n *Node) sendFlow(typ wire.Type, f *ctnetlink.Flow) {
+	if !n.saysFlow(f) {
+		return
+	}
+	header := n.notrack.Unqueued()
+	header.Type = typ
+	buf, err := n.encoder.AppendFlow(n.packer.Buffer(), header, f)
+	n.sendUnqueued(buf, err)
+}
+
+func (n *Node) sendExpect(typ wire.Type, x *ctnetlink.Expect) {
+	if !n.saysExpect(x) {
+		return
+	}
+	header := n.notrack.Unqueued()
+	header.Type = typ
+	buf, err := n.encoder.AppendExpect(n.packer.Buffer(), header, x)
+	n.sendUnqueued(buf, err)
+}
+
+// sendUnqueued sends the message that buf ends with, or takes its number back.
+func (n *Node) sendUnqueued(buf []byte, err error) {
 	if err != nil {
-		instead := proto.Send{Header: header}.Instead()
-		n.packer.Add(wire.AppendControl(n.packer.Buffer(), instead))
+		n.notrack.Withheld(proto.Object{})
 		return
 	}
 	n.packer.Add(buf)

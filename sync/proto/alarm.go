@@ -46,8 +46,8 @@ func (m *Alarm) RefreshDelay() time.Duration {
 // SetIncomplete implements Machine. The mode has no message for it.
 func (m *Alarm) SetIncomplete(time.Duration, uint32) {}
 
-// Withheld implements Machine. The mode does not count what peers hold.
-func (m *Alarm) Withheld(Object) {}
+// Withheld implements Machine.
+func (m *Alarm) Withheld(Object) { m.seq-- }
 
 // RequestResync implements Machine: there is nothing to ask for.
 func (m *Alarm) RequestResync(time.Duration) {}

@@ -63,6 +63,7 @@ type FTFW struct {
 	// the numbers above say nothing until a bulk is complete.
 	dropped bool
 	wasTold bool // the object that Next returned last, before
+	wasBack bool // its message answered HELLO
 	stats   Stats
 }
 
@@ -113,6 +114,7 @@ func (m *FTFW) Next() (Send, bool) {
 		m.hello = saying
 		s.Header.Flags |= wire.Hello
 	}
+	m.wasBack = m.sayBack
 	if m.sayBack {
 		s.Header.Flags |= wire.HelloBack
 		m.sayBack = false
@@ -155,10 +157,17 @@ func (m *FTFW) setTold(t Table, e *element, told bool) {
 
 // Withheld implements Machine.
 func (m *FTFW) Withheld(o Object) {
-	_, e := m.object(o)
+	i, e := m.object(o)
+	m.seq--
+	m.sayBack = m.sayBack || m.wasBack
 	m.setTold(o.Table, e, false)
 	if m.wasTold {
 		m.unsure()
+	}
+	if e.queue == resend { // it may have been queued again meanwhile
+		m.remove(i, e)
+		m.outOfBulk(e)
+		m.done(i, e)
 	}
 }
 

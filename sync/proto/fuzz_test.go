@@ -75,8 +75,15 @@ func drive(t *testing.T, m Machine, ops []byte) {
 			m.RequestResync(now)
 		case 9:
 			for range next() {
-				if _, ok := m.Next(); !ok {
+				s, ok := m.Next()
+				if !ok {
 					break
+				}
+				if before, is := m.(*FTFW); is && !s.Control && s.Header.Seq%4 == 0 {
+					m.Withheld(s.Object)
+					if before.seq != s.Header.Seq {
+						t.Fatalf("number %d is used up by nothing", s.Header.Seq)
+					}
 				}
 			}
 			m.Sent(now)

@@ -41,8 +41,8 @@ func NewNoTrack(now time.Duration, first wire.Seq, startupResync bool) *NoTrack 
 // SetIncomplete implements Machine.
 func (m *NoTrack) SetIncomplete(now time.Duration, lost uint32) { m.notice.set(now, lost) }
 
-// Withheld implements Machine. The mode does not count what peers hold.
-func (m *NoTrack) Withheld(Object) {}
+// Withheld implements Machine.
+func (m *NoTrack) Withheld(Object) { m.seq-- }
 
 // RequestResync implements Machine.
 func (m *NoTrack) RequestResync(time.Duration) {

@@ -38,15 +38,6 @@ type Send struct {
 	Notice wire.Notice
 }
 
-// Instead returns the message to send where the owner cannot encode the object:
-// one without content, so that no sequence number is missing.
-func (s Send) Instead() wire.Header {
-	h := s.Header
-	h.Type = wire.Control
-	h.Flags |= wire.Alive
-	return h
-}
-
 // Verdict is what to do with a received message.
 type Verdict uint8
 
@@ -94,8 +85,8 @@ type Machine interface {
 	Changed(o Object)
 	Deleted(o Object)
 	Dropped(o Object)
-	// Withheld reports that the object which Next returned last could not be encoded:
-	// the peers do not hold it.
+	// Withheld takes back the message of the object that Next returned last, which
+	// could not be encoded or must not be sent. Its number is used again.
 	Withheld(o Object)
 	// NextReleased returns an object that was Deleted and whose slot is free
 	// now. The owner calls it until there is none, after Receive, Tick and Next.

@@ -72,6 +72,14 @@ func families() []family {
 					}
 				}
 			}},
+		{"conntrackd_messages_unsaid", "counter", "", "Messages that were not sent because the protocol has no place for the flow or expectation, by reason.",
+			func(m *metricsWriter, s *node.Status, _ *Local) {
+				if s.Mode.Sync() {
+					for _, c := range unsaid(s) {
+						m.uint(c.n, "reason", c.name)
+					}
+				}
+			}},
 		{"conntrackd_messages_lost", "counter", "", "Messages that never came, by their sequence numbers.",
 			inSync(func(s *node.Status) uint64 { return s.Wire.Lost })},
 		{"conntrackd_messages_before", "counter", "", "Messages that came again, or too late.",

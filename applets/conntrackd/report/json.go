@@ -6,6 +6,7 @@ import (
 
 	"ctbox/nl/format"
 	"ctbox/sync/node"
+	"ctbox/sync/wire"
 )
 
 // Section is a part of the numbers, as `-s` names it; JSON has them all, or one.
@@ -265,6 +266,20 @@ func malformed(s *node.Status) [6]namedCount {
 	}
 }
 
+// unsaid are messages that were not sent because the protocol has no place for what they
+// are about, by reason.
+func unsaid(s *node.Status) [wire.Reasons - 1]namedCount {
+	u := &s.Replica.Unsaid
+	return [...]namedCount{
+		{"one_way_zone", u[wire.OneWayZone]},
+		{"gre_keys", u[wire.GREKeys]},
+		{"udplite_ports", u[wire.UDPLitePorts]},
+		{"icmp_id", u[wire.ICMPID]},
+		{"expect_zone", u[wire.ExpectZone]},
+		{"expect_nat6", u[wire.ExpectNAT6]},
+	}
+}
+
 type namedCount struct {
 	name string
 	n    uint64
@@ -297,6 +312,11 @@ func (o *object) network(s *node.Status) {
 		o.uint(c.name, c.n)
 	}
 	o.seconds("lag", r.Lag)
+	o.open("unsaid")
+	for _, c := range unsaid(s) {
+		o.uint(c.name, c.n)
+	}
+	o.close()
 	o.close()
 }
 
