@@ -11,7 +11,7 @@ import (
 var notOurs = []string{
 	"table full, dropping packet", // the kernel
 	// error numbers
-	"No space left on device", "Device or resource busy", "address already in use", "Cannot allocate memory",
+	"No space left on device", "Operation not supported", "Device or resource busy", "address already in use", "Cannot allocate memory",
 	"operation not permitted", "File exists",
 }
 
