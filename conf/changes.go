@@ -43,6 +43,33 @@ func (c *Config) Changes(next *Config) []Change {
 	return d.found
 }
 
+// LiveClauses returns the clauses that a running daemon can change, as Change.Path has
+// them, but for a clause of a mode, which has the mode's name: "General Filter",
+// "Sync Mode FTFW CommitTimeout".
+func LiveClauses() []string { return appendLive(nil, &grammar, "") }
+
+func appendLive(dst []string, b *block, path string) []string {
+	for i := range b.clauses {
+		c := &b.clauses[i]
+		switch v := c.value.(type) {
+		case group:
+			if !c.live {
+				dst = appendLive(dst, v.block, path+c.name+" ")
+				continue
+			}
+		case mode:
+			for m := range v {
+				dst = appendLive(dst, &v[m], path+"Mode "+modeNames[m]+" ")
+			}
+			continue
+		}
+		if c.live && c.unless == nil { // otherwise it is one of another block's
+			dst = append(dst, path+c.name)
+		}
+	}
+	return dst
+}
+
 // differ is the state of one Changes.
 type differ struct {
 	next  *Config

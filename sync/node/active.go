@@ -143,6 +143,7 @@ func (n *Node) takeEvents() error {
 		}
 		if since++; since > n.cfg.General.EventIterationLimit {
 			since = 0
+			n.kernel.LimitReached++
 			n.serve()
 		}
 		return nil

@@ -164,6 +164,7 @@ type KernelStatus struct {
 	Flushes       uint64 // of the kernel's tables, one a table
 	Resyncs       uint64 // with the kernel's tables, one a table; not those of the start and of polling
 	BufferSize    uint64 // of the event socket, bytes, as the kernel counts it
+	LimitReached  uint64 // times that EventIterationLimit gave peers and commands a turn between events
 }
 
 // PeerStatus is what was heard of one peer.

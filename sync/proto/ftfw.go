@@ -89,9 +89,11 @@ func NewFTFW(now time.Duration, config FTFWConfig) *FTFW {
 }
 
 // SetLimits changes FTFWConfig's Window and Resend, which are above 0. What a
-// longer resend queue holds stays there until it is acknowledged.
+// longer resend queue holds stays there until it is acknowledged. A shorter window
+// counts for the messages that have arrived since the last acknowledgement, too.
 func (m *FTFW) SetLimits(window, resend int) {
 	m.config.Window, m.config.Resend = window, resend
+	m.peer.window = min(m.peer.window, window)
 	m.resizeIndex(resend)
 }
 

@@ -158,6 +158,8 @@ func families() []family {
 			ofKernel(func(k *node.KernelStatus) uint64 { return k.Resyncs })},
 		{"conntrackd_kernel_buffer_bytes", "gauge", "bytes", "Receive buffer of the event socket.",
 			ofKernel(func(k *node.KernelStatus) uint64 { return k.BufferSize })},
+		{"conntrackd_kernel_limit_reached", "counter", "", "Times that EventIterationLimit gave peers and commands a turn between events.",
+			ofKernel(func(k *node.KernelStatus) uint64 { return k.LimitReached })},
 
 		{"conntrackd_commits", "counter", "", "Commits that ended.",
 			inSync(func(s *node.Status) uint64 { return s.Commits.Count })},

@@ -327,6 +327,7 @@ func (o *object) runtime(s *node.Status, l *Local) {
 		{"events", k.Events}, {"filtered", k.Filtered}, {"unknown_events", k.UnknownEvents},
 		{"failed_events", k.FailedEvents}, {"unknown_dumps", k.UnknownDumps}, {"overruns", k.Overruns}, {"lost", k.Lost},
 		{"flushes", k.Flushes}, {"resyncs", k.Resyncs}, {"buffer_size", k.BufferSize},
+		{"limit_reached", k.LimitReached},
 	} {
 		o.uint(c.name, c.n)
 	}
