@@ -1,13 +1,13 @@
 #!/bin/sh
-# Tells conntrackd what role this firewall has now.
+# Makes conntrackd take the role that this firewall has now.
 #
 #   primary-backup.sh primary    traffic comes here from now on
 #   primary-backup.sh backup     another firewall has the traffic
 #   primary-backup.sh fault      something here is broken; another one takes over
 #
 # VRRP daemons call it when the role changes; scripts/keepalived.conf shows how.
-# Every step is tried, whatever became of the one before. What failed is logged
-# to syslog, and the exit status is 1 then.
+# Every step runs, even if the one before failed. A failure is logged to syslog, and
+# the exit status is then 1.
 
 bin=${CONNTRACKD_BIN:-conntrackd}
 config=${CONNTRACKD_CONFIG:-/etc/conntrackd/conntrackd.conf}
@@ -47,8 +47,8 @@ start() {
 
 case ${1:-} in
 primary)
-	# The flows that the old primary told us of become the kernel's. After that
-	# the caches begin anew from the kernel's table, and the backup gets all of it.
+	# The old primary's flows go into the kernel. Then the caches are filled anew from
+	# the kernel's table, and the backup gets all of it.
 	step "commit the flows of the old primary" -c
 	step "flush the caches" -f
 	step "read the kernel's table" -R
