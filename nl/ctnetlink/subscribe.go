@@ -280,6 +280,14 @@ func (s *Subscription) Take(reuse *Events) (*Events, error) {
 	return s.take()
 }
 
+// Dropped is how many events the kernel has dropped so far: also those that were
+// dropped behind runs which Take has not handed out yet.
+func (s *Subscription) Dropped() uint64 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.drops
+}
+
 // giveBack takes the consumer's Events back.
 func (s *Subscription) giveBack(e *Events) {
 	if e == nil {

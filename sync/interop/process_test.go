@@ -53,7 +53,9 @@ type statistics struct {
 		Unacknowledged uint64
 		ResyncsServed  uint64 `json:"resyncs_served"`
 	}
-	Kernel struct{ Events, Overruns, Lost, Resyncs uint64 }
+	Kernel  struct{ Events, Overruns, Lost, Missing, Resyncs uint64 }
+	Peers   []struct{ Missing uint64 }
+	Commits struct{ Last struct{ Missing uint64 } }
 }
 
 // withOutcome and asJSON change a request of the control socket.

@@ -127,9 +127,10 @@ func (n *Node) takeEvents() error {
 	if run == nil || err != nil {
 		return err
 	}
-	if run.Dropped != n.dropped {
-		n.overrun(run.Dropped - n.dropped)
-		n.dropped = run.Dropped
+	// Not run.Dropped: what was dropped behind runs that still wait is to be announced now.
+	if dropped := n.events.Dropped(); dropped != n.dropped {
+		n.overrun(dropped - n.dropped)
+		n.dropped = dropped
 	}
 	n.following = true
 	defer func() { n.following = false }()
@@ -153,6 +154,7 @@ func (n *Node) takeEvents() error {
 		// finds out. That is no reason to stop replicating.
 		n.kernel.FailedEvents++
 		n.log.Error("read kernel events: " + err.Error())
+		n.miss(1)
 		n.resyncLater()
 	}
 	return nil

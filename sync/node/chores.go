@@ -4,6 +4,7 @@ import (
 	"context"
 	"time"
 
+	"ctbox/nl"
 	"ctbox/nl/ctnetlink"
 	"ctbox/sync/cache"
 	"ctbox/sync/proto"
@@ -55,26 +56,38 @@ func (n *Node) startBulk() {
 }
 
 // startLiveBulk is startBulk without an internal cache: the kernel's own tables are
-// told, every flow and then every expectation as a new one.
+// sent, every flow and then every expectation as a new one.
 func (n *Node) startLiveBulk() {
-	n.run(TaskAny, "bulk update", func(ctx context.Context, t *task) error {
-		_, err := dump(ctx, n, t, ctnetlink.Dump{Type: ctnetlink.TypeFlowGet}, func(f *ctnetlink.Flow) {
-			if incomplete(f) != "" || !n.filter.passes(f, false) {
-				return
-			}
-			n.sendFlow(wire.FlowNew, f)
+	missing := n.kernel.Missing
+	whole := false
+	n.run(TaskAny, "bulk update", func(ctx context.Context, t *task) (err error) {
+		whole, err = readWhole(func() (nl.DumpInfo, error) {
+			return dump(ctx, n, t, ctnetlink.Dump{Type: ctnetlink.TypeFlowGet}, func(f *ctnetlink.Flow) {
+				if incomplete(f) != "" || !n.filter.passes(f, false) {
+					return
+				}
+				n.sendFlow(wire.FlowNew, f)
+			})
 		})
 		if err != nil || !n.expectSync {
 			return err
 		}
-		_, err = dump(ctx, n, t, ctnetlink.Dump{Type: ctnetlink.TypeExpectGet}, func(e *ctnetlink.Expect) {
-			if !n.filter.passesExpect(e) {
-				return
-			}
-			n.sendExpect(wire.ExpectNew, e)
+		expects, err := readWhole(func() (nl.DumpInfo, error) {
+			return dump(ctx, n, t, ctnetlink.Dump{Type: ctnetlink.TypeExpectGet}, func(e *ctnetlink.Expect) {
+				if !n.filter.passesExpect(e) {
+					return
+				}
+				n.sendExpect(wire.ExpectNew, e)
+			})
 		})
+		whole = whole && expects
 		return err
-	}, func(error) { n.machine.EndBulk() })
+	}, func(err error) {
+		if err == nil && whole {
+			n.madeUp(missing)
+		}
+		n.machine.EndBulk()
+	})
 }
 
 func (n *Node) bulk(table proto.Table, handles []cache.Handle) {

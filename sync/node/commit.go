@@ -63,7 +63,7 @@ func (n *Node) startCommit(tables Tables, ended func(CommitResult, error)) error
 		return ErrUnsupported
 	}
 	n.committing = true
-	c := &commit{node: n, result: CommitResult{Tables: tables, Began: time.Now()}}
+	c := &commit{node: n, result: CommitResult{Tables: tables, Began: time.Now(), Missing: n.peersMissing()}}
 	n.run(TaskCommit, "commit", c.run, func(err error) {
 		n.committing = false
 		c.result.Took = time.Since(c.result.Began)
@@ -98,6 +98,15 @@ func (n *Node) answerJoined(result CommitResult, err error) {
 			j.ended(CommitResult{}, err)
 		}
 	}
+}
+
+// peersMissing is how many events the peers have lost and not yet made up, as they said
+// last.
+func (n *Node) peersMissing() (events uint64) {
+	for _, p := range n.peers {
+		events += uint64(p.incomplete)
+	}
+	return events
 }
 
 // commitTexts say what was asked for.
@@ -447,5 +456,8 @@ func (c *commit) report(err error) {
 			n.notice(fmt.Sprintf("%d %s can't be committed", t.count.Failed, t.what))
 		}
 		n.notice(fmt.Sprintf("commit has taken %d.%06d seconds", t.took/time.Second, t.took%time.Second/time.Microsecond))
+	}
+	if r.Missing > 0 {
+		n.log.Warn(fmt.Sprintf("%d events of the peer were lost and not yet made up: flows that it had may be missing", r.Missing))
 	}
 }

@@ -75,6 +75,9 @@ type CommitResult struct {
 	Expects CommitCount
 	Began   time.Time
 	Took    time.Duration
+	// Missing is how many events of the peers were lost and not yet made up, by their own
+	// account, when the commit began: what it has committed lacks these.
+	Missing uint64
 	// Refused names the first entries that failed, MaxRefused at most. It is not changed
 	// after the commit.
 	Refused []Refusal

@@ -42,6 +42,7 @@ func (n *Node) Flush(ctx context.Context, which Cache) error {
 		}
 		if which&External != 0 && n.external.flows != nil {
 			n.agreement.flushed = true
+			n.forgetNotices() // of what these caches lack
 			n.external.flows.Flush()
 			n.external.expects.Flush()
 		}
@@ -93,6 +94,9 @@ func (n *Node) FlushKernel(ctx context.Context, tables Tables) error {
 // errFlushing: one flush of the kernel's tables is enough.
 var errFlushing = errors.New("a flush of the kernel's tables is in progress")
 
+// errNotWhole: what the kernel hid was not flushed.
+var errNotWhole = errors.New("the kernel interrupted each reading of its table")
+
 // startFlush begins a flush of the kernel's tables. The loop must call it.
 func (n *Node) startFlush(tables Tables, ended func(error)) {
 	if n.flushing {
@@ -139,22 +143,28 @@ func (n *Node) flushKernel(ctx context.Context, tables Tables, filter *filter) e
 	batch, err := p.Batch()
 	if err == nil {
 		var gone ctnetlink.Flow
-		_, err = ctnetlink.DumpFlows(ctx, c, ctnetlink.Dump{Type: ctnetlink.TypeFlowGet}, func(f *ctnetlink.Flow) error {
-			if !filter.passes(f, false) {
-				return nil
-			}
-			gone = ctnetlink.Flow{Has: f.Has & (ctnetlink.HasID | ctnetlink.HasZone), Orig: f.Orig, ID: f.ID, Zone: f.Zone}
-			batch.Add(nl.Request{Type: ctnetlink.TypeFlowDelete, Family: f.Orig.Family, Attrs: gone.Append})
-			if !batch.Full() {
-				return nil
-			}
-			if err := p.Submit(batch); err != nil {
+		var whole bool
+		whole, err = readWhole(func() (nl.DumpInfo, error) {
+			return ctnetlink.DumpFlows(ctx, c, ctnetlink.Dump{Type: ctnetlink.TypeFlowGet}, func(f *ctnetlink.Flow) error {
+				if !filter.passes(f, false) {
+					return nil
+				}
+				gone = ctnetlink.Flow{Has: f.Has & (ctnetlink.HasID | ctnetlink.HasZone), Orig: f.Orig, ID: f.ID, Zone: f.Zone}
+				batch.Add(nl.Request{Type: ctnetlink.TypeFlowDelete, Family: f.Orig.Family, Attrs: gone.Append})
+				if !batch.Full() {
+					return nil
+				}
+				if err := p.Submit(batch); err != nil {
+					return err
+				}
+				var err error
+				batch, err = p.Batch()
 				return err
-			}
-			var err error
-			batch, err = p.Batch()
-			return err
+			})
 		})
+		if err == nil && !whole {
+			failed = errNotWhole
+		}
 	}
 	if err == nil {
 		err = p.Submit(batch)

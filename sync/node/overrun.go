@@ -2,6 +2,7 @@ package node
 
 import (
 	"fmt"
+	"math"
 	"time"
 )
 
@@ -31,10 +32,29 @@ const (
 func (n *Node) overrun(lost uint64) {
 	n.kernel.Overruns++
 	n.kernel.Lost += lost
-	n.kernel.Missing += lost
+	n.miss(lost)
 	n.sayLost(lost)
 	n.growBuffer()
 	n.resyncLater()
+}
+
+// miss counts events that are lost until a reading of the kernel's tables makes up for
+// them, and has the peers know: what they hold lacks these.
+func (n *Node) miss(events uint64) {
+	n.kernel.Missing += events
+	n.announceMissing()
+}
+
+// madeUp says that events that were missing when a reading began are missing no more.
+func (n *Node) madeUp(events uint64) {
+	n.kernel.Missing -= events
+	n.announceMissing()
+}
+
+func (n *Node) announceMissing() {
+	if n.machine != nil {
+		n.machine.SetIncomplete(n.clock(), uint32(min(n.kernel.Missing, math.MaxUint32)))
+	}
 }
 
 // resyncLater schedules a reading of the kernel's tables for events that were lost,

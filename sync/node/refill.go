@@ -140,7 +140,7 @@ func (n *Node) refill(ctx context.Context, t *task, r refill) error {
 	}
 	return n.do(ctx, func() {
 		if whole {
-			n.kernel.Missing -= missing
+			n.madeUp(missing)
 		}
 		switch {
 		case !r.send && n.kernel.Lost != lost:

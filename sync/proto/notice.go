@@ -10,9 +10,10 @@ import (
 // idle nodes only; what a notice says matters most to the peer of a busy one.
 type announcer struct {
 	incomplete uint32
-	repeat     int  // how often "complete again" is still to be announced
-	on         bool // there is something to announce about lost events
-	held       bool // and about the entries that the peer holds
+	announced  uint32 // what an ALIVE was last due for
+	repeat     int    // how often "complete again" is still to be announced
+	on         bool   // there is something to announce about lost events
+	held       bool   // and about the entries that the peer holds
 	due        time.Duration
 }
 
@@ -20,12 +21,13 @@ type announcer struct {
 // that is lost is not sent again.
 const completeRepeats = 3
 
-// set notes the number of lost events.
+// set notes the number of lost events. One that has grown to twice what the peer knows is
+// announced at once, for a number far too small would mislead.
 func (a *announcer) set(now time.Duration, lost uint32) {
 	if lost == a.incomplete {
 		return
 	}
-	if lost == 0 || a.incomplete == 0 {
+	if lost == 0 || a.incomplete == 0 || lost/2 >= a.announced {
 		a.due = now
 	}
 	a.incomplete, a.repeat, a.on = lost, completeRepeats, true
@@ -44,7 +46,7 @@ func (a *announcer) tick(now time.Duration) bool {
 	if now < a.deadline() {
 		return false
 	}
-	a.due = now + aliveInterval
+	a.due, a.announced = now+aliveInterval, a.incomplete
 	return true
 }
 

@@ -51,15 +51,22 @@ func commit(tables node.Tables) func(context.Context, Node) error {
 			return nil
 		case err != nil:
 			return err
-		case r.Failed() == 0:
+		}
+		text := ""
+		if failed := r.Failed(); failed > 0 {
+			text = fmt.Sprintf("%d of %d entries can't be committed\n", failed, failed+r.Flows.Committed+r.Expects.Committed)
+			for _, refused := range r.Refused {
+				text += refused.Reason + ": " + refused.Entry + "\n"
+			}
+			if more := failed - min(failed, uint64(len(r.Refused))); more > 0 {
+				text += fmt.Sprintf("the log names %d more\n", more)
+			}
+		}
+		if r.Missing > 0 {
+			text += fmt.Sprintf("%d events of the peer were lost and not yet made up\n", r.Missing)
+		}
+		if text == "" {
 			return nil
-		}
-		text := fmt.Sprintf("%d of %d entries can't be committed\n", r.Failed(), r.Failed()+r.Flows.Committed+r.Expects.Committed)
-		for _, refused := range r.Refused {
-			text += refused.Reason + ": " + refused.Entry + "\n"
-		}
-		if more := r.Failed() - min(r.Failed(), uint64(len(r.Refused))); more > 0 {
-			text += fmt.Sprintf("the log names %d more\n", more)
 		}
 		return Remark(text)
 	}

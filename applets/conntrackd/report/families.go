@@ -139,6 +139,8 @@ func families() []family {
 			ofPeers(func(m *metricsWriter, p *node.PeerStatus, peer string) { m.uint(p.Messages, "peer", peer) })},
 		{"conntrackd_peer_ignored", "gauge", "", "1 for a third FT-FW node, whose messages are ignored.",
 			ofPeers(func(m *metricsWriter, p *node.PeerStatus, peer string) { m.bool(p.Ignored, "peer", peer) })},
+		{"conntrackd_peer_events_missing", "gauge", "", "Events of its kernel that a peer has lost and not yet made up: the external cache lacks these.",
+			ofPeers(func(m *metricsWriter, p *node.PeerStatus, peer string) { m.uint(p.Incomplete, "peer", peer) })},
 
 		{"conntrackd_kernel_events", "counter", "", "Events received from the kernel, those of filtered flows too.",
 			ofKernel(func(k *node.KernelStatus) uint64 { return k.Events })},
@@ -152,6 +154,8 @@ func families() []family {
 			ofKernel(func(k *node.KernelStatus) uint64 { return k.Overruns })},
 		{"conntrackd_kernel_events_lost", "counter", "", "Events that the kernel dropped.",
 			ofKernel(func(k *node.KernelStatus) uint64 { return k.Lost })},
+		{"conntrackd_kernel_events_missing", "gauge", "", "Lost events that no reading of the kernel's table has made up yet.",
+			ofKernel(func(k *node.KernelStatus) uint64 { return k.Missing })},
 		{"conntrackd_kernel_flushes", "counter", "", "Flushes of a table of the kernel.",
 			ofKernel(func(k *node.KernelStatus) uint64 { return k.Flushes })},
 		{"conntrackd_kernel_resyncs", "counter", "", "Times that a table of the kernel was read again, but for polling.",
@@ -169,6 +173,8 @@ func families() []family {
 			lastCommit(func(m *metricsWriter, c *node.CommitsStatus) { m.seconds(c.Age) })},
 		{"conntrackd_last_commit_duration_seconds", "gauge", "seconds", "What the last commit took.",
 			lastCommit(func(m *metricsWriter, c *node.CommitsStatus) { m.seconds(c.Last.Took) })},
+		{"conntrackd_last_commit_events_missing", "gauge", "", "Events of the peer that were lost and not yet made up when the last commit began.",
+			lastCommit(func(m *metricsWriter, c *node.CommitsStatus) { m.uint(c.Last.Missing) })},
 		{"conntrackd_last_commit_entries", "gauge", "", "Entries of the last commit, by table and result.",
 			lastCommit(func(m *metricsWriter, c *node.CommitsStatus) {
 				for _, t := range [...]struct {

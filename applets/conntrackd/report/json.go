@@ -299,6 +299,7 @@ func (o *object) network(s *node.Status) {
 		o.seconds("last_message", p.LastMessage)
 		o.uint("messages", p.Messages)
 		o.bool("ignored", p.Ignored)
+		o.uint("missing", p.Incomplete)
 	})
 	r := &s.Replica
 	o.open("replication")
@@ -325,7 +326,7 @@ func (o *object) runtime(s *node.Status, l *Local) {
 	o.open("kernel")
 	for _, c := range [...]namedCount{
 		{"events", k.Events}, {"filtered", k.Filtered}, {"unknown_events", k.UnknownEvents},
-		{"failed_events", k.FailedEvents}, {"unknown_dumps", k.UnknownDumps}, {"overruns", k.Overruns}, {"lost", k.Lost},
+		{"failed_events", k.FailedEvents}, {"unknown_dumps", k.UnknownDumps}, {"overruns", k.Overruns}, {"lost", k.Lost}, {"missing", k.Missing},
 		{"flushes", k.Flushes}, {"resyncs", k.Resyncs}, {"buffer_size", k.BufferSize},
 		{"limit_reached", k.LimitReached},
 	} {
@@ -350,6 +351,7 @@ func (o *object) runtime(s *node.Status, l *Local) {
 		o.open("last")
 		o.seconds("age", c.Age)
 		o.seconds("took", c.Last.Took)
+		o.uint("missing", c.Last.Missing)
 		if c.Last.Tables&node.Flows != 0 {
 			o.committed("flows", &c.Last.Flows)
 		}

@@ -581,3 +581,15 @@ func BenchmarkEntry(b *testing.B) {
 		buf = w.Append(buf[:0], e)
 	}
 }
+
+// What is lost and not made up is said behind all that conntrack-tools has, and only then.
+func TestMissingEventsAreSaid(t *testing.T) {
+	s := example()
+	before := string(AppendSummary(nil, s, node.Flows))
+	s.Peers = append(s.Peers, node.PeerStatus{Incomplete: 1600}, node.PeerStatus{Incomplete: 50})
+	s.Kernel.Missing = 3
+	want := before + "1650 events of the peer were lost and not yet made up\n\n3 events of this node were lost and not yet made up\n\n"
+	if diff := cmp.Diff(want, string(AppendSummary(nil, s, node.Flows))); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+}

@@ -22,9 +22,30 @@ func AppendSummary(dst []byte, s *node.Status, t node.Tables) []byte {
 	}
 	dst = appendCurrentLink(dst, s)
 	dst = append(dst, "message tracking:\n"...)
-	return appendFields(dst,
+	dst = appendFields(dst,
 		field{"", w20, s.Wire.Received.Malformed(), " Malformed msgs "},
 		field{"", w20, s.Wire.Lost, " Lost msgs\n\n"})
+	return appendMissing(dst, s)
+}
+
+// appendMissing appends what conntrack-tools does not have: what the external caches
+// lack, by the peers' own account, and what theirs lack of ours.
+func appendMissing(dst []byte, s *node.Status) []byte {
+	if n := PeersMissing(s); n > 0 {
+		dst = append(strconv.AppendUint(dst, n, 10), " events of the peer were lost and not yet made up\n\n"...)
+	}
+	if n := s.Kernel.Missing; n > 0 {
+		dst = append(strconv.AppendUint(dst, n, 10), " events of this node were lost and not yet made up\n\n"...)
+	}
+	return dst
+}
+
+// PeersMissing is how many events of the peers are lost and not yet made up.
+func PeersMissing(s *node.Status) (events uint64) {
+	for i := range s.Peers {
+		events += s.Peers[i].Incomplete
+	}
+	return events
 }
 
 // appendCounts appends what a cache, or what stands in its place, has done.
