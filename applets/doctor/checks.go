@@ -47,6 +47,8 @@ var checks = [...]check{
 	{"helper-queue", forConntrackd | forNfct, checkHelperQueues},
 	{"sync-link", forConntrackd, checkLink},
 	{"sync-firewall", forConntrackd, checkFirewall},
+	{"sync-peer", forConntrackd, checkPeer},
+	{"sync-senders", forConntrackd, checkSenders},
 	{"clock", forConntrackd, checkClock},
 	{"memory", forConntrackd, checkMemory},
 	{"files", forConntrackd, checkFiles},

@@ -219,6 +219,52 @@ func TestLink(t *testing.T) {
 	wantFinding(t, look(), "error", "config", "sync0 is an invalid interface")
 }
 
+// A rule that lets one user send to the link's port is found, however it is written.
+func TestSenders(t *testing.T) {
+	ns := netnstest.New(t, "senders")
+	file := config(t, syncConfig)
+	for _, tt := range []struct{ severity, rule string }{
+		{"note", ""},
+		{"note", "udp dport 3780 accept"},
+		{"note", "udp dport 3781 meta skuid != 0 drop"},
+		{"note", "udp dport 3780 meta skgid != 0 drop"},
+		{"ok", "udp dport 3780 meta skuid != 0 drop"},
+		{"ok", "meta skuid != 0 udp dport 3780 drop"},
+		{"ok", "ip daddr 203.0.113.2 udp dport { 3780, 3781 } meta skuid != root drop"},
+		{"ok", "meta skuid >= 1000 oifname sync0 drop"},
+	} {
+		ns.NFT("table inet s\ndelete table inet s\ntable inet s { chain out { type filter hook output priority 0; " + tt.rule + "; }; }")
+		all, _ := examined(t, ns, nil, "--for", "conntrackd", "-C", file)
+		wantFinding(t, all, tt.severity, "sync-senders", "udp dport 3780")
+		for _, f := range all {
+			if f.ID == "sync-senders" && tt.rule == "" {
+				ns.Must("sh", "-c", f.Mend)
+				all, _ = examined(t, ns, nil, "--for", "conntrackd", "-C", file)
+				wantFinding(t, all, "ok", "sync-senders", "udp dport 3780")
+				ns.NFT("delete table inet sync")
+			}
+		}
+	}
+	ns.NFT("delete table inet s")
+	ns.Must("iptables-nft", "-A", "OUTPUT", "-p", "udp", "--dport", "3780", "-m", "owner", "!", "--uid-owner", "0", "-j", "DROP")
+	all, _ := examined(t, ns, nil, "--for", "conntrackd", "-C", file)
+	wantFinding(t, all, "ok", "sync-senders", "udp dport 3780")
+}
+
+func TestHeardLine(t *testing.T) {
+	for line, want := range map[string]string{
+		"\t192.0.2.2\tlast heard 63 s ago\n":                             "192.0.2.2 63",
+		"\t2001:db8::2\tlast heard 0 s ago\n":                            "2001:db8::2 0",
+		"\t192.0.2.3\tlast heard 0 s ago, ignored: a third FT-FW node\n": "",
+		"\tnone heard\n": "", "\n": "", "\t192.0.2.2\tlast heard x s ago\n": "",
+	} {
+		peer, ago, ok := heardLine(line)
+		if got := peer + " " + decimal(ago); ok != (want != "") || ok && got != want {
+			t.Errorf("%q: %q, %v", line, got, ok)
+		}
+	}
+}
+
 func TestConfig(t *testing.T) {
 	ns := netnstest.New(t, "config")
 	all, code := examined(t, ns, nil, "-C", config(t, "Sync {\n"))

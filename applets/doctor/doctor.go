@@ -4,7 +4,8 @@
 //
 // checks.go is the table of what is looked at; each check is a function in the
 // file of its subject. Nothing here changes anything: the requests to the
-// kernel are dumps and queries, files are only read, and no packet is sent. One
+// kernel are dumps and queries, files are only read, a running daemon is asked for its
+// statistics over its control socket, and no packet is sent. One
 // thing the kernel may do on its own: asked for a part that is a module, it
 // loads the module, as it would for the program that the check is about.
 package doctor

@@ -18,6 +18,7 @@ type peer struct {
 	last     time.Duration
 	messages uint64
 	ignored  bool
+	silent   bool // and that was said
 
 	// incomplete is the peer's last notice of lost events, at noticed.
 	incomplete uint32
@@ -33,11 +34,11 @@ func (n *Node) takeMessage(link int, from netip.Addr, m *wire.Message) {
 	verdict, events := n.machine.Receive(n.clock(), link, from, m.Header)
 	switch verdict {
 	case proto.Apply:
-		n.heard(from)
+		n.heard(link, from)
 		n.links.use(link)
 		n.apply(m)
 	case proto.Handled:
-		n.heard(from)
+		n.heard(link, from)
 		n.links.use(link)
 		if m.CarriesNotice() {
 			n.takeNotice(n.peers[from], m.Body)
@@ -74,7 +75,7 @@ func (n *Node) takeNotice(p *peer, body []byte) {
 
 const maxPeers = 256
 
-func (n *Node) heard(from netip.Addr) {
+func (n *Node) heard(link int, from netip.Addr) {
 	p := n.peers[from]
 	if p == nil {
 		if len(n.peers) >= maxPeers {
@@ -83,6 +84,10 @@ func (n *Node) heard(from netip.Addr) {
 		p = &peer{}
 		n.peers[from] = p
 	}
+	if n.hearing.deaf || p.silent {
+		n.heardFrom(from, p)
+	}
+	n.links.heard[link] = n.clock()
 	p.last, p.ignored = n.clock(), false
 	p.messages++
 }

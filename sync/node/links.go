@@ -17,8 +17,9 @@ type links struct {
 	node    *Node
 	all     []*link.Link
 	current int
-	said    []string // the last complaint about each link that is not open
-	none    bool     // said that no link is available
+	heard   [conf.MaxLinks]time.Duration // when a message last came over each; 0 for never
+	said    []string                     // the last complaint about each link that is not open
+	none    bool                         // said that no link is available
 	monitor *link.Monitor
 }
 
@@ -213,8 +214,18 @@ func (n *Node) takeDatagrams(b *link.Batch) {
 	}
 }
 
+// connected reports whether a peer is connected over TCP, and whether the links are TCP's.
+func (l *links) connected() (connected, tcp bool) {
+	for _, k := range l.all {
+		tcp = k.Config().Transport == link.TCP
+		connected = connected || tcp && k.Stats().ServerConnected
+	}
+	return connected, tcp
+}
+
 func (l *links) status() []LinkStatus {
 	var out []LinkStatus
+	now := l.node.clock()
 	for i, k := range l.all {
 		c, s := k.Config(), k.Stats()
 		out = append(out, LinkStatus{
@@ -222,6 +233,7 @@ func (l *links) status() []LinkStatus {
 			ServerConnected: s.ServerConnected, ClientConnected: s.ClientConnected,
 			BytesSent: s.BytesSent, BytesRecv: s.BytesRecv, PacketsSent: s.PacketsSent, PacketsRecv: s.PacketsRecv,
 			ErrorsSent: s.ErrorsSent, ErrorsRecv: s.ErrorsRecv, Refused: s.Refused,
+			Heard: l.heard[i] != 0, LastMessage: now - l.heard[i],
 		})
 	}
 	return out

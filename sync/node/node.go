@@ -72,6 +72,7 @@ type Node struct {
 	bypassed struct{ flows, expects TableStatus }
 	replica  ReplicaStatus
 	peers    map[peerKey]*peer
+	hearing  hearing
 	injector *injector // DisableExternalCache
 
 	tasks       map[*task]struct{}
@@ -297,6 +298,9 @@ func (n *Node) begin() {
 	if n.cfg.General.PollInterval > 0 && n.internal.flows != nil {
 		n.timers.poll = n.clock() + n.cfg.General.PollInterval
 	}
+	if n.machine != nil {
+		n.hearing.next = n.clock() + peerQuiet
+	}
 	if n.internal.flows != nil {
 		n.filling = true
 		n.startRefill(refill{tables: Flows | n.expectTables(), routine: true}, func(err error) {
@@ -398,6 +402,7 @@ func (n *Node) wait() time.Duration {
 	earliest(n.timers.purge)
 	earliest(n.timers.resync)
 	earliest(n.timers.silent)
+	earliest(n.hearing.next)
 	earliest(n.timers.poll)
 	if n.machine != nil {
 		next = min(next, n.machine.Deadline())
@@ -426,6 +431,9 @@ func (n *Node) due() {
 	}
 	if reached(&n.timers.resync) {
 		n.resync()
+	}
+	if at := n.hearing.next; reached(&n.hearing.next) {
+		n.lookForPeers(at)
 	}
 	if reached(&n.timers.silent) {
 		n.lookAtSilent()

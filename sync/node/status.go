@@ -119,6 +119,9 @@ type LinkStatus struct {
 	// Refused counts what came from a source that the configuration does not
 	// name; it is no part of the numbers above.
 	Refused uint64
+
+	Heard       bool          // a good message has come over it
+	LastMessage time.Duration // if Heard: since the last
 }
 
 // WireStatus counts messages that were refused, and what sequence numbers tell.

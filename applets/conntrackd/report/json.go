@@ -239,6 +239,9 @@ func (o *object) link(l *node.LinkStatus) {
 		o.close()
 	}
 	o.uint("refused", l.Refused)
+	if l.Heard {
+		o.seconds("last_message", l.LastMessage)
+	}
 }
 
 type directionCounters struct {

@@ -31,7 +31,7 @@ func example() *node.Status {
 		Links: []node.LinkStatus{
 			{Transport: node.UDP, Interface: "sync1", State: node.LinkNoCarrier},
 			{Transport: node.Multicast, Interface: "sync0", State: node.LinkRunning, Active: true,
-				BytesSent: 584, BytesRecv: 2608, PacketsSent: 37, PacketsRecv: 53},
+				BytesSent: 584, BytesRecv: 2608, PacketsSent: 37, PacketsRecv: 53, Heard: true, LastMessage: 63 * time.Second},
 			{Transport: node.TCP, Interface: "sync2", ServerConnected: true, Refused: 4},
 		},
 		Wire: node.WireStatus{Lost: 14, Before: 2, Received: wire.Counters{BadSize: 1, Truncated: 2}},
@@ -145,6 +145,11 @@ TCP traffic device=sync2 status=DOWN role=BACKUP:
                    0 Pckts sent                    0 Pckts recv
                    0 Error send                    0 Error recv
 
+peer:
+	sync1	nothing heard
+	sync0	last heard 63 s ago
+	sync2	nothing heard
+
 `},
 		{"network", string(AppendNetwork(nil, tcp)), `network statistics:
 	recv:
@@ -167,6 +172,9 @@ TCP traffic (active device=sync2) server=connected client=disconnected:
                    0 Bytes sent                    0 Bytes recv
                    0 Pckts sent                    0 Pckts recv
                    0 Error send                    0 Error recv
+
+peers:
+	192.0.2.2	last heard 0 s ago
 
 `},
 		{"runtime", string(AppendRuntime(nil, example(), local)), `daemon uptime: 1 day 2 h 3 min

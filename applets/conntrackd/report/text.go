@@ -102,7 +102,7 @@ func appendDetail(dst []byte, name string, c *node.CacheStatus) []byte {
 		field{"\t\tentry not found:\t", w12, 0, "\n\n"})
 }
 
-// AppendNetwork appends `-s network` (sheet section 3.2).
+// AppendNetwork appends `-s network` (sheet section 3.2), and behind it the peers.
 func AppendNetwork(dst []byte, s *node.Status) []byte {
 	c := &s.Wire.Received
 	dst = append(dst, "network statistics:\n\trecv:\n"...)
@@ -119,7 +119,38 @@ func AppendNetwork(dst []byte, s *node.Status) []byte {
 	dst = appendFields(dst,
 		field{"\t\tPackets lost:\t\t", w20, s.Wire.Lost, "\n"},
 		field{"\t\tPackets before:\t\t", w20, s.Wire.Before, "\n\n"})
-	return appendCurrentLink(dst, s)
+	return appendPeers(appendCurrentLink(dst, s), s)
+}
+
+// appendPeers appends when each peer was last heard. `ctbox doctor` reads it.
+func appendPeers(dst []byte, s *node.Status) []byte {
+	dst = append(dst, "peers:\n"...)
+	for i := range s.Peers {
+		p := &s.Peers[i]
+		dst = p.Addr.Addr().AppendTo(append(dst, '\t'))
+		dst = appendHeard(append(dst, '\t'), true, p.LastMessage)
+		if p.Ignored {
+			dst = append(dst, ", ignored: a third FT-FW node"...)
+		}
+		dst = append(dst, '\n')
+	}
+	if len(s.Peers) == 0 {
+		dst = append(dst, "\tnone heard"...)
+		if s.Mode == node.ModeALARM {
+			dst = append(dst, "; in mode ALARM a node without flows sends nothing"...)
+		}
+		dst = append(dst, '\n')
+	}
+	return append(dst, '\n')
+}
+
+// appendHeard appends how long ago something was last heard.
+func appendHeard(dst []byte, heard bool, ago time.Duration) []byte {
+	if !heard {
+		return append(dst, "nothing heard"...)
+	}
+	dst = strconv.AppendInt(append(dst, "last heard "...), int64(ago/time.Second), 10)
+	return append(dst, " s ago"...)
 }
 
 // transports are the names that text output has for the transports.
@@ -166,7 +197,7 @@ func appendLinkCounters(dst []byte, l *node.LinkStatus) []byte {
 		field{"", w20, l.ErrorsSent, " Error send "}, field{"", w20, l.ErrorsRecv, " Error recv\n\n"})
 }
 
-// AppendLinks appends `-s link` (sheet section 3.3).
+// AppendLinks appends `-s link` (sheet section 3.3), and behind it what was heard over each.
 func AppendLinks(dst []byte, s *node.Status) []byte {
 	for i := range s.Links {
 		l := &s.Links[i]
@@ -175,7 +206,16 @@ func AppendLinks(dst []byte, s *node.Status) []byte {
 		dst = append(append(dst, linkStates[l.State]...), " role="...)
 		dst = appendLinkCounters(append(append(dst, role(l.Active)...), ":\n"...), l)
 	}
-	return dst
+	if len(s.Links) == 0 {
+		return dst
+	}
+	dst = append(dst, "peer:\n"...)
+	for i := range s.Links {
+		l := &s.Links[i]
+		dst = append(append(append(dst, '\t'), l.Interface...), '\t')
+		dst = append(appendHeard(dst, l.Heard, l.LastMessage), '\n')
+	}
+	return append(dst, '\n')
 }
 
 // AppendRuntime appends `-s runtime` (sheet section 3.5). Tasks stand in for the

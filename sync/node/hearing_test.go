@@ -1,0 +1,153 @@
+package node
+
+import (
+	"bytes"
+	"log/slog"
+	"net/netip"
+	"strings"
+	"testing"
+	"time"
+
+	"ctbox/sync/link"
+	"ctbox/sync/proto"
+	"ctbox/sync/wire"
+)
+
+// listener is a node whose clock and peers the test moves by hand.
+type listener struct {
+	*Node
+	log bytes.Buffer
+}
+
+func newListener(t *testing.T, mode Mode, count int) *listener {
+	t.Helper()
+	l := &listener{Node: unwired(mode)}
+	if mode == ModeNOTRACK {
+		l.machine = proto.NewNoTrack(0, 1, false)
+	}
+	l.Node.log = slog.New(slog.NewTextHandler(&l.log, nil))
+	l.cfg.Sync.RefreshTime = time.Minute
+	l.links = &links{node: l.Node}
+	for i := range count {
+		l.links.all = append(l.links.all, link.New(link.Config{Transport: link.UDP, Port: 3780}, i, nil, link.Reports{}))
+	}
+	l.packer = wire.NewPacker(1400)
+	l.hearing.next = peerQuiet
+	return l
+}
+
+// pass lets time pass in small steps, as the loop would.
+func (l *listener) pass(d time.Duration, every func()) {
+	for end := l.clock() + d; l.clock() < end; {
+		l.now = l.now.Add(100 * time.Millisecond)
+		if every != nil {
+			every()
+		}
+		if at := l.hearing.next; at != 0 && l.clock() >= at {
+			l.lookForPeers(at)
+		}
+	}
+}
+
+func (l *listener) hears(link int, from string) { l.heard(link, netip.MustParseAddr(from)) }
+
+// said returns what was logged since the last call, without the fields' names.
+func (l *listener) said() (lines []string) {
+	for line := range strings.Lines(l.log.String()) {
+		_, text, _ := strings.Cut(line, `msg="`)
+		text, _, _ = strings.Cut(text, `"`)
+		lines = append(lines, text)
+	}
+	l.log.Reset()
+	return lines
+}
+
+func (l *listener) expect(t *testing.T, want ...string) {
+	t.Helper()
+	got := l.said()
+	for i, w := range want {
+		if len(got) != len(want) || !strings.HasPrefix(got[i], w) {
+			t.Fatalf("said %q, want %q", got, want)
+		}
+	}
+	if len(got) != len(want) {
+		t.Fatalf("said %q, want %q", got, want)
+	}
+}
+
+const peerA, peerB = "192.0.2.2", "192.0.2.3"
+
+// In FT-FW and NOTRACK every node sends something each second.
+func TestSilentPeer(t *testing.T) {
+	for _, mode := range []Mode{ModeFTFW, ModeNOTRACK} {
+		l := newListener(t, mode, 1)
+		l.pass(4*time.Second, nil)
+		l.expect(t)
+		l.pass(60*time.Second, nil)
+		l.expect(t, "nothing has been heard from any peer for 5 seconds, although every node sends something each second: "+
+			"does its daemon run, and do both firewalls accept UDP port 3780?")
+		l.hears(0, peerA)
+		l.expect(t, "192.0.2.2 is heard, after 64 seconds")
+		l.pass(time.Minute, func() { l.hears(0, peerA) })
+		l.expect(t)
+		l.pass(time.Minute, nil)
+		l.expect(t, "nothing has been heard from 192.0.2.2 for 5 seconds, ")
+		l.hears(0, peerA)
+		l.expect(t, "192.0.2.2 is heard again, after 60 seconds")
+		l.pass(4*time.Second, nil)
+		l.expect(t)
+	}
+}
+
+// Of several peers each is missed, and the others' messages do not hide that.
+func TestOneOfSeveralPeersIsSilent(t *testing.T) {
+	l := newListener(t, ModeNOTRACK, 1)
+	l.hears(0, peerA)
+	l.hears(0, peerB)
+	l.pass(time.Minute, func() { l.hears(0, peerA) })
+	l.expect(t, "nothing has been heard from 192.0.2.3 for 5 seconds, ")
+	l.hears(0, peerB)
+	l.expect(t, "192.0.2.3 is heard again, after 60 seconds")
+}
+
+// Over several links a peer has several addresses: it is not missed where another link is
+// used.
+func TestPeerWithSeveralLinks(t *testing.T) {
+	l := newListener(t, ModeFTFW, 2)
+	l.hears(0, peerA)
+	l.pass(time.Minute, func() { l.hears(1, peerB) })
+	l.expect(t)
+	l.pass(time.Minute, nil)
+	l.expect(t, "nothing has been heard from any peer for 5 seconds, ")
+	l.hears(0, peerA)
+	l.expect(t, "192.0.2.2 is heard again, after 60 seconds")
+}
+
+// In ALARM nothing is due without flows, and with some not before RefreshTime.
+func TestSilentPeerInAlarm(t *testing.T) {
+	l := newListener(t, ModeALARM, 1)
+	l.pass(10*time.Minute, nil)
+	l.expect(t)
+	f := flows(1)[0]
+	l.hears(0, peerA)
+	l.external.flows.Put(&f, l.clock())
+	l.pass(time.Minute, nil)
+	l.expect(t)
+	l.pass(time.Minute, nil)
+	l.expect(t, "nothing has been heard from any peer for 65 seconds, although the external cache has flows")
+	l.hears(0, peerA)
+	l.expect(t, "192.0.2.2 is heard again, after 120 seconds")
+}
+
+// A process that did not run, on a suspended machine for one, has heard nothing because of
+// that.
+func TestSilenceOfASleeper(t *testing.T) {
+	l := newListener(t, ModeFTFW, 1)
+	l.hears(0, peerA)
+	l.now = l.now.Add(time.Hour)
+	l.lookForPeers(l.hearing.next)
+	l.pass(4*time.Second, nil)
+	l.expect(t)
+	l.pass(4*time.Second, nil)
+	l.expect(t, "nothing has been heard from 192.0.2.2 for 3605 seconds, ")
+}
