@@ -238,7 +238,7 @@ func TestSenders(t *testing.T) {
 		wantFinding(t, all, tt.severity, "sync-senders", "udp dport 3780")
 		for _, f := range all {
 			if f.ID == "sync-senders" && tt.rule == "" {
-				ns.Must("sh", "-c", f.Mend)
+				ns.Must("sh", "-c", f.Fix)
 				all, _ = examined(t, ns, nil, "--for", "conntrackd", "-C", file)
 				wantFinding(t, all, "ok", "sync-senders", "udp dport 3780")
 				ns.NFT("delete table inet sync")

@@ -58,7 +58,7 @@ func checkPeer(h *host, r *report) {
 	}
 	alarm := h.cfg.Sync.Mode == conf.ModeALARM
 	const why = "what happens there does not reach this node, and a takeover would lose it"
-	mend := "conntrackd -s on the other node; do both firewalls accept the port? nft list ruleset"
+	fix := "conntrackd -s on the other node; do both firewalls accept the port? nft list ruleset"
 	// Over several links one peer has several addresses, of which it uses one.
 	one, heard := len(h.cfg.Sync.Links) > 1, false
 	newest := uint64(1<<64 - 1)
@@ -80,15 +80,15 @@ func checkPeer(h *host, r *report) {
 		case alarm:
 			r.add(Note, seen, "in mode ALARM a node sends its flows again within its RefreshTime, and nothing without flows", "")
 		default:
-			r.add(Error, seen, why, mend)
+			r.add(Error, seen, why, fix)
 		}
 	}
 	switch {
 	case heard:
 	case alarm:
-		r.add(Note, "no peer has been heard", "in mode ALARM a node without flows sends nothing", mend)
+		r.add(Note, "no peer has been heard", "in mode ALARM a node without flows sends nothing", fix)
 	default:
-		r.add(Error, "no peer has been heard", why, mend)
+		r.add(Error, "no peer has been heard", why, fix)
 	}
 }
 
@@ -114,7 +114,12 @@ func checkSenders(h *host, r *report) {
 	if err != nil {
 		return // checkRules has said so
 	}
+	asked := map[uint16]bool{} // a file's links are all of one protocol
 	for _, l := range h.cfg.Sync.Links {
+		if asked[l.Port] {
+			continue
+		}
+		asked[l.Port] = true
 		found := false
 		_, err := h.conn.Dump(h.ctx, nl.Dump{Type: dumpRules}, func(m *nl.Message) error {
 			found = found || limitsSenders(m.Attrs, l.Port)
