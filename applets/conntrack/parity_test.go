@@ -195,6 +195,9 @@ foo -L -s
 -L -s 2001:db8::1 -r 192.0.2.1/33
 -L -s 192.0.2.1 --mask-src 2001:db8::1
 -L -f ipv4 -n 2001:db8::1
+-L -n 192.0.2.1 -f ipv6
+-L -j 192.0.2.1 -f ipv6
+-L -n 192.0.2.1 -g 2001:db8::1
 -L -f ipv4 -f ipv6
 -L -f ipv4 -s 2001:db8::1
 -L -s 2001:db8::1 -f ipv4

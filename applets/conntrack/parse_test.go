@@ -118,6 +118,8 @@ func TestMessages(t *testing.T) {
 		{"-L -n192.0.2.1", accepted, 0},
 		{"-L --src-nat=x", "Invalid IP address `x'", 2},
 		{"-L --src-nat=", "Invalid IP address `'", 2},
+		{"-L -n192.0.2.1 -f ipv6", "mismatched address family", 2},
+		{"-L -f ipv6 --any-nat=192.0.2.1", "mismatched address family", 2},
 		{"-U --label-del=nix", "unknown label 'nix'", 2},
 		{"--dump=zzz", "unknown type `zzz'", 2},
 		{"-Czzz", "unknown type `zzz'", 2},

@@ -1,6 +1,9 @@
 package conntrack
 
-import "ctbox/nl/ctnetlink"
+import (
+	"ctbox/nl"
+	"ctbox/nl/ctnetlink"
+)
 
 // completeStatus makes the status to compare or to send from what -u said.
 func (p *Parser) completeStatus() {
@@ -51,6 +54,10 @@ func (p *Parser) completeCreated() {
 		// The kernel insists on an id; without --icmp-id it is 0.
 		f.Orig.Has |= ctnetlink.TupleICMPID
 		f.Reply.Has |= ctnetlink.TupleICMPID
+		if (f.Orig.Proto == ctnetlink.ProtoICMPv6) != (c.Family == nl.FamilyIPv6) {
+			// The kernel tracks neither ICMP over IPv6 nor ICMPv6 over IPv4: it is to refuse.
+			f.Reply.ICMPType = ctnetlink.NoICMPAnswer
+		}
 	}
 	p.addTCPFlags()
 	c.setUpNAT(ctnetlink.HasNATSrc, &f.NATSrc, c.SrcNAT)
