@@ -77,6 +77,32 @@ func TestRefillTellsWhatHasEnded(t *testing.T) {
 	b.caches("-e", map[int]bool{1002: true})
 }
 
+// Where the kernel sends no events the daemon says so, finds flows all the same, and says
+// that no event has reported them.
+func TestNoEvents(t *testing.T) {
+	t.Parallel()
+	a, b := newPair(t)
+	a.Sysctl("net.netfilter.nf_conntrack_events", "0")
+	p := a.start(ours(t), a.configure("", ftfwTo("192.0.2.1", "192.0.2.2")))
+	b.start(ours(t), b.configure("", ftfwTo("192.0.2.2", "192.0.2.1")))
+	const off = "net.netfilter.nf_conntrack_events is 0"
+	if !strings.Contains(p.Stdout.String()+p.Stderr.String(), off) {
+		t.Errorf("logged at the start: %s%s", p.Stdout, p.Stderr)
+	}
+	a.insert("198.51.100.1", 1001)
+	b.becomes("-e", "sport=1001 ", true)
+	netnstest.Eventually(t, soon, "the daemon warns of the flow", func() bool {
+		return strings.Contains(p.Stdout.String()+p.Stderr.String(), "no event has reported 1 of the flows in the kernel's table: "+off)
+	})
+	// Polling needs no events.
+	b.client("-k")
+	b.Sysctl("net.netfilter.nf_conntrack_events", "0")
+	p = b.start(ours(t), b.configure(" PollSecs 1", setups["stats"]))
+	if said := p.Stdout.String() + p.Stderr.String(); strings.Contains(said, off) {
+		t.Errorf("polling: %s", said)
+	}
+}
+
 // A daemon that may trust the kernel, or that has been told not to read its tables
 // again, does not.
 func TestNoSilentFlows(t *testing.T) {

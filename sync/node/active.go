@@ -208,6 +208,7 @@ func (n *Node) flowSeen(f *ctnetlink.Flow, from origin, put func(*ctnetlink.Flow
 	h, outcome := put(f, n.clock())
 	if stored(outcome) {
 		n.touch(h, f)
+		n.named(h)
 	}
 	n.tellFlow(h, stored(outcome), from == foreign)
 }
@@ -253,6 +254,7 @@ func (n *Node) flowEnded(f *ctnetlink.Flow, tell bool) {
 	if h == 0 {
 		return
 	}
+	n.named(h)
 	n.countTraffic(f)
 	if n.ended != nil {
 		n.ended(f)

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"log/slog"
 	"net/netip"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -240,22 +241,33 @@ func TestBulkWaitsForTheFirstFill(t *testing.T) {
 	}
 }
 
-// Flows may be silent also where the start could not read the kernel's table, and where
-// only a reload turns the looks at it on.
-func TestSilentFlowsAreLookedForLater(t *testing.T) {
+// The kernel's table is looked at soon where flows may be silent, also where the start
+// could not read it, and where only a reload turns the looks on; else once in an hour.
+func TestLooksAtSilentFlows(t *testing.T) {
+	for _, c := range []struct {
+		name, setting string
+		flows         int
+		err           error
+		want          time.Duration
+	}{
+		{"all have events", "1", 1, nil, silentLast},
+		{"no such setting", "", 1, nil, silentLast},
+		{"none was there before", "2", 0, nil, silentLast},
+		{"some were there before", "2", 1, nil, silentFirst},
+		{"perhaps some were", "2", 0, errGone, silentFirst},
+		{"none has events", "0", 0, nil, silentFirst},
+	} {
+		n := unwired(ModeStats)
+		n.eventsSetting, n.cfg.General.NetlinkOverrunResync = c.setting, 30*time.Second
+		for _, f := range flows(c.flows) {
+			n.flowSeen(&f, foreign, n.internal.flows.Replace)
+		}
+		if n.filled(c.err); n.timers.silent != c.want {
+			t.Errorf("%s: the first look comes after %v, want %v", c.name, n.timers.silent, c.want)
+		}
+	}
 	n := unwired(ModeStats)
-	n.silence, n.cfg.General.NetlinkOverrunResync = true, 30*time.Second
-	n.filled(nil)
-	if n.timers.silent != 0 {
-		t.Error("an empty table is looked at")
-	}
-	n.filled(errGone)
-	if n.timers.silent == 0 {
-		t.Error("a table that could not be read is taken for an empty one")
-	}
-
-	n = unwired(ModeStats)
-	n.silence = true
+	n.eventsSetting = "2"
 	n.flowSeen(&flows(1)[0], foreign, n.internal.flows.Replace)
 	n.filled(nil)
 	if n.timers.silent != 0 {
@@ -265,6 +277,53 @@ func TestSilentFlowsAreLookedForLater(t *testing.T) {
 	on.General.NetlinkOverrunResync = 30 * time.Second
 	if err := n.reconfigure(&on); err != nil || n.timers.silent == 0 {
 		t.Errorf("NetlinkOverrunResync is on by a reload, and silent flows stay: %v", err)
+	}
+}
+
+// A look warns of flows that no event has named some time after, once in an hour, and not
+// of those whose events were lost.
+func TestFlowsWithoutEventsAreSaid(t *testing.T) {
+	var log bytes.Buffer
+	n := unwired(ModeFTFW)
+	n.log = slog.New(slog.NewTextHandler(&log, nil))
+	all := flows(12)
+	look := func(of []ctnetlink.Flow, events func()) (said string) {
+		log.Reset()
+		for i := range of {
+			n.dumped(&of[i], refill{look: true})
+		}
+		events()
+		n.judgeUnnamed()
+		n.now = n.now.Add(time.Hour)
+		return log.String()
+	}
+	nothing := func() {}
+	if said := look(all[:2], func() {
+		n.flowSeen(&all[0], foreign, n.internal.flows.Replace)
+		n.flowEnded(&all[1], true)
+	}); said != "" {
+		t.Errorf("all had events: %s", said)
+	}
+	if said := look(all[2:5], func() { n.flowSeen(&all[3], foreign, n.internal.flows.Put) }); !strings.Contains(said, "no event has reported 2 of the flows") {
+		t.Errorf("two had none: %s", said)
+	}
+	if said := look(all[2:5], nothing); said != "" {
+		t.Errorf("all are known: %s", said)
+	}
+	if said := look(all[5:6], func() { n.kernel.Lost++ }); said != "" {
+		t.Errorf("events were lost meanwhile: %s", said)
+	}
+	n.kernel.Missing = 1
+	if said := look(all[6:7], nothing); said != "" {
+		t.Errorf("events are missing: %s", said)
+	}
+	n.kernel.Missing = 0
+	if said := look(all[7:8], nothing); said == "" {
+		t.Error("nothing is said in the next hour")
+	}
+	n.now = n.now.Add(-30 * time.Minute)
+	if said := look(all[8:9], nothing); said != "" {
+		t.Errorf("said again within an hour: %s", said)
 	}
 }
 

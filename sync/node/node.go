@@ -99,8 +99,11 @@ type Node struct {
 	wake        *time.Timer   // wakes the loop
 	armed       time.Duration // when it does
 
-	silence     bool          // the kernel may be silent about flows, see silent.go
-	silentDelay time.Duration // until the next look at these
+	eventsSetting string        // net.netfilter.nf_conntrack_events, see silent.go
+	silentDelay   time.Duration // until the next look at flows without events
+	unnamed       map[cache.Handle]struct{}
+	unnamedLost   uint64        // events that were lost when the first of these was found
+	unnamedSaid   time.Duration // when the log last warned of these
 
 	overrunDelay, lastOverrun time.Duration
 	atLeast                   string // in front of that number, where the kernel does not count what it drops
@@ -127,10 +130,11 @@ const (
 // timers are the moments at which the loop has something to do by itself; zero
 // means never. They are times of the node's clock.
 type timers struct {
-	purge  time.Duration // -t
-	resync time.Duration // after an overrun
-	silent time.Duration // the next look at flows without events
-	poll   time.Duration
+	purge   time.Duration // -t
+	resync  time.Duration // after an overrun
+	silent  time.Duration // the next look at flows without events
+	unnamed time.Duration // when flows that a look has found should have had an event
+	poll    time.Duration
 }
 
 // New opens everything that cfg asks for: kernel sockets, links. Nothing is
@@ -259,7 +263,9 @@ func (n *Node) openKernel() (err error) {
 		}
 		return nil
 	}
-	n.silence = maySilence()
+	if n.eventsSetting = eventsSetting(); n.eventsSetting == "0" {
+		n.warnOfNoEvents()
+	}
 	return n.subscribe()
 }
 
@@ -403,6 +409,7 @@ func (n *Node) wait() time.Duration {
 	earliest(n.timers.resync)
 	earliest(n.timers.silent)
 	earliest(n.hearing.next)
+	earliest(n.timers.unnamed)
 	earliest(n.timers.poll)
 	if n.machine != nil {
 		next = min(next, n.machine.Deadline())
@@ -437,6 +444,9 @@ func (n *Node) due() {
 	}
 	if reached(&n.timers.silent) {
 		n.lookAtSilent()
+	}
+	if reached(&n.timers.unnamed) {
+		n.judgeUnnamed()
 	}
 	if reached(&n.timers.poll) {
 		n.timers.poll = now + n.cfg.General.PollInterval

@@ -30,6 +30,8 @@ type refill struct {
 	// routine says that nothing is repaired and nobody has asked: the start's and
 	// polling's, which do not count as resynchronisations.
 	routine bool
+	// look has flows noted that no event has named, see silent.go.
+	look bool
 }
 
 // count counts a table that is read.
@@ -353,6 +355,9 @@ func (n *Node) dumped(f *ctnetlink.Flow, r refill) {
 	}
 	n.makeRoom(n.internal.flows)
 	h, outcome := n.internal.flows.Put(f, n.clock())
+	if r.look && outcome == cache.Created {
+		n.found(h)
+	}
 	n.tellFlow(h, stored(outcome), n.sends(r, outcome))
 }
 
