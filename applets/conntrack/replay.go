@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+	"golang.org/x/term"
 
 	"ctbox/internal/feature"
 	"ctbox/nl"
@@ -367,7 +368,7 @@ const (
 func newProgress(w io.Writer, name string, total int) *progress {
 	p := &progress{name: name, total: total, next: time.Now().Add(progressEvery)}
 	if f, ok := w.(*os.File); ok && total >= progressLines {
-		if _, err := unix.IoctlGetTermios(int(f.Fd()), unix.TCGETS); err == nil {
+		if term.IsTerminal(int(f.Fd())) {
 			p.w = w
 		}
 	}

@@ -3,6 +3,7 @@ package conntrack
 import (
 	"strconv"
 
+	"ctbox/internal/jsonout"
 	"ctbox/nl/ctnetlink"
 	"ctbox/nl/format"
 )
@@ -13,20 +14,20 @@ type topKind struct {
 	letter byte
 	key    func(k *topKey, f *ctnetlink.Flow)
 	text   func(dst []byte, k *topKey) []byte
-	json   func(dst []byte, k *topKey) []byte // members, the first without a comma
+	json   func(o *jsonout.Object, k *topKey) // members
 }
 
 // topKinds are the words of --key and their letters in the view.
 var topKinds = [...]topKind{
 	{"source", 's', func(k *topKey, f *ctnetlink.Flow) { k.addr, k.family = f.Orig.Src, f.Orig.Family }, addrText,
-		func(dst []byte, k *topKey) []byte { return addrJSON(dst, "source", k) }},
+		func(o *jsonout.Object, k *topKey) { addrJSON(o, "source", k) }},
 	{"destination", 'd', func(k *topKey, f *ctnetlink.Flow) { k.addr, k.family = f.Orig.Dst, f.Orig.Family }, addrText,
-		func(dst []byte, k *topKey) []byte { return addrJSON(dst, "destination", k) }},
+		func(o *jsonout.Object, k *topKey) { addrJSON(o, "destination", k) }},
 	{"port", 'p', portKey, portText, portJSON},
 	{"protocol", 'l', func(k *topKey, f *ctnetlink.Flow) { k.proto, _ = f.Proto() }, protoText, protoJSON},
-	{"zone", 'z', zoneKey, numberText, func(dst []byte, k *topKey) []byte { return numberJSON(dst, "zone", k) }},
+	{"zone", 'z', zoneKey, numberText, func(o *jsonout.Object, k *topKey) { o.Uint("zone", uint64(k.number)) }},
 	{"mark", 'm', func(k *topKey, f *ctnetlink.Flow) { k.number = present(f.Has&ctnetlink.HasMark != 0, f.Mark) }, numberText,
-		func(dst []byte, k *topKey) []byte { return numberJSON(dst, "mark", k) }},
+		func(o *jsonout.Object, k *topKey) { o.Uint("mark", uint64(k.number)) }},
 }
 
 // topSorts are the columns: the words of --key behind the comma, and the
@@ -64,15 +65,12 @@ func zoneKey(k *topKey, f *ctnetlink.Flow) {
 
 func addrText(dst []byte, k *topKey) []byte { return format.AppendAddr(dst, k.family, &k.addr) }
 
-func addrJSON(dst []byte, name string, k *topKey) []byte {
-	return append(addrText(join(dst, `"`, name, `":"`), k), '"')
+func addrJSON(o *jsonout.Object, name string, k *topKey) {
+	o.Name(name)
+	o.Dst = append(addrText(append(o.Dst, '"'), k), '"')
 }
 
 func numberText(dst []byte, k *topKey) []byte { return strconv.AppendUint(dst, uint64(k.number), 10) }
-
-func numberJSON(dst []byte, name string, k *topKey) []byte {
-	return numberText(join(dst, `"`, name, `":`), k)
-}
 
 func protoText(dst []byte, k *topKey) []byte {
 	if name := ctnetlink.ProtoName(k.proto); name != "unknown" {
@@ -81,12 +79,11 @@ func protoText(dst []byte, k *topKey) []byte {
 	return strconv.AppendUint(dst, uint64(k.proto), 10)
 }
 
-func protoJSON(dst []byte, k *topKey) []byte {
-	dst = join(dst, `"proto":`, strconv.Itoa(int(k.proto)))
+func protoJSON(o *jsonout.Object, k *topKey) {
+	o.Uint("proto", uint64(k.proto))
 	if name := ctnetlink.ProtoName(k.proto); name != "unknown" {
-		dst = join(dst, `,"proto_name":"`, name, `"`)
+		o.Token("proto_name", name)
 	}
-	return dst
 }
 
 func portText(dst []byte, k *topKey) []byte {
@@ -96,9 +93,9 @@ func portText(dst []byte, k *topKey) []byte {
 	return protoText(dst, k)
 }
 
-func portJSON(dst []byte, k *topKey) []byte {
+func portJSON(o *jsonout.Object, k *topKey) {
 	if k.number != noPort {
-		dst = append(numberJSON(dst, "port", k), ',')
+		o.Uint("port", uint64(k.number))
 	}
-	return protoJSON(dst, k)
+	protoJSON(o, k)
 }

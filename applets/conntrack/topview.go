@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"ctbox/applets/internal/screen"
+	"ctbox/internal/jsonout"
 )
 
 // topLow is the number of lines below which a screen has no sums and remarks: the
@@ -213,36 +214,35 @@ func printable(arg string) string {
 
 // appendJSON writes what a refresh has found as an object.
 func (v *topView) appendJSON(dst []byte) []byte {
-	ns := v.at.UnixNano()
-	dst = join(dst, `{"time":`, strconv.FormatInt(ns/1e9, 10), ".", strconv.FormatInt(1e9+ns%1e9, 10)[1:],
-		`,"key":"`, topKinds[v.kind].word, `","sort":"`, topSorts[v.sort].word, `"`)
+	o := jsonout.Object{Dst: dst}
+	o.Begin()
+	o.Nanoseconds("time", uint64(v.at.UnixNano()))
+	o.Token("key", topKinds[v.kind].word)
+	o.Token("sort", topSorts[v.sort].word)
 	if v.seconds > 0 {
-		dst = strconv.AppendFloat(join(dst, `,"seconds":`), v.seconds, 'f', 6, 64)
+		o.Decimal("seconds", v.seconds, 6)
 	}
-	dst = join(v.appendValues(dst, &v.all), `,"keys":`, strconv.Itoa(v.keys),
-		`,"flows_of_further_keys":`, strconv.FormatUint(v.left, 10),
-		`,"events_lost":`, strconv.FormatUint(v.lost, 10), `,"top":[`)
-	for i := range v.rows {
-		if i > 0 {
-			dst = append(dst, ',')
-		}
-		dst = topKinds[v.kind].json(append(dst, '{'), &v.rows[i].key)
-		dst = append(v.appendValues(dst, &v.rows[i].values), '}')
-	}
-	return append(dst, "]}"...)
+	v.values(&o, &v.all)
+	o.Int("keys", int64(v.keys))
+	o.Uint("flows_of_further_keys", v.left)
+	o.Uint("events_lost", v.lost)
+	o.List("top", len(v.rows), func(i int) {
+		topKinds[v.kind].json(&o, &v.rows[i].key)
+		v.values(&o, &v.rows[i].values)
+	})
+	o.End()
+	return o.Dst
 }
 
-// appendValues leaves out what is not known.
-func (v *topView) appendValues(dst []byte, values *[topColumns]float64) []byte {
+// values leaves out what is not known.
+func (v *topView) values(o *jsonout.Object, values *[topColumns]float64) {
 	for c := range topColumns {
-		if !v.knows(c) {
-			continue
+		switch {
+		case !v.knows(c):
+		case c > topFlows:
+			o.Decimal(topSorts[c].word+"_per_second", values[c], 1)
+		default:
+			o.Decimal(topSorts[c].word, values[c], 0)
 		}
-		unit, decimals := `":`, 0
-		if c > topFlows {
-			unit, decimals = `_per_second":`, 1
-		}
-		dst = strconv.AppendFloat(join(dst, `,"`, topSorts[c].word, unit), values[c], 'f', decimals, 64)
 	}
-	return dst
 }

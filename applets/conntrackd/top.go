@@ -7,13 +7,13 @@ import (
 	"io"
 	"log/slog"
 	"os"
-	"strconv"
 	"strings"
 	"time"
 
 	"ctbox/applets/conntrackd/control"
 	"ctbox/applets/internal/screen"
 	"ctbox/conf"
+	"ctbox/internal/jsonout"
 )
 
 // topEvery is how often --top asks the daemon.
@@ -211,24 +211,24 @@ func (t *top) paint(width, height int) [][]byte {
 
 // appendJSON writes all samples as an object on a line.
 func (t *top) appendJSON(dst []byte) []byte {
-	ns := t.at.UnixNano()
-	dst = append(dst, `{"time":`+strconv.FormatInt(ns/1e9, 10)+"."+strconv.FormatInt(1e9+ns%1e9, 10)[1:]+`,"metrics":[`...)
-	for i := range t.samples {
+	o := jsonout.Object{Dst: dst}
+	o.Begin()
+	o.Nanoseconds("time", uint64(t.at.UnixNano()))
+	o.List("metrics", len(t.samples), func(i int) {
 		s := &t.samples[i]
-		if i > 0 {
-			dst = append(dst, ',')
-		}
 		name, labels, _ := strings.Cut(strings.TrimSuffix(s.name, "}"), "{")
-		dst = append(dst, `{"name":"`+name+`"`...)
+		o.Token("name", name)
 		if labels != "" {
 			// name="value", where a value is escaped as in JSON and has no ="
-			dst = append(dst, `,"labels":{"`+strings.NewReplacer(`="`, `":"`, `",`, `","`).Replace(labels)+"}"...)
+			o.Name("labels")
+			o.Dst = append(o.Dst, `{"`+strings.NewReplacer(`="`, `":"`, `",`, `","`).Replace(labels)+"}"...)
 		}
-		dst = append(dst, `,"value":`+s.text...)
+		o.Name("value")
+		o.Dst = append(o.Dst, s.text...)
 		if s.counter && t.seconds > 0 {
-			dst = strconv.AppendFloat(append(dst, `,"per_second":`...), s.rate, 'f', 1, 64)
+			o.Decimal("per_second", s.rate, 1)
 		}
-		dst = append(dst, '}')
-	}
-	return append(dst, "]}\n"...)
+	})
+	o.Line()
+	return o.Dst
 }

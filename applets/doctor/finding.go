@@ -1,9 +1,9 @@
 package doctor
 
 import (
+	"bytes"
+	"encoding/json"
 	"strings"
-
-	"ctbox/nl/format"
 )
 
 // Severity is how much a finding matters.
@@ -122,19 +122,19 @@ func printable(s string) string {
 	}, s)
 }
 
-// appendJSON writes one object a finding, one a line.
+// appendJSON writes each finding as an object on its line.
 func appendJSON(dst []byte, r *report) []byte {
+	b := bytes.NewBuffer(dst)
+	e := json.NewEncoder(b)
+	e.SetEscapeHTML(false)
 	r.worstFirst(func(f *Finding) {
-		dst = append(dst, '{')
-		for _, m := range [...]struct{ name, text string }{
-			{"severity", f.Severity.String()}, {"id", f.ID}, {"seen", f.Seen}, {"reason", f.Reason}, {"fix", f.Fix},
-		} {
-			if m.text != "" {
-				dst = append(dst, `"`+m.name+`":`...)
-				dst = append(format.AppendJSONString(dst, []byte(m.text)), ',')
-			}
-		}
-		dst = append(dst[:len(dst)-1], "}\n"...)
+		_ = e.Encode(struct { // a buffer takes everything
+			Severity string `json:"severity"`
+			ID       string `json:"id"`
+			Seen     string `json:"seen"`
+			Reason   string `json:"reason,omitempty"`
+			Fix      string `json:"fix,omitempty"`
+		}{f.Severity.String(), f.ID, f.Seen, f.Reason, f.Fix})
 	})
-	return dst
+	return b.Bytes()
 }

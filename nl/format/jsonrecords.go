@@ -5,8 +5,8 @@ import "ctbox/nl/ctnetlink"
 // appendExpectJSON writes an expectation as one object.
 func appendExpectJSON(dst []byte, x *ctnetlink.Expect, s *Style, e *Event) []byte {
 	has := x.Has &^ s.WithoutExpect
-	o := object{dst}
-	o.open()
+	o := newObject(dst)
+	o.Begin()
 	o.event(e)
 	o.family(x.Tuple.Family)
 	proto, known := x.Tuple.Proto, x.Tuple.Has&ctnetlink.TupleProto != 0
@@ -20,70 +20,70 @@ func appendExpectJSON(dst []byte, x *ctnetlink.Expect, s *Style, e *Event) []byt
 		if part.t.Has == 0 {
 			continue
 		}
-		o.name(part.name)
-		o.open()
+		o.Name(part.name)
+		o.Begin()
 		o.tuple(part.t, proto, known)
-		o.close()
+		o.End()
 	}
 	if has&ctnetlink.ExpectHasTimeout != 0 {
-		o.uint("timeout", uint64(x.Timeout))
+		o.Uint("timeout", uint64(x.Timeout))
 	}
 	if has&ctnetlink.ExpectHasZone != 0 {
-		o.uint("zone", uint64(x.Zone))
+		o.Uint("zone", uint64(x.Zone))
 	}
 	if has&ctnetlink.ExpectHasFlags != 0 {
 		o.bits("flags", expectFlags, x.Flags)
 	}
 	if has&ctnetlink.ExpectHasClass != 0 {
-		o.uint("class", uint64(x.Class))
+		o.Uint("class", uint64(x.Class))
 	}
 	if has&ctnetlink.ExpectHasHelper != 0 {
-		o.text("helper", x.Helper.Bytes())
+		o.Bytes("helper", x.Helper.Bytes())
 	}
 	if has&ctnetlink.ExpectHasID != 0 {
-		o.uint("id", uint64(x.ID))
+		o.Uint("id", uint64(x.ID))
 	}
 	if has&ctnetlink.ExpectHasNAT != 0 {
-		o.name("nat")
-		o.open()
+		o.Name("nat")
+		o.Begin()
 		if x.NATDir == 0 {
-			o.token("direction", "original")
+			o.Token("direction", "original")
 		} else {
-			o.token("direction", "reply")
+			o.Token("direction", "reply")
 		}
 		o.tuple(&x.NATTuple, proto, known)
-		o.close()
+		o.End()
 	}
 	if has&ctnetlink.ExpectHasFn != 0 {
-		o.text("function", x.FnBytes())
+		o.Bytes("function", x.FnBytes())
 	}
-	o.close()
-	return o.dst
+	o.End()
+	return o.Dst
 }
 
 // AppendCountJSON appends the number of entries in a table ("conntrack" or
 // "expect").
 func AppendCountJSON(dst []byte, table string, count uint64) []byte {
-	o := object{dst}
-	o.open()
-	o.token("table", table)
-	o.uint("count", count)
-	o.close()
-	return o.dst
+	o := newObject(dst)
+	o.Begin()
+	o.Token("table", table)
+	o.Uint("count", count)
+	o.End()
+	return o.Dst
 }
 
 // AppendLostJSON appends the record that stands in a stream of events where the
 // kernel dropped messages. e.Time is when that was noticed.
 func AppendLostJSON(dst []byte, messages uint64, e *Event) []byte {
-	o := object{dst}
-	o.open()
-	o.token("event", lostEvent)
+	o := newObject(dst)
+	o.Begin()
+	o.Token("event", lostEvent)
 	if e.Time > 0 {
-		o.seconds("time", uint64(e.Time))
+		o.Nanoseconds("time", uint64(e.Time))
 	}
-	o.uint("messages", messages)
-	o.close()
-	return o.dst
+	o.Uint("messages", messages)
+	o.End()
+	return o.Dst
 }
 
 // lostEvent is the "event" of AppendLostJSON.
@@ -97,12 +97,12 @@ type Counter struct {
 
 // AppendStatsJSON appends the counters of one CPU.
 func AppendStatsJSON(dst []byte, cpu uint, counters []Counter) []byte {
-	o := object{dst}
-	o.open()
-	o.uint("cpu", uint64(cpu))
+	o := newObject(dst)
+	o.Begin()
+	o.Uint("cpu", uint64(cpu))
 	for _, c := range counters {
-		o.uint(c.Name, c.Value)
+		o.Uint(c.Name, c.Value)
 	}
-	o.close()
-	return o.dst
+	o.End()
+	return o.Dst
 }

@@ -14,40 +14,19 @@ import (
 // filtered before only saves work.
 type filter struct {
 	conf     *conf.Filter
-	hosts    map[address]struct{}
-	networks []network
+	hosts    map[netip.Addr]struct{}
+	networks []netip.Prefix
 	helpers  []string // lower case; empty lets all pass
 }
 
-// address is an address with its family.
-type address struct {
-	family uint8
-	addr   ctnetlink.Addr
-}
-
-// network is a prefix: mask and value of each 32-bit piece of an ctnetlink.Addr.
-type network struct {
-	family      uint8
-	addr, masks ctnetlink.Addr
-}
-
 func newFilter(f *conf.Filter, helpers []string) *filter {
-	out := &filter{conf: f, hosts: map[address]struct{}{}}
+	out := &filter{conf: f, hosts: map[netip.Addr]struct{}{}}
 	for _, p := range f.Address.Prefixes {
-		a := address{family: nl.FamilyIPv4}
-		if p.Addr().Is6() {
-			a.family = nl.FamilyIPv6
-		}
-		copy(a.addr[:], p.Addr().AsSlice())
 		if p.IsSingleIP() {
-			out.hosts[a] = struct{}{}
-			continue
+			out.hosts[p.Addr()] = struct{}{}
+		} else {
+			out.networks = append(out.networks, p)
 		}
-		n := network{family: a.family, addr: a.addr}
-		for bit := range p.Bits() {
-			n.masks[bit/8] |= 0x80 >> (bit % 8)
-		}
-		out.networks = append(out.networks, n)
 	}
 	for _, h := range helpers {
 		out.helpers = append(out.helpers, strings.ToLower(h))
@@ -91,26 +70,22 @@ func (x *filter) passes(f *ctnetlink.Flow, gone bool) bool {
 	return true
 }
 
+// listed reports whether the pool of addresses has a. A prefix has addresses of its own
+// family only.
 func (x *filter) listed(family uint8, a *ctnetlink.Addr) bool {
-	if _, ok := x.hosts[address{family, *a}]; ok {
+	addr := netip.AddrFrom16(*a)
+	if family == nl.FamilyIPv4 {
+		addr = netip.AddrFrom4([4]byte(a[:4]))
+	}
+	if _, ok := x.hosts[addr]; ok {
 		return true
 	}
-	for i := range x.networks {
-		n := &x.networks[i]
-		if n.family == family && n.contains(a) {
+	for _, p := range x.networks {
+		if p.Contains(addr) {
 			return true
 		}
 	}
 	return false
-}
-
-func (n *network) contains(a *ctnetlink.Addr) bool {
-	for i := range a {
-		if (a[i]^n.addr[i])&n.masks[i] != 0 {
-			return false
-		}
-	}
-	return true
 }
 
 // passesExpect reports whether an expectation's helper is one of those to be

@@ -4,11 +4,10 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
-	"strconv"
 	"strings"
 	"time"
 
-	"ctbox/nl/format"
+	"ctbox/internal/jsonout"
 	"ctbox/sync/node"
 )
 
@@ -102,24 +101,20 @@ func (r *record) appendWithEntry(dst []byte, f Format) []byte {
 // appendJSON appends r as an object, with the members of log/slog's handler of
 // that name: time, level and msg, and what else there is.
 func (r *record) appendJSON(dst []byte) []byte {
-	dst = append(dst, `{"time":"`...)
-	dst = r.at.AppendFormat(dst, "2006-01-02T15:04:05.000000Z07:00")
-	dst = append(append(dst, `","level":"`...), r.level.json...)
-	dst = strconv.AppendInt(append(dst, `","pid":`...), int64(os.Getpid()), 10)
-	dst = appendMember(dst, "msg", r.text)
+	o := jsonout.Object{Dst: append(dst, `{"time":"`...)}
+	o.Dst = append(r.at.AppendFormat(o.Dst, "2006-01-02T15:04:05.000000Z07:00"), '"')
+	o.Token("level", r.level.json)
+	o.Int("pid", int64(os.Getpid()))
+	o.Text("msg", r.text)
 	for _, a := range r.attrs {
-		dst = appendMember(dst, a.Key, a.Value.String())
+		o.Text(a.Key, a.Value.String())
 	}
 	if r.entry != "" {
-		dst = appendMember(dst, node.EntryKey, r.entry)
+		o.Text(node.EntryKey, r.entry)
 	}
 	if r.repeated > 0 {
-		dst = strconv.AppendUint(append(dst, `,"repeated":`...), r.repeated, 10)
+		o.Uint("repeated", r.repeated)
 	}
-	return append(dst, '}', '\n')
-}
-
-func appendMember(dst []byte, name, value string) []byte {
-	dst = format.AppendJSONString(append(dst, ','), []byte(name))
-	return format.AppendJSONString(append(dst, ':'), []byte(value))
+	o.Line()
+	return o.Dst
 }

@@ -4,7 +4,7 @@ import (
 	"strconv"
 	"time"
 
-	"ctbox/nl/format"
+	"ctbox/internal/jsonout"
 	"ctbox/sync/node"
 	"ctbox/sync/wire"
 )
@@ -28,65 +28,65 @@ const (
 // one section or All. Its members are listed in docs/conntrackd.md; the
 // programs that read them rely on their names.
 func AppendStatusJSON(dst []byte, s *node.Status, l *Local, section Section) []byte {
-	o := object{append(dst, '{')}
-	o.text("mode", modeNames[s.Mode])
+	o := object{jsonout.Object{Dst: append(dst, '{')}}
+	o.Text("mode", modeNames[s.Mode])
 	has := func(of Section) bool { return section == All || section == of }
 	if has(SectionRuntime) {
 		o.seconds("uptime", s.Uptime)
 	}
 	if has(SectionCache) {
-		o.open("caches")
+		o.Open("caches")
 		internal, external := cacheNames(s.Mode)
 		o.cache(internal, &s.Internal, s.ExpectationSync)
 		o.cache(external, &s.External, s.ExpectationSync)
-		o.close()
-		o.open("traffic")
-		o.uint("bytes", s.Traffic.Bytes)
-		o.uint("packets", s.Traffic.Packets)
-		o.close()
+		o.End()
+		o.Open("traffic")
+		o.Uint("bytes", s.Traffic.Bytes)
+		o.Uint("packets", s.Traffic.Packets)
+		o.End()
 	}
 	if has(SectionLink) && s.Mode.Sync() {
-		o.list("links", len(s.Links), func(i int) { o.link(&s.Links[i]) })
+		o.List("links", len(s.Links), func(i int) { o.link(&s.Links[i]) })
 	}
 	if has(SectionNetwork) && s.Mode.Sync() {
 		o.network(s)
 	}
 	if has(SectionQueue) && s.Mode.Sync() {
-		o.list("queues", len(s.Queues.Queues), func(i int) {
+		o.List("queues", len(s.Queues.Queues), func(i int) {
 			q := &s.Queues.Queues[i]
-			o.text("name", q.Name)
-			o.uint("length", q.Len)
+			o.Text("name", q.Name)
+			o.Uint("length", q.Len)
 			if q.Max != 0 {
-				o.uint("limit", q.Max)
+				o.Uint("limit", q.Max)
 			}
-			o.uint("full", q.NoSpace)
+			o.Uint("full", q.NoSpace)
 		})
 	}
 	if has(SectionRuntime) {
 		o.runtime(s, l)
 	}
 	if has(SectionTasks) {
-		o.list("tasks", len(s.Tasks), func(i int) {
+		o.List("tasks", len(s.Tasks), func(i int) {
 			t := &s.Tasks[i]
-			o.text("type", taskTypes[t.Type])
+			o.Text("type", taskTypes[t.Type])
 			o.seconds("running", t.Running)
-			o.uint("done", t.Done)
+			o.Uint("done", t.Done)
 		})
 	}
 	if has(SectionHelpers) && l.Helpers != nil {
 		o.helpers(l.Helpers)
 	}
-	o.close()
-	return append(o.dst, '\n')
+	o.End()
+	return append(o.Dst, '\n')
 }
 
 // helpers appends what `-s helpers` has.
 func (o *object) helpers(h *Helpers) {
-	o.open("helpers")
+	o.Open("helpers")
 	for _, c := range helperCounts(h) {
-		o.uint(c.name, c.n)
+		o.Uint(c.name, c.n)
 	}
-	o.close()
+	o.End()
 }
 
 // helperCounts are the numbers of helpers with their names in JSON.
@@ -100,19 +100,19 @@ func helperCounts(h *Helpers) [8]namedCount {
 
 // AppendResendQueueJSON appends `-s rsqueue` as a JSON object and a newline.
 func AppendResendQueueJSON(dst []byte, queue []node.Resend) []byte {
-	o := object{append(dst, '{')}
-	o.list("resend_queue", len(queue), func(i int) {
+	o := object{jsonout.Object{Dst: append(dst, '{')}}
+	o.List("resend_queue", len(queue), func(i int) {
 		e := &queue[i]
 		if e.Control {
-			o.text("type", "control")
-			o.uint("flags", uint64(e.Flags))
+			o.Text("type", "control")
+			o.Uint("flags", uint64(e.Flags))
 		} else {
-			o.text("type", "object")
+			o.Text("type", "object")
 		}
-		o.uint("seq", uint64(e.Seq))
+		o.Uint("seq", uint64(e.Seq))
 	})
-	o.close()
-	return append(o.dst, '\n')
+	o.End()
+	return append(o.Dst, '\n')
 }
 
 var modeNames = [...]string{node.ModeNone: "none", node.ModeStats: "stats", node.ModeFTFW: "ftfw",
@@ -127,55 +127,11 @@ var (
 )
 
 // object writes the members of JSON objects, one within another.
-type object struct{ dst []byte }
-
-func (o *object) name(name string) {
-	if last := o.dst[len(o.dst)-1]; last != '{' && last != '[' {
-		o.dst = append(o.dst, ',')
-	}
-	o.dst = append(append(append(o.dst, '"'), name...), '"', ':')
-}
-
-func (o *object) open(name string) {
-	o.name(name)
-	o.dst = append(o.dst, '{')
-}
-
-func (o *object) close() { o.dst = append(o.dst, '}') }
-
-// list writes an array of n objects.
-func (o *object) list(name string, n int, element func(int)) {
-	o.name(name)
-	o.dst = append(o.dst, '[')
-	for i := range n {
-		if i > 0 {
-			o.dst = append(o.dst, ',')
-		}
-		o.dst = append(o.dst, '{')
-		element(i)
-		o.close()
-	}
-	o.dst = append(o.dst, ']')
-}
-
-func (o *object) uint(name string, n uint64) {
-	o.name(name)
-	o.dst = strconv.AppendUint(o.dst, n, 10)
-}
-
-func (o *object) bool(name string, b bool) {
-	o.name(name)
-	o.dst = strconv.AppendBool(o.dst, b)
-}
-
-func (o *object) text(name, text string) {
-	o.name(name)
-	o.dst = format.AppendJSONString(o.dst, []byte(text))
-}
+type object struct{ jsonout.Object }
 
 func (o *object) seconds(name string, d time.Duration) {
-	o.name(name)
-	o.dst = appendSeconds(o.dst, d)
+	o.Name(name)
+	o.Dst = appendSeconds(o.Dst, d)
 }
 
 // appendSeconds appends a duration as seconds with a fraction where it has one.
@@ -187,58 +143,58 @@ func (o *object) cache(name string, c *node.CacheStatus, expects bool) {
 	if c.Kind == node.CacheAbsent {
 		return
 	}
-	o.open(name)
-	o.text("kind", cacheKinds[c.Kind])
+	o.Open(name)
+	o.Text("kind", cacheKinds[c.Kind])
 	o.table("flows", c.Kind, &c.Flows)
 	if expects {
 		o.table("expectations", c.Kind, &c.Expects)
 	}
-	o.close()
+	o.End()
 }
 
 func (o *object) table(name string, kind node.CacheKind, t *node.TableStatus) {
-	o.open(name)
+	o.Open(name)
 	if kind == node.CacheStored {
-		o.uint("active", t.Active)
-		o.uint("objects", t.Objects)
+		o.Uint("active", t.Active)
+		o.Uint("objects", t.Objects)
 		if t.Limit != 0 {
-			o.uint("limit", t.Limit)
+			o.Uint("limit", t.Limit)
 		}
-		o.uint("memory", t.Bytes)
+		o.Uint("memory", t.Bytes)
 	}
-	o.uint("created", t.Created)
-	o.uint("updated", t.Updated)
-	o.uint("destroyed", t.Destroyed)
+	o.Uint("created", t.Created)
+	o.Uint("updated", t.Updated)
+	o.Uint("destroyed", t.Destroyed)
 	if kind != node.CacheBypass {
-		o.uint("create_failed", t.CreateFailed)
+		o.Uint("create_failed", t.CreateFailed)
 	}
 	switch kind {
 	case node.CacheStored:
-		o.uint("no_space", t.NoSpace)
+		o.Uint("no_space", t.NoSpace)
 	case node.CacheInject:
-		o.uint("update_failed", t.UpdateFailed)
-		o.uint("destroy_failed", t.DestroyFailed)
+		o.Uint("update_failed", t.UpdateFailed)
+		o.Uint("destroy_failed", t.DestroyFailed)
 	}
-	o.close()
+	o.End()
 }
 
 func (o *object) link(l *node.LinkStatus) {
-	o.text("transport", transportNames[l.Transport])
-	o.text("interface", l.Interface)
-	o.text("state", linkStateNames[l.State])
-	o.bool("active", l.Active)
+	o.Text("transport", transportNames[l.Transport])
+	o.Text("interface", l.Interface)
+	o.Text("state", linkStateNames[l.State])
+	o.Bool("active", l.Active)
 	if l.Transport == node.TCP {
-		o.bool("server_connected", l.ServerConnected)
-		o.bool("client_connected", l.ClientConnected)
+		o.Bool("server_connected", l.ServerConnected)
+		o.Bool("client_connected", l.ClientConnected)
 	}
 	for _, c := range linkCounters(l) {
-		o.open(c.direction)
-		o.uint("bytes", c.bytes)
-		o.uint("packets", c.packets)
-		o.uint("errors", c.errors)
-		o.close()
+		o.Open(c.direction)
+		o.Uint("bytes", c.bytes)
+		o.Uint("packets", c.packets)
+		o.Uint("errors", c.errors)
+		o.End()
 	}
-	o.uint("refused", l.Refused)
+	o.Uint("refused", l.Refused)
 	if l.Heard {
 		o.seconds("last_message", l.LastMessage)
 	}
@@ -289,23 +245,23 @@ type namedCount struct {
 }
 
 func (o *object) network(s *node.Status) {
-	o.open("malformed")
+	o.Open("malformed")
 	for _, c := range malformed(s) {
-		o.uint(c.name, c.n)
+		o.Uint(c.name, c.n)
 	}
-	o.close()
-	o.uint("lost", s.Wire.Lost)
-	o.uint("before", s.Wire.Before)
-	o.list("peers", len(s.Peers), func(i int) {
+	o.End()
+	o.Uint("lost", s.Wire.Lost)
+	o.Uint("before", s.Wire.Before)
+	o.List("peers", len(s.Peers), func(i int) {
 		p := &s.Peers[i]
-		o.text("address", p.Addr.Addr().String())
+		o.Text("address", p.Addr.Addr().String())
 		o.seconds("last_message", p.LastMessage)
-		o.uint("messages", p.Messages)
-		o.bool("ignored", p.Ignored)
-		o.uint("missing", p.Incomplete)
+		o.Uint("messages", p.Messages)
+		o.Bool("ignored", p.Ignored)
+		o.Uint("missing", p.Incomplete)
 	})
 	r := &s.Replica
-	o.open("replication")
+	o.Open("replication")
 	for _, c := range [...]namedCount{
 		{"sent", r.Sent}, {"received", r.Received}, {"resent", r.Resent},
 		{"nacks_sent", r.NacksSent}, {"nacks_received", r.NacksRecv},
@@ -313,48 +269,48 @@ func (o *object) network(s *node.Status) {
 		{"given_up", r.GivenUp}, {"third_node", r.ThirdNode},
 		{"pending", r.Pending}, {"unacknowledged", r.Unacked},
 	} {
-		o.uint(c.name, c.n)
+		o.Uint(c.name, c.n)
 	}
 	o.seconds("lag", r.Lag)
-	o.open("unsaid")
+	o.Open("unsaid")
 	for _, c := range unsaid(s) {
-		o.uint(c.name, c.n)
+		o.Uint(c.name, c.n)
 	}
-	o.close()
-	o.close()
+	o.End()
+	o.End()
 }
 
 func (o *object) runtime(s *node.Status, l *Local) {
 	k := &s.Kernel
-	o.open("kernel")
+	o.Open("kernel")
 	for _, c := range [...]namedCount{
 		{"events", k.Events}, {"filtered", k.Filtered}, {"unknown_events", k.UnknownEvents},
 		{"failed_events", k.FailedEvents}, {"unknown_dumps", k.UnknownDumps}, {"overruns", k.Overruns}, {"lost", k.Lost}, {"missing", k.Missing},
 		{"flushes", k.Flushes}, {"resyncs", k.Resyncs}, {"buffer_size", k.BufferSize},
 		{"limit_reached", k.LimitReached},
 	} {
-		o.uint(c.name, c.n)
+		o.Uint(c.name, c.n)
 	}
-	o.close()
-	o.uint("tasks_failed", s.TaskFail)
-	o.open("control")
-	o.uint("read_failed", l.ReadFailed)
-	o.uint("unknown_requests", l.Unknown)
-	o.uint("refused", l.Refused)
-	o.uint("dropped", l.Dropped)
-	o.close()
+	o.End()
+	o.Uint("tasks_failed", s.TaskFail)
+	o.Open("control")
+	o.Uint("read_failed", l.ReadFailed)
+	o.Uint("unknown_requests", l.Unknown)
+	o.Uint("refused", l.Refused)
+	o.Uint("dropped", l.Dropped)
+	o.End()
 	if !s.Mode.Sync() {
 		return
 	}
 	c := &s.Commits
-	o.open("commits")
-	o.uint("count", c.Count)
-	o.bool("running", c.Running)
+	o.Open("commits")
+	o.Uint("count", c.Count)
+	o.Bool("running", c.Running)
 	if c.Count > 0 {
-		o.open("last")
+		o.Open("last")
 		o.seconds("age", c.Age)
 		o.seconds("took", c.Last.Took)
-		o.uint("missing", c.Last.Missing)
+		o.Uint("missing", c.Last.Missing)
 		if c.Last.Tables&node.Flows != 0 {
 			o.committed("flows", &c.Last.Flows)
 		}
@@ -362,19 +318,19 @@ func (o *object) runtime(s *node.Status, l *Local) {
 			o.committed("expectations", &c.Last.Expects)
 		}
 		if refused := c.Last.Refused; len(refused) > 0 {
-			o.list("refused", len(refused), func(i int) {
-				o.text("reason", refused[i].Reason)
-				o.text("entry", refused[i].Entry)
+			o.List("refused", len(refused), func(i int) {
+				o.Text("reason", refused[i].Reason)
+				o.Text("entry", refused[i].Entry)
 			})
 		}
-		o.close()
+		o.End()
 	}
-	o.close()
+	o.End()
 }
 
 func (o *object) committed(name string, c *node.CommitCount) {
-	o.open(name)
-	o.uint("committed", c.Committed)
-	o.uint("failed", c.Failed)
-	o.close()
+	o.Open(name)
+	o.Uint("committed", c.Committed)
+	o.Uint("failed", c.Failed)
+	o.End()
 }

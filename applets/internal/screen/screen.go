@@ -10,13 +10,14 @@ import (
 	"sync"
 
 	"golang.org/x/sys/unix"
+	"golang.org/x/term"
 )
 
 // Screen is a terminal that Open has taken. Paint is for one goroutine; Close
 // may come from any.
 type Screen struct {
-	in, out *os.File
-	saved   *unix.Termios // of in, nil where it is no terminal
+	in, out *os.File // in is nil where it is no terminal
+	saved   *term.State
 	events  chan byte
 	signals chan os.Signal
 
@@ -36,11 +37,10 @@ const (
 
 // IsTerminal reports whether f is a terminal that can be painted.
 func IsTerminal(f *os.File) bool {
-	if term := os.Getenv("TERM"); term == "" || term == "dumb" {
+	if kind := os.Getenv("TERM"); kind == "" || kind == "dumb" {
 		return false
 	}
-	_, err := unix.IoctlGetTermios(int(f.Fd()), unix.TCGETS)
-	return err == nil
+	return term.IsTerminal(int(f.Fd()))
 }
 
 // Open takes the terminal: letters typed come at once and are not shown, and
@@ -51,10 +51,8 @@ func IsTerminal(f *os.File) bool {
 // and SIGTERM are the caller's: it must see to it that Close is called.
 func Open(in, out *os.File) (*Screen, error) {
 	s := &Screen{in: in, out: out, events: make(chan byte, 16), signals: make(chan os.Signal, 16)}
-	if in != nil {
-		if t, err := unix.IoctlGetTermios(int(in.Fd()), unix.TCGETS); err == nil {
-			s.saved = t
-		}
+	if in == nil || !term.IsTerminal(int(in.Fd())) {
+		s.in = nil
 	}
 	signal.Notify(s.signals, unix.SIGWINCH, unix.SIGTSTP, unix.SIGCONT, unix.SIGHUP, unix.SIGQUIT)
 	if err := s.take(); err != nil {
@@ -62,7 +60,7 @@ func Open(in, out *os.File) (*Screen, error) {
 		return nil, err
 	}
 	go s.watch()
-	if s.saved != nil {
+	if s.in != nil {
 		go s.read()
 	}
 	return s, nil
@@ -73,11 +71,11 @@ func (s *Screen) Events() <-chan byte { return s.events }
 
 // Size returns columns and lines; 80 and 24 where the terminal does not say.
 func (s *Screen) Size() (width, height int) {
-	w, err := unix.IoctlGetWinsize(int(s.out.Fd()), unix.TIOCGWINSZ)
-	if err != nil || w.Col == 0 || w.Row == 0 {
+	width, height, err := term.GetSize(int(s.out.Fd()))
+	if err != nil || width == 0 || height == 0 {
 		return 80, 24
 	}
-	return int(w.Col), int(w.Row)
+	return width, height
 }
 
 // Paint shows lines, from the top. They must be no longer and no more than Size
@@ -116,13 +114,12 @@ func (s *Screen) Close() {
 func (s *Screen) take() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.saved != nil {
-		t := *s.saved
-		t.Lflag &^= unix.ICANON | unix.ECHO
-		t.Cc[unix.VMIN], t.Cc[unix.VTIME] = 1, 0
-		if err := unix.IoctlSetTermios(int(s.in.Fd()), unix.TCSETS, &t); err != nil {
+	if s.in != nil {
+		saved, err := term.MakeRaw(int(s.in.Fd()))
+		if err != nil {
 			return err
 		}
+		s.saved = saved
 	}
 	s.taken = true
 	_, err := s.out.WriteString(enter)
@@ -137,8 +134,8 @@ func (s *Screen) giveBack() {
 	}
 	s.taken = false
 	_, _ = s.out.WriteString(leave)
-	if s.saved != nil {
-		_ = unix.IoctlSetTermios(int(s.in.Fd()), unix.TCSETS, s.saved)
+	if s.in != nil {
+		_ = term.Restore(int(s.in.Fd()), s.saved)
 	}
 }
 
@@ -178,6 +175,10 @@ func (s *Screen) send(event byte) {
 	}
 }
 
+// keySignals are the keys that a terminal turns into signals to its foreground process
+// group. In raw mode they come as bytes.
+var keySignals = [' ']unix.Signal{'C' & 0x1f: unix.SIGINT, 'Z' & 0x1f: unix.SIGTSTP, '\\' & 0x1f: unix.SIGQUIT}
+
 // read ends with the process, or the terminal.
 func (s *Screen) read() {
 	var b [1]byte
@@ -188,6 +189,8 @@ func (s *Screen) read() {
 		}
 		if b[0] > ' ' {
 			s.send(b[0])
+		} else if b[0] < ' ' && keySignals[b[0]] != 0 {
+			_ = unix.Kill(0, keySignals[b[0]])
 		}
 	}
 }
