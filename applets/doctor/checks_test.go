@@ -215,6 +215,9 @@ func TestLink(t *testing.T) {
 	wantFinding(t, all, "error", "config", "203.0.113.1 is no address of this host")
 	fw1.IP("addr", "add", "203.0.113.2/24", "dev", "sync0")
 	wantFinding(t, look(), "error", "sync-link", "is one of this host's")
+	relay, _ := examined(t, fw1, nil, "--for", "conntrackd", "-C",
+		config(t, strings.Replace(syncConfig, "Port 3780", "Port 3780\n Accept 203.0.113.2", 1)))
+	wantFinding(t, relay, "ok", "sync-link", "203.0.113.2 is this host: a relay")
 	fw1.IP("link", "del", "sync0")
 	wantFinding(t, look(), "error", "config", "sync0 is an invalid interface")
 }

@@ -97,7 +97,6 @@ func (m *Monitor) closeFiles() {
 
 func (m *Monitor) listen() {
 	defer close(m.done)
-	defer m.closeFiles()
 	retry := backoff{say: m.failed}
 	for {
 		err := m.wait(m.fd, -1)
@@ -185,4 +184,5 @@ func (m *Monitor) Close() {
 	close(m.ended)
 	_, _ = unix.Write(m.bell, binary.NativeEndian.AppendUint64(nil, 1))
 	<-m.done
+	m.closeFiles() // not before: another file may have the bell's number by then
 }

@@ -139,6 +139,17 @@ func TestSilentPeerInAlarm(t *testing.T) {
 	l.expect(t, "192.0.2.2 is heard again, after 120 seconds")
 }
 
+// Over TCP a peer has to be connected at least.
+func TestUnconnectedPeerInAlarm(t *testing.T) {
+	l := newListener(t, ModeALARM, 0)
+	l.links.all = append(l.links.all, link.New(link.Config{Transport: link.TCP, Port: 3780}, 0, nil, link.Reports{}))
+	l.pass(time.Minute, nil)
+	l.expect(t, "nothing has been heard from any peer for 5 seconds, and none is connected: does its daemon run, and do both "+
+		"firewalls accept TCP port 3780?")
+	l.hears(0, peerA)
+	l.expect(t, "192.0.2.2 is heard again, after 55 seconds")
+}
+
 // A process that did not run, on a suspended machine for one, has heard nothing because of
 // that.
 func TestSilenceOfASleeper(t *testing.T) {
