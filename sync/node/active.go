@@ -10,6 +10,7 @@ import (
 	"ctbox/nl/ctnetlink"
 	"ctbox/sync/cache"
 	"ctbox/sync/proto"
+	"ctbox/sync/sched"
 )
 
 // subscribe joins the kernel's events. What it says stands in conntrack-tools' order.
@@ -87,46 +88,62 @@ func (n *Node) filterTooLong(err error) {
 // for each and sending it alone costs more than all the rest.
 const coalesce = 8 * time.Millisecond
 
-// eventsArrived is how the events' reader says that there are some. When nobody has
-// the turn it follows them itself, but leaves many to the loop, so as to go on reading.
+// eventsArrived is called by the reader of the events when there are some. If the lock
+// is free the reader follows a few runs itself, and leaves the rest to the loop so that it
+// can go on reading.
 func (n *Node) eventsArrived() {
-	if !n.tryTurn() {
-		n.wakeForEvents()
+	n.arrived.Store(true)
+	if !n.sched.TryLock() {
+		n.sched.Wake()
 		return
 	}
-	n.waiting = true
 	for i := 0; n.mayTakeEvents() && i < inlineRuns; i++ {
 		if n.takeEvents() != nil {
-			n.wakeForEvents() // the loop meets it again, and ends by it
+			n.sched.Wake() // the loop meets the error again, and ends by it
 			break
 		}
 	}
-	n.leaveTurn()
+	n.sched.Unlock()
 }
 
-// wakeForEvents has the loop look for events.
-func (n *Node) wakeForEvents() {
-	select {
-	case n.ready <- struct{}{}:
+// eventSource is the part of the loop that follows the events which their reader has left.
+type eventSource struct{ n *Node }
+
+func (s eventSource) Due() time.Duration {
+	switch n := s.n; {
+	case !n.arrived.Load() || n.following:
+		return sched.Never
+	case n.jammed():
+		return n.sched.Now() + heldPoll
 	default:
+		return n.sched.Now()
 	}
 }
+
+func (s eventSource) Run() error { return s.n.takeEvents() }
 
 // inlineRuns is how many runs of events their reader follows: mostly one that has
 // something in it and one that has not.
 const inlineRuns = 2
 
-// mayTakeEvents reports whether there are events to follow now.
-func (n *Node) mayTakeEvents() bool { return n.waiting && !n.following && !n.jammed() }
+// mayTakeEvents reports whether there are events to follow now. While a run is being
+// followed, and its holder lets others have the lock (Yield), nobody begins the next: the
+// order of a flow's events matters.
+func (n *Node) mayTakeEvents() bool { return n.arrived.Load() && !n.following && !n.jammed() }
 
 // takeEvents follows one run of the kernel's events.
 func (n *Node) takeEvents() error {
+	// Cleared first: what arrives meanwhile sets it again.
+	n.arrived.Store(false)
 	run, err := n.events.Take(n.taken)
 	n.taken = run
-	n.waiting = run != nil
 	if run == nil || err != nil {
+		if err != nil {
+			n.arrived.Store(true)
+		}
 		return err
 	}
+	n.arrived.Store(true) // there may be more
 	// Not run.Dropped: what was dropped behind runs that still wait is to be announced now.
 	if dropped := n.events.Dropped(); dropped != n.dropped {
 		n.overrun(dropped - n.dropped)
@@ -145,7 +162,7 @@ func (n *Node) takeEvents() error {
 		if since++; since > n.cfg.General.EventIterationLimit {
 			since = 0
 			n.kernel.LimitReached++
-			n.serve()
+			n.sched.Yield()
 		}
 		return nil
 	})
@@ -205,7 +222,7 @@ func (n *Node) flowEvent(m *nl.Message) {
 
 func (n *Node) flowSeen(f *ctnetlink.Flow, from origin, put func(*ctnetlink.Flow, time.Duration) (cache.Handle, cache.Outcome)) {
 	n.makeRoom(n.internal.flows)
-	h, outcome := put(f, n.clock())
+	h, outcome := put(f, n.sched.Now())
 	if stored(outcome) {
 		n.touch(h, f)
 		n.named(h)
@@ -232,7 +249,7 @@ func (n *Node) tellFlow(h cache.Handle, stored, tell bool) {
 	case tell:
 		n.changedFlow(h)
 	case n.alarm != nil:
-		n.internal.flows.Arm(h, n.clock(), n.alarm.RefreshDelay())
+		n.internal.flows.Arm(h, n.sched.Now(), n.alarm.RefreshDelay())
 	}
 }
 
@@ -243,7 +260,7 @@ func (n *Node) tellExpect(h cache.Handle, stored, tell bool) {
 	case tell:
 		n.changedExpect(h)
 	case n.alarm != nil:
-		n.internal.expects.Arm(h, n.clock(), n.alarm.RefreshDelay())
+		n.internal.expects.Arm(h, n.sched.Now(), n.alarm.RefreshDelay())
 	}
 }
 
@@ -281,14 +298,14 @@ func (n *Node) changedFlow(h cache.Handle) {
 	}
 	n.machine.Changed(proto.Object{Table: proto.Flows, Handle: uint64(h)})
 	if n.alarm != nil {
-		n.internal.flows.Arm(h, n.clock(), n.alarm.RefreshDelay())
+		n.internal.flows.Arm(h, n.sched.Now(), n.alarm.RefreshDelay())
 	}
 }
 
 func (n *Node) changedExpect(h cache.Handle) {
 	n.machine.Changed(proto.Object{Table: proto.Expects, Handle: uint64(h)})
 	if n.alarm != nil {
-		n.internal.expects.Arm(h, n.clock(), n.alarm.RefreshDelay())
+		n.internal.expects.Arm(h, n.sched.Now(), n.alarm.RefreshDelay())
 	}
 }
 

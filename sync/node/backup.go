@@ -31,7 +31,7 @@ const noticeLasts = 3 * time.Second
 
 // takeMessage judges one received message and applies it.
 func (n *Node) takeMessage(link int, from netip.Addr, m *wire.Message) {
-	verdict, events := n.machine.Receive(n.clock(), link, from, m.Header)
+	verdict, events := n.machine.Receive(n.sched.Now(), link, from, m.Header)
 	switch verdict {
 	case proto.Apply:
 		n.heard(link, from)
@@ -45,7 +45,7 @@ func (n *Node) takeMessage(link int, from netip.Addr, m *wire.Message) {
 		}
 	case proto.Ignore:
 		if p := n.peers[from]; p != nil && p.ignored {
-			p.last = n.clock()
+			p.last = n.sched.Now()
 		}
 	case proto.BadHeader:
 		n.received.BadHeader++
@@ -62,7 +62,7 @@ func (n *Node) takeNotice(p *peer, body []byte) {
 		n.received.BadPayload++
 		return
 	}
-	switch now := n.clock(); {
+	switch now := n.sched.Now(); {
 	case notice.Has&wire.HasIncomplete != 0:
 		p.incomplete, p.noticed = notice.Incomplete, now
 	case now-p.noticed >= noticeLasts:
@@ -87,8 +87,8 @@ func (n *Node) heard(link int, from netip.Addr) {
 	if n.hearing.deaf || p.silent {
 		n.heardFrom(from, p)
 	}
-	n.links.heard[link] = n.clock()
-	p.last, p.ignored = n.clock(), false
+	n.links.heard[link] = n.sched.Now()
+	p.last, p.ignored = n.sched.Now(), false
 	p.messages++
 }
 
@@ -104,13 +104,13 @@ func (n *Node) thirdNode() {
 	third := n.machine.Stats().Third
 	n.log.Warn(fmt.Sprintf("ignoring %v: FT-FW is for two nodes, and there is a peer already", third))
 	if _, known := n.peers[third]; known || len(n.peers) < maxPeers {
-		n.peers[third] = &peer{last: n.clock(), ignored: true}
+		n.peers[third] = &peer{last: n.sched.Now(), ignored: true}
 	}
 }
 
 // apply changes the external caches, or the kernel, as a peer says.
 func (n *Node) apply(m *wire.Message) {
-	now := n.clock()
+	now := n.sched.Now()
 	if m.Type.IsExpect() {
 		if err := wire.ParseExpect(m.Body, &n.expect); err != nil {
 			n.received.BadPayload++

@@ -8,19 +8,9 @@ import (
 	"ctbox/nl/ctnetlink"
 	"ctbox/sync/cache"
 	"ctbox/sync/proto"
+	"ctbox/sync/sched"
 	"ctbox/sync/wire"
 )
-
-// inSlices has the loop call work once a turn until it returns false, so that a
-// walk over a million entries holds up nothing.
-func (n *Node) inSlices(work func() (more bool)) { n.chores = append(n.chores, work) }
-
-// chore does a slice of the oldest chore.
-func (n *Node) chore() {
-	if len(n.chores) > 0 && !n.chores[0]() {
-		n.chores = n.chores[1:]
-	}
-}
 
 // startBulk tells the peers everything, slice by slice.
 func (n *Node) startBulk() {
@@ -30,7 +20,7 @@ func (n *Node) startBulk() {
 		n.bulkWaits = true
 		return
 	}
-	if !n.machine.BeginBulk(n.clock()) {
+	if !n.machine.BeginBulk(n.sched.Now()) {
 		return
 	}
 	if n.bypass {
@@ -40,12 +30,12 @@ func (n *Node) startBulk() {
 	n.notice("sending bulk update")
 	handles := make([]cache.Handle, sliceLen)
 	var flows, expects cache.Cursor
-	n.inSlices(func() bool {
+	n.sched.Step(func() bool {
 		got, more := n.internal.flows.Next(&flows, handles)
 		n.bulk(proto.Flows, handles[:got])
 		return more
 	})
-	n.inSlices(func() bool {
+	n.sched.Step(func() bool {
 		got, more := n.internal.expects.Next(&expects, handles)
 		n.bulk(proto.Expects, handles[:got])
 		if !more {
@@ -60,7 +50,7 @@ func (n *Node) startBulk() {
 func (n *Node) startLiveBulk() {
 	missing := n.kernel.Missing
 	whole := false
-	n.run(TaskAny, "bulk update", func(ctx context.Context, t *task) (err error) {
+	n.run(sched.KindAny, "bulk update", func(ctx context.Context, t *sched.Task) (err error) {
 		whole, err = readWhole(func() (nl.DumpInfo, error) {
 			return dump(ctx, n, t, ctnetlink.Dump{Type: ctnetlink.TypeFlowGet}, func(f *ctnetlink.Flow) {
 				if incomplete(f) != "" || !n.filter.passes(f, false) {

@@ -11,6 +11,7 @@ import (
 	"ctbox/nl"
 	"ctbox/nl/ctnetlink"
 	"ctbox/sync/cache"
+	"ctbox/sync/sched"
 
 	"golang.org/x/sys/unix"
 )
@@ -25,7 +26,7 @@ func (n *Node) Commit(ctx context.Context, tables Tables) (CommitResult, error) 
 	}
 	done := make(chan outcome, 1)
 	var refused error
-	err := n.do(ctx, func() {
+	err := n.sched.Do(ctx, func() {
 		refused = n.startCommit(tables, func(r CommitResult, err error) { done <- outcome{r, err} })
 	})
 	if err = errors.Join(err, refused); err != nil {
@@ -36,7 +37,7 @@ func (n *Node) Commit(ctx context.Context, tables Tables) (CommitResult, error) 
 		return o.result, o.err
 	case <-ctx.Done():
 		return CommitResult{}, context.Cause(ctx)
-	case <-n.stopped:
+	case <-n.sched.Stopped():
 		return CommitResult{}, ErrStopped
 	}
 }
@@ -64,12 +65,12 @@ func (n *Node) startCommit(tables Tables, ended func(CommitResult, error)) error
 	}
 	n.committing = true
 	c := &commit{node: n, result: CommitResult{Tables: tables, Began: time.Now(), Missing: n.peersMissing()}}
-	n.run(TaskCommit, "commit", c.run, func(err error) {
+	n.run(sched.KindCommit, "commit", c.run, func(err error) {
 		n.committing = false
 		c.result.Took = time.Since(c.result.Began)
 		n.commits.Count++
 		n.commits.Last = c.result
-		n.commitEnded = n.now
+		n.commitEnded = n.sched.Now()
 		c.report(err)
 		if err != nil {
 			err = fmt.Errorf("the commit ended early: %w", err)
@@ -119,7 +120,7 @@ var commitTexts = map[Tables]string{
 // commit is one commit under way. All but loading runs beside the loop.
 type commit struct {
 	node   *Node
-	task   *task
+	task   *sched.Task
 	result CommitResult
 	pipe   *nl.Pipeline
 	batch  *nl.Batch
@@ -154,7 +155,7 @@ type request struct {
 const commitSlice = 1024
 
 // run commits in passes, each a walk over a cache in slices.
-func (c *commit) run(ctx context.Context, t *task) error {
+func (c *commit) run(ctx context.Context, t *sched.Task) error {
 	c.task = t
 	n := c.node
 	c.pipe = n.conns.commit.NewPipeline(ctx, c.complete)
@@ -192,7 +193,7 @@ func (c *commit) flows(ctx context.Context, related bool) error {
 	var f ctnetlink.Flow
 	for more := true; more; {
 		slice = slice[:0]
-		if err := n.do(ctx, func() {
+		if err := n.sched.Do(ctx, func() {
 			var got int
 			table := n.external.flows
 			got, more = table.Next(&cur, handles)
@@ -202,10 +203,10 @@ func (c *commit) flows(ctx context.Context, related bool) error {
 				}
 				_, updated, _ := table.Times(h)
 				slice = slice[:len(slice)+1]
-				n.restore.flow(&slice[len(slice)-1], &f, n.clock()-updated)
+				n.restore.flow(&slice[len(slice)-1], &f, n.sched.Now()-updated)
 				detach(&slice[len(slice)-1])
 			}
-			c.task.done += uint64(got)
+			c.task.Done += uint64(got)
 		}); err != nil {
 			return err
 		}
@@ -243,7 +244,7 @@ func (c *commit) expects(ctx context.Context) error {
 	var e ctnetlink.Expect
 	for more := true; more; {
 		slice = slice[:0]
-		if err := n.do(ctx, func() {
+		if err := n.sched.Do(ctx, func() {
 			var got int
 			table := n.external.expects
 			got, more = table.Next(&cur, handles)
@@ -251,10 +252,10 @@ func (c *commit) expects(ctx context.Context) error {
 				if table.Load(h, &e) {
 					_, updated, _ := table.Times(h)
 					slice = slice[:len(slice)+1]
-					n.restore.expect(&slice[len(slice)-1], &e, n.clock()-updated)
+					n.restore.expect(&slice[len(slice)-1], &e, n.sched.Now()-updated)
 				}
 			}
-			c.task.done += uint64(got)
+			c.task.Done += uint64(got)
 		}); err != nil {
 			return err
 		}

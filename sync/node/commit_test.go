@@ -2,7 +2,6 @@ package node
 
 import (
 	"bytes"
-	"context"
 	"errors"
 	"log/slog"
 	"strings"
@@ -18,7 +17,7 @@ import (
 // A commit says how far it is when it takes long, and not before.
 func TestCommitProgress(t *testing.T) {
 	var out bytes.Buffer
-	n := &Node{log: slog.New(slog.NewTextHandler(&out, nil)), ctx: context.Background()}
+	n := &Node{log: slog.New(slog.NewTextHandler(&out, nil))}
 	c := &commit{node: n, result: CommitResult{Began: time.Now()}}
 	c.progress()
 	if out.Len() != 0 {
@@ -39,8 +38,7 @@ func TestCommitProgress(t *testing.T) {
 func committing(t *testing.T, conn *nl.Conn, external caches) *Node {
 	t.Helper()
 	n := sleeping(t, ModeNone)
-	n.ctx, n.stopped = t.Context(), make(chan struct{})
-	if err := n.do(t.Context(), func() {
+	if err := n.sched.Do(t.Context(), func() {
 		n.machine = proto.NewNoTrack(0, 1, false)
 		closed := link.New(link.Config{}, 0, nil, link.Reports{})
 		n.links = &links{node: n, monitor: &link.Monitor{}, all: []*link.Link{closed}}
@@ -63,8 +61,8 @@ func TestCommitWithoutExternalCacheCancelsThePurge(t *testing.T) {
 	if _, err := n.Commit(t.Context(), Flows|Expects); !errors.Is(err, ErrUnsupported) {
 		t.Errorf("the commit of nothing: %v", err)
 	}
-	var purge time.Duration
-	if err := n.do(t.Context(), func() { purge = n.timers.purge }); err != nil || purge != 0 {
-		t.Errorf("%v, the purge is due at %v", err, purge)
+	var due bool
+	if err := n.sched.Do(t.Context(), func() { due = n.timers.purge.Pending() }); err != nil || due {
+		t.Errorf("%v, the purge is scheduled: %v", err, due)
 	}
 }

@@ -15,13 +15,14 @@ import (
 	"time"
 
 	"ctbox/nl/ctnetlink"
+	"ctbox/sync/sched"
 )
 
 // What a method returns when the node does not do what it was asked. The texts
 // are for the person who typed the command.
 var (
 	// ErrStopped: the node has stopped or is about to.
-	ErrStopped = errors.New("the daemon is shutting down")
+	ErrStopped = sched.ErrStopped
 	// ErrUnsupported: this mode or configuration has no such thing: a commit
 	// in statistics mode, expectations without ExpectationSync. conntrack-tools
 	// does nothing then and says nothing to the client.

@@ -8,6 +8,7 @@ import (
 	"ctbox/nl/ctnetlink"
 	"ctbox/nl/format"
 	"ctbox/sync/cache"
+	"ctbox/sync/sched"
 )
 
 // Dump calls each for every object of one table of one cache, in the caller's
@@ -24,11 +25,11 @@ func (n *Node) Dump(ctx context.Context, which Cache, table Tables, each func(*E
 		!live && (table == Expects && side.expects == nil || table == Flows && side.flows == nil) {
 		return ErrUnsupported
 	}
-	t := &task{typ: TaskAny}
-	if err := n.do(ctx, func() { t.began = n.now; n.tasks[t] = struct{}{} }); err != nil {
+	var t *sched.Task
+	if err := n.sched.Do(ctx, func() { t = n.sched.Register(sched.KindAny) }); err != nil {
 		return err
 	}
-	defer n.do(context.WithoutCancel(ctx), func() { delete(n.tasks, t) })
+	defer n.sched.Do(context.WithoutCancel(ctx), func() { n.sched.Unregister(t) })
 	switch {
 	case live && table == Expects:
 		return n.dumpLiveExpects(ctx, each)
@@ -50,17 +51,17 @@ type table[T any] interface {
 
 // dumpTable copies slices out of the table in the loop and hands them out beside
 // it.
-func dumpTable[T any](ctx context.Context, n *Node, t *task, from table[T], set func(*T, *Entry), each func(*Entry) error) error {
+func dumpTable[T any](ctx context.Context, n *Node, t *sched.Task, from table[T], set func(*T, *Entry), each func(*Entry) error) error {
 	handles := make([]cache.Handle, sliceLen)
 	objects := make([]T, sliceLen)
 	entries := make([]Entry, sliceLen)
 	var cur cache.Cursor
 	for more := true; more; {
 		filled := 0
-		if err := n.do(ctx, func() {
+		if err := n.sched.Do(ctx, func() {
 			var got int
 			got, more = from.Next(&cur, handles)
-			now := n.clock()
+			now := n.sched.Now()
 			for _, h := range handles[:got] {
 				if !from.Load(h, &objects[filled]) {
 					continue
@@ -75,7 +76,7 @@ func dumpTable[T any](ctx context.Context, n *Node, t *task, from table[T], set 
 				set(&objects[filled], e)
 				filled++
 			}
-			t.done += uint64(filled)
+			t.Done += uint64(filled)
 		}); err != nil {
 			return err
 		}
@@ -120,7 +121,7 @@ func (n *Node) dumpLiveExpects(ctx context.Context, each func(*Entry) error) err
 // of the moment.
 func (n *Node) dumpLive(ctx context.Context, table nl.Type, each func(*nl.Message, *filter) error) error {
 	var filter *filter
-	if err := n.do(ctx, func() { filter = n.filter }); err != nil {
+	if err := n.sched.Do(ctx, func() { filter = n.filter }); err != nil {
 		return err
 	}
 	c, err := nl.Dial(nl.Config{})

@@ -8,6 +8,7 @@ import (
 
 	"ctbox/nl/ctnetlink"
 	"ctbox/sync/cache"
+	"ctbox/sync/sched"
 )
 
 // numbered sets f to one of four billion flows.
@@ -43,7 +44,7 @@ func TestDumpOfAMillionFlowsStallsNothing(t *testing.T) {
 	n := committing(t, nil, external)
 	largest := 0
 	dump := func(each func(*Entry) error) error {
-		return dumpTable(t.Context(), n, &task{}, batches{n.external.flows, &largest}, func(f *ctnetlink.Flow, e *Entry) { e.Flow = f }, each)
+		return dumpTable(t.Context(), n, &sched.Task{}, batches{n.external.flows, &largest}, func(f *ctnetlink.Flow, e *Entry) { e.Flow = f }, each)
 	}
 	standing, goOn, done := make(chan struct{}), make(chan struct{}), make(chan error, 1)
 	times := make([]uint8, million)
@@ -64,16 +65,16 @@ func TestDumpOfAMillionFlowsStallsNothing(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	for i := range uint32(1000) {
-		if err := n.do(ctx, func() {
+		if err := n.sched.Do(ctx, func() {
 			numbered(&f, million+i)
-			n.external.flows.Put(&f, n.clock())
+			n.external.flows.Put(&f, n.sched.Now())
 		}); err != nil {
 			t.Fatalf("flow %d of a peer meanwhile: %v", i, err)
 		}
 	}
 	others := 0
 	tasks := func() (running int) {
-		if err := n.do(ctx, func() { running = len(n.tasks) }); err != nil {
+		if err := n.sched.Do(ctx, func() { running = n.taskCount() }); err != nil {
 			t.Error(err)
 		}
 		return running

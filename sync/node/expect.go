@@ -47,7 +47,7 @@ func (n *Node) expectEvent(m *nl.Message) {
 
 func (n *Node) expectSeen(e *ctnetlink.Expect, from origin, put func(*ctnetlink.Expect, time.Duration) (cache.Handle, cache.Outcome)) {
 	n.makeRoom(n.internal.expects)
-	h, outcome := put(e, n.clock())
+	h, outcome := put(e, n.sched.Now())
 	n.tellExpect(h, stored(outcome), from == foreign)
 }
 

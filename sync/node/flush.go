@@ -9,6 +9,7 @@ import (
 
 	"ctbox/nl"
 	"ctbox/nl/ctnetlink"
+	"ctbox/sync/sched"
 
 	"golang.org/x/sys/unix"
 )
@@ -21,7 +22,7 @@ func (n *Node) Flush(ctx context.Context, which Cache) error {
 	}
 	var refused error
 	fromKernel := false
-	err := n.do(ctx, func() {
+	err := n.sched.Do(ctx, func() {
 		switch which {
 		case Internal:
 			n.notice("flushing internal cache")
@@ -60,7 +61,7 @@ func (n *Node) FlushKernel(ctx context.Context, tables Tables) error {
 	}
 	result := make(chan error, 1)
 	var refused error
-	if err := n.do(ctx, func() {
+	if err := n.sched.Do(ctx, func() {
 		if !n.expectSync {
 			if tables == Expects {
 				refused = ErrUnsupported
@@ -86,7 +87,7 @@ func (n *Node) FlushKernel(ctx context.Context, tables Tables) error {
 		return err
 	case <-ctx.Done():
 		return context.Cause(ctx)
-	case <-n.stopped:
+	case <-n.sched.Stopped():
 		return ErrStopped
 	}
 }
@@ -105,7 +106,7 @@ func (n *Node) startFlush(tables Tables, ended func(error)) {
 	}
 	n.flushing = true
 	filter := n.filter
-	n.run(TaskFlush, "flush of the kernel's tables", func(ctx context.Context, t *task) error {
+	n.run(sched.KindFlush, "flush of the kernel's tables", func(ctx context.Context, t *sched.Task) error {
 		return n.flushKernel(ctx, tables, filter)
 	}, func(err error) { n.flushing = false; ended(err) })
 }
@@ -113,7 +114,7 @@ func (n *Node) startFlush(tables Tables, ended func(error)) {
 // flushKernel runs beside the loop.
 func (n *Node) flushKernel(ctx context.Context, tables Tables, filter *filter) error {
 	if tables&Expects != 0 {
-		if err := n.do(ctx, func() { n.kernel.Flushes++ }); err != nil {
+		if err := n.sched.Do(ctx, func() { n.kernel.Flushes++ }); err != nil {
 			return err
 		}
 		if err := n.conns.flush.Do(ctx, nl.Request{Type: ctnetlink.TypeExpectDelete}, nil); err != nil {
@@ -123,7 +124,7 @@ func (n *Node) flushKernel(ctx context.Context, tables Tables, filter *filter) e
 	if tables&Flows == 0 {
 		return nil
 	}
-	if err := n.do(ctx, func() { n.kernel.Flushes++ }); err != nil {
+	if err := n.sched.Do(ctx, func() { n.kernel.Flushes++ }); err != nil {
 		return err
 	}
 	c, err := nl.Dial(nl.Config{})
@@ -177,25 +178,24 @@ func (n *Node) flushKernel(ctx context.Context, tables Tables, filter *filter) e
 // a flush comes first (-t).
 func (n *Node) SchedulePurge(ctx context.Context) error {
 	var refused error
-	err := n.do(ctx, func() {
+	err := n.sched.Do(ctx, func() {
 		if n.cfg.Sync == nil {
 			refused = ErrUnsupported
 			return
 		}
-		if n.timers.purge != 0 {
+		if n.timers.purge.Pending() {
 			return
 		}
-		n.timers.purge = n.clock() + n.cfg.Sync.PurgeTimeout
+		n.timers.purge.After(n.cfg.Sync.PurgeTimeout)
 		n.notice(fmt.Sprintf("flushing conntrack table in %d secs", n.cfg.Sync.PurgeTimeout/time.Second))
 	})
 	return errors.Join(err, refused)
 }
 
-func (n *Node) cancelPurge() { n.timers.purge = 0 }
+func (n *Node) cancelPurge() { n.timers.purge.Stop() }
 
 // purge is a scheduled flush that is due.
 func (n *Node) purge() {
-	n.timers.purge = 0
 	n.notice("flushing kernel conntrack table (scheduled)")
 	n.flushInternal()
 	n.startFlush(Flows, func(error) {})

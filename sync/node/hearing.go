@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"ctbox/sync/link"
+	"ctbox/sync/sched"
 )
 
 // A peer that is dead, or whose messages a firewall drops, makes no noise. So the node
@@ -33,9 +34,24 @@ type hearing struct {
 	apart time.Duration // TCP: since when no peer has been connected; 0 for never
 }
 
+// hearingSource is the part of the loop that looks for silent peers.
+type hearingSource struct{ n *Node }
+
+func (s hearingSource) Due() time.Duration {
+	if s.n.hearing.next == 0 {
+		return sched.Never
+	}
+	return s.n.hearing.next
+}
+
+func (s hearingSource) Run() error {
+	s.n.lookForPeers(s.n.hearing.next)
+	return nil
+}
+
 // lookForPeers warns of peers that are silent. It was due at that time.
 func (n *Node) lookForPeers(due time.Duration) {
-	now := n.clock()
+	now := n.sched.Now()
 	n.hearing.next = now + peerQuiet
 	if now-due > watchLate || n.injector != nil && n.injector.full() {
 		return // what has arrived may not be read yet
@@ -116,11 +132,11 @@ func (n *Node) heardFrom(from netip.Addr, p *peer) {
 	h := &n.hearing
 	switch {
 	case p.silent:
-		n.heardAgain(from.String()+" is heard again", n.clock()-p.last)
+		n.heardAgain(from.String()+" is heard again", n.sched.Now()-p.last)
 	case h.since == 0:
-		n.heardAgain(from.String()+" is heard", n.clock())
+		n.heardAgain(from.String()+" is heard", n.sched.Now())
 	default:
-		n.heardAgain(from.String()+" is heard again", n.clock()-h.since)
+		n.heardAgain(from.String()+" is heard again", n.sched.Now()-h.since)
 	}
 	p.silent = false
 }

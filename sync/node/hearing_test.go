@@ -38,12 +38,12 @@ func newListener(t *testing.T, mode Mode, count int) *listener {
 
 // pass lets time pass in small steps, as the loop would.
 func (l *listener) pass(d time.Duration, every func()) {
-	for end := l.clock() + d; l.clock() < end; {
-		l.now = l.now.Add(100 * time.Millisecond)
+	for end := l.sched.Now() + d; l.sched.Now() < end; {
+		l.sched.SetNow(l.sched.Now() + 100*time.Millisecond)
 		if every != nil {
 			every()
 		}
-		if at := l.hearing.next; at != 0 && l.clock() >= at {
+		if at := l.hearing.next; at != 0 && l.sched.Now() >= at {
 			l.lookForPeers(at)
 		}
 	}
@@ -130,7 +130,7 @@ func TestSilentPeerInAlarm(t *testing.T) {
 	l.expect(t)
 	f := flows(1)[0]
 	l.hears(0, peerA)
-	l.external.flows.Put(&f, l.clock())
+	l.external.flows.Put(&f, l.sched.Now())
 	l.pass(time.Minute, nil)
 	l.expect(t)
 	l.pass(time.Minute, nil)
@@ -155,7 +155,7 @@ func TestUnconnectedPeerInAlarm(t *testing.T) {
 func TestSilenceOfASleeper(t *testing.T) {
 	l := newListener(t, ModeFTFW, 1)
 	l.hears(0, peerA)
-	l.now = l.now.Add(time.Hour)
+	l.sched.SetNow(l.sched.Now() + time.Hour)
 	l.lookForPeers(l.hearing.next)
 	l.pass(4*time.Second, nil)
 	l.expect(t)

@@ -98,25 +98,24 @@ func (i *injector) hand() {
 	}
 	select {
 	case i.orders <- i.next:
-	case <-i.node.ctx.Done():
+	case <-i.node.sched.Context().Done():
 	}
 	i.next = nil
 }
 
 // run carries out orders until the node ends.
-func (i *injector) run() {
-	defer i.node.working.Done()
+func (i *injector) run(ctx context.Context) {
 	for {
 		select {
 		case orders := <-i.orders:
-			if err := i.carryOut(i.node.ctx, orders); err != nil && i.node.ctx.Err() == nil {
+			if err := i.carryOut(ctx, orders); err != nil && ctx.Err() == nil {
 				i.node.log.Error("inject: " + err.Error())
 			}
 			select {
 			case i.spare <- orders[:0]:
 			default:
 			}
-		case <-i.node.ctx.Done():
+		case <-ctx.Done():
 			return
 		}
 	}

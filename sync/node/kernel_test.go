@@ -14,6 +14,7 @@ import (
 	"ctbox/nl"
 	"ctbox/sync/cache"
 	"ctbox/sync/link"
+	"ctbox/sync/sched"
 	"ctbox/sync/wire"
 
 	"github.com/google/go-cmp/cmp"
@@ -37,7 +38,7 @@ func TestCommitThatEndsEarlyIsAnError(t *testing.T) {
 		strings.Contains(err.Error(), "\n") { // the same reason twice
 		t.Errorf("%+v, %v", r, err)
 	}
-	if err := n.do(t.Context(), func() {
+	if err := n.sched.Do(t.Context(), func() {
 		if n.committing || n.commits.Count != 1 || n.taskFailed != 1 {
 			t.Errorf("under way %v, %d ended, %d failed", n.committing, n.commits.Count, n.taskFailed)
 		}
@@ -67,7 +68,7 @@ func TestCommitsBesideACommit(t *testing.T) {
 		err    error
 	}
 	ended := make(chan outcome, 4)
-	if err := n.do(t.Context(), func() {
+	if err := n.sched.Do(t.Context(), func() {
 		n.expectSync = true
 		for _, c := range []struct {
 			name   string
@@ -99,7 +100,7 @@ func TestCommitsBesideACommit(t *testing.T) {
 	if diff := cmp.Diff(of["more"], of["other"]); diff != "" || of["more"].Tables != Flows|Expects || of["more"].Began.Equal(of["first"].Began) {
 		t.Errorf("more tables than the first: %s, %+v", diff, of["more"])
 	}
-	if err := n.do(t.Context(), func() {
+	if err := n.sched.Do(t.Context(), func() {
 		if n.committing || n.commits.Count != 2 || len(n.joined) != 0 {
 			t.Errorf("under way %v, %d ended, %d wait", n.committing, n.commits.Count, len(n.joined))
 		}
@@ -114,20 +115,21 @@ func TestFailedRefillIsTriedAgain(t *testing.T) {
 	ended, cancel := context.WithCancel(context.Background())
 	cancel()
 	var began time.Duration
-	if err := n.do(t.Context(), func() {
-		n.ctx, began = ended, n.clock()
+	if err := n.sched.Do(t.Context(), func() {
+		n.sched.SetContext(ended)
+		began = n.sched.Now()
 		n.resync()
 	}); err != nil {
 		t.Fatal(err)
 	}
 	again := time.Duration(0)
 	netnstest.Eventually(t, time.Minute, "the refill ends", func() (over bool) {
-		if err := n.do(t.Context(), func() { over, again = !n.refilling, n.timers.resync }); err != nil {
+		if err := n.sched.Do(t.Context(), func() { over, again = !n.refilling, n.timers.resync.Due() }); err != nil {
 			t.Fatal(err)
 		}
 		return over
 	})
-	if again < began+refillRetry {
+	if again < began+refillRetry || again == sched.Never {
 		t.Errorf("begun at %v, to be tried again at %v", began, again)
 	}
 }

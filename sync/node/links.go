@@ -51,6 +51,7 @@ func (n *Node) openLinks() (err error) {
 	if l.monitor, err = link.NewMonitor(l.all, n.linkFailed); err != nil {
 		return err
 	}
+	n.sched.Watch(l.monitor.Changed, n.linkChanged)
 	for i, k := range l.all {
 		if err := l.open(i, k); err != nil {
 			return fmt.Errorf("can't open channel socket: %w", err)
@@ -122,14 +123,6 @@ func (n *Node) refusedSource(from netip.Addr) {
 // linkFailed names, once, an error that keeps a link from receiving. It tries again.
 func (n *Node) linkFailed(err error) { n.log.Error("dedicated link: " + err.Error()) }
 
-// changes is readable when the links' interfaces may have changed.
-func (l *links) changes() <-chan struct{} {
-	if l == nil {
-		return nil
-	}
-	return l.monitor.Changed
-}
-
 func (l *links) send(p *wire.Packer) { l.all[l.current].Send(p) }
 
 // busy reports that the current link has enough to send.
@@ -191,9 +184,9 @@ func (n *Node) deliver(b *link.Batch, ended <-chan struct{}) {
 			return
 		}
 	}
-	if n.takeTurn(ended) {
+	if n.sched.Lock(ended) {
 		n.takeDatagrams(b)
-		n.leaveTurn()
+		n.sched.Unlock()
 	}
 }
 
@@ -225,7 +218,7 @@ func (l *links) connected() (connected, tcp bool) {
 
 func (l *links) status() []LinkStatus {
 	var out []LinkStatus
-	now := l.node.clock()
+	now := l.node.sched.Now()
 	for i, k := range l.all {
 		c, s := k.Config(), k.Stats()
 		out = append(out, LinkStatus{

@@ -21,9 +21,9 @@ import (
 func unwired(mode Mode) *Node {
 	n := &Node{
 		cfg: &conf.Config{Sync: &conf.Sync{CacheTimeout: 180 * time.Second}}, log: slog.New(slog.DiscardHandler),
-		mode: mode, start: time.Now(), own: map[uint32]origin{}, peers: map[peerKey]*peer{}, tasks: map[*task]struct{}{},
+		mode: mode, own: map[uint32]origin{}, peers: map[peerKey]*peer{},
 	}
-	n.now = n.start
+	n.schedule()
 	n.filter = newFilter(&n.cfg.General.Filter, nil)
 	config := cache.Config{Timers: mode == ModeALARM}
 	n.internal = caches{cache.NewFlows(config), cache.NewExpects(config)}
@@ -64,8 +64,8 @@ func TestAlarmTellsWhatItFound(t *testing.T) {
 	for n.machine.Pending() > 0 {
 		n.machine.Next()
 	}
-	n.now = n.start.Add(17 * time.Second)
-	n.expire(n.clock())
+	n.sched.SetNow(17 * time.Second)
+	n.expire(n.sched.Now())
 	if got := n.machine.Pending(); got != 3 {
 		t.Errorf("%d of 3 flows are told after RefreshTime", got)
 	}
@@ -79,18 +79,18 @@ func TestAlarmExpiresInSlices(t *testing.T) {
 		h, _ := n.external.flows.Put(&all[i], 0)
 		n.external.flows.Arm(h, 0, n.cfg.Sync.CacheTimeout)
 	}
-	n.now = n.start.Add(time.Hour)
+	n.sched.SetNow(time.Hour)
 	for turns := 1; ; turns++ {
 		before := n.external.flows.Len()
-		n.expire(n.clock())
+		n.expire(n.sched.Now())
 		if gone := before - n.external.flows.Len(); gone > sliceLen {
 			t.Fatalf("%d went in one turn", gone)
 		}
 		if n.external.flows.Len() == 0 {
 			break
 		}
-		if wait := n.wait(); wait != 0 || turns > 1000 {
-			t.Fatalf("turn %d: %d are left, the loop waits %v", turns, n.external.flows.Len(), wait)
+		if due := (expirySource{n}).Due(); due > n.sched.Now() || turns > 1000 {
+			t.Fatalf("turn %d: %d are left, the loop waits until %v", turns, n.external.flows.Len(), due)
 		}
 	}
 }
@@ -189,11 +189,9 @@ func TestSweepEndsWhenTheNextBegins(t *testing.T) {
 		n.external.flows.Put(&all[i], 0)
 	}
 	n.endExternalSweep(false)
-	n.chore()
+	n.sched.RunStep()
 	n.beginExternalSweep()
-	for len(n.chores) > 0 {
-		n.chore()
-	}
+	n.sched.RunSteps()
 	if got := n.external.flows.Len(); got != len(all) {
 		t.Errorf("%d of %d flows are left", got, len(all))
 	}
@@ -202,9 +200,7 @@ func TestSweepEndsWhenTheNextBegins(t *testing.T) {
 	for bulk, want := range []int{len(all), 1} {
 		n.external.flows.Put(&all[0], 0)
 		n.endExternalSweep(false)
-		for len(n.chores) > 0 {
-			n.chore()
-		}
+		n.sched.RunSteps()
 		if got := n.external.flows.Len(); got != want {
 			t.Errorf("%d flows are left after bulk %d, which announced one, want %d", got, bulk+2, want)
 		}
@@ -222,9 +218,7 @@ func TestBulkWaitsForTheFirstFill(t *testing.T) {
 	n.machine = proto.NewNoTrack(0, 1, false)
 	n.filling = true
 	n.startBulk()
-	for len(n.chores) > 0 {
-		n.chore()
-	}
+	n.sched.RunSteps()
 	all := flows(3)
 	for i := range all {
 		n.dumped(&all[i], refill{})
@@ -233,9 +227,7 @@ func TestBulkWaitsForTheFirstFill(t *testing.T) {
 		t.Fatalf("%d messages before the table was taken over", got)
 	}
 	n.filled(nil)
-	for len(n.chores) > 0 {
-		n.chore()
-	}
+	n.sched.RunSteps()
 	if got := n.machine.Pending(); got != len(all) {
 		t.Errorf("%d of %d flows are told", got, len(all))
 	}
@@ -262,20 +254,20 @@ func TestLooksAtSilentFlows(t *testing.T) {
 		for _, f := range flows(c.flows) {
 			n.flowSeen(&f, foreign, n.internal.flows.Replace)
 		}
-		if n.filled(c.err); n.timers.silent != c.want {
-			t.Errorf("%s: the first look comes after %v, want %v", c.name, n.timers.silent, c.want)
+		if n.filled(c.err); n.timers.silent.Due() != c.want {
+			t.Errorf("%s: the first look comes after %v, want %v", c.name, n.timers.silent.Due(), c.want)
 		}
 	}
 	n := unwired(ModeStats)
 	n.eventsSetting = "2"
 	n.flowSeen(&flows(1)[0], foreign, n.internal.flows.Replace)
 	n.filled(nil)
-	if n.timers.silent != 0 {
+	if n.timers.silent.Pending() {
 		t.Error("it is looked for silent flows with NetlinkOverrunResync off")
 	}
 	on := *n.cfg
 	on.General.NetlinkOverrunResync = 30 * time.Second
-	if err := n.reconfigure(&on); err != nil || n.timers.silent == 0 {
+	if err := n.reconfigure(&on); err != nil || !n.timers.silent.Pending() {
 		t.Errorf("NetlinkOverrunResync is on by a reload, and silent flows stay: %v", err)
 	}
 }
@@ -294,7 +286,7 @@ func TestFlowsWithoutEventsAreSaid(t *testing.T) {
 		}
 		events()
 		n.judgeUnnamed()
-		n.now = n.now.Add(time.Hour)
+		n.sched.SetNow(n.sched.Now() + time.Hour)
 		return log.String()
 	}
 	nothing := func() {}
@@ -321,7 +313,7 @@ func TestFlowsWithoutEventsAreSaid(t *testing.T) {
 	if said := look(all[7:8], nothing); said == "" {
 		t.Error("nothing is said in the next hour")
 	}
-	n.now = n.now.Add(-30 * time.Minute)
+	n.sched.SetNow(n.sched.Now() - 30*time.Minute)
 	if said := look(all[8:9], nothing); said != "" {
 		t.Errorf("said again within an hour: %s", said)
 	}
@@ -355,9 +347,9 @@ func TestPollingWithoutACache(t *testing.T) {
 	n.cfg.General.PollInterval = time.Second
 	n.machine, n.internal, n.external = nil, caches{}, caches{}
 	n.begin()
-	n.now = n.start.Add(time.Minute)
-	n.due()
-	if len(n.tasks) != 0 {
+	n.sched.SetNow(time.Minute)
+	n.turnOnce(t)
+	if n.taskCount() != 0 {
 		t.Error("there is no cache to fill")
 	}
 }
@@ -366,13 +358,13 @@ func TestLag(t *testing.T) {
 	n := unwired(ModeFTFW)
 	h, _ := n.internal.flows.Put(&flows(1)[0], 0)
 	n.noteLag()
-	n.now = n.start.Add(time.Second)
+	n.sched.SetNow(time.Second)
 	n.changedFlow(h)
 	n.noteLag()
-	n.now = n.start.Add(3 * time.Second)
+	n.sched.SetNow(3 * time.Second)
 	n.noteLag()
-	if !n.behind || n.clock()-n.behindSince != 2*time.Second {
-		t.Errorf("behind %v since %v, it is %v", n.behind, n.behindSince, n.clock())
+	if !n.behind || n.sched.Now()-n.behindSince != 2*time.Second {
+		t.Errorf("behind %v since %v, it is %v", n.behind, n.behindSince, n.sched.Now())
 	}
 	n.machine.Next()
 	if n.noteLag(); n.behind {
@@ -385,7 +377,7 @@ func TestThirdNodeIsListed(t *testing.T) {
 	n.links = &links{node: n}
 	first, third := netip.MustParseAddr("192.0.2.2"), netip.MustParseAddr("192.0.2.3")
 	for i, from := range []netip.Addr{first, third, third} {
-		n.now = n.start.Add(time.Duration(i) * time.Second)
+		n.sched.SetNow(time.Duration(i) * time.Second)
 		n.takeMessage(0, from, &wire.Message{Header: wire.Header{Type: wire.Control, Flags: wire.Alive, Seq: wire.Seq(i)}})
 	}
 	if p := n.peers[first]; p == nil || p.ignored {

@@ -5,7 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"sync"
+	"sync/atomic"
 	"time"
 
 	"ctbox/conf"
@@ -13,6 +13,7 @@ import (
 	"ctbox/nl/ctnetlink"
 	"ctbox/sync/cache"
 	"ctbox/sync/proto"
+	"ctbox/sync/sched"
 	"ctbox/sync/wire"
 
 	"golang.org/x/sys/unix"
@@ -29,18 +30,11 @@ type Node struct {
 	restore restorer
 	mode    Mode
 
-	turn    chan struct{} // turn.go: full while somebody has the turn
-	calls   chan func()
-	ready   chan struct{} // there may be events
-	stopped chan struct{} // closed when Run has returned
-	working sync.WaitGroup
-	ctx     context.Context // Run's, for tasks
+	sched *sched.Scheduler
 
 	// ---
 
-	cfg   *conf.Config // in force; not changed itself, see Reconfigure
-	start time.Time
-	now   time.Time // of this turn
+	cfg *conf.Config // in force; not changed itself, see Reconfigure
 
 	filter *filter // not changed itself, see Reconfigure
 
@@ -49,8 +43,8 @@ type Node struct {
 
 	events    *ctnetlink.Subscription // nil when polling
 	taken     *ctnetlink.Events       // the last run, to be given back
-	waiting   bool                    // more runs may be there
-	following bool                    // in the middle of a run, though the turn may be another's
+	arrived   atomic.Bool             // there may be events to take; its reader sets it without the lock
+	following bool                    // in the middle of a run, though another may hold the lock (Yield)
 	dropped   uint64
 	flow      ctnetlink.Flow // reused
 	expect    ctnetlink.Expect
@@ -75,18 +69,16 @@ type Node struct {
 	hearing  hearing
 	injector *injector // DisableExternalCache
 
-	tasks       map[*task]struct{}
 	taskFailed  uint64
 	committing  bool
 	joined      []joiner // of the commit that is under way
 	commits     CommitsStatus
-	commitEnded time.Time
+	commitEnded time.Duration
 	flushing    bool
 	refilling   bool
 	filling     bool // the first refill has not ended yet
 	bulkWaits   bool // a bulk was asked for meanwhile
 	refillNext  []func()
-	chores      []func() bool
 	ends        *ends // what events tell while a dump is under way; nil without
 	untold      bool  // a reading found something that was not replicated
 	agreement   agreement
@@ -96,8 +88,6 @@ type Node struct {
 	expiring    bool // more of ALARM's entries are due
 	expired     [sliceLen]cache.Handle
 	timers      timers
-	wake        *time.Timer   // wakes the loop
-	armed       time.Duration // when it does
 
 	eventsSetting string        // net.netfilter.nf_conntrack_events, see silent.go
 	silentDelay   time.Duration // until the next look at flows without events
@@ -127,14 +117,37 @@ const (
 	ownInjector               // what the peer told us to do: nothing to learn
 )
 
-// timers are the moments at which the loop has something to do by itself; zero
-// means never. They are times of the node's clock.
+// timers are what the loop does by itself at a certain time.
 type timers struct {
-	purge   time.Duration // -t
-	resync  time.Duration // after an overrun
-	silent  time.Duration // the next look at flows without events
-	unnamed time.Duration // when flows that a look has found should have had an event
-	poll    time.Duration
+	purge   *sched.Timer // -t
+	resync  *sched.Timer // after an overrun
+	silent  *sched.Timer // the next look at flows without events
+	unnamed *sched.Timer // when flows that a look has found should have had an event
+	poll    *sched.Timer
+}
+
+// schedule sets up the node's scheduler; its timers are not set yet.
+func (n *Node) schedule() {
+	n.sched = sched.New(n.transmit)
+	n.timers = timers{
+		purge:   n.sched.NewTimer(n.purge),
+		resync:  n.sched.NewTimer(n.resync),
+		silent:  n.sched.NewTimer(n.lookAtSilent),
+		unnamed: n.sched.NewTimer(n.judgeUnnamed),
+		poll:    n.sched.NewTimer(n.poll),
+	}
+}
+
+// addSources has the loop look after what New has opened.
+func (n *Node) addSources() {
+	if n.alarm != nil {
+		n.sched.Add(expirySource{n})
+	}
+	if n.machine != nil {
+		n.sched.Add(protocolSource{n})
+		n.sched.Add(hearingSource{n})
+	}
+	n.sched.Add(eventSource{n})
 }
 
 // New opens everything that cfg asks for: kernel sockets, links. Nothing is
@@ -144,21 +157,15 @@ type timers struct {
 // has some.
 func New(cfg *conf.Config, log *slog.Logger, ended Ended) (_ *Node, err error) {
 	n := &Node{
-		cfg:   cfg,
-		log:   log,
-		ended: ended,
-		turn:  make(chan struct{}, 1),
-		ready: make(chan struct{}, 1),
-		calls: make(chan func()), stopped: make(chan struct{}),
-		start:       time.Now(),
+		cfg:         cfg,
+		log:         log,
+		ended:       ended,
 		own:         map[uint32]origin{},
-		tasks:       map[*task]struct{}{},
 		peers:       map[peerKey]*peer{},
 		burstBuffer: ctnetlink.BurstBuffer(ctnetlink.KernelMemory()),
 	}
-	n.now = n.start
+	n.schedule()
 	n.limits.open(n)
-	n.turn <- struct{}{} // Run's, to begin with
 	defer func() {
 		if err != nil {
 			n.close()
@@ -183,6 +190,7 @@ func New(cfg *conf.Config, log *slog.Logger, ended Ended) (_ *Node, err error) {
 	if err := n.openKernel(); err != nil {
 		return nil, err
 	}
+	n.addSources()
 	return n, nil
 }
 
@@ -198,7 +206,7 @@ func (n *Node) openSync() error {
 	n.bypass = s.DisableInternalCache
 	n.restore = restorer{timeout: s.CommitTimeout, windowTracking: s.TCPWindowTracking}
 	n.encoder = wire.Encoder{OmitTimeout: s.CommitTimeout > 0, WindowTracking: s.TCPWindowTracking}
-	first := wire.Seq(n.start.Unix())
+	first := wire.Seq(n.sched.Start().Unix())
 	switch s.Mode {
 	case conf.ModeFTFW:
 		n.mode = ModeFTFW
@@ -207,7 +215,7 @@ func (n *Node) openSync() error {
 		})
 	case conf.ModeALARM:
 		n.mode = ModeALARM
-		n.alarm = proto.NewAlarm(first, s.RefreshTime, uint64(n.start.UnixNano()))
+		n.alarm = proto.NewAlarm(first, s.RefreshTime, uint64(n.sched.Start().UnixNano()))
 		n.machine = n.alarm
 	default:
 		n.mode = ModeNOTRACK
@@ -269,43 +277,22 @@ func (n *Node) openKernel() (err error) {
 	return n.subscribe()
 }
 
-// clock is the time since the node's start. It is monotonic: a step of the wall
-// clock moves no timer and ages no entry.
-func (n *Node) clock() time.Duration { return n.now.Sub(n.start) }
-
 func (n *Node) notice(text string) { n.log.Log(context.Background(), LevelNotice, text) }
 
 // Run replicates until ctx ends, and then closes everything. It returns nil then,
 // and an error when the node can't go on.
-func (n *Node) Run(ctx context.Context) error {
-	ctx, cancel := context.WithCancel(ctx)
-	n.ctx = ctx
-	defer func() {
-		cancel()
-		close(n.stopped)
-		n.letFinish()
-		n.close()
-		n.working.Wait()
-	}()
-	n.begin()
-	err := n.loop(ctx)
-	if errors.Is(err, context.Canceled) {
-		return nil
-	}
-	return err
-}
+func (n *Node) Run(ctx context.Context) error { return n.sched.Run(ctx, n.begin, n.close) }
 
-// begin starts what runs beside the loop.
+// begin starts what runs beside the loop, and the first reading of the kernel's tables.
 func (n *Node) begin() {
 	if n.injector != nil {
-		n.working.Add(1)
-		go n.injector.run()
+		n.sched.Beside(n.injector.run)
 	}
 	if n.cfg.General.PollInterval > 0 && n.internal.flows != nil {
-		n.timers.poll = n.clock() + n.cfg.General.PollInterval
+		n.timers.poll.After(n.cfg.General.PollInterval)
 	}
 	if n.machine != nil {
-		n.hearing.next = n.clock() + peerQuiet
+		n.hearing.next = n.sched.Now() + peerQuiet
 	}
 	if n.internal.flows != nil {
 		n.filling = true
@@ -335,131 +322,46 @@ func (n *Node) expectTables() Tables {
 	return 0
 }
 
-// loop is the node's own goroutine. It keeps the turn when it ends.
-func (n *Node) loop(ctx context.Context) error {
-	n.wake = time.NewTimer(0)
-	defer n.wake.Stop()
-	n.armed = n.clock()
-	for {
-		n.now = time.Now()
-		n.due()
-		n.chore()
-		if n.mayTakeEvents() {
-			if err := n.takeEvents(); err != nil {
-				return err
-			}
-		}
-		n.transmit()
-		n.arm()
-		if err := n.sleep(ctx); err != nil {
-			return err
-		}
-	}
-}
-
-// sleep lays the turn down until the loop has something to do, and begins it.
-func (n *Node) sleep(ctx context.Context) (err error) {
-	var call func()
-	var events, changed, woken bool
-	<-n.turn
-	select {
-	case <-ctx.Done():
-		err = context.Cause(ctx)
-	case call = <-n.calls:
-	case <-n.ready:
-		events = true
-	case <-n.links.changes():
-		changed = true
-	case <-n.wake.C:
-		woken = true
-	}
-	n.turn <- struct{}{}
-	n.now = time.Now()
-	switch {
-	case call != nil:
-		call()
-	case events:
-		n.waiting = true
-	case changed:
-		n.linkChanged()
-	case woken:
-		n.armed = proto.None
-	}
-	return err
-}
-
 // heldPoll is how soon a slow link is looked at again.
 const heldPoll = 2 * time.Millisecond
 
-// wait is how long the loop may sleep.
-func (n *Node) wait() time.Duration {
-	if len(n.chores) > 0 || n.mayTakeEvents() || n.expiring {
-		return 0
+// poll reads the kernel's tables, in the place of events (PollSecs).
+func (n *Node) poll() {
+	n.timers.poll.After(n.cfg.General.PollInterval)
+	if !n.refilling {
+		n.startRefill(refill{tables: Flows | n.expectTables(), send: true, all: true, sweep: true, routine: true}, nil)
 	}
-	if n.held || n.jammed() {
-		return heldPoll
-	}
-	next := proto.None
-	earliest := func(at time.Duration) {
-		if at != 0 {
-			next = min(next, at)
-		}
-	}
-	earliest(n.timers.purge)
-	earliest(n.timers.resync)
-	earliest(n.timers.silent)
-	earliest(n.hearing.next)
-	earliest(n.timers.unnamed)
-	earliest(n.timers.poll)
-	if n.machine != nil {
-		next = min(next, n.machine.Deadline())
-	}
-	if n.alarm != nil {
-		next = min(next, n.nextExpiry())
-	}
-	if next == proto.None {
-		return time.Hour
-	}
-	return max(next-n.clock(), 0)
 }
 
-// due does what is due by the clock.
-func (n *Node) due() {
-	now := n.clock()
-	reached := func(at *time.Duration) bool {
-		if *at == 0 || now < *at {
-			return false
-		}
-		*at = 0
-		return true
+// protocolSource is the part of the loop that keeps the protocol's time.
+type protocolSource struct{ n *Node }
+
+func (s protocolSource) Due() time.Duration {
+	due := s.n.machine.Deadline()
+	if s.n.held {
+		due = min(due, s.n.sched.Now()+heldPoll) // each turn of the loop tries the link again
 	}
-	if reached(&n.timers.purge) {
-		n.purge()
+	return due
+}
+
+func (s protocolSource) Run() error {
+	s.n.protocolEvents(s.n.machine.Tick(s.n.sched.Now()))
+	return nil
+}
+
+// expirySource is the part of the loop that keeps ALARM's time.
+type expirySource struct{ n *Node }
+
+func (s expirySource) Due() time.Duration {
+	if s.n.expiring {
+		return s.n.sched.Now()
 	}
-	if reached(&n.timers.resync) {
-		n.resync()
-	}
-	if at := n.hearing.next; reached(&n.hearing.next) {
-		n.lookForPeers(at)
-	}
-	if reached(&n.timers.silent) {
-		n.lookAtSilent()
-	}
-	if reached(&n.timers.unnamed) {
-		n.judgeUnnamed()
-	}
-	if reached(&n.timers.poll) {
-		n.timers.poll = now + n.cfg.General.PollInterval
-		if !n.refilling {
-			n.startRefill(refill{tables: Flows | n.expectTables(), send: true, all: true, sweep: true, routine: true}, nil)
-		}
-	}
-	if n.alarm != nil {
-		n.expire(now)
-	}
-	if n.machine != nil && now >= n.machine.Deadline() {
-		n.protocolEvents(n.machine.Tick(now))
-	}
+	return s.n.nextExpiry()
+}
+
+func (s expirySource) Run() error {
+	s.n.expire(s.n.sched.Now())
+	return nil
 }
 
 // close releases what New opened.

@@ -27,7 +27,7 @@ func TestIncompletePeer(t *testing.T) {
 		n.takeMessage(0, from, &m)
 	}
 	lost := func(count uint32) wire.Notice { return wire.Notice{Has: wire.HasIncomplete, Incomplete: count} }
-	after := func(d time.Duration) { n.now = n.now.Add(d) }
+	after := func(d time.Duration) { n.sched.SetNow(n.sched.Now() + d) }
 	check := func(when string, want uint32) {
 		t.Helper()
 		if got := n.peers[from].incomplete; got != want {

@@ -53,7 +53,7 @@ func (n *Node) madeUp(events uint64) {
 
 func (n *Node) announceMissing() {
 	if n.machine != nil {
-		n.machine.SetIncomplete(n.clock(), uint32(min(n.kernel.Missing, math.MaxUint32)))
+		n.machine.SetIncomplete(n.sched.Now(), uint32(min(n.kernel.Missing, math.MaxUint32)))
 	}
 }
 
@@ -70,11 +70,9 @@ func (n *Node) resyncLater() {
 // no further: under steady overruns it would never come. If a commit is the cause, the
 // reading comes when that is over.
 func (n *Node) scheduleResync(delay time.Duration) {
-	now := n.clock()
-	if n.committing || n.commits.Count > 0 && n.now.Sub(n.commitEnded) < commitBurst {
-		if at := now + commitResync; n.timers.resync == 0 || at < n.timers.resync {
-			n.timers.resync = at
-		}
+	now := n.sched.Now()
+	if n.committing || n.commits.Count > 0 && now-n.commitEnded < commitBurst {
+		n.timers.resync.Set(min(n.timers.resync.Due(), now+commitResync))
 		return
 	}
 	calm := n.overrunDelay == 0 || now-n.lastOverrun > overrunCalm+n.overrunDelay
@@ -82,18 +80,18 @@ func (n *Node) scheduleResync(delay time.Duration) {
 	switch {
 	case calm:
 		n.overrunDelay = firstResync
-	case n.timers.resync == 0:
+	case !n.timers.resync.Pending():
 		n.overrunDelay = min(max(2*n.overrunDelay, delay), max(maxResyncDelay, delay))
 	}
-	if n.timers.resync == 0 {
-		n.timers.resync = now + n.overrunDelay
+	if !n.timers.resync.Pending() {
+		n.timers.resync.Set(now + n.overrunDelay)
 	}
 }
 
 // resync reads the kernel's tables again and replicates what is new.
 func (n *Node) resync() {
 	if n.committing {
-		n.timers.resync = n.clock() + commitResync
+		n.timers.resync.After(commitResync)
 		return
 	}
 	n.startRefill(refill{tables: Flows | n.expectTables(), send: true, all: n.untold, sweep: true}, n.retryRefill)

@@ -21,7 +21,7 @@ import (
 // internal cache only events tell what the filter has changed.
 func (n *Node) Reconfigure(ctx context.Context, cfg *conf.Config) error {
 	var refused error
-	err := n.do(ctx, func() { refused = n.reconfigure(cfg) })
+	err := n.sched.Do(ctx, func() { refused = n.reconfigure(cfg) })
 	return errors.Join(err, refused)
 }
 
@@ -105,7 +105,7 @@ func (n *Node) resubscribe(g *conf.General, filter *filter, refilter bool) error
 func (n *Node) forgetExcluded() {
 	handles := make([]cache.Handle, sliceLen)
 	var flows, expects cache.Cursor
-	n.inSlices(func() bool {
+	n.sched.Step(func() bool {
 		got, more := n.internal.flows.Next(&flows, handles)
 		for _, h := range handles[:got] {
 			if n.internal.flows.Load(h, &n.known) && !n.filter.passes(&n.known, false) {
@@ -117,7 +117,7 @@ func (n *Node) forgetExcluded() {
 	if n.internal.expects == nil {
 		return
 	}
-	n.inSlices(func() bool {
+	n.sched.Step(func() bool {
 		got, more := n.internal.expects.Next(&expects, handles)
 		for _, h := range handles[:got] {
 			if n.internal.expects.Load(h, &n.expect) && n.internal.flows.FindTuple(&n.expect.Master, n.expect.Zone) == 0 {

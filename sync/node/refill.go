@@ -10,6 +10,7 @@ import (
 	"ctbox/nl"
 	"ctbox/nl/ctnetlink"
 	"ctbox/sync/cache"
+	"ctbox/sync/sched"
 
 	"golang.org/x/sys/unix"
 )
@@ -48,7 +49,7 @@ func (n *Node) Refill(ctx context.Context, tables Tables) error {
 	}
 	result := make(chan error, 1)
 	var refused error
-	if err := n.do(ctx, func() {
+	if err := n.sched.Do(ctx, func() {
 		if !n.expectSync {
 			if tables == Expects {
 				refused = ErrUnsupported
@@ -79,7 +80,7 @@ func (n *Node) Refill(ctx context.Context, tables Tables) error {
 		return err
 	case <-ctx.Done():
 		return context.Cause(ctx)
-	case <-n.stopped:
+	case <-n.sched.Stopped():
 		return ErrStopped
 	}
 }
@@ -93,7 +94,7 @@ func (n *Node) startRefill(r refill, ended func(error)) {
 		return
 	}
 	n.refilling = true
-	n.run(TaskAny, "resynchronisation with the kernel", func(ctx context.Context, t *task) error {
+	n.run(sched.KindAny, "resynchronisation with the kernel", func(ctx context.Context, t *sched.Task) error {
 		return n.refill(ctx, t, r)
 	}, func(err error) {
 		n.refilling = false
@@ -114,21 +115,21 @@ const refillRetry = 10 * time.Second
 // retryRefill is for the end of a refill that nobody would ask for again: what it was
 // to repair would stay as it is until something else goes wrong.
 func (n *Node) retryRefill(err error) {
-	if err != nil && n.timers.resync == 0 {
-		n.timers.resync = n.clock() + refillRetry
+	if err != nil && !n.timers.resync.Pending() {
+		n.timers.resync.After(refillRetry)
 	}
 }
 
 // refill runs beside the loop.
-func (n *Node) refill(ctx context.Context, t *task, r refill) error {
+func (n *Node) refill(ctx context.Context, t *sched.Task, r refill) error {
 	var missing, lost uint64
-	if err := n.do(ctx, func() { missing, lost = n.kernel.Missing, n.kernel.Lost }); err != nil {
+	if err := n.sched.Do(ctx, func() { missing, lost = n.kernel.Missing, n.kernel.Lost }); err != nil {
 		return err
 	}
 	whole := r.sweep
 	for _, table := range []struct {
 		is     Tables
-		refill func(context.Context, *task, refill) (whole bool, err error)
+		refill func(context.Context, *sched.Task, refill) (whole bool, err error)
 	}{{Flows, n.refillFlows}, {Expects, n.refillExpects}} {
 		if r.tables&table.is == 0 {
 			whole = whole && n.expectTables()&table.is == 0 && table.is != Flows
@@ -140,7 +141,7 @@ func (n *Node) refill(ctx context.Context, t *task, r refill) error {
 		}
 		whole = whole && read
 	}
-	return n.do(ctx, func() {
+	return n.sched.Do(ctx, func() {
 		if whole {
 			n.madeUp(missing)
 		}
@@ -173,16 +174,16 @@ func readWhole(read func() (nl.DumpInfo, error)) (whole bool, err error) {
 
 // readTable reads a table of the kernel's for a refill and has each called for its
 // entries in the loop. What it could not find out another reading is to.
-func readTable[T any, P decoded[T]](ctx context.Context, n *Node, t *task, r refill, typ nl.Type, begin func(), each func(P)) (whole bool, err error) {
+func readTable[T any, P decoded[T]](ctx context.Context, n *Node, t *sched.Task, r refill, typ nl.Type, begin func(), each func(P)) (whole bool, err error) {
 	whole, err = readWhole(func() (nl.DumpInfo, error) {
-		if err := n.do(ctx, func() { r.count(&n.kernel); begin(); n.beginDump() }); err != nil {
+		if err := n.sched.Do(ctx, func() { r.count(&n.kernel); begin(); n.beginDump() }); err != nil {
 			return nl.DumpInfo{}, err
 		}
 		info, err := dump(ctx, n, t, ctnetlink.Dump{Type: typ}, each)
-		return info, errors.Join(err, n.do(ctx, n.endDump))
+		return info, errors.Join(err, n.sched.Do(ctx, n.endDump))
 	})
 	if err == nil && !whole {
-		err = n.do(ctx, func() {
+		err = n.sched.Do(ctx, func() {
 			n.log.Warn(fmt.Sprintf("the kernel interrupted %d readings of its table in a row; it will be read again", mostReadings))
 			n.scheduleResync(n.resyncDelay())
 		})
@@ -190,7 +191,7 @@ func readTable[T any, P decoded[T]](ctx context.Context, n *Node, t *task, r ref
 	return whole, err
 }
 
-func (n *Node) refillFlows(ctx context.Context, t *task, r refill) (whole bool, err error) {
+func (n *Node) refillFlows(ctx context.Context, t *sched.Task, r refill) (whole bool, err error) {
 	whole, err = readTable(ctx, n, t, r, ctnetlink.TypeFlowGet, n.internal.flows.BeginSweep, func(f *ctnetlink.Flow) { n.dumped(f, r) })
 	if err != nil || !whole || !r.sweep {
 		return whole, err
@@ -333,7 +334,7 @@ func (n *Node) dumpedExpect(e *ctnetlink.Expect, r refill) {
 		return
 	}
 	n.makeRoom(n.internal.expects)
-	h, outcome := n.internal.expects.Put(e, n.clock())
+	h, outcome := n.internal.expects.Put(e, n.sched.Now())
 	n.tellExpect(h, stored(outcome), n.sends(r, outcome))
 }
 
@@ -354,7 +355,7 @@ func (n *Node) dumped(f *ctnetlink.Flow, r refill) {
 		f.Has &^= n.ends.touched[n.internal.flows.Find(f)] &^ ctnetlink.HasID
 	}
 	n.makeRoom(n.internal.flows)
-	h, outcome := n.internal.flows.Put(f, n.clock())
+	h, outcome := n.internal.flows.Put(f, n.sched.Now())
 	if r.look && outcome == cache.Created {
 		n.found(h)
 	}
@@ -406,7 +407,7 @@ func (n *Node) sweepFlows(ctx context.Context) error {
 	})
 	for more := true; more && err == nil; {
 		got := 0
-		if err = n.do(ctx, func() {
+		if err = n.sched.Do(ctx, func() {
 			got, more = table.NextUnseen(&cur, handles)
 			for i, h := range handles[:got] {
 				table.Load(h, &flows[i])
@@ -428,13 +429,13 @@ func (n *Node) sweepFlows(ctx context.Context) error {
 		if err = cmp.Or(p.Submit(b), p.Drain()); err != nil {
 			break
 		}
-		err = n.do(ctx, func() { n.swept(gone) })
+		err = n.sched.Do(ctx, func() { n.swept(gone) })
 		gone = gone[:0]
 	}
 	return cmp.Or(err, p.Close())
 }
 
-func (n *Node) refillExpects(ctx context.Context, t *task, r refill) (whole bool, err error) {
+func (n *Node) refillExpects(ctx context.Context, t *sched.Task, r refill) (whole bool, err error) {
 	table := n.internal.expects
 	whole, err = readTable(ctx, n, t, r, ctnetlink.TypeExpectGet, table.BeginSweep, func(e *ctnetlink.Expect) { n.dumpedExpect(e, r) })
 	if err != nil || !whole || !r.sweep {
@@ -443,7 +444,7 @@ func (n *Node) refillExpects(ctx context.Context, t *task, r refill) (whole bool
 	var cur cache.Cursor
 	handles := make([]cache.Handle, sliceLen)
 	for more := true; more; {
-		if err := n.do(ctx, func() {
+		if err := n.sched.Do(ctx, func() {
 			var got int
 			got, more = table.NextUnseen(&cur, handles)
 			for _, h := range handles[:got] {

@@ -35,7 +35,7 @@ func TestDumpTellsEndedFlowsApart(t *testing.T) {
 			t.Errorf("%s is cached: %v, want %v", c.name, got, c.want)
 		}
 	}
-	if n.timers.resync != 0 {
+	if n.timers.resync.Pending() {
 		t.Error("another reading is scheduled")
 	}
 }
@@ -70,14 +70,14 @@ func TestTooManyEndsAreReadAgain(t *testing.T) {
 			n.beginDump()
 			c.fill(n.ends)
 			n.endDump()
-			if n.timers.resync != 0 {
+			if n.timers.resync.Pending() {
 				t.Fatal("another reading is scheduled though all had room")
 			}
 			n.beginDump()
 			c.fill(n.ends)
 			c.over(n)
 			n.endDump()
-			if n.timers.resync == 0 {
+			if !n.timers.resync.Pending() {
 				t.Error("no other reading is scheduled")
 			}
 		})
@@ -115,11 +115,11 @@ func TestReadingsAfterOverruns(t *testing.T) {
 	n.cfg.General.NetlinkOverrunResync = 30 * time.Second
 	n.grownOut = true
 	overrun := func(after time.Duration) time.Duration {
-		n.now = n.now.Add(after)
+		n.sched.SetNow(n.sched.Now() + after)
 		n.overrun(1)
 		n.overrun(1) // of the same burst
-		delay := n.timers.resync - n.clock()
-		n.timers.resync = 0 // it was read
+		delay := n.timers.resync.Due() - n.sched.Now()
+		n.timers.resync.Stop() // it was read
 		return delay
 	}
 	if got := overrun(0); got > time.Second {
@@ -137,7 +137,7 @@ func TestReadingsAfterOverruns(t *testing.T) {
 		t.Errorf("%d events are missing", n.kernel.Missing)
 	}
 	n.cfg.General.NetlinkOverrunResync = 0
-	if n.overrun(1); n.timers.resync != 0 {
+	if n.overrun(1); n.timers.resync.Pending() {
 		t.Error("the table is read though NetlinkOverrunResync is off")
 	}
 }
@@ -164,8 +164,6 @@ func TestBufferGrows(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			n := unwired(ModeStats)
 			n.burstBuffer = 8 * mib
-			n.ready = make(chan struct{}, 1)
-			n.turn = make(chan struct{}, 1)
 			g := &n.cfg.General
 			g.NetlinkBufferSize, g.NetlinkBufferSizeMaxGrowth, g.NetlinkBufferSizeFixed = c.size, c.most, c.fixed
 			var err error

@@ -49,7 +49,7 @@ func (n *Node) warnOfNoEvents() {
 // just now, with err, may be silent.
 func (n *Node) watchSilent(err error) {
 	g := &n.cfg.General
-	if n.timers.silent != 0 || g.NetlinkOverrunResync == 0 || g.PollInterval != 0 {
+	if n.timers.silent.Pending() || g.NetlinkOverrunResync == 0 || g.PollInterval != 0 {
 		return
 	}
 	n.silentDelay = silentLast
@@ -61,7 +61,7 @@ func (n *Node) watchSilent(err error) {
 			"that began before this daemon listened; its tables will be read again now and then")
 		n.silentDelay = silentFirst
 	}
-	n.timers.silent = n.clock() + n.silentDelay
+	n.timers.silent.After(n.silentDelay)
 }
 
 // lookAtSilent reads the tables and sets the time of the next look.
@@ -70,10 +70,10 @@ func (n *Node) lookAtSilent() {
 		return
 	}
 	n.silentDelay = min(2*n.silentDelay, silentLast)
-	n.timers.silent = n.clock() + n.silentDelay
+	n.timers.silent.After(n.silentDelay)
 	n.startRefill(refill{tables: Flows | n.expectTables(), send: true, sweep: true, look: true}, func(err error) {
 		if len(n.unnamed) > 0 {
-			n.timers.unnamed = n.clock() + eventsUnderWay
+			n.timers.unnamed.After(eventsUnderWay)
 		}
 	})
 }
@@ -112,10 +112,10 @@ func (n *Node) judgeUnnamed() {
 	count := len(n.unnamed)
 	lost := n.kernel.Lost != n.unnamedLost // their events may be among those that were lost
 	n.unnamed = nil
-	if count == 0 || lost || n.unnamedSaid != 0 && n.clock()-n.unnamedSaid < unnamedQuiet {
+	if count == 0 || lost || n.unnamedSaid != 0 && n.sched.Now()-n.unnamedSaid < unnamedQuiet {
 		return
 	}
-	n.unnamedSaid = n.clock()
+	n.unnamedSaid = n.sched.Now()
 	atLeast := ""
 	if count >= maxUnnamed {
 		atLeast = "at least "

@@ -9,12 +9,13 @@ import (
 
 	"ctbox/sync/cache"
 	"ctbox/sync/proto"
+	"ctbox/sync/sched"
 )
 
 // Status returns all numbers of this moment.
 func (n *Node) Status(ctx context.Context) (Status, error) {
 	var s Status
-	err := n.do(ctx, func() { s = n.snapshot() })
+	err := n.sched.Do(ctx, func() { s = n.snapshot() })
 	return s, err
 }
 
@@ -25,17 +26,17 @@ func (n *Node) snapshot() Status {
 		Traffic:         n.traffic,
 		Kernel:          n.kernel,
 		Replica:         n.replica,
-		Uptime:          n.clock(),
+		Uptime:          n.sched.Now(),
 		TaskFail:        n.taskFailed,
 		Commits:         n.commits,
 	}
 	s.Commits.Running = n.committing
 	if s.Commits.Count > 0 {
-		s.Commits.Age = n.now.Sub(n.commitEnded)
+		s.Commits.Age = n.sched.Now() - n.commitEnded
 	}
-	for t := range n.tasks {
-		s.Tasks = append(s.Tasks, TaskStatus{Type: t.typ, Running: n.now.Sub(t.began), Done: t.done})
-	}
+	n.sched.Tasks(func(t *sched.Task) {
+		s.Tasks = append(s.Tasks, TaskStatus{Type: t.Kind, Running: n.sched.Now() - t.Began, Done: t.Done})
+	})
 	slices.SortFunc(s.Tasks, func(a, b TaskStatus) int {
 		return cmp.Or(cmp.Compare(b.Running, a.Running), cmp.Compare(a.Type, b.Type), cmp.Compare(b.Done, a.Done))
 	})
@@ -56,12 +57,12 @@ func (n *Node) snapshot() Status {
 	s.Replica.ResyncsAsked, s.Replica.ThirdNode = m.Resyncs, m.ThirdNode
 	s.Replica.NacksSent, s.Replica.NacksRecv = m.NacksSent, m.NacksReceived
 	if n.behind {
-		s.Replica.Lag = n.clock() - n.behindSince
+		s.Replica.Lag = n.sched.Now() - n.behindSince
 	}
 	s.Replica.Pending, s.Replica.Unacked = uint64(m.Transmit), uint64(m.Resend)
 	for addr, p := range n.peers {
 		s.Peers = append(s.Peers, PeerStatus{Addr: netip.AddrPortFrom(addr, 0), Messages: p.messages,
-			LastMessage: n.clock() - p.last, Ignored: p.ignored,
+			LastMessage: n.sched.Now() - p.last, Ignored: p.ignored,
 			Incomplete: uint64(p.incomplete)})
 	}
 	slices.SortFunc(s.Peers, func(a, b PeerStatus) int { return a.Addr.Compare(b.Addr) })
@@ -103,7 +104,7 @@ func (n *Node) queues(m *proto.Stats) QueuesStatus {
 func (n *Node) ResendQueue(ctx context.Context) ([]Resend, error) {
 	var out []Resend
 	var refused error
-	err := n.do(ctx, func() {
+	err := n.sched.Do(ctx, func() {
 		m, ok := n.machine.(*proto.FTFW)
 		if !ok {
 			refused = ErrUnsupported
@@ -120,7 +121,7 @@ func (n *Node) ResendQueue(ctx context.Context) ([]Resend, error) {
 func (n *Node) RequestResync(ctx context.Context) error {
 	return n.ofProtocol(ctx, func() {
 		n.notice("resync requested")
-		n.machine.RequestResync(n.clock())
+		n.machine.RequestResync(n.sched.Now())
 	})
 }
 
@@ -132,7 +133,7 @@ func (n *Node) ofProtocol(ctx context.Context, do func()) error {
 	if n.mode != ModeFTFW && n.mode != ModeNOTRACK {
 		return ErrUnsupported
 	}
-	return n.do(ctx, do)
+	return n.sched.Do(ctx, do)
 }
 
 // status is the injector's part of Status. The loop calls it.

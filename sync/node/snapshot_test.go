@@ -1,6 +1,7 @@
 package node
 
 import (
+	"ctbox/sync/sched"
 	"net/netip"
 	"slices"
 	"testing"
@@ -18,10 +19,11 @@ func TestStatusIsInOrder(t *testing.T) {
 		peers = append(peers, addr.String())
 	}
 	slices.Sort(peers)
-	n.now = n.start.Add(time.Minute)
-	want := []TaskStatus{{TaskAny, time.Minute, 3}, {TaskAny, time.Minute, 2}, {TaskCommit, time.Minute, 9}, {TaskAny, time.Second, 5}}
+	n.sched.SetNow(time.Minute)
+	want := []TaskStatus{{sched.KindAny, time.Minute, 3}, {sched.KindAny, time.Minute, 2}, {sched.KindCommit, time.Minute, 9}, {sched.KindAny, time.Second, 5}}
 	for _, i := range []int{2, 0, 3, 1} {
-		n.tasks[&task{typ: want[i].Type, began: n.now.Add(-want[i].Running), done: want[i].Done}] = struct{}{}
+		task := n.sched.Register(want[i].Type)
+		task.Began, task.Done = n.sched.Now()-want[i].Running, want[i].Done
 	}
 	for range 20 { // a map's order is another one each time
 		s := n.snapshot()

@@ -4,6 +4,7 @@ import (
 	"net/netip"
 	"time"
 
+	"ctbox/sync/sched"
 	"ctbox/sync/wire"
 )
 
@@ -208,20 +209,10 @@ type CommitsStatus struct {
 	Age     time.Duration // since Last ended
 }
 
-// TaskType is what a task does.
-type TaskType uint8
-
-// The types of tasks, with the words of conntrack-tools' child processes.
-const (
-	TaskAny TaskType = iota // a dump
-	TaskFlush
-	TaskCommit
-)
-
 // TaskStatus is a long piece of work that runs beside the loop, where
 // conntrack-tools has a child process.
 type TaskStatus struct {
-	Type    TaskType
+	Type    sched.Kind
 	Running time.Duration // since its start
 	Done    uint64        // entries so far
 }

@@ -52,7 +52,7 @@ func (n *Node) endExternalSweep(unasked bool) {
 				text += ", which was not asked for,"
 			}
 			n.log.Warn(fmt.Sprintf("%s leaves out %d of %d entries: they stay until it has been asked for again", text, left, n.externalLen()))
-			n.machine.RequestResync(n.clock())
+			n.machine.RequestResync(n.sched.Now())
 		}
 	})
 }
@@ -82,7 +82,7 @@ func (n *Node) eachLeftOut(do func(flows, expects []cache.Handle), ended func())
 	bulk := n.agreement.bulk
 	handles := make([]cache.Handle, sliceLen)
 	var flows, expects cache.Cursor
-	n.inSlices(func() bool {
+	n.sched.Step(func() bool {
 		if bulk != n.agreement.bulk {
 			return false
 		}
@@ -90,7 +90,7 @@ func (n *Node) eachLeftOut(do func(flows, expects []cache.Handle), ended func())
 		do(handles[:got], nil)
 		return more
 	})
-	n.inSlices(func() bool {
+	n.sched.Step(func() bool {
 		if bulk != n.agreement.bulk {
 			return false
 		}
@@ -136,7 +136,7 @@ func (n *Node) compareHeld(notice *wire.Notice) {
 	if waited {
 		n.log.Warn(fmt.Sprintf("the peer has announced %d entries and %d are here: what its last bulk left out stays", announced, here))
 	}
-	if !a.numbers.Compare(n.clock(), announced, here) {
+	if !a.numbers.Compare(n.sched.Now(), announced, here) {
 		return
 	}
 	if refused := n.refused() - a.refused; refused > 0 {
@@ -145,5 +145,5 @@ func (n *Node) compareHeld(notice *wire.Notice) {
 	}
 	n.log.Warn(fmt.Sprintf("the peer has announced %d entries and %d are here: everything is asked for", announced, here))
 	n.notice("resync requested")
-	m.RequestResync(n.clock())
+	m.RequestResync(n.sched.Now())
 }

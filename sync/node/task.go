@@ -2,59 +2,24 @@ package node
 
 import (
 	"context"
-	"time"
 
 	"ctbox/nl"
 	"ctbox/nl/ctnetlink"
+	"ctbox/sync/sched"
 )
 
-// do has the loop call f and waits for it. It is how everything outside the loop
-// touches the node's state: one call for a slice of work, never one for a flow.
-func (n *Node) do(ctx context.Context, f func()) error {
-	if ctx.Err() != nil {
-		return context.Cause(ctx) // of several ways the select takes any
-	}
-	done := make(chan struct{})
-	select {
-	case n.calls <- func() { f(); close(done) }:
-	case <-ctx.Done():
-		return context.Cause(ctx)
-	case <-n.stopped:
-		return ErrStopped
-	}
-	// The loop has taken it and will not leave it undone.
-	<-done
-	return nil
-}
-
-// task is a long piece of work beside the loop. The loop owns its fields.
-type task struct {
-	typ   TaskType
-	began time.Time
-	done  uint64
-}
-
-// run starts work in a goroutine of its own, with ctx ending when the node does.
-// The loop must call it. work's error is logged with what was attempted, and
-// counted; then ended, if not nil, is called in the loop.
-func (n *Node) run(typ TaskType, what string, work func(ctx context.Context, t *task) error, ended func(error)) {
-	t := &task{typ: typ, began: n.now}
-	n.tasks[t] = struct{}{}
-	n.working.Add(1)
-	go func() {
-		defer n.working.Done()
-		err := work(n.ctx, t)
-		_ = n.do(context.WithoutCancel(n.ctx), func() {
-			delete(n.tasks, t)
-			if err != nil && n.ctx.Err() == nil {
-				n.taskFailed++
-				n.log.Error(what + ": " + err.Error())
-			}
-			if ended != nil {
-				ended(err)
-			}
-		})
-	}()
+// run starts work beside the loop. Its error is logged with what was attempted, and
+// counted; then ended, if not nil, is called with the lock held.
+func (n *Node) run(kind sched.Kind, what string, work func(ctx context.Context, t *sched.Task) error, ended func(error)) {
+	n.sched.Go(kind, work, func(err error) {
+		if err != nil && !n.sched.Stopping() {
+			n.taskFailed++
+			n.log.Error(what + ": " + err.Error())
+		}
+		if ended != nil {
+			ended(err)
+		}
+	})
 }
 
 // sliceLen is how many flows or expectations the loop handles at once for a task:
@@ -67,9 +32,9 @@ type decoded[T any] interface {
 	Decode(attrs []byte) error
 }
 
-// dump reads one of the kernel's tables and has the loop call each for all
-// entries, slice by slice. Decoding and the kernel's part run beside the loop.
-func dump[T any, P decoded[T]](ctx context.Context, n *Node, t *task, d ctnetlink.Dump, each func(P)) (nl.DumpInfo, error) {
+// dump reads one of the kernel's tables and calls each for all entries with the
+// lock held, slice by slice. Decoding and the kernel's part run beside the loop.
+func dump[T any, P decoded[T]](ctx context.Context, n *Node, t *sched.Task, d ctnetlink.Dump, each func(P)) (nl.DumpInfo, error) {
 	c, err := nl.Dial(nl.Config{})
 	if err != nil {
 		return nl.DumpInfo{}, err
@@ -77,11 +42,11 @@ func dump[T any, P decoded[T]](ctx context.Context, n *Node, t *task, d ctnetlin
 	defer c.Close()
 	slice := make([]T, 0, sliceLen)
 	hand := func() error {
-		err := n.do(ctx, func() {
+		err := n.sched.Do(ctx, func() {
 			for i := range slice {
 				each(&slice[i])
 			}
-			t.done += uint64(len(slice))
+			t.Done += uint64(len(slice))
 		})
 		slice = slice[:0]
 		if err != nil || !n.bypass {
@@ -92,7 +57,7 @@ func dump[T any, P decoded[T]](ctx context.Context, n *Node, t *task, d ctnetlin
 	unread := uint64(0)
 	defer func() {
 		if unread > 0 {
-			_ = n.do(ctx, func() { n.kernel.UnknownDumps += unread })
+			_ = n.sched.Do(ctx, func() { n.kernel.UnknownDumps += unread })
 		}
 	}()
 	info, err := c.Dump(ctx, d.Request(), func(m *nl.Message) error {

@@ -42,7 +42,7 @@ func (n *Node) transmit() {
 		}
 	}
 	n.flushPacker()
-	n.machine.Sent(n.clock())
+	n.machine.Sent(n.sched.Now())
 	n.freeReleased()
 }
 
@@ -50,7 +50,7 @@ func (n *Node) transmit() {
 func (n *Node) noteLag() {
 	waiting := n.machine.Stats().Transmit > 0
 	if waiting && !n.behind {
-		n.behindSince = n.clock()
+		n.behindSince = n.sched.Now()
 	}
 	n.behind = waiting
 }
@@ -144,7 +144,7 @@ func (n *Node) jammed() bool { return n.bypass && n.links.busy() }
 func (n *Node) unjam(ctx context.Context) error {
 	for {
 		jammed := false
-		if err := n.do(ctx, func() { jammed = n.jammed() }); err != nil || !jammed {
+		if err := n.sched.Do(ctx, func() { jammed = n.jammed() }); err != nil || !jammed {
 			return err
 		}
 		select {

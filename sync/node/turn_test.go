@@ -9,18 +9,17 @@ import (
 	"ctbox/internal/netnstest"
 	"ctbox/sync/link"
 	"ctbox/sync/proto"
+	"ctbox/sync/sched"
 )
 
 // sleeping is a node whose loop runs and has nothing to do.
 func sleeping(t *testing.T, mode Mode) *Node {
 	n := unwired(mode)
 	n.cfg.General.EventIterationLimit = 100
-	n.turn, n.calls, n.ready = make(chan struct{}, 1), make(chan func()), make(chan struct{}, 1)
-	n.turn <- struct{}{}
 	ctx, cancel := context.WithCancel(context.Background())
 	var loop sync.WaitGroup
 	loop.Go(func() {
-		if err := n.loop(ctx); err != context.Canceled {
+		if err := n.sched.Run(ctx, func() {}, func() {}); err != nil {
 			t.Errorf("the loop ended by %v", err)
 		}
 	})
@@ -28,12 +27,24 @@ func sleeping(t *testing.T, mode Mode) *Node {
 	return n
 }
 
-// A link that is closed by the loop, which has the turn then, does not wait for a turn
-// of its reader's.
+// turnOnce does what is due, as the loop does in one turn.
+func (n *Node) turnOnce(t *testing.T) {
+	t.Helper()
+	if err := n.sched.Turn(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// taskCount is the number of tasks that run.
+func (n *Node) taskCount() (running int) {
+	n.sched.Tasks(func(*sched.Task) { running++ })
+	return running
+}
+
+// A link that is closed by the loop, which holds the lock then, does not wait for its
+// reader.
 func TestReaderGivesUpWithItsLink(t *testing.T) {
 	n := unwired(ModeFTFW)
-	n.turn = make(chan struct{}, 1)
-	n.turn <- struct{}{}
 	ended, returned := make(chan struct{}), make(chan struct{})
 	go func() {
 		n.deliver(&link.Batch{}, ended)
@@ -43,36 +54,20 @@ func TestReaderGivesUpWithItsLink(t *testing.T) {
 	select {
 	case <-returned:
 	case <-time.After(10 * time.Second):
-		t.Fatal("the reader still waits for its turn")
+		t.Fatal("the reader still waits for the lock")
 	}
 }
 
-// What a reader's turn leaves to be done wakes the loop, which slept for longer.
-func TestReaderWakesTheLoop(t *testing.T) {
-	n := sleeping(t, ModeNone)
-	done := make(chan struct{})
-	if !n.takeTurn(nil) {
-		t.Fatal("no turn")
-	}
-	n.inSlices(func() bool { close(done); return false })
-	n.leaveTurn()
-	select {
-	case <-done:
-	case <-time.After(10 * time.Second):
-		t.Fatal("the loop sleeps on")
-	}
-}
-
-// While somebody is in the middle of a run of events, and has let others have the turn,
-// nobody may take the next run: the order of a flow's events is what they mean.
+// While a run of events is being followed, and others have the lock in between, nobody
+// takes the next run: the order of a flow's events matters.
 func TestEventsAreFollowedInOrder(t *testing.T) {
 	n := unwired(ModeFTFW)
-	n.waiting = true
-	if !n.mayTakeEvents() || n.wait() != 0 {
+	n.arrived.Store(true)
+	if !n.mayTakeEvents() || (eventSource{n}).Due() > n.sched.Now() {
 		t.Error("waiting events are not followed")
 	}
 	n.following = true
-	if n.mayTakeEvents() || n.wait() == 0 {
+	if n.mayTakeEvents() || (eventSource{n}).Due() != sched.Never {
 		t.Error("a second run is begun in the middle of one")
 	}
 }
@@ -90,19 +85,19 @@ func TestBulksDoNotPileUp(t *testing.T) {
 		for range 100 {
 			n.startBulk()
 		}
-		waiting := len(n.chores)
-		for len(n.chores) > 0 {
-			n.chore()
-		}
+		waiting := n.sched.Steps()
+		n.sched.RunSteps()
 		return waiting
 	}
 	if got := rounds(); got != 2 { // flows and expectations
 		t.Errorf("%d walks over the caches wait", got)
 	}
-	n.now = n.start.Add(time.Minute)
-	n.due()
-	if len(n.chores) != 2 {
-		t.Errorf("%d walks over the caches for what was asked for in the middle of the first", len(n.chores))
+	n.sched.SetNow(time.Minute)
+	if err := (protocolSource{n}).Run(); err != nil {
+		t.Fatal(err)
+	}
+	if n.sched.Steps() != 2 {
+		t.Errorf("%d walks over the caches for what was asked for in the middle of the first", n.sched.Steps())
 	}
 }
 
@@ -112,12 +107,13 @@ func TestLiveBulksDoNotPileUp(t *testing.T) {
 	over, cancel := context.WithCancel(context.Background())
 	cancel() // nothing is read
 	running := 0
-	if err := n.do(t.Context(), func() {
-		n.ctx, n.bypass = over, true
+	if err := n.sched.Do(t.Context(), func() {
+		n.sched.SetContext(over)
+		n.bypass = true
 		for range 100 {
 			n.startBulk()
 		}
-		running = len(n.tasks)
+		running = n.taskCount()
 	}); err != nil {
 		t.Fatal(err)
 	}
@@ -125,84 +121,16 @@ func TestLiveBulksDoNotPileUp(t *testing.T) {
 		t.Errorf("the kernel's tables are read %d times at once", running)
 	}
 	netnstest.Eventually(t, time.Minute, "the bulk ends", func() (ended bool) {
-		if err := n.do(t.Context(), func() { ended = len(n.tasks) == 0 }); err != nil {
+		if err := n.sched.Do(t.Context(), func() { ended = n.taskCount() == 0 }); err != nil {
 			t.Fatal(err)
 		}
 		return ended
 	})
-	if err := n.do(t.Context(), func() {
-		if n.machine.Tick(n.clock()+time.Hour)&proto.BulkWanted == 0 {
+	if err := n.sched.Do(t.Context(), func() {
+		if n.machine.Tick(n.sched.Now()+time.Hour)&proto.BulkWanted == 0 {
 			t.Error("what was asked for in the middle of a bulk is forgotten")
 		}
 	}); err != nil {
 		t.Fatal(err)
-	}
-}
-
-// serve lets those who wait have the turn, a reader as well as a call.
-func TestServe(t *testing.T) {
-	n := unwired(ModeFTFW)
-	n.turn, n.calls = make(chan struct{}, 1), make(chan func())
-	n.turn <- struct{}{}
-	served := make(chan string, 2)
-	go func() { n.calls <- func() { served <- "call" } }()
-	go func() {
-		n.takeTurn(nil)
-		served <- "reader"
-		<-n.turn
-	}()
-	deadline := time.After(10 * time.Second)
-	for left := 2; left > 0; {
-		n.serve()
-		select {
-		case <-served:
-			left--
-		case <-deadline:
-			t.Fatal("somebody was not served")
-		default:
-		}
-	}
-}
-
-// A reader in the middle of a run of events, who has let the loop have the turn, gets it
-// back also from a loop that has ended by then: the node's end waits for the reader.
-func TestEndLetsAReaderFinish(t *testing.T) {
-	n := unwired(ModeStats)
-	n.internal = caches{}
-	n.turn, n.calls, n.ready = make(chan struct{}, 1), make(chan func()), make(chan struct{}, 1)
-	n.stopped = make(chan struct{})
-	n.turn <- struct{}{}
-	ctx, cancel := context.WithCancel(t.Context())
-	ended, finished := make(chan error, 1), make(chan struct{})
-	go func() { ended <- n.Run(ctx) }()
-	n.takeTurn(nil)
-	n.following = true
-	cancel()
-	go func() {
-		defer close(finished)
-		for over := false; !over; {
-			n.serve()
-			select {
-			case <-n.stopped:
-				over = true
-			default:
-			}
-		}
-		n.serve()
-		n.following = false
-		n.leaveTurn()
-	}()
-	deadline := time.After(20 * time.Second)
-	for left := 2; left > 0; left-- {
-		select {
-		case <-finished:
-			finished = nil // once
-		case err := <-ended:
-			if err != nil {
-				t.Error(err)
-			}
-		case <-deadline:
-			t.Fatal("the reader waits for the turn, and the node's end for the reader")
-		}
 	}
 }

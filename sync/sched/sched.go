@@ -51,6 +51,8 @@ type Scheduler struct {
 	lock    chan struct{} // full while held: those who wait are served in order
 	calls   chan func()
 	wakeup  chan struct{}
+	watched <-chan struct{} // Watch
+	watcher func()
 	stopped chan struct{} // closed when Run has ended its loop
 	tasks   sync.WaitGroup
 	ctx     context.Context // Run's, for tasks
@@ -88,14 +90,15 @@ func New(flush func()) *Scheduler {
 // Add has Run look after a Source from now on.
 func (s *Scheduler) Add(source Source) { s.sources = append(s.sources, source) }
 
+// Watch has the loop call f whenever c has something. There is one such channel; Watch is
+// for before Run.
+func (s *Scheduler) Watch(c <-chan struct{}, f func()) { s.watched, s.watcher = c, f }
+
 // Start is the wall-clock time at which the Scheduler's clock began.
 func (s *Scheduler) Start() time.Time { return s.start }
 
 // Now is the time since Start at which the lock was taken.
 func (s *Scheduler) Now() time.Duration { return s.now.Sub(s.start) }
-
-// SetNow is for tests that turn a node by hand: Now is at from now on.
-func (s *Scheduler) SetNow(at time.Duration) { s.now = s.start.Add(at) }
 
 // Lock takes the lock, unless ended is closed before: then it returns false.
 func (s *Scheduler) Lock(ended <-chan struct{}) bool {
@@ -171,6 +174,9 @@ func (s *Scheduler) Do(ctx context.Context, f func()) error {
 	return nil
 }
 
+// Stopped is closed when the Scheduler has stopped: calls of Do are in vain then.
+func (s *Scheduler) Stopped() <-chan struct{} { return s.stopped }
+
 // Step has work called once in each turn of the loop, until it returns false, so that a
 // walk over a million entries holds up nothing. Several are done one after the other.
 func (s *Scheduler) Step(work func() (more bool)) { s.steps = append(s.steps, work) }
@@ -217,8 +223,8 @@ func (s *Scheduler) loop(ctx context.Context) error {
 	}
 }
 
-// Turn does a slice of everything that is due: the loop's work between two sleeps. It
-// is exported for tests that turn a node by hand.
+// Turn does a slice of everything that is due: the loop's work between two sleeps. Tests
+// that have no loop call it, too.
 func (s *Scheduler) Turn() error {
 	for _, source := range s.sources {
 		if source.Due() <= s.Now() {
@@ -227,11 +233,15 @@ func (s *Scheduler) Turn() error {
 			}
 		}
 	}
+	s.step()
+	s.flush()
+	return nil
+}
+
+func (s *Scheduler) step() {
 	if len(s.steps) > 0 && !s.steps[0]() {
 		s.steps = s.steps[1:]
 	}
-	s.flush()
-	return nil
 }
 
 // sleep gives the lock up until the loop has something to do.
@@ -243,6 +253,8 @@ func (s *Scheduler) sleep(ctx context.Context) (err error) {
 	case <-ctx.Done():
 		err = context.Cause(ctx)
 	case call = <-s.calls:
+	case <-s.watched:
+		call = s.watcher
 	case <-s.wakeup:
 	case <-s.alarm.C:
 		rang = true

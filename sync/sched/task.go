@@ -61,3 +61,9 @@ func (s *Scheduler) Stopping() bool { return s.ctx.Err() != nil }
 
 // Context is that of Run, for what runs beside the loop but is no task.
 func (s *Scheduler) Context() context.Context { return s.ctx }
+
+// Beside runs f in a goroutine of its own, which Run waits for at its end, when ctx
+// ends. It is for a worker that is no task.
+func (s *Scheduler) Beside(f func(ctx context.Context)) {
+	s.tasks.Go(func() { f(s.ctx) })
+}

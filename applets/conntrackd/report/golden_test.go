@@ -14,6 +14,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"ctbox/sync/node"
+	"ctbox/sync/sched"
 )
 
 // buildInfo is the one sample that differs from build to build.
@@ -69,7 +70,7 @@ func everything() (*node.Status, *Local) {
 	s.Links[1].Transport, s.Links[1].Interface, s.Links[1].State = node.UDP, "sync1", node.LinkNoCarrier
 	s.Links[1].Active = false
 	s.Peers[0].Addr = netip.MustParseAddrPort("192.0.2.2:3780")
-	s.Tasks[0].Type = node.TaskCommit
+	s.Tasks[0].Type = sched.KindCommit
 	s.Queues.Queues[0].Name = "txqueue"
 	s.Commits.Last.Tables = node.Flows | node.Expects
 	s.Commits.Last.Refused = []node.Refusal{{Reason: "commit-create: File exists", Entry: "udp 17 30 src=192.0.2.1"}}

@@ -17,6 +17,7 @@ import (
 	"ctbox/nl/ctnetlink"
 	"ctbox/nl/format"
 	"ctbox/sync/node"
+	"ctbox/sync/sched"
 	"ctbox/sync/wire"
 )
 
@@ -43,7 +44,7 @@ func example() *node.Status {
 			LastMessage: 250 * time.Millisecond}},
 		Commits: node.CommitsStatus{Count: 1, Age: time.Minute, Last: node.CommitResult{Tables: node.Flows,
 			Flows: node.CommitCount{Committed: 9, Failed: 1}, Took: 25 * time.Millisecond}},
-		Tasks:    []node.TaskStatus{{Type: node.TaskCommit, Running: time.Second, Done: 5}, {Type: node.TaskAny}},
+		Tasks:    []node.TaskStatus{{Type: sched.KindCommit, Running: time.Second, Done: 5}, {Type: sched.KindAny}},
 		Uptime:   26*time.Hour + 3*time.Minute + 59*time.Second,
 		TaskFail: 1,
 	}

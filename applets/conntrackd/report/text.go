@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"ctbox/sync/node"
+	"ctbox/sync/sched"
 )
 
 // AppendSummary appends `-s ct`, or with t node.Expects `-s expect`: both caches,
@@ -325,7 +326,7 @@ func AppendResendQueue(dst []byte, queue []node.Resend) []byte {
 	return dst
 }
 
-var taskTypes = [...]string{node.TaskAny: "any", node.TaskFlush: "flush", node.TaskCommit: "commit"}
+var taskTypes = [...]string{sched.KindAny: "any", sched.KindFlush: "flush", sched.KindCommit: "commit"}
 
 // AppendTasks appends `-s process` (sheet section 3.8). Tasks are no processes:
 // pid is the daemon's own.
