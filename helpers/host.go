@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"log/slog"
 	"slices"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -200,10 +199,7 @@ func setError(t *conf.HelperType, create bool, err error) error {
 // what conntrack-tools logs, and what people look for.
 type refusal struct{ reason *nl.Error }
 
-func (r refusal) Error() string {
-	text := r.reason.Error()
-	return strings.ToUpper(text[:1]) + text[1:]
-}
+func (r refusal) Error() string { return r.reason.Strerror() }
 
 func (r refusal) Unwrap() error { return r.reason }
 

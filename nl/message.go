@@ -4,6 +4,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"ctbox/internal/strerror"
 )
 
 // Type is a whole netlink message type: subsystem<<8 | message.
@@ -98,6 +100,15 @@ func (e *Error) Error() string {
 		return e.Errno.Error()
 	}
 	return e.Errno.Error() + " (" + e.Text + ")"
+}
+
+// Strerror is Error with the number's text as strerror(3) has it, with a capital letter.
+func (e *Error) Strerror() string {
+	text := strerror.Text(e.Errno)
+	if e.Text != "" {
+		text += " (" + e.Text + ")"
+	}
+	return text
 }
 
 func (e *Error) Unwrap() error { return e.Errno }

@@ -6,7 +6,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"ctbox/applets/internal/cerror"
+	"ctbox/internal/strerror"
 	"ctbox/nl"
 )
 
@@ -41,7 +41,7 @@ func (r *refusal) text() string {
 		return r.err.Error()
 	}
 	if r.hint == hintFixedTimeout {
-		return cerror.Text(errno) // it is not the user's privilege that is missing
+		return strerror.Text(errno) // it is not the user's privilege that is missing
 	}
 	on := onConntrack
 	if r.table == TableExpect {
@@ -52,7 +52,7 @@ func (r *refusal) text() string {
 			return row.text
 		}
 	}
-	return cerror.Text(errno)
+	return strerror.Text(errno)
 }
 
 // errENOTSUPP is the kernel's own number, which the C library has no name for.

@@ -5,7 +5,7 @@ import (
 	"strings"
 	"syscall"
 
-	"ctbox/applets/internal/cerror"
+	"ctbox/internal/strerror"
 	"ctbox/nl/ctnetlink"
 )
 
@@ -93,5 +93,5 @@ func cause(err error) string {
 	if !errors.As(err, &errno) {
 		return "Success"
 	}
-	return cerror.Text(errno)
+	return strerror.Text(errno)
 }

@@ -8,8 +8,8 @@ import (
 	"log/slog"
 	"os/exec"
 
+	"ctbox/applets/conntrackd/daemonize"
 	"ctbox/applets/conntrackd/logging"
-	"ctbox/applets/conntrackd/process"
 )
 
 // The exit statuses; there are no others.
@@ -54,7 +54,7 @@ func run(ctx context.Context, argv []string, stdout, stderr io.Writer, open open
 	case opCheck:
 		return runCheck(cmd.config, cmd.syntax, stdout, stderr)
 	case opDaemon:
-		if parent := process.InBackground(); parent != nil {
+		if parent := daemonize.InBackground(); parent != nil {
 			return runDaemon(ctx, &cmd, console, stderr, open, parent)
 		}
 		return runParent(append([]string{argv0}, argv...), log, stdout, stderr)
@@ -64,8 +64,8 @@ func run(ctx context.Context, argv []string, stdout, stderr io.Writer, open open
 
 // runParent starts the daemon in the background and waits until it is ready.
 func runParent(argv []string, log *slog.Logger, stdout, stderr io.Writer) int {
-	err := process.Background(argv, stdout, stderr, func(pid int) {
-		if err := process.Notify(process.MainPID(pid)); err != nil {
+	err := daemonize.Background(argv, stdout, stderr, func(pid int) {
+		if err := daemonize.Notify(daemonize.MainPID(pid)); err != nil {
 			log.Warn(err.Error())
 		}
 	})

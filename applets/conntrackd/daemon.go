@@ -16,12 +16,13 @@ import (
 	"golang.org/x/sys/unix"
 
 	"ctbox/applets/conntrackd/control"
+	"ctbox/applets/conntrackd/daemonize"
 	"ctbox/applets/conntrackd/logging"
-	"ctbox/applets/conntrackd/process"
 	"ctbox/applets/conntrackd/report"
 	"ctbox/applets/conntrackd/sandbox"
 	"ctbox/conf"
 	"ctbox/helpers"
+	"ctbox/internal/strerror"
 	"ctbox/nl/ctnetlink"
 	"ctbox/sync/node"
 )
@@ -47,11 +48,11 @@ type daemon struct {
 	log     *slog.Logger
 	flows   flowLog
 	reload  reloader
-	lock    *process.Lock
+	lock    *daemonize.Lock
 	control *control.Listener // nil without
 	node    runner
 	helpers *helpers.Host // nil without
-	metrics metrics
+	metrics metricsServer
 	hangup  chan os.Signal
 
 	noSandbox bool
@@ -60,7 +61,7 @@ type daemon struct {
 // runDaemon is a daemon's whole life, in the foreground or, with a parent, in the
 // background. The order of the first steps is that of conntrack-tools: what is
 // wrong first is what is told.
-func runDaemon(ctx context.Context, cmd *command, console *logging.Log, stderr io.Writer, open opener, parent *process.Parent) int {
+func runDaemon(ctx context.Context, cmd *command, console *logging.Log, stderr io.Writer, open opener, parent *daemonize.Parent) int {
 	unix.Umask(umask)
 	signal.Ignore(syscall.SIGPIPE) // a console that goes away is no reason to end
 	if parent != nil {
@@ -112,7 +113,7 @@ func destinations(g *conf.General) logging.Destinations {
 }
 
 func logfileError(name string, err error) error {
-	return fmt.Errorf("ERROR: can't open logfile `%s'.Reason: %s", name, process.Strerror(err))
+	return fmt.Errorf("ERROR: can't open logfile `%s'.Reason: %s", name, strerror.Of(err))
 }
 
 func (d *daemon) closeLogs() {
@@ -123,15 +124,15 @@ func (d *daemon) closeLogs() {
 // takeLock reports whether the lock file is ours now.
 func (d *daemon) takeLock() bool {
 	g := &d.cfg.General
-	lock, takenOver, err := process.AcquireLock(g.LockFile, func() bool {
+	lock, takenOver, err := daemonize.AcquireLock(g.LockFile, func() bool {
 		return g.UNIXPath != "" && control.Answers(g.UNIXPath)
 	})
 	switch {
-	case errors.Is(err, process.ErrLocked):
+	case errors.Is(err, daemonize.ErrLocked):
 		d.log.Error("lockfile `" + g.LockFile + "' exists, perhaps conntrackd already running?")
 		return false
 	case err != nil:
-		d.log.Error("can't make lockfile `" + g.LockFile + "': " + process.Strerror(err))
+		d.log.Error("can't make lockfile `" + g.LockFile + "': " + strerror.Of(err))
 		return false
 	case takenOver:
 		d.log.Warn("taking over lockfile `" + g.LockFile + "' of a conntrackd that is gone")
@@ -145,15 +146,15 @@ func (d *daemon) init(ctx context.Context, open opener) error {
 	g := &d.cfg.General
 	d.limitMemory(d.cfg)
 	if d.cfg.Sync == nil && d.cfg.Stats == nil {
-		process.UseOneThread()
+		daemonize.UseOneThread()
 	} else {
-		process.AllowTwoThreads()
+		daemonize.AllowTwoThreads()
 	}
 	if !d.noSandbox {
 		sandbox.Begin(d.later())
 	}
-	if err := process.SetScheduler(uint32(g.Scheduler.Type), g.Scheduler.Priority); err != nil {
-		d.log.Warn(process.SchedulerWarning(err))
+	if err := daemonize.SetScheduler(uint32(g.Scheduler.Type), g.Scheduler.Priority); err != nil {
+		d.log.Warn(daemonize.SchedulerWarning(err))
 	}
 	if g.UNIXPath != "" {
 		listener, err := control.Listen(g.UNIXPath)
@@ -189,7 +190,7 @@ func (d *daemon) limitMemory(cfg *conf.Config) {
 	if cfg.Sync != nil {
 		caches = 2
 	}
-	process.LimitMemory(cfg.General.HashLimit, caches)
+	daemonize.LimitMemory(cfg.General.HashLimit, caches)
 }
 
 // release undoes takeLock and init, but for the node.
@@ -207,7 +208,7 @@ func (d *daemon) release() {
 }
 
 // run serves until the daemon is told to stop.
-func (d *daemon) run(ctx context.Context, parent *process.Parent) int {
+func (d *daemon) run(ctx context.Context, parent *daemonize.Parent) int {
 	ctx, end := context.WithCancelCause(ctx)
 	stop := func() { end(nil) }
 	defer stop()
@@ -237,7 +238,7 @@ func (d *daemon) run(ctx context.Context, parent *process.Parent) int {
 	}
 	stop()
 	if d.cfg.General.Systemd {
-		process.Notify(process.Stopping)
+		daemonize.Notify(daemonize.Stopping)
 	}
 	beside.Wait()
 	d.metrics.wait()
@@ -251,11 +252,11 @@ func (d *daemon) run(ctx context.Context, parent *process.Parent) int {
 }
 
 // leave lets go of what the process was started with.
-func (d *daemon) leave(parent *process.Parent) error {
+func (d *daemon) leave(parent *daemonize.Parent) error {
 	if err := os.Chdir("/"); err != nil {
 		return err
 	}
-	if err := process.CloseInput(); err != nil {
+	if err := daemonize.CloseInput(); err != nil {
 		return err
 	}
 	if parent == nil {
@@ -295,14 +296,14 @@ func (d *daemon) confine(ctx context.Context) {
 	}
 }
 
-func startMessage(parent *process.Parent) string {
+func startMessage(parent *daemonize.Parent) string {
 	if parent != nil {
 		return "-- starting in daemon mode --"
 	}
 	return "-- starting in console mode --"
 }
 
-func mainPID(parent *process.Parent) int {
+func mainPID(parent *daemonize.Parent) int {
 	if parent != nil {
 		return parent.PID
 	}
@@ -315,16 +316,16 @@ func (d *daemon) tellSystemd(ctx context.Context, beside *sync.WaitGroup, mainPI
 	if !d.cfg.General.Systemd {
 		return
 	}
-	period, err := process.WatchdogPeriod(mainPID)
+	period, err := daemonize.WatchdogPeriod(mainPID)
 	if err != nil {
 		d.log.Warn("failed to get watchdog details from systemd: " + err.Error())
 	}
-	if err := process.Notify(process.Ready); err != nil {
+	if err := daemonize.Notify(daemonize.Ready); err != nil {
 		d.log.Warn(err.Error())
 	}
 	if period > 0 {
 		beside.Go(func() {
-			process.FeedWatchdog(ctx, period, func(ctx context.Context) error {
+			daemonize.FeedWatchdog(ctx, period, func(ctx context.Context) error {
 				_, err := d.node.Status(ctx)
 				return err
 			})

@@ -10,23 +10,24 @@ import (
 	"sync"
 
 	"ctbox/applets/conntrackd/control"
-	"ctbox/applets/conntrackd/exposition"
+	"ctbox/applets/conntrackd/metrics"
 	"ctbox/applets/conntrackd/report"
 	"ctbox/internal/feature"
 )
 
-// metrics is the HTTP server of the Metrics clause, if there is one at the moment.
-type metrics struct {
-	server  exposition.Server
+// metricsServer runs the HTTP server of the Metrics clause. A reload can start, move and
+// stop it.
+type metricsServer struct {
+	server  metrics.Server
 	serving sync.WaitGroup
 
 	mu       sync.Mutex
 	ctx      context.Context    // of the daemon; nil before serve
-	listener *net.TCPListener   // nil without
-	end      context.CancelFunc // of its serving; nil before
+	listener *net.TCPListener   // nil without the clause
+	end      context.CancelFunc // stops serving listener; nil if it is not served
 }
 
-// listenMetrics opens the socket; nil if the configuration has none.
+// listenMetrics opens the socket; it returns nil if the configuration has none.
 func listenMetrics(at netip.AddrPort) (*net.TCPListener, error) {
 	if !at.IsValid() {
 		return nil, nil
@@ -34,15 +35,15 @@ func listenMetrics(at netip.AddrPort) (*net.TCPListener, error) {
 	if !feature.Metrics {
 		return nil, errors.New("can't serve metrics: this ctbox was built without them")
 	}
-	l, err := exposition.Listen(at)
+	l, err := metrics.Listen(at)
 	if err != nil {
 		return nil, fmt.Errorf("can't serve metrics: %w", err)
 	}
 	return l, nil
 }
 
-// open opens the socket that is served later.
-func (m *metrics) open(at netip.AddrPort) error {
+// open opens the socket. serve starts to answer on it.
+func (m *metricsServer) open(at netip.AddrPort) error {
 	l, err := listenMetrics(at)
 	if err == nil {
 		m.use(l)
@@ -50,9 +51,9 @@ func (m *metrics) open(at netip.AddrPort) error {
 	return err
 }
 
-// serve answers scrapes until ctx ends, beside the caller, with what the node of s
-// and the daemon have counted.
-func (m *metrics) serve(ctx context.Context, s *control.Server, log *slog.Logger) {
+// serve starts to answer scrapes with the counters of the node of s and of the daemon. It
+// returns at once; answering ends with ctx.
+func (m *metricsServer) serve(ctx context.Context, s *control.Server, log *slog.Logger) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.ctx = ctx
@@ -75,12 +76,12 @@ func (m *metrics) serve(ctx context.Context, s *control.Server, log *slog.Logger
 	m.begin()
 }
 
-// use puts another socket, or nil, in the place of the one there is, which is closed.
-func (m *metrics) use(l *net.TCPListener) {
+// use replaces the socket by l, which may be nil, and closes the old one.
+func (m *metricsServer) use(l *net.TCPListener) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.end != nil {
-		m.end() // before the socket is closed, which is then no error
+		m.end() // first, so that closing the socket is not an error
 	}
 	if m.listener != nil {
 		m.listener.Close()
@@ -91,8 +92,8 @@ func (m *metrics) use(l *net.TCPListener) {
 	}
 }
 
-// begin serves the socket that there is.
-func (m *metrics) begin() {
+// begin starts to serve the current socket.
+func (m *metricsServer) begin() {
 	if !feature.Metrics || m.listener == nil {
 		return
 	}
@@ -106,5 +107,5 @@ func (m *metrics) begin() {
 	})
 }
 
-// wait returns when nobody is served any more, after the end of serve's ctx.
-func (m *metrics) wait() { m.serving.Wait() }
+// wait waits until all clients are answered, after the context of serve has ended.
+func (m *metricsServer) wait() { m.serving.Wait() }

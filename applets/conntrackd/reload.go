@@ -9,8 +9,8 @@ import (
 	"strings"
 	"sync"
 
+	"ctbox/applets/conntrackd/daemonize"
 	"ctbox/applets/conntrackd/logging"
-	"ctbox/applets/conntrackd/process"
 	"ctbox/conf"
 	"ctbox/sync/node"
 )
@@ -59,8 +59,8 @@ func (r *reloader) run(ctx context.Context) (string, error) {
 	defer r.mu.Unlock()
 	d := r.daemon
 	if d.cfg.General.Systemd {
-		process.Notify(process.Reloading())
-		defer process.Notify(process.Ready)
+		daemonize.Notify(daemonize.Reloading())
+		defer daemonize.Notify(daemonize.Ready)
 	}
 	changed, refused := r.reload(ctx)
 	var said strings.Builder

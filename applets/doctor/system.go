@@ -5,7 +5,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"ctbox/applets/conntrackd/process"
+	"ctbox/applets/conntrackd/daemonize"
 )
 
 // checkClock asks adjtimex(2), with no mode bit: it reads.
@@ -46,13 +46,13 @@ func checkMemory(h *host, r *report) {
 	if n := h.memory(); n > 0 {
 		limit, where = n, "the machine has "
 	}
-	if n := process.CgroupLimit(h.root); uint64(n) < limit {
+	if n := daemonize.CgroupLimit(h.root); uint64(n) < limit {
 		limit, where = uint64(n), "the control group may take "
 	}
 	if where == "" {
 		return
 	}
-	need := uint64(process.MemoryNeed(h.cfg.General.HashLimit, caches))
+	need := uint64(daemonize.MemoryNeed(h.cfg.General.HashLimit, caches))
 	seen := "caches of " + decimal(uint64(h.cfg.General.HashLimit)) + " flows take up to " + size(need) + ", and " + where + size(limit)
 	if need > limit-limit/10 {
 		r.add(Warning, seen, "the daemon would be killed in the minute when the table is full",

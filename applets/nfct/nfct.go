@@ -16,9 +16,9 @@ import (
 	"strings"
 	"syscall"
 
-	"ctbox/applets/internal/cerror"
 	"ctbox/internal/feature"
 	"ctbox/internal/protofile"
+	"ctbox/internal/strerror"
 	"ctbox/internal/version"
 	"ctbox/nl"
 )
@@ -235,7 +235,7 @@ func report(stderr io.Writer, argv []string, err error) int {
 func systemText(err error) string {
 	var errno syscall.Errno
 	if errors.As(err, &errno) {
-		return cerror.Text(errno)
+		return strerror.Text(errno)
 	}
 	return err.Error()
 }

@@ -6,7 +6,7 @@ import (
 	"strconv"
 	"syscall"
 
-	"ctbox/applets/internal/cerror"
+	"ctbox/internal/strerror"
 	"ctbox/nl"
 	"ctbox/nl/cthelper"
 	"ctbox/nl/ctnetlink"
@@ -97,7 +97,7 @@ type refusal struct {
 func (r refusal) Error() string {
 	var e *nl.Error
 	errors.As(r.err, &e)
-	text := "netlink error: " + cerror.Text(syscall.Errno(e.Errno))
+	text := "netlink error: " + strerror.Text(syscall.Errno(e.Errno))
 	reason := r.reason
 	if e.Errno == unix.EPERM {
 		reason = "this needs CAP_NET_ADMIN"
@@ -135,7 +135,7 @@ func (s *session) kernelError(err error, notRead argError) (unix.Errno, error) {
 	case s.ctx.Err() != nil:
 		return 0, errors.New("interrupted")
 	case errors.As(err, &errno):
-		return 0, errors.New("netlink error: " + cerror.Text(errno))
+		return 0, errors.New("netlink error: " + strerror.Text(errno))
 	}
 	return 0, errors.New(string(notRead) + " (" + err.Error() + ")")
 }

@@ -198,3 +198,27 @@ func Eventually(t testing.TB, limit time.Duration, what string, cond func() bool
 		time.Sleep(wait)
 	}
 }
+
+// WithoutProc calls test in a process that has no /proc: a copy of the test binary that
+// runs the calling test again.
+func WithoutProc(t *testing.T, test func(t *testing.T)) {
+	t.Helper()
+	const child = "NETNSTEST_WITHOUT_PROC"
+	if os.Getenv(child) != "" {
+		if _, err := os.Stat("/proc/self"); err == nil {
+			t.Fatal("netnstest: /proc is mounted")
+		}
+		test(t)
+		return
+	}
+	exe, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.CommandContext(t.Context(), "unshare", "--mount", "sh", "-c", `umount -l /proc && exec "$0" "$@"`,
+		exe, "-test.run=^"+t.Name()+"$", "-test.v")
+	cmd.Env = append(os.Environ(), child+"=1")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Errorf("%v\n%s", err, out)
+	}
+}

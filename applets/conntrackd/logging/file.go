@@ -10,7 +10,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"ctbox/applets/conntrackd/process"
+	"ctbox/applets/conntrackd/safefile"
 )
 
 // File is a log file that outlives its disk being full, or, as a pipe, its reader
@@ -28,7 +28,7 @@ type File struct {
 }
 
 // OpenFile opens a file for appending, and makes it (mode 0600) if need be, by the
-// rules of process.Open. patience is for the reader of a pipe.
+// rules of safefile.Open. patience is for the reader of a pipe.
 func OpenFile(name string, patience time.Duration) (*File, error) {
 	file, err := openAppend(name)
 	if err != nil {
@@ -41,9 +41,9 @@ func OpenFile(name string, patience time.Duration) (*File, error) {
 func openAppend(name string) (*os.File, error) {
 	// A named pipe that nobody reads would not open until somebody does.
 	const flags = os.O_APPEND | unix.O_NONBLOCK
-	file, _, err := process.Open(name, os.O_WRONLY|flags)
+	file, _, err := safefile.Open(name, os.O_WRONLY|flags)
 	if errors.Is(err, unix.ENXIO) {
-		file, _, err = process.Open(name, os.O_RDWR|flags)
+		file, _, err = safefile.Open(name, os.O_RDWR|flags)
 	}
 	// The name is in what the caller says already.
 	var pathErr *fs.PathError

@@ -1,4 +1,4 @@
-package process
+package daemonize
 
 import (
 	"context"
@@ -18,9 +18,11 @@ import (
 	"golang.org/x/sys/unix"
 
 	"ctbox/internal/netnstest"
+	"ctbox/internal/strerror"
 )
 
-// Started under these names the test binary is a part of the tests.
+// TestMain makes the test binary a helper program when it is started under one of its
+// names.
 func TestMain(m *testing.M) {
 	switch filepath.Base(os.Args[0]) {
 	case "lockholder":
@@ -36,11 +38,19 @@ func TestMain(m *testing.M) {
 	os.Exit(netnstest.RunTests(m))
 }
 
+// must fails the test on any error of its preparation.
+func must(t *testing.T, errs ...error) {
+	t.Helper()
+	if err := errors.Join(errs...); err != nil {
+		t.Fatal(err)
+	}
+}
+
 func nobody() bool   { return false }
 func somebody() bool { return true }
 
-// backgrounder is a program with a -d of its own. Its argument says what the
-// daemon does.
+// backgrounder is a program that starts itself in the background. Its argument selects what
+// the daemon does.
 func backgrounder() int {
 	parent := InBackground()
 	if parent == nil {
@@ -147,8 +157,8 @@ func TestLockReleasesItsOwn(t *testing.T) {
 	}
 }
 
-// A daemon that was killed leaves its lock, and the next one takes it.
-func TestLockOfTheDead(t *testing.T) {
+// A daemon that was killed leaves its lock file behind, and the next one takes it over.
+func TestLockOfKilledDaemon(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "lock")
 	holder := self(t, "lockholder", path)
 	out, err := holder.StdoutPipe()
@@ -167,7 +177,7 @@ func TestLockOfTheDead(t *testing.T) {
 	}
 	holder.Process.Kill()
 	holder.Wait()
-	// Whether anybody answers is not asked: the file says it was one of ours.
+	// The process id in the file shows that it was one of ours, so alive is not called.
 	l, takenOver, err := AcquireLock(path, somebody)
 	if err != nil || !takenOver {
 		t.Fatalf("after its death: %v, %v", takenOver, err)
@@ -191,9 +201,23 @@ func TestLockOfConntrackTools(t *testing.T) {
 	l.Release()
 }
 
-func TestLockThatCannotBe(t *testing.T) {
+// A file that is not a lock file is left alone.
+func TestLockIsAnotherFile(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "conntrackd.conf")
+	if err := os.WriteFile(path, []byte("General {\n}\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := AcquireLock(path, nobody); err == nil {
+		t.Error("taken as a lock")
+	}
+	if text, _ := os.ReadFile(path); string(text) != "General {\n}\n" {
+		t.Errorf("it has %q", text)
+	}
+}
+
+func TestLockInMissingDirectory(t *testing.T) {
 	_, _, err := AcquireLock(filepath.Join(t.TempDir(), "none", "lock"), nobody)
-	if !errors.Is(err, fs.ErrNotExist) || Strerror(err) != "No such file or directory" {
+	if !errors.Is(err, fs.ErrNotExist) || strerror.Of(err) != "No such file or directory" {
 		t.Errorf("%v", err)
 	}
 }
@@ -225,7 +249,7 @@ func TestBackgroundThatFails(t *testing.T) {
 	}
 }
 
-// A variable from elsewhere does not make a daemon.
+// A variable that was not set by Background does not make the process a daemon.
 func TestNotInBackground(t *testing.T) {
 	for _, value := range []string{"0x", "9999", "-1"} {
 		t.Setenv(readyFD, value)
@@ -264,26 +288,9 @@ func TestSetScheduler(t *testing.T) {
 	}
 }
 
-// Where /proc is not mounted files are opened by the same rules.
+// Without /proc, the lock works in the same way.
 func TestWithoutProc(t *testing.T) {
-	if os.Getenv("TEST_WITHOUT_PROC") == "" {
-		exe, err := os.Executable()
-		if err != nil {
-			t.Fatal(err)
-		}
-		cmd := exec.CommandContext(t.Context(), "unshare", "--mount", "sh", "-c", `umount -l /proc && exec "$0" "$@"`,
-			exe, "-test.run=^TestWithoutProc$", "-test.v")
-		cmd.Env = append(os.Environ(), "TEST_WITHOUT_PROC=1")
-		if out, err := cmd.CombinedOutput(); err != nil {
-			t.Errorf("%v\n%s", err, out)
-		}
-		return
-	}
-	if _, err := os.Stat("/proc/self"); err == nil {
-		t.Fatal("/proc is mounted")
-	}
-	t.Run("open", TestOpen)
-	t.Run("lock", TestLockOfConntrackTools)
+	netnstest.WithoutProc(t, func(t *testing.T) { t.Run("lock", TestLockOfConntrackTools) })
 }
 
 func TestSchedulerWarning(t *testing.T) {
@@ -426,7 +433,7 @@ func TestWatchdogPeriod(t *testing.T) {
 	}
 }
 
-// The watchdog is fed as long as the daemon answers, and no longer.
+// The watchdog is fed only while the daemon answers.
 func TestFeedWatchdog(t *testing.T) {
 	next := manager(t, filepath.Join(t.TempDir(), "notify"))
 	ctx, cancel := context.WithCancel(t.Context())
@@ -464,19 +471,4 @@ func TestFeedWatchdog(t *testing.T) {
 	}
 	cancel()
 	<-done
-}
-
-func TestStrerror(t *testing.T) {
-	for _, c := range []struct {
-		err  error
-		want string
-	}{
-		{unix.EACCES, "Permission denied"},
-		{&fs.PathError{Op: "open", Path: "/x", Err: unix.ENOENT}, "No such file or directory"},
-		{errors.New("own words"), "own words"},
-	} {
-		if got := Strerror(c.err); got != c.want {
-			t.Errorf("%v: %q", c.err, got)
-		}
-	}
 }

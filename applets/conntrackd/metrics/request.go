@@ -1,4 +1,4 @@
-package exposition
+package metrics
 
 import (
 	"bytes"
@@ -8,10 +8,10 @@ import (
 	"strings"
 )
 
-// status is a status code of HTTP.
+// status is an HTTP status code.
 type status int
 
-// What a client can be answered (RFC 9110 section 15, RFC 6585 section 5).
+// The status codes of answers (RFC 9110 section 15, RFC 6585 section 5).
 const (
 	statusOK          status = 200
 	statusBadRequest  status = 400
@@ -34,23 +34,23 @@ var statusTexts = map[status]string{
 	statusVersion:     "HTTP Version Not Supported",
 }
 
-// The limits of a request. Prometheus' has 250 bytes in 6 fields.
+// The limits of a request. One from Prometheus has 250 bytes in 6 fields.
 const (
 	maxHead   = 8 << 10 // bytes up to the empty line
 	maxFields = 64
 )
 
-// path is where the metrics are.
+// path is the path of the metrics.
 const path = "/metrics"
 
 // readHead reads a request up to the empty line that ends its head. It returns
-// errTooLarge when that does not come within maxHead bytes. What r gives beyond the
-// head is lost: there is one request in a connection.
+// errTooLarge if the head is longer than maxHead bytes. Bytes after the head are lost: a
+// connection carries one request.
 func readHead(r io.Reader) ([]byte, error) {
 	buf := make([]byte, 0, 1024)
 	for {
 		if len(buf) == cap(buf) {
-			buf = append(buf, 0)[:len(buf)] // twice the room
+			buf = append(buf, 0)[:len(buf)] // doubles the capacity
 		}
 		n, err := r.Read(buf[len(buf):min(cap(buf), maxHead)])
 		seen := max(len(buf)-3, 0)
@@ -81,7 +81,7 @@ func headEnd(b []byte) int {
 	return end
 }
 
-// request is what matters of a request that is understood.
+// request is the part of a valid request that the answer depends on.
 type request struct {
 	head        bool // the client wants no body
 	openMetrics bool // the client prefers OpenMetrics
@@ -112,7 +112,7 @@ func parse(text []byte) (status, request) {
 	return statusOK, req
 }
 
-// requestLine takes the first line apart: three words with one space between them.
+// requestLine parses the first line: three words with single spaces between them.
 func requestLine(line string) (method, target, version string, ok bool) {
 	words := strings.Split(line, " ")
 	if len(words) != 3 {
@@ -127,14 +127,14 @@ func requestLine(line string) (method, target, version string, ok bool) {
 	return method, target, version, ok
 }
 
-// fieldValues is what matters of a head's fields.
+// fieldValues is the part of the header fields that the answer depends on.
 type fieldValues struct {
-	hosts  int    // how many Host fields there are
+	hosts  int    // the number of Host fields
 	accept string // the values of all Accept fields, with commas between them
 }
 
-// fields parses the fields of a head. ok is false if a line is no field, or if there
-// are more than maxFields.
+// fields parses header fields. ok is false if a line is not a field, or if there are more
+// than maxFields.
 func fields(head string) (f fieldValues, ok bool) {
 	n := 0
 	for line := range strings.Lines(head) {
@@ -144,7 +144,7 @@ func fields(head string) (f fieldValues, ok bool) {
 		}
 		name, value, found := strings.Cut(line, ":")
 		if n++; !found || !isToken(name) || !isFieldValue(value) || n > maxFields {
-			return f, false // a folded line starts with a blank, which is no token
+			return f, false // a folded line begins with a blank, which no token contains
 		}
 		switch {
 		case strings.EqualFold(name, "Host"):
@@ -157,8 +157,8 @@ func fields(head string) (f fieldValues, ok bool) {
 }
 
 // prefersOpenMetrics reports whether an Accept field (RFC 9110 section 12.5.1) names
-// OpenMetrics 1.0, and prefers it to or likes it as much as the text format. A
-// wildcard does not ask for OpenMetrics: curl sends one.
+// OpenMetrics 1.0 with at least the quality of the text format. A wildcard does not select
+// OpenMetrics: curl sends one.
 func prefersOpenMetrics(accept string) bool {
 	var open, text float64
 	var exact bool // text/plain itself is named
@@ -198,8 +198,8 @@ func prefersOpenMetrics(accept string) bool {
 	return open > 0 && open >= text
 }
 
-// isMetrics reports whether a target names the metrics, with or without a query: as a
-// path, or behind a host as proxies write it.
+// isMetrics reports whether a target is the path of the metrics, with or without a query, or
+// a URL with that path, as proxies write it.
 func isMetrics(target string) bool {
 	const scheme = "http://"
 	if len(target) >= len(scheme) && strings.EqualFold(target[:len(scheme)], scheme) {

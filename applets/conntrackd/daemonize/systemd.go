@@ -1,4 +1,4 @@
-package process
+package daemonize
 
 import (
 	"context"
@@ -20,7 +20,7 @@ func Notify(state string) error {
 		return nil
 	}
 	if !strings.HasPrefix(name, "/") && !strings.HasPrefix(name, "@") {
-		return fmt.Errorf("NOTIFY_SOCKET %q is no path", name)
+		return fmt.Errorf("NOTIFY_SOCKET %q is not a path", name)
 	}
 	conn, err := net.DialUnix("unixgram", nil, &net.UnixAddr{Name: name, Net: "unixgram"})
 	if err != nil {
@@ -34,27 +34,27 @@ func Notify(state string) error {
 	return nil
 }
 
-// The states that the daemon tells.
+// The states that the daemon reports.
 const (
 	Ready    = "READY=1"
 	Stopping = "STOPPING=1"
 	watchdog = "WATCHDOG=1"
 )
 
-// Reloading is the state of a daemon that reads its configuration again; Ready
-// ends it. The time is for Type=notify-reload (sd_notify(3)).
+// Reloading returns the state of a daemon that reads its configuration again; Ready ends
+// it. Type=notify-reload requires the time (sd_notify(3)).
 func Reloading() string {
 	var now unix.Timespec
 	unix.ClockGettime(unix.CLOCK_MONOTONIC, &now) // does not fail on Linux
 	return "RELOADING=1\nMONOTONIC_USEC=" + strconv.FormatInt(now.Nano()/1000, 10)
 }
 
-// MainPID is the state that names another process as the service's main one.
+// MainPID returns the state that names another process as the service's main one.
 func MainPID(pid int) string { return "MAINPID=" + strconv.Itoa(pid) }
 
-// WatchdogPeriod returns within what time the service manager wants to hear from
-// the service (sd_watchdog_enabled(3)); 0 if it does not. mainPID is the process
-// that was started as the service: ours, or that of our Parent.
+// WatchdogPeriod returns the interval within which the service manager expects a
+// notification (sd_watchdog_enabled(3)); 0 if it expects none. mainPID is the process that
+// was started as the service: ours, or that of our Parent.
 func WatchdogPeriod(mainPID int) (time.Duration, error) {
 	usec := os.Getenv("WATCHDOG_USEC")
 	if usec == "" {
@@ -65,14 +65,14 @@ func WatchdogPeriod(mainPID int) (time.Duration, error) {
 	}
 	n, err := strconv.ParseUint(usec, 10, 63)
 	if err != nil || n == 0 || n > uint64((1<<63-1)/time.Microsecond) {
-		return 0, fmt.Errorf("WATCHDOG_USEC %q is no time", usec)
+		return 0, fmt.Errorf("WATCHDOG_USEC %q is not a time", usec)
 	}
 	return time.Duration(n) * time.Microsecond, nil
 }
 
-// FeedWatchdog tells the service manager every half of period that the daemon
-// works, whenever alive, whose context ends after that half, has returned nil. A
-// daemon that hangs is so found out, and restarted. It returns when ctx ends.
+// FeedWatchdog calls alive every half period and notifies the service manager if it returns
+// nil, so that a daemon that hangs is restarted. The context of alive ends after half a
+// period. FeedWatchdog returns when ctx ends.
 func FeedWatchdog(ctx context.Context, period time.Duration, alive func(context.Context) error) {
 	ticker := time.NewTicker(period / 2)
 	defer ticker.Stop()

@@ -1,4 +1,4 @@
-package process
+package safefile
 
 import (
 	"errors"
@@ -9,9 +9,11 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"ctbox/internal/netnstest"
 )
 
-// stranger is a user who is neither root nor the test.
+// stranger is the id of a user other than root and the one who runs the test.
 const stranger = 65534
 
 // must fails the test on any error of its preparation.
@@ -22,8 +24,8 @@ func must(t *testing.T, errs ...error) {
 	}
 }
 
-// What others laid is not opened, and what it leads to is as it was. Whose the
-// directory is and who may write there makes the difference.
+// Files placed by other users are not opened, and what they lead to stays unchanged. The
+// result depends on the directory's owner and on who may write there.
 func TestOpen(t *testing.T) {
 	const victim = "victim"
 	lay := map[string]func(t *testing.T, name string, uid int){
@@ -116,7 +118,7 @@ func TestOpen(t *testing.T) {
 	}
 }
 
-// /dev/stdout and the like lead to what has no name.
+// /dev/stdout and the like lead to files without a name.
 func TestOpenDescriptor(t *testing.T) {
 	r, w, err := os.Pipe()
 	must(t, err)
@@ -136,14 +138,7 @@ func TestOpenDescriptor(t *testing.T) {
 	}
 }
 
-// A file that is no lock is not made one.
-func TestLockIsAnotherFile(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "conntrackd.conf")
-	must(t, os.WriteFile(path, []byte("General {\n}\n"), 0o600))
-	if _, _, err := AcquireLock(path, nobody); err == nil {
-		t.Error("taken as a lock")
-	}
-	if text, _ := os.ReadFile(path); string(text) != "General {\n}\n" {
-		t.Errorf("it has %q", text)
-	}
+// Without /proc, files are opened by the same rules.
+func TestWithoutProc(t *testing.T) {
+	netnstest.WithoutProc(t, func(t *testing.T) { t.Run("open", TestOpen) })
 }

@@ -1,6 +1,4 @@
-// Package process is what makes a daemon of conntrackd: the lock file, leaving
-// the terminal, scheduling, memory, and the conversation with systemd.
-package process
+package daemonize
 
 import (
 	"errors"
@@ -13,28 +11,29 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"ctbox/applets/conntrackd/safefile"
 )
 
-// Lock is a lock file that is held. Its existence keeps conntrack-tools' daemon
-// from starting; the flock(2) on it, which ends with the process however that
-// ends, tells ours whether its owner is alive.
+// Lock is a lock file that this process holds. The file's existence keeps conntrack-tools'
+// daemon from starting. Our daemon looks at the flock(2) on it, which the kernel releases
+// when the owner dies, to see whether the owner is alive.
 type Lock struct {
 	path string
 	file *os.File
 }
 
-// ErrLocked is that another daemon holds the lock file.
+// ErrLocked is the error when another daemon holds the lock file.
 var ErrLocked = errors.New("the lock file is another daemon's")
 
-// AcquireLock takes the lock file at path and writes our process id to it.
-// takenOver tells that the file was there, left by a daemon that is gone.
+// AcquireLock locks the file at path and writes our process id to it. takenOver reports
+// that the file existed, left behind by a daemon that is no longer running.
 //
-// A daemon of conntrack-tools makes the file and leaves it empty and unlocked. So
-// an empty file is taken over only if alive, which is asked then, says that no
-// daemon is there. ErrLocked is the error when there is one.
+// conntrack-tools' daemon creates the file and leaves it empty and unlocked. An empty file
+// is therefore taken over only if alive returns false; otherwise the error is ErrLocked.
 func AcquireLock(path string, alive func() bool) (_ *Lock, takenOver bool, err error) {
 	for {
-		file, existed, err := Open(path, os.O_RDWR)
+		file, existed, err := safefile.Open(path, os.O_RDWR)
 		if err != nil {
 			return nil, false, err
 		}
@@ -51,7 +50,7 @@ func AcquireLock(path string, alive func() bool) (_ *Lock, takenOver bool, err e
 	}
 }
 
-// errReplaced is that path is another file by now.
+// errReplaced is the error when path names another file by now.
 var errReplaced = errors.New("the lock file was replaced")
 
 func (l *Lock) lock(existed bool, alive func() bool) error {
@@ -82,20 +81,21 @@ func (l *Lock) lock(existed bool, alive func() bool) error {
 		}
 	}
 	// A full disk must not keep a firewall from starting: the process id is for
-	// people, and an owner without one is recognised as one of conntrack-tools.
+	// people, and a file without one is handled like one of conntrack-tools.
 	if err := l.file.Truncate(0); err == nil {
 		l.file.WriteAt([]byte(strconv.Itoa(os.Getpid())+"\n"), 0)
 	}
 	return nil
 }
 
-// Release removes the file, if it is still the one at its path (or where that leads), and
-// gives the lock up.
+// Release removes the file, if it is still the one at its path (or at the end of its
+// symbolic links), and releases the lock.
 func (l *Lock) Release() error {
 	return errors.Join(l.remove(), l.file.Close())
 }
 
-// remove removes the file while it is open, when its inode number is no other file's.
+// remove removes the file. It is called while the file is open, so that no other file can
+// have its inode number.
 func (l *Lock) remove() error {
 	held, err := l.file.Stat()
 	if err != nil {

@@ -1,6 +1,8 @@
-package cerror
+package strerror
 
 import (
+	"errors"
+	"io/fs"
 	"os/exec"
 	"strings"
 	"syscall"
@@ -9,9 +11,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// The C library itself says what is right, by way of Python. Errors are matched
-// by name: their numbers differ between architectures.
-func TestTextIsTheCLibrarys(t *testing.T) {
+// Python returns the C library's texts. Errors are matched by name: their numbers differ
+// between architectures.
+func TestTextMatchesCLibrary(t *testing.T) {
 	out, err := exec.Command("python3", "-c",
 		"import errno, os\nfor n, name in errno.errorcode.items(): print(name, os.strerror(n))").Output()
 	if err != nil {
@@ -39,5 +41,20 @@ func TestTextIsTheCLibrarys(t *testing.T) {
 	}
 	if got := Text(524); got != "Unknown error 524" {
 		t.Errorf("error 524 is %q", got)
+	}
+}
+
+func TestOf(t *testing.T) {
+	for _, c := range []struct {
+		err  error
+		want string
+	}{
+		{unix.EACCES, "Permission denied"},
+		{&fs.PathError{Op: "open", Path: "/x", Err: unix.ENOENT}, "No such file or directory"},
+		{errors.New("own words"), "own words"},
+	} {
+		if got := Of(c.err); got != c.want {
+			t.Errorf("%v: %q", c.err, got)
+		}
 	}
 }

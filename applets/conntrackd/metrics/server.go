@@ -1,9 +1,8 @@
-// Package exposition serves metrics over HTTP, for Prometheus and whoever else
-// scrapes: HTTP/1.1 (RFC 9110, RFC 9112) as far as that takes, and no further. There
-// is one path and no body, no connection is kept, and everything that a client can
-// make the daemon do is bounded: how long a request is, how long it may take, how
-// many there are at one time, and how often the numbers are asked for.
-package exposition
+// Package metrics serves metrics over HTTP to Prometheus and other scrapers. It implements
+// the part of HTTP/1.1 (RFC 9110, RFC 9112) that a scrape needs: one path, no request body,
+// one request per connection. The work that clients can cause is bounded: the size and
+// duration of a request, the number of clients, and how often metrics are collected.
+package metrics
 
 import (
 	"context"
@@ -18,17 +17,17 @@ import (
 	"time"
 )
 
-// What clients may take of the daemon.
+// The limits for clients.
 const (
-	readTimeout  = 5 * time.Second  // for a whole request, however it trickles in
-	writeTimeout = 10 * time.Second // for taking the answer
-	lingerTime   = time.Second      // for closing their end
-	lingerBytes  = 64 << 10         // that they may have sent beyond a request
+	readTimeout  = 5 * time.Second  // for a whole request
+	writeTimeout = 10 * time.Second // for reading the answer
+	lingerTime   = time.Second      // for closing the connection
+	lingerBytes  = 64 << 10         // sent after the request and discarded
 
-	maxClients = 8  // served at one time
-	maxLinger  = 32 // waited for at one time; others are hung up on
+	maxClients = 8  // served at the same time
+	maxLinger  = 32 // lingering at the same time; further connections are closed at once
 
-	// maxAge is how old numbers may be: who asks more often gets them again.
+	// maxAge is how long a collected text is served again.
 	maxAge = 200 * time.Millisecond
 )
 
@@ -38,27 +37,27 @@ const (
 	typeOpenMetrics = "application/openmetrics-text; version=1.0.0; charset=utf-8"
 )
 
-// Server answers scrapes. Its fields are set before Serve and not changed after.
+// Server answers scrapes. Its fields must not change after Serve is called.
 type Server struct {
 	// Metrics returns the text to serve, as OpenMetrics or in Prometheus' text
-	// format. It is called for one client at a time.
+	// format. Calls do not overlap.
 	Metrics func(_ context.Context, openMetrics bool) ([]byte, error)
 	Log     *slog.Logger
 
 	mu                      sync.Mutex // held while Metrics runs
 	prometheus, openMetrics rendered   // the last text in each format
 
-	// Shorter for tests; zero for the usual.
+	// Set by tests; zero is the default.
 	readTimeout, writeTimeout time.Duration
 }
 
-// rendered is a text and when it was made. The bytes never change.
+// rendered is a text and the time it was collected. The bytes never change.
 type rendered struct {
 	text []byte
 	at   time.Time
 }
 
-// Listen opens the socket at an address.
+// Listen opens a listening socket.
 func Listen(at netip.AddrPort) (*net.TCPListener, error) {
 	network := "tcp4"
 	if at.Addr().Is6() {
@@ -122,13 +121,13 @@ func (s *Server) Serve(ctx context.Context, l *net.TCPListener) error {
 	}
 }
 
-// serve answers one client, if it asks for something.
+// serve answers one client, unless it leaves without a request.
 func (s *Server) serve(ctx context.Context, conn *net.TCPConn) {
-	// Whoever has asked by now is answered; nobody else keeps the daemon from ending.
+	// When the daemon ends, clients that have sent their request are still answered.
 	stop := context.AfterFunc(ctx, func() { conn.SetReadDeadline(time.Now()) })
 	defer stop()
 	conn.SetReadDeadline(time.Now().Add(orElse(s.readTimeout, readTimeout)))
-	if ctx.Err() != nil { // asked after that, so that no end in between is missed
+	if ctx.Err() != nil { // it may have ended before the deadline was set
 		conn.SetReadDeadline(time.Now())
 	}
 	head, err := readHead(conn)
@@ -141,7 +140,7 @@ func (s *Server) serve(ctx context.Context, conn *net.TCPConn) {
 	case errors.Is(err, os.ErrDeadlineExceeded) && ctx.Err() == nil:
 		code = statusTimeout
 	case errors.Is(err, io.EOF) && ctx.Err() == nil:
-		// Half a request, and then its end: it may still read.
+		// An incomplete request: the client may still read the answer.
 	default:
 		return
 	}
@@ -175,7 +174,7 @@ func (s *Server) metrics(ctx context.Context, openMetrics bool) ([]byte, error) 
 }
 
 // answer writes an answer: its head and, unless the request was HEAD, its body, which
-// is text or the reason of a refusal. A failed write means that the client has gone.
+// is text or the reason of a refusal. If a write fails, the client has gone.
 func (s *Server) answer(conn *net.TCPConn, code status, req request, text []byte) {
 	kind := typePrometheus
 	if req.openMetrics {
@@ -188,7 +187,7 @@ func (s *Server) answer(conn *net.TCPConn, code status, req request, text []byte
 		case statusNotFound:
 			text = []byte("Not Found: the metrics are at " + path + "\n")
 		case statusUnavailable:
-			text = nil // whether a client that is not heard wants a body is not known
+			text = nil // the request was not read: it may be HEAD
 		}
 	}
 	dst := append(strconv.AppendInt([]byte("HTTP/1.1 "), int64(code), 10), ' ')
@@ -211,9 +210,9 @@ func (s *Server) answer(conn *net.TCPConn, code status, req request, text []byte
 	}
 }
 
-// linger closes a connection so that the client gets all of its answer: a close with
-// something unread would reset it (RFC 9112 section 9.6). The client closes first, or
-// has had its time.
+// linger closes a connection after the client has closed it, or after lingerTime. Closing it
+// with unread input would reset it, and the client could lose part of its answer
+// (RFC 9112 section 9.6).
 func linger(ctx context.Context, conn *net.TCPConn) {
 	defer conn.Close()
 	defer context.AfterFunc(ctx, func() { conn.SetReadDeadline(time.Now()) })()

@@ -1,4 +1,6 @@
-package process
+// Package safefile opens files for writing in directories where other users may have placed
+// traps, such as a symbolic link at the path of a log file.
+package safefile
 
 import (
 	"errors"
@@ -13,27 +15,26 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// ErrUntrusted is that a file is not opened because another user may have laid it
-// there for us to write to.
+// ErrUntrusted is the error for a file that another user may have placed there for us to
+// write to.
 var ErrUntrusted = errors.New("may be a trap of another user")
 
-// fileMode keeps what flows there are from other users.
+// fileMode hides flows from other users.
 const fileMode = 0o600
 
-// Open opens a file for writing with flags of open(2), and makes it (mode 0600) if
-// need be: a log or a lock, which may be in a directory where every user can make
-// files. What such users have laid there is not opened, whatever fs.protected_symlinks
-// and its kin (proc_sys_fs(5)) say:
+// Open opens a file for writing with flags of open(2), and creates it (mode 0600) if it does
+// not exist. The directory may be one where every user can create files; Open refuses what
+// such users have placed there, whatever the fs.protected_* sysctls (proc_sys_fs(5)) say:
 //
 //   - symbolic links are followed, in any directory, only if they belong to this
 //     process's user or to root;
-//   - where everybody may write, the file itself must belong to one of these, too;
-//   - there, and in another user's directory, it must have no other name.
+//   - in a world-writable directory, the file itself must belong to one of them, too;
+//   - there, and in another user's directory, it must not have another hard link.
 //
-// existed tells that the file was there. An error wraps ErrUntrusted, or is the
+// existed reports that the file was not created. An error wraps ErrUntrusted or is the
 // system's.
 func Open(path string, flags int) (_ *os.File, existed bool, err error) {
-	const most = 40 // links, as in the kernel (path_resolution(7)), and files that come and go
+	const most = 40 // links, as in the kernel (path_resolution(7)), and retries
 	for range most {
 		file, err := os.OpenFile(path, flags|os.O_CREATE|os.O_EXCL|unix.O_NOFOLLOW, fileMode)
 		if !errors.Is(err, fs.ErrExist) {
@@ -51,8 +52,8 @@ func Open(path string, flags int) (_ *os.File, existed bool, err error) {
 	return nil, false, &fs.PathError{Op: "open", Path: path, Err: unix.ELOOP}
 }
 
-// openExisting opens the file at path, or returns what it is a link to. What is
-// judged is what is opened: nobody can exchange the two in between.
+// openExisting opens the file at path, or returns the target if it is a symbolic link. It
+// checks the open descriptor, so the file cannot be exchanged between check and use.
 func openExisting(path string, flags int) (target string, _ *os.File, err error) {
 	fd, err := unix.Open(path, unix.O_PATH|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
 	if err != nil {
@@ -73,11 +74,11 @@ func openExisting(path string, flags int) (target string, _ *os.File, err error)
 	if err := unix.Stat(filepath.Dir(path), &dir); err != nil {
 		return "", nil, &fs.PathError{Op: "stat", Path: filepath.Dir(path), Err: err}
 	}
-	everybodys := dir.Mode&0o002 != 0
+	worldWritable := dir.Mode&0o002 != 0
 	switch {
-	case everybodys && !isOurs(&st):
+	case worldWritable && !isOurs(&st):
 		return "", nil, fmt.Errorf("%w: it belongs to user %d, in a directory for everybody", ErrUntrusted, st.Uid)
-	case (everybodys || !isOurs(&dir)) && st.Mode&unix.S_IFMT == unix.S_IFREG && st.Nlink > 1:
+	case (worldWritable || !isOurs(&dir)) && st.Mode&unix.S_IFMT == unix.S_IFREG && st.Nlink > 1:
 		return "", nil, fmt.Errorf("%w: it has another name, in a directory of others", ErrUntrusted)
 	}
 	file, err := os.OpenFile("/proc/self/fd/"+strconv.Itoa(fd), flags, 0)

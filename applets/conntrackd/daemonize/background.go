@@ -1,4 +1,6 @@
-package process
+// Package daemonize turns the process into a daemon: lock file, detaching from the
+// terminal, real-time scheduling, memory limits and systemd's notification protocol.
+package daemonize
 
 import (
 	"errors"
@@ -12,16 +14,15 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// readyFD names the environment variable with the descriptor on which a daemon
-// in the background tells that it is ready. A Go program cannot fork: the
-// daemon is a new process of the same binary.
+// readyFD names the environment variable with the descriptor to which a daemon in the
+// background writes when it is ready. A Go program cannot fork: the daemon is a new process
+// of the same binary.
 const readyFD = "CTBOX_CONNTRACKD_READY_FD"
 
-// Background starts this program again with argv, as the leader of a session of
-// its own, and returns when it has called Detach, after it has called ready with
-// the daemon's process id; the daemon waits for that. Until then it has our
-// standard output and error, and says there why it does not start: then the error
-// is an *exec.ExitError, and there is nothing to add.
+// Background starts this program again with argv, as the leader of a new session. When that
+// process calls Detach, Background calls ready with its process id and returns; Detach waits
+// for that. Until then the process has our standard output and error. If it does not start,
+// it prints the reason there and the error is an *exec.ExitError.
 func Background(argv []string, stdout, stderr io.Writer, ready func(pid int)) error {
 	r, w, err := os.Pipe()
 	if err != nil {
@@ -33,7 +34,7 @@ func Background(argv []string, stdout, stderr io.Writer, ready func(pid int)) er
 		Args: argv,
 		// The first of ExtraFiles is descriptor 3.
 		ExtraFiles: []*os.File{w},
-		// Not nil, for which package exec would open /dev/null. The daemon lets go of it.
+		// With nil, package exec would open /dev/null. The daemon closes it itself.
 		Stdin:       os.Stdin,
 		Env:         append(os.Environ(), readyFD+"=3"),
 		Stdout:      stdout,
@@ -45,8 +46,8 @@ func Background(argv []string, stdout, stderr io.Writer, ready func(pid int)) er
 	if err != nil {
 		return fmt.Errorf("start the daemon: %w", err)
 	}
-	var told [1]byte
-	if _, err := io.ReadFull(r, told[:]); err == nil {
+	var signal [1]byte
+	if _, err := io.ReadFull(r, signal[:]); err == nil {
 		ready(cmd.Process.Pid)
 		return cmd.Process.Release()
 	}
@@ -56,9 +57,9 @@ func Background(argv []string, stdout, stderr io.Writer, ready func(pid int)) er
 	return errors.New("the daemon ended before it was ready")
 }
 
-// executable is the path of this program's file. The link in /proc leads to the very
-// file, also when another one has taken its name; without /proc the name that the
-// program was started under has to do.
+// executable returns the path of this program's file. The link in /proc leads to the file
+// that runs, even if its name was replaced since; without /proc, the name under which the
+// program was started is used.
 func executable() string {
 	const self = "/proc/self/exe"
 	if _, err := os.Stat(self); err == nil {
@@ -88,7 +89,7 @@ func InBackground() *Parent {
 	if err != nil {
 		return nil
 	}
-	// A value that merely came down from some other process is no pipe of ours.
+	// A value inherited from some other process does not name a pipe of ours.
 	var st unix.Stat_t
 	if unix.Fstat(fd, &st) != nil || st.Mode&unix.S_IFMT != unix.S_IFIFO {
 		return nil
@@ -97,9 +98,9 @@ func InBackground() *Parent {
 	return &Parent{os.NewFile(uintptr(fd), "ready"), os.Getppid()}
 }
 
-// Detach ends the parent's wait, waits until the parent has done what is left to
-// it, and leaves the terminal: standard output and error are /dev/null from here
-// on. A parent that is gone is no error.
+// Detach reports to the parent that the daemon is ready, waits until the parent has
+// finished, and leaves the terminal: standard output and error become /dev/null. A parent
+// that has already exited is not an error.
 func (p *Parent) Detach() error {
 	defer p.ready.Close()
 	if _, err := p.ready.Write([]byte{1}); err == nil {
@@ -114,11 +115,11 @@ func (p *Parent) Detach() error {
 	return toNull(1, 2)
 }
 
-// CloseInput makes standard input /dev/null.
+// CloseInput replaces standard input by /dev/null.
 func CloseInput() error { return toNull(0) }
 
-// toNull makes descriptors /dev/null. In a root directory without that device they are
-// one that every read and write of fails, so that no other file can take their numbers.
+// toNull replaces descriptors by /dev/null. In a root directory without that device, every
+// read and write of the replacement fails; their numbers still cannot be reused.
 func toNull(fds ...int) error {
 	null, err := unix.Open("/dev/null", unix.O_RDWR|unix.O_CLOEXEC, 0)
 	if err != nil {
