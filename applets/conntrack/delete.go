@@ -181,6 +181,12 @@ func (s *session) eachCandidate(c *Command, each func(*ctnetlink.Flow) error) er
 // one flow at most.
 func namesOne(c *Command) bool {
 	t := &c.Flow.Orig
+	return wholeTuple(t) && t.Has&ctnetlink.TupleZone == 0 && c.Flow.Reply.Has&ctnetlink.TupleZone == 0 &&
+		c.Flow.Has&ctnetlink.HasZone != 0 && !c.Has(OptMaskSrc|OptMaskDst)
+}
+
+// wholeTuple reports whether t has all that a flow of its protocol has.
+func wholeTuple(t *ctnetlink.Tuple) bool {
 	need := ctnetlink.TupleAddrs | ctnetlink.TupleProto
 	switch {
 	case ctnetlink.IsICMP(t.Proto):
@@ -188,8 +194,7 @@ func namesOne(c *Command) bool {
 	case ctnetlink.HasPorts(t.Proto) || t.Proto == ctnetlink.ProtoGRE:
 		need |= ctnetlink.TuplePorts
 	}
-	return t.Has&need == need && t.Has&ctnetlink.TupleZone == 0 && c.Flow.Reply.Has&ctnetlink.TupleZone == 0 &&
-		c.Flow.Has&ctnetlink.HasZone != 0 && !c.Has(OptMaskSrc|OptMaskDst)
+	return t.Has&need == need
 }
 
 // deleteExpect deletes the expectation of the expected tuple.

@@ -209,6 +209,7 @@ foo -L -s
 -D --mask-src 192.0.2.1
 -U --mask-dst 192.0.2.1
 -L --mask-src 192.0.2.1 -z
+-L --mask-src 192.0.2.1 -z -m 5
 -L -n
 -L -n -g
 -L -n -z

@@ -336,6 +336,11 @@ func (j *jsonCommands) command(line []byte, c *Command) error {
 		c.Flow.Zone = present(j.flow.Has&ctnetlink.HasZone != 0, j.flow.Zone)
 		c.Flow.Has = ctnetlink.HasZone
 		c.Output = OutJSON
+		if t := &c.Flow.Orig; !wholeTuple(t) && !(t.Has&ctnetlink.TupleAddrs == ctnetlink.TupleAddrs && slices.Contains(lossy[:], t.Proto)) {
+			// A filter of less would delete other flows, too. Flows of the lossy protocols have
+			// ports or have none.
+			return errors.New("not one flow: addresses, protocol, and its ports, keys or ICMP members are needed to delete it")
+		}
 		return nil
 	}
 	c.Op = OpAdd

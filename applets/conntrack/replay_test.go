@@ -168,7 +168,13 @@ func TestLoadRefused(t *testing.T) {
 	}
 	// Nothing is carried out when a line is wrong.
 	good := "-I -t 1000 " + udp4
-	for _, bad := range []string{"-I -t 1000 -p udp -s nowhere", "-X", "-L", `{"proto":17}`, `{"event":"lost","messages":3}`, "-I expect"} {
+	for _, bad := range []string{"-I -t 1000 -p udp -s nowhere", "-X", "-L", `{"proto":17}`,
+		// Deletions that name more than one flow.
+		`{"event":"destroy","proto":17,"original":{"src":"192.0.2.1","dst":"192.0.2.2"}}`,
+		`{"event":"destroy","proto":17,"original":{"src":"192.0.2.1","dst":"192.0.2.2","sport":1000}}`,
+		`{"event":"destroy","original":{"src":"192.0.2.1","dst":"192.0.2.2"}}`,
+		`{"event":"destroy","proto":1,"original":{"src":"192.0.2.1","dst":"192.0.2.2","icmp_type":8}}`,
+		`{"event":"destroy","proto":33,"original":{"src":"192.0.2.1"}}`, `{"event":"lost","messages":3}`, "-I expect"} {
 		r := load(good, "# a comment", bad)
 		if r.status != 2 || !strings.HasPrefix(r.stderr, messagePrefix+file+":3: ") {
 			t.Errorf("%s: %+v", bad, r)

@@ -190,6 +190,9 @@ func (p *Parser) checkConflicts() error {
 	if c.Op == OpDelete && p.dropped != "" || c.Op == OpUpdate && p.dropped == "--nat-range" {
 		return usage("`" + p.dropped + "' is no filter: use --src-nat or --dst-nat")
 	}
+	if c.Table == TableConntrack && c.Has(OptZero) && c.Has(zeroConflicts) {
+		return usage("Can't use -z with filtering parameters")
+	}
 	switch c.Op {
 	case OpList, OpDelete, OpUpdate, OpEvents, OpTop:
 		if c.Has(OptMaskSrc) && !c.Has(OptSrc) {
@@ -198,9 +201,6 @@ func (p *Parser) checkConflicts() error {
 		if c.Has(OptMaskDst) && !c.Has(OptDst) {
 			return usage("Can't use --mask-dst without --dst")
 		}
-	}
-	if c.Table == TableConntrack && c.Has(OptZero) && c.Has(zeroConflicts) {
-		return usage("Can't use -z with filtering parameters")
 	}
 	return nil
 }
