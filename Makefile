@@ -188,6 +188,12 @@ demo: all ## show conntrack on a NAT firewall, and live connections that survive
 	@scripts/demo-conntrack.sh
 	@scripts/demo-failover.sh
 
+# The packages whose tests write files: each has a TestGenerated. One at a time (-p 1),
+# because several write their section of docs/differences.md.
+.PHONY: generate
+generate: ## write completions, man pages, references and lists anew from the tables in the code
+	$(HOST) $(GO) test -count=1 -p 1 -tags $(TAGS) -run '^TestGenerated' $$(grep -rlE '^func TestGenerated' --include='*_test.go' . | xargs -n1 dirname | sort -u) -update
+
 # The records that it draws from are made by scripts/pictures/record.sh.
 .PHONY: pictures
 pictures: ## draw docs/pictures anew

@@ -149,7 +149,7 @@ func TestChangesAreWhatIsPrinted(t *testing.T) {
 	r := rand.New(rand.NewPCG(1, 2))
 	var all []*Config
 	for range 200 {
-		if c, _, err := Parse("random", []byte(randomFile(r))); err == nil {
+		if c, _, err := Parse("random", []byte(randomFile(r, true))); err == nil {
 			all = append(all, c)
 		}
 	}

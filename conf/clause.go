@@ -15,6 +15,10 @@ type clause struct {
 	// can be changed; of another one, the clauses that are live.
 	live bool
 
+	// ours marks a clause that conntrack-tools does not have. The tests that compare
+	// with its conntrackd leave it out, and docs/differences.md lists it.
+	ours bool
+
 	// unless, when set, tells the printer that the clause has a better place in
 	// this Config: some may stand in two blocks.
 	unless func(scope) bool

@@ -63,8 +63,12 @@ type Parser struct {
 // also with an error. An error is always an *Error and ends the parse: the Config
 // is nil then.
 func (ps *Parser) Parse(name string, src []byte) (*Config, []Warning, error) {
+	return ps.parse(&grammar, name, src)
+}
+
+func (ps *Parser) parse(top *block, name string, src []byte) (*Config, []Warning, error) {
 	p := &parser{
-		top: &grammar,
+		top: top,
 		lex: lexer{src: bytes.TrimPrefix(src, []byte("\xef\xbb\xbf")), line: 1, col: 1},
 		cfg: &Config{File: name, pos: make(map[any]Pos)},
 		ext: *ps,

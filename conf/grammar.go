@@ -162,6 +162,7 @@ var generalClauses = []clause{
 	},
 	{
 		name:  "LogFormat",
+		ours:  true,
 		live:  true,
 		value: logFormat{at: func(s scope) *LogFormat { return &s.cfg.General.LogFormat }},
 		doc: "The form of LogFile's lines and of those on the console: as conntrack-tools has them, or an object a line. " +
@@ -204,6 +205,7 @@ var generalClauses = []clause{
 	},
 	{
 		name: "Metrics",
+		ours: true,
 		doc:  "Serves the numbers of `conntrackd -s metrics` over HTTP, as http://ADDRESS:PORT/metrics.",
 		live: true,
 		value: group{block: &block{
@@ -240,6 +242,7 @@ var generalClauses = []clause{
 	},
 	{
 		name:  "NetlinkBufferSizeFixed",
+		ours:  true,
 		live:  true,
 		value: boolean{at: func(s scope) *bool { return &s.cfg.General.NetlinkBufferSizeFixed }},
 		doc: "on forbids what conntrack-tools does not do: a buffer without NetlinkBufferSize is the system's default, and " +

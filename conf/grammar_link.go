@@ -136,6 +136,7 @@ var (
 	}
 	linkAccept = clause{
 		name: "Accept",
+		ours: true,
 		value: several[netip.Prefix]{
 			at: func(s scope) *[]netip.Prefix { return &s.link.Accept }, parse: parseSource,
 			expected: "an address, or a network as 192.0.2.0/24", form: "ADDRESS[/LENGTH]",
@@ -145,6 +146,7 @@ var (
 	}
 	linkAlso = clause{
 		name: "Also",
+		ours: true,
 		value: several[netip.Addr]{
 			at: func(s scope) *[]netip.Addr { return &s.link.Also }, parse: parseHost, expected: "an address", form: "ADDRESS",
 		},

@@ -10,6 +10,8 @@ import (
 	"testing"
 
 	"ctbox/helpers/builtin"
+	"ctbox/helpers/helper"
+	"ctbox/internal/gen"
 	"ctbox/nl"
 
 	"github.com/google/go-cmp/cmp"
@@ -64,15 +66,15 @@ func TestExamples(t *testing.T) {
 			t.Errorf("%s: %s", name, w)
 		}
 		roundTrip(t, c)
-		golden(t, strings.TrimSuffix(name, ".conf")+".canonical", AppendConfig(nil, c))
-		golden(t, strings.TrimSuffix(name, ".conf")+".effective", AppendEffective(nil, c))
+		gen.File(t, strings.TrimSuffix(name, ".conf")+".canonical", AppendConfig(nil, c))
+		gen.File(t, strings.TrimSuffix(name, ".conf")+".effective", AppendEffective(nil, c))
 	}
 }
 
 // TestRandomConfigs builds files from random clauses of the table.
 func TestRandomConfigs(t *testing.T) {
 	for seed := range uint64(2000) {
-		src := randomFile(rand.New(rand.NewPCG(seed, 0)))
+		src := randomFile(rand.New(rand.NewPCG(seed, 0)), true)
 		c, _, err := Parse("random", []byte(src))
 		if err != nil {
 			t.Fatalf("seed %d: %v\n%s", seed, err, src)
@@ -84,8 +86,13 @@ func TestRandomConfigs(t *testing.T) {
 	}
 }
 
-// randomFile is an accepted file: each clause has operands for its keyword.
-func randomFile(r *rand.Rand) string {
+// randomFile returns a file that is accepted: each clause has operands for its keyword.
+// Clauses and helpers that conntrack-tools does not have are in it if ours is set.
+func randomFile(r *rand.Rand, ours bool) string {
+	helpers := builtin.All()
+	if !ours {
+		helpers = slices.DeleteFunc(helpers, func(h *helper.Helper) bool { return h.Ours })
+	}
 	sections := []string{"General", "Helper", []string{"Sync", "Stats"}[r.IntN(2)]}
 	transport := []string{"Multicast", "UDP", "TCP"}[r.IntN(3)]
 	links := 0
@@ -94,6 +101,9 @@ func randomFile(r *rand.Rand) string {
 	body = func(b *block) {
 		for range r.IntN(2 * len(b.clauses)) {
 			c := &b.clauses[r.IntN(len(b.clauses))]
+			if c.ours && !ours {
+				continue
+			}
 			if slices.Contains([]string{"Multicast", "UDP", "TCP"}, c.name) {
 				if links++; c.name != transport || links > MaxLinks {
 					continue
@@ -123,7 +133,7 @@ func randomFile(r *rand.Rand) string {
 			case transport:
 				file.WriteString([]string{"", "Default"}[r.IntN(2)])
 			case "Type":
-				h := builtin.All()[r.IntN(len(builtin.All()))]
+				h := helpers[r.IntN(len(helpers))]
 				family := map[uint8]string{nl.FamilyIPv4: " inet ", nl.FamilyIPv6: " inet6 "}[h.Families[r.IntN(len(h.Families))]]
 				file.WriteString(h.Name + family)
 				if slices.Contains(h.Protocols, protocolTCP) {

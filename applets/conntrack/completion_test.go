@@ -1,56 +1,14 @@
 package conntrack
 
 import (
-	"flag"
-	"os"
 	"os/exec"
-	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
-
-	"github.com/google/go-cmp/cmp"
 )
-
-var update = flag.Bool("update", false, "rewrite the completion scripts in scripts/completion and the golden files in testdata")
-
-// golden compares got with the file at path, or rewrites it.
-func golden(t *testing.T, path string, got []byte) {
-	t.Helper()
-	if *update {
-		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
-			t.Fatal(err)
-		}
-		if err := os.WriteFile(path, got, 0o644); err != nil {
-			t.Fatal(err)
-		}
-	}
-	want, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if diff := cmp.Diff(string(want), string(got)); diff != "" {
-		t.Errorf("%s is not what the tables give; go test -update rewrites it (-file +tables):\n%s", path, diff)
-	}
-}
-
-// TestGenerated: what is packaged says what the tables say.
-func TestGenerated(t *testing.T) {
-	scripts := filepath.Join("..", "..", "scripts", "completion")
-	golden(t, filepath.Join(scripts, "conntrack.bash"), AppendCompletion(nil, Bash))
-	golden(t, filepath.Join(scripts, "_conntrack"), AppendCompletion(nil, Zsh))
-	golden(t, filepath.Join(scripts, "conntrack.fish"), AppendCompletion(nil, Fish))
-	if len(AppendCompletion(nil, "csh")) != 0 {
-		t.Error("completion for a shell that there is none for")
-	}
-}
 
 // TestBashCompletion has bash complete the last word of command lines.
 func TestBashCompletion(t *testing.T) {
-	script := filepath.Join(t.TempDir(), "conntrack.bash")
-	if err := os.WriteFile(script, AppendCompletion(nil, Bash), 0o644); err != nil {
-		t.Fatal(err)
-	}
 	for _, c := range []struct {
 		line string
 		with []string // all of these are offered
@@ -73,7 +31,7 @@ func TestBashCompletion(t *testing.T) {
 		run := exec.Command("bash", "-c",
 			`source "$1" && shift && COMP_WORDS=("$@") COMP_CWORD=$(($#-1)) && _conntrack; printf '%s\n' "${COMPREPLY[@]}"`,
 			"bash")
-		run.Args = append(append(run.Args, script), words...)
+		run.Args = append(append(run.Args, completionScripts+"conntrack.bash"), words...)
 		out, err := run.CombinedOutput()
 		if err != nil {
 			t.Fatalf("%s: %v\n%s", c.line, err, out)

@@ -3,7 +3,7 @@ package conntrack
 import "ctbox/applets/internal/getopt"
 
 // This file is the command line's one declaration: commands and generic
-// options. Scanning, the rules, the help, the shell completion and the man
+// options. Scanning, the rules, the help, the shells' completions and the man
 // page's option lists are all made from it; protocols.go has the protocols'.
 
 // command declares one command.

@@ -213,11 +213,11 @@ func TestAmbiguous(t *testing.T) {
 func TestOwnOptionsKeepAbbreviations(t *testing.T) {
 	var theirs []getopt.Option
 	for _, o := range genericOptions() {
-		if o.Code < codeCommand && options[o.Code].bit&(OptQueueSize|OptRefresh|OptKey) != 0 ||
-			o.Code >= codeCommand && o.Long == "top" {
-			continue
+		ours := o.Code < codeCommand && options[o.Code].ours() ||
+			o.Code >= codeCommand && commands[o.Code-codeCommand].ours()
+		if !ours {
+			theirs = append(theirs, o)
 		}
-		theirs = append(theirs, o)
 	}
 	old := getopt.New(theirs)
 	find := func(set *getopt.Set, name string) int {

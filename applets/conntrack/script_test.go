@@ -14,6 +14,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"ctbox/internal/gen"
 	"ctbox/internal/netnstest"
 )
 
@@ -101,7 +102,7 @@ func runScript(t *testing.T, path string) {
 		t.Errorf("%s: the tables at the end (- theirs + ours)\n%s", path, tables)
 	}
 	got := strings.Join(s.out, "\n") + "\n"
-	if *update {
+	if *gen.Update {
 		if err := os.WriteFile(path, []byte(got), 0o644); err != nil {
 			t.Fatal(err)
 		}

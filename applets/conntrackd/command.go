@@ -62,7 +62,8 @@ type option struct {
 type word struct {
 	text    string
 	request control.Request
-	note    string
+	note    string // a warning that the word is an old one; "" for none
+	ours    bool   // conntrack-tools does not have it
 }
 
 func tables(ct, expect control.Request) []word {
@@ -94,8 +95,8 @@ var options = map[byte]option{
 		{text: "queue", request: control.StatsQueue},
 		{text: "ct", request: control.StatsFlows},
 		{text: "expect", request: control.StatsExpects},
-		{text: "metrics", request: control.Metrics},
-		{text: "helpers", request: control.StatsHelpers},
+		{text: "metrics", request: control.Metrics, ours: true},
+		{text: "helpers", request: control.StatsHelpers, ours: true},
 	}},
 }
 
@@ -163,8 +164,8 @@ func (p *parser) next() (string, bool) {
 func (p *parser) option() error {
 	arg := p.args[0]
 	p.args = p.args[1:]
-	if done, err := p.ours(arg); done || err != nil {
-		return err
+	if ours, ok := ourOptions[arg]; ok {
+		return ours(p)
 	}
 	var letter byte
 	if len(arg) == 2 && arg[0] == '-' {
@@ -212,41 +213,46 @@ func (p *parser) option() error {
 
 func unknownOption(arg string) error { return &usageError{"Unknown option: " + arg, true} }
 
-// ours takes the options that conntrack-tools does not have.
-func (p *parser) ours(arg string) (done bool, err error) {
-	switch arg {
-	case "--check":
+// ourOptions are the options that conntrack-tools does not have.
+var ourOptions = map[string]func(*parser) error{
+	"--check": func(p *parser) error {
 		p.cmd.op = opCheck
-		return true, p.is(kindCheck)
-	case "--syntax":
+		return p.is(kindCheck)
+	},
+	"--syntax": func(p *parser) error {
 		p.cmd.syntax = true
-		return true, nil
-	case "--top":
+		return nil
+	},
+	"--top": func(p *parser) error {
 		p.cmd.op = opTop
-		return true, p.is(kindTop)
-	case "--strict":
+		return p.is(kindTop)
+	},
+	"--strict": func(p *parser) error {
 		p.cmd.strict = true
-		return true, nil
-	case "--no-sandbox":
+		return nil
+	},
+	"--no-sandbox": func(p *parser) error {
 		p.cmd.noSandbox = true
-		return true, nil
-	case "--reload":
+		return nil
+	},
+	"--reload": func(p *parser) error {
 		if err := p.is(kindRequest); err != nil {
-			return true, err
+			return err
 		}
 		p.cmd.op, p.cmd.request = opClient, control.Reload
-		return true, nil
-	case "--json":
+		return nil
+	},
+	"--json": func(p *parser) error {
 		p.json = true
-		return true, nil
-	case "-o":
+		return nil
+	},
+	"-o": func(p *parser) error {
 		if format, ok := p.next(); !ok || format != "json" {
-			return true, &usageError{"-o takes one word: json", true}
+			return &usageError{"-o takes one word: json", true}
 		}
 		p.json = true
-		return true, nil
-	}
-	return false, nil
+		return nil
+	},
 }
 
 func (p *parser) is(k kind) error {

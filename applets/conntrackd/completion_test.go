@@ -1,19 +1,32 @@
 package conntrackd
 
 import (
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
+
+	"ctbox/internal/gen"
 )
 
-// ownOptions are those that are no single letter with a keyword.
-var ownOptions = []string{"-d", "-C", "-x", "-o", "-v", "-h", "--check", "--json", "--no-sandbox", "--reload", "--strict", "--syntax", "--top"}
+// TestGenerated keeps the list of options that conntrack-tools lacks to the tables.
+func TestGenerated(t *testing.T) {
+	ours := slices.Sorted(maps.Keys(ourOptions))
+	for _, letter := range slices.Sorted(maps.Keys(options)) {
+		for _, w := range options[letter].words {
+			if w.ours {
+				ours = append(ours, "-"+string(letter)+" "+w.text)
+			}
+		}
+	}
+	gen.Section(t, "../../docs/differences.md", "our conntrackd options", "* Options of conntrackd: "+gen.Names(ours)+".\n")
+}
 
-// What the shells offer is what the command line takes: bash is asked, the scripts
-// of the others must name it.
+// The shells complete what the command line takes: bash is run, the scripts of the
+// others must name it.
 func TestCompletion(t *testing.T) {
 	dir := filepath.Join("..", "..", "scripts", "completion")
 	complete := func(words ...string) []string {
@@ -24,7 +37,7 @@ func TestCompletion(t *testing.T) {
 		}
 		return slices.Sorted(slices.Values(strings.Fields(string(out))))
 	}
-	want := slices.Clone(ownOptions)
+	want := append(slices.Collect(maps.Keys(ourOptions)), "-d", "-C", "-x", "-v", "-h") // requests follow
 	for letter := range options {
 		want = append(want, "-"+string(letter))
 	}

@@ -102,10 +102,14 @@ func unstamped(t testing.TB, lines string) string {
 	return stamp.ReplaceAllString(lines, "")
 }
 
+// age is how long ago a cache has got an entry, which may need another number of digits.
+var age = regexp.MustCompile(`(\[active since )\d+s\]`)
+
 // masked has number signs in place of numbers and the spaces that pad them, and
 // no ids of flows.
 func masked(text string) string {
 	text = id.ReplaceAllString(text, "<id>")
+	text = age.ReplaceAllString(text, "$1#s]")
 	return number.ReplaceAllStringFunc(text, func(n string) string { return strings.Repeat("#", len(n)) })
 }
 

@@ -26,6 +26,11 @@ var Helper = &helper.Helper{
 	ExpectMax:     3,
 	ExpectTimeout: 180 * time.Second,
 	Read:          read,
+	Doc: helper.Doc{
+		Port: 10080, NAT: true,
+		Reads:   "the reply with `CONNECT DATA … MESG … INDEX …`",
+		Expects: "up to three TCP connections from the server",
+	},
 }
 
 // flowTimeout is what the flow lives on for after each reply: a client that

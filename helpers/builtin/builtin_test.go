@@ -2,6 +2,7 @@ package builtin
 
 import (
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -10,9 +11,9 @@ import (
 	"ctbox/nl/ctnetlink"
 )
 
-// What the kernel has to know of each helper is equal to conntrack-tools', to the
-// number: an object that one program made is one that the other takes over.
-func TestAll(t *testing.T) {
+// The kernel's objects of conntrack-tools' helpers are the same to the number, so that
+// an object which one program made serves the other.
+func TestObjectsAreConntrackTools(t *testing.T) {
 	type object struct {
 		name    string
 		proto   uint8
@@ -36,26 +37,53 @@ func TestAll(t *testing.T) {
 	}
 	var got []object
 	for _, h := range All() {
-		if h.Read == nil {
-			t.Errorf("%s reads nothing", h.Name)
+		if h.Ours {
+			continue
 		}
-		if want := []uint8{nl.FamilyIPv4, nl.FamilyIPv6}; h.Name == "dhcpv6" {
-			if !slices.Equal(h.Families, want[1:]) {
-				t.Errorf("%s reads the families %v", h.Name, h.Families)
-			}
-		} else if !slices.Equal(h.Families, want) {
-			t.Errorf("%s reads the families %v", h.Name, h.Families)
-		}
-		protocols := slices.Sorted(slices.Values(h.Protocols))
-		for _, p := range protocols {
+		for _, p := range slices.Sorted(slices.Values(h.Protocols)) {
 			got = append(got, object{h.Name, p, h.PrivateLen, h.ExpectMax, uint32(h.ExpectTimeout / time.Second)})
-			if Find(h.Name, p) != h {
-				t.Errorf("%s, protocol %d, is not found", h.Name, p)
-			}
 		}
 	}
 	if !slices.Equal(got, want) {
 		t.Errorf("got  %v\nwant %v", got, want)
+	}
+}
+
+// Each helper in the table is complete, within the kernel's limits, and found.
+func TestTable(t *testing.T) {
+	byName := func(a, b *helper.Helper) int { return strings.Compare(a.Name, b.Name) }
+	if !slices.IsSortedFunc(All(), byName) {
+		t.Error("the table is not sorted by name")
+	}
+	for _, h := range All() {
+		if h.Name == "" || len(h.Name) >= ctnetlink.NameLen {
+			t.Errorf("%q cannot be the name of a helper object", h.Name)
+		}
+		if h.Read == nil || len(h.Protocols) == 0 || len(h.Families) == 0 {
+			t.Errorf("%s: Read, Protocols or Families is missing", h.Name)
+		}
+		if h.PrivateLen < 0 || h.PrivateLen > 32 {
+			t.Errorf("%s: %d bytes of private data", h.Name, h.PrivateLen)
+		}
+		if h.ExpectMax < 1 || h.ExpectMax > 255 || h.ExpectTimeout < time.Second || h.ExpectTimeout%time.Second != 0 {
+			t.Errorf("%s: policy of %d expectations for %v", h.Name, h.ExpectMax, h.ExpectTimeout)
+		}
+		if d := h.Doc; d.Port == 0 || d.Reads == "" || d.Expects == "" {
+			t.Errorf("%s: Doc is incomplete", h.Name)
+		}
+		for _, f := range h.Families {
+			if f != nl.FamilyIPv4 && f != nl.FamilyIPv6 {
+				t.Errorf("%s: family %d", h.Name, f)
+			}
+		}
+		for _, p := range h.Protocols {
+			if p != ctnetlink.ProtoTCP && p != ctnetlink.ProtoUDP {
+				t.Errorf("%s: protocol %d", h.Name, p)
+			}
+			if Find(h.Name, p) != h {
+				t.Errorf("%s, protocol %d: not found", h.Name, p)
+			}
+		}
 	}
 	for _, name := range []string{"", "ftp6", "FTP"} {
 		if h := Find(name, ctnetlink.ProtoTCP); h != nil {
@@ -67,8 +95,8 @@ func TestAll(t *testing.T) {
 	}
 }
 
-// The list is the caller's own.
-func TestAllIsACopy(t *testing.T) {
+// Callers may change the slice that All returns.
+func TestAllReturnsACopy(t *testing.T) {
 	All()[0] = &helper.Helper{}
 	if All()[0].Name == "" {
 		t.Error("changed")

@@ -21,6 +21,12 @@ var Helper = &helper.Helper{
 	ExpectMax:     1,
 	ExpectTimeout: 300 * time.Second,
 	Read:          read,
+	Doc: helper.Doc{
+		Port:    547,
+		Reads:   "a client's message to the multicast group",
+		Expects: "the server's answer from anywhere to port 546",
+		Rule:    "`ip6tables … OUTPUT -p udp --dport 547 -j CT --helper dhcpv6`",
+	},
 }
 
 // clientPort is where clients listen (RFC 8415, 7.2).

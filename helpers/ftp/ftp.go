@@ -25,6 +25,11 @@ var Helper = &helper.Helper{
 	ExpectMax:     1,
 	ExpectTimeout: 300 * time.Second,
 	Read:          read,
+	Doc: helper.Doc{
+		Port: 21, NAT: true,
+		Reads:   "`PORT`, `EPRT`, the replies 227 and 229",
+		Expects: "the data connection",
+	},
 }
 
 // announcements are the lines that tell where a data connection goes. The text

@@ -40,6 +40,23 @@ type Helper struct {
 	// it does not understand it leaves alone: an empty Answer accepts the packet
 	// as it is.
 	Read func(p *Packet, a *Answer)
+
+	// Ours marks a helper that conntrack-tools does not have. The tests that compare
+	// with its programs leave it out, and docs/differences.md lists it.
+	Ours bool
+	// Doc is what the pages about helpers are generated from.
+	Doc Doc
+}
+
+// Doc is a helper's row in docs/helpers.md.
+type Doc struct {
+	Port    uint16 // of the service
+	NAT     bool   // expected flows are translated as the announcing flow is
+	Reads   string // the messages that announce a flow
+	Expects string // the flows that they announce
+	// Rule is the iptables rule that assigns the helper. Empty is the usual one, which
+	// matches the first of Protocols and Port.
+	Rule string
 }
 
 // Supports reports whether the helper expects anything over that layer-3 protocol.

@@ -22,4 +22,10 @@ var Helper = &helper.Helper{
 	ExpectMax:     8,
 	ExpectTimeout: 30 * time.Second,
 	Read:          helper.ReadGroupRequest,
+	Doc: helper.Doc{
+		Port:    5353,
+		Reads:   "a question to the multicast group",
+		Expects: "unicast answers from port 5353",
+		Rule:    "`OUTPUT -p udp -d 224.0.0.251 ! --sport 5353 --dport 5353 -j CT --helper mdns`",
+	},
 }

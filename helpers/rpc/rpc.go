@@ -24,6 +24,12 @@ var Helper = &helper.Helper{
 	ExpectMax:     1,
 	ExpectTimeout: 300 * time.Second,
 	Read:          read,
+	Doc: helper.Doc{
+		Port: 111, NAT: true,
+		Reads:   "the portmapper's GETPORT (version 2)",
+		Expects: "the client's connection to that port",
+		Rule:    "`-p udp --dport 111 -j CT --helper rpc`, and the same with `-p tcp`",
+	},
 }
 
 // Private data: the question that waits for its answer, four little-endian words.

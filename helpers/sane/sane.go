@@ -26,6 +26,11 @@ var Helper = &helper.Helper{
 	ExpectMax:     1,
 	ExpectTimeout: 300 * time.Second,
 	Read:          read,
+	Doc: helper.Doc{
+		Port:    6566,
+		Reads:   "the answer to NET_START",
+		Expects: "the scanner's data connection",
+	},
 }
 
 // netStart is the procedure SANE_NET_START. The request is this word and the

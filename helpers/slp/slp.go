@@ -22,4 +22,10 @@ var Helper = &helper.Helper{
 	ExpectMax:     8,
 	ExpectTimeout: 16 * time.Second,
 	Read:          helper.ReadGroupRequest,
+	Doc: helper.Doc{
+		Port:    427,
+		Reads:   "a request to the multicast group",
+		Expects: "unicast answers from port 427",
+		Rule:    "`OUTPUT -p udp -m addrtype --dst-type MULTICAST --dport 427 -j CT --helper slp`",
+	},
 }

@@ -25,6 +25,12 @@ var Helper = &helper.Helper{
 	ExpectMax:     8,
 	ExpectTimeout: 300 * time.Second,
 	Read:          read,
+	Doc: helper.Doc{
+		Port: 1900, NAT: true,
+		Reads:   "`M-SEARCH`, `LOCATION`, `SUBSCRIBE`, `NOTIFY`",
+		Expects: "answers, the device's description, its events",
+		Rule:    "`-p udp --dport 1900 -j CT --helper ssdp`, with Types for udp and tcp",
+	},
 }
 
 const name = "ssdp"

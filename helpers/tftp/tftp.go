@@ -22,6 +22,11 @@ var Helper = &helper.Helper{
 	ExpectMax:     1,
 	ExpectTimeout: 300 * time.Second,
 	Read:          read,
+	Doc: helper.Doc{
+		Port: 69, NAT: true,
+		Reads:   "read and write requests",
+		Expects: "the transfer from the server's other port",
+	},
 }
 
 // Opcodes (RFC 1350, 5).

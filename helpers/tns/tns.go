@@ -32,6 +32,11 @@ var Helper = &helper.Helper{
 	ExpectMax:     1,
 	ExpectTimeout: 300 * time.Second,
 	Read:          read,
+	Doc: helper.Doc{
+		Port: 1521, NAT: true,
+		Reads:   "Oracle's REDIRECT",
+		Expects: "the connection to the redirected port",
+	},
 }
 
 // A packet has a header of eight bytes: its length, a checksum, type, flags and

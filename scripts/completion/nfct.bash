@@ -12,7 +12,7 @@ _nfct() {
     0) words='inet inet6' ;;
     1)
         words='tcp udp'
-        [[ ${COMP_WORDS[2]} == timeout ]] && words='tcp udp udplite sctp dccp icmp icmpv6 gre generic'
+        [[ ${COMP_WORDS[2]} == timeout ]] && words='dccp generic gre icmp icmpv6 sctp tcp udp udplite'
         ;;
     esac
     [[ ${COMP_WORDS[COMP_CWORD-1]} == -o ]] && words=json

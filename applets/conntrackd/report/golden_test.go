@@ -3,24 +3,19 @@ package report
 import (
 	"bytes"
 	"encoding/json"
-	"flag"
 	"net/netip"
-	"os"
 	"reflect"
 	"regexp"
 	"testing"
 	"time"
 
-	"github.com/google/go-cmp/cmp"
-
+	"ctbox/internal/gen"
 	"ctbox/sync/node"
 	"ctbox/sync/sched"
 )
 
 // buildInfo is the one sample that differs from build to build.
 var buildInfo = regexp.MustCompile(`(?m)^conntrackd_build_info.*\n`)
-
-var update = flag.Bool("update", false, "rewrite testdata/status.*")
 
 // number gives every number below v one of its own, in the order of the fields, and
 // makes what may be true or false true.
@@ -89,17 +84,6 @@ func TestEveryNumber(t *testing.T) {
 	for file, got := range map[string][]byte{
 		"testdata/status.json": append(bytes.TrimSpace(status.Bytes()), '\n'), "testdata/status.metrics": metrics,
 	} {
-		if *update {
-			if err := os.WriteFile(file, got, 0o644); err != nil {
-				t.Fatal(err)
-			}
-		}
-		want, err := os.ReadFile(file)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if diff := cmp.Diff(string(want), string(got)); diff != "" {
-			t.Errorf("%s (-want +got):\n%s", file, diff)
-		}
+		gen.File(t, file, got)
 	}
 }

@@ -1,27 +1,54 @@
 package conntrack
 
-import "strings"
+import (
+	"bytes"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
 
-// Shells for AppendCompletion.
-const (
-	Bash = "bash"
-	Zsh  = "zsh"
-	Fish = "fish"
+	"ctbox/internal/gen"
 )
 
-// AppendCompletion appends the completion script for shell, which must be
-// Bash, Zsh or Fish; for any other shell it appends nothing.
-func AppendCompletion(dst []byte, shell string) []byte {
-	switch shell {
-	case Bash:
-		return appendBash(dst)
-	case Zsh:
-		return appendZsh(dst)
-	case Fish:
-		return appendFish(dst)
+const completionScripts = "../../scripts/completion/"
+
+// The shells' completions, the man page's lists and the list of what conntrack-tools
+// lacks are what the tables of options give.
+func TestGenerated(t *testing.T) {
+	gen.File(t, completionScripts+"conntrack.bash", appendBash(nil))
+	gen.File(t, completionScripts+"_conntrack", appendZsh(nil))
+	gen.File(t, completionScripts+"conntrack.fish", appendFish(nil))
+
+	path := filepath.Join("..", "..", "docs", "man", "conntrack.8")
+	page, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
 	}
-	return dst
+	from, to := bytes.Index(page, []byte(".SH COMMANDS\n")), bytes.Index(page, []byte(".SH OUTPUT\n"))
+	if from < 0 || to < from {
+		t.Fatalf("%s lacks .SH COMMANDS or .SH OUTPUT", path)
+	}
+	gen.File(t, path, append(appendManual(bytes.Clone(page[:from])), page[to:]...))
+
+	var ours []string
+	for i := range commands {
+		if commands[i].ours() {
+			ours = append(ours, "--"+commands[i].long[0])
+		}
+	}
+	for i := range options {
+		if options[i].ours() {
+			ours = append(ours, "--"+options[i].long[0])
+		}
+	}
+	gen.Section(t, "../../docs/differences.md", "our conntrack options", "* Commands and options of conntrack: "+gen.Names(ours)+".\n")
 }
+
+// ours reports whether conntrack-tools lacks the command: each of its own has a letter.
+func (c *command) ours() bool { return c.short == 0 }
+
+// ours reports whether conntrack-tools lacks the option: each of its own has a letter.
+func (o *option) ours() bool { return o.short == 0 }
 
 // spelled is one option as completion sees it.
 type spelled struct {
@@ -292,4 +319,50 @@ func appendFishOption(dst []byte, condition string, s spelled) []byte {
 			") +[^ ]*\\$' (commandline -cp)\" -a '"+strings.Join(s.values, " ")+"'\n"...)
 	}
 	return dst
+}
+
+// appendManual appends the sections of the man page that list commands and options, in
+// man(7) markup: from ".SH COMMANDS" to the end of the protocols' options.
+func appendManual(dst []byte) []byte {
+	dst = append(dst, ".SH COMMANDS\n"...)
+	for _, c := range commands {
+		dst = appendManEntry(dst, dashed(c.short, c.long), c.args, c.help)
+	}
+	dst = appendManEntry(dst, []string{loadShort, loadLong}, "FILE", loadHelp)
+	dst = append(dst, ".SH OPTIONS\n"...)
+	for g, title := range groupTitles {
+		dst = append(dst, ".SS "+title+"\n"...)
+		for _, o := range options {
+			if o.group == group(g) {
+				dst = appendManEntry(dst, dashed(o.short, o.long), o.arg, o.help)
+			}
+		}
+	}
+	dst = append(dst, ".SH PROTOCOL OPTIONS\nThey are known behind \\fB\\-p\\fP.\n"...)
+	for i := range protocols {
+		dst = append(dst, ".SS "+protocols[i].name+"\n"...)
+		for _, o := range protocols[i].options {
+			dst = appendManEntry(dst, dashed(0, o.long), o.arg, o.help)
+		}
+	}
+	return dst
+}
+
+func appendManEntry(dst []byte, names []string, arg, help string) []byte {
+	dst = append(dst, ".TP\n"...)
+	for i, name := range names {
+		if i > 0 {
+			dst = append(dst, ", "...)
+		}
+		dst = append(dst, `\fB`+manText(name)+`\fP`...)
+	}
+	if arg != "" {
+		dst = append(dst, ` \fI`+manText(arg)+`\fP`...)
+	}
+	return append(dst, "\n"+strings.ToUpper(help[:1])+manText(help[1:])+".\n"...)
+}
+
+// manText escapes what man(7) would take for markup or a hyphen.
+func manText(s string) string {
+	return strings.NewReplacer(`\`, `\e`, "-", `\-`).Replace(s)
 }

@@ -1,0 +1,248 @@
+package conf
+
+import (
+	"strings"
+	"testing"
+
+	"ctbox/internal/gen"
+)
+
+// The reference, the man page and the list of clauses that conntrack-tools lacks are what
+// the grammar's table gives.
+func TestGeneratedDocs(t *testing.T) {
+	gen.File(t, "../docs/conntrackd.conf.md", appendReference(nil))
+	gen.File(t, "../docs/man/conntrackd.conf.5", appendManPage(nil))
+	gen.Section(t, "../docs/differences.md", "our clauses",
+		"* Clauses of conntrackd.conf: "+gen.Names(ourClauses(&grammar, ""))+".\n")
+}
+
+// ourClauses returns the clauses of the block that conntrack-tools does not have, each
+// with the blocks that it is in.
+func ourClauses(b *block, in string) []string {
+	var names []string
+	for i := range b.clauses {
+		c := &b.clauses[i]
+		if c.ours {
+			names = append(names, in+c.name)
+		} else if n, ok := c.value.(nested); ok {
+			for _, sub := range n.blocks() {
+				names = append(names, ourClauses(sub, in+c.name+" ")...)
+			}
+		}
+	}
+	return names
+}
+
+const preamble = `# conntrackd.conf
+
+<!-- Made from the grammar's table in conf/ by: make generate -->
+
+The configuration of conntrackd, for the daemon and for the commands that speak
+to it. A clause is a keyword and what follows it; some have a block of clauses in
+braces. Blanks and line ends separate words, a number sign starts a comment, and
+keywords are case-sensitive. There are no quotes: a path runs to the next blank.
+
+` + "`on` and `off` may be `yes` and `no`, in any letter case." + ` Of a clause that is
+given twice the last one counts, unless it says otherwise. A number's 0 stands
+for the default. Times are in seconds, sizes in bytes.
+
+` + "`conntrackd -C FILE --check`" + ` says what is wrong with a file (exit status 1), and
+what this host lacks for it (2). ` + "`--check --syntax`" + ` checks the file alone.
+
+A running daemon reads the file again with ` + "`conntrackd --reload`" + `. It can change the
+clauses that say so under *reload*; if another one has changed it changes nothing.
+`
+
+func appendReference(dst []byte) []byte {
+	dst = append(dst, preamble...)
+	return appendBlock(dst, &grammar, 2, false)
+}
+
+// appendBlock appends the clauses of a block: those with a value in a table,
+// those with a block in a section of their own. whole says that a reload can
+// change all of it.
+func appendBlock(dst []byte, b *block, level int, whole bool) []byte {
+	table := false
+	for i := range b.clauses {
+		c := &b.clauses[i]
+		if _, ok := c.value.(nested); ok {
+			continue
+		}
+		if !table {
+			table = true
+			dst = append(dst, "\n| clause | default | reload | |\n|---|---|---|---|\n"...)
+		}
+		dst = append(dst, "| `"+c.name+" "+cell(c.value.syntax())+"` | "...)
+		if s := c.value.standard(); s != "" {
+			dst = append(dst, "`"+s+"`"...)
+		}
+		dst = append(dst, " | "...)
+		if whole || c.live {
+			dst = append(dst, "yes"...)
+		}
+		dst = append(dst, " | "+cell(describe(c))+" |\n"...)
+	}
+	for i := range b.clauses {
+		c := &b.clauses[i]
+		n, ok := c.value.(nested)
+		if !ok {
+			continue
+		}
+		if _, stray := c.value.(forNext); stray {
+			continue
+		}
+		dst = append(dst, "\n"+strings.Repeat("#", level)+" "+c.name+"\n\n`"+c.name+" "+c.value.syntax()+"`\n\n"+describe(c)...)
+		if whole || c.live {
+			dst = append(dst, " A reload can change it."...)
+		}
+		dst = append(dst, '\n')
+		if m, ok := c.value.(mode); ok {
+			for i := range m {
+				dst = append(dst, "\n"+strings.Repeat("#", level+1)+" "+m[i].title+"\n\n"+m[i].doc+"\n"...)
+				dst = appendBlock(dst, &m[i], level+2, false)
+			}
+			continue
+		}
+		for _, sub := range n.blocks() {
+			dst = appendBlock(dst, sub, level+1, whole || c.live)
+		}
+	}
+	return dst
+}
+
+func describe(c *clause) string {
+	text := c.doc
+	if len(c.aliases) > 0 {
+		text += " Old names: `" + strings.Join(c.aliases, "`, `") + "`."
+	}
+	return text
+}
+
+// cell escapes what ends a cell of a table.
+func cell(s string) string { return strings.ReplaceAll(s, "|", `\|`) }
+
+const manHead = `.\" Made from the grammar's table in conf/ by: make generate
+.TH CONNTRACKD.CONF 5 "" "ctbox" "File formats"
+.SH NAME
+conntrackd.conf \- configuration of conntrackd
+.SH SYNOPSIS
+.I /etc/conntrackd/conntrackd.conf
+.SH DESCRIPTION
+The configuration of
+.BR conntrackd (8),
+for the daemon and for the commands that speak to it. A clause is a keyword and
+what follows it; some have a block of clauses in braces. Blanks and line ends
+separate words, a number sign starts a comment, and keywords are case-sensitive.
+There are no quotes: a path runs to the next blank.
+.PP
+.B on
+and
+.B off
+may be
+.B yes
+and
+.BR no ,
+in any letter case. Of a clause that is given twice the last one counts, unless
+it says otherwise. A number's 0 stands for the default. Times are in seconds,
+sizes in bytes.
+.PP
+.B conntrackd \-C
+.I file
+.B \-\-check
+says what is wrong with a file, and what is wrong with it on this host.
+.PP
+A running daemon reads the file again with
+.BR "conntrackd \-\-reload" .
+It can change the clauses that are marked
+.IR reload ;
+if another one has changed it changes nothing.
+`
+
+const manTail = `.SH FILES
+.TP
+.I /etc/conntrackd/conntrackd.conf
+The file that is read unless
+.B \-C
+names another.
+.SH SEE ALSO
+.BR conntrackd (8),
+.BR nfct (8)
+`
+
+func appendManPage(dst []byte) []byte {
+	dst = append(dst, manHead...)
+	for i := range grammar.clauses {
+		c := &grammar.clauses[i]
+		dst = append(dst, ".SH "+strings.ToUpper(c.name)+"\n"...)
+		dst = appendManNested(dst, c, false)
+	}
+	return append(dst, manTail...)
+}
+
+// appendManNested appends a clause with a block: what it is, then its clauses.
+func appendManNested(dst []byte, c *clause, whole bool) []byte {
+	dst = append(dst, ".B "+roff(c.name+" "+c.value.syntax())+"\n.PP\n"...)
+	dst = append(dst, sentences(describe(c))...)
+	if whole || c.live {
+		dst = append(dst, ".I Reload.\n"...)
+	}
+	if m, ok := c.value.(mode); ok {
+		for i := range m {
+			dst = append(dst, ".PP\n.B "+roff(m[i].title)+"\n.RS\n"...)
+			dst = append(dst, sentences(m[i].doc)...)
+			dst = append(appendManBlock(dst, &m[i], false), ".RE\n"...)
+		}
+		return dst
+	}
+	for _, sub := range c.value.(nested).blocks() {
+		dst = appendManBlock(dst, sub, whole || c.live)
+	}
+	return dst
+}
+
+// appendManBlock appends the clauses of a block: first those with a value, then
+// those with a block of their own, indented. whole says that a reload can change
+// all of it.
+func appendManBlock(dst []byte, b *block, whole bool) []byte {
+	for i := range b.clauses {
+		c := &b.clauses[i]
+		if _, ok := c.value.(nested); ok {
+			continue
+		}
+		dst = append(dst, ".TP\n.B "+roff(c.name+" "+c.value.syntax())+"\n"...)
+		dst = append(dst, sentences(describe(c))...)
+		if s := c.value.standard(); s != "" {
+			dst = append(dst, "Default: "+roff(s)+".\n"...)
+		}
+		if whole || c.live {
+			dst = append(dst, ".I Reload.\n"...)
+		}
+	}
+	for i := range b.clauses {
+		c := &b.clauses[i]
+		if _, ok := c.value.(nested); !ok {
+			continue
+		}
+		if _, stray := c.value.(forNext); stray {
+			continue
+		}
+		dst = append(dst, ".PP\n"...)
+		dst = append(appendManNested(append(dst, ".RS\n"...), c, whole), ".RE\n"...)
+	}
+	return dst
+}
+
+// sentences puts each sentence on a line of its own, as roff wants them.
+func sentences(text string) string {
+	text = roff(strings.ReplaceAll(text, "`", ""))
+	return strings.ReplaceAll(text, ". ", ".\n") + "\n"
+}
+
+// roff escapes what means something else to roff.
+func roff(s string) string {
+	s = strings.NewReplacer(`\`, `\e`, "-", `\-`).Replace(s)
+	if strings.HasPrefix(s, ".") || strings.HasPrefix(s, "'") {
+		s = `\&` + s
+	}
+	return s
+}
