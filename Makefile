@@ -80,21 +80,33 @@ test-long: all ## run the tests with all their cases
 	$(RUNTESTS) -count=1 -p 1 -timeout 20m -tags $(TAGS),long ./...
 	$(GO) test -count=1 -tags $(TAGS),no_box ./applets
 
+# The peer is conntrack-tools 1.4.9, which scripts/peer.sh fetches. This is what can be had
+# cheaply of the comparison with the one that Debian 12 has.
+.PHONY: test-peer
+test-peer: all ## compare with the machine's own conntrack-tools, an older version
+	@scripts/need test
+	CTBOX_PEER=installed $(RUNTESTS) -count=1 -p 1 -tags $(TAGS) \
+		./applets/conntrack ./applets/conntrackd ./applets/nfct ./conf ./nl/ctnetlink ./sync/wire
+
 .PHONY: test-all
 test-all: all ## run everything: all cases, races, faults, other kernels and machines, fuzzing, packages
 	@scripts/test-all.sh
 
 # The kernel of the machine at hand seldom has what user-space helpers need. Nothing
 # is compiled inside: emulation is slow.
+#   KERNEL=7.2          another kernel than that of Debian 12, from 5.10 on
+#   VMFLAGS=-test.short a choice of the tests
+VM = scripts/vm.sh --timeout 900 $(if $(KERNEL),--kernel $(KERNEL)) --
+
 .PHONY: test-vm
 test-vm: all $(BIN)/vmtest ## test user-space helpers, in a virtual machine with Debian's kernel
 	@scripts/need test-vm
-	scripts/vm.sh --timeout 900 -- $(BIN)/vmtest -test.v -test.timeout 14m -bin $(BIN) $(VMFLAGS)
+	$(VM) $(BIN)/vmtest -test.v -test.timeout 14m -bin $(BIN) $(VMFLAGS)
 
 .PHONY: bench-vm
 bench-vm: all $(BIN)/vmtest ## measure user-space helpers against Debian's, in a virtual machine
 	@scripts/need test-vm
-	scripts/vm.sh --timeout 900 -- $(BIN)/vmtest -test.run '^$$' -test.bench . -test.benchtime 5000x -test.count 3 -bin $(BIN) $(VMFLAGS)
+	$(VM) $(BIN)/vmtest -test.run '^$$' -test.bench . -test.benchtime 5000x -test.count 3 -bin $(BIN) $(VMFLAGS)
 
 .PHONY: $(BIN)/vmtest
 $(BIN)/vmtest:

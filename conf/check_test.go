@@ -275,7 +275,7 @@ func column(src, word string) string {
 func TestHostFeatures(t *testing.T) {
 	env := Host()
 	ns := netnstest.New(t, "features")
-	peer := ns.Run("", "/usr/sbin/nfct", "list", "helper")
+	peer := ns.Peer("", "nfct", "list", "helper")
 	ns.Do(func() {
 		for _, f := range []Feature{FeatureConntrack, FeatureQueue} {
 			if err := env.Kernel(f); err != nil {

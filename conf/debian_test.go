@@ -116,7 +116,7 @@ func (d *debian) parse(src string) (accepted bool, verdict string, warnings []st
 	if err := os.WriteFile(d.file, []byte(src), 0o600); err != nil {
 		d.t.Fatal(err)
 	}
-	r := d.ns.Run("", "/usr/sbin/conntrackd", "-C", d.file, "-s")
+	r := d.ns.Peer("", "conntrackd", "-C", d.file, "-s")
 	lines := peerLine.FindAllStringSubmatch(r.Stdout+r.Stderr, -1)
 	if len(lines) == 0 || r.Code != 1 {
 		d.t.Fatalf("%q: unexpected answer %+v", src, r)

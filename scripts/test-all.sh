@@ -28,6 +28,7 @@ run() {
 # The tests include the fuzz targets' seeds and the checks of the binary's dependencies,
 # size and reproducibility.
 run "all tests" make test-long
+run "the older peer" make test-peer
 run "torture, short" make torture TORTURETIME=1m
 run "race detector" make race
 # The virtual machine has one processor, and its tests wait most of the time. Beside them

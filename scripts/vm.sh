@@ -1,5 +1,5 @@
 #!/bin/sh
-# usage: scripts/vm.sh [--timeout SECONDS] [--] COMMAND [ARGUMENT...]
+# usage: scripts/vm.sh [--timeout SECONDS] [--kernel VERSION] [--] COMMAND [ARGUMENT...]
 #
 # Runs a command as root in a virtual machine that ends with it, under Debian's
 # kernel: for what needs nfnetlink_cthelper and conntrack in NFQUEUE's messages,
@@ -15,6 +15,10 @@
 # Exit status: the command's; 124 where it ran longer than --timeout (600); 125,
 # with a line that says why, where there was no machine to run it in.
 #
+# --kernel names a version (5.10, 6.1, 6.12, 7.2 ...), of which Debian's archive has the
+# newest in some suite from bullseye to unstable; by default it is the kernel of the suite
+# that this machine runs.
+#
 # apt fetches the kernel once, into $CTBOX_VM_CACHE, else $XDG_CACHE_HOME/ctbox-vm,
 # else ~/.cache/ctbox-vm; without that directory there is a new kernel the next time.
 # A boot may take CTBOX_VM_BOOT (90) seconds.
@@ -26,11 +30,17 @@ fail() {
 }
 
 timeout=600
+version=
 while [ $# -gt 0 ]; do
 	case $1 in
 	--timeout)
 		[ $# -gt 1 ] || fail "--timeout needs a number of seconds"
 		timeout=$2
+		shift 2
+		;;
+	--kernel)
+		[ $# -gt 1 ] || fail "--kernel needs a version"
+		version=$2
 		shift 2
 		;;
 	--) shift; break ;;
@@ -41,6 +51,7 @@ done
 boot=${CTBOX_VM_BOOT:-90}
 case $timeout in '' | *[!0-9]*) fail "not a number of seconds: $timeout" ;; esac
 case $boot in '' | *[!0-9]*) fail "not a number of seconds: $boot" ;; esac
+case $version in *[!0-9.]*) fail "not a kernel's version: $version" ;; esac
 [ $# -gt 0 ] || fail "no command given"
 
 [ "$(uname -m)" = x86_64 ] || fail "this machine is $(uname -m), and only x86_64 will do"
@@ -54,34 +65,92 @@ mkdir -p "$cache" || fail "cannot make $cache"
 
 # What the virtual machine has of the package's modules.
 modules='net/netfilter net/ipv4 net/ipv6 net/core net/9p fs/9p fs/netfs fs/fscache fs/overlayfs
-drivers/virtio drivers/net/veth.ko lib/libcrc32c.ko crypto arch/x86/crypto/crc32c-intel.ko'
+drivers/virtio drivers/net/veth.ko* drivers/net/dummy.ko* lib crypto arch/x86/crypto arch/x86/lib'
+kernel=$cache/kernel${version:+-$version}
+here=$(cd "$(dirname "$0")" && pwd)
+. "$here/archive.sh"
+
+# image prints the package with the newest kernel of the wanted version that apt knows.
+image() {
+	if [ -z "$version" ]; then
+		apt-cache show --no-all-versions linux-image-amd64 |
+			sed -n 's/^Depends:.*\(linux-image-[0-9][^ ,]*\).*/\1/p'
+		return
+	fi
+	# shellcheck disable=SC2086
+	apt-cache $apt pkgnames "linux-image-$version." |
+		grep -E '^linux-image-[0-9.]+(-[0-9]+|\+deb[0-9]+)-amd64$' | sort -V | tail -n 1
+}
+
+# suitesOf prints the suites that have a kernel of that version, the likeliest first. They
+# are where it was when this was written: unstable goes on.
+suitesOf() {
+	case $1 in
+	5.10) echo bullseye ;;
+	6.1) echo bookworm ;;
+	6.12) echo trixie bookworm-backports ;;
+	*) echo sid forky trixie-backports ;;
+	esac
+}
 
 # fetch DIRECTORY leaves vmlinuz and modules.cpio there.
 fetch() (
 	set -e
 	cd "$1"
-	package=$(apt-cache show --no-all-versions linux-image-amd64 |
-		sed -n 's/^Depends:.*\(linux-image-[0-9][^ ,]*\).*/\1/p')
+	package=$(image)
 	[ -n "$package" ]
-	apt-get -q -o APT::Sandbox::User=root download "$package"
-	for part in $modules; do echo "./lib/modules/*/kernel/$part"; done >parts
-	dpkg-deb --fsys-tarfile ./*.deb |
-		tar -x --wildcards -T parts './boot/vmlinuz-*' './lib/modules/*/modules.*'
-	mv boot/vmlinuz-* vmlinuz
-	busybox depmod -b "$PWD" "$(basename lib/modules/*)"
+	# From Linux 6.19 on the package is a shell, and two others have the kernel and its
+	# modules.
+	# shellcheck disable=SC2086
+	parts=$(apt-cache $apt show --no-all-versions "$package" | grep '^Depends:' | grep -oE 'linux-(binary|modules)-[^ ,]+' | sort -u)
+	# shellcheck disable=SC2086
+	apt-get $apt -q -o APT::Sandbox::User=root download "$package" $parts
+	for part in $modules; do
+		echo "./lib/modules/*/kernel/$part"
+		echo "./usr/lib/modules/*/kernel/$part"
+	done >wanted
+	for deb in ./*.deb; do
+		# A kernel has not every part, and a package not all of a kernel.
+		dpkg-deb --fsys-tarfile "$deb" | tar -x --wildcards -T wanted './boot/vmlinuz-*' './lib/modules/*/modules.*' \
+			'./usr/lib/modules/*/modules.*' './usr/lib/modules/*/vmlinuz' || :
+	done
+	if [ -d usr/lib/modules ]; then
+		mkdir -p lib
+		mv usr/lib/modules lib/
+	fi
+	release=$(basename lib/modules/*)
+	mv boot/vmlinuz-* vmlinuz 2>/dev/null || mv "lib/modules/$release/vmlinuz" vmlinuz
+	find lib -name '*.ko.xz' -exec busybox unxz {} +
+	find lib -name '*.ko.zst' -exec zstd -dq --rm {} +
+	[ -n "$(find lib -name 'nf_conntrack.ko')" ]
+	busybox depmod -b "$PWD" "$release"
 	find lib | busybox cpio -o -H newc >modules.cpio
-	rm -r ./*.deb parts boot lib
+	rm -rf ./*.deb wanted boot lib usr
 )
 
 setup() {
-	[ ! -s "$cache/kernel/vmlinuz" ] || return 0
-	echo "vm.sh: fetching a kernel to $cache" >&2
-	for try in fetch update; do
+	[ ! -s "$kernel/vmlinuz" ] || return 0
+	echo "vm.sh: fetching a kernel${version:+ $version} to $kernel" >&2
+	apt=
+	if [ -z "$version" ]; then
+		tries='fetch update'
+	else
+		tries=$(suitesOf "$version")
+	fi
+	for try in $tries; do
 		rm -rf "$cache/new"
 		mkdir "$cache/new"
-		[ $try = fetch ] || apt-get -q update >>"$cache/log" 2>&1 || :
+		case $try in
+		fetch) ;;
+		update) apt-get -q update >>"$cache/log" 2>&1 || : ;;
+		*)
+			rm -rf "$cache/lists"
+			suites "$cache/lists" "$try" >>"$cache/log" 2>&1 || continue
+			;;
+		esac
 		if fetch "$cache/new" >>"$cache/log" 2>&1; then
-			mv "$cache/new" "$cache/kernel"
+			rm -rf "$cache/lists" "$kernel"
+			mv "$cache/new" "$kernel"
 			return 0
 		fi
 	done
@@ -91,7 +160,7 @@ setup() {
 (
 	flock 9
 	setup
-) 9>"$cache/lock" || fail "apt has no kernel for us, see $cache/log"
+) 9>"$cache/lock" || fail "apt has no kernel${version:+ $version} for us, see $cache/log"
 
 # ---- what runs in the virtual machine
 
@@ -166,7 +235,7 @@ for library in $(ldd "$(command -v busybox)" 2>/dev/null | grep -o '/[^ ]*'); do
 	cp -L "$library" "$run/root$library"
 done
 {
-	cat "$cache/kernel/modules.cpio"
+	cat "$kernel/modules.cpio"
 	(cd "$run/root" && find . | busybox cpio -o -H newc 2>/dev/null)
 } >"$run/initrd"
 
@@ -179,7 +248,7 @@ start() {
 	: >"$run/state"
 	setpriv --pdeathsig KILL qemu-system-x86_64 -nodefaults -no-user-config -no-reboot \
 		-M pc -accel tcg -cpu max,-la57,-smap,-smep,-umip,-pku -m 1024 -display none \
-		-kernel "$cache/kernel/vmlinuz" -initrd "$run/initrd" \
+		-kernel "$kernel/vmlinuz" -initrd "$run/initrd" \
 		-append 'console=ttyS0 quiet panic=-1 nokaslr norandmaps mitigations=off' \
 		-serial "file:$run/console" -serial stdio -serial "file:$run/state" \
 		-fsdev local,id=host,path=/,security_model=none,readonly=on,multidevs=remap \

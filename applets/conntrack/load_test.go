@@ -126,7 +126,7 @@ func TestLoadFileParity(t *testing.T) {
 		if err := os.WriteFile(file, []byte(line+"\n"), 0o644); err != nil {
 			t.Fatal(err)
 		}
-		theirs := ns.Run("", "conntrack", "-R", file)
+		theirs := ns.Peer("", "conntrack", "-R", file)
 		l, err := OpenLoadFile(file, nil)
 		if err != nil {
 			t.Fatal(err)
@@ -140,13 +140,13 @@ func TestLoadFileParity(t *testing.T) {
 		var bad *UsageError
 		if errors.As(err, &bad) {
 			bad.File = ""
-			got = strings.Replace(string(bad.AppendMessage(nil)), messagePrefix, peerPrefix, 1)
+			got = strings.Replace(string(bad.AppendMessage(nil)), messagePrefix, peerPrefix(), 1)
 		} else if err != nil {
 			t.Errorf("%.40q: %v", line, err)
 		}
 		want := theirs.Stderr
 		if line == "-S\n-D foo" { // they parse all lines before they look at commands
-			want = peerPrefix + "Cannot use command `-S' with --load-file\n" + tryHelp
+			want = peerPrefix() + "Cannot use command `-S' with --load-file\n" + tryHelp
 		}
 		if got != want || got != "" && theirs.Code != exitUsage {
 			t.Errorf("%.40q:\ngot  %swant %s", line, got, want)

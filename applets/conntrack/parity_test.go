@@ -7,10 +7,15 @@ import (
 	"ctbox/internal/netnstest"
 )
 
-// peerPrefix begins the messages of Debian's conntrack.
-const peerPrefix = "conntrack v1.4.7 (conntrack-tools): "
+// peerPrefix returns what begins the messages of the peer.
+func peerPrefix() string {
+	if netnstest.PeerInstalled() {
+		return "conntrack v1.4.7 (conntrack-tools): "
+	}
+	return "conntrack v1.4.9 (conntrack-tools): "
+}
 
-// parityLines are command lines for which Debian's conntrack and we agree: on
+// parityLines are command lines for which the peer and we agree: on
 // the message, its exit status and the warnings in front of it, or on there
 // being nothing wrong. None of them waits for events.
 const parityLines = `
@@ -376,7 +381,7 @@ foo -L -s
 -L --orig-zone 1 --reply-zone 2
 `
 
-// TestParity runs Debian's conntrack 1.4.7 on command lines and compares its
+// TestParity runs the peer's conntrack on command lines and compares its
 // messages and exit status with ours.
 func TestParity(t *testing.T) {
 	ns := netnstest.New(t, "cli")
@@ -385,7 +390,7 @@ func TestParity(t *testing.T) {
 			continue
 		}
 		argv := words(line)
-		theirs := ns.Run("", argv[0], argv[1:]...)
+		theirs := ns.Peer("", argv[0], argv[1:]...)
 
 		var warnings strings.Builder
 		p := NewParser(&warnings, false)
@@ -395,7 +400,7 @@ func TestParity(t *testing.T) {
 			// What follows the warnings comes from carrying the command out.
 			want = beforeMessage(want)
 			if theirs.Code == exitUsage {
-				t.Errorf("%s: accepted, but conntrack 1.4.7 says %s", line, theirs.Stderr)
+				t.Errorf("%s: accepted, but the peer says %s", line, theirs.Stderr)
 			}
 		} else if status != theirs.Code {
 			t.Errorf("%s: status %d, want %d", line, status, theirs.Code)
@@ -403,7 +408,7 @@ func TestParity(t *testing.T) {
 		got := warnings.String()
 		if text != accepted {
 			bad := &UsageError{Text: text, Status: status}
-			got += strings.Replace(string(bad.AppendMessage(nil)), messagePrefix, peerPrefix, 1)
+			got += strings.Replace(string(bad.AppendMessage(nil)), messagePrefix, peerPrefix(), 1)
 		}
 		if got != want {
 			t.Errorf("%s:\ngot  %swant %s", line, got, want)
@@ -413,6 +418,6 @@ func TestParity(t *testing.T) {
 
 // beforeMessage returns the lines in front of the first message.
 func beforeMessage(stderr string) string {
-	warnings, _, _ := strings.Cut(stderr, peerPrefix)
+	warnings, _, _ := strings.Cut(stderr, peerPrefix())
 	return warnings
 }

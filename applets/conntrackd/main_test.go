@@ -24,8 +24,8 @@ func TestMain(m *testing.M) {
 	netnstest.Main(m)
 }
 
-// debian is the peer.
-const debian = "/usr/sbin/conntrackd"
+// debian returns the peer.
+func debian(t testing.TB) string { return netnstest.Peer(t, "conntrackd") }
 
 // patience is more than anything here takes.
 const patience = 20 * time.Second
@@ -114,7 +114,7 @@ func masked(text string) string {
 }
 
 func TestPeerIsThere(t *testing.T) {
-	if _, err := os.Stat(debian); err != nil {
+	if _, err := os.Stat(debian(t)); err != nil {
 		t.Fatalf("the tests need Debian's conntrackd: %v", err)
 	}
 }

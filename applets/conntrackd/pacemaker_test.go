@@ -130,7 +130,7 @@ func TestCommitThatIsNotDone(t *testing.T) {
 	if r := h.Run("", ours(t), "-C", config, "-c"); r.Code != 1 {
 		t.Errorf("without a daemon: %+v", r)
 	}
-	theirs := h.start(debian, config)
+	theirs := h.start(debian(t), config)
 	if r := h.Run("", ours(t), "-C", config, "-c"); r != (netnstest.Result{}) {
 		t.Errorf("Debian's daemon: %+v", r)
 	}

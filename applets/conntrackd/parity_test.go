@@ -127,7 +127,7 @@ func TestCommandsAreDebians(t *testing.T) {
 			t.Parallel()
 			theirs, mine := newHost(t), newHost(t)
 			const buffer = " NetlinkBufferSize 1000000\n NetlinkBufferSizeMaxGrowth 1000000\n" // S20
-			theirDaemon := theirs.start(debian, theirs.configure(buffer, clauses))
+			theirDaemon := theirs.start(debian(t), theirs.configure(buffer, clauses))
 			myDaemon := mine.start(ours(t), mine.configure(buffer, clauses))
 			for _, h := range []*host{theirs, mine} {
 				h.Must("/usr/sbin/conntrack", "-I", "-p", "tcp", "-s", "198.51.100.1", "-d", "203.0.113.1",
@@ -136,7 +136,7 @@ func TestCommandsAreDebians(t *testing.T) {
 			if clauses != "" {
 				for _, h := range []*host{theirs, mine} {
 					netnstest.Eventually(t, patience, "the event has arrived", func() bool {
-						return strings.Contains(h.Must(debian, "-C", h.path("conntrackd.conf"), "-s", "runtime"),
+						return strings.Contains(h.Must(debian(t), "-C", h.path("conntrackd.conf"), "-s", "runtime"),
 							"events received:\t                   1\n")
 					})
 				}
@@ -148,12 +148,12 @@ func TestCommandsAreDebians(t *testing.T) {
 					r.Stderr = unstamped(t, r.Stderr)
 					return r
 				}
-				want := run(theirs, debian)
+				want := run(theirs, debian(t))
 				if got := run(theirs, ours(t)); !alike(want, got) {
 					t.Errorf("%s: our client says of Debian's daemon (-theirs +ours):\n%s", line, cmp.Diff(want, got))
 				}
 				got := run(mine, ours(t))
-				if theirs := run(mine, debian); !alike(theirs, got) {
+				if theirs := run(mine, debian(t)); !alike(theirs, got) {
 					t.Errorf("%s: our daemon to Debian's client and ours:\n%s", line, cmp.Diff(theirs, got))
 				}
 				if text := added[line]; text != nil && name != "none" && name != "stats" {
@@ -189,7 +189,7 @@ func TestNumbersAreDebians(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
 			var texts [2]string
-			for i, bin := range []string{debian, ours(t)} {
+			for i, bin := range []string{debian(t), ours(t)} {
 				h := newHost(t)
 				h.insert("198.51.100.9", 1000)
 				p := h.start(bin, h.configure(c.general+"\n NetlinkOverrunResync off\n NetlinkBufferSize 1000000\n NetlinkBufferSizeMaxGrowth 1000000", c.clauses))
@@ -230,7 +230,7 @@ func TestErrorsAreDebians(t *testing.T) {
 	config := h.configure(" Nice -5", "")
 	for _, c := range []struct {
 		args []string
-		code int // where it is not Debian's
+		code int // where it is not 1.4.7's
 	}{
 		{args: []string{"-C", h.path("none"), "-s"}},
 		{args: []string{"-C", config, "-s"}},
@@ -246,8 +246,8 @@ func TestErrorsAreDebians(t *testing.T) {
 		{args: []string{"foo"}, code: 1},
 		{args: []string{"--help"}, code: 1},
 	} {
-		want, got := h.Run("", debian, c.args...), h.Run("", ours(t), c.args...)
-		if c.code != 0 {
+		want, got := h.Run("", debian(t), c.args...), h.Run("", ours(t), c.args...)
+		if c.code != 0 && netnstest.PeerInstalled() {
 			want.Code = c.code
 		}
 		if (want.Stdout == "") != (got.Stdout == "") || want.Code != got.Code || unstamped(t, want.Stderr) != unstamped(t, got.Stderr) {
@@ -260,7 +260,7 @@ func TestErrorsAreDebians(t *testing.T) {
 // and that of -v differ from Debian's in the version's number only.
 func TestUsageHasDebiansLines(t *testing.T) {
 	h := newHost(t)
-	theirs := h.Run("", debian, "-h").Stdout
+	theirs := h.Run("", debian(t), "-h").Stdout
 	got := h.Run("", ours(t), "-h").Stdout
 	first := func(text string) string {
 		line, _, _ := strings.Cut(text, "\n")
@@ -269,7 +269,7 @@ func TestUsageHasDebiansLines(t *testing.T) {
 	if want := strings.Replace(first(theirs), "1.4.7", "1.4.9", 1); first(got) != want {
 		t.Errorf("the usage begins %q, want %q", first(got), want)
 	}
-	theirVersion, _, _ := strings.Cut(h.Run("", debian, "-v").Stdout, ".")
+	theirVersion, _, _ := strings.Cut(h.Run("", debian(t), "-v").Stdout, ".")
 	if version := first(h.Run("", ours(t), "-v").Stdout); !strings.HasPrefix(version, theirVersion+".4.9, ctbox v") {
 		t.Errorf("-v begins %q, Debian's %q", version, theirVersion)
 	}

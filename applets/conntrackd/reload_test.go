@@ -441,7 +441,7 @@ func TestReloadOnHangup(t *testing.T) {
 // A daemon of conntrack-tools can't, and our client says so.
 func TestReloadOfDebians(t *testing.T) {
 	h := newHost(t)
-	h.start(debian, h.configure("", ""))
+	h.start(debian(t), h.configure("", ""))
 	if r := h.reload("", ""); r.Code != 1 || r.Stderr != "[ERROR] the running daemon does not know this request\n" {
 		t.Errorf("%+v", r)
 	}

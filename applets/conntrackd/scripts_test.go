@@ -36,7 +36,7 @@ func TestExamples(t *testing.T) {
 		// Debian's client reads the whole file, too: what it says besides that
 		// there is no daemon is about interfaces that are not here.
 		h := newHost(t)
-		for line := range strings.Lines(unstamped(t, h.Run("", debian, "-C", name, "-s").Stderr)) {
+		for line := range strings.Lines(unstamped(t, h.Run("", debian(t), "-C", name, "-s").Stderr)) {
 			if !strings.Contains(line, "can't connect") && !strings.HasSuffix(line, " is an invalid interface\n") {
 				t.Errorf("%s: Debian's parser says %s", name, line)
 			}

@@ -48,12 +48,12 @@ func TestSettingsOfSockets(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
-			for _, bin := range []string{debian, ours(t)} {
+			for _, bin := range []string{debian(t), ours(t)} {
 				h := newHost(t)
 				p := h.start(bin, h.configure(c.general, c.rest))
 				want := c.want
 				switch { // S20
-				case bin == debian || want != system:
+				case bin == debian(t) || want != system:
 				case c.name == "no maximum":
 					want.Events.Buffer = 65536
 				default:
@@ -162,9 +162,9 @@ func TestEventLogIsDebians(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			var logs [2]string
-			for i, bin := range []string{debian, ours(t)} {
+			for i, bin := range []string{debian(t), ours(t)} {
 				h := newHost(t)
-				stop(t, h.start(bin, h.configure(general+debiansBuffer(bin)+" LogFile "+h.path("log"), "Stats {\n}")))
+				stop(t, h.start(bin, h.configure(general+debiansBuffer(t, bin)+" LogFile "+h.path("log"), "Stats {\n}")))
 				text, err := os.ReadFile(h.path("log"))
 				if err != nil {
 					t.Fatal(err)
@@ -224,14 +224,14 @@ func TestSyslogIsDebians(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
 			var sent [2][]string
-			for i, bin := range []string{debian, ours(t)} {
+			for i, bin := range []string{debian(t), ours(t)} {
 				h := newHost(t)
 				l := h.listenSyslog()
 				config := h.configure(c.general+" LogFile "+h.path("log")+"\n NetlinkBufferSize 65536\n NetlinkBufferSizeMaxGrowth 65536\n",
 					"Stats {\n LogFile "+h.path("stats")+"\n"+c.stats+"\n}")
 				p := h.Start("unshare", "--mount", "sh", "-c", `mount --bind "$1" /dev && exec "$2" -C "$3"`, "sh", h.path("dev"), bin, config)
 				netnstest.Eventually(t, patience, "the daemon answers", func() bool {
-					return h.Run("", debian, "-C", config, "-s").Code == 0
+					return h.Run("", debian(t), "-C", config, "-s").Code == 0
 				})
 				h.Must("/usr/sbin/conntrack", "-I", "-p", "udp", "-s", "198.51.100.1", "-d", "203.0.113.1", "--sport", "1", "--dport", "2", "-t", "300")
 				netnstest.Eventually(t, patience, "the flow is cached", func() bool { return h.client("-i") != "" })

@@ -99,9 +99,9 @@ func TestParityOfCommandLines(t *testing.T) {
 		parity(t, tw, words(line)...)
 	}
 	// argv[0] as given is what the usage line shows.
-	theirs := tw.Theirs.Run("", "/usr/sbin/nfct")
+	theirs := tw.Theirs.Run("", netnstest.Peer(t, "nfct"))
 	ours := tw.Ours.Run("", netnstest.Applet(t, "nfct"))
-	if theirs.Stderr != "Usage: /usr/sbin/nfct command subsystem [parameters]...\n" || ours.Stderr != strings.Replace(theirs.Stderr, "/usr/sbin/nfct", netnstest.Applet(t, "nfct"), 1) {
+	if theirs.Stderr != "Usage: "+netnstest.Peer(t, "nfct")+" command subsystem [parameters]...\n" || ours.Stderr != strings.Replace(theirs.Stderr, netnstest.Peer(t, "nfct"), netnstest.Applet(t, "nfct"), 1) {
 		t.Errorf("usage lines: %q, %q", theirs.Stderr, ours.Stderr)
 	}
 }
@@ -234,9 +234,9 @@ func TestParityOfRefusedSockets(t *testing.T) {
 		run := func(ns *netnstest.NS, nfct string) (netnstest.Result, string) {
 			return comparable(ns.Run("", wrapper[0], slices.Concat(wrapper[1:], []string{nfct}, words(tt.line))...))
 		}
-		want, _ := run(tw.Theirs, "/usr/sbin/nfct")
+		want, _ := run(tw.Theirs, netnstest.Peer(t, "nfct"))
 		got, reason := run(tw.Ours, netnstest.Applet(t, "nfct"))
-		got.Stderr = strings.ReplaceAll(got.Stderr, netnstest.Applet(t, "nfct"), "/usr/sbin/nfct")
+		got.Stderr = strings.ReplaceAll(got.Stderr, netnstest.Applet(t, "nfct"), netnstest.Peer(t, "nfct"))
 		if got != want || got.Code != tt.code || reason != tt.reason {
 			t.Errorf("%s nfct %s: %+v (%s), theirs %+v; want status %d, reason %q", tt.wrapper, tt.line, got, reason, want, tt.code, tt.reason)
 		}
@@ -287,7 +287,7 @@ func TestDifferences(t *testing.T) {
 		if want := (netnstest.Result{Stderr: tt.stderr, Code: 1}); got != want || got == theirs {
 			t.Errorf("nfct %s: %+v, want %+v; theirs %+v", tt.line, got, want, theirs)
 		}
-		if list := tw.Ours.Must("/usr/sbin/nfct", "list", "timeout"); list != "" {
+		if list := tw.Ours.Must(netnstest.Peer(t, "nfct"), "list", "timeout"); list != "" {
 			t.Errorf("nfct %s left %s", tt.line, list)
 		}
 	}
@@ -299,7 +299,7 @@ func TestDifferences(t *testing.T) {
 		if r, _ := parity(t, tw, "get", "timeout", "long"); !strings.Contains(r.Stdout, ".REPLIED = "+shown+",\n") {
 			t.Errorf("%q seconds became %s", seconds, r.Stdout)
 		}
-		tw.Each(func(ns *netnstest.NS) { ns.Must("/usr/sbin/nfct", "flush", "timeout") })
+		tw.Each(func(ns *netnstest.NS) { ns.Must(netnstest.Peer(t, "nfct"), "flush", "timeout") })
 	}
 
 	// Output that cannot be written is no success.

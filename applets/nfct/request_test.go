@@ -85,7 +85,7 @@ func TestRequestsEqualThePeers(t *testing.T) {
 	}
 	lines = append(lines, "add helper ftp inet6 tcp", "disable helper tftp inet6 udp")
 	for _, line := range lines {
-		theirs, ours := sent("/usr/sbin/nfct", line), sent(netnstest.Applet(t, "nfct"), line)
+		theirs, ours := sent(netnstest.Peer(t, "nfct"), line), sent(netnstest.Applet(t, "nfct"), line)
 		if len(theirs) != 1 {
 			t.Fatalf("nfct %s: the peer sent %d messages", line, len(theirs))
 		}

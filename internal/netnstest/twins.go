@@ -1,15 +1,13 @@
 package netnstest
 
 import (
-	"os"
 	"os/exec"
-	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
 )
 
-// Twins are two namespaces that were set up the same way. Debian's program
+// Twins are two namespaces that were set up the same way. The peer's program
 // runs in one and ours, with the same arguments and under the same name, in
 // the other; then the two results and the two kernel tables can be compared.
 type Twins struct {
@@ -55,20 +53,8 @@ func (tw *Twins) Commands(wrapper []string, name string, args ...string) (theirs
 		return cmd
 	}
 	Applet(tw.t, name)
-	debian(tw.t, name)
-	return command(tw.Theirs, debianDir), command(tw.Ours, BinDir(tw.t))
-}
-
-// debianDir is where Debian installs the peers.
-const debianDir = "/usr/sbin"
-
-// debian checks that the peer is installed.
-func debian(t testing.TB, name string) {
-	t.Helper()
-	path := filepath.Join(debianDir, name)
-	if _, err := os.Stat(path); err != nil {
-		t.Fatalf("netnstest: the tests need Debian's %s: %v", name, err)
-	}
+	Peer(tw.t, name)
+	return command(tw.Theirs, PeerDir(tw.t)), command(tw.Ours, BinDir(tw.t))
 }
 
 func prependPath(env []string, dir string) []string {

@@ -71,7 +71,7 @@ func TestRequestsEqualThePeers(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			ns := netnstest.New(t, "peer")
-			_, sent := ns.Sent("conntrack", strings.Fields(tt.args)...)
+			_, sent := ns.Sent(netnstest.Peer(t, "conntrack"), strings.Fields(tt.args)...)
 			if len(sent) == 0 {
 				t.Fatal("the peer sent nothing")
 			}

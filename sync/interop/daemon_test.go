@@ -28,7 +28,7 @@ func (p program) path(t testing.TB) string {
 	if p == ours {
 		return netnstest.Applet(t, "conntrackd")
 	}
-	return "/usr/sbin/conntrackd"
+	return netnstest.Peer(t, "conntrackd")
 }
 
 // daemon is a conntrackd in a namespace with its files. Its methods belong to the
