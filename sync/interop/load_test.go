@@ -31,6 +31,7 @@ type load struct {
 	rate   int // changes a second
 	target int // flows that live at one time
 	steady bool
+	atOnce int // changes are made so many at a time at least
 
 	// The flows first to next-1 live, as far as the load knows. acked is what the
 	// kernel has confirmed, with the time.
@@ -99,9 +100,12 @@ func (l *load) run(ctx context.Context) error {
 		case <-ticks.C:
 		}
 		due := int(time.Since(begin).Seconds()*float64(l.rate)) - done
+		if due < l.atOnce {
+			continue
+		}
 		done += due
 		// After a pause of the machine what was missed is not made up for in one go.
-		if err := l.burst(min(due, l.rate/4)); err != nil {
+		if err := l.burst(min(due, max(l.rate/4, l.atOnce))); err != nil {
 			return err
 		}
 	}
