@@ -78,6 +78,9 @@ func TestTakeover(t *testing.T) {
 		primary.daemon.client("-n")
 		primary, backup = backup, primary
 		l.moveTo(primary)
+		if m > 0 {
+			then.next = l.first // the load takes it that they are there
+		}
 		if err := l.repair(then); err != nil {
 			t.Fatal(err)
 		}
