@@ -119,11 +119,14 @@ func (s *session) dumpExpects(c *Command, each func(*ctnetlink.Expect) error) er
 		return err
 	}
 	var x ctnetlink.Expect
-	_, err = conn.Dump(s.ctx, ctnetlink.Dump{Type: ctnetlink.TypeExpectGet, Family: c.Family}.Request(), func(m *nl.Message) error {
+	info, err := conn.Dump(s.ctx, ctnetlink.Dump{Type: ctnetlink.TypeExpectGet, Family: c.Family}.Request(), func(m *nl.Message) error {
 		if err := x.Decode(m.Attrs); err != nil {
 			return err
 		}
 		return each(&x)
 	})
+	if err == nil && info.Interrupted {
+		s.warn("WARNING: the table changed while it was read; expectations may be missing or doubled.")
+	}
 	return s.refused(c, err)
 }
