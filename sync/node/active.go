@@ -227,6 +227,9 @@ func (n *Node) flowSeen(f *ctnetlink.Flow, from origin, put func(*ctnetlink.Flow
 		n.touch(h, f)
 		n.named(h)
 	}
+	if from == foreign && (outcome == cache.Created || outcome == cache.Replaced) {
+		n.beganHere(h)
+	}
 	n.tellFlow(h, stored(outcome), from == foreign)
 }
 

@@ -68,7 +68,11 @@ func (n *Node) takeNotice(p *peer, body []byte) {
 	case now-p.noticed >= noticeLasts:
 		p.incomplete = 0
 	}
+	if notice.Has&wire.HasCommitted != 0 {
+		n.peerCommitted(time.Duration(notice.Committed) * time.Millisecond)
+	}
 	if notice.Has&wire.HasHeld != 0 {
+		n.failback.speaks = true
 		n.compareHeld(&notice)
 	}
 }
@@ -142,7 +146,7 @@ func (n *Node) apply(m *wire.Message) {
 	case wire.FlowUpdate:
 		h, outcome = table.Put(&n.flow, now)
 	default:
-		table.Delete(table.Find(&n.flow))
+		n.endExternal(table.Find(&n.flow), &n.flow)
 		return
 	}
 	if n.alarm != nil && stored(outcome) {
@@ -190,6 +194,7 @@ const startedPeriod = time.Minute
 
 func (n *Node) peerStarted() {
 	n.forgetNotices()
+	n.failback.speaks, n.failback.peer = false, 0
 	n.agreement.sweep.Reset()
 	n.agreement.numbers = proto.Agreement{}
 	if n.limits.started.Admit(struct{}{}, struct{}{}) {

@@ -71,6 +71,9 @@ func (n *Node) startCommit(tables Tables, ended func(CommitResult, error)) error
 		n.commits.Count++
 		n.commits.Last = c.result
 		n.commitEnded = n.sched.Now()
+		if c.result.Tables&Flows != 0 {
+			n.tookOver()
+		}
 		c.report(err)
 		if err != nil {
 			err = fmt.Errorf("the commit ended early: %w", err)
@@ -127,8 +130,11 @@ type commit struct {
 	said   time.Time // when progress was last logged
 	// What the flows took of result.Took.
 	flowsTook time.Duration
-	// Entries whose place in the kernel's table is taken.
+	// Entries whose place in the kernel's table is taken. lateFlows were tried twice: what
+	// they collide with by its translation may itself be replaced later.
 	retryFlows   []ctnetlink.Flow
+	lateFlows    []ctnetlink.Flow
+	last         bool // there is no later attempt
 	retryExpects []ctnetlink.Expect
 }
 
@@ -168,9 +174,14 @@ func (c *commit) run(ctx context.Context, t *sched.Task) error {
 
 func (c *commit) passes(ctx context.Context) error {
 	if c.result.Tables&Flows != 0 {
-		err := c.flows(ctx, false)
+		err := c.node.clearEnded(ctx)
+		for _, related := range []bool{false, true} {
+			if err == nil {
+				err = c.flows(ctx, related)
+			}
+		}
 		if err == nil {
-			err = c.flows(ctx, true)
+			err = c.late()
 		}
 		c.flowsTook = time.Since(c.result.Began)
 		if err != nil {
@@ -348,6 +359,18 @@ func (c *commit) clear() error {
 	return nil
 }
 
+// late tries flows a last time that collided with others, when all have been replaced.
+func (c *commit) late() error {
+	c.last = true
+	for i := range c.lateFlows {
+		if err := c.createFlow(&c.lateFlows[i], true); err != nil {
+			return err
+		}
+	}
+	c.lateFlows = nil
+	return c.settle()
+}
+
 // settle waits until the kernel has answered for everything so far.
 func (c *commit) settle() error {
 	for {
@@ -406,6 +429,8 @@ func (c *commit) complete(b *nl.Batch) error {
 			c.retryExpects = append(c.retryExpects, tag.expects[r.entry])
 		case errors.Is(err, unix.EEXIST) && !r.second:
 			c.retryFlows = append(c.retryFlows, tag.flows[r.entry])
+		case errors.Is(err, unix.EEXIST) && !c.last && !r.expect:
+			c.lateFlows = append(c.lateFlows, tag.flows[r.entry])
 		default:
 			c.count(r).Failed++
 			c.fail("commit-create", tag, r, err)

@@ -38,6 +38,7 @@ func (n *Node) Flush(ctx context.Context, which Cache) error {
 		}
 		if which&Internal != 0 {
 			n.cancelPurge()
+			n.stepUp()
 			n.flushInternal()
 			fromKernel = n.bypass
 		}
@@ -186,6 +187,7 @@ func (n *Node) SchedulePurge(ctx context.Context) error {
 		if n.timers.purge.Pending() {
 			return
 		}
+		n.stepDown()
 		n.timers.purge.After(n.cfg.Sync.PurgeTimeout)
 		n.notice(fmt.Sprintf("flushing conntrack table in %d secs", n.cfg.Sync.PurgeTimeout/time.Second))
 	})
@@ -196,6 +198,7 @@ func (n *Node) cancelPurge() { n.timers.purge.Stop() }
 
 // purge is a scheduled flush that is due.
 func (n *Node) purge() {
+	n.stepUp()
 	n.notice("flushing kernel conntrack table (scheduled)")
 	n.flushInternal()
 	n.startFlush(Flows, func(error) {})

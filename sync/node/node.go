@@ -38,8 +38,8 @@ type Node struct {
 
 	filter *filter // not changed itself, see Reconfigure
 
-	conns struct{ commit, flush *nl.Conn } // tasks use them, one at a time
-	own   map[uint32]origin                // port ids of our own sockets
+	conns struct{ commit, flush, remove *nl.Conn } // tasks use them, one at a time
+	own   map[uint32]origin                        // port ids of our own sockets
 
 	events    *ctnetlink.Subscription // nil when polling
 	taken     *ctnetlink.Events       // the last run, to be given back
@@ -82,6 +82,7 @@ type Node struct {
 	ends        *ends // what events tell while a dump is under way; nil without
 	untold      bool  // a reading found something that was not replicated
 	agreement   agreement
+	failback    failback
 	held        bool // messages wait for a slow link
 	behind      bool // something has been waiting to be sent, since behindSince
 	behindSince time.Duration
@@ -260,6 +261,10 @@ func (n *Node) openKernel() (err error) {
 		}
 		return fmt.Errorf("can't get kernel conntrack table: %w", err)
 	}
+	if n.conns.remove, err = nl.Dial(nl.Config{}); err != nil {
+		return err
+	}
+	n.own[n.conns.remove.PortID()] = ownChange
 	n.own[n.conns.commit.PortID()] = ownChange
 	n.own[n.conns.flush.PortID()] = ownChange
 	g := &n.cfg.General
@@ -375,7 +380,7 @@ func (n *Node) close() {
 	if n.injector != nil {
 		n.injector.close()
 	}
-	for _, c := range []*nl.Conn{n.conns.commit, n.conns.flush} {
+	for _, c := range []*nl.Conn{n.conns.commit, n.conns.flush, n.conns.remove} {
 		if c != nil {
 			c.Close()
 		}

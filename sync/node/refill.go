@@ -359,6 +359,9 @@ func (n *Node) dumped(f *ctnetlink.Flow, r refill) {
 	if r.look && outcome == cache.Created {
 		n.found(h)
 	}
+	if outcome == cache.Created || outcome == cache.Replaced {
+		n.beganHere(h)
+	}
 	n.tellFlow(h, stored(outcome), n.sends(r, outcome))
 }
 

@@ -190,6 +190,9 @@ type ReplicaStatus struct {
 	// ResyncsAsked and ResyncsServed count requests for everything, ours and
 	// the peers'.
 	ResyncsAsked, ResyncsServed uint64
+	// EndedByPeer counts flows that were deleted from the kernel because the peer, which
+	// has taken over, has ended them.
+	EndedByPeer uint64
 	// Unsaid counts messages that were not sent because the protocol has no place for
 	// what the flow or expectation is, by reason.
 	Unsaid    [wire.Reasons]uint64

@@ -63,7 +63,9 @@ func (n *Node) removeLeftOut() {
 	removed := 0
 	n.eachLeftOut(func(flows, expects []cache.Handle) {
 		for _, h := range flows {
-			n.external.flows.Delete(h)
+			if n.external.flows.Load(h, &n.flow) {
+				n.endExternal(h, &n.flow)
+			}
 		}
 		for _, h := range expects {
 			n.external.expects.Delete(h)

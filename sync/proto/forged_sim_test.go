@@ -104,10 +104,10 @@ func TestAgreementAsksForNothing(t *testing.T) {
 		a, b := settledPair(s)
 		s.faults = faults{loss: s.rng.IntN(11), duplicate: s.rng.IntN(5), delay: s.randomTime(30 * time.Millisecond)}
 		bulks := a.m.Stats().Bulks + b.m.Stats().Bulks
-		for at := time.Duration(0); at < 90*time.Second; at += 20*time.Millisecond + s.randomTime(20*time.Millisecond) {
+		for at := time.Duration(0); at < 35*time.Second; at += 30*time.Millisecond + s.randomTime(30*time.Millisecond) {
 			s.after(at, func() { s.change(a); s.change(b) })
 		}
-		s.run(s.now + 100*time.Second)
+		s.run(s.now + 40*time.Second)
 		if n := a.m.Stats().Bulks + b.m.Stats().Bulks - bulks; a.asked+b.asked > 0 || n > 0 {
 			t.Errorf("asked %d times, %d bulks", a.asked+b.asked, n)
 		}

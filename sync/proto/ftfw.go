@@ -2,6 +2,7 @@ package proto
 
 import (
 	"iter"
+	"math"
 	"time"
 
 	"ctbox/sync/wire"
@@ -61,10 +62,11 @@ type FTFW struct {
 	told   [2]int // objects of each table that the peer holds, if all arrives
 	// dropped: the peer may hold objects that were dropped since without an end, so
 	// the numbers above say nothing until a bulk is complete.
-	dropped bool
-	wasTold bool // the object that Next returned last, before
-	wasBack bool // its message answered HELLO
-	stats   Stats
+	dropped   bool
+	committed time.Duration // the last commit ended; 0: none
+	wasTold   bool          // the object that Next returned last, before
+	wasBack   bool          // its message answered HELLO
+	stats     Stats
 }
 
 // NewFTFW returns an FT-FW machine that starts at now.
@@ -181,12 +183,29 @@ func (m *FTFW) unsure() {
 
 // knowHeld has ALIVEs announce how many entries the peer holds, or not: not to a C
 // daemon, and not while the number is unknown or a bulk changes it.
-func (m *FTFW) knowHeld() { m.notice.held = m.peer.ctbox && !m.dropped && !m.bulk.running }
+func (m *FTFW) knowHeld() {
+	m.notice.held = m.peer.ctbox && !m.dropped && !m.bulk.running
+	m.notice.committed = m.peer.ctbox && m.committed > 0
+}
+
+// Committed notes that this node has ended a commit, and announces it to a ctbox peer at once
+// and then every second: what this node ends from now on, it ends as the one that has
+// taken over.
+func (m *FTFW) Committed(now time.Duration) {
+	m.now = now
+	m.committed = max(now, 1)
+	m.knowHeld()
+	m.notice.due = now
+}
 
 func (m *FTFW) fillHeld(n *wire.Notice) {
 	if m.notice.held {
 		n.Has |= wire.HasHeld
 		n.HeldFlows, n.HeldExpects = uint32(m.told[Flows]), uint32(m.told[Expects])
+	}
+	if m.notice.committed {
+		n.Has |= wire.HasCommitted
+		n.Committed = uint32(min(max(m.now-m.committed, 0)/time.Millisecond, math.MaxUint32))
 	}
 }
 

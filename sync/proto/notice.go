@@ -14,6 +14,7 @@ type announcer struct {
 	repeat     int    // how often "complete again" is still to be announced
 	on         bool   // there is something to announce about lost events
 	held       bool   // and about the entries that the peer holds
+	committed  bool   // and about the last commit
 	due        time.Duration
 }
 
@@ -35,7 +36,7 @@ func (a *announcer) set(now time.Duration, lost uint32) {
 
 // deadline is when a notice is due.
 func (a *announcer) deadline() time.Duration {
-	if !a.on && !a.held {
+	if !a.on && !a.held && !a.committed {
 		return None
 	}
 	return a.due

@@ -9,6 +9,7 @@ type NoticeHas uint8
 const (
 	HasIncomplete NoticeHas = 1 << iota // Incomplete
 	HasHeld                             // HeldFlows and HeldExpects
+	HasCommitted                        // Committed
 )
 
 // Notice is the body of an ALIVE: what a ctbox node announces about itself. C daemons
@@ -21,6 +22,8 @@ type Notice struct {
 	// HeldFlows and HeldExpects are how many entries the sender has announced, up to
 	// this message, and not ended.
 	HeldFlows, HeldExpects uint32
+	// Committed is how many milliseconds ago the sender has ended its last commit.
+	Committed uint32
 }
 
 // noticeMagic begins the body. A body without it has another meaning.
@@ -30,6 +33,7 @@ const noticeMagic = 0x63746278 // "ctbx"
 const (
 	noticeIncomplete = 1
 	noticeHeld       = 2
+	noticeCommitted  = 3
 )
 
 // noticeFieldLen is the size of a field's number and length.
@@ -56,6 +60,10 @@ func AppendNotice(dst []byte, h Header, n *Notice) []byte {
 		dst = append(dst, 0, noticeHeld, 0, 8)
 		dst = binary.BigEndian.AppendUint32(dst, n.HeldFlows)
 		dst = binary.BigEndian.AppendUint32(dst, n.HeldExpects)
+	}
+	if n.Has&HasCommitted != 0 {
+		dst = append(dst, 0, noticeCommitted, 0, 4)
+		dst = binary.BigEndian.AppendUint32(dst, n.Committed)
 	}
 	setLength(dst, start)
 	return dst
@@ -89,7 +97,10 @@ func ParseNotice(body []byte, n *Notice) error {
 		case number == noticeHeld && size == 8:
 			got.Has |= HasHeld
 			got.HeldFlows, got.HeldExpects = binary.BigEndian.Uint32(value), binary.BigEndian.Uint32(value[4:])
-		case number == noticeIncomplete || number == noticeHeld:
+		case number == noticeCommitted && size == 4:
+			got.Has |= HasCommitted
+			got.Committed = binary.BigEndian.Uint32(value)
+		case number == noticeIncomplete || number == noticeHeld || number == noticeCommitted:
 			return ErrNotice
 		}
 	}

@@ -14,6 +14,7 @@ var notices = []struct {
 	{"complete again", "1a 10 00 14 00 00 00 07 63 74 62 78 00 01 00 04 00 00 00 00", Notice{Has: HasIncomplete}},
 	{"held", "1a 10 00 18 00 00 00 07 63 74 62 78 00 02 00 08 00 00 00 c8 00 00 00 03",
 		Notice{Has: HasHeld, HeldFlows: 200, HeldExpects: 3}},
+	{"committed", "1a 10 00 14 00 00 00 07 63 74 62 78 00 03 00 04 00 00 05 dc", Notice{Has: HasCommitted, Committed: 1500}},
 	{"both", "1a 10 00 20 00 00 00 07 63 74 62 78 00 01 00 04 00 00 00 01 00 02 00 08 00 00 00 c8 00 00 00 03",
 		Notice{Has: HasIncomplete | HasHeld, Incomplete: 1, HeldFlows: 200, HeldExpects: 3}},
 }
@@ -84,7 +85,7 @@ func TestPlainAliveStaysAsItWas(t *testing.T) {
 }
 
 func TestNothingIsAllocatedForANotice(t *testing.T) {
-	n := notices[3].notice
+	n := notices[len(notices)-1].notice
 	var buf []byte
 	var c Counters
 	if allocs := testing.AllocsPerRun(10, func() {

@@ -112,6 +112,8 @@ func families() []family {
 		{"conntrackd_third_node_messages", "counter", "", "Messages of a third FT-FW node, which were ignored.",
 			inSync(func(s *node.Status) uint64 { return s.Replica.ThirdNode })},
 
+		{"conntrackd_flows_ended_by_peer", "counter", "", "Flows deleted from the kernel of a node that stepped down because its peer has ended them.",
+			inSync(func(s *node.Status) uint64 { return s.Replica.EndedByPeer })},
 		{"conntrackd_replication_lag_seconds", "gauge", "seconds", "How long there have been changes that are not sent yet, without a break.",
 			func(m *metricsWriter, s *node.Status, _ *Local) {
 				if s.Mode.Sync() {

@@ -266,7 +266,7 @@ func (o *object) network(s *node.Status) {
 		{"sent", r.Sent}, {"received", r.Received}, {"resent", r.Resent},
 		{"nacks_sent", r.NacksSent}, {"nacks_received", r.NacksRecv},
 		{"resyncs_asked", r.ResyncsAsked}, {"resyncs_served", r.ResyncsServed},
-		{"given_up", r.GivenUp}, {"third_node", r.ThirdNode},
+		{"given_up", r.GivenUp}, {"third_node", r.ThirdNode}, {"ended_by_peer", r.EndedByPeer},
 		{"pending", r.Pending}, {"unacknowledged", r.Unacked},
 	} {
 		o.Uint(c.name, c.n)
