@@ -13,8 +13,8 @@ import (
 	"ctbox/sync/node"
 )
 
-// errUnknown is for a number that means nothing. It is not answered at all, as
-// conntrack-tools does, so that a client knows an old daemon from a refusal.
+// errUnknown is the error for an unknown number. The connection is closed without an answer,
+// as conntrack-tools does, so that a client can tell an old daemon from a refusal.
 var errUnknown = errors.New("unknown request")
 
 // commands are the requests that print nothing.
@@ -37,17 +37,16 @@ var commands = map[Request]func(context.Context, Node) error{
 	CommitAll:          commit(node.Flows | node.Expects),
 }
 
-// commit is an error, for those who ask for the outcome, if the commit could not be done or
-// did not come to its end. Single entries that could not be committed are a Remark: cluster
-// managers undo a takeover whose commit fails, and for one flow of many that is the worse
-// evil.
+// commit returns a command that commits tables. It fails if the commit could not start or
+// did not finish. Single entries that could not be committed are only a Remark: cluster
+// managers undo a takeover whose commit fails, which does more harm than one lost flow.
 func commit(tables node.Tables) func(context.Context, Node) error {
 	return func(ctx context.Context, n Node) error {
 		r, err := n.Commit(ctx, tables)
 		switch {
 		case errors.Is(err, node.ErrUnsupported):
-			// There is nothing to commit, with DisableExternalCache say. Failover scripts
-			// commit all the same, and for them all is well.
+			// There is nothing to commit, with DisableExternalCache for example. Failover
+			// scripts commit in every configuration, and for them this is a success.
 			return nil
 		case err != nil:
 			return err
@@ -72,9 +71,9 @@ func commit(tables node.Tables) func(context.Context, Node) error {
 	}
 }
 
-// stats is a request that prints numbers.
+// stats is a request that prints statistics.
 type stats struct {
-	in    func(*node.Status) bool // whether this mode has such numbers
+	in    func(*node.Status) bool // reports whether this mode has them
 	text  func(s *Server, dst []byte, status *node.Status) []byte
 	parts report.Section // of the JSON form
 }
@@ -84,7 +83,7 @@ func withTable(s *node.Status) bool   { return s.Mode != node.ModeNone }
 func withExpects(s *node.Status) bool { return s.ExpectationSync }
 func always(*node.Status) bool        { return true }
 
-// ofNode makes text of what needs nothing but the node's numbers.
+// ofNode adapts a text that depends only on the node's status.
 func ofNode(text func([]byte, *node.Status) []byte) func(*Server, []byte, *node.Status) []byte {
 	return func(_ *Server, dst []byte, status *node.Status) []byte { return text(dst, status) }
 }
@@ -93,8 +92,7 @@ func summary(t node.Tables) func(*Server, []byte, *node.Status) []byte {
 	return func(_ *Server, dst []byte, status *node.Status) []byte { return report.AppendSummary(dst, status, t) }
 }
 
-// statistics are the requests that print numbers, and the modes that have them
-// (sheet section 1.6).
+// statistics are the requests that print statistics, and the modes that answer them.
 var statistics = map[Request]stats{
 	StatsFlows:   {withTable, summary(node.Flows), report.All},
 	StatsExpects: {withExpects, summary(node.Expects), report.All},
@@ -114,8 +112,8 @@ var statistics = map[Request]stats{
 	}, report.SectionTasks},
 }
 
-// answer carries out a request and writes its text. What the mode does not have
-// is an error, which only WithOutcome tells.
+// answer carries out a request and writes its text. The error, for example for a request that
+// the mode does not support, reaches the client only if the request has WithOutcome.
 func (s *Server) answer(ctx context.Context, r Request, w *writer) error {
 	json := r&AsJSON != 0
 	if json && !feature.JSON {

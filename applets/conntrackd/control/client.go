@@ -12,33 +12,33 @@ import (
 	"strings"
 )
 
-// What can go wrong for a client besides the connection itself.
+// Errors of Ask besides those of the connection.
 var (
-	// ErrUnknown: the daemon answered nothing to a request WithOutcome, as those
-	// of conntrack-tools do.
+	// ErrUnknown is the error if the daemon did not answer a request WithOutcome, as
+	// conntrack-tools' daemon does not.
 	ErrUnknown = errors.New("the running daemon does not know this request")
-	// ErrCut: the daemon went before its answer was complete.
+	// ErrCut is the error if the daemon ended before its answer was complete.
 	ErrCut = errors.New("the daemon's answer was cut short")
-	// ErrStranger: who listens is neither root nor this process's user, in a directory
-	// where every user can make a socket, and could say anything: that a commit is done.
+	// ErrStranger is the error if the listening process belongs to neither root nor this
+	// process's user, in a world-writable directory: it could answer anything, even that a
+	// commit is done.
 	ErrStranger = errors.New("another user listens on the control socket, in a directory for everybody")
 )
 
-// An Outcome is a daemon's account of why a request did not do all that was
-// asked for.
+// Outcome is the reason, as the daemon words it, why a request failed.
 type Outcome string
 
 // Error implements error.
 func (o Outcome) Error() string { return string(o) }
 
-// A Remark is a daemon's account of a request that was carried out, but for single entries
-// that are named in it. It consists of whole lines.
+// Remark is the daemon's text about a request that was carried out except for single
+// entries, which it names. It consists of whole lines.
 type Remark string
 
 // Error implements error.
 func (r Remark) Error() string { return strings.TrimSuffix(string(r), "\n") }
 
-// ConnectError is a failure to reach the daemon at all.
+// ConnectError is a failure to connect to the daemon.
 type ConnectError struct{ Err error }
 
 // Error implements error.
@@ -47,7 +47,7 @@ func (e *ConnectError) Error() string { return e.Err.Error() }
 // Unwrap returns the cause.
 func (e *ConnectError) Unwrap() error { return e.Err }
 
-// An OutputError is a failure to write the answer to where it is to go.
+// OutputError is a failure to write the answer to Ask's writer.
 type OutputError struct{ Err error }
 
 // Error implements error.
@@ -56,10 +56,10 @@ func (e *OutputError) Error() string { return e.Err.Error() }
 // Unwrap returns the cause.
 func (e *OutputError) Unwrap() error { return e.Err }
 
-// Ask sends a request to the daemon at path and copies the text of its answer to
-// w as it comes, until the daemon closes. Only requests WithOutcome can tell
-// how it went: by ErrUnknown, ErrCut, an Outcome or a Remark. Other errors are a
-// *ConnectError, ErrStranger, an *OutputError, or ctx's, whose end ends the conversation.
+// Ask sends a request to the daemon at path and copies the text of its answer to w as it
+// arrives, until the daemon closes the connection or ctx ends. Requests WithOutcome can
+// return ErrUnknown, ErrCut, an Outcome or a Remark. Other errors are a *ConnectError,
+// ErrStranger, an *OutputError, or the context's.
 func Ask(ctx context.Context, path string, r Request, w io.Writer) error {
 	var dialer net.Dialer
 	conn, err := dialer.DialUnix(ctx, "unix", nil, address(path))
@@ -77,7 +77,7 @@ func Ask(ctx context.Context, path string, r Request, w io.Writer) error {
 		return &ConnectError{err}
 	}
 	a := answer{text: w, outcome: r&WithOutcome != 0}
-	_, err = io.Copy(&a, struct{ io.Reader }{conn}) // not conn itself: it knows better ways that pass a by
+	_, err = io.Copy(&a, struct{ io.Reader }{conn}) // hides WriteTo, which would bypass a
 	outcome, remark, _ := bytes.Cut(a.end, []byte{0})
 	switch {
 	case ctx.Err() != nil:
@@ -85,7 +85,7 @@ func Ask(ctx context.Context, path string, r Request, w io.Writer) error {
 	case a.err != nil:
 		return &OutputError{a.err}
 	case !a.outcome || a.ended && err == nil && len(a.end) == 0:
-		return nil // a daemon that ends resets the connection at times
+		return nil // without an outcome, a reset is not an error: a daemon that ends can cause it
 	case a.ended && len(outcome) == 0 && len(remark) > 0:
 		return Remark(remark)
 	case a.ended:
@@ -96,9 +96,9 @@ func Ask(ctx context.Context, path string, r Request, w io.Writer) error {
 	return ErrCut
 }
 
-// isStranger reports whether what listens at path may be a trap. The credentials are
-// those of the process that began to listen. A daemon can have a user of its own, who
-// is believed where the directory is not everybody's.
+// isStranger reports whether the listener at path may be another user's trap. The credentials
+// are those of the process that called listen. The daemon may run as a user of its own, which
+// is trusted if the directory is not world-writable.
 func isStranger(conn *net.UnixConn, path string) bool {
 	uid, err := peer(conn)
 	if err == nil && (uid == 0 || uid == uint32(os.Geteuid())) {
@@ -108,18 +108,18 @@ func isStranger(conn *net.UnixConn, path string) bool {
 	return err != nil || dir.Mode()&0o002 != 0
 }
 
-// answer parts the text from the outcome behind it.
+// answer separates the text from the outcome that follows it.
 type answer struct {
 	text    io.Writer
-	outcome bool // there is to be one
+	outcome bool // one is expected
 
-	any   bool
-	ended bool // the zero was there
+	any   bool // something was received
+	ended bool // the zero byte was received
 	end   []byte
 	err   error // of text
 }
 
-// maxOutcome is more than any daemon says.
+// maxOutcome is more than any daemon sends.
 const maxOutcome = 64 << 10
 
 func (a *answer) Write(p []byte) (int, error) {

@@ -29,7 +29,7 @@ import (
 	"ctbox/sync/node"
 )
 
-// fake is a Node that says what it was asked for.
+// fake is a Node that records its calls.
 type fake struct {
 	mu     sync.Mutex
 	asked  []string
@@ -85,7 +85,7 @@ func (f *fake) RequestResync(context.Context) error { return f.note("resync") }
 func (f *fake) Bulk(context.Context) error          { return f.note("bulk") }
 func (f *fake) SchedulePurge(context.Context) error { return f.note("purge") }
 
-// daemon is a server on a socket of its own.
+// daemon is a running server with its socket.
 type daemon struct {
 	*Server
 	node *fake
@@ -131,7 +131,7 @@ func (d *daemon) ask(t *testing.T, r Request) (string, error) {
 	return text.String(), err
 }
 
-// Each number reaches what it is for.
+// Each number calls the node method of its request.
 func TestRequests(t *testing.T) {
 	d := serve(t, &Server{})
 	for r, want := range map[Request]string{
@@ -153,7 +153,7 @@ func TestRequests(t *testing.T) {
 	}
 }
 
-// Who answers what is sheet section 1.6.
+// Each mode answers the statistics that it has, as conntrack-tools does.
 func TestStatisticsByMode(t *testing.T) {
 	const (
 		sync = 1 << iota
@@ -266,7 +266,7 @@ func TestDumpOfManyEntries(t *testing.T) {
 	}
 }
 
-// The numbers of helpers are those of the daemon, where it has any.
+// The statistics of helpers come from the daemon, if it has helpers.
 func TestHelpers(t *testing.T) {
 	none := serve(t, &Server{})
 	if text, err := none.ask(t, StatsHelpers); text != "" || err != nil {
@@ -286,7 +286,7 @@ func TestHelpers(t *testing.T) {
 	}
 }
 
-// The one who asks for a reload is told what came of it.
+// The client that requests a reload gets its result.
 func TestReload(t *testing.T) {
 	var failed error
 	d := serve(t, &Server{Reload: func(context.Context) (string, error) { return "a line\n", failed }})
@@ -318,7 +318,7 @@ func TestMetricsAndJSON(t *testing.T) {
 	}
 }
 
-// The answer of a daemon that dies within is known from a complete one.
+// The client detects an answer that was cut short by the daemon's death.
 func TestCutAnswer(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "ctl")
 	l, err := Listen(path)
@@ -341,7 +341,7 @@ func TestCutAnswer(t *testing.T) {
 	}
 }
 
-func TestSilentAndDeafClientsAreDropped(t *testing.T) {
+func TestIdleClientsAreDropped(t *testing.T) {
 	d := serve(t, &Server{ReadTimeout: 50 * time.Millisecond, WriteTimeout: 50 * time.Millisecond})
 	d.node.dump = func(ctx context.Context, _ node.Cache, each func(*node.Entry) error) error {
 		for i := uint32(0); ctx.Err() == nil; i++ {
@@ -382,7 +382,7 @@ func TestSilentAndDeafClientsAreDropped(t *testing.T) {
 	})
 }
 
-// More clients than are served at one time get their turn.
+// More clients than are served at the same time are all answered.
 func TestManyClients(t *testing.T) {
 	d := serve(t, &Server{})
 	var clients sync.WaitGroup
@@ -399,8 +399,8 @@ func TestManyClients(t *testing.T) {
 	}
 }
 
-// patient is a server of which no time that a client may take ends in a test, with a long
-// external cache and a short internal one.
+// patient is a server whose timeouts exceed any test, with a long external cache and a short
+// internal one.
 func patient() *Server {
 	return &Server{ReadTimeout: time.Hour, WriteTimeout: time.Hour, Node: &fake{
 		status: node.Status{Mode: node.ModeFTFW},
@@ -465,9 +465,9 @@ func (d *daemon) answers(t *testing.T) {
 	}
 }
 
-// However many clients have asked for much and do not read it, or ask for nothing, others
-// are answered, also those that want a dump.
-func TestClientsThatStandStillHoldUpNobody(t *testing.T) {
+// Clients that request long answers and do not read them, or request nothing, do not block
+// others, not even those that request a dump.
+func TestIdleClientsDoNotBlockOthers(t *testing.T) {
 	crowds := map[string]func(*testing.T, *daemon){
 		"100 dumps":     func(t *testing.T, d *daemon) { d.crowd(t, 100, number(DumpExternal)) },
 		"300 silent":    func(t *testing.T, d *daemon) { d.crowd(t, 300, nil) },
@@ -488,9 +488,8 @@ func TestClientsThatStandStillHoldUpNobody(t *testing.T) {
 	}
 }
 
-// What the daemon's user does delays no client of root's: it does not even cost one of them
-// its place.
-func TestRootHasPlacesOfItsOwn(t *testing.T) {
+// Clients of the daemon's own user neither delay root's clients nor take their places.
+func TestRootHasItsOwnPlaces(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "ctl")
 	for dir := filepath.Dir(path); dir != "/tmp" && dir != "/"; dir = filepath.Dir(dir) {
 		if err := os.Chmod(dir, 0o755); err != nil {
@@ -539,8 +538,8 @@ func TestRootHasPlacesOfItsOwn(t *testing.T) {
 	d.answers(t)
 }
 
-// The client that ends the daemon waits until everything is gone.
-func TestKillIsAnsweredAtTheEnd(t *testing.T) {
+// The client that stops the daemon waits until the daemon has released everything.
+func TestKillIsAnsweredLast(t *testing.T) {
 	stopped := make(chan struct{})
 	d := serve(t, &Server{Stop: func() { close(stopped) }})
 	answered := make(chan error)
@@ -599,9 +598,8 @@ func TestOtherUsersAreRefused(t *testing.T) {
 	}
 }
 
-// In a directory where another user can make files that user may listen in the
-// daemon's place.
-func TestOtherUsersAreNotBelieved(t *testing.T) {
+// In a world-writable directory, another user may listen in the daemon's place.
+func TestListenerOfAnotherUserIsRefused(t *testing.T) {
 	dir := t.TempDir()
 	for d := dir; d != "/tmp" && d != "/"; d = filepath.Dir(d) {
 		if err := os.Chmod(d, 0o777); err != nil {
@@ -688,9 +686,9 @@ func TestListen(t *testing.T) {
 	}
 }
 
-// At its end a daemon removes the socket that it made, and nothing that has taken its
-// place: a file, a link, or another daemon's socket, even one that closed a second time.
-func TestCloseRemovesItsOwn(t *testing.T) {
+// A daemon removes the socket that it created but nothing that has replaced it: a file, a link
+// or another daemon's socket, even if it closes a second time.
+func TestCloseRemovesOnlyItsSocket(t *testing.T) {
 	for name, put := range map[string]func(path string) error{
 		"file":      func(path string) error { return os.WriteFile(path, []byte("precious"), 0o600) },
 		"link":      func(path string) error { return os.Symlink("/none", path) },

@@ -8,29 +8,28 @@ import (
 	"time"
 )
 
-// lane is a bound on clients: on those whose request is awaited, or on those that are
-// answered. When it is full, a new client takes the place of the one that has kept us waiting
-// for the longest time, for its request or for room to write. So a client that sends nothing
-// or reads nothing delays others by a moment, however many there are of its kind. A client
-// for which the daemon itself works keeps its place.
+// lane limits the number of clients in one phase: sending their request, or being answered.
+// If it is full, a new client replaces the one for which the daemon has waited longest, to
+// read its request or to write its answer. Clients that send or read nothing, however many,
+// therefore delay others only briefly. A client for which the daemon works keeps its place.
 type lane struct {
 	most    int
 	grace   time.Duration // how long a client may take also while others wait for its place
-	dropped func()        // is called for each client that is dropped
+	dropped func()        // called for each client that is dropped
 
 	mu    sync.Mutex
 	seats []*seat
 	left  chan struct{}
 }
 
-// seat is the place of a client in its lane.
+// seat is a client's place in a lane.
 type seat struct {
 	lane *lane
 	conn io.Closer
 
 	// Guarded by the lane's mutex.
-	waiting bool      // for the client, not for the daemon
-	since   time.Time // when that began
+	waiting bool      // the daemon waits for the client
+	since   time.Time // when waiting last changed
 	dropped bool
 }
 
@@ -38,7 +37,7 @@ func newLane(most int, grace time.Duration, dropped func()) *lane {
 	return &lane{most: most, grace: grace, dropped: dropped, left: make(chan struct{}, 1)}
 }
 
-// enter waits for a place and returns it; nil if ctx ends before. waiting is as in wait.
+// enter waits for a place and returns it, or nil if ctx ends first. waiting is as in wait.
 func (l *lane) enter(ctx context.Context, conn io.Closer, waiting bool) *seat {
 	for {
 		s, delay := l.tryEnter(conn, waiting, time.Now())
@@ -57,11 +56,10 @@ func (l *lane) enter(ctx context.Context, conn io.Closer, waiting bool) *seat {
 	}
 }
 
-// recheck is how often enter looks whether a client that it cannot drop has become one
-// that it can.
+// recheck is how often enter checks whether a client has become one that it can drop.
 const recheck = 100 * time.Millisecond
 
-// tryEnter returns a place, or nil and when to try again.
+// tryEnter returns a place, or nil and the time to wait before the next try.
 func (l *lane) tryEnter(conn io.Closer, waiting bool, now time.Time) (*seat, time.Duration) {
 	l.mu.Lock()
 	var victim *seat
@@ -94,14 +92,14 @@ func (l *lane) tryEnter(conn io.Closer, waiting bool, now time.Time) (*seat, tim
 	return s, 0
 }
 
-// remove takes a seat from the lane, whose mutex is held.
+// remove takes a seat from the lane. The caller holds the mutex.
 func (l *lane) remove(s *seat) {
 	if i := slices.Index(l.seats, s); i >= 0 {
 		l.seats = slices.Delete(l.seats, i, i+1)
 	}
 }
 
-// wait says whether it is the client that is waited for from now on. It reports whether the
+// wait records whether the daemon waits for the client from now on. It reports whether the
 // client still has its place.
 func (s *seat) wait(waiting bool) bool {
 	now := time.Now()
@@ -111,7 +109,7 @@ func (s *seat) wait(waiting bool) bool {
 	return !s.dropped
 }
 
-// leave gives the place up. It reports whether the client still had it.
+// leave frees the place. It reports whether the client still had it.
 func (s *seat) leave() bool {
 	s.lane.mu.Lock()
 	defer s.lane.mu.Unlock()

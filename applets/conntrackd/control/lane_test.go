@@ -5,7 +5,7 @@ import (
 	"time"
 )
 
-// parted is a connection that notes its end.
+// parted is a connection that records whether it was closed.
 type parted struct{ closed bool }
 
 func (p *parted) Close() error {
@@ -13,8 +13,8 @@ func (p *parted) Close() error {
 	return nil
 }
 
-// The one that has been waited for longest makes room; one that is worked for, or that was
-// waited for a moment only, does not.
+// A full lane drops the client that has kept the daemon waiting longest, but not one for which
+// the daemon works or whose grace has not passed.
 func TestLane(t *testing.T) {
 	dropped := 0
 	l := newLane(3, time.Second, func() { dropped++ })

@@ -1,16 +1,15 @@
-// Package control is the socket through which commands reach a running
-// conntrackd: a stream socket at the configuration's UNIX Path. A client sends
-// one number, a 32-bit integer in the machine's order, and reads text until the
-// daemon closes. There is no length, no status and no version; daemon and client
-// of conntrack-tools speak the same, so either may be replaced by ours (sheet
-// section 1.5).
+// Package control implements the socket through which commands reach a running conntrackd:
+// a stream socket at the configuration's UNIX Path. A client sends one number, a 32-bit
+// integer in the machine's byte order, and reads text until the daemon closes the
+// connection. There is no length, no status and no version. conntrack-tools' daemon and
+// client speak the same protocol, so either can be replaced by ours.
 //
-// What conntrack-tools has no number for, or where the client is to know the
-// outcome, has a number with WithOutcome set. The answer to it is the text, then
-// a byte of zero, which no text has, then the outcome: nothing if all is well, else the
-// reason. A request that was carried out but for single entries has no outcome, another
-// zero, and lines that name these. An answer that ends without the zero was cut short,
-// and a daemon that answers nothing at all does not know the number.
+// Requests that conntrack-tools does not have, and those whose outcome the client wants to
+// know, have WithOutcome set in their number. The answer is the text, then a zero byte, which
+// no text contains, then the outcome: empty for success, otherwise the reason. If the request
+// was carried out except for single entries, the outcome is empty and another zero byte and
+// lines that name the entries follow. An answer that ends without the zero byte was cut short.
+// A daemon that closes the connection without an answer does not know the number.
 package control
 
 import "ctbox/sync/node"
@@ -26,7 +25,7 @@ const (
 	DumpInternal       Request = 16
 	DumpExternal       Request = 17
 	CommitFlows        Request = 18
-	FlushFlowCaches    Request = 19 // no option of today sends it
+	FlushFlowCaches    Request = 19 // sent by no option of conntrack-tools 1.4
 	Kill               Request = 20
 	StatsFlows         Request = 21
 	Bulk               Request = 22
@@ -57,8 +56,8 @@ const (
 	DumpExternalExpXML Request = 48
 )
 
-// The requests of ours. A number of conntrack-tools with WithOutcome set asks
-// for the same text and its outcome; with AsJSON too, for JSON.
+// Our own requests. WithOutcome in one of conntrack-tools' numbers asks for the same text and
+// the outcome; AsJSON, in addition to it, asks for JSON.
 const (
 	WithOutcome Request = 1 << 16
 	AsJSON      Request = 1 << 17
@@ -68,28 +67,28 @@ const (
 	Metrics = WithOutcome | 64
 	Reload  = WithOutcome | 65
 
-	// StatsHelpers has a form as JSON, too, as the statistics above.
+	// StatsHelpers can have AsJSON, like the statistics above.
 	StatsHelpers = WithOutcome | 66
 )
 
-// Form is how the entries of a cache are printed.
+// Form is the format of a cache's entries.
 type Form uint8
 
-// The forms.
+// Forms of a dump.
 const (
 	Text Form = iota
 	XML
 	JSON
 )
 
-// DumpOf is what a request for the entries of a cache asks for.
+// DumpOf is the meaning of a request for the entries of a cache.
 type DumpOf struct {
 	Cache node.Cache
 	Table node.Tables
 	Form  Form
 }
 
-// dumps are the numbers of all dumps.
+// dumps are all requests for the entries of a cache.
 var dumps = map[Request]DumpOf{
 	DumpInternal:       {node.Internal, node.Flows, Text},
 	DumpExternal:       {node.External, node.Flows, Text},
@@ -106,7 +105,7 @@ var dumps = map[Request]DumpOf{
 	DumpExternalExp | WithOutcome | AsJSON: {node.External, node.Expects, JSON},
 }
 
-// IsCommit reports whether the request is one for a commit.
+// IsCommit reports whether the request is a commit.
 func (r Request) IsCommit() bool {
 	switch r &^ WithOutcome {
 	case CommitFlows, CommitExpects, CommitAll:
@@ -115,14 +114,14 @@ func (r Request) IsCommit() bool {
 	return false
 }
 
-// long reports whether the answer may be of any length.
+// long reports whether the length of the answer has no bound.
 func (r Request) long() bool {
 	_, dump := dumps[r]
 	return dump || r&^(WithOutcome|AsJSON) == StatsResendQueue
 }
 
-// Dump returns the request for the entries of a cache in another form; r is a
-// dump itself. ok is false if it is not.
+// Dump returns the request for the same dump in another form. ok is false if r is not a
+// dump.
 func (r Request) Dump(form Form) (_ Request, ok bool) {
 	want, ok := dumps[r]
 	if !ok {
@@ -137,8 +136,8 @@ func (r Request) Dump(form Form) (_ Request, ok bool) {
 	return r, false
 }
 
-// JSON returns the request for the same as JSON; ok is false where there is no
-// such form.
+// JSON returns the request for the same answer as JSON. ok is false if it has no JSON
+// form.
 func (r Request) JSON() (_ Request, ok bool) {
 	if dump, ok := r.Dump(JSON); ok {
 		return dump, true

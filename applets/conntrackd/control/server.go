@@ -16,12 +16,12 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"ctbox/applets/conntrackd/accept"
 	"ctbox/applets/conntrackd/report"
 	"ctbox/sync/node"
 )
 
-// Node is what the server asks; *node.Node is one. See there for the contract of
-// each method.
+// Node is the part of *node.Node that the server uses. The methods are documented there.
 type Node interface {
 	Status(context.Context) (node.Status, error)
 	ResendQueue(context.Context) ([]node.Resend, error)
@@ -35,11 +35,10 @@ type Node interface {
 	SchedulePurge(context.Context) error
 }
 
-// Listen makes the socket at path. It belongs to its owner alone (mode 0600,
-// whatever the umask), from the first moment on.
+// Listen creates the socket at path, with mode 0600 from the beginning, whatever the umask.
 //
-// A socket that a dead daemon left is replaced. One that somebody listens on is
-// not, and neither is a file that is no socket: both are errors.
+// A socket that a daemon left behind is replaced. A socket on which a process listens, and a
+// file that is not a socket, are errors.
 func Listen(path string) (*Listener, error) {
 	l, err := bind(path)
 	if !errors.Is(err, unix.EADDRINUSE) {
@@ -58,7 +57,7 @@ func bind(path string) (*Listener, error) {
 	}
 	file := os.NewFile(uintptr(fd), path)
 	defer file.Close() // the listener has a descriptor of its own
-	// The file that bind makes has the mode of the socket, less the umask.
+	// bind creates the file with the socket's mode, minus the umask.
 	if err := unix.Fchmod(fd, 0o600); err != nil {
 		return nil, os.NewSyscallError("fchmod", err)
 	}
@@ -82,7 +81,7 @@ func bind(path string) (*Listener, error) {
 	return &Listener{UnixListener: unixListener, path: path, made: made}, nil
 }
 
-// Listener is the socket that Listen makes.
+// Listener is a socket that Listen created.
 type Listener struct {
 	*net.UnixListener
 	path string
@@ -90,11 +89,11 @@ type Listener struct {
 	once sync.Once
 }
 
-// Close removes the file that Listen made, if it is still the one at its path, and closes
-// the socket. Another call does nothing: by then the path can be another daemon's.
+// Close removes the file that Listen created, if it is still the one at its path, and closes
+// the socket. A second call does nothing: by then the path can belong to another daemon.
 func (l *Listener) Close() (err error) {
 	l.once.Do(func() {
-		// The open socket holds its file's inode, whose number is therefore no other file's.
+		// The open socket holds its inode, so no other file can have the inode's number.
 		if now, err := os.Lstat(l.path); err == nil && os.SameFile(now, l.made) {
 			_ = os.Remove(l.path)
 		}
@@ -105,12 +104,12 @@ func (l *Listener) Close() (err error) {
 
 func address(path string) *net.UnixAddr { return &net.UnixAddr{Name: path, Net: "unix"} }
 
-// removeStale removes a socket that nobody listens on.
+// removeStale removes a socket on which no process listens.
 func removeStale(path string) error {
 	info, err := os.Lstat(path)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		return nil // its owner was quicker
+		return nil // its owner has removed it
 	case err != nil:
 		return err
 	case info.Mode()&fs.ModeSocket == 0:
@@ -122,8 +121,8 @@ func removeStale(path string) error {
 	return os.Remove(path)
 }
 
-// Answers reports whether somebody listens on the socket at path. In doubt, when
-// it can't be asked, somebody does.
+// Answers reports whether a process listens on the socket at path. It returns true if that
+// cannot be determined.
 func Answers(path string) bool {
 	dialer := net.Dialer{Timeout: time.Second}
 	conn, err := dialer.DialUnix(context.Background(), "unix", nil, address(path))
@@ -134,110 +133,88 @@ func Answers(path string) bool {
 	return !errors.Is(err, unix.ECONNREFUSED) && !errors.Is(err, fs.ErrNotExist)
 }
 
-// How long a client may take: in all, and when it has another one's place (see lane). A
-// client sends its request right after it has connected. One that does not read may be a
-// pager that its user looks at, so it has time.
+// How long a client may take (Timeout), and how long it may take while other clients wait for
+// its place (Grace, see lane). Clients send their request as soon as they are connected. A
+// client that does not read may be a pager, so the limits for writing are long.
 const (
 	readTimeout  = 5 * time.Second
 	readGrace    = 200 * time.Millisecond
 	writeTimeout = 5 * time.Minute
 	writeGrace   = time.Second
 
-	lastWord = 100 * time.Millisecond // of a daemon that ends
+	lastWord = 100 * time.Millisecond // to take the answer of a daemon that ends
 )
 
-// places are how many clients of a user there are at one time. Answers that can be longer
-// than what a socket holds have places of their own, so that a commit does not wait for
-// readers that stand still.
+// places are the limits for clients of a user at the same time. Answers that can exceed a
+// socket's buffer have places of their own, so that a commit does not wait for clients that
+// do not read.
 type places struct {
-	silent int // that have not sent their request, or wait for their turn
-	short  int // that get an answer with a bound
-	long   int // that get another one
+	silent int // clients that have not sent their request, or wait for one of the other places
+	short  int // clients that get an answer of limited length
+	long   int // clients that get an answer of any length
 }
 
-// Root has places of its own: when the daemon has another user, whatever that user does
-// delays no command of root's.
+// Root has places of its own: if the daemon runs as another user, that user's clients cannot
+// delay root's commands.
 var (
 	placesOfRoot   = places{silent: 256, short: 64, long: 64}
 	placesOfOthers = places{silent: 64, short: 16, long: 16}
 )
 
-// Server answers control clients. Its fields are set before Serve and not
-// changed after.
+// Server answers control clients. Its fields must not change after Serve is called.
 type Server struct {
 	Node Node
 	Log  *slog.Logger
-	// Stop begins the daemon's orderly end. The client that asked for it is
-	// answered, by the end of its connection, when the process ends or Close is
-	// called: it wants to know when everything is gone.
+	// Stop begins the daemon's shutdown. The client that requested it waits for the end of
+	// its connection, which comes with Close or the end of the process, so that it returns
+	// when the daemon has released everything.
 	Stop func()
-	// Reload has the daemon read its configuration again. It returns what is to
-	// be told of that, in lines. Without it there is no such request.
+	// Reload makes the daemon read its configuration again. It returns the lines to print.
+	// If it is nil, the request is unknown.
 	Reload func(context.Context) (string, error)
 
-	// Helpers returns the numbers of user-space helpers, nil without any; it may be
+	// Helpers returns the statistics of user-space helpers, nil without helpers. It may be
 	// nil itself.
 	Helpers func() *report.Helpers
 
-	// ReadTimeout and WriteTimeout, where they are not zero, are other limits
-	// than the usual ones for a client to send its request, and to take a part
-	// of the answer.
+	// ReadTimeout and WriteTimeout limit the time for a client to send its request, and to
+	// take a part of the answer. Zero is the default.
 	ReadTimeout, WriteTimeout time.Duration
 
 	counters struct{ readFailed, unknown, refused, dropped atomic.Uint64 }
 
 	mu      sync.Mutex
-	waiting []net.Conn // those who wait for the end
+	waiting []net.Conn // clients that wait for the end of the daemon
 }
 
-// Serve answers every client of l until ctx ends, each in a goroutine of its own, and
-// returns when l is closed and the last answer has ended. It always returns nil then; an
-// error means that no more clients can be accepted.
+// Serve answers the clients of l until ctx ends, each in a goroutine of its own, and returns
+// nil when l is closed and the last client is answered. An error means that l was closed by
+// someone else.
 func (s *Server) Serve(ctx context.Context, l *Listener) error {
 	return s.serve(ctx, l, uint32(os.Geteuid()))
 }
 
-// serve is Serve for a daemon of that user.
+// serve is Serve for a daemon that runs as the given user.
 func (s *Server) serve(ctx context.Context, l *Listener, user uint32) error {
 	ctx, cancel := context.WithCancel(ctx)
 	var clients sync.WaitGroup
 	defer clients.Wait()
 	defer cancel()
-	defer context.AfterFunc(ctx, func() { l.Close() })()
 	root, others := s.attend(ctx, &clients, placesOfRoot), s.attend(ctx, &clients, placesOfOthers)
 	defer close(root)
 	defer close(others)
-	for {
-		conn, err := l.AcceptUnix()
-		switch {
-		case ctx.Err() != nil:
-			if err == nil {
-				conn.Close()
-			}
-			return nil
-		case errors.Is(err, net.ErrClosed):
-			return err
-		case err != nil:
-			// No descriptors or no memory, for this moment: others go on.
-			s.Log.Warn("control socket: " + err.Error())
-			select {
-			case <-ctx.Done():
-			case <-time.After(time.Second):
-			}
-			continue
-		}
+	loop := accept.Loop[*net.UnixConn]{Name: "control socket", Log: s.Log, Accept: l.AcceptUnix, Close: l.Close, Handle: func(conn *net.UnixConn) {
 		switch uid, err := peer(conn); {
 		case err == nil && uid == 0:
 			select {
 			case root <- conn:
 			case <-ctx.Done():
 				conn.Close()
-				return nil
 			}
 		case err == nil && uid == user:
 			select {
 			case others <- conn:
-			default: // root's clients do not wait for these
+			default: // these must not delay root's clients
 				conn.Close()
 				s.drop()
 			}
@@ -246,10 +223,12 @@ func (s *Server) serve(ctx context.Context, l *Listener, user uint32) error {
 			s.Log.Warn(fmt.Sprintf("control socket: refused a client of user %d", uid))
 			conn.Close()
 		}
-	}
+	}}
+	return loop.Run(ctx)
 }
 
-// attend serves the clients that it is sent, until the channel is closed.
+// attend serves the clients that are sent to the channel it returns, until the channel is
+// closed.
 func (s *Server) attend(ctx context.Context, clients *sync.WaitGroup, p places) chan<- *net.UnixConn {
 	arrived := make(chan *net.UnixConn, p.silent)
 	lanes := lanes{
@@ -271,23 +250,23 @@ func (s *Server) attend(ctx context.Context, clients *sync.WaitGroup, p places) 
 	return arrived
 }
 
-// lanes are those of a user's clients.
+// lanes are the lanes for clients of a user.
 type lanes struct{ silent, short, long *lane }
 
-// client is a connection with its place. Close ends what is done for it, too.
+// client is a connection with its place in a lane. Close also cancels the work for it.
 type client struct {
 	*net.UnixConn
 	cancel context.CancelFunc
 	seat   *seat
 }
 
-// Close closes the connection.
+// Close closes the connection and cancels the client's context.
 func (c *client) Close() error {
 	c.cancel()
 	return c.UnixConn.Close()
 }
 
-// attendOne serves a client that has a place in the lane of the silent.
+// attendOne serves a client that has a place in the lane of silent clients.
 func (s *Server) attendOne(ctx context.Context, c *client, lanes *lanes) {
 	r, err := s.hear(ctx, c)
 	if stays := c.seat.wait(false); err != nil || !stays {
@@ -309,8 +288,8 @@ func (s *Server) attendOne(ctx context.Context, c *client, lanes *lanes) {
 	defer c.Close()
 	lane := lanes.short
 	if r.long() {
-		// Among many that wait for their turn it may have to make room for a silent one,
-		// which may want to commit.
+		// While it waits for its place it can be dropped in favour of a new client, which
+		// may want to commit.
 		lane = lanes.long
 		c.seat.wait(true)
 	}
@@ -326,13 +305,13 @@ func (s *Server) attendOne(ctx context.Context, c *client, lanes *lanes) {
 	}
 }
 
-// drop notes that a client was dropped.
+// drop counts and logs a dropped client.
 func (s *Server) drop() {
 	s.counters.dropped.Add(1)
 	s.Log.Warn("control socket: dropped a client that kept others waiting")
 }
 
-// Close ends the connections of the clients that asked for the daemon's end.
+// Close ends the connections of the clients that requested the daemon's shutdown.
 func (s *Server) Close() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -342,7 +321,7 @@ func (s *Server) Close() {
 	s.waiting = nil
 }
 
-// Local returns the numbers of the daemon beside those of the node.
+// Local returns the statistics of the daemon outside the node.
 func (s *Server) Local() report.Local {
 	c := &s.counters
 	l := report.Local{ReadFailed: c.readFailed.Load(), Unknown: c.unknown.Load(), Refused: c.refused.Load(), Dropped: c.dropped.Load()}
@@ -358,7 +337,7 @@ func (s *Server) hear(ctx context.Context, c *client) (Request, error) {
 	return s.read(c)
 }
 
-// atEnd has what waits for the client end with the daemon, too, until stop is called.
+// atEnd limits waiting for the client to lastWord when ctx ends, until stop is called.
 func atEnd(ctx context.Context, conn net.Conn) (stop func()) {
 	undo := context.AfterFunc(ctx, func() { conn.SetDeadline(time.Now().Add(lastWord)) })
 	return func() { undo() }
@@ -373,7 +352,7 @@ func (s *Server) respond(ctx context.Context, c *client, r Request) {
 		return // the client has gone
 	}
 	if errors.Is(err, context.Canceled) {
-		err = node.ErrStopped // that is why
+		err = node.ErrStopped // the daemon is shutting down
 	}
 	if r&WithOutcome != 0 && !errors.Is(err, errUnknown) {
 		out.outcome(err)
@@ -398,7 +377,7 @@ func orElse(d, usual time.Duration) time.Duration {
 	return usual
 }
 
-// peer returns the user of the process at the other end.
+// peer returns the user id of the process at the other end.
 func peer(conn *net.UnixConn) (uid uint32, err error) {
 	raw, err := conn.SyscallConn()
 	if err != nil {
@@ -415,8 +394,7 @@ func peer(conn *net.UnixConn) (uid uint32, err error) {
 	return cred.Uid, nil
 }
 
-// writer collects an answer and sends it in large parts. After an error nothing
-// is sent any more.
+// writer collects an answer and sends it in large parts. After an error it sends nothing.
 type writer struct {
 	ctx     context.Context
 	conn    *client
@@ -427,7 +405,7 @@ type writer struct {
 
 const part = 32 << 10
 
-// full sends what there is if it is enough for a part.
+// full sends the buffer if it holds a whole part.
 func (w *writer) full() error {
 	if len(w.buf) < part {
 		return w.err
@@ -438,7 +416,7 @@ func (w *writer) full() error {
 func (w *writer) flush() error {
 	if w.err == nil && len(w.buf) > 0 {
 		w.err = w.conn.SetWriteDeadline(time.Now().Add(w.timeout))
-		// Asked after that, so that an end in between shortens the time all the same.
+		// Checked after the deadline is set, so that an end in between still shortens it.
 		if w.ctx.Err() != nil {
 			w.err = w.conn.SetWriteDeadline(time.Now().Add(lastWord))
 		}

@@ -15,6 +15,8 @@ import (
 	"strconv"
 	"sync"
 	"time"
+
+	"ctbox/applets/conntrackd/accept"
 )
 
 // The limits for clients.
@@ -66,59 +68,28 @@ func Listen(at netip.AddrPort) (*net.TCPListener, error) {
 	return net.ListenTCP(network, net.TCPAddrFromAddrPort(at))
 }
 
-// Serve answers every client of l until ctx ends, and returns when l is closed and
-// the last answer has ended. An error means that no more clients can be accepted.
+// Serve answers the clients of l until ctx ends, and returns when l is closed and the last
+// client is answered. An error means that l was closed by someone else.
 func (s *Server) Serve(ctx context.Context, l *net.TCPListener) error {
 	ctx, cancel := context.WithCancel(ctx)
+	served, lingering := accept.NewPool(maxClients), accept.NewPool(maxLinger)
+	defer lingering.Wait()
+	defer served.Wait()
 	defer cancel()
-	var clients sync.WaitGroup
-	defer clients.Wait()
-	defer context.AfterFunc(ctx, func() { l.Close() })()
-	served, lingering := make(chan struct{}, maxClients), make(chan struct{}, maxLinger)
-	// part ends the connection of a client that has been answered.
+	// part closes the connection of a client that has been answered.
 	part := func(conn *net.TCPConn) {
-		select {
-		case lingering <- struct{}{}:
-			clients.Go(func() {
-				linger(ctx, conn)
-				<-lingering
-			})
-		default:
+		if !lingering.Try(func() { linger(ctx, conn) }) {
 			conn.Close()
 		}
 	}
-	for {
-		conn, err := l.AcceptTCP()
-		switch {
-		case ctx.Err() != nil:
-			if err == nil {
-				conn.Close()
-			}
-			return nil
-		case errors.Is(err, net.ErrClosed):
-			return err
-		case err != nil:
-			// No descriptors or no memory, for this moment.
-			s.Log.Warn("metrics: " + err.Error())
-			select {
-			case <-ctx.Done():
-			case <-time.After(time.Second):
-			}
-			continue
-		}
-		select {
-		case served <- struct{}{}:
-			clients.Go(func() {
-				s.serve(ctx, conn)
-				<-served
-				part(conn)
-			})
-		default:
-			// Its buffer is empty: this does not wait.
+	loop := accept.Loop[*net.TCPConn]{Name: "metrics", Log: s.Log, Accept: l.AcceptTCP, Close: l.Close, Handle: func(conn *net.TCPConn) {
+		if !served.Try(func() { s.serve(ctx, conn); part(conn) }) {
+			// The socket's buffer is empty: this does not block.
 			s.answer(conn, statusUnavailable, request{}, nil)
 			part(conn)
 		}
-	}
+	}}
+	return loop.Run(ctx)
 }
 
 // serve answers one client, unless it leaves without a request.
