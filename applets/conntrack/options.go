@@ -211,7 +211,7 @@ const (
 var genericSet = getopt.New(genericOptions())
 
 func genericOptions() []getopt.Option {
-	var all []getopt.Option
+	all := make([]getopt.Option, 0, 2*(len(options)+len(commands)+1))
 	for i, o := range options {
 		if o.short != 0 {
 			all = append(all, getopt.Option{Short: o.short, Kind: o.kind, Code: codeOption + i})

@@ -3,6 +3,7 @@ package conntrack
 import (
 	"math"
 	"os"
+	"slices"
 	"strconv"
 	"sync"
 
@@ -52,18 +53,18 @@ type pair struct {
 // protocols are the ones with options of their own, in the order of
 // conntrack-tools' list.
 var protocols = [...]protocol{
-	{name: "tcp", number: ctnetlink.ProtoTCP, pairs: portPairs, options: concat(ports[:6], []protoOption{
+	{name: "tcp", number: ctnetlink.ProtoTCP, pairs: portPairs, options: slices.Concat(ports[:6], []protoOption{
 		{[]string{"state"}, "STATE", "TCP state, such as ESTABLISHED", "ooMo..", setTCPState},
 	}, ports[6:])},
 	{name: "udp", number: ctnetlink.ProtoUDP, pairs: portPairs, options: ports},
 	{name: "udplite", number: ctnetlink.ProtoUDPLite, pairs: portPairs, options: ports},
-	{name: "sctp", number: ctnetlink.ProtoSCTP, pairs: portPairs, options: concat(ports[:6], []protoOption{
+	{name: "sctp", number: ctnetlink.ProtoSCTP, pairs: portPairs, options: slices.Concat(ports[:6], []protoOption{
 		{[]string{"state"}, "STATE", "SCTP state, such as ESTABLISHED", "ooMo..", setSCTPState},
 	}, ports[6:], []protoOption{
 		{[]string{"orig-vtag"}, "TAG", "verification tag of the original direction, its bytes in the machine's order", ".oMoM.", setDecimal(math.MaxUint32, setOrigVtag)},
 		{[]string{"reply-vtag"}, "TAG", "verification tag of the reply direction, its bytes in the machine's order", ".oMoM.", setDecimal(math.MaxUint32, setReplyVtag)},
 	})},
-	{name: "dccp", number: ctnetlink.ProtoDCCP, pairs: dccpPairs, options: concat(ports[:6], []protoOption{
+	{name: "dccp", number: ctnetlink.ProtoDCCP, pairs: dccpPairs, options: slices.Concat(ports[:6], []protoOption{
 		{[]string{"state"}, "STATE", "DCCP state, such as OPEN", "ooMo..", setDCCPState},
 	}, ports[6:], []protoOption{
 		{[]string{"role"}, "ROLE", "role of the originator: client or server", "..M.M.", setDCCPRole},
@@ -126,14 +127,6 @@ func icmpOptions(name string) []protoOption {
 		{[]string{name + "-code"}, "CODE", "code, a number", "ooMM..", setDecimal(math.MaxUint8, setICMPCode)},
 		{[]string{name + "-id"}, "ID", "identifier", "oooo..", setDecimal(math.MaxUint16, setICMPID)},
 	}
-}
-
-func concat(parts ...[]protoOption) []protoOption {
-	var all []protoOption
-	for _, p := range parts {
-		all = append(all, p...)
-	}
-	return all
 }
 
 // protocolSets has the scanner's options of each protocol. They are made when a

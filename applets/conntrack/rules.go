@@ -3,6 +3,7 @@ package conntrack
 import (
 	"math/bits"
 	"slices"
+	"sync"
 )
 
 // ruleMasks are an option table's rules for one column as sets of positions.
@@ -11,7 +12,7 @@ type ruleMasks struct{ mandatory, refused uint64 }
 // genericRules and protocolRules are the tables' rules by column.
 var (
 	genericRules  = makeGenericRules()
-	protocolRules = makeProtocolRules()
+	protocolRules = sync.OnceValue(makeProtocolRules) // most command lines name no protocol
 )
 
 func makeGenericRules() (rules [columns]ruleMasks) {
@@ -37,7 +38,8 @@ func makeGenericRules() (rules [columns]ruleMasks) {
 	return rules
 }
 
-func makeProtocolRules() (rules [len(protocols)][protoColumns]ruleMasks) {
+func makeProtocolRules() *[len(protocols)][protoColumns]ruleMasks {
+	rules := new([len(protocols)][protoColumns]ruleMasks)
 	for n := range protocols {
 		for i, o := range protocols[n].options {
 			for col, c := range []byte(o.rules) {
@@ -165,7 +167,7 @@ func (p *Parser) checkProtocol(col int) error {
 	if p.loading && protoCol == protoColCreate && p.protoOpts == 0 && slices.Contains(lossy[:], proto.number) {
 		return nil // so -o save writes a flow of a kernel that keeps no ports of it
 	}
-	if i, missing, bad := protocolRules[p.proto][protoCol].firstViolation(p.protoOpts); bad {
+	if i, missing, bad := protocolRules()[p.proto][protoCol].firstViolation(p.protoOpts); bad {
 		return violation(proto.options[i].long[0], missing)
 	}
 	if wantsPairs(col) && proto.pairs[0].bits != 0 {

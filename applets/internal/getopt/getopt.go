@@ -41,7 +41,10 @@ type Set struct {
 
 // New makes a Set. When two options are spelled the same, the first counts.
 func New(options []Option) *Set {
-	s := &Set{byName: make(map[string]int)}
+	s := &Set{
+		short: make([]Option, 0, len(options)), long: make([]Option, 0, len(options)),
+		byName: make(map[string]int, len(options)),
+	}
 	for _, o := range options {
 		// A colon or semicolon is syntax in getopt's option string.
 		if o.Short != 0 && s.letters[o.Short] == 0 && o.Short != ':' && o.Short != ';' {
