@@ -2,11 +2,13 @@ package conntrackd
 
 import (
 	"bytes"
+	"context"
 	"fmt"
 	"io"
 	"strings"
 
 	"ctbox/conf"
+	"ctbox/internal/nftrules"
 )
 
 // severities are what stands in front of a finding's text.
@@ -47,6 +49,9 @@ func runCheck(name string, syntax bool, stdout, stderr io.Writer) int {
 			status = exitHost
 		}
 	}
+	if !syntax && cfg.Sync != nil {
+		noteZones(stderr, cfg.File)
+	}
 	verdict := "conntrackd would start with " + cfg.File + " " + purpose(cfg)
 	switch {
 	case status == exitFailed:
@@ -58,6 +63,15 @@ func runCheck(name string, syntax bool, stdout, stderr io.Writer) int {
 	}
 	stdout.Write(appendPlan(nil, cfg, verdict))
 	return status
+}
+
+// noteZones says which flows of this host the protocol has no place for, as far as its
+// rules tell. Rules that may not be read, or of iptables-legacy, tell nothing.
+func noteZones(stderr io.Writer, file string) {
+	if n, err := nftrules.OneWayZones(context.Background()); err == nil && n > 0 {
+		fmt.Fprintf(stderr, "%s: %s%d rules of this host set a zone of one direction (ct original zone set, CT --zone-orig): flows with such a zone are not replicated\n",
+			file, severities[conf.Note], n)
+	}
 }
 
 // appendPlan appends the verdict, and all that would be in force, defaults included,

@@ -604,6 +604,15 @@ func TestCheck(t *testing.T) {
 		!strings.Contains(r.Stderr, config+":6:2: deprecated nice configuration") {
 		t.Errorf("%+v", r)
 	}
+	h.NFT("table inet raw { chain pre { type filter hook prerouting priority raw; ct original zone set 3; ct reply zone set 4; }; }")
+	const zones = "note: 2 rules of this host set a zone of one direction"
+	if r = h.Run("", ours(t), "-C", config, "--check"); r.Code != 0 || !strings.Contains(r.Stderr, zones) {
+		t.Errorf("%+v", r)
+	}
+	if r = h.Run("", ours(t), "-C", config, "--check", "--syntax"); r.Code != 0 || strings.Contains(r.Stderr, zones) {
+		t.Errorf("%+v", r)
+	}
+	h.NFT("flush ruleset")
 	// 1 is for a file that is wrong everywhere, 2 for what only this host lacks.
 	for _, c := range []struct {
 		name, text                string

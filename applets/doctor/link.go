@@ -9,6 +9,7 @@ import (
 
 	"ctbox/conf"
 	"ctbox/internal/iface"
+	"ctbox/internal/nftrules"
 )
 
 // checkLink looks at the way to the peer as far as it can be seen from here.
@@ -122,7 +123,7 @@ func route(to netip.Addr) (w way, err error) {
 		return w, unix.EPROTO
 	}
 	w.local = b[typeAt] == unix.RTN_LOCAL
-	attributes(b[header:], func(typ uint16, value []byte) {
+	nftrules.Attributes(b[header:], func(typ uint16, value []byte) {
 		switch {
 		case typ == unix.RTA_OIF && len(value) == 4:
 			w.dev = int(native.Uint32(value))

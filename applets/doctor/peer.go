@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"ctbox/conf"
+	"ctbox/internal/nftrules"
 	"ctbox/nl"
 )
 
@@ -121,7 +122,7 @@ func checkSenders(h *host, r *report) {
 		}
 		asked[l.Port] = true
 		found := false
-		_, err := h.conn.Dump(h.ctx, nl.Dump{Type: dumpRules}, func(m *nl.Message) error {
+		_, err := h.conn.Dump(h.ctx, nl.Dump{Type: nftrules.DumpRules}, func(m *nl.Message) error {
 			found = found || limitsSenders(m.Attrs, l.Port)
 			return nil
 		})
@@ -160,23 +161,23 @@ const (
 // packet's socket, and at that port or at no single one.
 func limitsSenders(rule []byte, port uint16) bool {
 	user, ports, this := false, false, false
-	in(rule, ruleExpressions, func(_ uint16, expression []byte) {
+	nftrules.In(rule, ruleExpressions, func(_ uint16, expression []byte) {
 		name := ""
-		attributes(expression, func(typ uint16, value []byte) {
+		nftrules.Attributes(expression, func(typ uint16, value []byte) {
 			switch {
 			case typ == exprName: // comes before the data
 				name = unix.ByteSliceToString(value)
 			case typ != exprData:
 			case name == "meta":
-				attributes(value, func(typ uint16, key []byte) {
+				nftrules.Attributes(value, func(typ uint16, key []byte) {
 					user = user || typ == metaKey && number32(key) == metaSkUID
 				})
 			case name == "match":
-				attributes(value, func(typ uint16, match []byte) {
+				nftrules.Attributes(value, func(typ uint16, match []byte) {
 					user = user || typ == xtName && unix.ByteSliceToString(match) == "owner"
 				})
 			case name == "cmp":
-				in(value, cmpData, func(typ uint16, data []byte) {
+				nftrules.In(value, cmpData, func(typ uint16, data []byte) {
 					if typ == dataValue && len(data) == 2 {
 						ports = true
 						this = this || binary.BigEndian.Uint16(data) == port

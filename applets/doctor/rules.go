@@ -7,14 +7,9 @@ import (
 	"golang.org/x/sys/unix"
 
 	"ctbox/conf"
+	"ctbox/internal/nftrules"
 	"ctbox/nl"
 	"ctbox/nl/ctnetlink"
-)
-
-// The dumps of linux/netfilter/nf_tables.h that are read.
-const (
-	dumpChains nl.Type = unix.NFNL_SUBSYS_NFTABLES<<8 | 4 // NFT_MSG_GETCHAIN
-	dumpRules  nl.Type = unix.NFNL_SUBSYS_NFTABLES<<8 | 7 // NFT_MSG_GETRULE
 )
 
 // Attributes of nf_tables (enum nft_rule_attributes and the like).
@@ -45,8 +40,8 @@ func isTracker(name string) bool { return strings.Contains(trackers, " "+name+" 
 // tracks reports whether a rule, from its attributes, needs connection tracking.
 func tracks(rule []byte) bool {
 	found, compat := false, false
-	in(rule, ruleExpressions, func(_ uint16, expression []byte) {
-		attributes(expression, func(typ uint16, value []byte) {
+	nftrules.In(rule, ruleExpressions, func(_ uint16, expression []byte) {
+		nftrules.Attributes(expression, func(typ uint16, value []byte) {
 			switch typ {
 			case exprName: // comes before the data
 				name := unix.ByteSliceToString(value)
@@ -54,7 +49,7 @@ func tracks(rule []byte) bool {
 				found = found || isTracker(name)
 			case exprData:
 				if compat {
-					in(expression, exprData, func(typ uint16, value []byte) {
+					nftrules.In(expression, exprData, func(typ uint16, value []byte) {
 						found = found || typ == xtName && isTracker(unix.ByteSliceToString(value))
 					})
 				}
@@ -62,33 +57,6 @@ func tracks(rule []byte) bool {
 		})
 	})
 	return found
-}
-
-// attributes calls each for every netlink attribute in b, as far as they are
-// whole. The type comes without its flags.
-//
-//go:noinline
-func attributes(b []byte, each func(typ uint16, value []byte)) {
-	const flags = unix.NLA_F_NESTED | unix.NLA_F_NET_BYTEORDER
-	for len(b) >= unix.SizeofNlAttr {
-		n := int(binary.NativeEndian.Uint16(b))
-		if n < unix.SizeofNlAttr || n > len(b) {
-			return
-		}
-		each(binary.NativeEndian.Uint16(b[2:])&^flags, b[unix.SizeofNlAttr:n])
-		b = b[min((n+3)&^3, len(b)):]
-	}
-}
-
-// in calls each for the attributes inside those of type nest.
-//
-//go:noinline
-func in(b []byte, nest uint16, each func(typ uint16, value []byte)) {
-	attributes(b, func(typ uint16, value []byte) {
-		if typ == nest {
-			attributes(value, each)
-		}
-	})
 }
 
 // number32 is a value in network byte order, as nf_tables has them.
@@ -116,7 +84,7 @@ func (h *host) ruleset() (s ruleset, err error) {
 	if h.conn == nil {
 		return s, unix.ENOTCONN
 	}
-	_, err = h.conn.Dump(h.ctx, ctnetlink.Dump{Type: dumpRules}.Request(), func(m *nl.Message) error {
+	_, err = h.conn.Dump(h.ctx, ctnetlink.Dump{Type: nftrules.DumpRules}.Request(), func(m *nl.Message) error {
 		s.rules++
 		if tracks(m.Attrs) {
 			s.tracks++
@@ -126,7 +94,7 @@ func (h *host) ruleset() (s ruleset, err error) {
 	if err != nil {
 		return s, err
 	}
-	_, err = h.conn.Dump(h.ctx, ctnetlink.Dump{Type: dumpChains}.Request(), func(m *nl.Message) error {
+	_, err = h.conn.Dump(h.ctx, ctnetlink.Dump{Type: nftrules.DumpChains}.Request(), func(m *nl.Message) error {
 		if text := inputChain(m.Attrs); text != "" {
 			s.input = append(s.input, text)
 		}
@@ -139,7 +107,7 @@ func (h *host) ruleset() (s ruleset, err error) {
 // inputChain names a base chain at the input hook; "" is any other chain.
 func inputChain(chain []byte) string {
 	hook := -1
-	in(chain, chainHook, func(typ uint16, value []byte) {
+	nftrules.In(chain, chainHook, func(typ uint16, value []byte) {
 		if typ == hookNum {
 			hook = number32(value)
 		}
@@ -148,7 +116,7 @@ func inputChain(chain []byte) string {
 		return ""
 	}
 	var table, name, policy string
-	attributes(chain, func(typ uint16, value []byte) {
+	nftrules.Attributes(chain, func(typ uint16, value []byte) {
 		switch typ {
 		case chainTable:
 			table = unix.ByteSliceToString(value)
