@@ -64,10 +64,10 @@ func (g *General) EventBuffer() (size int, unused bool) {
 	return int(g.NetlinkBufferSize), false
 }
 
-// LogFormat is the form of the daemon's log, with the numbers of logging.Format.
+// LogFormat is the form of the daemon's log.
 type LogFormat uint8
 
-// The forms.
+// The forms: lines as conntrack-tools writes them, or a JSON object in each line.
 const (
 	LogText LogFormat = iota
 	LogJSON

@@ -38,6 +38,9 @@ type substitution struct {
 	with    string
 }
 
+// varying are the members of -o json that differ between two namespaces or two times.
+var varying = []string{"id", "time", "start", "stop", "delta_time"}
+
 var substitutions = []substitution{
 	{regexp.MustCompile(`(?m)^conntrack v[0-9.]+ \(conntrack-tools\)`), "conntrack vX"},
 	{regexp.MustCompile(`(?m), ctbox v[0-9.]+$`), ", ctbox vX"},
@@ -53,7 +56,7 @@ var substitutions = []substitution{
 	{regexp.MustCompile(`<when>.*?</when>`), "<when>#</when>"},
 	{regexp.MustCompile(`delta-time=\d+`), "delta-time=#"},
 	{regexp.MustCompile(`<deltatime>\d+</`), "<deltatime>#</"},
-	{regexp.MustCompile(`"(id|time|start|stop|delta_time)":[0-9.]+`), `"$1":"#"`},
+	{regexp.MustCompile(`"(` + strings.Join(varying, "|") + `)":[0-9.]+`), `"$1":"#"`},
 	{regexp.MustCompile(`"portid":\d+(,"progname":"[^"]*")?`), `"portid":"#"`},
 }
 
@@ -145,7 +148,7 @@ func normalizeTable(text string) []string {
 		if err := json.Unmarshal([]byte(line), &entry); err != nil {
 			return []string{err.Error() + ": " + text}
 		}
-		for _, name := range []string{"id", "use", "start", "stop", "delta_time"} {
+		for _, name := range append(varying, "use") {
 			delete(entry, name)
 		}
 		sorted, err := json.Marshal(entry)

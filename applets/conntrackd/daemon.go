@@ -109,7 +109,7 @@ func (d *daemon) openLogs() error {
 
 // destinations are those of the daemon's own log.
 func destinations(g *conf.General) logging.Destinations {
-	return logging.Destinations{File: g.LogFile, Syslog: uint8(g.Syslog), Format: logging.Format(g.LogFormat)}
+	return logging.Destinations{File: g.LogFile, Syslog: uint8(g.Syslog), Format: g.LogFormat}
 }
 
 func logfileError(name string, err error) error {

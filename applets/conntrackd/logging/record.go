@@ -7,17 +7,18 @@ import (
 	"strings"
 	"time"
 
+	"ctbox/conf"
 	"ctbox/internal/jsonout"
 	"ctbox/sync/node"
 )
 
-// Format is how a line of the log is written.
-type Format uint8
+// Format is the form of a line of the log.
+type Format = conf.LogFormat
 
-// Text is conntrack-tools' form, JSON an object a line.
+// Text is conntrack-tools' form; JSON is an object in each line.
 const (
-	Text Format = iota
-	JSON
+	Text = conf.LogText
+	JSON = conf.LogJSON
 )
 
 // record is one thing to say, ready to be written.
