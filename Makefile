@@ -63,13 +63,14 @@ $(BIN)/.settings: always
 
 # One package at a time (-p 1): several start daemons, load tables and wait for what
 # comes of it, and starve each other on a small machine.
+# The tag root adds the tests of otherwise pure packages that need root or Debian's programs.
 RUNTESTS = $(HOST) $(GO) run -tags $(TAGS) ./scripts/runtests
 
 .PHONY: test
 test: all ## run the tests (root: they make network namespaces); a few minutes
 	@scripts/need test
 	@[ "$$(id -u)" = 0 ] || { echo "make test: needs root, to make network namespaces" >&2; exit 1; }
-	$(RUNTESTS) -count=1 -p 1 -tags $(TAGS) ./...
+	$(RUNTESTS) -count=1 -p 1 -tags $(TAGS),root ./...
 	$(GO) test -count=1 -tags $(TAGS),no_box ./applets
 
 # What takes longer than `make test` has the build tag long, or asks netnstest.Long.
@@ -77,7 +78,7 @@ test: all ## run the tests (root: they make network namespaces); a few minutes
 test-long: all ## run the tests with all their cases
 	@scripts/need test
 	@[ "$$(id -u)" = 0 ] || { echo "make test-long: needs root, to make network namespaces" >&2; exit 1; }
-	$(RUNTESTS) -count=1 -p 1 -timeout 20m -tags $(TAGS),long ./...
+	$(RUNTESTS) -count=1 -p 1 -timeout 20m -tags $(TAGS),long,root ./...
 	$(GO) test -count=1 -tags $(TAGS),no_box ./applets
 
 # The peer is conntrack-tools 1.4.9, which scripts/peer.sh fetches. This is what can be had
@@ -139,9 +140,9 @@ lint: $(STATICCHECK) ## gofmt, vet and staticcheck
 	@bad=$$(gofmt -l $$(find . -name '*.go' -not -path './.git/*')); \
 	[ -z "$$bad" ] || { echo "gofmt would change:" $$bad >&2; exit 1; }
 	$(GO) vet -tags $(TAGS) ./...
-	$(GO) vet -tags $(TAGS),vm,torture,long . ./helpers/vmtest ./sync/interop
+	$(GO) vet -tags $(TAGS),vm,torture,long,root ./...
 	$(GO) vet -tags $(TAGS),no_box ./applets
-	$(STATICCHECK) -tags $(TAGS),vm,torture,long ./...
+	$(STATICCHECK) -tags $(TAGS),vm,torture,long,root ./...
 	@for script in scripts/need scripts/*.sh; do $$(sed -n '1s/^#!.*\///p' $$script | grep . || echo sh) -n $$script || exit 1; done
 	@bash -n .ci/run
 
@@ -169,7 +170,7 @@ RACEDAEMONS = -skip '/Debian|//Debian|///Debian|//IPv6'
 .PHONY: race
 race: ## run the tests with the race detector
 	@scripts/need test race
-	CGO_ENABLED=1 $(RUNTESTS) -count=1 -p 1 -race -tags $(TAGS) \
+	CGO_ENABLED=1 $(RUNTESTS) -count=1 -p 1 -race -tags $(TAGS),root \
 		$$($(GO) list -tags $(TAGS) ./... | grep -v /sync/interop$$)
 	RACE=yes CGO_ENABLED=1 $(RUNTESTS) -count=1 -race -tags $(TAGS),long $(RACEDAEMONS) ./sync/interop
 
