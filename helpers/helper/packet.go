@@ -249,17 +249,3 @@ func homeAddress(options []byte) bool {
 	}
 	return false
 }
-
-// Number reads the decimal number that b begins with. It returns the number and
-// how many digits it has, 0 if there is none or if it is greater than most.
-func Number(b []byte, most uint32) (n uint32, digits int) {
-	value := uint64(0)
-	for digits < len(b) && '0' <= b[digits] && b[digits] <= '9' {
-		value = value*10 + uint64(b[digits]-'0')
-		if value > uint64(most) {
-			return 0, 0
-		}
-		digits++
-	}
-	return uint32(value), digits
-}
