@@ -2,15 +2,14 @@ package helper
 
 import "net/netip"
 
-// Addr returns the address that all of b is, in the text form of RFC 4291 or as
-// four decimal numbers; an invalid one if it is none. A host's name is none, and
-// an address with a zone is of no use beyond its own link.
+// Addr parses b as an IP address in text form. The result is invalid if b is anything else:
+// a host name, or an address with a zone, which is useless beyond its link.
 func Addr(b []byte) netip.Addr {
 	const longest = len("ffff:ffff:ffff:ffff:ffff:ffff:255.255.255.255")
 	if len(b) > longest {
 		return netip.Addr{}
 	}
-	for _, c := range b { // names stop here, without an error to allocate
+	for _, c := range b { // rejects names without allocating an error
 		switch {
 		case '0' <= c && c <= '9', 'a' <= c && c <= 'f', 'A' <= c && c <= 'F', c == '.', c == ':':
 		default:
@@ -21,8 +20,8 @@ func Addr(b []byte) netip.Addr {
 	return addr
 }
 
-// Number reads the decimal number that b begins with. It returns the number and
-// how many digits it has, 0 if there is none or if it is greater than most.
+// Number parses the decimal number at the start of b. It returns the number and its count
+// of digits, which is 0 if there is no number or if it is greater than most.
 func Number(b []byte, most uint32) (n uint32, digits int) {
 	value := uint64(0)
 	for digits < len(b) && '0' <= b[digits] && b[digits] <= '9' {
@@ -35,10 +34,9 @@ func Number(b []byte, most uint32) (n uint32, digits int) {
 	return uint32(value), digits
 }
 
-// ReadGroupRequest is the Read of helpers whose protocol has a host ask a group from
-// a port of its own, and whoever knows answers by unicast: for every packet it
-// expects answers to its sender from the port that it went to, of any host, since
-// nobody knows before which will answer.
+// ReadGroupRequest is the Read of helpers for protocols in which a host queries a
+// multicast group and any member answers by unicast. For every packet it expects answers
+// to the sender, from the port that the packet went to and from any address.
 func ReadGroupRequest(p *Packet, a *Answer) {
 	d := p.Dir()
 	a.Expect = append(a.Expect, Expectation{
