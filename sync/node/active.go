@@ -13,7 +13,7 @@ import (
 	"ctbox/sync/sched"
 )
 
-// subscribe joins the kernel's events. What it says stands in conntrack-tools' order.
+// subscribe joins the kernel's events. The order of its log lines is conntrack-tools'.
 func (n *Node) subscribe() error {
 	g := &n.cfg.General
 	opts := ctnetlink.EventOptions{
@@ -59,7 +59,7 @@ func (n *Node) subscribe() error {
 	return nil
 }
 
-// kernelFilter is what the kernel is to filter events by; nil for nothing.
+// kernelFilter returns the filter that the kernel applies to events, nil for none.
 func kernelFilter(g *conf.General, filter *filter) *ctnetlink.EventFilter {
 	if !g.Filter.Active() || !g.Filter.Kernelspace {
 		return nil
@@ -67,8 +67,7 @@ func kernelFilter(g *conf.General, filter *filter) *ctnetlink.EventFilter {
 	return filter.kernel()
 }
 
-// filterEvents puts the configuration's filter in the place of the one that the
-// kernel has.
+// filterEvents replaces the kernel's event filter with the configuration's.
 func (n *Node) filterEvents(g *conf.General, filter *filter) error {
 	err := n.events.SetFilter(kernelFilter(g, filter))
 	if errors.Is(err, ctnetlink.ErrFilterTooLong) {
@@ -78,14 +77,14 @@ func (n *Node) filterEvents(g *conf.General, filter *filter) error {
 	return err
 }
 
-// filterTooLong says that the kernel does not filter events. They are filtered here
-// in any case.
+// filterTooLong logs that the kernel does not filter events. The node filters them in any
+// case.
 func (n *Node) filterTooLong(err error) {
 	n.log.Warn("cannot set event filtering: " + err.Error() + ". Filtering in user space.")
 }
 
-// coalesce is what a change may wait for others while the node is busy: waking up
-// for each and sending it alone costs more than all the rest.
+// coalesce is how long a busy node lets changes gather: waking up for each change and
+// sending it alone costs more than everything else.
 const coalesce = 8 * time.Millisecond
 
 // eventsArrived is called by the reader of the events when there are some. If the lock
@@ -113,7 +112,7 @@ func (s eventSource) Due() time.Duration {
 	switch n := s.n; {
 	case !n.arrived.Load() || n.following:
 		return sched.Never
-	case n.jammed():
+	case n.linkBusy():
 		return n.sched.Now() + heldPoll
 	default:
 		return n.sched.Now()
@@ -122,14 +121,14 @@ func (s eventSource) Due() time.Duration {
 
 func (s eventSource) Run() error { return s.n.takeEvents() }
 
-// inlineRuns is how many runs of events their reader follows: mostly one that has
-// something in it and one that has not.
+// inlineRuns is how many runs of events their reader follows itself: usually one with
+// events and one without.
 const inlineRuns = 2
 
 // mayTakeEvents reports whether there are events to follow now. While a run is being
 // followed, and its holder lets others have the lock (Yield), nobody begins the next: the
 // order of a flow's events matters.
-func (n *Node) mayTakeEvents() bool { return n.arrived.Load() && !n.following && !n.jammed() }
+func (n *Node) mayTakeEvents() bool { return n.arrived.Load() && !n.following && !n.linkBusy() }
 
 // takeEvents follows one run of the kernel's events.
 func (n *Node) takeEvents() error {
@@ -144,7 +143,7 @@ func (n *Node) takeEvents() error {
 		return err
 	}
 	n.arrived.Store(true) // there may be more
-	// Not run.Dropped: what was dropped behind runs that still wait is to be announced now.
+	// Not run.Dropped: losses behind runs that still wait are announced now, too.
 	if dropped := n.events.Dropped(); dropped != n.dropped {
 		n.overrun(dropped - n.dropped)
 		n.dropped = dropped
@@ -167,17 +166,17 @@ func (n *Node) takeEvents() error {
 		return nil
 	})
 	if err != nil {
-		// The rest of the run can't be read; what it said, a resynchronisation
-		// finds out. That is no reason to stop replicating.
+		// The rest of the run can't be read. A reading of the tables makes up for it;
+		// replication goes on.
 		n.kernel.FailedEvents++
 		n.log.Error("read kernel events: " + err.Error())
-		n.miss(1)
+		n.eventsLost(1)
 		n.resyncLater()
 	}
 	return nil
 }
 
-// flowEvent follows one event of a flow.
+// flowEvent handles one event of a flow.
 func (n *Node) flowEvent(m *nl.Message) {
 	f := &n.flow
 	if m.Type != ctnetlink.TypeFlowNew && m.Type != ctnetlink.TypeFlowDelete {
@@ -211,7 +210,7 @@ func (n *Node) flowEvent(m *nl.Message) {
 	case gone:
 		n.flowEnded(f, from == foreign)
 	case ctnetlink.IsNew(m):
-		n.born(f)
+		n.recordBegin(f)
 		f.Has &^= ctnetlink.HasCountersOrig | ctnetlink.HasCountersReply
 		n.flowSeen(f, from, n.internal.flows.Replace)
 	default:
@@ -224,17 +223,17 @@ func (n *Node) flowSeen(f *ctnetlink.Flow, from origin, put func(*ctnetlink.Flow
 	n.makeRoom(n.internal.flows)
 	h, outcome := put(f, n.sched.Now())
 	if stored(outcome) {
-		n.touch(h, f)
+		n.recordChange(h, f)
 		n.named(h)
 	}
 	if from == foreign && (outcome == cache.Created || outcome == cache.Replaced) {
 		n.beganHere(h)
 	}
-	n.tellFlow(h, stored(outcome), from == foreign)
+	n.queueFlow(h, stored(outcome), from == foreign)
 }
 
-// makeRoom frees a slot in an internal table that is full where a dead object has it:
-// FT-FW keeps those until the peer, which may be away, has acknowledged their end.
+// makeRoom frees a slot in a full internal table that a dead object occupies: FT-FW keeps
+// dead objects until the peer, which may be away, has acknowledged their end.
 func (n *Node) makeRoom(table interface{ Full() bool }) {
 	m, ok := n.machine.(*proto.FTFW)
 	for ok && table.Full() {
@@ -243,10 +242,9 @@ func (n *Node) makeRoom(table interface{ Full() bool }) {
 	}
 }
 
-// tellFlow has peers told about a flow that the kernel showed us, now if tell is
-// set. In ALARM they are told by and by in any case: all that they have is what
-// they hear again and again.
-func (n *Node) tellFlow(h cache.Handle, stored, tell bool) {
+// queueFlow queues h for replication if tell is set. In ALARM every stored flow is
+// announced periodically in any case: peers drop flows that are not announced again.
+func (n *Node) queueFlow(h cache.Handle, stored, tell bool) {
 	switch {
 	case !stored:
 	case tell:
@@ -256,8 +254,8 @@ func (n *Node) tellFlow(h cache.Handle, stored, tell bool) {
 	}
 }
 
-// tellExpect is tellFlow for an expectation.
-func (n *Node) tellExpect(h cache.Handle, stored, tell bool) {
+// queueExpect is queueFlow for an expectation.
+func (n *Node) queueExpect(h cache.Handle, stored, tell bool) {
 	switch {
 	case !stored:
 	case tell:
@@ -267,9 +265,9 @@ func (n *Node) tellExpect(h cache.Handle, stored, tell bool) {
 	}
 }
 
-// flowEnded follows a DESTROY event.
+// flowEnded handles a DESTROY event.
 func (n *Node) flowEnded(f *ctnetlink.Flow, tell bool) {
-	n.bury(f)
+	n.recordEnd(f)
 	h := n.internal.flows.Find(f)
 	if h == 0 {
 		return
@@ -282,7 +280,7 @@ func (n *Node) flowEnded(f *ctnetlink.Flow, tell bool) {
 	n.goneFlow(h, tell)
 }
 
-// countTraffic adds the counters that came with f's end.
+// countTraffic adds the counters that f's end carries.
 func (n *Node) countTraffic(f *ctnetlink.Flow) {
 	if f.Has&ctnetlink.HasCountersOrig != 0 {
 		n.traffic.Bytes += f.CountersOrig.Bytes
@@ -294,7 +292,7 @@ func (n *Node) countTraffic(f *ctnetlink.Flow) {
 	}
 }
 
-// changedFlow has the protocol tell the peers about h.
+// changedFlow queues h with the protocol.
 func (n *Node) changedFlow(h cache.Handle) {
 	if n.machine == nil {
 		return
@@ -312,8 +310,8 @@ func (n *Node) changedExpect(h cache.Handle) {
 	}
 }
 
-// goneFlow removes a flow from the internal cache. Where peers are told, it stays
-// dead until that is done.
+// goneFlow removes a flow from the internal cache. If the end is replicated the flow
+// stays there as dead until the peers have it.
 func (n *Node) goneFlow(h cache.Handle, tell bool) {
 	if !n.internal.flows.Kill(h) {
 		return
@@ -347,7 +345,7 @@ func (n *Node) release(o proto.Object) {
 	}
 }
 
-// flushInternal forgets the internal cache without telling anybody.
+// flushInternal empties the internal cache without replicating the ends.
 func (n *Node) flushInternal() {
 	if n.internal.flows == nil {
 		return
@@ -362,7 +360,7 @@ func (n *Node) flushInternal() {
 	}
 }
 
-// dropAll makes the protocol forget a table's objects.
+// dropAll removes a table's objects from the protocol's queues.
 func (n *Node) dropAll(table proto.Table, next func(*cache.Cursor, []cache.Handle) (int, bool)) {
 	handles := make([]cache.Handle, sliceLen)
 	var cur cache.Cursor

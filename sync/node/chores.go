@@ -74,7 +74,7 @@ func (n *Node) startLiveBulk() {
 		return err
 	}, func(err error) {
 		if err == nil && whole {
-			n.madeUp(missing)
+			n.eventsMadeUp(missing)
 		}
 		n.machine.EndBulk()
 	})

@@ -8,7 +8,7 @@ import (
 	"ctbox/sync/cache"
 )
 
-// expectEvent follows one event of an expectation.
+// expectEvent handles one event of an expectation.
 func (n *Node) expectEvent(m *nl.Message) {
 	e := &n.expect
 	from := foreign
@@ -28,7 +28,7 @@ func (n *Node) expectEvent(m *nl.Message) {
 	}
 	table := n.internal.expects
 	if ctnetlink.IsDelete(m) {
-		n.buryExpect(e)
+		n.recordExpectEnd(e)
 		if h := table.Find(e); h != 0 {
 			n.goneExpect(h, from == foreign)
 		}
@@ -39,7 +39,7 @@ func (n *Node) expectEvent(m *nl.Message) {
 	}
 	put := table.Put
 	if ctnetlink.IsNew(m) {
-		n.bornExpect(e)
+		n.recordExpectBegin(e)
 		put = table.Replace
 	}
 	n.expectSeen(e, from, put)
@@ -48,11 +48,11 @@ func (n *Node) expectEvent(m *nl.Message) {
 func (n *Node) expectSeen(e *ctnetlink.Expect, from origin, put func(*ctnetlink.Expect, time.Duration) (cache.Handle, cache.Outcome)) {
 	n.makeRoom(n.internal.expects)
 	h, outcome := put(e, n.sched.Now())
-	n.tellExpect(h, stored(outcome), from == foreign)
+	n.queueExpect(h, stored(outcome), from == foreign)
 }
 
-// wantsExpect reports whether an expectation is replicated: its helper must be
-// one of the configured ones, which is counted, and its master's flow must be.
+// wantsExpect reports whether an expectation is replicated: its helper must be among the
+// configured ones (refusals are counted), and its master's flow must be cached.
 func (n *Node) wantsExpect(e *ctnetlink.Expect) bool {
 	if !n.filter.passesExpect(e) {
 		n.kernel.Filtered++

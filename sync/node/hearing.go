@@ -45,19 +45,19 @@ func (s hearingSource) Due() time.Duration {
 }
 
 func (s hearingSource) Run() error {
-	s.n.lookForPeers(s.n.hearing.next)
+	s.n.checkPeers(s.n.hearing.next)
 	return nil
 }
 
-// lookForPeers warns of peers that are silent. It was due at that time.
-func (n *Node) lookForPeers(due time.Duration) {
+// checkPeers warns of peers that are silent. It was due at that time.
+func (n *Node) checkPeers(due time.Duration) {
 	now := n.sched.Now()
 	n.hearing.next = now + peerQuiet
 	if now-due > watchLate || n.injector != nil && n.injector.full() {
 		return // what has arrived may not be read yet
 	}
 	if n.mode == ModeALARM {
-		n.lookForFlows(now)
+		n.checkAlarmPeers(now)
 		return
 	}
 	// Over several links one peer has several addresses, of which it uses one.
@@ -88,8 +88,8 @@ func (n *Node) lookForPeers(due time.Duration) {
 
 const everySecond = "although every node sends something each second"
 
-// lookForFlows is lookForPeers for mode ALARM.
-func (n *Node) lookForFlows(now time.Duration) {
+// checkAlarmPeers is lookForPeers for mode ALARM.
+func (n *Node) checkAlarmPeers(now time.Duration) {
 	h := &n.hearing
 	last, why := time.Duration(0), ""
 	for _, p := range n.peers {

@@ -44,7 +44,7 @@ func (l *listener) pass(d time.Duration, every func()) {
 			every()
 		}
 		if at := l.hearing.next; at != 0 && l.sched.Now() >= at {
-			l.lookForPeers(at)
+			l.checkPeers(at)
 		}
 	}
 }
@@ -156,7 +156,7 @@ func TestSilenceOfASleeper(t *testing.T) {
 	l := newListener(t, ModeFTFW, 1)
 	l.hears(0, peerA)
 	l.sched.SetNow(l.sched.Now() + time.Hour)
-	l.lookForPeers(l.hearing.next)
+	l.checkPeers(l.hearing.next)
 	l.pass(4*time.Second, nil)
 	l.expect(t)
 	l.pass(4*time.Second, nil)

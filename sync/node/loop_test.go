@@ -57,7 +57,7 @@ func TestAlarmTellsWhatItFound(t *testing.T) {
 	all := flows(3)
 	n.flowSeen(&all[0], foreign, n.internal.flows.Replace)
 	n.flowSeen(&all[1], ownChange, n.internal.flows.Replace) // committed
-	n.dumped(&all[2], refill{})                              // was there before us
+	n.mergeFlow(&all[2], refill{})                           // was there before us
 	if got := n.machine.Pending(); got != 1 {
 		t.Fatalf("%d are told at once", got)
 	}
@@ -105,9 +105,9 @@ func TestDumpDoesNotReviveTheDead(t *testing.T) {
 	n.flowEnded(&all[0], true) // not cached yet
 	n.flowEnded(&all[1], true)
 	n.flowEnded(&all[2], true)
-	n.born(&all[2]) // the same tuple in the same place of the kernel's memory
+	n.recordBegin(&all[2]) // the same tuple in the same place of the kernel's memory
 	for i := range all {
-		n.dumped(&all[i], refill{send: true})
+		n.mergeFlow(&all[i], refill{send: true})
 	}
 	n.endDump()
 	for i, want := range []bool{false, false, true, true} {
@@ -132,7 +132,7 @@ func TestDumpDoesNotUndoEvents(t *testing.T) {
 	n.beginDump()
 	event := ctnetlink.Flow{Orig: f.Orig, Reply: f.Reply, Has: ctnetlink.HasID | ctnetlink.HasStatus | ctnetlink.HasMark, ID: f.ID, Status: ctnetlink.StatusConfirmed, Mark: 2}
 	n.flowSeen(&event, foreign, n.internal.flows.Put)
-	n.dumped(&old, refill{send: true})
+	n.mergeFlow(&old, refill{send: true})
 	n.endDump()
 	var got ctnetlink.Flow
 	n.internal.flows.Load(n.internal.flows.Find(&f), &got)
@@ -141,7 +141,7 @@ func TestDumpDoesNotUndoEvents(t *testing.T) {
 	}
 	again := f
 	n.beginDump()
-	n.dumped(&again, refill{})
+	n.mergeFlow(&again, refill{})
 	n.endDump()
 	if n.internal.flows.Load(n.internal.flows.Find(&f), &got); got.Mark != 1 {
 		t.Errorf("mark %d after a dump without events, want what it shows, 1", got.Mark)
@@ -161,11 +161,11 @@ func TestDumpDoesNotReviveExpectations(t *testing.T) {
 		e.Tuple.DstPort = uint16(2000 + i)
 	}
 	n.beginDump()
-	n.buryExpect(&expects[0])
-	n.buryExpect(&expects[1])
-	n.bornExpect(&expects[1])
+	n.recordExpectEnd(&expects[0])
+	n.recordExpectEnd(&expects[1])
+	n.recordExpectBegin(&expects[1])
 	for i := range expects {
-		n.dumpedExpect(&expects[i], refill{})
+		n.mergeExpect(&expects[i], refill{})
 	}
 	n.endDump()
 	for i, want := range []bool{false, true} {
@@ -173,7 +173,7 @@ func TestDumpDoesNotReviveExpectations(t *testing.T) {
 			t.Errorf("expectation %d is cached: %v, want %v", i, got, want)
 		}
 	}
-	n.dumpedExpect(&expects[0], refill{})
+	n.mergeExpect(&expects[0], refill{})
 	if n.internal.expects.Find(&expects[0]) == 0 {
 		t.Error("what ended is remembered after the dump")
 	}
@@ -221,7 +221,7 @@ func TestBulkWaitsForTheFirstFill(t *testing.T) {
 	n.sched.RunSteps()
 	all := flows(3)
 	for i := range all {
-		n.dumped(&all[i], refill{})
+		n.mergeFlow(&all[i], refill{})
 	}
 	if got := n.machine.Pending(); got != 0 {
 		t.Fatalf("%d messages before the table was taken over", got)
@@ -282,7 +282,7 @@ func TestFlowsWithoutEventsAreSaid(t *testing.T) {
 	look := func(of []ctnetlink.Flow, events func()) (said string) {
 		log.Reset()
 		for i := range of {
-			n.dumped(&of[i], refill{look: true})
+			n.mergeFlow(&of[i], refill{look: true})
 		}
 		events()
 		n.judgeUnnamed()
@@ -333,7 +333,7 @@ func TestSweepSparesWhatCameAgain(t *testing.T) {
 	}
 	n.internal.flows.BeginSweep()
 	n.flowSeen(&all[1], foreign, n.internal.flows.Replace)
-	n.swept(handles)
+	n.removeUnseen(handles)
 	if n.internal.flows.Find(&all[0]) != 0 || n.internal.flows.Find(&all[1]) == 0 {
 		t.Error("the sweep took the wrong flow")
 	}

@@ -22,11 +22,11 @@ import (
 // Node is a running conntrackd. New makes it, Run runs it; its other methods may
 // be called by any goroutine while it runs.
 //
-// All fields below the line belong to whoever has the turn once Run has begun, unless
+// The fields below the line are guarded by the lock of sched once Run has begun, unless
 // their comment says otherwise.
 type Node struct {
 	log     *slog.Logger
-	ended   Ended // statistics mode: told of flows that ended
+	ended   Ended // statistics mode: called for flows that end
 	restore restorer
 	mode    Mode
 
@@ -34,15 +34,15 @@ type Node struct {
 
 	// ---
 
-	cfg *conf.Config // in force; not changed itself, see Reconfigure
+	cfg *conf.Config // in force; immutable, Reconfigure replaces it
 
-	filter *filter // not changed itself, see Reconfigure
+	filter *filter // immutable, Reconfigure replaces it
 
 	conns struct{ commit, flush, remove *nl.Conn } // tasks use them, one at a time
 	own   map[uint32]origin                        // port ids of our own sockets
 
 	events    *ctnetlink.Subscription // nil when polling
-	taken     *ctnetlink.Events       // the last run, to be given back
+	taken     *ctnetlink.Events       // the last run, which Take reuses
 	arrived   atomic.Bool             // there may be events to take; its reader sets it without the lock
 	following bool                    // in the middle of a run, though another may hold the lock (Yield)
 	dropped   uint64
@@ -79,12 +79,12 @@ type Node struct {
 	filling     bool // the first refill has not ended yet
 	bulkWaits   bool // a bulk was asked for meanwhile
 	refillNext  []func()
-	ends        *ends // what events tell while a dump is under way; nil without
+	ends        *ends // what events report during a dump; nil without one
 	untold      bool  // a reading found something that was not replicated
 	agreement   agreement
 	failback    failback
 	held        bool // messages wait for a slow link
-	behind      bool // something has been waiting to be sent, since behindSince
+	behind      bool // messages have been waiting since behindSince
 	behindSince time.Duration
 	expiring    bool // more of ALARM's entries are due
 	expired     [sliceLen]cache.Handle
@@ -103,19 +103,19 @@ type Node struct {
 	limits                    limits
 }
 
-// caches are the tables of one side; nil where there are none.
+// caches are the tables of one side, nil where the side has none.
 type caches struct {
 	flows   *cache.Flows
 	expects *cache.Expects
 }
 
-// origin is who caused a kernel event, by the socket's port id.
+// origin is the cause of a kernel event, known by the socket's port id.
 type origin uint8
 
 const (
-	foreign     origin = iota // the kernel itself, or somebody else's change
-	ownChange                 // a commit or flush: caches follow, peers know already
-	ownInjector               // what the peer told us to do: nothing to learn
+	foreign     origin = iota // the kernel itself, or another program
+	ownChange                 // our commit or flush: the caches follow, peers know already
+	ownInjector               // our injection of a peer's change: the caches do not follow
 )
 
 // timers are what the loop does by itself at a certain time.
@@ -133,7 +133,7 @@ func (n *Node) schedule() {
 	n.timers = timers{
 		purge:   n.sched.NewTimer(n.purge),
 		resync:  n.sched.NewTimer(n.resync),
-		silent:  n.sched.NewTimer(n.lookAtSilent),
+		silent:  n.sched.NewTimer(n.readSilent),
 		unnamed: n.sched.NewTimer(n.judgeUnnamed),
 		poll:    n.sched.NewTimer(n.poll),
 	}
@@ -151,11 +151,10 @@ func (n *Node) addSources() {
 	n.sched.Add(eventSource{n})
 }
 
-// New opens everything that cfg asks for: kernel sockets, links. Nothing is
-// replicated before Run. ended may be nil; it is for statistics mode.
+// New opens everything that cfg needs: kernel sockets, links. Nothing is replicated
+// before Run. ended, which may be nil, is for statistics mode.
 //
-// The error names what could not be opened, in conntrack-tools' words where it
-// has some.
+// The error names what could not be opened, in conntrack-tools' words where those exist.
 func New(cfg *conf.Config, log *slog.Logger, ended Ended) (_ *Node, err error) {
 	n := &Node{
 		cfg:         cfg,
@@ -244,8 +243,8 @@ func (n *Node) openSync() error {
 	return n.openLinks()
 }
 
-// openKernel opens the sockets to the kernel. Events are subscribed to before any
-// table is read, so that nothing falls between.
+// openKernel opens the sockets to the kernel. The subscription to events precedes the
+// first reading of the tables, so that no change is missed in between.
 func (n *Node) openKernel() (err error) {
 	if n.conns.commit, err = nl.Dial(nl.Config{}); err != nil {
 		return err
@@ -253,8 +252,8 @@ func (n *Node) openKernel() (err error) {
 	if n.conns.flush, err = nl.Dial(nl.Config{}); err != nil {
 		return err
 	}
-	// The table is read later, and a kernel without one takes the subscription all the
-	// same, and only never sends an event.
+	// A kernel without ctnetlink accepts the subscription too, and then never sends an
+	// event; the table itself is read later.
 	if _, _, err := ctnetlink.Count(context.Background(), n.conns.commit); err != nil {
 		if errors.Is(err, unix.EINVAL) {
 			err = fmt.Errorf("%w (this kernel has no nf_conntrack_netlink)", err)
@@ -308,8 +307,7 @@ func (n *Node) begin() {
 	}
 }
 
-// filled is called when the internal caches have taken over the kernel's tables
-// for the first time, or failed to.
+// filled is called when the first reading of the kernel's tables has ended, with its error.
 func (n *Node) filled(err error) {
 	n.filling = false
 	n.watchSilent(err)
@@ -319,7 +317,7 @@ func (n *Node) filled(err error) {
 	}
 }
 
-// expectTables is Expects where expectations are replicated.
+// expectTables returns Expects where expectations are replicated, and 0 otherwise.
 func (n *Node) expectTables() Tables {
 	if n.expectSync && n.internal.expects != nil {
 		return Expects
@@ -327,7 +325,7 @@ func (n *Node) expectTables() Tables {
 	return 0
 }
 
-// heldPoll is how soon a slow link is looked at again.
+// heldPoll is the period of checking whether a slow link can take more.
 const heldPoll = 2 * time.Millisecond
 
 // poll reads the kernel's tables, in the place of events (PollSecs).
@@ -388,7 +386,7 @@ func (n *Node) close() {
 	n.limits.close()
 }
 
-// errnoText is the text of a kernel's refusal as strerror(3) has it.
+// errnoText returns the text of the kernel's refusal in the words of strerror(3).
 func errnoText(err error) string {
 	var refusal *nl.Error
 	if errors.As(err, &refusal) {

@@ -6,11 +6,11 @@ import (
 	"time"
 )
 
-// The tables are read firstResync after an overrun: so long until a burst is over, and
-// until then the peer's copy is incomplete. Overruns in quick succession mean that the
-// machine is busy, and reading would make it busier: after one that follows another
-// within overrunCalm the reading waits for NetlinkOverrunResync, and after each further
-// one twice as long.
+// The tables are read firstResync after an overrun, when the burst is probably over; until
+// then the peer's copy is incomplete. Overruns in quick succession mean that the machine is
+// busy, and reading makes it busier: after an overrun that follows another within
+// overrunCalm the reading waits for NetlinkOverrunResync, and twice as long after each
+// further one.
 const (
 	firstResync    = 500 * time.Millisecond
 	overrunCalm    = time.Minute
@@ -18,35 +18,34 @@ const (
 	usualResync    = 30 * time.Second // the default of NetlinkOverrunResync
 )
 
-// A commit makes events faster than anything else, and a reader of the internal cache
-// expects there what was committed. What is lost by its end, or shortly after, when the
-// last of its events are looked at, is looked for soon; that says nothing of how busy the
-// machine is otherwise.
+// A commit causes events faster than anything else, and the internal cache is expected to
+// have what was committed. Events lost during a commit, or shortly after it, lead to a
+// reading soon, and do not count as a sign of a busy machine.
 const (
 	commitBurst  = 5 * time.Second
 	commitResync = time.Second
 )
 
-// overrun deals with events that the kernel had to drop: a larger buffer for the
-// next burst, and a resynchronisation for what was lost in this one.
+// overrun reacts to events that the kernel dropped: with a larger buffer for the next
+// burst, and a reading of the tables for what was lost in this one.
 func (n *Node) overrun(lost uint64) {
 	n.kernel.Overruns++
 	n.kernel.Lost += lost
-	n.miss(lost)
-	n.sayLost(lost)
+	n.eventsLost(lost)
+	n.logLost(lost)
 	n.growBuffer()
 	n.resyncLater()
 }
 
-// miss counts events that are lost until a reading of the kernel's tables makes up for
-// them, and has the peers know: what they hold lacks these.
-func (n *Node) miss(events uint64) {
+// eventsLost counts lost events that no reading of the tables has made up for, and
+// announces them to the peers, whose copies lack them.
+func (n *Node) eventsLost(events uint64) {
 	n.kernel.Missing += events
 	n.announceMissing()
 }
 
-// madeUp says that events that were missing when a reading began are missing no more.
-func (n *Node) madeUp(events uint64) {
+// eventsMadeUp subtracts the events that were missing when a complete reading began.
+func (n *Node) eventsMadeUp(events uint64) {
 	n.kernel.Missing -= events
 	n.announceMissing()
 }
@@ -65,10 +64,10 @@ func (n *Node) resyncLater() {
 	}
 }
 
-// scheduleResync schedules a reading of the kernel's tables: soon, or, where one was
-// scheduled lately, after delay and more. A reading that is scheduled already is put off
-// no further: under steady overruns it would never come. If a commit is the cause, the
-// reading comes when that is over.
+// scheduleResync schedules a reading of the kernel's tables: soon, or after delay and more
+// where readings have been scheduled lately. A reading that is scheduled already is not
+// postponed: under steady overruns it would never come. If a commit is the cause, the
+// reading follows the commit.
 func (n *Node) scheduleResync(delay time.Duration) {
 	now := n.sched.Now()
 	if n.committing || n.commits.Count > 0 && now-n.commitEnded < commitBurst {
@@ -97,12 +96,12 @@ func (n *Node) resync() {
 	n.startRefill(refill{tables: Flows | n.expectTables(), send: true, all: n.untold, sweep: true}, n.retryRefill)
 }
 
-// lostPeriod is how often the log names lost events. Under a steady overload there would
-// be hundreds of lines in a second, which is the wrong moment for them.
+// lostPeriod is the least time between two log lines about lost events. Under a steady
+// overload there would be hundreds in a second.
 const lostPeriod = time.Second
 
-// sayLost logs the number of lost events, at once or with those that follow.
-func (n *Node) sayLost(lost uint64) {
+// logLost logs the number of lost events, at once or with those that follow.
+func (n *Node) logLost(lost uint64) {
 	if n.limits.lost.AdmitN(struct{}{}, struct{}{}, lost) {
 		n.warnLost(struct{}{}, lost)
 	}

@@ -66,7 +66,7 @@ func (n *Node) reconfigure(cfg *conf.Config) error {
 		}
 	}
 	if refilter && n.internal.flows != nil {
-		n.forgetExcluded()
+		n.dropExcluded()
 		n.startRefill(refill{tables: Flows | n.expectTables(), send: true}, func(err error) {
 			n.watchSilent(err)
 			n.retryRefill(err)
@@ -100,9 +100,9 @@ func (n *Node) resubscribe(g *conf.General, filter *filter, refilter bool) error
 	return nil
 }
 
-// forgetExcluded removes from the internal cache, slice by slice, what the filter
+// dropExcluded removes from the internal cache, slice by slice, what the filter
 // does not let in any more: flows, and then the expectations of these.
-func (n *Node) forgetExcluded() {
+func (n *Node) dropExcluded() {
 	handles := make([]cache.Handle, sliceLen)
 	var flows, expects cache.Cursor
 	n.sched.Step(func() bool {

@@ -18,20 +18,20 @@ import (
 // refill says how the kernel's tables are merged into the internal caches.
 type refill struct {
 	tables Tables
-	// send has what turns out to be new or changed replicated; without it the
-	// caches change and nobody is told. What turns out to be gone always is: once it
-	// has left the cache, nothing would remind of it.
+	// send replicates flows that turn out to be new or changed; without it only the
+	// caches change. Flows that turn out to be gone are always replicated: once they
+	// have left the cache nothing else would announce their end.
 	send bool
-	// all has also what did not change replicated: polling is the only way that
-	// its peers learn of it.
+	// all replicates unchanged flows, too: with polling peers learn of them in no other
+	// way.
 	all bool
 	// sweep removes what the kernel no longer has. A DESTROY event that was lost
 	// would leave its flow in the caches of both nodes for ever.
 	sweep bool
-	// routine says that nothing is repaired and nobody has asked: the start's and
-	// polling's, which do not count as resynchronisations.
+	// routine is set for the readings at the start and of polling, which do not count as
+	// resynchronisations.
 	routine bool
-	// look has flows noted that no event has named, see silent.go.
+	// look notes flows that no event has named, see silent.go.
 	look bool
 }
 
@@ -85,11 +85,11 @@ func (n *Node) Refill(ctx context.Context, tables Tables) error {
 	}
 }
 
-// startRefill begins a refill. The loop must call it.
+// startRefill begins a refill.
 func (n *Node) startRefill(r refill, ended func(error)) {
 	if n.refilling {
-		// One at a time: two sweeps would take each other's marks away. The one
-		// under way began before this request, so another must follow.
+		// One at a time: two sweeps would clear each other's marks. The refill under
+		// way began before this request, so another follows it.
 		n.refillNext = append(n.refillNext, func() { n.startRefill(r, ended) })
 		return
 	}
@@ -109,18 +109,18 @@ func (n *Node) startRefill(r refill, ended func(error)) {
 	})
 }
 
-// refillRetry is after how long tables that could not be read are read again.
+// refillRetry is the delay before tables that could not be read are read again.
 const refillRetry = 10 * time.Second
 
-// retryRefill is for the end of a refill that nobody would ask for again: what it was
-// to repair would stay as it is until something else goes wrong.
+// retryRefill schedules another reading after one that failed, where nothing else would
+// ask for it again.
 func (n *Node) retryRefill(err error) {
 	if err != nil && !n.timers.resync.Pending() {
 		n.timers.resync.After(refillRetry)
 	}
 }
 
-// refill runs beside the loop.
+// refill reads the tables, beside the loop.
 func (n *Node) refill(ctx context.Context, t *sched.Task, r refill) error {
 	var missing, lost uint64
 	if err := n.sched.Do(ctx, func() { missing, lost = n.kernel.Missing, n.kernel.Lost }); err != nil {
@@ -143,12 +143,12 @@ func (n *Node) refill(ctx context.Context, t *sched.Task, r refill) error {
 	}
 	return n.sched.Do(ctx, func() {
 		if whole {
-			n.madeUp(missing)
+			n.eventsMadeUp(missing)
 		}
 		switch {
 		case !r.send && n.kernel.Lost != lost:
-			// What this reading has found by then was not replicated, and the next
-			// one does not find it any more.
+			// What this reading found by then was not replicated, and the next one
+			// will not find it as new.
 			n.untold = true
 		case whole && r.all:
 			n.untold = false
@@ -156,12 +156,12 @@ func (n *Node) refill(ctx context.Context, t *sched.Task, r refill) error {
 	})
 }
 
-// mostReadings is how often a table is read in a row that changes so that a reading is
-// interrupted.
+// mostReadings bounds how often a table is read in a row while the kernel interrupts each
+// reading.
 const mostReadings = 5
 
-// readWhole reads a table again until the kernel does not say of a reading that it may
-// have hidden or doubled entries. It reports whether it came to that.
+// readWhole repeats a reading until the kernel reports no interruption, which may hide or
+// double entries. It returns false if mostReadings were interrupted.
 func readWhole(read func() (nl.DumpInfo, error)) (whole bool, err error) {
 	for range mostReadings {
 		info, err := read()
@@ -172,8 +172,8 @@ func readWhole(read func() (nl.DumpInfo, error)) (whole bool, err error) {
 	return false, nil
 }
 
-// readTable reads a table of the kernel's for a refill and has each called for its
-// entries in the loop. What it could not find out another reading is to.
+// readTable reads one of the kernel's tables for a refill and calls each for its entries
+// with the lock held. It schedules another reading for what it could not find out.
 func readTable[T any, P decoded[T]](ctx context.Context, n *Node, t *sched.Task, r refill, typ nl.Type, begin func(), each func(P)) (whole bool, err error) {
 	whole, err = readWhole(func() (nl.DumpInfo, error) {
 		if err := n.sched.Do(ctx, func() { r.count(&n.kernel); begin(); n.beginDump() }); err != nil {
@@ -192,31 +192,31 @@ func readTable[T any, P decoded[T]](ctx context.Context, n *Node, t *sched.Task,
 }
 
 func (n *Node) refillFlows(ctx context.Context, t *sched.Task, r refill) (whole bool, err error) {
-	whole, err = readTable(ctx, n, t, r, ctnetlink.TypeFlowGet, n.internal.flows.BeginSweep, func(f *ctnetlink.Flow) { n.dumped(f, r) })
+	whole, err = readTable(ctx, n, t, r, ctnetlink.TypeFlowGet, n.internal.flows.BeginSweep, func(f *ctnetlink.Flow) { n.mergeFlow(f, r) })
 	if err != nil || !whole || !r.sweep {
 		return whole, err
 	}
 	return whole, n.sweepFlows(ctx)
 }
 
-// maxBuried and maxTouched bound the memory for what ends and changes during a dump.
+// maxEnded and maxChanged bound the memory for flows that end or change during a dump.
 const (
-	maxBuried  = 1 << 18
-	maxTouched = 1 << 18
+	maxEnded   = 1 << 18
+	maxChanged = 1 << 18
 )
 
-// ends is what events tell while a table is dumped. What the dump shows is a little
-// older: a flow that ended in between would come back, one that changed would change
-// back, and no event would ever correct that.
+// ends records what events report while a table is dumped. The dump shows a slightly
+// older state: without the record a flow that ended meanwhile would come back, one that
+// changed would change back, and no event would ever correct that.
 type ends struct {
 	flows   map[endedKey]struct{}
 	expects map[expectKey]struct{}
-	touched map[cache.Handle]ctnetlink.Attr // the attributes that events have told
-	full    bool                            // something was left out for want of room
+	changed map[cache.Handle]ctnetlink.Attr // the attributes that events have set
+	full    bool                            // an entry did not fit
 }
 
-// endedKey tells flows apart, also those that have the same tuple one after the other.
-// The kernel's id alone is a hash of 32 bits, which two flows may have.
+// endedKey identifies a flow, also among flows that have the same tuple one after the
+// other. The kernel's id alone is a 32-bit hash, which two flows may share.
 type endedKey struct {
 	orig ctnetlink.Tuple
 	zone uint16
@@ -231,7 +231,7 @@ func keyOfEnded(f *ctnetlink.Flow) endedKey {
 	return k
 }
 
-// beginDump and endDump enclose a dump.
+// beginDump and endDump enclose a dump: the record exists in between.
 func (n *Node) beginDump() {
 	n.ends = &ends{map[endedKey]struct{}{}, map[expectKey]struct{}{}, map[cache.Handle]ctnetlink.Attr{}, false}
 }
@@ -244,45 +244,45 @@ func (n *Node) endDump() {
 	n.ends = nil
 }
 
-// resyncDelay is the delay of readings that have to be also with NetlinkOverrunResync
+// resyncDelay is the delay of readings that are necessary even with NetlinkOverrunResync
 // off.
 func (n *Node) resyncDelay() time.Duration {
 	return cmp.Or(n.cfg.General.NetlinkOverrunResync, usualResync)
 }
 
-// touch notes the attributes that an event has told. An event has some only.
-func (n *Node) touch(h cache.Handle, f *ctnetlink.Flow) {
+// recordChange records the attributes that an event has set, which are seldom all.
+func (n *Node) recordChange(h cache.Handle, f *ctnetlink.Flow) {
 	if n.ends == nil {
 		return
 	}
-	before, known := n.ends.touched[h]
-	if !known && len(n.ends.touched) >= maxTouched {
+	before, known := n.ends.changed[h]
+	if !known && len(n.ends.changed) >= maxChanged {
 		n.ends.full = true
 		return
 	}
-	n.ends.touched[h] = before | f.Has
+	n.ends.changed[h] = before | f.Has
 }
 
-// bury notes the end of a flow, and born that another one may have its place in the
-// kernel's memory now, and so its id.
-func (n *Node) bury(f *ctnetlink.Flow) {
+// recordEnd records the end of a flow. recordBegin removes the record: a new flow may have
+// taken the old one's place in the kernel's memory, and with it its id.
+func (n *Node) recordEnd(f *ctnetlink.Flow) {
 	switch {
 	case n.ends == nil || f.Has&ctnetlink.HasID == 0:
-	case len(n.ends.flows) < maxBuried:
+	case len(n.ends.flows) < maxEnded:
 		n.ends.flows[keyOfEnded(f)] = struct{}{}
 	default:
 		n.ends.full = true
 	}
 }
 
-func (n *Node) born(f *ctnetlink.Flow) {
+func (n *Node) recordBegin(f *ctnetlink.Flow) {
 	if n.ends != nil && len(n.ends.flows) > 0 && f.Has&ctnetlink.HasID != 0 {
 		delete(n.ends.flows, keyOfEnded(f))
 	}
 }
 
-// buried reports whether an event has told the end of a flow that a dump shows.
-func (n *Node) buried(f *ctnetlink.Flow) bool {
+// hasEnded reports whether an event has told the end of a flow that a dump shows.
+func (n *Node) hasEnded(f *ctnetlink.Flow) bool {
 	if n.ends == nil || len(n.ends.flows) == 0 || f.Has&ctnetlink.HasID == 0 {
 		return false
 	}
@@ -290,7 +290,7 @@ func (n *Node) buried(f *ctnetlink.Flow) bool {
 	return ended
 }
 
-// expectKey tells expectations apart, which have no id.
+// expectKey identifies an expectation, which has no stable id.
 type expectKey struct {
 	tuple, mask ctnetlink.Tuple
 	zone        uint16
@@ -298,17 +298,17 @@ type expectKey struct {
 
 func keyOfExpect(e *ctnetlink.Expect) expectKey { return expectKey{e.Tuple, e.Mask, e.Zone} }
 
-func (n *Node) buryExpect(e *ctnetlink.Expect) {
+func (n *Node) recordExpectEnd(e *ctnetlink.Expect) {
 	switch {
 	case n.ends == nil:
-	case len(n.ends.expects) < maxBuried:
+	case len(n.ends.expects) < maxEnded:
 		n.ends.expects[keyOfExpect(e)] = struct{}{}
 	default:
 		n.ends.full = true
 	}
 }
 
-func (n *Node) bornExpect(e *ctnetlink.Expect) {
+func (n *Node) recordExpectBegin(e *ctnetlink.Expect) {
 	if n.ends != nil {
 		delete(n.ends.expects, keyOfExpect(e))
 	}
@@ -322,24 +322,24 @@ func (n *Node) buriedExpect(e *ctnetlink.Expect) bool {
 	return ended
 }
 
-// sends reports whether what a reading has found is replicated. While events are missing
-// it is in any case: a later reading, which would send it, does not find it any more.
+// sends reports whether the findings of a reading are replicated. While events are
+// missing they always are: a later reading would not find them as new.
 func (n *Node) sends(r refill, outcome cache.Outcome) bool {
 	return (r.send || n.kernel.Missing > 0) && (r.all || outcome != cache.Unchanged)
 }
 
-// dumpedExpect merges an expectation of a dump into the internal cache.
-func (n *Node) dumpedExpect(e *ctnetlink.Expect, r refill) {
+// mergeExpect merges an expectation of a dump into the internal cache.
+func (n *Node) mergeExpect(e *ctnetlink.Expect, r refill) {
 	if n.buriedExpect(e) || !n.wantsExpect(e) {
 		return
 	}
 	n.makeRoom(n.internal.expects)
 	h, outcome := n.internal.expects.Put(e, n.sched.Now())
-	n.tellExpect(h, stored(outcome), n.sends(r, outcome))
+	n.queueExpect(h, stored(outcome), n.sends(r, outcome))
 }
 
-// dumped merges an entry of a dump into the internal cache.
-func (n *Node) dumped(f *ctnetlink.Flow, r refill) {
+// mergeFlow merges an entry of a dump into the internal cache.
+func (n *Node) mergeFlow(f *ctnetlink.Flow, r refill) {
 	if why := incomplete(f); why != "" {
 		n.kernel.UnknownDumps++
 		return
@@ -347,12 +347,12 @@ func (n *Node) dumped(f *ctnetlink.Flow, r refill) {
 	if !n.filter.passes(f, false) {
 		return
 	}
-	if n.buried(f) {
+	if n.hasEnded(f) {
 		return
 	}
 	f.Has &^= ctnetlink.HasCountersOrig | ctnetlink.HasCountersReply | ctnetlink.HasUse
-	if n.ends != nil && len(n.ends.touched) > 0 {
-		f.Has &^= n.ends.touched[n.internal.flows.Find(f)] &^ ctnetlink.HasID
+	if n.ends != nil && len(n.ends.changed) > 0 {
+		f.Has &^= n.ends.changed[n.internal.flows.Find(f)] &^ ctnetlink.HasID
 	}
 	n.makeRoom(n.internal.flows)
 	h, outcome := n.internal.flows.Put(f, n.sched.Now())
@@ -362,12 +362,12 @@ func (n *Node) dumped(f *ctnetlink.Flow, r refill) {
 	if outcome == cache.Created || outcome == cache.Replaced {
 		n.beganHere(h)
 	}
-	n.tellFlow(h, stored(outcome), n.sends(r, outcome))
+	n.queueFlow(h, stored(outcome), n.sends(r, outcome))
 }
 
-// swept removes flows that the kernel did not have when it was asked, except those
+// removeUnseen removes flows that the kernel did not have when it was asked, except flows
 // that an event has named since.
-func (n *Node) swept(gone []cache.Handle) {
+func (n *Node) removeUnseen(gone []cache.Handle) {
 	for _, h := range gone {
 		if !n.internal.flows.Unseen(h) {
 			continue
@@ -379,11 +379,11 @@ func (n *Node) swept(gone []cache.Handle) {
 	}
 }
 
-// stored reports whether an insertion left an object behind.
+// stored reports whether an insertion succeeded.
 func stored(o cache.Outcome) bool { return o < cache.Full }
 
-// sweepLen is how many flows the kernel is asked about at once: their answers must
-// fit into the socket's buffer, which may be small without privileges.
+// sweepLen is how many flows the kernel is asked about at once: the answers must fit the
+// socket's buffer, which may be small without privileges.
 const sweepLen = 32
 
 // sweepFlows asks the kernel about every flow that the dump did not show, and
@@ -432,7 +432,7 @@ func (n *Node) sweepFlows(ctx context.Context) error {
 		if err = cmp.Or(p.Submit(b), p.Drain()); err != nil {
 			break
 		}
-		err = n.sched.Do(ctx, func() { n.swept(gone) })
+		err = n.sched.Do(ctx, func() { n.removeUnseen(gone) })
 		gone = gone[:0]
 	}
 	return cmp.Or(err, p.Close())
@@ -440,7 +440,7 @@ func (n *Node) sweepFlows(ctx context.Context) error {
 
 func (n *Node) refillExpects(ctx context.Context, t *sched.Task, r refill) (whole bool, err error) {
 	table := n.internal.expects
-	whole, err = readTable(ctx, n, t, r, ctnetlink.TypeExpectGet, table.BeginSweep, func(e *ctnetlink.Expect) { n.dumpedExpect(e, r) })
+	whole, err = readTable(ctx, n, t, r, ctnetlink.TypeExpectGet, table.BeginSweep, func(e *ctnetlink.Expect) { n.mergeExpect(e, r) })
 	if err != nil || !whole || !r.sweep {
 		return whole, err
 	}

@@ -23,7 +23,7 @@ func TestDumpTellsEndedFlowsApart(t *testing.T) {
 	n.beginDump()
 	n.flowEnded(&ended, true)
 	for _, f := range []ctnetlink.Flow{ended, sameID, zoned} {
-		n.dumped(&f, refill{})
+		n.mergeFlow(&f, refill{})
 	}
 	n.endDump()
 	for _, c := range []struct {
@@ -50,20 +50,20 @@ func TestTooManyEndsAreReadAgain(t *testing.T) {
 		over func(*Node)
 	}{
 		{"ended flows", func(e *ends) {
-			for i := range uint32(maxBuried) {
+			for i := range uint32(maxEnded) {
 				e.flows[endedKey{id: i + 1}] = struct{}{}
 			}
 		}, func(n *Node) { n.flowEnded(&f, true) }},
 		{"changed flows", func(e *ends) {
-			for i := range uint64(maxTouched) {
-				e.touched[1<<40+cache.Handle(i)] = 0
+			for i := range uint64(maxChanged) {
+				e.changed[1<<40+cache.Handle(i)] = 0
 			}
 		}, func(n *Node) { n.flowSeen(&f, foreign, n.internal.flows.Replace) }},
 		{"ended expectations", func(e *ends) {
-			for i := range uint32(maxBuried) {
+			for i := range uint32(maxEnded) {
 				e.expects[expectKey{tuple: ctnetlink.Tuple{SrcPort: uint16(i), DstPort: uint16(i >> 16)}}] = struct{}{}
 			}
-		}, func(n *Node) { n.buryExpect(&ctnetlink.Expect{Zone: 1}) }},
+		}, func(n *Node) { n.recordExpectEnd(&ctnetlink.Expect{Zone: 1}) }},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			n := unwired(ModeFTFW)
@@ -189,13 +189,13 @@ func TestBufferGrows(t *testing.T) {
 func TestReadingsReplicateWhileEventsAreMissing(t *testing.T) {
 	n := unwired(ModeFTFW)
 	all := flows(2)
-	n.dumped(&all[0], refill{})
+	n.mergeFlow(&all[0], refill{})
 	if got := n.machine.Pending(); got != 0 {
 		t.Errorf("%d changes are replicated", got)
 	}
 	n.kernel.Missing = 1
-	n.dumped(&all[0], refill{})
-	n.dumped(&all[1], refill{})
+	n.mergeFlow(&all[0], refill{})
+	n.mergeFlow(&all[1], refill{})
 	if got := n.machine.Pending(); got != 1 {
 		t.Errorf("%d changes are replicated while events are missing, want the new flow", got)
 	}

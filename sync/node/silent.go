@@ -64,8 +64,8 @@ func (n *Node) watchSilent(err error) {
 	n.timers.silent.After(n.silentDelay)
 }
 
-// lookAtSilent reads the tables and sets the time of the next look.
-func (n *Node) lookAtSilent() {
+// readSilent reads the tables and sets the time of the next look.
+func (n *Node) readSilent() {
 	if n.cfg.General.NetlinkOverrunResync == 0 {
 		return
 	}

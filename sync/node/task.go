@@ -52,7 +52,7 @@ func dump[T any, P decoded[T]](ctx context.Context, n *Node, t *sched.Task, d ct
 		if err != nil || !n.bypass {
 			return err
 		}
-		return n.unjam(ctx)
+		return n.waitForLink(ctx)
 	}
 	unread := uint64(0)
 	defer func() {

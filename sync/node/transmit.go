@@ -136,15 +136,15 @@ func (n *Node) freeReleased() {
 	}
 }
 
-// jammed reports that what is sent on without a cache in between had better wait:
+// linkBusy reports that what is sent on without a cache in between had better wait:
 // the link's queue is filling up, and what it cannot hold is lost.
-func (n *Node) jammed() bool { return n.bypass && n.links.busy() }
+func (n *Node) linkBusy() bool { return n.bypass && n.links.busy() }
 
-// unjam waits, beside the loop, until more may be sent on.
-func (n *Node) unjam(ctx context.Context) error {
+// waitForLink waits, beside the loop, until more may be sent on.
+func (n *Node) waitForLink(ctx context.Context) error {
 	for {
 		jammed := false
-		if err := n.sched.Do(ctx, func() { jammed = n.jammed() }); err != nil || !jammed {
+		if err := n.sched.Do(ctx, func() { jammed = n.linkBusy() }); err != nil || !jammed {
 			return err
 		}
 		select {
