@@ -13,7 +13,7 @@ import (
 // peerKey tells peers apart: by address, since C daemons send from any port.
 type peerKey = netip.Addr
 
-// peer is what is known of a node that sends to us.
+// peer is a node that sends to this one.
 type peer struct {
 	last     time.Duration
 	messages uint64
@@ -25,8 +25,8 @@ type peer struct {
 	noticed    time.Duration
 }
 
-// noticeLasts is how long a notice of lost events stands without being repeated,
-// beside plain ALIVEs: the one that took it back may be lost.
+// noticeLasts is how long a notice of lost events holds without being repeated beside
+// plain ALIVEs: the message that revoked it may be lost.
 const noticeLasts = 3 * time.Second
 
 // takeMessage judges one received message and applies it.
@@ -55,7 +55,7 @@ func (n *Node) takeMessage(link int, from netip.Addr, m *wire.Message) {
 	n.protocolEvents(events)
 }
 
-// takeNotice notes what a peer's ALIVE announces.
+// takeNotice applies what a peer's ALIVE announces about the peer.
 func (n *Node) takeNotice(p *peer, body []byte) {
 	var notice wire.Notice
 	if wire.ParseNotice(body, &notice) != nil {
@@ -96,14 +96,14 @@ func (n *Node) heard(link int, from netip.Addr) {
 	p.messages++
 }
 
-// forgetNotices forgets what the peers have announced about a former life.
+// forgetNotices drops the notices of the peers' former lives.
 func (n *Node) forgetNotices() {
 	for _, p := range n.peers {
 		p.incomplete = 0
 	}
 }
 
-// thirdNode notes a node that FT-FW has no place for.
+// thirdNode lists and logs a node beyond the two of FT-FW.
 func (n *Node) thirdNode() {
 	third := n.machine.Stats().Third
 	n.log.Warn(fmt.Sprintf("ignoring %v: FT-FW is for two nodes, and there is a peer already", third))
@@ -112,7 +112,7 @@ func (n *Node) thirdNode() {
 	}
 }
 
-// apply changes the external caches, or the kernel, as a peer says.
+// apply applies a peer's message to the external caches, or with an injector to the kernel.
 func (n *Node) apply(m *wire.Message) {
 	now := n.sched.Now()
 	if m.Type.IsExpect() {
@@ -165,7 +165,7 @@ func (n *Node) applyExpect(typ wire.Type, now time.Duration) {
 	}
 }
 
-// protocolEvents does and logs what the protocol asks for.
+// protocolEvents carries out and logs the protocol's events.
 func (n *Node) protocolEvents(e proto.Events) {
 	if e == 0 {
 		return
@@ -188,8 +188,8 @@ func (n *Node) protocolEvents(e proto.Events) {
 	}
 }
 
-// startedPeriod is how long the log only counts the starts of a peer that starts and
-// starts.
+// startedPeriod is how long the log only counts the starts of a peer that keeps
+// restarting.
 const startedPeriod = time.Minute
 
 func (n *Node) peerStarted() {

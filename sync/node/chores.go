@@ -12,11 +12,11 @@ import (
 	"ctbox/sync/wire"
 )
 
-// startBulk tells the peers everything, slice by slice.
+// startBulk sends the whole internal cache to the peers, slice by slice.
 func (n *Node) startBulk() {
 	if n.filling {
-		// A peer that starts together with this node asks before the kernel's
-		// table is known here: what it would be told now is nothing.
+		// A peer that starts together with this node asks before the kernel's table
+		// has been read here: a bulk now would be empty.
 		n.bulkWaits = true
 		return
 	}
@@ -86,8 +86,7 @@ func (n *Node) bulk(table proto.Table, handles []cache.Handle) {
 	}
 }
 
-// clocked is one of ALARM's tables with what happens to an object whose time has
-// come.
+// clocked is one of ALARM's tables with the action for objects whose timer has ended.
 type clocked struct {
 	table interface {
 		Expired(now time.Duration, batch []cache.Handle) (n int, more bool)
@@ -96,8 +95,8 @@ type clocked struct {
 	due func(cache.Handle)
 }
 
-// clocks are ALARM's tables: internal objects are told again, external ones that
-// nobody told again are forgotten.
+// clocks returns ALARM's tables: internal objects are announced again, external objects
+// that were not announced again expire.
 func (n *Node) clocks() [4]clocked {
 	return [4]clocked{
 		{n.internal.flows, n.changedFlow},
@@ -107,8 +106,8 @@ func (n *Node) clocks() [4]clocked {
 	}
 }
 
-// expire does what ALARM's clocks say, a slice of each table in a turn of the
-// loop: a million entries may be due at once.
+// expire handles ALARM's ended timers, one slice of each table in a turn of the loop: a
+// million may end at once.
 func (n *Node) expire(now time.Duration) {
 	n.expiring = false
 	for _, c := range n.clocks() {
@@ -120,7 +119,7 @@ func (n *Node) expire(now time.Duration) {
 	}
 }
 
-// nextExpiry is when expire has something to do.
+// nextExpiry returns when expire next has something to do.
 func (n *Node) nextExpiry() time.Duration {
 	next := proto.None
 	for _, c := range n.clocks() {

@@ -42,7 +42,7 @@ func (n *Node) Commit(ctx context.Context, tables Tables) (CommitResult, error) 
 	}
 }
 
-// startCommit is Commit's part in the loop.
+// startCommit is the part of Commit that needs the lock.
 func (n *Node) startCommit(tables Tables, ended func(CommitResult, error)) error {
 	asked := tables
 	if !n.expectSync {
@@ -51,8 +51,8 @@ func (n *Node) startCommit(tables Tables, ended func(CommitResult, error)) error
 	if n.machine == nil || tables == 0 {
 		return ErrUnsupported
 	}
-	// Also where there is nothing to commit: this node takes over, and a purge that
-	// was scheduled when it was the backup must not empty its kernel's table now.
+	// Even with nothing to commit this node takes over, and the purge that was scheduled
+	// when it became the backup must not empty its kernel's table now.
 	n.cancelPurge()
 	if n.committing {
 		n.notice("commit already in progress, skipping")
@@ -84,14 +84,14 @@ func (n *Node) startCommit(tables Tables, ended func(CommitResult, error)) error
 	return nil
 }
 
-// joiner is a commit that was asked for while another one was under way.
+// joiner is a request for a commit that came during another one.
 type joiner struct {
 	tables Tables
 	ended  func(CommitResult, error)
 }
 
-// answerJoined gives those who asked for a commit meanwhile the result of the one that has
-// ended, which is what they wanted. One who wants a table besides gets a commit of his own.
+// answerJoined answers the requests that came during a commit with its result. A request
+// for a further table leads to another commit.
 func (n *Node) answerJoined(result CommitResult, err error) {
 	all := n.joined
 	n.joined = nil
@@ -104,8 +104,8 @@ func (n *Node) answerJoined(result CommitResult, err error) {
 	}
 }
 
-// peersMissing is how many events the peers have lost and not yet made up, as they said
-// last.
+// peersMissing returns how many events the peers have lost and not yet made up, by their
+// last notices.
 func (n *Node) peersMissing() (events uint64) {
 	for _, p := range n.peers {
 		events += uint64(p.incomplete)
@@ -113,14 +113,14 @@ func (n *Node) peersMissing() (events uint64) {
 	return events
 }
 
-// commitTexts say what was asked for.
+// commitTexts name what is committed, in conntrack-tools' words.
 var commitTexts = map[Tables]string{
 	Flows:           "committing conntrack cache",
 	Expects:         "committing expectation cache",
 	Flows | Expects: "committing all external caches",
 }
 
-// commit is one commit under way. All but loading runs beside the loop.
+// commit is one commit under way. All of it but reading the caches runs without the lock.
 type commit struct {
 	node   *Node
 	task   *sched.Task
@@ -138,8 +138,8 @@ type commit struct {
 	retryExpects []ctnetlink.Expect
 }
 
-// restored is what the requests of a batch were made from, for those that the
-// kernel refuses. Index i of the batch is entry of[i].
+// restored holds the entries behind a batch's requests, for those that the kernel refuses.
+// Request i of the batch belongs to entry of[i].
 type restored struct {
 	flows   []ctnetlink.Flow
 	expects []ctnetlink.Expect
@@ -155,9 +155,9 @@ type request struct {
 	second  bool // the entry was removed before
 }
 
-// commitSlice is how many entries the loop hands out at once: more than for other
-// tasks, since the loop is busy with the events of what was committed and each
-// slice waits for its turn.
+// commitSlice is how many entries are read from a cache at once: more than for other
+// tasks, since the loop is busy with the commit's own events and each slice waits for the
+// lock.
 const commitSlice = 1024
 
 // run commits in passes, each a walk over a cache in slices.
@@ -233,13 +233,13 @@ func (c *commit) flows(ctx context.Context, related bool) error {
 	return c.settle()
 }
 
-// hasMaster reports whether f's master is known well enough to be looked up.
+// hasMaster reports whether f's master is complete enough to be looked up.
 func hasMaster(f *ctnetlink.Flow) bool {
 	const needed = ctnetlink.TupleAddrs | ctnetlink.TupleProto | ctnetlink.TuplePorts
 	return f.Master.Has&needed == needed
 }
 
-// detach gives f variable parts of its own, which few flows have.
+// detach drops the variable parts that f shares with the reused flow it was loaded into.
 func detach(f *ctnetlink.Flow) {
 	f.HelperInfo, f.Secctx = nil, nil
 	if !hasMaster(f) {
@@ -342,7 +342,7 @@ func (c *commit) fresh() (*nl.Batch, error) {
 	return b, nil
 }
 
-// clear removes what stood in the way of entries and creates these again.
+// clear removes flows and expectations that blocked entries, and creates the entries again.
 func (c *commit) clear() error {
 	flows, expects := c.retryFlows, c.retryExpects
 	c.retryFlows, c.retryExpects = nil, nil
@@ -359,7 +359,7 @@ func (c *commit) clear() error {
 	return nil
 }
 
-// late tries flows a last time that collided with others, when all have been replaced.
+// late retries flows that collided with others once more, when all have been replaced.
 func (c *commit) late() error {
 	c.last = true
 	for i := range c.lateFlows {
@@ -389,10 +389,10 @@ func (c *commit) settle() error {
 	}
 }
 
-// progressPeriod is how often a long commit says how far it is.
+// progressPeriod is the period of a long commit's progress lines.
 const progressPeriod = 2 * time.Second
 
-// progress logs how far the commit is, now and then.
+// progress logs the progress of a long commit.
 func (c *commit) progress() {
 	now := time.Now()
 	if c.said.IsZero() {
@@ -407,7 +407,7 @@ func (c *commit) progress() {
 		r.Flows.Committed+r.Expects.Committed, r.Failed(), now.Sub(r.Began)/time.Second))
 }
 
-// complete counts what became of a batch.
+// complete counts the results of a batch.
 func (c *commit) complete(b *nl.Batch) error {
 	c.progress()
 	tag := b.Tag.(*restored)

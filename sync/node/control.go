@@ -18,17 +18,16 @@ import (
 	"ctbox/sync/sched"
 )
 
-// What a method returns when the node does not do what it was asked. The texts
-// are for the person who typed the command.
+// Errors of the control methods. The texts are for the person who typed the command.
 var (
-	// ErrStopped: the node has stopped or is about to.
+	// ErrStopped reports that the node has stopped or is about to.
 	ErrStopped = sched.ErrStopped
-	// ErrUnsupported: this mode or configuration has no such thing: a commit
-	// in statistics mode, expectations without ExpectationSync. conntrack-tools
-	// does nothing then and says nothing to the client.
+	// ErrUnsupported reports that this mode or configuration lacks the function: a
+	// commit in statistics mode, expectations without ExpectationSync. conntrack-tools
+	// does nothing in such a case and does not tell the client.
 	ErrUnsupported = errors.New("not supported in this mode")
-	// ErrCommitRunning: a commit has not ended yet, and what was asked for (a flush
-	// of the external cache) cannot be done beside it.
+	// ErrCommitRunning reports that a commit is under way, beside which the request (a
+	// flush of the external cache) cannot be carried out.
 	ErrCommitRunning = errors.New("a commit is in progress")
 )
 
@@ -69,7 +68,7 @@ type Entry struct {
 	Expires   bool
 }
 
-// CommitResult is what became of a commit.
+// CommitResult is the outcome of a commit.
 type CommitResult struct {
 	Tables  Tables // that were committed
 	Flows   CommitCount
@@ -118,7 +117,7 @@ func (r *CommitResult) Failed() uint64 { return r.Flows.Failed + r.Expects.Faile
 //	Commit(ctx, Tables) (CommitResult, error)
 //		Returns when the commit has ended. Entries that fail are counted and
 //		are no error; a commit that could not go on to its end is one. If ctx
-//		ends before, the commit goes on without a witness. Whatever there is to
+//		ends before, the commit goes on. Whatever there is to
 //		commit, a purge that was scheduled is cancelled. While another commit is
 //		under way there is no second one: both return its result.
 //	Flush(ctx, Cache) error

@@ -69,7 +69,7 @@ func (n *Node) stepDown() {
 	n.settleEnds()
 }
 
-// stepUp notes that this node takes over, or has nothing left to remove.
+// stepUp notes that this node takes over or has nothing left to remove.
 func (n *Node) stepUp() {
 	n.failback.down = false
 	n.failback.ends, n.failback.began = nil, nil
@@ -119,7 +119,7 @@ func (n *Node) endExternal(h cache.Handle, f *ctnetlink.Flow) {
 	n.settleEnds()
 }
 
-// settleEnds has what the peer has ended removed, when that is certain.
+// settleEnds begins the removal of what the peer has ended, once that is certain.
 func (n *Node) settleEnds() {
 	b := &n.failback
 	if !b.down || len(b.ends) == 0 || b.removing != nil || b.speaks && !b.peerRules() {

@@ -93,13 +93,13 @@ func (n *Node) FlushKernel(ctx context.Context, tables Tables) error {
 	}
 }
 
-// errFlushing: one flush of the kernel's tables is enough.
+// errFlushing reports that another flush of the kernel's tables is under way.
 var errFlushing = errors.New("a flush of the kernel's tables is in progress")
 
 // errNotWhole: what the kernel hid was not flushed.
 var errNotWhole = errors.New("the kernel interrupted each reading of its table")
 
-// startFlush begins a flush of the kernel's tables. The loop must call it.
+// startFlush begins a flush of the kernel's tables.
 func (n *Node) startFlush(tables Tables, ended func(error)) {
 	if n.flushing {
 		ended(errFlushing)
@@ -112,7 +112,7 @@ func (n *Node) startFlush(tables Tables, ended func(error)) {
 	}, func(err error) { n.flushing = false; ended(err) })
 }
 
-// flushKernel runs beside the loop.
+// flushKernel deletes the flows that pass the filter, beside the loop.
 func (n *Node) flushKernel(ctx context.Context, tables Tables, filter *filter) error {
 	if tables&Expects != 0 {
 		if err := n.sched.Do(ctx, func() { n.kernel.Flushes++ }); err != nil {
@@ -196,7 +196,7 @@ func (n *Node) SchedulePurge(ctx context.Context) error {
 
 func (n *Node) cancelPurge() { n.timers.purge.Stop() }
 
-// purge is a scheduled flush that is due.
+// purge carries out a scheduled flush.
 func (n *Node) purge() {
 	n.stepUp()
 	n.notice("flushing kernel conntrack table (scheduled)")

@@ -10,23 +10,23 @@ import (
 	"ctbox/sync/sched"
 )
 
-// A peer that is dead, or whose messages a firewall drops, makes no noise. So the node
-// notices when it hears nothing although something is due.
+// A peer that is dead, or whose messages a firewall drops, is silent. The node warns when
+// it hears nothing although something is due.
 //
-// In FT-FW and NOTRACK every node sends something each second, those of conntrack-tools
-// too. In ALARM only flows are sent, each again within RefreshTime: a peer is missed only
-// while the external cache has flows, and one that never had any cannot be known to be
-// there at all. Over TCP it has to be connected at least.
+// In FT-FW and NOTRACK every node, conntrack-tools' too, sends something each second. In
+// ALARM only flows are sent, each again within RefreshTime: silence means something only
+// while the external cache has flows, and a peer that never had any is not known to exist.
+// Over TCP a peer must be connected at least.
 
 const (
-	// peerQuiet is how long nothing is heard until that is said.
+	// peerQuiet is the silence after which the node warns.
 	peerQuiet = 5 * time.Second
-	// watchLate is how late a look at the peers may come. After that the process did not
-	// run, on a suspended machine for one, and what it has not heard means nothing.
+	// watchLate is how late a check may come. A later one means that the process did not
+	// run, on a suspended machine for example, and then silence means nothing.
 	watchLate = time.Second
 )
 
-// hearing is what the node has noticed about the silence of its peers.
+// hearing is the state of the watch for silent peers.
 type hearing struct {
 	next  time.Duration // the next look; 0 for never
 	deaf  bool          // said that nothing is heard of any peer
@@ -49,7 +49,7 @@ func (s hearingSource) Run() error {
 	return nil
 }
 
-// checkPeers warns of peers that are silent. It was due at that time.
+// checkPeers warns of silent peers. due is when the check should have come.
 func (n *Node) checkPeers(due time.Duration) {
 	now := n.sched.Now()
 	n.hearing.next = now + peerQuiet
@@ -88,7 +88,7 @@ func (n *Node) checkPeers(due time.Duration) {
 
 const everySecond = "although every node sends something each second"
 
-// checkAlarmPeers is lookForPeers for mode ALARM.
+// checkAlarmPeers is checkPeers for mode ALARM.
 func (n *Node) checkAlarmPeers(now time.Duration) {
 	h := &n.hearing
 	last, why := time.Duration(0), ""

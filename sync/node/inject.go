@@ -16,9 +16,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// injector brings what peers say to the kernel at once (DisableExternalCache). It
-// has a goroutine and a socket of its own; the loop hands it slices of orders and
-// stops reading the links while too many wait.
+// injector applies the peers' changes to the kernel at once (DisableExternalCache). It has
+// its own goroutine and socket. The links' readers pass it slices of orders, and stop
+// reading while too many wait.
 type injector struct {
 	node   *Node
 	conn   *nl.Conn
@@ -36,7 +36,7 @@ type order struct {
 	typ    wire.Type
 	flow   ctnetlink.Flow
 	expect ctnetlink.Expect
-	// The peer told no timeout (its CommitTimeout): flow has one for its creation only.
+	// The peer sent no timeout (its CommitTimeout): flow has one only for its creation.
 	untimed bool
 }
 
@@ -59,11 +59,11 @@ func (i *injector) close() {
 	i.named.Close()
 }
 
-// full tells the loop to leave what peers send where it is.
+// full reports whether the links' readers should wait.
 func (i *injector) full() bool { return len(i.orders) >= injectQueue-1 }
 
-// flow and expect note an order; hand passes on what was noted. The loop calls
-// them.
+// flow and expect add an order to the slice being filled; hand passes the slice on. Both
+// need the node's lock.
 func (i *injector) flow(typ wire.Type, f *ctnetlink.Flow) {
 	o := i.add(typ)
 	i.node.restore.flow(&o.flow, f, 0)
@@ -121,8 +121,7 @@ func (i *injector) run(ctx context.Context) {
 	}
 }
 
-// attempt is how an order is tried; one that fails leads to the next, which may
-// help.
+// attempt is one way to carry out an order; a failure may lead to another attempt.
 type attempt uint8
 
 const (
@@ -176,7 +175,7 @@ func (i *injector) carryOut(ctx context.Context, orders []order) error {
 	return nil
 }
 
-// flowKey is what two orders have in common that are about the same object.
+// flowKey identifies the object of an order.
 type flowKey struct {
 	expect bool
 	tuple  ctnetlink.Tuple
@@ -223,8 +222,8 @@ func submitTrials(p *nl.Pipeline, orders []order, todo []trial) error {
 	return p.Submit(b)
 }
 
-// requests are the requests of one attempt; removal says that the first of them
-// only makes room.
+// requests returns the requests of one attempt; removal says that the first of them only
+// makes room.
 func (o *order) requests(a attempt) (requests []nl.Request, removal bool) {
 	const create = unix.NLM_F_CREATE | unix.NLM_F_EXCL
 	var typ, gone nl.Type
@@ -265,8 +264,7 @@ func (o *order) requests(a attempt) (requests []nl.Request, removal bool) {
 	return append(requests, request), removal
 }
 
-// judge counts what became of a batch and returns what is to be tried again, in
-// another way.
+// judge counts the results of a batch and returns the orders to retry another way.
 func (i *injector) judge(orders []order, b *nl.Batch) (again []trial) {
 	i.mu.Lock()
 	defer i.mu.Unlock()
@@ -342,7 +340,7 @@ func (n *Node) warnUnnamed(_ struct{}, more uint64) {
 	n.log.Warn("the kernel has refused " + strconv.FormatUint(more, 10) + " more entries of the peer")
 }
 
-// warn names what the kernel refused.
+// warn logs an order that the kernel refused.
 func (i *injector) warn(text string, o *order, err error) {
 	if !i.named.Admit(struct{}{}, struct{}{}) {
 		return

@@ -26,8 +26,8 @@ type links struct {
 // errNoLink and the text around an error are conntrack-tools'.
 var errNoLink = errors.New("can't open channel socket: no dedicated link is configured")
 
-// openLinks opens the configured links. One whose interface does not exist yet is
-// waited for; any other failure ends the start.
+// openLinks opens the configured links. A link whose interface does not exist yet opens
+// later; any other failure ends the start.
 func (n *Node) openLinks() (err error) {
 	configured := n.cfg.Sync.Links
 	if len(configured) == 0 {
@@ -47,7 +47,7 @@ func (n *Node) openLinks() (err error) {
 		}
 		l.all = append(l.all, link.New(linkConfig(c), i, n.deliver, link.Reports{Refused: n.refusedSource, Failed: n.linkFailed}))
 	}
-	// Changes are listened to before the links look at their interfaces.
+	// The monitor precedes the links' first look at their interfaces, to miss no change.
 	if l.monitor, err = link.NewMonitor(l.all, n.linkFailed); err != nil {
 		return err
 	}
@@ -61,9 +61,9 @@ func (n *Node) openLinks() (err error) {
 	return nil
 }
 
-// missingClause names what a link cannot do without, or returns "". Without a peer
-// messages would go to this host itself, and none would be taken from anywhere;
-// without a port each node would have another one.
+// missingClause names a clause that a link needs and lacks, or returns "". Without a peer
+// messages would go to this host, and none would be accepted; without a port each node
+// would choose its own.
 func missingClause(c *conf.Link) string {
 	switch {
 	case c.Interface == "":
@@ -92,7 +92,7 @@ func linkConfig(c *conf.Link) link.Config {
 	}
 }
 
-// open opens link i, or notes that its interface is missing.
+// open opens link i, or logs that its interface is missing.
 func (l *links) open(i int, k *link.Link) error {
 	err := k.Open()
 	switch {
@@ -105,8 +105,8 @@ func (l *links) open(i int, k *link.Link) error {
 	return err
 }
 
-// complain says what is wrong with link i, unless that was the last that was said:
-// links are opened again whenever any interface changes.
+// complain logs what is wrong with link i, unless that is what was logged last: links are
+// opened again whenever an interface changes.
 func (l *links) complain(i int, say func(string, ...any), text string) {
 	if l.said[i] != text {
 		l.said[i] = text
@@ -114,21 +114,21 @@ func (l *links) complain(i int, say func(string, ...any), text string) {
 	}
 }
 
-// refusedSource names, once, a sender that is not the configured peer.
+// refusedSource logs, once for each address, a sender that is not the configured peer.
 func (n *Node) refusedSource(from netip.Addr) {
 	n.log.Warn(fmt.Sprintf("refused sync messages from %v: only the configured interface and, for UDP and TCP, "+
 		"the IPv4_Destination_Address or IPv6_Destination_Address and what Accept and Also name are accepted", from))
 }
 
-// linkFailed names, once, an error that keeps a link from receiving. It tries again.
+// linkFailed logs, once, an error that keeps a link from receiving. The link retries.
 func (n *Node) linkFailed(err error) { n.log.Error("dedicated link: " + err.Error()) }
 
 func (l *links) send(p *wire.Packer) { l.all[l.current].Send(p) }
 
-// busy reports that the current link has enough to send.
+// busy reports whether the current link has enough to send.
 func (l *links) busy() bool { return l.all[l.current].Busy() }
 
-// use makes link i the current one: a peer that is heard there listens there.
+// use makes link i the current one: where the peer's messages arrive, it also listens.
 func (l *links) use(i int) {
 	if i == l.current {
 		return
@@ -146,8 +146,8 @@ func (l *links) close() {
 	}
 }
 
-// linkChanged follows the interfaces: opens links whose interface came, takes
-// over MTUs, and leaves a current link that cannot carry anything.
+// linkChanged reacts to changes of interfaces: it opens links whose interface has appeared,
+// adopts MTUs, and leaves a current link that is down.
 func (n *Node) linkChanged() {
 	l := n.links
 	for i, k := range l.all {
@@ -174,8 +174,8 @@ func (n *Node) linkChanged() {
 	}
 }
 
-// deliver is how the links' readers bring what peers sent. While the kernel has to
-// catch up with what was received before they have to wait.
+// deliver is called by the links' readers with received datagrams. Readers wait while the
+// kernel has to catch up with earlier ones (injection).
 func (n *Node) deliver(b *link.Batch, ended <-chan struct{}) {
 	for n.injector != nil && n.injector.full() {
 		select {
@@ -190,7 +190,7 @@ func (n *Node) deliver(b *link.Batch, ended <-chan struct{}) {
 	}
 }
 
-// takeDatagrams applies what peers sent.
+// takeDatagrams applies the messages of a batch of datagrams.
 func (n *Node) takeDatagrams(b *link.Batch) {
 	b.Each(func(from netip.Addr, datagram []byte) {
 		r := wire.ReadDatagram(datagram)
@@ -232,8 +232,8 @@ func (l *links) status() []LinkStatus {
 	return out
 }
 
-// errorQueue is what TCP links keep while the peer is away, as one: so
-// conntrack-tools shows it, for other transports too.
+// errorQueue returns what TCP links hold while the peer is away, as one queue, which
+// conntrack-tools shows for other transports too.
 func (l *links) errorQueue() QueueStatus {
 	q := QueueStatus{Name: "errorq", Max: defaultErrorQueue}
 	for i, k := range l.all {

@@ -15,16 +15,16 @@ const LevelNotice = slog.Level(2)
 // which flow that was). The log has it on a line of its own behind the message.
 const EntryKey = "entry"
 
-// Ended is what a node in statistics mode calls for each cached flow that ended. f is
-// what the kernel's event says, counters included, or, of an end that was found out
-// without one, what the cache had (sheet section 6.3). It is called by whoever has the
-// node's turn, one call at a time: it must not block, nor keep f.
+// Ended is called by a node in statistics mode for each cached flow that has ended. f is
+// the flow of the kernel's event, counters included, or the cached flow where the end had
+// no event. Calls come one at a time with the node's lock held: Ended must not block, and
+// must not keep f.
 type Ended func(f *ctnetlink.Flow)
 
 // limit is a loglimit.Limit for lines of one kind.
 type limit = loglimit.Limit[struct{}, struct{}]
 
-// limits keep lines that others cause from filling the log.
+// limits keep lines that peers or the kernel cause from filling the log.
 type limits struct{ lost, started *limit }
 
 func (l *limits) open(n *Node) {

@@ -14,25 +14,24 @@ import (
 // the same. Caches, sequence numbers and links go on as they are. After an error
 // nothing has changed.
 //
-// Where the filter changes, its events count from now on. Flows of the internal
-// cache that do not pass any more are removed, and peers are told that these are
-// gone: nobody would tell them of the end. Then the kernel's table is read for
-// flows that pass now. Both happen after Reconfigure has returned. Without an
-// internal cache only events tell what the filter has changed.
+// A changed filter applies to events from now on. Flows of the internal cache that no
+// longer pass are removed and their end is replicated, since their real end would not be.
+// Then the kernel's table is read for flows that pass now. Both happen after Reconfigure
+// has returned. Without an internal cache the new filter applies to events only.
 func (n *Node) Reconfigure(ctx context.Context, cfg *conf.Config) error {
 	var refused error
 	err := n.sched.Do(ctx, func() { refused = n.reconfigure(cfg) })
 	return errors.Join(err, refused)
 }
 
-// reconfigure is Reconfigure's part in the loop.
+// reconfigure is the part of Reconfigure that needs the lock.
 func (n *Node) reconfigure(cfg *conf.Config) error {
 	g, before := &cfg.General, &n.cfg.General
 	filter, refilter := n.filter, !g.Filter.Equal(&before.Filter)
 	if refilter {
 		filter = newFilter(&g.Filter, n.filter.helpers)
 	}
-	// First what may fail.
+	// Steps that can fail come first.
 	if n.events != nil {
 		if err := n.resubscribe(g, filter, refilter); err != nil {
 			return err
@@ -100,8 +99,8 @@ func (n *Node) resubscribe(g *conf.General, filter *filter, refilter bool) error
 	return nil
 }
 
-// dropExcluded removes from the internal cache, slice by slice, what the filter
-// does not let in any more: flows, and then the expectations of these.
+// dropExcluded removes from the internal cache, slice by slice, flows that the filter no
+// longer passes, and then their expectations.
 func (n *Node) dropExcluded() {
 	handles := make([]cache.Handle, sliceLen)
 	var flows, expects cache.Cursor

@@ -6,44 +6,41 @@ import (
 	"ctbox/nl/ctnetlink"
 )
 
-// restorer turns what a peer told into what this node's kernel is to have.
+// restorer converts cached entries of the peer into requests to this node's kernel.
 type restorer struct {
 	timeout        time.Duration // CommitTimeout; 0 for the flow's own
 	windowTracking bool          // TCPWindowTracking
 }
 
-// staleTimeout is given to what, by its age, should have ended already: long
-// enough for its owner's next packet, as conntrack-tools does.
+// staleTimeout is the timeout of an entry that should have expired by its age: long enough
+// for the flow's next packet, as in conntrack-tools.
 const staleTimeout = 60 * time.Second
 
-// left is the timeout of something that had `own` seconds when it was last heard
-// of, age ago.
+// left returns the timeout of an entry that had own seconds when it was announced, age ago.
 func (r *restorer) left(own uint32, age time.Duration) uint32 {
 	if r.timeout > 0 {
 		return uint32(r.timeout / time.Second)
 	}
 	rest := time.Duration(own)*time.Second - age
-	// The kernel counts in seconds: less than one would be none, and the flow gone
-	// as soon as it is there.
+	// The kernel counts in seconds: with less than one the flow would expire at once.
 	if age < 0 || rest < time.Second {
 		rest = staleTimeout
 	}
 	return uint32(rest / time.Second)
 }
 
-// liberal keeps the kernel from judging a TCP flow by windows that it has not
-// seen.
+// liberal disables the kernel's check of a TCP flow's windows, which it has not seen.
 var liberal = ctnetlink.TCPFlags{Value: ctnetlink.TCPFlagBeLiberal, Mask: ctnetlink.TCPFlagBeLiberal}
 
-// scaled says that a TCP flow's windows are scaled.
+// scaled marks a TCP flow's windows as scaled.
 var scaled = ctnetlink.TCPFlags{Value: ctnetlink.TCPFlagWindowScale, Mask: ctnetlink.TCPFlagWindowScale}
 
 // flow sets out to the request that creates f, an entry of the external cache
 // that was last heard of age ago, in this kernel. It shares f's variable parts.
 //
-// NAT is asked for with the exact address and port of the origin, also where the
-// port was not changed: left to itself the kernel would pick another one in
-// silence when the tuple is taken. So pinned, it refuses (EEXIST).
+// NAT is requested with the exact address and port of the origin, even where the port was
+// not changed: otherwise the kernel would choose another port without notice when the tuple
+// is taken. With all of it given the kernel refuses instead (EEXIST).
 func (r *restorer) flow(out, f *ctnetlink.Flow, age time.Duration) {
 	*out = *f
 	out.Has &= ctnetlink.HasStatus | ctnetlink.HasMark | ctnetlink.HasZone | ctnetlink.HasLabels | ctnetlink.HasHelper | ctnetlink.HasSynproxy |
@@ -68,8 +65,7 @@ func (r *restorer) flow(out, f *ctnetlink.Flow, age time.Duration) {
 	if f.Has&ctnetlink.HasStatus == 0 {
 		out.Status = 0
 	}
-	// What a flow is because of its master follows from the master; offloading
-	// is each kernel's own.
+	// EXPECTED follows from the master, and offloading is each kernel's own.
 	out.Status &^= ctnetlink.StatusExpected | ctnetlink.StatusOffload | ctnetlink.StatusHWOffload | ctnetlink.StatusDying
 	out.Status |= ctnetlink.StatusConfirmed
 	if f.Orig.Proto == ctnetlink.ProtoTCP {
@@ -79,11 +75,11 @@ func (r *restorer) flow(out, f *ctnetlink.Flow, age time.Duration) {
 	pin(out, &out.NATDst, ctnetlink.HasNATDst, f.Orig.Dst, f.Orig.DstPort)
 }
 
-// window gives a TCP flow its window scales, or takes window checks from it.
+// window sets a TCP flow's window scales, or disables its window checks.
 func (r *restorer) window(out, f *ctnetlink.Flow) {
 	const scales = ctnetlink.HasTCPWScaleOrig | ctnetlink.HasTCPWScaleReply
 	if r.windowTracking && f.Has&scales == scales {
-		// The kernel takes scales only of a flow that is said to have some.
+		// The kernel accepts scales only with the flag.
 		out.Has |= scales | ctnetlink.HasTCPFlagsOrig | ctnetlink.HasTCPFlagsReply
 		out.TCPFlagsOrig, out.TCPFlagsReply = scaled, scaled
 		return
@@ -95,8 +91,7 @@ func (r *restorer) window(out, f *ctnetlink.Flow) {
 	out.TCPFlagsOrig, out.TCPFlagsReply = liberal, liberal
 }
 
-// pin completes a NAT of out: the address and port that the peer left out are
-// the ones that were not changed.
+// pin completes a NAT of out: an address or port that the peer left out was not changed.
 func pin(out *ctnetlink.Flow, nat *ctnetlink.NAT, has ctnetlink.Attr, addr ctnetlink.Addr, port uint16) {
 	if out.Has&has == 0 {
 		return

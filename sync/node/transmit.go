@@ -11,11 +11,11 @@ import (
 	"ctbox/sync/wire"
 )
 
-// batchDatagrams go to the link with one system call.
+// batchDatagrams is how many datagrams go to the link with one system call.
 const batchDatagrams = 64
 
-// transmit sends all that the protocol has queued: datagrams are as full as the
-// queue makes them, and nothing waits for more to come.
+// transmit sends everything that the protocol has queued. Datagrams are as full as the
+// queue allows, and no message waits for others.
 func (n *Node) transmit() {
 	if n.machine == nil {
 		return
@@ -28,7 +28,7 @@ func (n *Node) transmit() {
 	}
 	for {
 		if n.links.busy() {
-			// What is held is sent as it is then, not as it is now.
+			// Held objects are encoded when they are sent, with their contents then.
 			n.held = n.machine.Pending() > 0
 			break
 		}
@@ -46,7 +46,7 @@ func (n *Node) transmit() {
 	n.freeReleased()
 }
 
-// noteLag notes since when there has been something to send without a break.
+// noteLag records since when messages have been waiting without a break.
 func (n *Node) noteLag() {
 	waiting := n.machine.Stats().Transmit > 0
 	if waiting && !n.behind {
@@ -77,7 +77,7 @@ func (n *Node) encode(dst []byte, s *proto.Send) []byte {
 	return out
 }
 
-// The message types that tell of an object's state.
+// The message types of the states of an object.
 var (
 	flowTypes   = [...]wire.Type{cache.New: wire.FlowNew, cache.Alive: wire.FlowUpdate, cache.Dead: wire.FlowDelete}
 	expectTypes = [...]wire.Type{cache.New: wire.ExpectNew, cache.Alive: wire.ExpectUpdate, cache.Dead: wire.ExpectDelete}
@@ -110,8 +110,8 @@ func (n *Node) encodeObject(dst []byte, s *proto.Send) ([]byte, error) {
 	}
 	header.Type = flowTypes[state]
 	if state == cache.Dead {
-		// A flow with the same tuple may live already. The peer must hear of it
-		// after this end, which may be sent a second time.
+		// A flow with the same tuple may live already. The peer must learn of it after
+		// this end, which may be sent a second time.
 		if living := n.internal.flows.Find(&n.flow); living != 0 {
 			n.machine.Changed(proto.Object{Table: proto.Flows, Handle: uint64(living)})
 		}
@@ -119,10 +119,10 @@ func (n *Node) encodeObject(dst []byte, s *proto.Send) ([]byte, error) {
 	return n.encoder.AppendFlow(dst, header, &n.flow)
 }
 
-// errGone: the object was flushed while its message waited.
+// errGone reports an object that was flushed while its message waited.
 const errGone = wire.IncompleteError("it is gone from the cache")
 
-// errUnsaid: version 1 has no true message for the object.
+// errUnsaid reports an object that version 1 of the protocol cannot express.
 const errUnsaid = wire.IncompleteError("the protocol has no place for it")
 
 // freeReleased frees dead objects that every peer knows to be dead.
@@ -136,11 +136,11 @@ func (n *Node) freeReleased() {
 	}
 }
 
-// linkBusy reports that what is sent on without a cache in between had better wait:
-// the link's queue is filling up, and what it cannot hold is lost.
+// linkBusy reports whether messages that bypass the cache should wait: the link's queue is
+// filling up, and messages that do not fit are lost.
 func (n *Node) linkBusy() bool { return n.bypass && n.links.busy() }
 
-// waitForLink waits, beside the loop, until more may be sent on.
+// waitForLink waits, beside the loop, until the link can take more.
 func (n *Node) waitForLink(ctx context.Context) error {
 	for {
 		jammed := false
@@ -155,7 +155,7 @@ func (n *Node) waitForLink(ctx context.Context) error {
 	}
 }
 
-// bypassEvent sends an event on as it came (DisableInternalCache).
+// bypassEvent forwards an event as it is (DisableInternalCache).
 func (n *Node) bypassEvent(m *nl.Message, from origin) {
 	f := &n.flow
 	if ctnetlink.IsDelete(m) {
@@ -197,7 +197,7 @@ func (n *Node) bypassExpect(m *nl.Message, from origin) {
 	n.sendExpect(typ, &n.expect)
 }
 
-// sendFlow and sendExpect send a message that passes the queue by.
+// sendFlow and sendExpect send a message that bypasses the queue.
 func (n *Node) sendFlow(typ wire.Type, f *ctnetlink.Flow) {
 	if !n.saysFlow(f) {
 		return
