@@ -338,7 +338,7 @@ func appendManual(dst []byte) []byte {
 			}
 		}
 	}
-	dst = append(dst, ".SH PROTOCOL OPTIONS\nThey are known behind \\fB\\-p\\fP.\n"...)
+	dst = append(dst, ".SH PROTOCOL OPTIONS\nThese options are valid after \\fB\\-p\\fP.\n"...)
 	for i := range protocols {
 		dst = append(dst, ".SS "+protocols[i].name+"\n"...)
 		for _, o := range protocols[i].options {
