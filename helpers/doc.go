@@ -1,10 +1,8 @@
-// Package helpers runs user-space helpers: it registers their objects with the
-// kernel, reads the packets that the kernel queues for them, has the helper read
-// each, and carries out its answer, in the kernel's table of expectations and in
-// the packet's verdict.
+// Package helpers runs user-space helpers. It registers their objects with the kernel,
+// passes each packet that the kernel queues to the flow's helper, and applies the answer:
+// it creates expectations and sends the verdict.
 //
-// A helper itself is a folder below this one, written with package helper and
-// listed in package builtin. host.go is the life of them all, queue.go what
-// happens to a packet, expect.go how an expectation is made, private.go what is
-// remembered of flows whose packets arrive faster than they are answered.
+// Each helper is a package below this one, written with package helper and listed in
+// package builtin. host.go starts and stops them, queue.go handles a packet, expect.go
+// creates expectations, and private.go keeps private data that the kernel does not have yet.
 package helpers

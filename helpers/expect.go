@@ -13,26 +13,26 @@ import (
 	"ctbox/nl/ctnetlink"
 )
 
-// followMaster is the kernel's function for expected flows that are translated
-// after the pattern of the flow that announced them (nf_nat_core).
+// followMaster is the kernel's function (in nf_nat_core) that translates an expected flow
+// as the announcing one is translated.
 const followMaster = "nat-follow-master"
 
-// maxPorts is how many ports are tried for an announced expectation whose own is
-// taken. Each is a request to the kernel, and who asks may be an attacker.
+// maxPorts is how many ports are tried if the announced one is taken. Each costs a request
+// to the kernel, and the sender may be an attacker.
 const maxPorts = 64
 
-// expecter makes expectations through ctnetlink. The kernel takes them only for
-// flows that are in its table, which a flow's first packet is not: expectations
-// of those go with the verdict.
+// expecter creates expectations through ctnetlink. The kernel takes them only for flows
+// in its table. A new flow is not in it yet: its expectations travel with the verdict.
 type expecter struct {
 	conn *nl.Conn
-	x    ctnetlink.Expect // the one that is being made
-	old  ctnetlink.Expect // one that the kernel has already
-	sent ctnetlink.Expect // the one that goes with the verdict
+	x    ctnetlink.Expect // the expectation to create
+	old  ctnetlink.Expect // the kernel's expectation of the same tuple
+	sent ctnetlink.Expect // the expectation in the verdict
 }
 
-// build makes e.x what the kernel has to know about the expectation w that p
-// announces (sheet: helpers, 8.1 and 9.1).
+// build sets e.x to the kernel's form of the expectation w that p announces. The mask
+// covers the whole destination, for which the kernel has no wildcard (struct
+// nf_conntrack_tuple_mask in net/netfilter/nf_conntrack_tuple.h has a source only).
 func (e *expecter) build(p *helper.Packet, w *helper.Expectation) {
 	family := p.Flow.Family()
 	x := &e.x
@@ -69,9 +69,9 @@ func (e *expecter) build(p *helper.Packet, w *helper.Expectation) {
 	}
 }
 
-// isLoaded reports whether the kernel has that function beside nat-follow-master:
-// each is in a module of its own. An expectation that names one which is not there
-// is refused, and where it goes with a verdict nobody would notice.
+// isLoaded reports whether the module of a NAT function other than nat-follow-master is
+// loaded. The kernel refuses an expectation that names a missing one, and does not report
+// that for an expectation in a verdict.
 func isLoaded(follow string) bool {
 	_, err := os.Stat("/sys/module/nf_nat_" + follow)
 	return err == nil
@@ -96,11 +96,10 @@ func ones(family uint8) (a ctnetlink.Addr) {
 	return a
 }
 
-// make has the kernel expect e.x. If another flow has announced that port, and
-// free says that it may be another one, the next that is free is taken, and is
-// e.x.Tuple.DstPort then. An expectation that is there already is begun anew: a
-// packet that was sent twice announces the same.
-func (e *expecter) make(ctx context.Context, free bool) error {
+// create creates e.x in the kernel. If the port is another flow's and free is set, it takes
+// the next free port, which is e.x.Tuple.DstPort then. An existing expectation of the same
+// flow is replaced: a retransmitted packet announces the same one.
+func (e *expecter) create(ctx context.Context, free bool) error {
 	for range maxPorts {
 		err := e.request(ctx, ctnetlink.TypeExpectNew, unix.NLM_F_CREATE|unix.NLM_F_EXCL)
 		switch {
@@ -118,8 +117,8 @@ func (e *expecter) make(ctx context.Context, free bool) error {
 	return unix.EADDRINUSE
 }
 
-// nextPort moves e.x on to the port that is tried next. It stays among those that
-// need no privilege if it comes around.
+// nextPort advances e.x to the next port to try. After 65535 comes 1024, the first
+// unprivileged one.
 func (e *expecter) nextPort() {
 	if e.x.Tuple.DstPort == 0xffff {
 		e.x.Tuple.DstPort = 1023
@@ -127,8 +126,8 @@ func (e *expecter) nextPort() {
 	e.x.Tuple.DstPort++
 }
 
-// find moves e.x on to a port that nobody else's expectation has. It is for those
-// that have to go with the verdict, of which the kernel does not tell.
+// find advances e.x to a port without an expectation of another flow. It is for
+// expectations in a verdict, for which the kernel reports no refusal.
 func (e *expecter) find(ctx context.Context) error {
 	for range maxPorts {
 		found, err := e.look(ctx)
@@ -140,8 +139,8 @@ func (e *expecter) find(ctx context.Context) error {
 	return unix.EADDRINUSE
 }
 
-// isOurs reports whether the kernel's expectation of e.x's tuple is one that the
-// same flow has made, for the same port of the same host.
+// isOurs reports whether the kernel's expectation of e.x's tuple belongs to the same flow,
+// for the same port of the same host.
 func (e *expecter) isOurs(ctx context.Context) bool {
 	found, err := e.look(ctx)
 	return err == nil && found && e.same()
@@ -170,7 +169,7 @@ func (e *expecter) look(ctx context.Context) (found bool, err error) {
 	return found, err
 }
 
-// remove takes e.x back.
+// remove deletes e.x from the kernel.
 func (e *expecter) remove(ctx context.Context) error {
 	want := ctnetlink.Expect{Has: e.x.Has & ctnetlink.ExpectHasZone, Zone: e.x.Zone, Tuple: e.x.Tuple}
 	return e.conn.Do(ctx, nl.Request{Type: ctnetlink.TypeExpectDelete, Family: want.Tuple.Family, Attrs: want.Append}, nil)

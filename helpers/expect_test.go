@@ -67,7 +67,7 @@ func announce(p *helper.Packet, port uint16) *helper.Expectation {
 // make makes the expectation and returns the port that it got.
 func (tb *table) make(p *helper.Packet, port uint16, free bool) (uint16, error) {
 	tb.e.build(p, announce(p, port))
-	err := tb.e.make(context.Background(), free)
+	err := tb.e.create(context.Background(), free)
 	return tb.e.x.Tuple.DstPort, err
 }
 

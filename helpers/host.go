@@ -22,7 +22,7 @@ import (
 	"ctbox/nl/nfqueue"
 )
 
-// LevelNotice is the level of what is normal and worth a line.
+// LevelNotice is the log level of normal, noteworthy events.
 const LevelNotice = slog.LevelInfo + 2
 
 // Host runs the helpers of a configuration.
@@ -34,9 +34,9 @@ type Host struct {
 	conn    *nl.Conn // for expectations while running
 	objects *nl.Conn // for the helper objects
 	queues  queues
-	enabled []*cthelper.Helper // as they are to be when nobody reads their queues
+	enabled []*cthelper.Helper // the requests that disable what Open has enabled
 
-	byName  map[object]*helper.Helper // of those configured
+	byName  map[object]*helper.Helper // the configured ones
 	byQueue map[uint16]*helper.Helper
 	quiet   *loglimit.Limit[string, string]
 
@@ -49,7 +49,7 @@ type Host struct {
 	private private
 }
 
-// queues is an *nfqueue.Queues, or a test's.
+// queues is implemented by *nfqueue.Queues, and by the tests.
 type queues interface {
 	Bind(ctx context.Context, queue uint16, maxLen uint32) error
 	Read(each func(*nfqueue.Packet), refused func(error)) (short bool, err error)
@@ -60,17 +60,16 @@ type queues interface {
 	Close() error
 }
 
-// object is what the kernel tells helpers apart by, but for the family.
+// object identifies a helper object of the kernel, without its family.
 type object struct {
 	name  ctnetlink.Name
 	proto uint8
 }
 
-// Open registers the helper objects of the configuration with the kernel, from
-// its last Type to its first as conntrack-tools does, and takes their queues, all
-// in the calling thread's network namespace. The notices to log are
-// conntrack-tools', too. An error names the helper; nothing stays enabled then.
-// The caller ends with Run or Close.
+// Open registers the configuration's helper objects with the kernel and binds their queues,
+// in the calling thread's network namespace. Like conntrack-tools it goes from the last Type
+// to the first and logs the same notices. An error names the helper; no helper stays enabled
+// then. The caller must call Run or Close.
 func Open(ctx context.Context, cfg *conf.Helper, log *slog.Logger) (_ *Host, err error) {
 	h := newHost(log)
 	defer func() {
@@ -109,8 +108,8 @@ func newHost(log *slog.Logger) *Host {
 	return h
 }
 
-// receiveBuffer has room for as many packets as may wait in the queues, of 1500
-// bytes and what the kernel adds to each.
+// receiveBuffer returns the size of a receive buffer for as many packets as the queues
+// may hold, each of 1500 bytes and the kernel's overhead.
 func receiveBuffer(types []*conf.HelperType) int {
 	const each, standard, least, most = 4096, 1024, 4 << 20, 64 << 20
 	size := 0
@@ -144,8 +143,7 @@ func (h *Host) setUp(ctx context.Context, create bool, t *conf.HelperType) error
 		h.notice(ctx, fmt.Sprintf("policy name=%s expect_timeout=%d expect_max=%d", p.Name, timeout, p.ExpectMax))
 		o.Policies = append(o.Policies, cthelper.Policy{Name: p.Name, ExpectMax: p.ExpectMax, ExpectTimeout: timeout})
 	}
-	// The queue first: packets of an enabled helper pass while nobody has its
-	// queue.
+	// Bind the queue first: packets of an enabled helper pass unread until its queue is bound.
 	if h.byQueue[t.QueueNum] == nil {
 		if err := h.queues.Bind(ctx, t.QueueNum, t.QueueLen); err != nil {
 			return bindError(t, err)
@@ -166,7 +164,7 @@ func (h *Host) setUp(ctx context.Context, create bool, t *conf.HelperType) error
 
 func (h *Host) notice(ctx context.Context, text string) { h.log.Log(ctx, LevelNotice, text) }
 
-// bindError explains why a queue can't be had.
+// bindError adds a likely cause to the error of a queue that cannot be bound.
 func bindError(t *conf.HelperType, err error) error {
 	var why string
 	switch {
@@ -175,35 +173,35 @@ func bindError(t *conf.HelperType, err error) error {
 	case errors.Is(err, unix.EOPNOTSUPP):
 		why = "; the kernel needs CONFIG_NETFILTER_NETLINK_GLUE_CT"
 	case errors.Is(err, unix.EINVAL):
-		why = "; is the module nfnetlink_queue there?"
+		why = "; is the module nfnetlink_queue loaded?"
 	}
 	return fmt.Errorf("trying to bind queue %d of cthelper `%s': %w%s", t.QueueNum, t.Name, worded(err), why)
 }
 
-// setError explains what the kernel has against an object.
+// setError adds a likely cause to the error of a helper object that the kernel refuses.
 func setError(t *conf.HelperType, create bool, err error) error {
 	var why string
 	switch {
 	case errors.Is(err, unix.EINVAL) && create:
-		why = "; is the module nfnetlink_cthelper there?"
+		why = "; is the module nfnetlink_cthelper loaded?"
 	case errors.Is(err, unix.EINVAL):
-		why = "; not there, and Setup is off: `nfct helper add` makes it (module nfnetlink_cthelper)"
+		why = "; it does not exist and Setup is off: `nfct helper add` creates it (module nfnetlink_cthelper)"
 	case errors.Is(err, unix.EBUSY):
-		why = "; the kernel has it otherwise: its own module (nf_conntrack_" + t.Name +
-			"), or an object with another policy or private data length (`nfct helper delete` removes that)"
+		why = "; the kernel has another one of this name: its own module (nf_conntrack_" + t.Name +
+			"), or an object with another policy or private data length (`nfct helper delete` removes it)"
 	}
 	return fmt.Errorf("trying to configure cthelper `%s': %w%s", t.Name, worded(err), why)
 }
 
-// refusal is an error whose text is strerror(3)'s, with a capital letter: that is
-// what conntrack-tools logs, and what people look for.
+// refusal is an error of the kernel with strerror(3)'s text, which conntrack-tools logs
+// and people search for.
 type refusal struct{ reason *nl.Error }
 
 func (r refusal) Error() string { return r.reason.Strerror() }
 
 func (r refusal) Unwrap() error { return r.reason }
 
-// worded is err, as a refusal if the kernel has refused.
+// worded returns err, as a refusal if it comes from the kernel.
 func worded(err error) error {
 	if reason, ok := err.(*nl.Error); ok {
 		return refusal{reason}
@@ -211,15 +209,14 @@ func worded(err error) error {
 	return err
 }
 
-// Run reads packets and answers them until ctx ends. Then it disables the helper
-// objects, so that new flows pass, answers what waits in the queues, and closes
-// everything. An error means that no packet can be read any more; everything is
-// closed then, too.
+// Run reads and answers packets until ctx ends. Then it disables the helper objects, so
+// that new flows pass, answers the packets still in the queues, and closes h. An error
+// means that packets can no longer be read; h is closed then, too.
 func (h *Host) Run(ctx context.Context) error {
 	defer h.Close()
 	running, stop := context.WithCancel(context.Background())
 	defer stop()
-	h.ctx = running // what was announced is carried out at the end, too
+	h.ctx = running // not ctx: packets are still answered after ctx has ended
 	var disabled atomic.Bool
 	var waiting sync.WaitGroup
 	defer waiting.Wait()
@@ -228,7 +225,7 @@ func (h *Host) Run(ctx context.Context) error {
 		case <-ctx.Done():
 			h.disable()
 			disabled.Store(true)
-			_ = h.queues.Stop() // what fails here, fails the next read, too
+			_ = h.queues.Stop() // an error here is one of the next Read, too
 		case <-running.Done():
 		}
 	})
@@ -244,15 +241,15 @@ func (h *Host) Run(ctx context.Context) error {
 		}
 		if disabled.Load() {
 			if short {
-				return nil // what waited before is answered, and nothing comes any more
+				return nil // the queues are empty, and the kernel queues nothing more
 			}
-			_ = h.queues.Stop() // the first one may have been a part of that batch
+			_ = h.queues.Stop() // again, since the first one may have ended this batch
 		}
 	}
 }
 
-// disable makes the kernel accept what it would have queued. The objects stay, as
-// rules name them, and so do the expectations.
+// disable makes the kernel accept packets that it would have queued. The objects stay,
+// because rules refer to them, and so do the expectations.
 func (h *Host) disable() {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 	defer cancel()
@@ -264,7 +261,7 @@ func (h *Host) disable() {
 	h.enabled = nil
 }
 
-// Close releases what Open opened. It may be called again.
+// Close releases everything that Open has opened. Further calls do nothing.
 func (h *Host) Close() {
 	if h.objects != nil {
 		h.disable()
@@ -280,8 +277,8 @@ func (h *Host) Close() {
 	h.objects, h.queues, h.conn = nil, nil, nil
 }
 
-// quietPeriod is how often the same text is logged: a stranger's packets must not fill
-// the log.
+// quietPeriod is the shortest time between two identical log lines: packets from outside
+// must not fill the log.
 const quietPeriod = time.Second
 
 // warn logs text, or counts it if it was logged within quietPeriod.
@@ -291,7 +288,7 @@ func (h *Host) warn(text string) {
 	}
 }
 
-// warnHeld logs how often a text was held back.
+// warnHeld logs how many lines of a text were suppressed.
 func (h *Host) warnHeld(text string, n uint64) {
 	h.log.Warn(fmt.Sprintf("%s (and %d times more)", text, n))
 }

@@ -2,17 +2,16 @@ package helpers
 
 import "ctbox/nl/ctnetlink"
 
-// private remembers what was written into flows' private data until the packets
-// that were queued before that are read. The kernel puts a flow's data beside a
-// packet when it queues it: of two packets in a burst the second has what was
-// true before the first was answered.
+// private keeps changed private data until all packets that were queued before the change
+// have been read. The kernel attaches a flow's data to a packet when it queues it, so the
+// second packet of a burst carries the data from before the first one's verdict.
 type private struct {
 	batch uint32
 	flows map[flowKey]written
 }
 
-// flowKey tells flows apart: of the original tuple what every flow has, the zone,
-// and the kernel's id, since a new flow may have an ended one's tuple.
+// flowKey identifies a flow: original tuple, zone, and the kernel's id, because a new flow
+// may reuse the tuple of an ended one.
 type flowKey struct {
 	src, dst         ctnetlink.Addr
 	srcPort, dstPort uint16
@@ -22,7 +21,7 @@ type flowKey struct {
 }
 
 type written struct {
-	batch uint32 // when
+	batch uint32 // in which it was written
 	data  [maxPrivate]byte
 }
 
@@ -30,8 +29,7 @@ type written struct {
 // nf_conn_help).
 const maxPrivate = 32
 
-// maxRemembered bounds the memory for it; the queue's length does so already,
-// unless it is never found empty.
+// maxRemembered limits the memory under a load that never leaves the queue empty.
 const maxRemembered = 4096
 
 func keyOf(f *ctnetlink.Flow) flowKey {
@@ -46,8 +44,8 @@ func keyOf(f *ctnetlink.Flow) flowKey {
 	return k
 }
 
-// load returns the private data of f's flow, of that size, in dst: what was
-// written last, or what came with the packet, or zeros.
+// load returns size bytes of the flow's private data, stored in dst: the latest written,
+// else those that came with the packet, else zeros.
 func (r *private) load(dst *[maxPrivate]byte, f *ctnetlink.Flow, size int) []byte {
 	*dst = [maxPrivate]byte{}
 	data := dst[:size]
@@ -63,7 +61,7 @@ func (r *private) load(dst *[maxPrivate]byte, f *ctnetlink.Flow, size int) []byt
 	return data
 }
 
-// store remembers what is written with the verdict of this packet.
+// store keeps the private data that the verdict of this packet carries.
 func (r *private) store(f *ctnetlink.Flow, data []byte) {
 	if r.flows == nil || len(r.flows) >= maxRemembered {
 		r.flows = make(map[flowKey]written)
@@ -73,8 +71,8 @@ func (r *private) store(f *ctnetlink.Flow, data []byte) {
 	r.flows[keyOf(f)] = w
 }
 
-// next ends a batch of packets. If it was a short one, that left none waiting,
-// then what comes now was queued after the verdicts of the batch before it.
+// next ends a batch of packets. After a short batch, which left the queue empty, later
+// packets were queued after the verdicts of the previous batch, so its data is dropped.
 func (r *private) next(short bool) {
 	if short && len(r.flows) > 0 {
 		for k, w := range r.flows {

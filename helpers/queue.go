@@ -18,17 +18,17 @@ import (
 // Stats counts what happens to packets.
 type Stats struct {
 	Packets      atomic.Uint64 // read from the queues
-	Unread       atomic.Uint64 // of those: accepted, because no helper could read them
-	Dropped      atomic.Uint64 // of those: dropped, as the helper wanted it
-	Rewritten    atomic.Uint64 // of those: sent on with another payload
-	Expectations atomic.Uint64 // given to the kernel
-	Refused      atomic.Uint64 // of those: refused, as far as the kernel tells
-	Verdicts     atomic.Uint64 // that the kernel refused for what came with them
+	Unread       atomic.Uint64 // packets accepted because no helper could read them
+	Dropped      atomic.Uint64 // packets dropped by their helper
+	Rewritten    atomic.Uint64 // packets sent on with another payload
+	Expectations atomic.Uint64 // expectations given to the kernel
+	Refused      atomic.Uint64 // expectations known to be refused by the kernel
+	Verdicts     atomic.Uint64 // verdicts refused by the kernel because of their attributes
 	Overruns     atomic.Uint64 // times that the receive buffer was full
 }
 
-// packet is the packet in work, and what its answer is made with. All of it is
-// used again for the next.
+// packet is the packet being processed, and the buffers of its answer. It is reused for
+// the next packet.
 type packet struct {
 	flow    ctnetlink.Flow
 	helper  *helper.Helper
@@ -43,7 +43,7 @@ type packet struct {
 	verdict nfqueue.Verdict
 }
 
-// batch reads what has arrived, or waits for it, and answers it.
+// batch waits for packets, reads those that have arrived, and answers them.
 func (h *Host) batch() (short bool, err error) {
 	short, err = h.queues.Read(h.readPacket, h.readRefusal)
 	h.flush()
@@ -61,7 +61,7 @@ func (h *Host) receive(q *nfqueue.Packet) {
 
 func (h *Host) refusal(err error) {
 	h.Stats.Verdicts.Add(1)
-	if !errors.Is(err, unix.ENOENT) { // gone meanwhile, with its interface say
+	if !errors.Is(err, unix.ENOENT) { // the packet is gone, with its interface for example
 		h.warn("kernel refused verdict: " + err.Error())
 	}
 }
@@ -72,7 +72,7 @@ func (h *Host) flush() {
 	}
 }
 
-// Reasons to accept a packet unread. They are conntrack-tools' words.
+// Reasons to accept a packet unread, in conntrack-tools' words.
 var (
 	errNoPayload = errors.New("packet with no payload")
 	errNoCT      = errors.New("no CT attached to this packet")
@@ -81,7 +81,7 @@ var (
 	errNoHelper  = errors.New("no helper is configured for this packet's flow")
 )
 
-// answer gives the verdict of one packet. Whatever is wrong with it, it passes.
+// answer sends the verdict of one packet. A packet that cannot be read is accepted.
 func (h *Host) answer(q *nfqueue.Packet) {
 	if err := h.open(q); err != nil {
 		h.Stats.Unread.Add(1)
@@ -99,7 +99,7 @@ func (h *Host) answer(q *nfqueue.Packet) {
 	*v = nfqueue.Verdict{Queue: q.Queue, ID: q.ID}
 	p.change.Has = 0
 	if p.answer.Drop || !h.announce(q, v) {
-		// The private data stays, too: what comes again has to be read as it was now.
+		// The private data stays unchanged, so that the retransmission is read like this packet.
 		h.Stats.Dropped.Add(1)
 		h.queues.Answer(&nfqueue.Verdict{Queue: q.Queue, ID: q.ID, Drop: true})
 		return
@@ -119,7 +119,7 @@ func (h *Host) answer(q *nfqueue.Packet) {
 	h.queues.Answer(v)
 }
 
-// open makes h.packet the packet in q.
+// open decodes q into h.packet.
 func (h *Host) open(q *nfqueue.Packet) error {
 	p := &h.packet
 	switch {
@@ -145,8 +145,8 @@ func (h *Host) open(q *nfqueue.Packet) error {
 		p.flow.Status = 0
 	}
 	p.view.Flow, p.view.Info = &p.flow, helper.Info(q.Info)
-	// The flow's own helper counts: two of them may share a queue, and an expected
-	// flow may come by the queue of another protocol's object.
+	// The flow names its helper: two helpers may share a queue, and the packets of an
+	// expected flow may come through the queue of another protocol's object.
 	p.helper = nil
 	if p.flow.Has&ctnetlink.HasHelper != 0 {
 		p.helper = h.byName[object{p.flow.Helper, p.view.Protocol}]
@@ -160,8 +160,8 @@ func (h *Host) open(q *nfqueue.Packet) error {
 	return nil
 }
 
-// announce makes the expectations of the answer and puts into v what goes with
-// the verdict. It reports whether the packet may go on.
+// announce creates the answer's expectations, and adds to v those that travel with the
+// verdict. It reports whether the packet is to be accepted.
 func (h *Host) announce(q *nfqueue.Packet, v *nfqueue.Verdict) bool {
 	p := &h.packet
 	p.edits, p.made = p.edits[:0], p.made[:0]
@@ -193,16 +193,16 @@ func (h *Host) announce(q *nfqueue.Packet, v *nfqueue.Verdict) bool {
 	if p.payload, err = p.view.Rewrite(p.payload[:0], p.edits); err != nil {
 		h.warn("helper `" + p.helper.Name + "': cannot rewrite packet: " + err.Error())
 		h.takeBack()
-		return false // it would announce an address that nobody can reach
+		return false // it would announce an unreachable address
 	}
-	if !bytes.Equal(p.payload, q.Payload) { // the same port, and no other address
+	if !bytes.Equal(p.payload, q.Payload) {
 		h.Stats.Rewritten.Add(1)
 		v.Payload = p.payload
 	}
 	return true
 }
 
-// takeBack removes what the packet in work has announced, if it is dropped.
+// takeBack removes the expectations of a packet that is dropped.
 func (h *Host) takeBack() {
 	for _, x := range h.packet.made {
 		h.expect.x = x
@@ -214,12 +214,12 @@ func (h *Host) takeBack() {
 
 var errOneOnly = errors.New("only one expectation can go with the first packet of a flow")
 
-// makeExpectation has the kernel expect w. It goes with the verdict where that is
-// the only way or enough: for the first packet of a flow, which ctnetlink does not
-// know yet; for a flow that is to have a helper, which ctnetlink does not take from
-// Linux 6.18 on; and where the packet passes whatever becomes of it, since that saves
-// a request. One that the flow has already is begun anew then. Otherwise it is made
-// through ctnetlink, which tells whether it could be done.
+// makeExpectation creates w in the kernel. The expectation travels with the verdict where
+// ctnetlink cannot create it or its reply is not needed: for the first packet of a flow,
+// which ctnetlink does not know yet; for an expected flow with a helper, which ctnetlink
+// refuses since Linux 6.18; and if the packet passes in any case, which saves a request. An
+// existing expectation of the flow is refreshed then. Otherwise ctnetlink creates it and
+// reports whether the kernel took it.
 func (h *Host) makeExpectation(w *helper.Expectation, v *nfqueue.Verdict) error {
 	p, e := &h.packet, &h.expect
 	e.build(&p.view, w)
@@ -239,7 +239,7 @@ func (h *Host) makeExpectation(w *helper.Expectation, v *nfqueue.Verdict) error 
 	case !confirmed:
 		return errOneOnly
 	}
-	err := e.make(h.ctx, free)
+	err := e.create(h.ctx, free)
 	if err == nil {
 		p.made = append(p.made, e.x)
 	}

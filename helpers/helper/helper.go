@@ -1,10 +1,10 @@
-// Package helper is what a user-space helper is written with: the packet that it
-// reads, and the answer that it gives. A helper is one folder below helpers with
-// one pure function from Packet to Answer; sockets, expectations in the kernel,
-// free ports and checksums are the business of package helpers.
+// Package helper defines user-space helpers: the packet that a helper reads and the answer
+// that it returns. A helper is one package below helpers with one pure function from Packet
+// to Answer; package helpers does the sockets, the kernel's expectations, free ports and
+// checksums.
 //
-// Nothing here does any I/O, and nothing may: what a helper does can be tested,
-// and fuzzed, with bytes alone.
+// Neither this package nor a helper does any I/O, so both are tested and fuzzed with bytes
+// alone.
 package helper
 
 import (
@@ -13,32 +13,30 @@ import (
 	"time"
 )
 
-// Helper describes a user-space helper. It is a value that never changes; what
-// it remembers of a flow is in the flow's private data.
+// Helper describes a user-space helper. It never changes; a helper's state for a flow is in
+// the flow's private data.
 type Helper struct {
-	// Name is that of the kernel's helper object, at most 15 bytes, and of its
-	// only policy.
+	// Name is the name of the kernel's helper object, at most 15 bytes, and of its only
+	// policy.
 	Name string
-	// Protocols are the layer-4 protocols that it reads: IPPROTO_TCP,
-	// IPPROTO_UDP or both. An object of the kernel is for one of them.
+	// Protocols are the layer-4 protocols that it reads: IPPROTO_TCP, IPPROTO_UDP or both.
+	// Each has a helper object of its own in the kernel.
 	Protocols []uint8
-	// Families are the layer-3 protocols over which it expects anything: nl.FamilyIPv4,
-	// nl.FamilyIPv6 or both. An object of the kernel is for one of them.
+	// Families are the layer-3 protocols over which it expects flows: nl.FamilyIPv4,
+	// nl.FamilyIPv6 or both. Each has a helper object of its own in the kernel.
 	Families []uint8
-	// PrivateLen is the number of bytes, at most 32, that the kernel keeps for
-	// each flow. It is part of the kernel's object and equal to conntrack-tools',
-	// so that an object which one program made serves the other.
+	// PrivateLen is the size of a flow's private data in the kernel, at most 32 bytes. It is
+	// part of the helper object, and the same as in conntrack-tools, so that an object
+	// which one program created serves the other.
 	PrivateLen int
-	// ExpectMax and ExpectTimeout are the policy where the configuration has no
-	// other: expectations that a flow may have at a time, and their life in whole
-	// seconds.
+	// ExpectMax and ExpectTimeout are the default policy: the number of expectations that a
+	// flow may have at a time, and their lifetime in whole seconds.
 	ExpectMax     uint32
 	ExpectTimeout time.Duration
-	// Read reads one packet of a flow that has this helper and says in a what is
-	// to be done. It is called with an empty Answer, for every packet in the
-	// order of the queue, from one goroutine; it keeps neither p nor a. Whatever
-	// it does not understand it leaves alone: an empty Answer accepts the packet
-	// as it is.
+	// Read reads one packet of a flow with this helper and fills in a, which is empty. It is
+	// called for every packet in the order of the queue, from one goroutine, and must keep
+	// neither p nor a. It leaves a empty for packets that it does not understand: they are
+	// accepted unchanged.
 	Read func(p *Packet, a *Answer)
 
 	// Ours marks a helper that conntrack-tools does not have. The tests that compare
@@ -59,10 +57,10 @@ type Doc struct {
 	Rule string
 }
 
-// Supports reports whether the helper expects anything over that layer-3 protocol.
+// Supports reports whether the helper expects flows over that layer-3 protocol.
 func (h *Helper) Supports(family uint8) bool { return slices.Contains(h.Families, family) }
 
-// Direction is that of a packet in its flow.
+// Direction is the direction of a packet in its flow.
 type Direction uint8
 
 // Original is the direction of a flow's first packet.
@@ -74,8 +72,7 @@ const (
 // Other returns the opposite direction.
 func (d Direction) Other() Direction { return 1 - d }
 
-// Info is the state of a packet in its flow, as the kernel has it (enum
-// ip_conntrack_info).
+// Info is the state of a packet in its flow (the kernel's enum ip_conntrack_info).
 type Info uint32
 
 // Values of Info.
@@ -95,30 +92,30 @@ func (i Info) Direction() Direction {
 	return Original
 }
 
-// Answer is what a helper wants done. An empty one accepts the packet.
+// Answer is a helper's answer to a packet. The empty Answer accepts the packet unchanged.
 type Answer struct {
-	// Drop discards the packet, and with it everything else here and what was
-	// changed of the private data: its sender may send it again, and then it is
-	// read as for the first time. A packet that OnRefusal drops is the same.
+	// Drop drops the packet. The rest of the answer and changes of the private data are
+	// discarded, so that a retransmission is read like the first transmission. The same
+	// goes for a packet that OnRefusal drops.
 	Drop bool
-	// Timeout, if not zero, becomes the flow's timeout, in whole seconds.
+	// Timeout is the flow's new timeout in whole seconds; zero leaves it.
 	Timeout time.Duration
-	// Expect are the expectations to be made before the packet goes on, at most
-	// ExpectMax of the policy at a time; the kernel drops the oldest beyond.
-	// Where one cannot be made, OnRefusal decides about the packet. One with more
-	// than MaxExpect passes without any of them.
+	// Expect are the expectations to create before the packet is accepted. Beyond the
+	// policy's ExpectMax the kernel drops the oldest. If one cannot be created, OnRefusal
+	// decides about the packet. With more than MaxExpect the packet is accepted and none
+	// is created.
 	Expect []Expectation
-	// OnRefusal says what becomes of a packet whose expectations the kernel does
-	// not take. DropPacket lets TCP send it again; the default accepts it.
+	// OnRefusal is the verdict on a packet whose expectations the kernel refuses. The
+	// default accepts it; DropPacket makes TCP retransmit it.
 	OnRefusal Refusal
 }
 
-// MaxExpect is how many expectations a packet may announce. No protocol here has
-// use for more than three; each costs requests to the kernel, dozens if somebody
-// has taken the ports, and the packet's sender decides how many there are.
+// MaxExpect is how many expectations a packet may announce. The packet's sender chooses the
+// number, and each costs requests to the kernel, dozens if its ports are taken. No protocol
+// here needs more than three.
 const MaxExpect = 8
 
-// Refusal is what becomes of a packet when an expectation could not be made.
+// Refusal is the verdict on a packet whose expectation could not be created.
 type Refusal uint8
 
 // Values of Answer.OnRefusal.
@@ -127,65 +124,62 @@ const (
 	DropPacket
 )
 
-// Reset empties a and keeps its memory.
+// Reset empties a and keeps its memory for reuse.
 func (a *Answer) Reset() {
 	clear(a.Expect)
 	*a = Answer{Expect: a.Expect[:0]}
 }
 
-// Expectation is a flow that a packet announces, as it will arrive at the
-// firewall. Its addresses are of the family of the flow that announces it.
+// Expectation is a flow that a packet announces, as it will arrive at the firewall. Its
+// addresses have the family of the announcing flow.
 type Expectation struct {
 	Protocol uint8 // IPPROTO_TCP or IPPROTO_UDP
-	// Src is where it comes from: an invalid address is any, port 0 is any.
+	// Src is the source: an invalid address matches any, and so does port 0.
 	Src netip.AddrPort
-	// Dst is where it goes, without an exception: the kernel compares all of it.
+	// Dst is the destination: the kernel compares all of it.
 	Dst netip.AddrPort
-	// Permanent expectations stay after a match, until they expire
+	// Permanent keeps the expectation after a match, until it expires
 	// (NF_CT_EXPECT_PERMANENT).
 	Permanent bool
 	// Helper names the helper of the expected flow, "" for none.
 	Helper string
-	// NAT says how the expected flow is translated if the announcing flow is; nil
-	// leaves that to the firewall's rules.
+	// NAT is the translation of the expected flow if the announcing flow is translated; nil
+	// leaves it to the firewall's rules.
 	NAT *NAT
-	// Announced is where the packet has Dst's port, and address, as text or
-	// number. If the announcing flow is translated, what stands there is replaced,
-	// and Dst's port may become another one that is free. Needs NAT.
+	// Announced is the part of the packet with Dst's port, and address. If the announcing
+	// flow is translated, this part is rewritten, and if Dst's port is taken, a free one
+	// replaces it. Needs NAT.
 	Announced *Announced
 }
 
-// NAT is the translation of an expected flow after the pattern of the flow that
-// announced it: the kernel's nat-follow-master. Its source becomes what the
-// announcing flow's tuple of the direction opposite to Dir has as destination,
-// its destination that tuple's source, its destination port Port.
+// NAT is the translation of an expected flow as its announcing flow is translated: the
+// kernel's nat-follow-master. With T the announcing flow's tuple of the direction opposite
+// to Dir, the source becomes T's destination, the destination T's source, and the
+// destination port Port.
 type NAT struct {
-	// Dir is the direction that the kernel keeps with the expectation
-	// (CTA_EXPECT_NAT_DIR): that of the expected flow in terms of the announcing
-	// one, so commonly the opposite of the packet's.
+	// Dir is the direction of the expected flow relative to the announcing one
+	// (CTA_EXPECT_NAT_DIR), usually the opposite of the packet's.
 	Dir Direction
-	// Port is the one on which the receiving host waits.
+	// Port is the port on which the receiving host listens.
 	Port uint16
-	// Follow names another function of the kernel for it, "" for
-	// nat-follow-master. Where the module that brings it is not loaded,
-	// nat-follow-master takes its place.
+	// Follow names another NAT function of the kernel; "" is nat-follow-master, which also
+	// replaces a function whose module is not loaded.
 	Follow string
 	// Addr is the address of the receiving host, for functions other than
-	// nat-follow-master: sip makes it the destination of the expected flow, and
-	// leaves alone a source that the announcing flow does not know.
+	// nat-follow-master: sip makes it the destination of the expected flow, and leaves
+	// the source unless it is an address of the announcing flow.
 	Addr netip.Addr
 }
 
-// Announced is a part of a packet's payload that tells the port of an
-// expectation, and its address.
+// Announced is the part of a packet's payload with the port, and address, of an
+// expectation.
 type Announced struct {
-	At, Len int // offset in Packet.Payload, and length, of what is replaced
-	// Append appends what stands there instead. The address is where the other
-	// host sees the receiving one: the destination of the flow's tuple of the
-	// opposite direction.
+	At, Len int // offset and length of the part in Packet.Payload
+	// Append appends the replacement. to is the receiving host as the other side sees it:
+	// the destination of the flow's tuple of the opposite direction.
 	Append func(dst []byte, to netip.AddrPort) []byte
-	// Fix, if not nil, mends what else depends on the length: it may change
-	// payload, the new one, in place. grown is how many bytes longer it is than
-	// the old, negative if shorter.
+	// Fix, if not nil, corrects fields that depend on the length. It changes payload, the
+	// new one, in place. grown is by how many bytes it is longer than the old one, negative
+	// if it is shorter.
 	Fix func(payload []byte, grown int)
 }

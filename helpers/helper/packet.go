@@ -12,26 +12,22 @@ import (
 	"ctbox/nl/ctnetlink"
 )
 
-// Packet is a packet of a flow that has a helper, as it stands in the queue:
-// after the translation of destinations, before that of sources. It is reused;
-// nothing of it may be kept.
+// Packet is a packet of a flow with a helper, as the kernel queues it: after destination
+// NAT and before source NAT. It is reused, so a helper must not keep any of it.
 type Packet struct {
-	// Flow is the one that the packet belongs to: tuples, status and, for an
-	// expected flow, master.
+	// Flow is the packet's flow: tuples, status and, for an expected flow, master.
 	Flow *ctnetlink.Flow
 	// Info is the packet's state in its flow.
 	Info Info
-	// Payload is what follows the TCP or UDP header; nothing behind the packet's
-	// own end. A helper only reads it.
+	// Payload follows the TCP or UDP header and ends where the IP header says that the
+	// packet ends. A helper only reads it.
 	Payload []byte
-	// Private is the flow's private data, of the helper's PrivateLen, all zero
-	// for a new flow. A helper changes it in place; the kernel keeps it until the
-	// flow's next packet.
+	// Private is the flow's private data, PrivateLen bytes, all zero for a new flow. A
+	// helper changes it in place, and gets it back with the flow's next packet.
 	Private []byte
 	// Protocol is IPPROTO_TCP or IPPROTO_UDP.
 	Protocol uint8
-	// Seq is the sequence number of Payload's first byte as its sender counts,
-	// for TCP.
+	// Seq is the TCP sequence number of Payload's first byte, as the sender counts.
 	Seq uint32
 
 	ip      []byte // from the network header to the end of the packet, no further
@@ -44,17 +40,17 @@ type Packet struct {
 // Dir returns the packet's direction in its flow.
 func (p *Packet) Dir() Direction { return p.Info.Direction() }
 
-// IPv6 reports whether it is an IPv6 packet.
+// IPv6 reports whether p is an IPv6 packet.
 func (p *Packet) IPv6() bool { return p.Flow.Family() == nl.FamilyIPv6 }
 
-// NATed reports whether the flow's addresses are translated, either of them.
+// NATed reports whether the source or the destination of the flow is translated.
 func (p *Packet) NATed() bool {
 	return p.Flow.Status&(ctnetlink.StatusSrcNAT|ctnetlink.StatusDstNAT) != 0
 }
 
-// Src and Dst return the ends of the flow's tuple of that direction: Src(Original)
-// is who opened the flow, and Dst(Reply) the same end as the other side sees it,
-// behind NAT.
+// Src and Dst return the ends of the flow's tuple of that direction: Src(Original) is the
+// end that opened the flow, and Dst(Reply) the same end as the other side sees it through
+// NAT.
 func (p *Packet) Src(d Direction) netip.AddrPort {
 	t := p.tuple(d)
 	return netip.AddrPortFrom(address(t.Family, t.Src), t.SrcPort)
@@ -80,7 +76,7 @@ func address(family uint8, a ctnetlink.Addr) netip.Addr {
 	return netip.AddrFrom4([4]byte(a[:4]))
 }
 
-// Reasons why a packet is none for a helper.
+// Reasons why a packet cannot be read by a helper.
 var (
 	errNoIPv4Header = errors.New("no room for IPv4 header")
 	errNoIPv6Header = errors.New("no room for IPv6 header")
@@ -95,11 +91,10 @@ var (
 	errUDPLength    = errors.New("length of the UDP header does not fit the packet, skipping")
 )
 
-// Parse makes p the packet whose network header b begins with; etherType is the
-// layer-3 protocol as a link carries it (0x0800, 0x86dd). It walks IPv6 extension
-// headers, and refuses fragments and headers that promise more than is there. The
-// error says why the packet is none to read. Flow, Info and Private are the
-// caller's to set, before or after.
+// Parse sets p to the packet in b, which begins with the network header. etherType is the
+// layer-3 protocol (0x0800, 0x86dd). Parse skips IPv6 extension headers, and refuses
+// fragments and headers whose lengths exceed b; the error gives the reason. The caller sets
+// Flow, Info and Private.
 func (p *Packet) Parse(b []byte, etherType uint16) error {
 	p.ip, p.Payload, p.Seq, p.redirected = nil, nil, 0, false
 	var err error

@@ -12,13 +12,12 @@ import (
 
 // Edit replaces a part of a packet's payload.
 type Edit struct {
-	At, Len int    // what is replaced, in the old payload
-	Text    []byte // what stands there afterwards
+	At, Len int    // offset and length of the part in the old payload
+	Text    []byte // the replacement
 	Fix     func(payload []byte, grown int)
 }
 
-// Edit returns what has to be changed in the packet for the receiving host to be
-// announced as to. Announced must not be nil.
+// Edit returns the change of the payload that announces to. Announced must not be nil.
 func (e *Expectation) Edit(to netip.AddrPort) Edit {
 	a := e.Announced
 	return Edit{At: a.At, Len: a.Len, Text: a.Append(nil, to), Fix: a.Fix}
@@ -28,13 +27,12 @@ func (e *Expectation) Edit(to netip.AddrPort) Edit {
 var (
 	ErrEdit    = errors.New("parts to be replaced overlap or lie outside of the packet")
 	ErrTooLong = errors.New("rewritten packet is longer than 65531 bytes")
-	// ErrRedirected: the packet goes by way of other addresses than those of its ends.
+	// ErrRedirected is about a packet whose IP header does not have the addresses of its ends.
 	ErrRedirected = errors.New("its checksum is for other addresses than its IP header's (source route, routing header or home address)")
 )
 
-// AppendPayload appends payload with the edits applied, which stand in the order
-// of the payload. The Fix functions run afterwards, each with what the whole has
-// grown by.
+// AppendPayload appends payload with the edits applied. The edits must be in the order of
+// their offsets. The Fix functions run afterwards, each with the growth of the whole payload.
 func AppendPayload(dst, payload []byte, edits []Edit) ([]byte, error) {
 	start, done := len(dst), 0
 	for _, e := range edits {

@@ -24,8 +24,8 @@ func (p program) String() string { return p.name }
 // tests ask for: see defect.
 func (p program) debian() bool { return p.name == "debian" }
 
-// defects are the faults of conntrackd 1.4.7 that the tests meet, by the numbers of
-// the helpers' fact sheet (section 12; those from 101 on are not in that list),
+// defects are the faults of conntrack-tools' conntrackd that the tests meet, by numbers of
+// their own,
 // with the row of docs/differences.md if there is one.
 var defects = map[int]string{
 	1:   "H1: the translation of an expected flow never reaches the kernel",
