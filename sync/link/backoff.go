@@ -2,30 +2,30 @@ package link
 
 import "time"
 
-// The pauses of a loop whose reads fail: the first, and the longest.
+// The first and the longest pause of a loop whose reads fail.
 const (
 	firstPause = 10 * time.Millisecond
 	lastPause  = time.Second
 )
 
-// backoff is what a loop does about reads that fail one after another: without a pause
-// it would take a CPU, at real-time priority, for as long as the error lasts.
+// backoff slows down a loop whose reads fail one after another. Without a pause the loop
+// would take a CPU, at real-time priority, for as long as the error lasts.
 type backoff struct {
-	say   func(error) // may be nil
-	said  map[string]struct{}
-	delay time.Duration
-	sleep func(time.Duration, <-chan struct{}) // for tests; nil is pause
+	report   func(error) // may be nil
+	reported map[string]struct{}
+	delay    time.Duration
+	sleep    func(time.Duration, <-chan struct{}) // replaced by tests; nil means pause
 }
 
-// failed reports an error, unless it was reported before, and pauses, twice as long with
-// every failure in a row, or until ended is closed.
+// failed reports an error that it has not reported before, then pauses, until ended is
+// closed at most. The pause doubles with every failure in a row.
 func (b *backoff) failed(err error, ended <-chan struct{}) {
-	if _, known := b.said[err.Error()]; !known && len(b.said) < maxNamed && b.say != nil {
-		if b.said == nil {
-			b.said = map[string]struct{}{}
+	if _, known := b.reported[err.Error()]; !known && len(b.reported) < maxReported && b.report != nil {
+		if b.reported == nil {
+			b.reported = map[string]struct{}{}
 		}
-		b.said[err.Error()] = struct{}{}
-		b.say(err)
+		b.reported[err.Error()] = struct{}{}
+		b.report(err)
 	}
 	b.delay = min(max(2*b.delay, firstPause), lastPause)
 	if b.sleep != nil {
@@ -35,7 +35,7 @@ func (b *backoff) failed(err error, ended <-chan struct{}) {
 	pause(b.delay, ended)
 }
 
-// worked ends a row of failures.
+// worked resets the pause after a read that succeeded.
 func (b *backoff) worked() { b.delay = 0 }
 
 func pause(d time.Duration, ended <-chan struct{}) {

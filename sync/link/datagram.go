@@ -16,24 +16,19 @@ import (
 )
 
 const (
-	perRead      = 32       // datagrams a system call
-	datagramSize = 64 << 10 // any datagram; pages that nothing arrives in are never touched
-	controlSize  = 64       // room for one pktinfo
-	loopback     = 1        // index of the loopback interface in every namespace (LOOPBACK_IFINDEX)
+	perRead      = 32       // datagrams per system call
+	datagramSize = 64 << 10 // room for any datagram; the kernel provides only the pages that are filled
+	controlSize  = 64       // room for one IP_PKTINFO or IPV6_PKTINFO
+	loopback     = 1        // LOOPBACK_IFINDEX: the loopback interface's index in every namespace
 )
 
-// mmsghdr is struct mmsghdr of recvmmsg(2) and sendmmsg(2).
-type mmsghdr struct {
-	hdr unix.Msghdr
-	len uint32
-}
-
-// datagram is a UDP or multicast link: one socket to receive, one to send to each peer.
+// datagram is a UDP or multicast link. It has one socket to receive from and, for each
+// peer or the group, one to send to.
 type datagram struct {
 	link  *Link
 	index int // of the interface
 	in    *os.File
-	tx    []txState // the first is the peer's or the group's
+	tx    []sender // the first is the peer's or the group's
 	done  sync.WaitGroup
 	ended chan struct{}
 }
@@ -45,7 +40,7 @@ func openDatagram(l *Link, index int) (_ sockets, err error) {
 	if c.Transport == Multicast {
 		to = c.Address
 	}
-	d.tx = make([]txState, 1+len(c.Also))
+	d.tx = make([]sender, 1+len(c.Also))
 	d.tx[0].init(to)
 	for i, also := range c.Also {
 		d.tx[1+i].init(also)
@@ -86,7 +81,7 @@ func (d *datagram) socket() (int, error) {
 	return fd, nil
 }
 
-// option is one setsockopt with the words for its failure.
+// option is one call of setsockopt; what names the option in the error text.
 type option struct {
 	what               string
 	level, name, value int
@@ -101,7 +96,8 @@ func setOptions(fd int, options []option) error {
 	return nil
 }
 
-// setBuffer sets a socket buffer beyond the system's limit where privileged.
+// setBuffer sets the size of a socket buffer, beyond the system's limit if this process
+// is privileged.
 func setBuffer(fd, force, plain, size int) {
 	if size > 0 && unix.SetsockoptInt(fd, unix.SOL_SOCKET, force, size) != nil {
 		_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, plain, size)
@@ -123,7 +119,7 @@ func (d *datagram) openReceiver() (*os.File, error) {
 		}
 	}
 	if c.Transport == Multicast {
-		// Several nodes of one machine may be on a group.
+		// Several nodes on one host may join the same group.
 		options = append(options, option{"SO_REUSEADDR", unix.SOL_SOCKET, unix.SO_REUSEADDR, 1})
 	}
 	if err := setOptions(fd, options); err != nil {
@@ -151,7 +147,8 @@ func endpoint(a netip.Addr, port uint16) string {
 	return netip.AddrPortFrom(a, port).String()
 }
 
-// sockaddr is a, or the family's any address, with the interface as its scope.
+// sockaddr returns the socket address of a and port, with the interface as scope where
+// IPv6 needs one. The zero Addr becomes the family's unspecified address.
 func (d *datagram) sockaddr(a netip.Addr, port uint16) unix.Sockaddr {
 	if d.link.is6() {
 		sa := &unix.SockaddrInet6{Port: int(port)}
@@ -190,21 +187,21 @@ func (d *datagram) mreqn(group netip.Addr) *unix.IPMreqn {
 	return m
 }
 
-// own is the configured address to send from, which the peer takes messages from only, and
-// a host may have several. It is the zero Addr where the interface is to choose.
-func (d *datagram) own() netip.Addr {
-	own := d.link.config.Address
+// localAddr returns the configured address to send from, or the zero Addr if the kernel
+// is to choose. A host may have several addresses, and the peer accepts messages from one.
+func (d *datagram) localAddr() netip.Addr {
+	local := d.link.config.Address
 	if d.link.config.Transport == Multicast {
-		own = d.link.config.Local
+		local = d.link.config.Local
 	}
-	if own.Is6() != d.link.is6() {
+	if local.Is6() != d.link.is6() {
 		return netip.Addr{}
 	}
-	return own
+	return local
 }
 
-// openSender returns a socket to send to an address with. connected is false where there
-// is no path to it: one may come later.
+// openSender returns a socket that sends to an address. connected is false if connect(2)
+// failed for a reason that may pass: no route, or no source address yet.
 func (d *datagram) openSender(to netip.Addr) (fd int, connected bool, err error) {
 	c := &d.link.config
 	if fd, err = d.socket(); err != nil {
@@ -236,9 +233,9 @@ func (d *datagram) openSender(to netip.Addr) (fd int, connected bool, err error)
 	if err := setOptions(fd, options); err != nil {
 		return fd, false, err
 	}
-	if own := d.own(); own.IsValid() {
-		if err := unix.Bind(fd, d.sockaddr(own, 0)); err != nil {
-			return fd, false, fmt.Errorf("bind to %s: %w", own, err)
+	if local := d.localAddr(); local.IsValid() {
+		if err := unix.Bind(fd, d.sockaddr(local, 0)); err != nil {
+			return fd, false, fmt.Errorf("bind to %s: %w", local, err)
 		}
 	}
 	err = unix.Connect(fd, d.sockaddr(to, c.Port))
@@ -252,10 +249,11 @@ func (d *datagram) openSender(to netip.Addr) (fd int, connected bool, err error)
 	return fd, connected, err
 }
 
-// follow takes over an address of the interface's own choice. A socket keeps the one that
-// it got when it was connected, also when the interface has it no more.
-func (d *datagram) follow() error {
-	if d.own().IsValid() {
+// updateSource adopts a source address that the kernel would choose now, unless one is
+// configured. A connected socket keeps the address that it was given, even if the
+// interface has lost it since.
+func (d *datagram) updateSource() error {
+	if d.localAddr().IsValid() {
 		return nil
 	}
 	for i := range d.tx {
@@ -274,13 +272,13 @@ func (d *datagram) follow() error {
 	return nil
 }
 
-// noteSource notes the address that the link sends from for the monitor.
+// noteSource stores the address that the link sends from for the monitor.
 func (d *datagram) noteSource() {
 	from := source(d.tx[0].fd)
 	d.link.seen.source.Store(&from)
 }
 
-// source is the address that a socket sends from.
+// source returns the address that a socket sends from.
 func source(fd int) netip.Addr {
 	sa, _ := unix.Getsockname(fd)
 	switch sa := sa.(type) {
@@ -314,13 +312,12 @@ func (d *datagram) status(*Stats) {}
 
 func (d *datagram) busy() bool { return false }
 
-// receive reads until the link is closed.
+// receive reads and delivers datagrams until the link is closed.
 func (d *datagram) receive(raw syscall.RawConn) {
 	defer d.done.Done()
 	b := &Batch{Link: d.link.number}
-	rx := &rxState{}
-	rx.init()
-	retry := backoff{say: d.link.failed, sleep: d.link.sleep}
+	rx := newReceiver()
+	retry := backoff{report: d.link.failed, sleep: d.link.sleep}
 	for {
 		n, err := rx.read(raw)
 		select {
@@ -344,12 +341,12 @@ func (d *datagram) receive(raw syscall.RawConn) {
 	}
 }
 
-// accept puts datagram i of a read into the batch if it may be a peer's.
-func (d *datagram) accept(b *Batch, rx *rxState, i int) {
+// accept adds datagram i of a read to the batch, or refuses it if it can't be a peer's.
+func (d *datagram) accept(b *Batch, rx *receiver, i int) {
 	from, dev := rx.source(i), rx.arrivedOn(i)
 	peer, listed := d.link.peer(from)
-	// What Accept names may be a relay on this host. Nobody else's packets come in on
-	// the loopback interface.
+	// An address that Accept lists may be a relay on this host: the only source whose
+	// packets may arrive on the loopback interface.
 	if dev != d.index && !(listed && dev == loopback) || d.link.config.Transport != Multicast && !peer {
 		d.link.refuse(from)
 		return
@@ -360,81 +357,65 @@ func (d *datagram) accept(b *Batch, rx *rxState, i int) {
 	b.add(from, part)
 }
 
-// rxState is the memory of a read.
-//
-// Neither it nor txState tells the runtime of its system calls, which never wait.
-// Told, the runtime wakes its monitor thread when it was idle before, and that polls
-// for a millisecond: more than what a few messages cost.
-type rxState struct {
-	buf     []byte
+// receiver reads datagrams, each with its source and its interface, several with one
+// system call. Its memory is allocated once.
+type receiver struct {
+	reader  *recvmmsg.Reader
 	control [perRead][controlSize]byte
 	names   [perRead]unix.RawSockaddrInet6 // large enough for either family
-	iov     [perRead]unix.Iovec
-	hdrs    [perRead]mmsghdr
-	n       int
-	err     error
+	n       int                            // datagrams of the last read
+	errno   syscall.Errno
 	fn      func(fd uintptr) bool
 }
 
-func (r *rxState) init() {
-	r.buf = make([]byte, perRead*datagramSize)
-	for i := range r.hdrs {
-		r.iov[i].Base = &r.buf[i*datagramSize]
-		r.iov[i].SetLen(datagramSize)
-		h := &r.hdrs[i].hdr
-		h.Iov = &r.iov[i]
-		h.SetIovlen(1)
+func newReceiver() *receiver {
+	r := &receiver{reader: recvmmsg.NewReader(perRead, datagramSize)}
+	for i := range r.reader.Headers {
+		h := &r.reader.Headers[i].Msg
 		h.Name = (*byte)(unsafe.Pointer(&r.names[i]))
 		h.Control = &r.control[i][0]
 	}
-	number := recvmmsg.Number()
 	r.fn = func(fd uintptr) bool {
-		for {
-			n, _, errno := unix.RawSyscall6(number, fd, uintptr(unsafe.Pointer(&r.hdrs[0])),
-				perRead, unix.MSG_DONTWAIT, 0, 0)
-			switch errno {
-			case 0:
-				r.n, r.err = int(n), nil
-			case unix.EINTR:
-				continue
-			case unix.EAGAIN:
-				return false
-			default:
-				r.n, r.err = 0, errno
-			}
-			return true
-		}
+		r.n, r.errno = r.reader.Read(fd, perRead)
+		return r.errno != unix.EAGAIN
 	}
+	return r
 }
 
-func (r *rxState) read(raw syscall.RawConn) (int, error) {
-	for i := range r.hdrs {
-		h := &r.hdrs[i].hdr
+// read waits for datagrams and returns how many it has received.
+func (r *receiver) read(raw syscall.RawConn) (int, error) {
+	for i := range r.reader.Headers { // the kernel has overwritten both lengths
+		h := &r.reader.Headers[i].Msg
 		h.Namelen = uint32(unsafe.Sizeof(r.names[i]))
 		h.SetControllen(controlSize)
 	}
 	if err := raw.Read(r.fn); err != nil {
 		return 0, err
 	}
-	return r.n, r.err
+	if r.errno != 0 {
+		return 0, r.errno
+	}
+	return r.n, nil
 }
 
-func (r *rxState) datagram(i int) []byte {
-	start := i * datagramSize
-	return r.buf[start : start+int(r.hdrs[i].len)]
+// datagram returns datagram i of the last read, which always fits: a UDP datagram is
+// shorter than datagramSize.
+func (r *receiver) datagram(i int) []byte {
+	b, _ := r.reader.Datagram(i)
+	return b
 }
 
-// source is the sender's address.
-func (r *rxState) source(i int) netip.Addr {
+// source returns the sender's address of datagram i.
+func (r *receiver) source(i int) netip.Addr {
 	if r.names[i].Family == unix.AF_INET6 {
 		return netip.AddrFrom16(r.names[i].Addr).Unmap()
 	}
 	return netip.AddrFrom4((*unix.RawSockaddrInet4)(unsafe.Pointer(&r.names[i])).Addr)
 }
 
-// arrivedOn is the index of the interface the datagram came in on, 0 if unknown.
-func (r *rxState) arrivedOn(i int) int {
-	control := r.control[i][:min(int(r.hdrs[i].hdr.Controllen), controlSize)]
+// arrivedOn returns the index of the interface that datagram i arrived on, 0 if unknown.
+func (r *receiver) arrivedOn(i int) int {
+	control := r.control[i][:min(int(r.reader.Headers[i].Msg.Controllen), controlSize)]
 	for len(control) >= unix.SizeofCmsghdr {
 		h := (*unix.Cmsghdr)(unsafe.Pointer(&control[0]))
 		size := int(h.Len)

@@ -10,9 +10,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// TestFrames looks at what is on the cable: UDP's checksum, which IPv4 may leave out
-// (RFC 768) and IPv6 must have (RFC 8200), and how far a datagram goes. A group's stays
-// on the cable, as the C daemon's do.
+// TestFrames checks the frames on the cable: the UDP checksum, which is optional over IPv4
+// (RFC 768) and mandatory over IPv6 (RFC 8200), and the hop limit. Multicast datagrams stay
+// on the cable, as conntrack-tools' do.
 func TestFrames(t *testing.T) {
 	for _, tt := range []struct {
 		name     string
@@ -33,7 +33,7 @@ func TestFrames(t *testing.T) {
 			a := newSite(t, nsA, tt.config)
 			cable := listen(t, nsB, "sync0")
 			netnstest.Eventually(t, 20*time.Second, "a datagram on the cable", func() bool {
-				// Until the interface has its routes nothing leaves.
+				// Nothing leaves until the interface has its routes.
 				nsA.Do(func() { a.link.Send(packed(100, "message")) })
 				hops, sum, ok := cable.datagram(3780)
 				if ok && (hops != tt.hops || (sum != 0) != tt.checksum) {
@@ -45,7 +45,7 @@ func TestFrames(t *testing.T) {
 	}
 }
 
-// cable is a packet socket on the end of a cable.
+// cable is a packet socket on one end of a cable.
 type cable struct{ fd int }
 
 func listen(t *testing.T, ns *netnstest.NS, dev string) cable {
@@ -71,8 +71,8 @@ func listen(t *testing.T, ns *netnstest.NS, dev string) cable {
 	return cable{fd}
 }
 
-// datagram returns hop limit and checksum of the next UDP datagram to the port, if
-// there is one yet.
+// datagram returns the hop limit and checksum of the next UDP datagram to the port, if
+// one has arrived.
 func (c cable) datagram(port uint16) (hops byte, sum uint16, ok bool) {
 	buf := make([]byte, 2048)
 	for {

@@ -1,13 +1,14 @@
 // Package link carries sync messages between nodes over dedicated links: UDP,
-// multicast and TCP, IPv4 and IPv6. It moves bytes; what they mean is sync/wire's
-// and sync/proto's business.
+// multicast and TCP, over IPv4 and IPv6. It moves bytes; sync/wire and sync/proto
+// interpret them.
 //
-// A Link takes only what comes from its peers (UDP and TCP) and in on its interface
-// (UDP and multicast): nothing on the wire authenticates a message, so the path it
-// took has to. The rest is counted and its sender named, once, to a callback.
+// A Link accepts only messages from its peers (UDP and TCP) that arrive on its interface
+// (UDP and multicast): the protocol has no authentication, so the path of a message has
+// to vouch for it. A Link counts the messages that it refuses and reports each refused
+// address once.
 //
-// A Link whose interface does not exist yet, or vanishes, waits for it: Open is
-// called again when a Monitor reports a change.
+// A Link can exist without its interface: the owner calls Open again when a Monitor
+// reports a change.
 package link
 
 import (
@@ -25,7 +26,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Transport is how a link carries messages.
+// Transport is the protocol that carries a link's messages.
 type Transport uint8
 
 // The transports of conntrackd.conf.
@@ -35,11 +36,11 @@ const (
 	TCP
 )
 
-// String returns the word that outputs use.
+// String returns the transport's name in outputs.
 func (t Transport) String() string { return [...]string{"multicast", "UDP", "TCP"}[t] }
 
-// Config is one link. Addresses may be the zero Addr where the transport does not
-// need them.
+// Config describes one link. An address that the transport does not need may be the
+// zero Addr.
 type Config struct {
 	Transport   Transport
 	Interface   string
@@ -47,73 +48,75 @@ type Config struct {
 	Local       netip.Addr // Multicast over IPv4: an address of the interface, zero for the interface's own choice
 	Destination netip.Addr // UDP, TCP: the peer
 	Port        uint16
-	Accept      []netip.Prefix // UDP, TCP: messages are taken from there, too
-	Also        []netip.Addr   // UDP: other peers
+	Accept      []netip.Prefix // UDP, TCP: further sources whose messages are accepted
+	Also        []netip.Addr   // UDP: further peers
 	SendBuffer  int            // bytes, 0 for the system's default
 	RecvBuffer  int
-	Checksum    bool // UDP checksums in what is sent
-	ErrorQueue  int  // TCP: writes that wait while the peer is away
+	Checksum    bool // send datagrams with a UDP checksum
+	ErrorQueue  int  // TCP: writes that are queued while the peer is away
 }
 
 // State is the state of a link's interface.
 type State uint8
 
-// Down: not there or not IFF_UP. NoCarrier: up, without IFF_RUNNING.
+// Down: missing or without IFF_UP. NoCarrier: IFF_UP without IFF_RUNNING.
 const (
 	Down State = iota
 	NoCarrier
 	Running
 )
 
-// Stats are a link's counters since it was made. A sent packet is a datagram or a
-// write, a received one a datagram or a read.
+// Stats holds a link's counters since New. A packet is a datagram or, on TCP, one write
+// or read.
 type Stats struct {
 	BytesSent, BytesRecv     uint64
 	PacketsSent, PacketsRecv uint64
 	ErrorsSent, ErrorsRecv   uint64
-	Refused                  uint64 // from a source or interface that is not the link's
-	// Of TCP.
+	Refused                  uint64 // from another source or interface than the link's
+	// TCP only:
 	ServerConnected, ClientConnected bool
 	Queued, QueueLimit, QueueDropped uint64 // the error queue
 }
 
-// Link is one dedicated link. Its methods are for one goroutine at a time, except
-// Config, State and Capacity, which are for any.
+// Link is one dedicated link. Config, State and Capacity may be called from any
+// goroutine, the other methods from one goroutine at a time.
 type Link struct {
 	config  Config
 	number  int
 	deliver Deliver
 	refused func(netip.Addr)
 	failed  func(error)
-	gone    time.Duration                         // TCP: peerGone
-	ask     func(string) (iface.Interface, error) // iface.ByName
-	sleep   func(time.Duration, <-chan struct{})  // see backoff
 
-	index    int // of the interface the sockets were made for; 0 without sockets
+	// Tests replace these.
+	peerTimeout time.Duration                         // TCP: defaultPeerTimeout
+	lookup      func(string) (iface.Interface, error) // iface.ByName
+	sleep       func(time.Duration, <-chan struct{})  // see backoff
+
+	index    int // of the interface that the sockets belong to; 0 without sockets
 	sockets  sockets
 	seen     seen
 	capacity atomic.Int64
 	counters counters
-	named    refusals
+	reported refusals
 }
 
-// seen is what Open last found, for State and for the monitor.
+// seen holds what the last Open found, for State and for the monitor.
 type seen struct {
 	index  atomic.Int64 // of the interface; 0 for none
 	state  atomic.Uint32
 	source atomic.Pointer[netip.Addr] // the address that datagrams leave from
 }
 
-// sockets is a link's open part.
+// sockets is what an open link has: the sockets of one transport, and their goroutines.
 type sockets interface {
 	send(p *wire.Packer)
 	status(s *Stats)
 	busy() bool
-	follow() error // addresses of the interface may have changed
+	updateSource() error // the interface's addresses may have changed
 	close()
 }
 
-// counters are written by readers and by the sender.
+// counters are updated by the receiving goroutines and by the sender.
 type counters struct {
 	bytesSent, bytesRecv     atomic.Uint64
 	packetsSent, packetsRecv atomic.Uint64
@@ -121,31 +124,34 @@ type counters struct {
 	refused                  atomic.Uint64
 }
 
-// Reports are what a link says to its owner, from any goroutine. Each may be nil.
+// Reports are the callbacks through which a link reports to its owner. They are called
+// from the link's goroutines, and each may be nil.
 type Reports struct {
-	Refused func(netip.Addr) // a source was turned away; once for each
-	Failed  func(error)      // receiving failed; once for each error
+	Refused func(netip.Addr) // called once for each address whose messages are refused
+	Failed  func(error)      // called once for each error of receiving
 }
 
-// New makes a link that delivers what it receives, marked with number.
+// New returns a link that is not open yet. It passes what it receives to deliver, in
+// batches that carry number.
 func New(c Config, number int, deliver Deliver, reports Reports) *Link {
 	l := &Link{
 		config: c, number: number, deliver: deliver, refused: reports.Refused, failed: reports.Failed,
-		gone: peerGone, ask: iface.ByName,
+		peerTimeout: defaultPeerTimeout, lookup: iface.ByName,
 	}
 	l.capacity.Store(int64(l.capacityOf(minimumMTU)))
 	return l
 }
 
-// ErrNoInterface: the link's interface does not exist. Open may succeed later.
+// ErrNoInterface is Open's error when the link's interface does not exist. Open may
+// succeed later.
 var ErrNoInterface = errors.New("no such interface")
 
-// Open makes the link follow its interface: it asks the kernel for it, opens the
-// sockets when there are none yet, again when the interface is another one than they
-// were made for, and takes over its MTU, and its address where the configuration leaves
-// that to it. It is to be called at the start and whenever a Monitor reports a change.
+// Open brings the link in line with its interface, which it looks up in the kernel. It
+// opens the sockets if the link has none, reopens them if the interface was replaced, and
+// adopts the interface's MTU and, unless one is configured, its address. Call it at the
+// start and whenever a Monitor reports a change.
 func (l *Link) Open() error {
-	i, err := l.ask(l.config.Interface)
+	i, err := l.lookup(l.config.Interface)
 	switch {
 	case errors.Is(err, iface.ErrNone):
 		l.seen.index.Store(0)
@@ -153,14 +159,14 @@ func (l *Link) Open() error {
 		l.Close()
 		return fmt.Errorf("%s: %w", l.config.Interface, ErrNoInterface)
 	case err != nil:
-		return err // the link stays as it is
+		return err // a failed lookup does not close the link
 	}
 	l.seen.index.Store(int64(i.Index))
 	l.seen.state.Store(uint32(stateOf(&i)))
 	l.capacity.Store(int64(l.capacityOf(i.MTU)))
 	switch {
 	case l.sockets != nil && l.index == i.Index:
-		err = l.sockets.follow()
+		err = l.sockets.updateSource()
 	default:
 		l.Close()
 		err = l.openSockets(i.Index)
@@ -171,7 +177,7 @@ func (l *Link) Open() error {
 	return nil
 }
 
-// wrap adds to an error which link it is about.
+// wrap adds the link's transport and interface to an error.
 func (l *Link) wrap(err error) error {
 	return fmt.Errorf("%s over %s: %w", l.config.Transport, l.config.Interface, err)
 }
@@ -190,7 +196,7 @@ func (l *Link) openSockets(index int) (err error) {
 	return nil
 }
 
-// Close ends the link; Open revives it.
+// Close closes the link's sockets. Open may open it again.
 func (l *Link) Close() {
 	if l.sockets != nil {
 		l.sockets.close()
@@ -200,8 +206,8 @@ func (l *Link) Close() {
 	l.seen.source.Store(nil)
 }
 
-// Send transmits all messages in p. What can't be sent is counted, and lost
-// unless the transport is TCP.
+// Send transmits all messages in p. Datagrams that can't be sent are counted and lost;
+// TCP keeps what it can in a queue.
 func (l *Link) Send(p *wire.Packer) {
 	if l.sockets == nil {
 		l.counters.errorsSent.Add(uint64(p.Datagrams()))
@@ -210,14 +216,14 @@ func (l *Link) Send(p *wire.Packer) {
 	l.sockets.send(p)
 }
 
-// Busy reports that what was sent has not left yet, so that more had better wait.
-// A TCP link is when its peer is connected and slow.
+// Busy reports whether the sender should wait before it sends more. A TCP link is busy
+// while its peer is connected and slow; other links never are.
 func (l *Link) Busy() bool { return l.sockets != nil && l.sockets.busy() }
 
-// Config returns what the link was made from.
+// Config returns the link's configuration.
 func (l *Link) Config() Config { return l.config }
 
-// State is the state of the link's interface as the last Open found it.
+// State returns the state of the link's interface as of the last Open.
 func (l *Link) State() State { return State(l.seen.state.Load()) }
 
 func stateOf(i *iface.Interface) State {
@@ -230,10 +236,10 @@ func stateOf(i *iface.Interface) State {
 	return Running
 }
 
-// concerns reports whether an rtnetlink message may change what Open finds: one about
-// the link's interface, about an interface that has its name now, or about an address
-// that the link has, whatever interface that is on. Any goroutine may call it.
-func (l *Link) concerns(typ uint16, data []byte) bool {
+// affectedBy reports whether an rtnetlink message may change what Open finds: one about
+// the link's interface, about an interface that has its name now, or about an address of
+// the link, on any interface. Any goroutine may call it.
+func (l *Link) affectedBy(typ uint16, data []byte) bool {
 	if i, ok := iface.ParseLink(typ, data); ok {
 		return int64(i.Index) == l.seen.index.Load() || i.Named(l.config.Interface)
 	}
@@ -246,7 +252,7 @@ func (l *Link) concerns(typ uint16, data []byte) bool {
 		source != nil && addr == *source
 }
 
-// Stats returns the counters.
+// Stats returns the link's counters and the state of its queue.
 func (l *Link) Stats() Stats {
 	c := &l.counters
 	s := Stats{
@@ -261,16 +267,16 @@ func (l *Link) Stats() Stats {
 	return s
 }
 
-// minimumMTU is every IPv4 host's (RFC 791); an interface that claims less is not
-// believed.
+// minimumMTU is what every IPv4 host has to accept (RFC 791). A smaller MTU of an
+// interface is ignored.
 const minimumMTU = 576
 
-// maxLength is the most that an IP header's length says, with that header in IPv4 (RFC
-// 791) and without it in IPv6 (RFC 8200). There are interfaces with a larger MTU.
+// maxLength is the greatest value of an IP header's length field, which includes that
+// header in IPv4 (RFC 791) but not in IPv6 (RFC 8200). Interfaces may have a larger MTU.
 const maxLength = 1<<16 - 1
 
-// capacityOf is what IP and transport headers leave of an MTU, TCP's timestamps
-// included.
+// capacityOf returns what an MTU leaves for messages after the IP and transport headers,
+// which include TCP's timestamps.
 func (l *Link) capacityOf(mtu int) int {
 	ip, transport, largest := 20, 8, maxLength
 	if l.is6() {
@@ -290,10 +296,11 @@ func (l *Link) is6() bool {
 	return l.config.Address.Is6()
 }
 
-// Capacity is how many bytes of messages fit into a datagram on this link.
+// Capacity returns how many bytes of messages fit into a datagram on this link.
 func (l *Link) Capacity() int { return int(l.capacity.Load()) }
 
-// peer reports whether an address is that of a peer, and listed whether Accept names it.
+// peer reports whether messages from an address are accepted, and whether Accept is what
+// lists it.
 func (l *Link) peer(from netip.Addr) (peer, listed bool) {
 	c := &l.config
 	for _, p := range c.Accept {
@@ -304,29 +311,63 @@ func (l *Link) peer(from netip.Addr) (peer, listed bool) {
 	return from == c.Destination.WithZone("") || slices.Contains(c.Also, from), false
 }
 
-// refusals remembers who was named already, so that a log is not flooded.
+// refusals remembers which refused addresses were reported, so that a log is not flooded.
 type refusals struct {
 	mu    sync.Mutex
 	known map[netip.Addr]struct{}
 }
 
-const maxNamed = 64
+// maxReported limits how many addresses, and how many errors, a link reports and remembers.
+const maxReported = 64
 
-// refuse counts a source that is not the link's and names it the first time.
+// refuse counts a refused message and reports its source the first time.
 func (l *Link) refuse(from netip.Addr) {
 	l.counters.refused.Add(1)
-	l.named.mu.Lock()
-	_, known := l.named.known[from]
-	if !known && len(l.named.known) < maxNamed {
-		if l.named.known == nil {
-			l.named.known = map[netip.Addr]struct{}{}
+	l.reported.mu.Lock()
+	_, known := l.reported.known[from]
+	if !known && len(l.reported.known) < maxReported {
+		if l.reported.known == nil {
+			l.reported.known = map[netip.Addr]struct{}{}
 		}
-		l.named.known[from] = struct{}{}
+		l.reported.known[from] = struct{}{}
 	} else {
 		known = true
 	}
-	l.named.mu.Unlock()
+	l.reported.mu.Unlock()
 	if !known && l.refused != nil {
 		l.refused(from)
 	}
+}
+
+// Batch holds what one read of a link received: datagrams, or whole messages of a
+// stream.
+type Batch struct {
+	Link int // number of the link
+
+	from  []netip.Addr
+	parts [][]byte
+}
+
+// Deliver processes what a link has received. The link's reading goroutine calls it, one
+// call at a time, and reads on when it returns. Processing the batch in the call avoids
+// handing it to another thread, which costs more than a small batch itself. The batch and
+// its memory are reused after the return. Once ended is closed, the link is closing and
+// waits only for Deliver to return.
+type Deliver func(b *Batch, ended <-chan struct{})
+
+// Each calls f for every datagram, with its sender's address without the port.
+func (b *Batch) Each(f func(from netip.Addr, datagram []byte)) {
+	for i, part := range b.parts {
+		f(b.from[i], part)
+	}
+}
+
+// Len returns the number of datagrams.
+func (b *Batch) Len() int { return len(b.parts) }
+
+func (b *Batch) empty() { b.from, b.parts = b.from[:0], b.parts[:0] }
+
+func (b *Batch) add(from netip.Addr, part []byte) {
+	b.from = append(b.from, from)
+	b.parts = append(b.parts, part)
 }

@@ -16,7 +16,7 @@ import (
 	"ctbox/sync/wire"
 )
 
-// site is one end of a test: a namespace with a link in it.
+// site is a namespace with a link in it.
 type site struct {
 	ns      *netnstest.NS
 	link    *Link
@@ -43,7 +43,7 @@ func (s *site) open(t *testing.T) {
 	s.ns.Do(func() { s.reopen(t) })
 }
 
-// reopen is open for a caller that is in the namespace.
+// reopen is open for a caller that is already in the namespace.
 func (s *site) reopen(t *testing.T) {
 	t.Helper()
 	if err := s.link.Open(); err != nil {
@@ -51,7 +51,7 @@ func (s *site) reopen(t *testing.T) {
 	}
 }
 
-// channel delivers batches, as copies, to a channel.
+// channel returns a Deliver that sends copies of the batches to a channel.
 func channel(batches chan *Batch) Deliver {
 	return func(b *Batch, ended <-chan struct{}) {
 		kept := &Batch{Link: b.Link}
@@ -63,7 +63,7 @@ func channel(batches chan *Batch) Deliver {
 	}
 }
 
-// take collects n datagrams as text.
+// take receives n datagrams and returns their texts and the last one's source.
 func (s *site) take(t *testing.T, n int) (got []string, from netip.Addr) {
 	t.Helper()
 	deadline := time.After(10 * time.Second)
@@ -78,13 +78,13 @@ func (s *site) take(t *testing.T, n int) (got []string, from netip.Addr) {
 				got = append(got, string(datagram[wire.HeaderLen:]))
 			})
 		case <-deadline:
-			t.Fatalf("%d of %d datagrams came; %+v", len(got), n, s.link.Stats())
+			t.Fatalf("%d of %d datagrams arrived; %+v", len(got), n, s.link.Stats())
 		}
 	}
 	return got, from
 }
 
-// packed makes one message a text, in datagrams of up to capacity bytes.
+// packed makes a message of each text, in datagrams of up to capacity bytes.
 func packed(capacity int, texts ...string) *wire.Packer {
 	p := wire.NewPacker(capacity)
 	for _, text := range texts {
@@ -96,7 +96,7 @@ func packed(capacity int, texts ...string) *wire.Packer {
 	return p
 }
 
-// pair makes two namespaces with a cable between them.
+// pair returns two namespaces that a cable connects.
 func pair(t *testing.T) (a, b *netnstest.NS) {
 	a, b = netnstest.New(t, "linka"), netnstest.New(t, "linkb")
 	netnstest.Link(t,
@@ -139,7 +139,7 @@ func TestDatagrams(t *testing.T) {
 			if a.link.Capacity() != 1500-overhead {
 				t.Errorf("capacity %d at an MTU of 1500", a.link.Capacity())
 			}
-			// IPv6 has no multicast route before the carrier was noticed.
+			// IPv6 gets its multicast route only when the kernel has seen the carrier.
 			for _, end := range []*site{a, b} {
 				end.ns.Do(func() {
 					netnstest.Eventually(t, 10*time.Second, "carrier and route", func() bool {
@@ -172,11 +172,11 @@ func TestDatagrams(t *testing.T) {
 	}
 }
 
-// Many datagrams in one call arrive all, in order.
+// All datagrams of one Send arrive, in order.
 func TestManyDatagrams(t *testing.T) {
 	nsA, nsB := pair(t)
-	// Until the neighbour is known the kernel keeps only some 200 KiB for it
-	// (unres_qlen_bytes), less than what is sent here at once.
+	// Before it has resolved the neighbour, the kernel queues only some 200 KiB
+	// (unres_qlen_bytes), less than this test sends at once.
 	nsA.Must("ping", "-q", "-c", "1", "192.0.2.2")
 	c := Config{Transport: UDP, Interface: "sync0", Port: 3780, Checksum: true, RecvBuffer: 4 << 20, SendBuffer: 4 << 20}
 	ca, cb := c, c
@@ -199,8 +199,8 @@ func TestManyDatagrams(t *testing.T) {
 	}
 }
 
-// Interfaces have MTUs beyond the longest IP packet, the loopback's for one. A datagram
-// as full as the capacity allows must still be one that can be sent.
+// Some interfaces, such as the loopback interface, have an MTU beyond the longest IP
+// packet. A datagram as long as the capacity can still be sent.
 func TestLargestDatagram(t *testing.T) {
 	for _, tt := range []struct {
 		local, peer   string
@@ -215,7 +215,7 @@ func TestLargestDatagram(t *testing.T) {
 		ns.IP("link", "set", "lo", "mtu", strconv.Itoa(tt.mtu))
 		for _, a := range []string{tt.local, tt.peer} {
 			ns.IP("addr", "add", a, "dev", "lo", "nodad")
-			// The kernel makes IPv6's route to it a moment later; what is sent before is lost.
+			// The kernel adds the IPv6 route a moment later; what is sent before it is lost.
 			netnstest.Eventually(t, 20*time.Second, "a route to "+a, func() bool {
 				r := ns.Run("", "ip", "route", "get", a)
 				return r.Code == 0 && strings.Contains(r.Stdout, "local "+a)
@@ -236,13 +236,13 @@ func TestLargestDatagram(t *testing.T) {
 			continue
 		}
 		if got, _ := b.take(t, 1); len(got[0]) != capacity-wire.HeaderLen {
-			t.Errorf("%d of %d bytes came", len(got[0]), capacity-wire.HeaderLen)
+			t.Errorf("%d of %d bytes arrived", len(got[0]), capacity-wire.HeaderLen)
 		}
 	}
 }
 
-// A router that cannot pass a datagram on says so later, and the kernel tells of it
-// at the next one, which is not to blame: it is sent.
+// The kernel reports a datagram that was too large for a router on the path when the next
+// one is sent. That next datagram must not be lost.
 func TestNextDatagramAfterSmallerPathMTU(t *testing.T) {
 	nsA, nsR, nsB := netnstest.New(t, "linka"), netnstest.New(t, "linkr"), netnstest.New(t, "linkb")
 	netnstest.Link(t,
@@ -274,8 +274,8 @@ func TestNextDatagramAfterSmallerPathMTU(t *testing.T) {
 	}
 }
 
-// Messages from elsewhere are refused: another address of the same cable, and the
-// right address on the wrong cable.
+// Messages from another address on the same cable, and from the right address on another
+// cable, are refused.
 func TestRefusedSources(t *testing.T) {
 	nsA, nsB := pair(t)
 	nsA.IP("addr", "add", "192.0.2.9/24", "dev", "sync0")
@@ -300,7 +300,7 @@ func TestRefusedSources(t *testing.T) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if len(b.refused) != 2 {
-		t.Errorf("named %v, want each source once", b.refused)
+		t.Errorf("reported %v, want each source once", b.refused)
 	}
 	select {
 	case <-b.batches:
@@ -309,13 +309,13 @@ func TestRefusedSources(t *testing.T) {
 	}
 }
 
-// What Accept names is taken: another address of the peer, and a relay on this host, whose
-// packets come in on the loopback interface. From elsewhere they are not.
+// Messages from an address in Accept are accepted: another address of the peer, or a relay
+// on this host, whose packets arrive on the loopback interface. Others are refused.
 func TestAcceptedSources(t *testing.T) {
 	for _, tt := range []struct {
-		accept string
-		relay  bool
-		taken  bool
+		accept   string
+		relay    bool
+		accepted bool
 	}{
 		{"192.0.2.9/32", false, true},
 		{"192.0.2.8/29", false, true},
@@ -344,7 +344,7 @@ func TestAcceptedSources(t *testing.T) {
 				t.Fatal(err)
 			}
 		})
-		if tt.taken {
+		if tt.accepted {
 			if got, _ := b.take(t, 1); got[0] != "message" {
 				t.Errorf("Accept %s: %q", tt.accept, got)
 			}
@@ -354,7 +354,8 @@ func TestAcceptedSources(t *testing.T) {
 	}
 }
 
-// A link with several peers sends to each, whether the others listen or not, and hears all.
+// A link with several peers sends to each, even if one of them is not listening, and
+// receives from all.
 func TestSeveralPeers(t *testing.T) {
 	for _, family := range []string{"192.0.2.", "2001:db8::"} {
 		nsA, nsB := pair(t)
@@ -402,8 +403,8 @@ func TestPortInUse(t *testing.T) {
 	}
 }
 
-// An interface that vanishes and comes back is another one; the link follows it.
-func TestInterfaceComesBack(t *testing.T) {
+// A link works again after its interface was removed and created anew.
+func TestInterfaceRecreated(t *testing.T) {
 	nsA, nsB := pair(t)
 	c := Config{Transport: Multicast, Interface: "sync0", Port: 3780, Address: addr("225.0.0.50"), Checksum: true}
 	a, b := newSite(t, nsA, c), newSite(t, nsB, c)
@@ -417,7 +418,7 @@ func TestInterfaceComesBack(t *testing.T) {
 	defer monitor.Close()
 	inB := func(f func()) { nsB.Do(f) }
 
-	nsA.IP("link", "del", "sync0") // takes the other end along
+	nsA.IP("link", "del", "sync0") // removes the other end, too
 	changed(t, monitor)
 	inB(func() {
 		if err := b.link.Open(); !errors.Is(err, ErrNoInterface) {
@@ -456,8 +457,8 @@ func TestInterfaceComesBack(t *testing.T) {
 	})
 }
 
-// A link that had its interface but not yet its address opens when that comes.
-func TestAddressComesLater(t *testing.T) {
+// A link whose address is missing opens once the interface has it.
+func TestOpenAfterAddressAdded(t *testing.T) {
 	for _, tt := range []struct{ local, peer, prefix string }{
 		{"192.0.2.9", "192.0.2.2", "192.0.2.9/24"}, {"2001:db8::9", "2001:db8::2", "2001:db8::9/64"},
 	} {
@@ -474,7 +475,7 @@ func TestAddressComesLater(t *testing.T) {
 		defer monitor.Close()
 		open := func() { err = l.Open() }
 		if nsA.Do(open); err == nil {
-			t.Fatal("opened without its address")
+			t.Fatal("the link opened without its address")
 		}
 		nsA.IP("addr", "add", tt.prefix, "dev", "sync0")
 		for err != nil {
@@ -484,9 +485,8 @@ func TestAddressComesLater(t *testing.T) {
 	}
 }
 
-// A link that has the interface's own choice of an address follows when that is another
-// one.
-func TestAddressChanges(t *testing.T) {
+// A link without a configured source address adopts the interface's new address.
+func TestSourceAddressChanges(t *testing.T) {
 	for _, tt := range []struct {
 		name             string
 		old, now         string
@@ -525,7 +525,7 @@ func changed(t *testing.T, m *Monitor) {
 	select {
 	case <-m.Changed:
 	case <-time.After(10 * time.Second):
-		t.Fatal("the monitor said nothing")
+		t.Fatal("the monitor reported no change")
 	}
 }
 

@@ -10,7 +10,8 @@ import (
 	"ctbox/internal/netnstest"
 )
 
-// TestMain runs the tests in a network namespace of their own, loopback up.
+// TestMain runs the tests in a network namespace of their own, with the loopback interface
+// up.
 func TestMain(m *testing.M) {
 	const inside = "LINK_TESTS_INSIDE_NAMESPACE"
 	if os.Getenv(inside) != "" {

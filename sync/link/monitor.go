@@ -10,52 +10,54 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Monitor reports when what a link's Open finds may have changed: its interface came,
-// went, went up or down, has another carrier, MTU or address. It sends on Changed and
-// never blocks; several changes may become one. Changes of other interfaces, of which a
-// host of containers has many, end here.
+// Monitor reports changes of the links' interfaces that call for Open: an interface was
+// created, removed, set up or down, or its carrier, MTU or addresses changed. It sends on
+// Changed without blocking, so several changes may become one. It ignores changes of other
+// interfaces, which are frequent on a host with containers.
 type Monitor struct {
 	Changed <-chan struct{}
 	changed chan<- struct{}
 	links   []*Link
 	failed  func(error)
 	buf     []byte
-	pause   func() // after each look
+	pause   func() // after each read of the socket
 	ended   chan struct{}
 	done    chan struct{}
 
-	// The socket is kept out of the runtime's poller, which would wake a thread for
-	// every message that arrives, also while these are left to gather.
+	// The socket is not in the runtime's poller, which would wake a thread for every
+	// message that arrives, even during a pause.
 	fd   int
 	bell int // an eventfd that ends a wait
 }
 
-// monitored are rtnetlink's events of links, and of addresses: an interface that
-// comes back gets its addresses later, and before that nothing can be bound to them.
+// monitored are the rtnetlink groups of links and addresses. Addresses matter because an
+// interface that comes back gets its addresses later, and no socket can be bound to them
+// before that.
 const monitored = unix.RTMGRP_LINK | unix.RTMGRP_IPV4_IFADDR | unix.RTMGRP_IPV6_IFADDR
 
 const (
-	// monitorPause is the least time between two looks at what the kernel has sent. A change
-	// after a quiet time is seen at once; on a host that makes and removes interfaces all the
-	// time, to be woken for each message would cost more than all else that the daemon does.
+	// monitorPause is the least time between two drains of the socket. A change after a
+	// quiet time is seen at once. On a host that creates and removes interfaces all the
+	// time, a wake-up for each message would cost more than the rest of the daemon.
 	monitorPause = 200 * time.Millisecond
-	// perLook is how many messages a look takes at most.
-	perLook = 1024
-	// monitorBuffer holds the messages of a thousand interfaces that are made in a pause.
-	// What does not fit is noticed, and the links look at their interfaces again.
+	// perDrain is the most messages that one drain reads.
+	perDrain = 1024
+	// monitorBuffer holds the messages of a thousand interfaces that are created during a
+	// pause. When it overflows, the links look up their interfaces again.
 	monitorBuffer = 4 << 20
-	// longestMessage is more than what a message has in front that is of interest here.
+	// longestMessage has room for the part of a message that matters here, which is at its
+	// beginning.
 	longestMessage = 32 << 10
 )
 
-// NewMonitor listens to rtnetlink's events (rtnetlink(7)) for these links, in the
-// calling thread's network namespace. failed is called, from another goroutine, when
-// reading them fails, once for each error; it may be nil.
+// NewMonitor returns a Monitor that listens to rtnetlink's events (rtnetlink(7)) in the
+// calling thread's network namespace. It calls failed, which may be nil, from another
+// goroutine once for each error of reading.
 func NewMonitor(links []*Link, failed func(error)) (*Monitor, error) {
 	return newMonitor(links, failed, nil)
 }
 
-// newMonitor is NewMonitor with another pause after each look, for tests.
+// newMonitor is NewMonitor with a replaceable pause after each drain, for tests.
 func newMonitor(links []*Link, failed func(error), pause func()) (*Monitor, error) {
 	changed := make(chan struct{}, 1)
 	m := &Monitor{
@@ -97,7 +99,7 @@ func (m *Monitor) closeFiles() {
 
 func (m *Monitor) listen() {
 	defer close(m.done)
-	retry := backoff{say: m.failed}
+	retry := backoff{report: m.failed}
 	for {
 		err := m.wait(m.fd, -1)
 		select {
@@ -105,12 +107,12 @@ func (m *Monitor) listen() {
 			return
 		default:
 		}
-		concern := false
+		affected := false
 		if err == nil {
-			concern, err = m.look()
+			affected, err = m.drain()
 		}
-		// After an error, an overrun for one, nobody knows what was missed.
-		if err != nil || concern {
+		// After an error such as an overrun, any change may have been missed.
+		if err != nil || affected {
 			select {
 			case m.changed <- struct{}{}:
 			default:
@@ -125,8 +127,8 @@ func (m *Monitor) listen() {
 	}
 }
 
-// wait waits until fd can be read, the bell rings or the time is over; a negative limit
-// is none.
+// wait waits until fd is readable, the bell rings or the limit is over. A negative limit
+// means forever.
 func (m *Monitor) wait(fd int, limit time.Duration) error {
 	polled := [...]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}, {Fd: int32(m.bell), Events: unix.POLLIN}}
 	timeout := -1
@@ -139,38 +141,38 @@ func (m *Monitor) wait(fd int, limit time.Duration) error {
 	return nil
 }
 
-// look reads what has arrived, and reports whether any of it is about what one of the
-// links uses. After an error it reads on: an overrun is none of what follows.
-func (m *Monitor) look() (concern bool, failure error) {
-	for range perLook {
-		// The runtime does not hear of a call that never waits, see rxState.
+// drain reads the messages that have arrived and reports whether any of them affects a
+// link. It reads on after an overrun, which does not touch the messages that follow.
+func (m *Monitor) drain() (affected bool, failure error) {
+	for range perDrain {
+		// This call never waits: see recvmmsg.Reader for why the runtime is not informed.
 		size, _, err := unix.RawSyscall(unix.SYS_READ, uintptr(m.fd), uintptr(unsafe.Pointer(&m.buf[0])), uintptr(len(m.buf)))
 		switch err {
 		case 0:
-			concern = m.concern(m.buf[:size]) || concern
+			affected = m.affects(m.buf[:size]) || affected
 		case unix.EINTR:
 		case unix.EAGAIN:
-			return concern, failure
+			return affected, failure
 		case unix.ENOBUFS:
 			failure = err
 		default:
-			return concern, err
+			return affected, err
 		}
 	}
-	return concern, failure
+	return affected, failure
 }
 
-// concern reports whether one of the messages is about what one of the links uses.
-func (m *Monitor) concern(messages []byte) bool {
+// affects reports whether one of the messages affects one of the links.
+func (m *Monitor) affects(messages []byte) bool {
 	for len(messages) >= unix.SizeofNlMsghdr {
 		n := int(binary.NativeEndian.Uint32(messages))
 		if n < unix.SizeofNlMsghdr {
 			return false
 		}
-		n = min(n, len(messages)) // one that did not fit has its beginning
+		n = min(n, len(messages)) // of a message that did not fit, the beginning is here
 		typ := binary.NativeEndian.Uint16(messages[4:])
 		for _, l := range m.links {
-			if l.concerns(typ, messages[unix.SizeofNlMsghdr:n]) {
+			if l.affectedBy(typ, messages[unix.SizeofNlMsghdr:n]) {
 				return true
 			}
 		}
@@ -179,7 +181,7 @@ func (m *Monitor) concern(messages []byte) bool {
 	return false
 }
 
-// Close ends the listening.
+// Close stops the monitor and closes its socket.
 func (m *Monitor) Close() {
 	close(m.ended)
 	_, _ = unix.Write(m.bell, binary.NativeEndian.AppendUint64(nil, 1))

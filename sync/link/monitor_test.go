@@ -15,36 +15,36 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// asked is a link of which the test counts what it asks the kernel.
-func asked(l *Link) (count *int) {
+// countLookups makes a link count its lookups of the interface.
+func countLookups(l *Link) (count *int) {
 	count = new(int)
-	l.ask = func(name string) (iface.Interface, error) {
+	l.lookup = func(name string) (iface.Interface, error) {
 		*count++
 		return iface.ByName(name)
 	}
 	return count
 }
 
-// On a host that makes and removes interfaces all the time nothing is asked of the kernel
-// for these: what it says about them concerns no link.
-func TestOtherInterfacesAreIgnored(t *testing.T) {
+// Changes of other interfaces cause no lookups, so that a host that creates and removes
+// interfaces all the time costs nothing here.
+func TestMonitorIgnoresOtherInterfaces(t *testing.T) {
 	nsA, _ := pair(t)
 	nsA.IP("link", "add", "bridge0", "type", "bridge")
 	a := newSite(t, nsA, Config{Transport: UDP, Interface: "sync0", Port: 3780, Destination: addr("192.0.2.2")})
-	requests := asked(a.link)
+	lookups := countLookups(a.link)
 	var monitor *Monitor
-	var heard *Monitor // not started: the test reads it
+	var events *Monitor // not started: the test reads its socket
 	nsA.Do(func() {
 		var err error
 		if monitor, err = NewMonitor([]*Link{a.link}, nil); err != nil {
 			t.Fatal(err)
 		}
-		heard = &Monitor{buf: make([]byte, longestMessage)}
-		if err := heard.open(); err != nil {
+		events = &Monitor{buf: make([]byte, longestMessage)}
+		if err := events.open(); err != nil {
 			t.Fatal(err)
 		}
 	})
-	defer heard.closeFiles()
+	defer events.closeFiles()
 	defer monitor.Close()
 	for i := range 20 {
 		dev := fmt.Sprint("veth", i)
@@ -62,20 +62,20 @@ func TestOtherInterfacesAreIgnored(t *testing.T) {
 		a.link.State()
 		a.link.Stats()
 	}
-	asked, others, own := *requests, 0, 0
+	looked, others, own := *lookups, 0, 0
 	for {
-		n, err := unix.Read(heard.fd, heard.buf)
+		n, err := unix.Read(events.fd, events.buf)
 		if err == unix.EAGAIN {
 			break
 		}
 		if err != nil {
 			t.Fatal(err)
 		}
-		about := int64(binary.NativeEndian.Uint32(heard.buf[unix.SizeofNlMsghdr+4:])) // the index, of links and addresses
-		typ := binary.NativeEndian.Uint16(heard.buf[4:])
+		about := int64(binary.NativeEndian.Uint32(events.buf[unix.SizeofNlMsghdr+4:])) // the index, in messages about links and addresses
+		typ := binary.NativeEndian.Uint16(events.buf[4:])
 		mine := about == a.link.seen.index.Load()
-		if got := a.link.concerns(typ, heard.buf[unix.SizeofNlMsghdr:n]); got != mine {
-			t.Errorf("a message of type %d about interface %d concerns the link: %v", typ, about, got)
+		if got := a.link.affectedBy(typ, events.buf[unix.SizeofNlMsghdr:n]); got != mine {
+			t.Errorf("a message of type %d about interface %d affects the link: %v", typ, about, got)
 		}
 		if mine {
 			own++
@@ -83,14 +83,14 @@ func TestOtherInterfacesAreIgnored(t *testing.T) {
 			others++
 		}
 	}
-	if others < 100 || asked < 1 || asked > own {
-		t.Errorf("%d requests for %d messages about the link's interface and %d about others", asked, own, others)
+	if others < 100 || looked < 1 || looked > own {
+		t.Errorf("%d lookups for %d messages about the link's interface and %d about others", looked, own, others)
 	}
 }
 
-// What concerns a link is reported: its interface under each of its names, one that takes
-// its name, and its addresses, on whatever interface.
-func TestLinksChangesAreReported(t *testing.T) {
+// Changes that affect a link are reported: those of its interface under any of its names, of
+// an interface that takes its name, and of its addresses on any interface.
+func TestMonitorReportsChanges(t *testing.T) {
 	nsA, _ := pair(t)
 	nsA.IP("link", "add", "other0", "type", "veth", "peer", "name", "other1")
 	nsA.IP("link", "set", "other0", "up")
@@ -108,8 +108,8 @@ func TestLinksChangesAreReported(t *testing.T) {
 		{"up", named, []string{"link", "set", "sync0", "up"}},
 		{"address", named, []string{"addr", "add", "192.0.2.3/24", "dev", "sync0"}},
 		{"address elsewhere", bound, []string{"addr", "add", "192.0.2.77/32", "dev", "other0"}},
-		{"it comes", missing, []string{"link", "add", "later0", "type", "veth", "peer", "name", "later1"}},
-		{"it goes up", missing, []string{"link", "set", "later0", "up"}},
+		{"created", missing, []string{"link", "add", "later0", "type", "veth", "peer", "name", "later1"}},
+		{"created interface up", missing, []string{"link", "set", "later0", "up"}},
 		{"another takes its name", missing, []string{"link", "set", "later0", "name", "was0"}},
 		{"another name", missing, []string{"link", "property", "add", "dev", "was0", "altname", "later0"}},
 		{"renamed", named, []string{"link", "set", "sync0", "name", "gone0"}},
@@ -117,7 +117,7 @@ func TestLinksChangesAreReported(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			var monitor *Monitor
 			nsA.Do(func() {
-				_ = tt.link.Open() // or it waits
+				_ = tt.link.Open() // fails for the links that wait for an interface or address
 				var err error
 				if monitor, err = NewMonitor([]*Link{tt.link}, nil); err != nil {
 					t.Fatal(err)
@@ -130,21 +130,32 @@ func TestLinksChangesAreReported(t *testing.T) {
 	}
 }
 
-// However many changes there are of a link's own interface, they are looked at together
-// after a pause.
-func TestChangesGather(t *testing.T) {
+// Any number of changes of a link's own interface during a pause are reported together
+// after it.
+func TestMonitorGathersChanges(t *testing.T) {
 	nsA, _ := pair(t)
 	a := newSite(t, nsA, Config{Transport: UDP, Interface: "sync0", Port: 3780, Destination: addr("192.0.2.2")})
-	pausing, over := make(chan struct{}), make(chan struct{})
+	pausing, over, finished := make(chan struct{}), make(chan struct{}), make(chan struct{})
+	pause := func() {
+		select {
+		case pausing <- struct{}{}:
+		case <-finished: // Close waits for a pause to end, and nothing receives from pausing then
+			return
+		}
+		select {
+		case <-over:
+		case <-finished:
+		}
+	}
 	var monitor *Monitor
 	nsA.Do(func() {
 		var err error
-		if monitor, err = newMonitor([]*Link{a.link}, nil, func() { pausing <- struct{}{}; <-over }); err != nil {
+		if monitor, err = newMonitor([]*Link{a.link}, nil, pause); err != nil {
 			t.Fatal(err)
 		}
 	})
 	defer monitor.Close()
-	defer close(over)
+	defer close(finished)
 	nsA.IP("link", "set", "sync0", "mtu", "1400")
 	changed(t, monitor)
 	<-pausing
@@ -162,13 +173,13 @@ func TestChangesGather(t *testing.T) {
 	}
 }
 
-// A question that fails for want of descriptors, for one, does not take the interface
-// away.
-func TestOpenFailsToAsk(t *testing.T) {
+// A lookup that fails, because there are too many open files for example, does not close
+// the link.
+func TestLookupFailureKeepsLinkOpen(t *testing.T) {
 	nsA, _ := pair(t)
 	a := newSite(t, nsA, Config{Transport: UDP, Interface: "sync0", Port: 3780, Destination: addr("192.0.2.2")})
 	netnstest.Eventually(t, 10*time.Second, "carrier", func() bool { a.open(t); return a.link.State() == Running })
-	a.link.ask = func(string) (iface.Interface, error) { return iface.Interface{}, unix.EMFILE }
+	a.link.lookup = func(string) (iface.Interface, error) { return iface.Interface{}, unix.EMFILE }
 	var err error
 	if nsA.Do(func() { err = a.link.Open() }); !errors.Is(err, unix.EMFILE) {
 		t.Errorf("got %v", err)
@@ -179,10 +190,9 @@ func TestOpenFailsToAsk(t *testing.T) {
 	}
 }
 
-// A socket that fails every read is not read without a pause, and the log does not hear of
-// each.
+// Reads that fail one after another are paused between, and reported once.
 func TestReadErrorsBackOff(t *testing.T) {
-	r, w, err := os.Pipe() // no socket: recvmmsg fails with ENOTSOCK
+	r, w, err := os.Pipe() // not a socket: recvmmsg fails with ENOTSOCK
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -193,9 +203,9 @@ func TestReadErrorsBackOff(t *testing.T) {
 		t.Fatal(err)
 	}
 	d := &datagram{ended: make(chan struct{})}
-	var said []string
+	var reported []string
 	var pauses []time.Duration
-	d.link = New(Config{Transport: UDP, Interface: "sync0"}, 0, nil, Reports{Failed: func(err error) { said = append(said, err.Error()) }})
+	d.link = New(Config{Transport: UDP, Interface: "sync0"}, 0, nil, Reports{Failed: func(err error) { reported = append(reported, err.Error()) }})
 	const reads = 10
 	d.link.sleep = func(p time.Duration, _ <-chan struct{}) {
 		if pauses = append(pauses, p); len(pauses) == reads {
@@ -204,8 +214,8 @@ func TestReadErrorsBackOff(t *testing.T) {
 	}
 	d.done.Add(1)
 	d.receive(raw)
-	if want := []string{"UDP over sync0: receive: socket operation on non-socket"}; !slices.Equal(said, want) {
-		t.Errorf("said %q, want %q", said, want)
+	if want := []string{"UDP over sync0: receive: socket operation on non-socket"}; !slices.Equal(reported, want) {
+		t.Errorf("reported %q, want %q", reported, want)
 	}
 	if n := d.link.Stats().ErrorsRecv; n < reads || n > reads+1 {
 		t.Errorf("%d errors counted, want %d", n, reads)

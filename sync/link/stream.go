@@ -18,16 +18,18 @@ import (
 )
 
 const (
-	redial       = time.Second // between two attempts to reach the peer
+	redial       = time.Second // between two attempts to connect to the peer
 	dialTimeout  = 5 * time.Second
-	peerGone     = 30 * time.Second // a peer that takes nothing for so long is gone
-	streamChunk  = 128 << 10        // read at once; more than the longest message
+	streamChunk  = 128 << 10 // bytes per read; more than the longest message
 	defaultQueue = 128
+	// defaultPeerTimeout is how long a peer may accept no data before its connection is
+	// given up.
+	defaultPeerTimeout = 30 * time.Second
 )
 
-// stream is a TCP link: this node connects to its peer to send, and takes one
-// connection from its peer to receive, as conntrackd does. The stream has no
-// framing but the messages' own length.
+// stream is a TCP link. As in conntrack-tools' conntrackd, this node connects to its peer
+// to send, and accepts one connection from its peer to receive. The stream has no framing
+// except the length in each message's header.
 type stream struct {
 	link     *Link
 	listener *net.TCPListener
@@ -37,7 +39,7 @@ type stream struct {
 	server, client atomic.Bool // connected
 
 	mu      sync.Mutex
-	queue   [][]byte // what is to be written, oldest first
+	queue   [][]byte // pending writes, oldest first
 	limit   int
 	dropped uint64
 	wake    chan struct{}
@@ -45,15 +47,15 @@ type stream struct {
 
 func openStream(l *Link) (sockets, error) {
 	c := &l.config
-	// The functions of net that take an address and no text, here and in dial, do
-	// without its resolver: 120 kB of flash.
+	// Here and in dial, the functions of net that take a netip address keep the resolver,
+	// 120 kB, out of the binary.
 	listener, err := net.ListenTCP(choose(l.is6(), "tcp4", "tcp6"), net.TCPAddrFromAddrPort(zoned(c.Address, c.Interface, c.Port)))
 	if err != nil {
 		return nil, fmt.Errorf("listen on %s: %w", endpoint(c.Address, c.Port), err)
 	}
 	raw, err := listener.SyscallConn()
 	if err == nil {
-		// Connections have the buffer that the listener has when they come.
+		// Accepted connections inherit the listener's buffer size.
 		err = raw.Control(func(fd uintptr) { setBuffer(int(fd), unix.SO_RCVBUFFORCE, unix.SO_RCVBUF, c.RecvBuffer) })
 	}
 	if err != nil {
@@ -79,10 +81,11 @@ func choose(second bool, a, b string) string {
 	return a
 }
 
-// zoned is an address to bind or connect to; a may be invalid, which is any.
+// zoned returns an address to bind or connect to, with the interface as zone where IPv6
+// needs one. The zero Addr means any address.
 func zoned(a netip.Addr, device string, port uint16) netip.AddrPort {
 	if a.IsLinkLocalUnicast() {
-		a = a.WithZone(device) // which IPv4 does not have, and ignores
+		a = a.WithZone(device) // no effect on IPv4
 	}
 	return netip.AddrPortFrom(a, port)
 }
@@ -100,18 +103,18 @@ func (s *stream) status(out *Stats) {
 	out.Queued, out.QueueLimit, out.QueueDropped = uint64(len(s.queue)), uint64(s.limit), s.dropped
 }
 
-// follow has nothing to do: each connection chooses its address.
-func (s *stream) follow() error { return nil }
+// updateSource does nothing: the kernel chooses an address for each connection.
+func (s *stream) updateSource() error { return nil }
 
-// busy asks the sender to wait while a connected peer is slow. While it is away
-// the queue keeps what it can.
+// busy reports whether a connected peer is so slow that the queue is half full. It is
+// false without a connection: then the queue keeps the newest writes.
 func (s *stream) busy() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.client.Load() && len(s.queue) >= max(s.limit/2, 1)
 }
 
-// send queues all messages of p as one write.
+// send queues all messages of p as one write. A full queue loses its oldest write.
 func (s *stream) send(p *wire.Packer) {
 	if len(p.Bytes()) == 0 {
 		return
@@ -130,7 +133,7 @@ func (s *stream) send(p *wire.Packer) {
 	}
 }
 
-// first returns the oldest write that waits.
+// first returns the oldest queued write, nil if the queue is empty.
 func (s *stream) first() []byte {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -140,7 +143,8 @@ func (s *stream) first() []byte {
 	return s.queue[0]
 }
 
-// written takes the oldest write out of the queue, unless it was dropped already.
+// written removes a write that is complete from the queue, unless send has dropped it
+// meanwhile.
 func (s *stream) written(b []byte) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -149,16 +153,16 @@ func (s *stream) written(b []byte) {
 	}
 }
 
-// dropFirst takes the oldest write out of the queue. Nothing is moved for that:
+// dropFirst removes the oldest write from the queue, without moving the others:
 // ErrorQueueLength may be large.
 func (s *stream) dropFirst() {
 	s.queue[0] = nil
 	s.queue = s.queue[1:]
 }
 
-// write connects to the peer, again and again, and sends what is queued. A write
-// that failed is repeated whole on the next connection: the old one's end has
-// taken the half that may have arrived with it.
+// write connects to the peer, reconnects whenever the connection ends, and sends what is
+// queued. A write that failed is repeated as a whole on the next connection: the peer
+// discards an incomplete message when a connection ends.
 func (s *stream) write(ctx context.Context) {
 	defer s.done.Done()
 	for ctx.Err() == nil {
@@ -168,7 +172,7 @@ func (s *stream) write(ctx context.Context) {
 			s.client.Store(false)
 			conn.Close()
 		}
-		// A peer may accept and close at once: that is no reason to hurry.
+		// Wait in any case: a peer may accept connections and close them at once.
 		select {
 		case <-time.After(redial):
 		case <-ctx.Done():
@@ -181,21 +185,22 @@ func (s *stream) dial(ctx context.Context) (*net.TCPConn, error) {
 	d := net.Dialer{Timeout: dialTimeout, Control: func(_, _ string, raw syscall.RawConn) error {
 		return raw.Control(func(fd uintptr) {
 			setBuffer(int(fd), unix.SO_SNDBUFFORCE, unix.SO_SNDBUF, c.SendBuffer)
-			// A peer whose host is off acknowledges nothing: without this the kernel
-			// takes what is written for a quarter of an hour, and tries so seldom in
-			// the end that it is minutes until it sees the host back (tcp(7)).
-			_ = unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, int(s.link.gone/time.Millisecond))
+			// A peer whose host is off acknowledges nothing. Without this option the
+			// kernel would accept writes for a quarter of an hour, with retransmissions
+			// so rare in the end that it would notice the host's return minutes late
+			// (tcp(7)).
+			_ = unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, int(s.link.peerTimeout/time.Millisecond))
 		})
 	}}
-	// The peer expects us at our address; without one the system chooses.
+	// The peer checks the source address. Without a configured one the kernel chooses.
 	return d.DialTCP(ctx, choose(s.link.is6(), "tcp4", "tcp6"), zoned(c.Address, c.Interface, 0),
 		zoned(c.Destination, c.Interface, c.Port))
 }
 
-// feed writes to one connection until it breaks.
+// feed writes to one connection until it ends.
 func (s *stream) feed(ctx context.Context, conn net.Conn) {
 	defer context.AfterFunc(ctx, func() { conn.SetDeadline(time.Unix(1, 0)) })()
-	// The peer sends nothing here; a read tells that it has closed.
+	// The peer sends nothing on this connection: a read returns when it is closed.
 	gone := make(chan struct{})
 	go func() {
 		var b [1]byte
@@ -220,9 +225,9 @@ func (s *stream) feed(ctx context.Context, conn net.Conn) {
 			return
 		default:
 		}
-		_ = conn.SetWriteDeadline(time.Now().Add(s.link.gone))
+		_ = conn.SetWriteDeadline(time.Now().Add(s.link.peerTimeout))
 		if ctx.Err() != nil {
-			return // or else its deadline may be the one just taken away
+			return // the deadline set at the end of ctx may just have been overwritten
 		}
 		if _, err := conn.Write(b); err != nil {
 			c.errorsSent.Add(1)
@@ -234,7 +239,7 @@ func (s *stream) feed(ctx context.Context, conn net.Conn) {
 	}
 }
 
-// accept takes the peer's connection; a new one replaces the old.
+// accept accepts connections from the peer, each of which replaces the one before.
 func (s *stream) accept(ctx context.Context) {
 	defer s.done.Done()
 	var reading sync.WaitGroup
@@ -245,7 +250,7 @@ func (s *stream) accept(ctx context.Context) {
 		}
 		reading.Wait()
 	}()
-	retry := backoff{say: s.link.failed, sleep: s.link.sleep}
+	retry := backoff{report: s.link.failed, sleep: s.link.sleep}
 	for {
 		conn, err := s.listener.AcceptTCP()
 		if err != nil {
@@ -279,8 +284,8 @@ func (s *stream) accept(ctx context.Context) {
 	}
 }
 
-// read delivers whole messages of one connection until it ends, or until its
-// bytes cease to be messages.
+// read delivers the whole messages of one connection until it ends or sends something
+// that can't be a message.
 func (s *stream) read(ctx context.Context, conn net.Conn, from netip.Addr) {
 	defer context.AfterFunc(ctx, func() { conn.SetDeadline(time.Unix(1, 0)) })()
 	b := &Batch{Link: s.link.number}
@@ -301,8 +306,8 @@ func (s *stream) read(ctx context.Context, conn net.Conn, from netip.Addr) {
 			}
 			whole, broken = wholeMessages(buf[:have])
 		}
-		// The reader of a broken stream counts why; then the peer has to begin
-		// anew.
+		// What can't be a message is delivered, too, for the owner to count. Then the
+		// connection is closed, and the peer has to connect again.
 		end := whole
 		if broken {
 			end = have
@@ -317,8 +322,8 @@ func (s *stream) read(ctx context.Context, conn net.Conn, from netip.Addr) {
 	}
 }
 
-// wholeMessages is how many bytes of b are complete messages, and whether what
-// follows can't become one.
+// wholeMessages returns how many bytes of b are complete messages, and whether the bytes
+// after them can't become one.
 func wholeMessages(b []byte) (whole int, broken bool) {
 	for len(b)-whole >= wire.HeaderLen {
 		n := int(binary.BigEndian.Uint16(b[whole+2:]))

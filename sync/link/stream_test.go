@@ -13,19 +13,20 @@ import (
 	"ctbox/sync/wire"
 )
 
-// TCP dials from goroutines of its own, which are outside any namespace that a
-// test entered: TestMain starts all tests in a namespace of their own.
+// streamConfig returns the configuration of a TCP link over the loopback interface. A TCP
+// link dials from its own goroutines, which are outside any namespace that a test has
+// entered, so these tests use the namespace that TestMain starts them in.
 func streamConfig(local, peer string, port uint16) Config {
 	return Config{Transport: TCP, Interface: "lo", Address: addr(local), Destination: addr(peer), Port: port, ErrorQueue: 4}
 }
 
 func openStreamLink(t *testing.T, c Config) *site {
 	t.Helper()
-	return openImpatient(t, c, peerGone)
+	return openWithTimeout(t, c, defaultPeerTimeout)
 }
 
-// openImpatient is openStreamLink with another time after which a peer is gone.
-func openImpatient(t *testing.T, c Config, gone time.Duration) *site {
+// openWithTimeout is openStreamLink with another peer timeout.
+func openWithTimeout(t *testing.T, c Config, timeout time.Duration) *site {
 	t.Helper()
 	s := &site{batches: make(chan *Batch, 4)}
 	s.link = New(c, 7, channel(s.batches), Reports{Refused: func(a netip.Addr) {
@@ -33,7 +34,7 @@ func openImpatient(t *testing.T, c Config, gone time.Duration) *site {
 		defer s.mu.Unlock()
 		s.refused = append(s.refused, a)
 	}})
-	s.link.gone = gone
+	s.link.peerTimeout = timeout
 	if err := s.link.Open(); err != nil {
 		t.Fatal(err)
 	}
@@ -41,7 +42,7 @@ func openImpatient(t *testing.T, c Config, gone time.Duration) *site {
 	return s
 }
 
-// freePort is a port that nobody listens on now.
+// freePort returns a port without a listener.
 func freePort(t *testing.T) uint16 {
 	t.Helper()
 	l, err := net.Listen("tcp4", "127.0.0.1:0")
@@ -52,7 +53,7 @@ func freePort(t *testing.T) uint16 {
 	return l.Addr().(*net.TCPAddr).AddrPort().Port()
 }
 
-func TestStreamWaitsForItsPeerAndReconnects(t *testing.T) {
+func TestStreamReconnects(t *testing.T) {
 	port := freePort(t)
 	// One address serves both ends: a link's own source is the address it dials.
 	a := openStreamLink(t, streamConfig("127.0.0.2", "127.0.0.1", port))
@@ -76,7 +77,7 @@ func TestStreamWaitsForItsPeerAndReconnects(t *testing.T) {
 			t.Errorf("got %q, want %q", got, want)
 		}
 	}
-	// The peer goes and comes: the link follows without being told.
+	// The peer closes the connection: the link connects again by itself.
 	conn.Close()
 	if conn, err = listener.Accept(); err != nil {
 		t.Fatal(err)
@@ -130,10 +131,10 @@ func TestStreamReceives(t *testing.T) {
 	stranger := dialFrom(t, "127.0.0.9", port)
 	netnstest.Eventually(t, 10*time.Second, "refusal", func() bool { return b.link.Stats().Refused == 1 })
 	if n, err := stranger.Read(make([]byte, 1)); err == nil {
-		t.Errorf("a stranger's connection gave %d bytes", n)
+		t.Errorf("read %d bytes from a connection that should be closed", n)
 	}
 
-	// Messages in any pieces.
+	// Messages that arrive in pieces.
 	conn := dialFrom(t, "127.0.0.2", port)
 	bytes := packed(100, "first", "second", "third").Bytes()
 	for i := 0; i < len(bytes); i += 5 {
@@ -153,9 +154,9 @@ func TestStreamReceives(t *testing.T) {
 	// A new connection replaces the old one.
 	second := dialFrom(t, "127.0.0.2", port)
 	if n, err := conn.Read(make([]byte, 1)); err == nil {
-		t.Errorf("the replaced connection gave %d bytes", n)
+		t.Errorf("read %d bytes from the replaced connection", n)
 	}
-	// Garbage is delivered for the reader to count, and ends the connection.
+	// What can't be a message is delivered for the owner to count, and ends the connection.
 	if _, err := second.Write([]byte{0x10, 0, 0, 3, 0, 0, 0, 0}); err != nil {
 		t.Fatal(err)
 	}
@@ -164,21 +165,21 @@ func TestStreamReceives(t *testing.T) {
 		t.Errorf("%d parts", batch.Len())
 	}
 	if n, err := second.Read(make([]byte, 1)); err == nil {
-		t.Errorf("a broken stream goes on with %d bytes", n)
+		t.Errorf("read %d bytes from a connection that should have ended", n)
 	}
 }
 
-// A peer whose host has lost its power says nothing, not even that it is gone, and the
-// kernel would wait for a quarter of an hour, and then for minutes after the host is
-// back. What is sent meanwhile waits in the queue.
-func TestStreamNoticesThatItsPeerIsGone(t *testing.T) {
+// A peer whose host has lost power does not close its connection, and the kernel would
+// retransmit for a quarter of an hour, too rarely to notice the host's return for minutes.
+// The link gives the connection up after the peer timeout and keeps later writes queued.
+func TestStreamPeerTimeout(t *testing.T) {
 	listener, err := net.Listen("tcp4", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer listener.Close()
 	port := listener.Addr().(*net.TCPAddr).AddrPort().Port()
-	a := openImpatient(t, streamConfig("127.0.0.2", "127.0.0.1", port), time.Second)
+	a := openWithTimeout(t, streamConfig("127.0.0.2", "127.0.0.1", port), time.Second)
 	first, err := listener.Accept()
 	if err != nil {
 		t.Fatal(err)
@@ -189,7 +190,7 @@ func TestStreamNoticesThatItsPeerIsGone(t *testing.T) {
 
 	nft(t, fmt.Sprintf("table ip gone { chain in { type filter hook input priority 0; tcp dport %d drop; }; }", port))
 	a.link.Send(packed(100, "into nothing"))
-	netnstest.Eventually(t, 30*time.Second, "the link notices that its peer is gone", func() bool { return !connected() })
+	netnstest.Eventually(t, 30*time.Second, "the end of the connection", func() bool { return !connected() })
 	a.link.Send(packed(100, "kept"))
 	nft(t, "delete table ip gone")
 	second, err := listener.Accept()
@@ -210,9 +211,9 @@ func nft(t *testing.T, rules string) {
 	}
 }
 
-// Once a link ends nothing is written any more, and so nothing waits for a peer
-// that does not read.
-func TestStreamEndsBeforeItWrites(t *testing.T) {
+// A link that is closed writes nothing more, so Close does not wait for a peer that does not
+// read.
+func TestStreamWritesNothingAfterClose(t *testing.T) {
 	listener, err := net.Listen("tcp4", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)

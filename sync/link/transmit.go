@@ -5,41 +5,43 @@ import (
 	"time"
 	"unsafe"
 
+	"ctbox/internal/recvmmsg"
 	"ctbox/sync/wire"
 
 	"golang.org/x/sys/unix"
 )
 
 const (
-	perWrite = 64 // datagrams a system call
-	// patience is how long the sender, which is the node's only goroutine for
-	// this, waits for an interface that takes nothing.
-	patience = 100 * time.Millisecond
+	perWrite = 64 // datagrams per system call
+	// sendTimeout is how long Send waits while the socket's buffer is full. It is short,
+	// as the node does nothing else meanwhile.
+	sendTimeout = 100 * time.Millisecond
 )
 
-// txState is the sending socket of a datagram link and the memory of its writes.
+// sender is a sending socket of a datagram link, with the memory of its writes.
 //
-// The socket is left out of the runtime's poller: every datagram that leaves
-// makes it writable again, and would wake a thread to hear of it.
-type txState struct {
+// The socket is not in the runtime's poller: every datagram that leaves makes it writable
+// again and would wake a thread for nothing. Its system calls, which never wait, are made
+// without informing the runtime, for the reason that recvmmsg.Reader gives.
+type sender struct {
 	to        netip.Addr
 	fd        int
 	connected bool
 	iov       [perWrite]unix.Iovec
-	hdrs      [perWrite]mmsghdr
+	hdrs      [perWrite]recvmmsg.Header
 }
 
-func (t *txState) init(to netip.Addr) {
+func (t *sender) init(to netip.Addr) {
 	t.to, t.fd = to, -1
 	for i := range t.hdrs {
-		t.hdrs[i].hdr.Iov = &t.iov[i]
-		t.hdrs[i].hdr.SetIovlen(1)
+		t.hdrs[i].Msg.Iov = &t.iov[i]
+		t.hdrs[i].Msg.SetIovlen(1)
 	}
 }
 
-// write sends datagrams first to last-1 of what was prepared and returns how many
-// went. A full socket is waited for, not too long: then the error is EAGAIN.
-func (t *txState) write(first, last int) (int, error) {
+// write sends the prepared datagrams from first to last-1 and returns how many were sent.
+// While the socket's buffer is full it waits, at most sendTimeout, and then returns EAGAIN.
+func (t *sender) write(first, last int) (int, error) {
 	waited := false
 	for {
 		sent, _, errno := unix.RawSyscall6(unix.SYS_SENDMMSG, uintptr(t.fd), uintptr(unsafe.Pointer(&t.hdrs[first])),
@@ -55,7 +57,7 @@ func (t *txState) write(first, last int) (int, error) {
 			}
 			waited = true
 			poll := []unix.PollFd{{Fd: int32(t.fd), Events: unix.POLLOUT}}
-			_, _ = unix.Poll(poll, int(patience/time.Millisecond))
+			_, _ = unix.Poll(poll, int(sendTimeout/time.Millisecond))
 		default:
 			return 0, errno
 		}
@@ -69,11 +71,11 @@ func (d *datagram) send(p *wire.Packer) {
 	}
 }
 
-// sendTo transmits every datagram of p, many with one system call. An error may be
-// that of an earlier datagram, reported late (the peer's host has no listener yet, a
-// router on the way has a smaller MTU): the one it stopped at is tried once more,
-// and only then lost.
-func (d *datagram) sendTo(t *txState, p *wire.Packer) {
+// sendTo transmits every datagram of p to one peer, many with one system call. The kernel
+// may report the error of an earlier datagram late (the peer's host has no listener yet, a
+// router on the path has a smaller MTU), so the datagram at which a call stopped is tried
+// once more before it counts as lost.
+func (d *datagram) sendTo(t *sender, p *wire.Packer) {
 	c := &d.link.counters
 	total := p.Datagrams()
 	if !t.connected && !d.reconnect(t) {
@@ -93,7 +95,7 @@ func (d *datagram) sendTo(t *txState, p *wire.Packer) {
 			sent, err := t.write(first, n)
 			for i := first; i < first+sent; i++ {
 				c.packetsSent.Add(1)
-				c.bytesSent.Add(uint64(t.hdrs[i].len))
+				c.bytesSent.Add(uint64(t.hdrs[i].Len))
 			}
 			first += sent
 			switch {
@@ -110,8 +112,9 @@ func (d *datagram) sendTo(t *txState, p *wire.Packer) {
 	}
 }
 
-// reconnect tries again to name the peer to a sending socket.
-func (d *datagram) reconnect(t *txState) bool {
+// reconnect connects a socket to a peer that had no route when the socket was opened. It
+// reports whether that worked.
+func (d *datagram) reconnect(t *sender) bool {
 	t.connected = unix.Connect(t.fd, d.sockaddr(t.to, d.link.config.Port)) == nil
 	return t.connected
 }
