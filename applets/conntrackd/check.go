@@ -11,17 +11,16 @@ import (
 	"ctbox/internal/nftrules"
 )
 
-// severities are what stands in front of a finding's text.
+// severities are the prefixes of findings.
 var severities = [...]string{conf.Note: "note: ", conf.Caution: "warning: ", conf.Fatal: "error: "}
 
-// exitHost is the status of --check for a file that is right on a host that lacks
-// something.
+// exitHost is the exit status of --check for a valid file on a host that lacks something.
 const exitHost = 2
 
-// runCheck is --check: it prints what is wrong with the file, and unless syntax is set
-// with the file on this host, on standard error, and what a daemon would do on standard
-// output. The status is 1 if the daemon would not start anywhere with the file, or not
-// work, and exitHost if only this host is in the way.
+// runCheck is --check. It prints the problems of the file, and of this host unless syntax is
+// set, on standard error, and what a daemon would do on standard output. The status is 1 if
+// the daemon would not start or not work with the file on any host, and exitHost if only
+// this host prevents it.
 func runCheck(name string, syntax bool, stdout, stderr io.Writer) int {
 	cfg, warnings, err := conf.Load(name)
 	for _, w := range warnings {
@@ -65,8 +64,8 @@ func runCheck(name string, syntax bool, stdout, stderr io.Writer) int {
 	return status
 }
 
-// noteZones says which flows of this host the protocol has no place for, as far as its
-// rules tell. Rules that may not be read, or of iptables-legacy, tell nothing.
+// noteZones prints a note if rules of this host create flows that the protocol cannot carry.
+// Rules of iptables-legacy, and rules that cannot be read, are not examined.
 func noteZones(stderr io.Writer, file string) {
 	if n, err := nftrules.OneWayZones(context.Background()); err == nil && n > 0 {
 		fmt.Fprintf(stderr, "%s: %s%d rules of this host set a zone of one direction (ct original zone set, CT --zone-orig): flows with such a zone are not replicated\n",
@@ -74,8 +73,7 @@ func noteZones(stderr io.Writer, file string) {
 	}
 }
 
-// appendPlan appends the verdict, and all that would be in force, defaults included,
-// as a configuration.
+// appendPlan appends the verdict and the effective configuration, including defaults.
 func appendPlan(dst []byte, cfg *conf.Config, verdict string) []byte {
 	dst = append(append(dst, verdict...), ". In force would be:\n\n"...)
 	return append(bytes.TrimRight(conf.AppendEffective(dst, cfg), "\n"), '\n')

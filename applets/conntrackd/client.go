@@ -12,8 +12,8 @@ import (
 	"ctbox/conf"
 )
 
-// load reads the configuration and shows those of its warnings that are due. It
-// has told what is wrong when ok is false.
+// load reads the configuration and logs its warnings up to the given level. If ok is false,
+// it has logged the error.
 func load(name string, upTo conf.When, log *slog.Logger) (cfg *conf.Config, ok bool) {
 	cfg, warnings, err := conf.Load(name)
 	for _, w := range warnings {
@@ -28,7 +28,7 @@ func load(name string, upTo conf.When, log *slog.Logger) (cfg *conf.Config, ok b
 	return cfg, true
 }
 
-// loadError is an error of conf.Load in the words of conntrack-tools.
+// loadError words an error of conf.Load as conntrack-tools does.
 func loadError(name string, err error) error {
 	var wrong *conf.Error
 	var path *fs.PathError
@@ -59,8 +59,8 @@ func runClient(ctx context.Context, cmd *command, log *slog.Logger, stdout io.Wr
 	case errors.As(err, &connect):
 		log.Error("can't connect: is conntrackd running? appropriate permissions?")
 	case errors.As(err, &output) && cmd.request&control.WithOutcome == 0:
-		// Monitors ask whether the daemon answers, and it does: a full disk is no reason
-		// for a failover. conntrack-tools ends with 0, too.
+		// The daemon has answered, which is what monitors ask: a full disk must not cause a
+		// failover. conntrack-tools exits with 0, too.
 		log.Error(err.Error())
 		return exitOK
 	case errors.As(err, &remark):
@@ -78,11 +78,11 @@ func runClient(ctx context.Context, cmd *command, log *slog.Logger, stdout io.Wr
 	return exitFailed
 }
 
-// errNotTold is for --strict, which wants to know.
-var errNotTold = errors.New("the running daemon does not say what became of the commit")
+// errNoOutcome is the error of --strict for a daemon that reports no outcome.
+var errNoOutcome = errors.New("the running daemon does not report the result of the commit")
 
-// ask is control.Ask, but for commits, whose outcome is asked for where the daemon
-// can tell it; strict is for where it cannot.
+// ask is control.Ask, except that a commit is requested with its outcome if the daemon
+// supports that. If it does not, the commit is an error with strict.
 func ask(ctx context.Context, path string, r control.Request, strict bool, stdout io.Writer) error {
 	if !r.IsCommit() {
 		return control.Ask(ctx, path, r, stdout)
@@ -92,7 +92,7 @@ func ask(ctx context.Context, path string, r control.Request, strict bool, stdou
 		return err
 	}
 	if err = control.Ask(ctx, path, r, stdout); err == nil && strict { // a daemon of conntrack-tools
-		err = errNotTold
+		err = errNoOutcome
 	}
 	return err
 }

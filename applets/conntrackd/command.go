@@ -1,6 +1,6 @@
-// Package conntrackd is the conntrackd applet: conntrackd(8)'s command line, the
-// life of the daemon's process, and the commands that speak to a running daemon.
-// What the daemon replicates, and how, is sync/node's business.
+// Package conntrackd is the conntrackd applet: conntrackd(8)'s command line, the daemon's
+// process from start to exit, and the commands that a running daemon carries out. Replication
+// itself is in sync/node.
 package conntrackd
 
 import (
@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"ctbox/applets/conntrackd/control"
+	"ctbox/internal/version"
 )
 
 // command is a parsed command line.
@@ -16,10 +17,10 @@ type command struct {
 	config    string          // path of the configuration
 	request   control.Request // of opClient
 	notes     []string        // warnings about the command line
-	noSandbox bool            // of a daemon
-	strict    bool            // of a commit: single entries that fail count
-	json      bool            // of opTop
-	syntax    bool            // of opCheck: the file alone
+	noSandbox bool            // for a daemon
+	strict    bool            // for a commit: fail if single entries can't be committed
+	json      bool            // for opTop
+	syntax    bool            // for opCheck: check the file, not the host
 }
 
 type op uint8
@@ -34,8 +35,8 @@ const (
 	opVersion
 )
 
-// usageError is a command line that cannot be. text is for standard error; some
-// errors come with the usage on standard output.
+// usageError is an error in the command line. text goes to standard error; with usage set,
+// the usage goes to standard output.
 type usageError struct {
 	text  string
 	usage bool
@@ -47,15 +48,15 @@ var errInvalid = &usageError{"Invalid parameters", true}
 
 const defaultConfig = "/etc/conntrackd/conntrackd.conf"
 
-// maxConfigPath is conntrack-tools' PATH_MAX, which it cuts the path to.
+// maxConfigPath is the length to which conntrack-tools cuts the path (its PATH_MAX).
 const maxConfigPath = 4096
 
-// option is what a letter asks of the daemon. A keyword of words may follow, which can
-// be shortened to any beginning but the empty one; the first that fits counts.
+// option is the request that a letter sends. A keyword from words may follow; any non-empty
+// prefix of one selects the first that matches.
 type option struct {
 	request control.Request // without a keyword
 	words   []word
-	// strict options name themselves when they refuse a word that is not theirs.
+	// A strict option names itself in the error for an unknown keyword.
 	strict bool
 }
 
@@ -70,7 +71,7 @@ func tables(ct, expect control.Request) []word {
 	return []word{{text: "ct", request: ct}, {text: "expect", request: expect}}
 }
 
-// options are the letters that send a request, with conntrack-tools' numbers.
+// options are the letters that send a request.
 var options = map[byte]option{
 	'c': {request: control.CommitAll, words: tables(control.CommitFlows, control.CommitExpects)},
 	'i': {request: control.DumpInternal, words: tables(control.DumpInternal, control.DumpInternalExp)},
@@ -100,9 +101,9 @@ var options = map[byte]option{
 	}},
 }
 
-// parser goes through the arguments. An option is a dash and its letter, or one of our
-// own long ones, and nothing else: conntrack-tools looks at an argument's second
-// character only, so that "-Fct" flushes expectations as well and "-c ctx" is option t.
+// parser parses the arguments. An option is a dash and a letter, or one of our own long
+// options. conntrack-tools looks only at an argument's second character: there, "-Fct" also
+// flushes expectations and "-c ctx" is option t.
 type parser struct {
 	args []string
 	cmd  command
@@ -110,7 +111,7 @@ type parser struct {
 	json bool
 }
 
-// kind keeps apart what cannot stand together.
+// kind is a group of options. Options of different kinds cannot be combined.
 type kind uint8
 
 const (
@@ -121,7 +122,7 @@ const (
 	kindTop
 )
 
-// parse parses the arguments behind argv[0]. The error is a *usageError.
+// parse parses the arguments after argv[0]. The error is a *usageError.
 func parse(args []string) (command, error) {
 	p := parser{args: args, cmd: command{config: defaultConfig}}
 	for len(p.args) > 0 && p.cmd.op != opHelp && p.cmd.op != opVersion {
@@ -151,7 +152,7 @@ func parse(args []string) (command, error) {
 	return p.cmd, nil
 }
 
-// next takes the next argument if it may be the argument of an option.
+// next consumes the next argument if it can be the argument of an option.
 func (p *parser) next() (string, bool) {
 	if len(p.args) == 0 || strings.HasPrefix(p.args[0], "-") {
 		return "", false
@@ -187,7 +188,7 @@ func (p *parser) option() error {
 			p.cmd.config = p.cmd.config[:maxConfigPath]
 			p.cmd.notes = append(p.cmd.notes, "Path to config file to long. Cutting it down to 4096 characters")
 		}
-		if p.cmd.config == "" { // of a script whose variable is not set
+		if p.cmd.config == "" { // a script's variable may be unset
 			p.cmd.config = defaultConfig
 		}
 		return nil
@@ -290,7 +291,7 @@ func (p *parser) request(letter byte, o option) error {
 	return nil
 }
 
-// asJSON turns the request into one for JSON.
+// asJSON changes the request to its JSON form.
 func (p *parser) asJSON() error {
 	if p.kind != kindRequest {
 		return errInvalid
@@ -302,3 +303,46 @@ func (p *parser) asJSON() error {
 	p.cmd.request = json
 	return nil
 }
+
+// usage is the text of -h and of most errors in the command line. The lines that
+// conntrack-tools has, too, are the same byte for byte.
+func usage(argv0 string) string {
+	return `Connection tracking userspace daemon v` + version.ConntrackTools + `
+Usage: ` + argv0 + ` [commands] [options]
+
+General commands:
+  -d, run in daemon mode
+  -C [configfile], configuration file path
+  --no-sandbox, keep all privileges and system calls of the daemon
+  --check [--syntax], check the configuration file, on this host or alone
+  -v, display conntrackd version
+  -h, display this help information
+
+Client mode commands:
+  -c [ct|expect], commit external cache to conntrack table
+  --strict, with -c: exit status 1 also if single entries can't be committed
+  -f [internal|external], flush internal and external cache
+  -F [ct|expect], flush kernel conntrack table
+  -i [ct|expect], display content of the internal cache
+  -e [ct|expect], display the content of the external cache
+  -k, kill conntrack daemon
+  -s  [network|cache|runtime|link|rsqueue|queue|ct|expect], dump statistics
+  -s  metrics, dump statistics in Prometheus' text format
+  -s  helpers, dump statistics of user-space helpers
+  -R [ct|expect], resync with kernel conntrack table
+  -n, request resync with other node (only FT-FW and NOTRACK modes)
+  -B, force a bulk send to other replica firewalls
+  -x, dump cache in XML format (requires -i or -e)
+  -o json, dump cache or statistics in JSON format (requires -i, -e or -s)
+  --top, show statistics and their rates again and again (with --json as JSON)
+  -t, reset the kernel timeout (see PurgeTimeout clause)
+  --reload, have the daemon read its configuration file again
+
+`
+}
+
+// versionText is the text of -v. conntrack-tools' version comes first, where scripts look for
+// it.
+const versionText = `Connection tracking userspace daemon v` + version.ConntrackTools + `, ctbox v` + version.Number + `. Licensed under MIT.
+Replication protocol version 1.
+`

@@ -10,15 +10,24 @@ import (
 
 	"ctbox/applets/conntrackd/daemonize"
 	"ctbox/applets/conntrackd/logging"
+	"ctbox/conf"
+	"ctbox/sync/node"
 )
 
-// The exit statuses; there are no others.
+// The exit statuses.
 const (
 	exitOK     = 0
 	exitFailed = 1
 )
 
-// run is Run with the maker of the node as an argument.
+// Run is the applet (applets.RunFunc).
+func Run(ctx context.Context, argv []string, _ io.Reader, stdout, stderr io.Writer) int {
+	return run(ctx, argv, stdout, stderr, func(cfg *conf.Config, log *slog.Logger, ended node.Ended) (runner, error) {
+		return node.New(cfg, log, ended)
+	})
+}
+
+// run is Run with the function that creates the node as an argument.
 func run(ctx context.Context, argv []string, stdout, stderr io.Writer, open opener) int {
 	console := logging.New(stdout, stderr)
 	defer console.Close()
@@ -74,7 +83,7 @@ func runParent(argv []string, log *slog.Logger, stdout, stderr io.Writer) int {
 	case err == nil:
 		return exitOK
 	case errors.As(err, &exit):
-		if exit.ExitCode() < 0 { // a signal: nobody has said anything
+		if exit.ExitCode() < 0 { // killed by a signal, so it has printed no reason
 			log.Error(fmt.Sprintf("the daemon ended before it was ready: %v", exit))
 		}
 	default:

@@ -27,43 +27,43 @@ import (
 	"ctbox/sync/node"
 )
 
-// runner is a node as the daemon sees it: what control asks, and Run, which
-// replicates until ctx ends and closes everything then.
+// runner is the part of *node.Node that the daemon uses. Run replicates until ctx ends, and
+// closes the node.
 type runner interface {
 	control.Node
 	Reconfigure(context.Context, *conf.Config) error
 	Run(context.Context) error
 }
 
-// opener makes a node, with everything open that its configuration asks for.
+// opener creates a node and opens everything that its configuration requires.
 type opener func(*conf.Config, *slog.Logger, node.Ended) (runner, error)
 
-// umask keeps everything that the daemon makes to its owner.
+// umask makes the files that the daemon creates private to its owner.
 const umask = 0o177
 
-// daemon is what is open while a daemon runs.
+// daemon is a running daemon.
 type daemon struct {
-	cfg     *conf.Config // at the start; what is in force now, the reloader knows
+	cfg     *conf.Config // at the start; reload has the current one
 	console *logging.Log
 	log     *slog.Logger
 	flows   flowLog
 	reload  reloader
 	lock    *daemonize.Lock
-	control *control.Listener // nil without
+	control *control.Listener // nil without UNIX clause
 	node    runner
-	helpers *helpers.Host // nil without
+	helpers *helpers.Host // nil without helpers
 	metrics metricsServer
 	hangup  chan os.Signal
 
 	noSandbox bool
 }
 
-// runDaemon is a daemon's whole life, in the foreground or, with a parent, in the
-// background. The order of the first steps is that of conntrack-tools: what is
-// wrong first is what is told.
+// runDaemon runs a daemon from start to exit, in the foreground or, with a parent, in the
+// background. The order of the first steps is that of conntrack-tools, so that the same error
+// is reported if there are several.
 func runDaemon(ctx context.Context, cmd *command, console *logging.Log, stderr io.Writer, open opener, parent *daemonize.Parent) int {
 	unix.Umask(umask)
-	signal.Ignore(syscall.SIGPIPE) // a console that goes away is no reason to end
+	signal.Ignore(syscall.SIGPIPE) // the console may be closed
 	if parent != nil {
 		console.Quiet()
 	}
@@ -97,31 +97,7 @@ func runDaemon(ctx context.Context, cmd *command, console *logging.Log, stderr i
 	return d.run(ctx, parent)
 }
 
-func (d *daemon) openLogs() error {
-	g := &d.cfg.General
-	if err := d.console.Open(destinations(g)); err != nil {
-		return logfileError(g.LogFile, err)
-	}
-	flows, err := openFlowLog(d.cfg.Stats, d.log)
-	d.flows.use(flows)
-	return err
-}
-
-// destinations are those of the daemon's own log.
-func destinations(g *conf.General) logging.Destinations {
-	return logging.Destinations{File: g.LogFile, Syslog: uint8(g.Syslog), Format: g.LogFormat}
-}
-
-func logfileError(name string, err error) error {
-	return fmt.Errorf("ERROR: can't open logfile `%s'.Reason: %s", name, strerror.Of(err))
-}
-
-func (d *daemon) closeLogs() {
-	d.flows.use(nil)
-	d.console.Close()
-}
-
-// takeLock reports whether the lock file is ours now.
+// takeLock acquires the lock file. It logs the reason and returns false if it cannot.
 func (d *daemon) takeLock() bool {
 	g := &d.cfg.General
 	lock, takenOver, err := daemonize.AcquireLock(g.LockFile, func() bool {
@@ -141,7 +117,7 @@ func (d *daemon) takeLock() bool {
 	return true
 }
 
-// init opens everything else.
+// init opens everything except the logs and the lock file.
 func (d *daemon) init(ctx context.Context, open opener) error {
 	g := &d.cfg.General
 	d.limitMemory(d.cfg)
@@ -165,7 +141,7 @@ func (d *daemon) init(ctx context.Context, open opener) error {
 	}
 	var ended node.Ended
 	if d.cfg.Stats != nil {
-		var line []byte // there is one call at a time
+		var line []byte // reused: calls do not overlap
 		ended = func(f *ctnetlink.Flow) {
 			d.flows.with(func(flows *logging.FlowLog) {
 				now := time.Now()
@@ -193,7 +169,7 @@ func (d *daemon) limitMemory(cfg *conf.Config) {
 	daemonize.LimitMemory(cfg.General.HashLimit, caches)
 }
 
-// release undoes takeLock and init, but for the node.
+// release closes what takeLock and init opened, except the node, which closes itself.
 func (d *daemon) release() {
 	if d.helpers != nil {
 		d.helpers.Close()
@@ -207,13 +183,13 @@ func (d *daemon) release() {
 	}
 }
 
-// run serves until the daemon is told to stop.
+// run serves until ctx ends or a client stops the daemon.
 func (d *daemon) run(ctx context.Context, parent *daemonize.Parent) int {
 	ctx, end := context.WithCancelCause(ctx)
 	stop := func() { end(nil) }
 	defer stop()
 	server := &control.Server{Node: d.node, Log: d.log, Stop: stop, Reload: d.reload.run, Helpers: d.helperCounts}
-	defer server.Close() // whoever asked for the end may go on when all is gone
+	defer server.Close() // last: the client that stopped the daemon waits for it
 
 	failed := d.leave(parent)
 	d.confine(ctx)
@@ -230,7 +206,7 @@ func (d *daemon) run(ctx context.Context, parent *daemonize.Parent) int {
 	d.log.Log(ctx, node.LevelNotice, startMessage(parent))
 	if failed == nil {
 		beside.Go(func() { d.runHelpers(ctx, end) })
-		d.tellSystemd(ctx, &beside, mainPID(parent))
+		d.notifySystemd(ctx, &beside, mainPID(parent))
 		failed = d.node.Run(ctx)
 	}
 	if cause := context.Cause(ctx); failed == nil && !errors.Is(cause, context.Canceled) {
@@ -251,7 +227,7 @@ func (d *daemon) run(ctx context.Context, parent *daemonize.Parent) int {
 	return exitOK
 }
 
-// leave lets go of what the process was started with.
+// leave detaches the process from its working directory, standard input and terminal.
 func (d *daemon) leave(parent *daemonize.Parent) error {
 	if err := os.Chdir("/"); err != nil {
 		return err
@@ -266,13 +242,13 @@ func (d *daemon) leave(parent *daemonize.Parent) error {
 	return parent.Detach()
 }
 
-// later is what the daemon will need, once everything is open.
+// later returns what the sandbox must still permit after everything is open.
 func (d *daemon) later() sandbox.Later {
 	g := &d.cfg.General
 	later := sandbox.Later{
 		Reads:  []string{d.reload.file},
 		Writes: []string{g.LogFile, g.LockFile, g.UNIXPath},
-		Ports:  []uint16{g.MetricsListen.Port()}, // 0 without
+		Ports:  []uint16{g.MetricsListen.Port()}, // 0 without the clause
 	}
 	if s := d.cfg.Stats; s != nil {
 		later.Writes = append(later.Writes, s.LogFile)
@@ -285,7 +261,7 @@ func (d *daemon) later() sandbox.Later {
 	return later
 }
 
-// confine gives up what the daemon needs no more, now that everything is open.
+// confine enters the sandbox. Everything is open by now.
 func (d *daemon) confine(ctx context.Context) {
 	if d.noSandbox {
 		return
@@ -310,9 +286,9 @@ func mainPID(parent *daemonize.Parent) int {
 	return os.Getpid()
 }
 
-// tellSystemd says that the daemon is ready, and from then on that it lives, as
-// long as the node answers.
-func (d *daemon) tellSystemd(ctx context.Context, beside *sync.WaitGroup, mainPID int) {
+// notifySystemd notifies systemd that the daemon is ready and, if it has a watchdog, that the
+// node still answers.
+func (d *daemon) notifySystemd(ctx context.Context, beside *sync.WaitGroup, mainPID int) {
 	if !d.cfg.General.Systemd {
 		return
 	}

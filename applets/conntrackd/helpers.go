@@ -10,8 +10,8 @@ import (
 	"ctbox/internal/feature"
 )
 
-// openHelpers registers the user-space helpers of the configuration, if there are
-// any, and takes their queues. From then on packets wait for runHelpers.
+// openHelpers registers the user-space helpers of the configuration, if it has any, and opens
+// their queues. From then on packets are queued until runHelpers reads them.
 func (d *daemon) openHelpers(ctx context.Context) error {
 	if h := d.cfg.Helper; !feature.Helpers || h == nil || len(h.Types) == 0 {
 		return nil
@@ -24,8 +24,8 @@ func (d *daemon) openHelpers(ctx context.Context) error {
 	return nil
 }
 
-// runHelpers answers packets until ctx ends. Without helpers there is nothing to
-// do. If it can't go on, the daemon ends: packets would wait for nobody.
+// runHelpers processes packets until ctx ends. If it fails, it stops the daemon, since
+// packets in the queues would wait forever.
 func (d *daemon) runHelpers(ctx context.Context, stop context.CancelCauseFunc) {
 	if !feature.Helpers || d.helpers == nil {
 		return
@@ -35,7 +35,7 @@ func (d *daemon) runHelpers(ctx context.Context, stop context.CancelCauseFunc) {
 	}
 }
 
-// helperCounts are the numbers of the helpers; nil without any.
+// helperCounts returns the statistics of the helpers, nil without helpers.
 func (d *daemon) helperCounts() *report.Helpers {
 	if d.helpers == nil {
 		return nil
@@ -48,7 +48,7 @@ func (d *daemon) helperCounts() *report.Helpers {
 	}
 }
 
-// helperNames are the helpers of a Helper clause in words.
+// helperNames returns the helpers of a Helper clause, each with family, protocol and queue.
 func helperNames(h *conf.Helper) []string {
 	var names []string
 	for _, t := range h.Types {

@@ -135,7 +135,7 @@ func TestCommitThatIsNotDone(t *testing.T) {
 		t.Errorf("Debian's daemon: %+v", r)
 	}
 	r := h.Run("", ours(t), "-C", config, "-c", "--strict")
-	if want := "[ERROR] the running daemon does not say what became of the commit\n"; r.Code != 1 || unstamped(t, r.Stderr) != want {
+	if want := "[ERROR] the running daemon does not report the result of the commit\n"; r.Code != 1 || unstamped(t, r.Stderr) != want {
 		t.Errorf("Debian's daemon, --strict: %+v", r)
 	}
 	stop(t, theirs)

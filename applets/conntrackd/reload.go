@@ -16,8 +16,8 @@ import (
 )
 
 // reloader changes the configuration of a running daemon, on SIGHUP and on
-// `conntrackd --reload`. All that the new file asks for is done, or nothing: what
-// can fail is prepared before anything changes.
+// `conntrackd --reload`. It applies all changes of the new file or none: steps that can fail
+// are prepared before anything changes.
 type reloader struct {
 	daemon *daemon
 	file   string // absolute: the daemon works in /
@@ -26,15 +26,14 @@ type reloader struct {
 	cfg *conf.Config // in force; guarded by mu
 }
 
-// begin notes what is in force at the start.
+// begin records the configuration at the start.
 func (r *reloader) begin(d *daemon, file string) (err error) {
 	r.daemon, r.cfg = d, d.cfg
 	r.file, err = filepath.Abs(file)
 	return err
 }
 
-// onHangup opens the log files anew and then reloads, each time that SIGHUP comes,
-// until ctx ends.
+// onHangup reopens the log files and reloads on each SIGHUP, until ctx ends.
 func (r *reloader) onHangup(ctx context.Context) {
 	d := r.daemon
 	for {
@@ -49,11 +48,11 @@ func (r *reloader) onHangup(ctx context.Context) {
 	}
 }
 
-// errNotReloaded is the last line about a file that is not taken.
+// errNotReloaded is the last line about a file that was rejected.
 var errNotReloaded = errors.New("the configuration stays as it was")
 
-// run reloads, and logs what came of it. It returns the same for the one who asked:
-// lines, and an error if nothing was changed though it was to be.
+// run reloads and logs the result. It returns the same lines for the client, and an error if
+// the new configuration was rejected.
 func (r *reloader) run(ctx context.Context) (string, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -63,14 +62,14 @@ func (r *reloader) run(ctx context.Context) (string, error) {
 		defer daemonize.Notify(daemonize.Ready)
 	}
 	changed, refused := r.reload(ctx)
-	var said strings.Builder
+	var lines strings.Builder
 	for _, err := range refused {
 		d.log.Error("reload: " + err.Error())
-		said.WriteString(err.Error() + "\n")
+		lines.WriteString(err.Error() + "\n")
 	}
 	if len(refused) > 0 {
 		d.log.Error("reload: " + errNotReloaded.Error())
-		return said.String(), errNotReloaded
+		return lines.String(), errNotReloaded
 	}
 	text := "nothing has changed in " + r.file
 	if len(changed) > 0 {
@@ -80,7 +79,7 @@ func (r *reloader) run(ctx context.Context) (string, error) {
 	return text + "\n", nil
 }
 
-// reload is the work of run: it returns what has changed, or why nothing has.
+// reload returns the clauses that have changed, or the reasons why the file was rejected.
 func (r *reloader) reload(ctx context.Context) (changed []string, refused []error) {
 	cfg, warnings, err := conf.Load(r.file)
 	for _, w := range warnings {
@@ -107,13 +106,13 @@ func (r *reloader) reload(ctx context.Context) (changed []string, refused []erro
 	return changed, nil
 }
 
-// change is one part of a new configuration, ready to be put in force.
+// change is a prepared part of a new configuration.
 type change struct {
-	use  func() // puts it in force
+	use  func() // applies it
 	drop func() // undoes the preparation
 }
 
-// apply puts cfg in force.
+// apply applies cfg.
 func (r *reloader) apply(ctx context.Context, cfg *conf.Config) error {
 	var prepared []change
 	for _, prepare := range []func(*conf.Config) (change, error){r.console, r.flows, r.metrics} {

@@ -19,9 +19,9 @@ import (
 // topEvery is how often --top asks the daemon.
 const topEvery = time.Second
 
-// runTop is --top: the daemon's metrics again and again, with what the counters
-// gain a second. On a terminal what moves comes first; else it is a stream of
-// JSON objects. It ends with ctx, or when q is typed.
+// runTop is --top: it shows the daemon's metrics and the rates of counters every second. On a
+// terminal, metrics that change come first; otherwise it writes a stream of JSON objects. It
+// ends with ctx or when q is typed.
 func runTop(ctx context.Context, cmd *command, log *slog.Logger, stdout io.Writer) int {
 	cfg, ok := load(cmd.config, conf.Always, log)
 	if !ok {
@@ -44,7 +44,7 @@ func runTop(ctx context.Context, cmd *command, log *slog.Logger, stdout io.Write
 type top struct {
 	path    string // of the daemon's socket
 	at      time.Time
-	seconds float64 // since the samples before; 0 for the first
+	seconds float64 // since the previous samples; 0 for the first
 	samples []sample
 	before  map[string]float64
 }
@@ -55,7 +55,7 @@ type sample struct {
 	text    string // the value
 	value   float64
 	counter bool
-	rate    float64 // of a counter, a second
+	rate    float64 // of a counter, per second
 }
 
 func (t *top) run(ctx context.Context, stdout io.Writer, json bool) error {
@@ -66,7 +66,7 @@ func (t *top) run(ctx context.Context, stdout io.Writer, json bool) error {
 			return err
 		})
 	}
-	if err := t.ask(ctx); err != nil { // said before the terminal is taken
+	if err := t.ask(ctx); err != nil { // before the terminal changes to raw mode
 		return err
 	}
 	scr, err := screen.Open(os.Stdin, out)
@@ -80,7 +80,7 @@ func (t *top) run(ctx context.Context, stdout io.Writer, json bool) error {
 	})
 }
 
-// watch asks and shows until ctx ends or q is typed.
+// watch polls the daemon and calls show until ctx ends or q is typed.
 func (t *top) watch(ctx context.Context, letters <-chan byte, show func() error) error {
 	tick := time.NewTicker(topEvery)
 	defer tick.Stop()
@@ -102,12 +102,12 @@ func (t *top) watch(ctx context.Context, letters <-chan byte, show func() error)
 			if letter == 'q' {
 				return nil
 			}
-			asked = true // paint again, no more
+			asked = true // only paint again
 		}
 	}
 }
 
-// ask takes a new set of samples from the daemon.
+// ask reads new samples from the daemon.
 func (t *top) ask(ctx context.Context) error {
 	var text bytes.Buffer
 	if err := control.Ask(ctx, t.path, control.Metrics, &text); err != nil {
@@ -148,7 +148,7 @@ func (t *top) read(text string) {
 	t.before = values
 }
 
-// decimal is a number as the metrics have them: digits, and perhaps a fraction.
+// decimal parses a number of the metrics: digits and an optional fraction.
 func decimal(text string) (v float64) {
 	unit := 0.0
 	for i := range len(text) {
@@ -173,8 +173,8 @@ const (
 	rateWidth  = 12
 )
 
-// paint shows what moves, then gauges, then the other counters, but nothing
-// that is 0.
+// paint shows counters that change, then gauges, then the other counters. It omits metrics
+// that are 0.
 func (t *top) paint(width, height int) [][]byte {
 	nameWidth := max(width-valueWidth-rateWidth, 1)
 	lines := [][]byte{[]byte("conntrackd --top, every " + topEvery.String() + "  " + t.at.Format(time.TimeOnly) + "  q quit")}

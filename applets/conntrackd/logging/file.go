@@ -13,22 +13,22 @@ import (
 	"ctbox/applets/conntrackd/safefile"
 )
 
-// File is a log file that outlives its disk being full, or, as a pipe, its reader
-// being asleep. It belongs to one goroutine.
+// File is a log file that survives a full disk or, if it is a pipe, a reader that does not
+// read. It is used by one goroutine.
 type File struct {
 	name    string
-	format  Format // of what it says itself
+	format  Format // of the File's own lines
 	file    *os.File
 	regular bool
-	lost    uint64 // lines that could not be written since the last that could
+	lost    uint64 // lines lost since the last that was written
 
-	// How long the reader of a pipe may keep us waiting for room. When lines were
-	// lost already it is much less.
+	// How long a write waits for the reader of a pipe. After lines are lost, it is much
+	// less.
 	patience time.Duration
 }
 
-// OpenFile opens a file for appending, and makes it (mode 0600) if need be, by the
-// rules of safefile.Open. patience is for the reader of a pipe.
+// OpenFile opens a file for appending with safefile.Open, which creates it (mode 0600) if it
+// does not exist. patience is how long a write waits for the reader of a pipe.
 func OpenFile(name string, patience time.Duration) (*File, error) {
 	file, err := openAppend(name)
 	if err != nil {
@@ -39,13 +39,13 @@ func OpenFile(name string, patience time.Duration) (*File, error) {
 }
 
 func openAppend(name string) (*os.File, error) {
-	// A named pipe that nobody reads would not open until somebody does.
+	// Without O_NONBLOCK, opening a named pipe blocks until it has a reader.
 	const flags = os.O_APPEND | unix.O_NONBLOCK
 	file, _, err := safefile.Open(name, os.O_WRONLY|flags)
 	if errors.Is(err, unix.ENXIO) {
 		file, _, err = safefile.Open(name, os.O_RDWR|flags)
 	}
-	// The name is in what the caller says already.
+	// The caller's message has the name already.
 	var pathErr *fs.PathError
 	if errors.As(err, &pathErr) {
 		return nil, pathErr.Err
@@ -53,32 +53,31 @@ func openAppend(name string) (*os.File, error) {
 	return file, err
 }
 
-// Write appends whole lines. It never fails: lines that the file does not take
-// are counted, and when it takes some again they are preceded by how many were
-// lost.
+// Write appends whole lines. It never fails: lines that cannot be written are counted, and the
+// count precedes the next lines that can.
 func (f *File) Write(lines []byte) (int, error) {
 	patience := f.patience
 	if f.lost > 0 {
 		patience /= 50
 	}
-	_ = f.file.SetWriteDeadline(time.Now().Add(patience)) // a file on a disk has none
+	_ = f.file.SetWriteDeadline(time.Now().Add(patience)) // fails for regular files, which have no deadlines
 	if f.lost > 0 {
-		if rest := f.append(lostNote(f.lost, "the log").append(nil, f.format)); len(rest) > 0 {
+		if rest := f.writeLines(lostNote(f.lost, "the log").appendTo(nil, f.format)); len(rest) > 0 {
 			f.lost += count(lines)
 			return len(lines), nil
 		}
 		f.lost = 0
 	}
-	f.lost += count(f.append(lines))
+	f.lost += count(f.writeLines(lines))
 	return len(lines), nil
 }
 
-// pipeWrite is how much a pipe takes whole or not at all (PIPE_BUF).
+// pipeWrite is the largest write to a pipe that is atomic (PIPE_BUF).
 const pipeWrite = 4096
 
-// append writes what the file takes and returns the lines that it does not. A file
-// keeps no half line; a pipe keeps one only of a line longer than pipeWrite.
-func (f *File) append(lines []byte) (rest []byte) {
+// writeLines writes as many lines as possible and returns the rest. A partial line is removed
+// from a file; in a pipe, only a line longer than pipeWrite can be partial.
+func (f *File) writeLines(lines []byte) (rest []byte) {
 	for len(lines) > 0 {
 		part := lines
 		if !f.regular && len(part) > pipeWrite {
@@ -113,7 +112,7 @@ func count(lines []byte) (n uint64) {
 	return n
 }
 
-// Lost returns how many lines wait to be reported as lost.
+// Lost returns how many lost lines are not reported yet.
 func (f *File) Lost() uint64 { return f.lost }
 
 // Close closes the file.
@@ -124,11 +123,11 @@ type fileSpool struct {
 	*spool
 	name   string
 	format Format
-	losing atomic.Bool // lines are lost, and that was said
+	losing atomic.Bool // lines are lost, and that was logged
 	full   atomic.Pointer[func()]
 }
 
-// newFileSpool returns the spool of a log file, and closes the file at its end.
+// newFileSpool returns the spool of a log file. It closes the file when it ends.
 func newFileSpool(f *File, format Format) *fileSpool {
 	f.format = format
 	s := &fileSpool{name: f.name, format: format}
@@ -140,12 +139,12 @@ func newFileSpool(f *File, format Format) *fileSpool {
 		}
 		if f.lost == 0 {
 			s.losing.Store(false)
-		} else if say := s.full.Load(); say != nil && s.losing.CompareAndSwap(false, true) {
-			(*say)()
+		} else if report := s.full.Load(); report != nil && s.losing.CompareAndSwap(false, true) {
+			(*report)()
 		}
 	}, f.Close)
 	return s
 }
 
-// onLoss sets what is called when the file begins to lose lines.
-func (s *fileSpool) onLoss(say func()) { s.full.Store(&say) }
+// onLoss sets the function that is called when the file begins to lose lines.
+func (s *fileSpool) onLoss(f func()) { s.full.Store(&f) }

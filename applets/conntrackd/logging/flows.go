@@ -7,27 +7,26 @@ import (
 	"time"
 )
 
-// FlowLog writes statistics mode's lines of ended flows to a file, to syslog, or
-// to both. Add hands a line over and never waits; a spool's goroutine writes.
+// FlowLog writes statistics mode's lines about ended flows to a file, to syslog, or to both.
+// Add never blocks; a spool's goroutine writes the lines.
 type FlowLog struct {
 	log      *slog.Logger
-	name     string // of the file; "" without
+	name     string // of the file; "" without a file
 	facility uint8
 
 	mu    sync.Mutex
 	spool *spool
 }
 
-// flowLogRoom is how many bytes of text may wait for a slow disk: some ten
-// thousand flows.
+// flowLogRoom is the size of the buffer in bytes: some ten thousand flows.
 const flowLogRoom = 4 << 20
 
-// flowLogPatience is how long the log's goroutine waits for the reader of a pipe, and
-// the log's end for a disk that stands still.
+// flowLogPatience is how long the log's goroutine waits for the reader of a pipe, and Close for
+// a disk that blocks.
 const flowLogPatience = 5 * time.Second
 
 // OpenFlowLog opens the log: a file, unless its name is empty, and syslog, unless
-// facility is 0. What goes wrong later is written to log.
+// facility is 0. Later errors are written to log.
 func OpenFlowLog(name string, facility uint8, log *slog.Logger) (*FlowLog, error) {
 	l := &FlowLog{log: log, name: name, facility: facility}
 	var err error
@@ -47,18 +46,18 @@ func (l *FlowLog) open() (*spool, error) {
 	if l.facility != 0 {
 		w.syslog = NewSyslog(l.facility)
 	}
-	return newSpool(flowLogRoom, w.write, w.close), nil
+	return newSpool(flowLogRoom, w.write, w.end), nil
 }
 
-// Add takes the line of a flow that ended at that time. The line is copied.
+// Add logs a flow that ended at the given time. The line is copied.
 func (l *FlowLog) Add(at time.Time, entry []byte) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.spool.add(at, severityInfo, entry)
 }
 
-// Reopen opens the file anew by its name. If that fails the log goes on in the old one
-// and says so.
+// Reopen opens the file again by its name. If that fails, the error is logged and the old
+// file stays in use.
 func (l *FlowLog) Reopen() {
 	if l.name == "" {
 		return
@@ -74,8 +73,8 @@ func (l *FlowLog) Reopen() {
 	l.spool = renewed
 }
 
-// Close writes what was added and closes the log. It waits for a disk that stands
-// still, but not for long.
+// Close writes the buffered lines and closes the log. It waits at most flowLogPatience for a
+// disk that blocks.
 func (l *FlowLog) Close() {
 	l.mu.Lock()
 	s := l.spool
@@ -87,8 +86,8 @@ func (l *FlowLog) Close() {
 // flowWriter writes the batches of a FlowLog.
 type flowWriter struct {
 	log    *slog.Logger
-	file   *File   // nil without
-	syslog *Syslog // nil without
+	file   *File   // nil without a file
+	syslog *Syslog // nil without syslog
 	out    []byte
 }
 
@@ -114,7 +113,7 @@ func (w *flowWriter) write(b *batch, lost uint64) {
 	}
 }
 
-func (w *flowWriter) close() {
+func (w *flowWriter) end() {
 	if w.file != nil {
 		w.file.Close()
 	}

@@ -1,7 +1,7 @@
-// Package logging is conntrackd's log: lines in a file, to syslog and on the
-// console, in the format of conntrack-tools or as JSON, behind a slog.Handler. No
-// failure of a destination is a failure of the daemon, and none holds it up: lines that
-// could not be written are counted, and the count is logged where and when it can be.
+// Package logging is conntrackd's log: a slog.Handler that writes lines to a file, to syslog
+// and to the console, in the format of conntrack-tools or as JSON. A destination that fails
+// or blocks neither stops nor delays the daemon: lines that could not be written are counted,
+// and the count is logged when a destination accepts lines again.
 package logging
 
 import (
@@ -16,10 +16,10 @@ import (
 	"ctbox/internal/loglimit"
 )
 
-// Log is the daemon's log. A new one writes to the console only, at once. Open adds
-// the file and syslog; from then on each destination has a goroutine and a buffer
-// (spool), and the caller waits for none of them. CloseConsole takes the console
-// away. A Log may be used by several goroutines.
+// Log is the daemon's log. A new Log writes to the console only, synchronously. Open adds the
+// file and syslog; from then on each destination, including the console, has a buffer and a
+// goroutine (spool), and logging does not block. CloseConsole removes the console. A Log is
+// safe for use by several goroutines.
 type Log struct {
 	repeats *loglimit.Limit[key, record]
 
@@ -27,18 +27,18 @@ type Log struct {
 	buf     []byte
 	out     io.Writer // console: info and notice; nil without console
 	err     io.Writer // console: warnings and errors
-	console *spool    // nil: written at once
+	console *spool    // nil: written synchronously
 	outputs
 }
 
-// outputs are where lines go besides the console, and how they look.
+// outputs are the destinations besides the console, and the format of lines.
 type outputs struct {
 	format Format
-	file   *fileSpool // nil without
-	syslog *spool     // nil without
+	file   *fileSpool // nil without a file
+	syslog *spool     // nil without syslog
 }
 
-// end closes the outputs in the background, once they have taken what they were given.
+// end closes the outputs in the background, after their buffered lines are written.
 func (o outputs) end() {
 	if o.file != nil {
 		o.file.end()
@@ -48,7 +48,7 @@ func (o outputs) end() {
 	}
 }
 
-// wait waits for the end of outputs.
+// wait waits until the outputs are closed.
 func (o outputs) wait(patience time.Duration) {
 	if o.file != nil {
 		o.file.wait(patience)
@@ -58,38 +58,38 @@ func (o outputs) wait(patience time.Duration) {
 	}
 }
 
-// New returns a log to the console. Info and notices go to out, the rest to err.
+// New returns a log that writes to the console: info and notices to out, the rest to err.
 func New(out, err io.Writer) *Log {
 	l := &Log{out: out, err: err}
-	l.repeats = loglimit.New[key](repeatMost, repeatPeriod, l.sayRepeated)
+	l.repeats = loglimit.New[key](repeatMost, repeatPeriod, l.logRepeated)
 	return l
 }
 
 const (
-	// logRoom is how many bytes may wait for a destination: some thousand lines.
+	// logRoom is the size of a destination's buffer in bytes: a few thousand lines.
 	logRoom = 256 << 10
-	// filePatience is how long a file's own goroutine waits for the reader of a pipe.
+	// filePatience is how long a file's goroutine waits for the reader of a pipe.
 	filePatience = time.Second
-	// endPatience is how long the end of the log waits for a destination.
+	// endPatience is how long closing the log waits for a destination.
 	endPatience = time.Second
 )
 
-// Something that makes the daemon log the same line again and again, a peer that sends
-// nonsense or a kernel that refuses, does not fill the disk: repeatMost lines of a kind
-// are written within repeatPeriod, and then how many more there were. Lines about
-// different entries are different.
+// Identical lines are limited, so that a peer that sends malformed messages or a kernel that
+// refuses requests does not fill the disk: repeatMost of them are written within
+// repeatPeriod, then the number of those that were suppressed. Lines about different entries
+// are different.
 const (
 	repeatPeriod = 5 * time.Second
 	repeatMost   = 10
 )
 
-// key is what makes two lines the same.
+// key identifies identical lines.
 type key struct {
 	severity       uint8
 	message, entry string
 }
 
-// Destinations are where a log goes besides the console.
+// Destinations are the destinations of a log besides the console.
 type Destinations struct {
 	File   string // "" for none
 	Syslog uint8  // the facility with the number of syslog(3), 0 for none
@@ -97,8 +97,8 @@ type Destinations struct {
 	Format Format
 }
 
-// Open adds destinations. The error is that of the file; syslog is connected to when
-// there is something to send.
+// Open adds destinations. An error is that of the file; the connection to syslog is opened
+// for the first message.
 func (l *Log) Open(d Destinations) error {
 	p, err := Prepare(d)
 	if err == nil {
@@ -107,7 +107,7 @@ func (l *Log) Open(d Destinations) error {
 	return err
 }
 
-// Prepared is destinations that are open and not in use yet.
+// Prepared has destinations that are open but not in use yet.
 type Prepared struct{ outputs }
 
 // Prepare opens destinations as Open does, for Use.
@@ -126,13 +126,13 @@ func Prepare(d Destinations) (*Prepared, error) {
 	return p, nil
 }
 
-// Close closes what is not to be used after all.
+// Close closes destinations that are not used.
 func (p *Prepared) Close() { p.end() }
 
-// Use puts destinations in the place of the present ones, which are closed.
+// Use replaces the current destinations by p and closes the old ones.
 func (l *Log) Use(p *Prepared) {
 	if p.file != nil {
-		p.file.onLoss(l.sayFull)
+		p.file.onLoss(l.logFull)
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -143,15 +143,15 @@ func (l *Log) Use(p *Prepared) {
 	}
 }
 
-// Quiet ends output of info and notices to the console; errors stay.
+// Quiet ends output of info and notices to the console; warnings and errors continue.
 func (l *Log) Quiet() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.out = nil
 }
 
-// CloseConsole ends output to the console, once it has taken what it was given or does
-// not take anything.
+// CloseConsole ends output to the console, after the buffered lines are written or
+// endPatience has passed.
 func (l *Log) CloseConsole() {
 	l.mu.Lock()
 	console := l.console
@@ -163,8 +163,8 @@ func (l *Log) CloseConsole() {
 	}
 }
 
-// Reopen opens the file anew by its name, after it was moved away, say. If that
-// fails the log goes on in the old one and says so.
+// Reopen opens the file again by its name, for example after it was renamed. If that fails,
+// the error is logged and the old file stays in use.
 func (l *Log) Reopen() {
 	l.mu.Lock()
 	old := l.file
@@ -178,10 +178,10 @@ func (l *Log) Reopen() {
 		return
 	}
 	renewed := newFileSpool(file, old.format)
-	renewed.onLoss(l.sayFull)
+	renewed.onLoss(l.logFull)
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.file != old { // a reload was quicker
+	if l.file != old { // replaced by a reload meanwhile
 		renewed.end()
 		return
 	}
@@ -189,8 +189,8 @@ func (l *Log) Reopen() {
 	l.file = renewed
 }
 
-// Close writes what was held back and closes file and syslog. It waits for
-// destinations that stand still, but not for long.
+// Close writes the counts of suppressed lines and closes all destinations. It waits for a
+// destination that blocks at most endPatience.
 func (l *Log) Close() {
 	l.repeats.Close()
 	l.mu.Lock()
@@ -205,7 +205,7 @@ func (l *Log) Close() {
 	old.wait(endPatience)
 }
 
-// Flush waits until everything is written, but not for destinations that stand still.
+// Flush waits until everything is written, at most endPatience per destination.
 func (l *Log) Flush() {
 	l.mu.Lock()
 	spools := []*spool{l.console, l.syslog}
@@ -220,14 +220,13 @@ func (l *Log) Flush() {
 	}
 }
 
-// Enabled implements slog.Handler: everything from info on is logged.
+// Enabled implements slog.Handler: levels from info on are logged.
 func (l *Log) Enabled(_ context.Context, level slog.Level) bool { return level >= slog.LevelInfo }
 
 // WithAttrs implements slog.Handler: attrs are added to every record.
 func (l *Log) WithAttrs(attrs []slog.Attr) slog.Handler { return withAttrs{l, attrs} }
 
-// WithGroup implements slog.Handler. Lines have no room for groups: the attributes stay
-// as they are.
+// WithGroup implements slog.Handler. The format has no groups: attributes stay unchanged.
 func (l *Log) WithGroup(string) slog.Handler { return l }
 
 // withAttrs is a handler that adds attributes.
@@ -250,7 +249,7 @@ func (h withAttrs) WithGroup(string) slog.Handler { return h }
 
 // Handle implements slog.Handler. An attribute node.EntryKey becomes a line of
 // its own; others follow the message as key=value. Line breaks within a message
-// become spaces: a record is a line. Handle does not wait for any destination.
+// become spaces, so that a record is one line. Handle does not wait for a destination.
 func (l *Log) Handle(_ context.Context, r slog.Record) error {
 	rec := recordOf(&r)
 	if l.repeats.Admit(key{rec.level.severity, rec.message(), rec.entry}, rec) {
@@ -259,8 +258,8 @@ func (l *Log) Handle(_ context.Context, r slog.Record) error {
 	return nil
 }
 
-// sayRepeated writes how often a line was held back.
-func (l *Log) sayRepeated(r record, n uint64) {
+// logRepeated writes how often a line was suppressed.
+func (l *Log) logRepeated(r record, n uint64) {
 	r.at, r.repeated = time.Now(), n
 	l.write(&r)
 }
@@ -270,13 +269,13 @@ func (l *Log) write(r *record) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.out != nil || l.err != nil {
-		l.buf = r.append(l.buf[:0], l.format)
+		l.buf = r.appendTo(l.buf[:0], l.format)
 		l.show(r, l.buf)
 	}
 	if l.file != nil {
 		l.buf = r.appendWithEntry(l.buf[:0], l.format)
 		if l.file.add(r.at, r.level.severity, l.buf) && l.file.losing.CompareAndSwap(false, true) {
-			l.tellFull()
+			l.logFullLocked()
 		}
 	}
 	if l.syslog != nil {
@@ -287,7 +286,7 @@ func (l *Log) write(r *record) {
 	}
 }
 
-// show brings a line to the console. The lock is held.
+// show writes a line to the console. The caller holds the lock.
 func (l *Log) show(r *record, line []byte) {
 	to := l.out
 	if r.level.severity <= severityWarning {
@@ -302,23 +301,23 @@ func (l *Log) show(r *record, line []byte) {
 	}
 }
 
-// sayFull tells the other destinations that the file takes no more lines.
-func (l *Log) sayFull() {
+// logFull logs to the other destinations that lines for the file are lost.
+func (l *Log) logFull() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.tellFull()
+	l.logFullLocked()
 }
 
-// tellFull is sayFull with the lock held.
-func (l *Log) tellFull() {
+// logFullLocked is logFull for a caller that holds the lock.
+func (l *Log) logFullLocked() {
 	r := record{at: time.Now(), level: levels[0], text: "can't write to the logfile, lines are lost"}
-	l.show(&r, r.append(nil, l.format))
+	l.show(&r, r.appendTo(nil, l.format))
 	if l.syslog != nil {
 		l.syslog.add(r.at, r.level.severity, []byte(r.text))
 	}
 }
 
-// lostNote is the record that says how many lines a destination did not get.
+// lostNote returns the record with the number of lines that a destination has lost.
 func lostNote(n uint64, destination string) *record {
 	return &record{at: time.Now(), level: levels[1],
 		text: strconv.FormatUint(n, 10) + " lines were lost: " + destination + " could not be written"}
@@ -339,7 +338,7 @@ func newConsoleSpool(out, err io.Writer, f Format) *spool {
 			}
 		})
 		if lost > 0 && err != nil {
-			_, _ = err.Write(lostNote(lost, "the console").append(nil, f))
+			_, _ = err.Write(lostNote(lost, "the console").appendTo(nil, f))
 		}
 	}, func() {})
 }
@@ -354,8 +353,7 @@ func appendLine(dst []byte, at time.Time, pid int, level, text string) []byte {
 	return append(append(dst, text...), '\n')
 }
 
-// AppendEntryLine appends a line that is an entry of a table: its time, a tab,
-// the entry.
+// AppendEntryLine appends a line with an entry of a table: time, tab, entry.
 func AppendEntryLine(dst []byte, at time.Time, entry []byte) []byte {
 	dst = append(at.AppendFormat(dst, ctime), '\t')
 	return append(append(dst, entry...), '\n')

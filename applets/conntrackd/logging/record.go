@@ -12,26 +12,26 @@ import (
 	"ctbox/sync/node"
 )
 
-// Format is the form of a line of the log.
+// Format is the format of a line of the log.
 type Format = conf.LogFormat
 
-// Text is conntrack-tools' form; JSON is an object in each line.
+// Text is conntrack-tools' format; JSON writes each record as an object on its line.
 const (
 	Text = conf.LogText
 	JSON = conf.LogJSON
 )
 
-// record is one thing to say, ready to be written.
+// record is a log record, ready to be written.
 type record struct {
 	at       time.Time
 	level    level
 	text     string
-	entry    string // "" for none
+	entry    string // "" without an entry
 	attrs    []slog.Attr
-	repeated uint64 // how often it was held back; 0 for a line of its own
+	repeated uint64 // how often it was suppressed; 0 for an ordinary record
 }
 
-// level is a level's name in lines, and syslog's severity for it.
+// level has a level's names and its syslog severity.
 type level struct {
 	from     slog.Level
 	name     string
@@ -46,8 +46,8 @@ var levels = [...]level{
 	{slog.LevelInfo, "info", "info", severityInfo},
 }
 
-// recordOf takes apart what a logger hands over. Line breaks within a message
-// become spaces: a record is a line.
+// recordOf converts a logger's record. Line breaks within a message become spaces, so that a
+// record is one line.
 func recordOf(r *slog.Record) record {
 	out := record{at: r.Time, level: levels[len(levels)-1]}
 	for _, known := range levels {
@@ -68,7 +68,7 @@ func recordOf(r *slog.Record) record {
 	return out
 }
 
-// message is the text of r without time and level: attributes follow it as
+// message returns the text of r without time and level, followed by the attributes as
 // key=value.
 func (r *record) message() string {
 	text := r.text
@@ -81,26 +81,26 @@ func (r *record) message() string {
 	return text
 }
 
-// append appends the line of r.
-func (r *record) append(dst []byte, f Format) []byte {
+// appendTo appends the line of r.
+func (r *record) appendTo(dst []byte, f Format) []byte {
 	if f == JSON {
 		return r.appendJSON(dst)
 	}
 	return appendLine(dst, r.at, os.Getpid(), r.level.name, r.message())
 }
 
-// appendWithEntry is append with the entry: a line of its own in text, where a
-// line has room for the message alone.
+// appendWithEntry appends the line of r and its entry, which is a line of its own in text
+// and a member in JSON.
 func (r *record) appendWithEntry(dst []byte, f Format) []byte {
-	dst = r.append(dst, f)
+	dst = r.appendTo(dst, f)
 	if f == Text && r.entry != "" {
 		dst = AppendEntryLine(dst, r.at, []byte(r.entry))
 	}
 	return dst
 }
 
-// appendJSON appends r as an object, with the members of log/slog's handler of
-// that name: time, level and msg, and what else there is.
+// appendJSON appends r as an object, with the members of slog's JSONHandler (time, level and
+// msg) and those of the record.
 func (r *record) appendJSON(dst []byte) []byte {
 	o := jsonout.Object{Dst: append(dst, `{"time":"`...)}
 	o.Dst = append(r.at.AppendFormat(o.Dst, "2006-01-02T15:04:05.000000Z07:00"), '"')

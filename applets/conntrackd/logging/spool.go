@@ -5,23 +5,23 @@ import (
 	"time"
 )
 
-// spool passes lines on to a destination that may stand still: a hung disk or file
-// server, a pipe whose reader sleeps, a logger that does not read. The caller may
-// hold the node's lock, so add never waits. A goroutine writes; lines that find the
-// buffer full are counted and dropped.
+// spool buffers lines for a destination that may block: a hung disk or file server, a pipe
+// whose reader does not read, a system logger that hangs. add never blocks, because its caller
+// may hold the node's lock. A goroutine writes; lines that do not fit into the buffer are
+// counted and dropped.
 type spool struct {
-	room  int // bytes of text that may wait
+	room  int // size of the buffer in bytes
 	write func(b *batch, lost uint64)
 	close func()
 
 	mu      sync.Mutex
-	changed sync.Cond // with mu: there is something to do, or nothing any more
+	changed sync.Cond // with mu: pending, lost, busy or ended changed
 	pending batch
 	lost    uint64 // lines dropped since the last report
 	busy    bool   // a batch is being written
 	ended   bool
 
-	done chan struct{} // closed when all is written and the destination is closed
+	done chan struct{} // closed after everything is written and the destination is closed
 }
 
 // batch is lines in one buffer.
@@ -30,15 +30,15 @@ type batch struct {
 	lines []line
 }
 
-// line is where a line of a batch ends in its text, and what else is known of it.
+// line is the end of a line in its batch's text, with its time and severity.
 type line struct {
 	end      int
 	at       time.Time
 	severity uint8
 }
 
-// newSpool starts a spool. Its goroutine calls write with a batch and with how many
-// lines behind those found no room, and close at the end.
+// newSpool starts a spool. Its goroutine calls write with a batch and the number of lines that
+// were dropped after it, and close at the end.
 func newSpool(room int, write func(b *batch, lost uint64), close func()) *spool {
 	s := &spool{room: room, write: write, close: close, done: make(chan struct{})}
 	s.changed.L = &s.mu
@@ -46,8 +46,8 @@ func newSpool(room int, write func(b *batch, lost uint64), close func()) *spool 
 	return s
 }
 
-// add takes a copy of a line, or counts it as lost. first reports that it is the first
-// that is lost since the destination last took some.
+// add buffers a copy of a line, or counts it as lost. first reports that this line is the first
+// that is lost since the last write.
 func (s *spool) add(at time.Time, severity uint8, text []byte) (first bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -86,7 +86,7 @@ func (s *spool) run() {
 	s.close()
 }
 
-// flush waits until everything is written, but not longer than patience.
+// flush waits until everything is written, at most patience.
 func (s *spool) flush(patience time.Duration) {
 	late := false
 	timer := time.AfterFunc(patience, func() {
@@ -103,7 +103,8 @@ func (s *spool) flush(patience time.Duration) {
 	}
 }
 
-// end has what was added written and the destination closed, without waiting for it.
+// end makes the goroutine write the buffered lines and close the destination. It does not wait
+// for that.
 func (s *spool) end() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -111,8 +112,8 @@ func (s *spool) end() {
 	s.changed.Broadcast()
 }
 
-// wait waits for that, but not longer than patience: a destination that stands still
-// loses what it did not take.
+// wait waits until the destination is closed, at most patience. Lines that a blocked
+// destination has not accepted by then are lost.
 func (s *spool) wait(patience time.Duration) {
 	select {
 	case <-s.done:

@@ -16,33 +16,33 @@ const (
 	severityInfo    = 6
 )
 
-// ident is what the lines of conntrackd have always had as their program.
+// ident is the program name in conntrackd's lines, as in conntrack-tools.
 const ident = "conntrack-tools"
 
 // syslogSocket is where the system's logger listens (_PATH_LOG).
 const syslogSocket = "/dev/log"
 
-// syslogPatience is how long a spool's goroutine waits for the logger. A message that
-// the logger does not take in that time is lost.
+// syslogPatience is how long a spool's goroutine waits for the logger. A message that the
+// logger has not accepted by then is lost.
 const syslogPatience = 50 * time.Millisecond
 
-// Syslog sends messages to the system's logger as syslog(3) does with LOG_PID. It
-// belongs to one goroutine.
+// Syslog sends messages to the system's logger as syslog(3) does with LOG_PID. It is used by
+// one goroutine.
 type Syslog struct {
 	facility uint8
 	socket   string
-	conn     net.Conn // nil: not connected yet, or no more
-	stream   bool     // the logger wants messages that end in a zero byte
+	conn     net.Conn // nil if not connected
+	stream   bool     // a stream socket: messages end with a zero byte
 	retry    time.Time
 	buf      []byte
-	lost     uint64 // messages that deliver lost since the last that it sent
+	lost     uint64 // messages that deliver lost since the last one it sent
 }
 
-// NewSyslog returns a Syslog for a facility with the number of syslog(3). It
-// connects with the first message.
+// NewSyslog returns a Syslog for a facility, numbered as in syslog(3). It connects when the
+// first message is sent.
 func NewSyslog(facility uint8) *Syslog { return &Syslog{facility: facility, socket: syslogSocket} }
 
-// Send sends a message and reports whether the logger took it.
+// Send sends a message and reports whether the logger accepted it.
 func (s *Syslog) Send(severity uint8, at time.Time, text []byte) bool {
 	b := append(s.buf[:0], '<')
 	b = strconv.AppendUint(b, uint64(s.facility|severity), 10)
@@ -50,7 +50,7 @@ func (s *Syslog) Send(severity uint8, at time.Time, text []byte) bool {
 	b = strconv.AppendInt(append(append(b, ident...), '['), int64(os.Getpid()), 10)
 	b = append(append(b, "]: "...), text...)
 	s.buf = b
-	// A logger that was restarted is found by the second try.
+	// The second try reaches a logger that was restarted.
 	for range 2 {
 		if s.conn == nil && !s.connect() {
 			return false
@@ -72,7 +72,7 @@ func (s *Syslog) Send(severity uint8, at time.Time, text []byte) bool {
 	return false
 }
 
-// deliver sends a message, behind the number of those that were lost before it.
+// deliver sends a message, preceded by the number of messages that were lost before it.
 func (s *Syslog) deliver(severity uint8, at time.Time, text []byte) {
 	if s.lost > 0 {
 		note := lostNote(s.lost, "the system's logger")
@@ -87,7 +87,7 @@ func (s *Syslog) deliver(severity uint8, at time.Time, text []byte) {
 	}
 }
 
-// newSyslogSpool returns the spool of s, and closes s at its end.
+// newSyslogSpool returns the spool of s. It closes s when it ends.
 func newSyslogSpool(s *Syslog) *spool {
 	return newSpool(logRoom, func(b *batch, lost uint64) {
 		b.each(func(l line, text []byte) { s.deliver(l.severity, l.at, text) })
@@ -95,8 +95,8 @@ func newSyslogSpool(s *Syslog) *spool {
 	}, s.Close)
 }
 
-// connect reports whether there is a connection now. After a failure it tries
-// again a second later at the earliest.
+// connect connects to the logger and reports success. After a failure it does not try again
+// for a second.
 func (s *Syslog) connect() bool {
 	if time.Now().Before(s.retry) {
 		return false
@@ -113,7 +113,7 @@ func (s *Syslog) connect() bool {
 	return false
 }
 
-// Close closes the connection; another message would open it again.
+// Close closes the connection. Send opens it again.
 func (s *Syslog) Close() {
 	if s.conn != nil {
 		s.conn.Close()

@@ -9,17 +9,17 @@ import (
 	"ctbox/sync/node"
 )
 
-// EntryWriter writes the entries of a cache, one a line. Format is Text, XML
-// (an element a line, without a root) or JSON.
+// EntryWriter writes the entries of a cache, each on its line. Format is Text, XML (elements
+// without a root) or JSON.
 type EntryWriter struct {
 	Format format.Format
-	// Now is the time of the dump, for the age of flows that carry their start.
+	// Now is the time of the dump, for the age of flows with a start time.
 	Now time.Time
 }
 
-// Append appends an entry with its newline. A cached entry has no counters and
-// no timeout, since they are stale; text and JSON say instead how long the cache
-// has had it and, in ALARM mode, when it will be forgotten.
+// Append appends an entry with its newline. Counters and timeout of a cached entry are stale,
+// so they are omitted; text and JSON have instead how long the entry has been in the cache
+// and, in ALARM mode, when it expires.
 func (w EntryWriter) Append(dst []byte, e *node.Entry) []byte {
 	style := format.Style{Format: w.Format, Now: w.Now.UnixNano()}
 	if !e.Live {
@@ -52,9 +52,8 @@ func appendAges(dst []byte, e *node.Entry, expires, active, end string) []byte {
 	return append(dst, end...)
 }
 
-// AppendEnded appends the line that statistics mode logs for a flow that ended,
-// without the time in front and the final newline: what the kernel sent with its
-// end, counters included.
+// AppendEnded appends the line that statistics mode logs for a flow that ended, without time
+// and newline: the attributes of the kernel's destroy event, including counters.
 func AppendEnded(dst []byte, f *ctnetlink.Flow, now time.Time) []byte {
 	style := format.Style{Now: now.UnixNano(), Without: ctnetlink.HasTimeout | ctnetlink.HasUse}
 	return format.AppendFlow(dst, f, &style, nil)

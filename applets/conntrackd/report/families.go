@@ -2,9 +2,9 @@ package report
 
 import "ctbox/sync/node"
 
-// families is the table of all metrics, in the order of the output and of
-// docs/metrics.md. A function: a variable would be set, and kept in the binary,
-// by a build that has no metrics.
+// families returns the table of all metrics, in the order of the output and of
+// docs/metrics.md. It is a function because a variable would stay in the binary of a build
+// without metrics.
 func families() []family {
 	return []family{
 		{"conntrackd_build", "info", "", "Version and mode of the daemon.", info},
@@ -32,8 +32,8 @@ func families() []family {
 						{"update", t.t.Updated, t.t.UpdateFailed},
 						{"destroy", t.t.Destroyed, t.t.DestroyFailed},
 					} {
-						m.uint(c.ok, append(t.labels, "operation", c.operation, "result", "ok")...)
-						m.uint(c.failed, append(t.labels, "operation", c.operation, "result", "failed")...)
+						m.number(c.ok, append(t.labels, "operation", c.operation, "result", "ok")...)
+						m.number(c.failed, append(t.labels, "operation", c.operation, "result", "failed")...)
 					}
 				}
 			}},
@@ -44,15 +44,15 @@ func families() []family {
 
 		{"conntrackd_link_up", "gauge", "", "1 if the link's interface is up and has a carrier.",
 			ofLinks(func(m *metricsWriter, l *node.LinkStatus, labels []string) {
-				m.bool(l.State == node.LinkRunning, labels...)
+				m.flag(l.State == node.LinkRunning, labels...)
 			})},
 		{"conntrackd_link_active", "gauge", "", "1 for the link in use, 0 for one that waits.",
-			ofLinks(func(m *metricsWriter, l *node.LinkStatus, labels []string) { m.bool(l.Active, labels...) })},
+			ofLinks(func(m *metricsWriter, l *node.LinkStatus, labels []string) { m.flag(l.Active, labels...) })},
 		{"conntrackd_link_connected", "gauge", "", "TCP: 1 if the peer is connected to us (server), or we to it (client).",
 			ofLinks(func(m *metricsWriter, l *node.LinkStatus, labels []string) {
 				if l.Transport == node.TCP {
-					m.bool(l.ServerConnected, append(labels, "side", "server")...)
-					m.bool(l.ClientConnected, append(labels, "side", "client")...)
+					m.flag(l.ServerConnected, append(labels, "side", "server")...)
+					m.flag(l.ClientConnected, append(labels, "side", "client")...)
 				}
 			})},
 		{"conntrackd_link_bytes", "counter", "bytes", "Bytes over a link.",
@@ -62,13 +62,13 @@ func families() []family {
 		{"conntrackd_link_errors", "counter", "", "Packets that could not be sent or received.",
 			ofDirections(func(c *directionCounters) uint64 { return c.errors })},
 		{"conntrackd_link_refused", "counter", "", "Packets or connections from a source that the configuration does not name.",
-			ofLinks(func(m *metricsWriter, l *node.LinkStatus, labels []string) { m.uint(l.Refused, labels...) })},
+			ofLinks(func(m *metricsWriter, l *node.LinkStatus, labels []string) { m.number(l.Refused, labels...) })},
 
 		{"conntrackd_messages_malformed", "counter", "", "Received messages that were refused, by reason.",
 			func(m *metricsWriter, s *node.Status, _ *Local) {
 				if s.Mode.Sync() {
 					for _, c := range malformed(s) {
-						m.uint(c.n, "reason", c.name)
+						m.number(c.n, "reason", c.name)
 					}
 				}
 			}},
@@ -76,7 +76,7 @@ func families() []family {
 			func(m *metricsWriter, s *node.Status, _ *Local) {
 				if s.Mode.Sync() {
 					for _, c := range unsaid(s) {
-						m.uint(c.n, "reason", c.name)
+						m.number(c.n, "reason", c.name)
 					}
 				}
 			}},
@@ -87,8 +87,8 @@ func families() []family {
 		{"conntrackd_messages", "counter", "", "Messages sent and received.",
 			func(m *metricsWriter, s *node.Status, _ *Local) {
 				if s.Mode.Sync() {
-					m.uint(s.Replica.Sent, "direction", "sent")
-					m.uint(s.Replica.Received, "direction", "received")
+					m.number(s.Replica.Sent, "direction", "sent")
+					m.number(s.Replica.Received, "direction", "received")
 				}
 			}},
 		{"conntrackd_messages_resent", "counter", "", "Messages sent again because the peer missed them.",
@@ -98,15 +98,15 @@ func families() []family {
 		{"conntrackd_nacks", "counter", "", "Negative acknowledgements sent and received.",
 			func(m *metricsWriter, s *node.Status, _ *Local) {
 				if s.Mode.Sync() {
-					m.uint(s.Replica.NacksSent, "direction", "sent")
-					m.uint(s.Replica.NacksRecv, "direction", "received")
+					m.number(s.Replica.NacksSent, "direction", "sent")
+					m.number(s.Replica.NacksRecv, "direction", "received")
 				}
 			}},
 		{"conntrackd_resyncs", "counter", "", "Requests for everything that a node has: asked by this one, and served to a peer.",
 			func(m *metricsWriter, s *node.Status, _ *Local) {
 				if s.Mode.Sync() {
-					m.uint(s.Replica.ResyncsAsked, "side", "asked")
-					m.uint(s.Replica.ResyncsServed, "side", "served")
+					m.number(s.Replica.ResyncsAsked, "side", "asked")
+					m.number(s.Replica.ResyncsServed, "side", "served")
 				}
 			}},
 		{"conntrackd_third_node_messages", "counter", "", "Messages of a third FT-FW node, which were ignored.",
@@ -125,24 +125,24 @@ func families() []family {
 		{"conntrackd_replication_unacknowledged", "gauge", "", "Messages that the peer has not acknowledged yet.",
 			inSync(func(s *node.Status) uint64 { return s.Replica.Unacked })},
 		{"conntrackd_queue_length", "gauge", "", "Elements in a queue.",
-			ofQueues(func(m *metricsWriter, q *node.QueueStatus) { m.uint(q.Len, "queue", q.Name) })},
+			ofQueues(func(m *metricsWriter, q *node.QueueStatus) { m.number(q.Len, "queue", q.Name) })},
 		{"conntrackd_queue_limit", "gauge", "", "Elements that a queue takes.",
 			ofQueues(func(m *metricsWriter, q *node.QueueStatus) {
 				if q.Max != 0 {
-					m.uint(q.Max, "queue", q.Name)
+					m.number(q.Max, "queue", q.Name)
 				}
 			})},
 		{"conntrackd_queue_full", "counter", "", "Elements that a queue had no room for.",
-			ofQueues(func(m *metricsWriter, q *node.QueueStatus) { m.uint(q.NoSpace, "queue", q.Name) })},
+			ofQueues(func(m *metricsWriter, q *node.QueueStatus) { m.number(q.NoSpace, "queue", q.Name) })},
 
 		{"conntrackd_peer_age_seconds", "gauge", "seconds", "Time since a peer's last message.",
 			ofPeers(func(m *metricsWriter, p *node.PeerStatus, peer string) { m.seconds(p.LastMessage, "peer", peer) })},
 		{"conntrackd_peer_messages", "counter", "", "Messages received from a peer.",
-			ofPeers(func(m *metricsWriter, p *node.PeerStatus, peer string) { m.uint(p.Messages, "peer", peer) })},
+			ofPeers(func(m *metricsWriter, p *node.PeerStatus, peer string) { m.number(p.Messages, "peer", peer) })},
 		{"conntrackd_peer_ignored", "gauge", "", "1 for a third FT-FW node, whose messages are ignored.",
-			ofPeers(func(m *metricsWriter, p *node.PeerStatus, peer string) { m.bool(p.Ignored, "peer", peer) })},
+			ofPeers(func(m *metricsWriter, p *node.PeerStatus, peer string) { m.flag(p.Ignored, "peer", peer) })},
 		{"conntrackd_peer_events_missing", "gauge", "", "Events of its kernel that a peer has lost and not yet made up: the external cache lacks these.",
-			ofPeers(func(m *metricsWriter, p *node.PeerStatus, peer string) { m.uint(p.Incomplete, "peer", peer) })},
+			ofPeers(func(m *metricsWriter, p *node.PeerStatus, peer string) { m.number(p.Incomplete, "peer", peer) })},
 
 		{"conntrackd_kernel_events", "counter", "", "Events received from the kernel, those of filtered flows too.",
 			ofKernel(func(k *node.KernelStatus) uint64 { return k.Events })},
@@ -176,7 +176,7 @@ func families() []family {
 		{"conntrackd_last_commit_duration_seconds", "gauge", "seconds", "What the last commit took.",
 			lastCommit(func(m *metricsWriter, c *node.CommitsStatus) { m.seconds(c.Last.Took) })},
 		{"conntrackd_last_commit_events_missing", "gauge", "", "Events of the peer that were lost and not yet made up when the last commit began.",
-			lastCommit(func(m *metricsWriter, c *node.CommitsStatus) { m.uint(c.Last.Missing) })},
+			lastCommit(func(m *metricsWriter, c *node.CommitsStatus) { m.number(c.Last.Missing) })},
 		{"conntrackd_last_commit_entries", "gauge", "", "Entries of the last commit, by table and result.",
 			lastCommit(func(m *metricsWriter, c *node.CommitsStatus) {
 				for _, t := range [...]struct {
@@ -185,8 +185,8 @@ func families() []family {
 					counts *node.CommitCount
 				}{{node.Flows, "flows", &c.Last.Flows}, {node.Expects, "expectations", &c.Last.Expects}} {
 					if c.Last.Tables&t.table != 0 {
-						m.uint(t.counts.Committed, "table", t.name, "result", "ok")
-						m.uint(t.counts.Failed, "table", t.name, "result", "failed")
+						m.number(t.counts.Committed, "table", t.name, "result", "ok")
+						m.number(t.counts.Failed, "table", t.name, "result", "failed")
 					}
 				}
 			})},

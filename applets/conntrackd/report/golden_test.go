@@ -14,11 +14,11 @@ import (
 	"ctbox/sync/sched"
 )
 
-// buildInfo is the one sample that differs from build to build.
+// buildInfo is the only sample that depends on the build.
 var buildInfo = regexp.MustCompile(`(?m)^conntrackd_build_info.*\n`)
 
-// number gives every number below v one of its own, in the order of the fields, and
-// makes what may be true or false true.
+// number sets every number below v to a different value, in the order of the fields, and
+// every bool to true.
 func number(v reflect.Value, next *int64) {
 	switch v.Kind() {
 	case reflect.Struct:
@@ -46,8 +46,8 @@ func number(v reflect.Value, next *int64) {
 	}
 }
 
-// everything is a status in which no two numbers are equal: one in the place of
-// another is seen.
+// everything returns a status in which no two numbers are equal, so that swapped fields are
+// detected.
 func everything() (*node.Status, *Local) {
 	s := &node.Status{
 		Links:  make([]node.LinkStatus, 2),
@@ -72,8 +72,8 @@ func everything() (*node.Status, *Local) {
 	return s, l
 }
 
-// TestEveryNumber compares the whole of the machine-readable outputs with what they
-// were when they were read last: scripts and dashboards go by each of these names.
+// TestEveryNumber compares the machine-readable outputs with the checked-in ones, because
+// scripts and dashboards depend on every name.
 func TestEveryNumber(t *testing.T) {
 	s, l := everything()
 	var status bytes.Buffer

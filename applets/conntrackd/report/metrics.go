@@ -18,9 +18,9 @@ const (
 	OpenMetrics
 )
 
-// AppendMetrics appends the metrics in a format. Names, labels and meanings are a
-// promise and the same in both formats; docs/metrics.md lists them, and a test
-// compares that list with the table of families.
+// AppendMetrics appends the metrics in a format. Names, labels and meanings are stable and
+// the same in both formats; docs/metrics.md lists them, and a test compares the list with
+// the table of families.
 func AppendMetrics(dst []byte, s *node.Status, l *Local, format MetricsFormat) []byte {
 	m := metricsWriter{dst: dst, format: format}
 	table := families()
@@ -36,12 +36,12 @@ func AppendMetrics(dst []byte, s *node.Status, l *Local, format MetricsFormat) [
 	return m.dst
 }
 
-// family is a metric: its name without suffix, its type, and what it counts.
-// A family without samples in this mode is left out altogether.
+// family is a metric: its name without suffix, its type, and what it counts. A family
+// without samples in the current mode is omitted.
 type family struct {
 	name    string
 	typ     string // "counter", "gauge" or "info"
-	unit    string // "seconds" or "bytes", which the name then ends in
+	unit    string // "seconds" or "bytes", with which the name ends, or ""
 	help    string
 	samples func(m *metricsWriter, s *node.Status, l *Local)
 }
@@ -53,7 +53,7 @@ type metricsWriter struct {
 	started bool
 }
 
-// suffix returns what the name of a sample has behind that of its family.
+// suffix returns what the name of a sample appends to that of its family.
 func (f *family) suffix() string {
 	switch f.typ {
 	case "counter":
@@ -64,10 +64,9 @@ func (f *family) suffix() string {
 	return ""
 }
 
-// head appends the metadata in front of a family's first sample, and the sample's
-// name and labels (pairs of name and value). Metadata names the family in
-// OpenMetrics and the sample in the Prometheus format, which has neither units nor
-// the type info.
+// head appends the family's metadata before its first sample, then the sample's name and
+// labels (pairs of name and value). Metadata names the family in OpenMetrics and the sample
+// in the Prometheus format, which has neither units nor the type info.
 func (m *metricsWriter) head(labels []string) {
 	f := m.family
 	if !m.started {
@@ -126,26 +125,26 @@ func appendLabelValue(dst []byte, v string) []byte {
 	return dst
 }
 
-func (m *metricsWriter) uint(n uint64, labels ...string) {
+func (m *metricsWriter) number(n uint64, labels ...string) {
 	m.head(labels)
 	m.dst = append(strconv.AppendUint(m.dst, n, 10), '\n')
 }
 
-func (m *metricsWriter) bool(b bool, labels ...string) { m.uint(uint64(b2i(b)), labels...) }
+func (m *metricsWriter) flag(b bool, labels ...string) { m.number(uint64(b2i(b)), labels...) }
 
 func (m *metricsWriter) seconds(d time.Duration, labels ...string) {
 	m.head(labels)
 	m.dst = append(appendSeconds(m.dst, d), '\n')
 }
 
-// labeledTable is a table with the labels that its samples have.
+// labeledTable is a table with the labels of its samples.
 type labeledTable struct {
 	kind   node.CacheKind
 	t      *node.TableStatus
 	labels []string
 }
 
-// tables are the tables that this mode has.
+// tables returns the tables of the daemon's mode.
 func tables(s *node.Status) []labeledTable {
 	var all []labeledTable
 	internal, external := cacheNames(s.Mode)
@@ -164,40 +163,40 @@ func tables(s *node.Status) []labeledTable {
 	return all
 }
 
-// ofTables makes the samples of one number of the cached tables.
+// ofTables returns a function that writes a sample for each cached table.
 func ofTables(n func(*node.TableStatus) uint64) func(*metricsWriter, *node.Status, *Local) {
 	return func(m *metricsWriter, s *node.Status, _ *Local) {
 		for _, t := range tables(s) {
 			if t.kind == node.CacheStored {
-				m.uint(n(t.t), t.labels...)
+				m.number(n(t.t), t.labels...)
 			}
 		}
 	}
 }
 
-// ofLinks makes samples for each link.
+// ofLinks returns a function that writes samples for each link.
 func ofLinks(sample func(m *metricsWriter, l *node.LinkStatus, labels []string)) func(*metricsWriter, *node.Status, *Local) {
 	return func(m *metricsWriter, s *node.Status, _ *Local) {
 		for i := range s.Links {
 			k := &s.Links[i]
-			// The link's number makes the labels differ where two links share an
-			// interface. The capacity is cut for the appends of sample.
+			// The link's number keeps the labels unique if two links share an interface.
+			// The capacity is limited so that append in sample copies.
 			labels := []string{"link", strconv.Itoa(i + 1), "interface", k.Interface, "transport", transportNames[k.Transport]}
 			sample(m, k, labels[:len(labels):len(labels)])
 		}
 	}
 }
 
-// ofDirections makes samples for each link and direction.
+// ofDirections returns a function that writes a sample for each link and direction.
 func ofDirections(n func(*directionCounters) uint64) func(*metricsWriter, *node.Status, *Local) {
 	return ofLinks(func(m *metricsWriter, l *node.LinkStatus, labels []string) {
 		for _, c := range linkCounters(l) {
-			m.uint(n(&c), append(labels, "direction", c.direction)...)
+			m.number(n(&c), append(labels, "direction", c.direction)...)
 		}
 	})
 }
 
-// ofPeers makes a sample for each peer.
+// ofPeers returns a function that writes a sample for each peer.
 func ofPeers(sample func(m *metricsWriter, p *node.PeerStatus, peer string)) func(*metricsWriter, *node.Status, *Local) {
 	return func(m *metricsWriter, s *node.Status, _ *Local) {
 		for i := range s.Peers {
@@ -206,7 +205,7 @@ func ofPeers(sample func(m *metricsWriter, p *node.PeerStatus, peer string)) fun
 	}
 }
 
-// ofQueues makes a sample for each queue.
+// ofQueues returns a function that writes a sample for each queue.
 func ofQueues(sample func(m *metricsWriter, q *node.QueueStatus)) func(*metricsWriter, *node.Status, *Local) {
 	return func(m *metricsWriter, s *node.Status, _ *Local) {
 		for i := range s.Queues.Queues {
@@ -215,47 +214,50 @@ func ofQueues(sample func(m *metricsWriter, q *node.QueueStatus)) func(*metricsW
 	}
 }
 
-// always is a number that every daemon has, inSync one of replication only.
+// always returns a function that writes a sample in every mode; inSync only if the daemon
+// replicates.
 func always(n func(*node.Status, *Local) uint64) func(*metricsWriter, *node.Status, *Local) {
-	return func(m *metricsWriter, s *node.Status, l *Local) { m.uint(n(s, l)) }
+	return func(m *metricsWriter, s *node.Status, l *Local) { m.number(n(s, l)) }
 }
 
 func inSync(n func(*node.Status) uint64) func(*metricsWriter, *node.Status, *Local) {
 	return func(m *metricsWriter, s *node.Status, _ *Local) {
 		if s.Mode.Sync() {
-			m.uint(n(s))
+			m.number(n(s))
 		}
 	}
 }
 
-// ofKernel is a number of a daemon that follows the kernel's tables.
+// ofKernel returns a function that writes a sample if the daemon follows the kernel's
+// tables.
 func ofKernel(n func(*node.KernelStatus) uint64) func(*metricsWriter, *node.Status, *Local) {
 	return func(m *metricsWriter, s *node.Status, _ *Local) {
 		if s.Mode != node.ModeNone {
-			m.uint(n(&s.Kernel))
+			m.number(n(&s.Kernel))
 		}
 	}
 }
 
-// ofHelpers is a number of a daemon that runs helpers.
+// ofHelpers returns a function that writes a sample if the daemon runs helpers.
 func ofHelpers(n func(*Helpers) uint64) func(*metricsWriter, *node.Status, *Local) {
 	return func(m *metricsWriter, _ *node.Status, l *Local) {
 		if l.Helpers != nil {
-			m.uint(n(l.Helpers))
+			m.number(n(l.Helpers))
 		}
 	}
 }
 
-// ofTraffic is a number of the traffic of such a daemon.
+// ofTraffic returns a function that writes a sample of the traffic if the daemon follows the
+// kernel's tables.
 func ofTraffic(n func(*node.Traffic) uint64) func(*metricsWriter, *node.Status, *Local) {
 	return func(m *metricsWriter, s *node.Status, _ *Local) {
 		if s.Mode != node.ModeNone {
-			m.uint(n(&s.Traffic))
+			m.number(n(&s.Traffic))
 		}
 	}
 }
 
-// lastCommit makes samples of the last commit, if there was one.
+// lastCommit returns a function that writes samples of the last commit, if there was one.
 func lastCommit(sample func(m *metricsWriter, c *node.CommitsStatus)) func(*metricsWriter, *node.Status, *Local) {
 	return func(m *metricsWriter, s *node.Status, _ *Local) {
 		if s.Commits.Count > 0 {
@@ -264,7 +266,7 @@ func lastCommit(sample func(m *metricsWriter, c *node.CommitsStatus)) func(*metr
 	}
 }
 
-// info is the one sample whose value says nothing.
+// info writes a sample whose value is always 1: its labels are the information.
 func info(m *metricsWriter, s *node.Status, _ *Local) {
-	m.uint(1, "version", version.Number, "mode", modeNames[s.Mode])
+	m.number(1, "version", version.Number, "mode", modeNames[s.Mode])
 }

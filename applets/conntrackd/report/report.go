@@ -1,7 +1,7 @@
-// Package report writes what a conntrackd answers: its numbers as the text of
-// conntrack-tools 1.4.9 (byte by byte; scripts and exporters read it), as JSON
-// (docs/json.md) and as OpenMetrics (docs/metrics.md), and the entries of its
-// caches. Everything appends to a buffer of the caller.
+// Package report formats conntrackd's answers: statistics as the text of conntrack-tools
+// 1.4.9 (byte for byte, for scripts and exporters), as JSON (docs/json.md) and as
+// OpenMetrics (docs/metrics.md), and the entries of its caches. All functions append to a
+// buffer of the caller.
 package report
 
 import (
@@ -10,33 +10,32 @@ import (
 	"ctbox/sync/node"
 )
 
-// Local counts what happened in the daemon beside the node.
+// Local has the counters of the daemon outside the node.
 type Local struct {
 	// Of the control socket:
-	ReadFailed uint64 // clients that went, or waited too long, before a request was complete
-	Unknown    uint64 // requests that mean nothing
+	ReadFailed uint64 // clients that disconnected or timed out before a request was complete
+	Unknown    uint64 // unknown requests
 	Refused    uint64 // clients of other users
 	Dropped    uint64 // clients that kept others waiting
 
-	Helpers *Helpers // nil where there are none
+	Helpers *Helpers // nil without helpers
 }
 
-// Helpers counts what user-space helpers did.
+// Helpers has the counters of user-space helpers.
 type Helpers struct {
-	Names []string // each with its family, protocol and queue
+	Names []string // with family, protocol and queue
 
 	Packets      uint64 // read from the queues
-	Unread       uint64 // of those: accepted, because no helper could read them
-	Dropped      uint64 // of those: dropped, as the helper wanted it
-	Rewritten    uint64 // of those: sent on with another payload
-	Expectations uint64 // given to the kernel
-	Refused      uint64 // of those: refused, as far as the kernel tells
-	Verdicts     uint64 // that the kernel refused for what came with them
+	Unread       uint64 // of those: accepted because no helper could parse them
+	Dropped      uint64 // of those: dropped by a helper
+	Rewritten    uint64 // of those: forwarded with another payload
+	Expectations uint64 // sent to the kernel
+	Refused      uint64 // of those: refused, if the kernel reports it
+	Verdicts     uint64 // verdicts that the kernel refused because of their attributes
 	Overruns     uint64 // times that the receive buffer was full
 }
 
-// field is a number with the text around it. Width is what the number is padded
-// to with spaces, in front.
+// field is a number with the text around it. The number is padded on the left to width.
 type field struct {
 	before string
 	width  int
@@ -68,7 +67,7 @@ func appendPadded(dst []byte, n uint64, width int) []byte {
 	return append(dst, text...)
 }
 
-// of picks the table that a report is about.
+// of returns the cache's table for t.
 func of(c *node.CacheStatus, t node.Tables) *node.TableStatus {
 	if t == node.Expects {
 		return &c.Expects

@@ -21,7 +21,7 @@ import (
 	"ctbox/sync/wire"
 )
 
-// example is a status whose numbers are those of the captured outputs.
+// example returns a status with the numbers of the captured outputs.
 func example() *node.Status {
 	return &node.Status{
 		Mode: node.ModeFTFW,
@@ -246,8 +246,8 @@ func addr(s string) (a ctnetlink.Addr) {
 	return a
 }
 
-// cached is a flow as the internal cache has it: the kernel's, with a few
-// attributes that only the kernel knows.
+// cached returns a flow as in the internal cache: with attributes that only the kernel
+// sends.
 func cached() *ctnetlink.Flow {
 	f := &ctnetlink.Flow{Has: ctnetlink.HasStatus | ctnetlink.HasTCPState | ctnetlink.HasMark | ctnetlink.HasID | ctnetlink.HasTimeout | ctnetlink.HasUse |
 		ctnetlink.HasCountersOrig | ctnetlink.HasCountersReply,
@@ -311,7 +311,7 @@ func TestEntryJSONIsAFlow(t *testing.T) {
 	}
 }
 
-func TestEndedHasWhatTheKernelSentWithIt(t *testing.T) {
+func TestEndedHasAttributesOfDestroyEvent(t *testing.T) {
 	f := cached()
 	f.CountersOrig = ctnetlink.Counters{Packets: 6, Bytes: 322}
 	f.Has |= ctnetlink.HasTimestampStart | ctnetlink.HasTimestampStop
@@ -324,7 +324,7 @@ func TestEndedHasWhatTheKernelSentWithIt(t *testing.T) {
 	}
 }
 
-// Each number of the helpers has its place in the text, in JSON and in the metrics.
+// Text, JSON and metrics have every counter of the helpers.
 func TestHelpers(t *testing.T) {
 	h := &Helpers{Names: []string{"ftp (inet, tcp, queue 1)", "rpc (inet6, udp, queue 2)"},
 		Packets: 1001, Unread: 102, Dropped: 103, Rewritten: 104, Expectations: 605, Refused: 106, Verdicts: 107, Overruns: 108}
@@ -368,7 +368,7 @@ expectations:
 	}
 }
 
-// Every form of the JSON is JSON, and says what the text says.
+// Every JSON output is valid and agrees with the text.
 func TestStatusJSON(t *testing.T) {
 	for mode := node.ModeNone; mode <= node.ModeNOTRACK; mode++ {
 		s := example()
@@ -416,7 +416,7 @@ func TestStatusJSON(t *testing.T) {
 	}
 }
 
-// A section is what it was asked for, and no other.
+// A section has the members of that section only.
 func TestSectionsOfStatusJSON(t *testing.T) {
 	of := map[string]Section{"caches": SectionCache, "links": SectionLink, "malformed": SectionNetwork,
 		"queues": SectionQueue, "uptime": SectionRuntime}
@@ -492,8 +492,8 @@ func TestMetricsAreOpenMetrics(t *testing.T) {
 	}
 }
 
-// Both formats have the same samples, and the Prometheus format says nothing that
-// OpenMetrics alone has.
+// Both formats have the same samples, and the Prometheus format has no metadata that only
+// OpenMetrics defines.
 func TestMetricsFormats(t *testing.T) {
 	s, l := everything()
 	samples := func(format MetricsFormat) (all []string) {
@@ -520,7 +520,7 @@ func TestMetricsFormats(t *testing.T) {
 	}
 }
 
-// Nor is a table there that the last commit was not of.
+// A table that the last commit did not include has no samples.
 func TestMetricsOfTheLastCommit(t *testing.T) {
 	text := string(AppendMetrics(nil, example(), &Local{}, PrometheusText))
 	if line := `conntrackd_last_commit_entries{table="expectations"`; strings.Contains(text, line) {
@@ -528,7 +528,7 @@ func TestMetricsOfTheLastCommit(t *testing.T) {
 	}
 }
 
-// What a mode does not have is not there, rather than 0.
+// Metrics that a mode does not have are absent, not 0.
 func TestMetricsOfOtherModes(t *testing.T) {
 	text := string(AppendMetrics(nil, &node.Status{Mode: node.ModeStats,
 		Internal: node.CacheStatus{Kind: node.CacheStored}}, &Local{}, PrometheusText))
@@ -542,7 +542,7 @@ func TestMetricsOfOtherModes(t *testing.T) {
 	}
 }
 
-// docs/metrics.md has exactly the metrics that there are.
+// docs/metrics.md lists exactly the metrics of the table.
 func TestMetricsAreDocumented(t *testing.T) {
 	doc, err := os.ReadFile(filepath.Join("..", "..", "..", "docs", "metrics.md"))
 	if err != nil {
@@ -591,8 +591,8 @@ func BenchmarkEntry(b *testing.B) {
 	}
 }
 
-// What is lost and not made up is said behind all that conntrack-tools has, and only then.
-func TestMissingEventsAreSaid(t *testing.T) {
+// Lost events follow the text of conntrack-tools, and only if some are not recovered.
+func TestMissingEvents(t *testing.T) {
 	s := example()
 	before := string(AppendSummary(nil, s, node.Flows))
 	s.Peers = append(s.Peers, node.PeerStatus{Incomplete: 1600}, node.PeerStatus{Incomplete: 50})

@@ -9,7 +9,7 @@ import (
 )
 
 // AppendSummary appends `-s ct`, or with t node.Expects `-s expect`: both caches,
-// traffic, the current link and lost messages (sheet section 3.1).
+// traffic, the current link and lost messages.
 func AppendSummary(dst []byte, s *node.Status, t node.Tables) []byte {
 	internal, external := cacheNames(s.Mode)
 	dst = appendCounts(dst, internal, &s.Internal, t)
@@ -29,8 +29,8 @@ func AppendSummary(dst []byte, s *node.Status, t node.Tables) []byte {
 	return appendMissing(dst, s)
 }
 
-// appendMissing appends what conntrack-tools does not have: what the external caches
-// lack, by the peers' own account, and what theirs lack of ours.
+// appendMissing appends how many events the peers report as lost, which our external caches
+// lack, and how many this node has lost. conntrack-tools has neither.
 func appendMissing(dst []byte, s *node.Status) []byte {
 	if n := PeersMissing(s); n > 0 {
 		dst = append(strconv.AppendUint(dst, n, 10), " events of the peer were lost and not yet made up\n\n"...)
@@ -41,7 +41,7 @@ func appendMissing(dst []byte, s *node.Status) []byte {
 	return dst
 }
 
-// PeersMissing is how many events of the peers are lost and not yet made up.
+// PeersMissing returns how many events the peers have lost and not yet recovered.
 func PeersMissing(s *node.Status) (events uint64) {
 	for i := range s.Peers {
 		events += s.Peers[i].Incomplete
@@ -49,7 +49,7 @@ func PeersMissing(s *node.Status) (events uint64) {
 	return events
 }
 
-// appendCounts appends what a cache, or what stands in its place, has done.
+// appendCounts appends the counters of a cache, or of the bypass or injector in its place.
 func appendCounts(dst []byte, name string, c *node.CacheStatus, table node.Tables) []byte {
 	t := of(c, table)
 	switch c.Kind {
@@ -76,7 +76,7 @@ func appendCounts(dst []byte, name string, c *node.CacheStatus, table node.Table
 	return dst
 }
 
-// AppendCaches appends `-s cache` (sheet section 3.4).
+// AppendCaches appends `-s cache`.
 func AppendCaches(dst []byte, s *node.Status) []byte {
 	internal, external := cacheNames(s.Mode)
 	dst = appendDetail(dst, internal, &s.Internal)
@@ -90,11 +90,11 @@ func appendDetail(dst []byte, name string, c *node.CacheStatus) []byte {
 	t := &c.Flows
 	dst = append(append(dst, "cache:"...), name...)
 	return appendFields(dst,
-		// Those that have ended and are still to be acknowledged are counted here, too.
+		// Includes flows that have ended and are not acknowledged yet.
 		field{"\tactive objects:\t\t", w12, t.Objects, "\n"},
 		field{"\tactive/total entries:\t\t", w12, t.Active, "/"}, field{"", w12, t.Objects, "\n"},
 		field{"\tcreation OK/failed:\t\t", w12, t.Created, "/"}, field{"", w12, t.CreateFailed, "\n"},
-		// Memory is not refused here: the process dies of it.
+		// Go's allocations do not fail.
 		field{"\t\tno memory available:\t", w12, 0, "\n"},
 		field{"\t\tno space left in cache:\t", w12, t.NoSpace, "\n"},
 		field{"\tupdate OK/failed:\t\t", w12, t.Updated, "/"}, field{"", w12, t.UpdateFailed, "\n"},
@@ -103,7 +103,8 @@ func appendDetail(dst []byte, name string, c *node.CacheStatus) []byte {
 		field{"\t\tentry not found:\t", w12, 0, "\n\n"})
 }
 
-// AppendNetwork appends `-s network` (sheet section 3.2), and behind it the peers.
+// AppendNetwork appends `-s network`, followed by the peers, which conntrack-tools does not
+// have.
 func AppendNetwork(dst []byte, s *node.Status) []byte {
 	c := &s.Wire.Received
 	dst = append(dst, "network statistics:\n\trecv:\n"...)
@@ -123,7 +124,7 @@ func AppendNetwork(dst []byte, s *node.Status) []byte {
 	return appendPeers(appendCurrentLink(dst, s), s)
 }
 
-// appendPeers appends when each peer was last heard. `ctbox doctor` reads it.
+// appendPeers appends when each peer last sent a message. `ctbox doctor` reads it.
 func appendPeers(dst []byte, s *node.Status) []byte {
 	dst = append(dst, "peers:\n"...)
 	for i := range s.Peers {
@@ -145,7 +146,7 @@ func appendPeers(dst []byte, s *node.Status) []byte {
 	return append(dst, '\n')
 }
 
-// appendHeard appends how long ago something was last heard.
+// appendHeard appends the time since the last message.
 func appendHeard(dst []byte, heard bool, ago time.Duration) []byte {
 	if !heard {
 		return append(dst, "nothing heard"...)
@@ -154,7 +155,7 @@ func appendHeard(dst []byte, heard bool, ago time.Duration) []byte {
 	return append(dst, " s ago"...)
 }
 
-// transports are the names that text output has for the transports.
+// transports are the names of the transports in text output.
 var transports = [...]string{node.Multicast: "multicast", node.UDP: "UDP", node.TCP: "TCP"}
 
 var linkStates = [...]string{node.LinkDown: "DOWN", node.LinkNoCarrier: "NO-CARRIER", node.LinkRunning: "RUNNING"}
@@ -198,7 +199,8 @@ func appendLinkCounters(dst []byte, l *node.LinkStatus) []byte {
 		field{"", w20, l.ErrorsSent, " Error send "}, field{"", w20, l.ErrorsRecv, " Error recv\n\n"})
 }
 
-// AppendLinks appends `-s link` (sheet section 3.3), and behind it what was heard over each.
+// AppendLinks appends `-s link`, followed by when each link last received a message, which
+// conntrack-tools does not have.
 func AppendLinks(dst []byte, s *node.Status) []byte {
 	for i := range s.Links {
 		l := &s.Links[i]
@@ -219,8 +221,8 @@ func AppendLinks(dst []byte, s *node.Status) []byte {
 	return append(dst, '\n')
 }
 
-// AppendRuntime appends `-s runtime` (sheet section 3.5). Tasks stand in for the
-// child processes of conntrack-tools; they end with an error, never by a signal.
+// AppendRuntime appends `-s runtime`. Tasks take the place of conntrack-tools' child
+// processes; they can fail but are never killed by a signal.
 func AppendRuntime(dst []byte, s *node.Status, l *Local) []byte {
 	dst = append(dst, "daemon uptime: "...)
 	dst = append(appendUptime(dst, s.Uptime), "\n\n"...)
@@ -269,8 +271,7 @@ func AppendHelpers(dst []byte, h *Helpers) []byte {
 		field{"\trefused:\t\t", w20, h.Refused, "\n\n"})
 }
 
-// appendUptime appends "2 days 3 h 4 min", without what is zero in front of the
-// minutes.
+// appendUptime appends "2 days 3 h 4 min". It omits days and hours that are zero.
 func appendUptime(dst []byte, up time.Duration) []byte {
 	minutes := uint64(max(up, 0) / time.Minute)
 	days, hours := minutes/(24*60), minutes/60%24
@@ -286,10 +287,10 @@ func appendUptime(dst []byte, up time.Duration) []byte {
 	return append(strconv.AppendUint(dst, minutes%60, 10), " min"...)
 }
 
-// unlimited is what stands for the size of a queue without a limit.
+// unlimited is the maximum that is printed for a queue without a limit.
 const unlimited = 1<<31 - 1
 
-// AppendQueues appends `-s queue` (sheet section 3.7).
+// AppendQueues appends `-s queue`.
 func AppendQueues(dst []byte, s *node.Status) []byte {
 	dst = appendFields(dst, field{"allocated queue nodes:\t\t", w12, s.Queues.Nodes, "\n\n"})
 	for i := range s.Queues.Queues {
@@ -307,7 +308,7 @@ func AppendQueues(dst []byte, s *node.Status) []byte {
 	return dst
 }
 
-// AppendResendQueue appends `-s rsqueue` (sheet section 3.6).
+// AppendResendQueue appends `-s rsqueue`.
 func AppendResendQueue(dst []byte, queue []node.Resend) []byte {
 	dst = append(strconv.AppendInt(append(dst, "resent queue (len="...), int64(len(queue)), 10), ")\n"...)
 	for i := range queue {
@@ -328,8 +329,7 @@ func AppendResendQueue(dst []byte, queue []node.Resend) []byte {
 
 var taskTypes = [...]string{sched.KindAny: "any", sched.KindFlush: "flush", sched.KindCommit: "commit"}
 
-// AppendTasks appends `-s process` (sheet section 3.8). Tasks are no processes:
-// pid is the daemon's own.
+// AppendTasks appends `-s process`. Tasks are not processes, so pid is the daemon's own.
 func AppendTasks(dst []byte, s *node.Status, pid int) []byte {
 	for _, t := range s.Tasks {
 		dst = strconv.AppendInt(append(dst, "PID="...), int64(pid), 10)
