@@ -1,26 +1,26 @@
 package conf
 
-// A clause is an entry of the grammar's table: a keyword and what follows it.
+// A clause is an entry of the grammar's table: a keyword and its value.
 type clause struct {
 	name    string
 	aliases []string // old keywords, still accepted
 	value   value
 	doc     string // a sentence or two for the reference
 
-	// warning is said, when it is set, each time the clause is found; notice says
-	// the same to those who check a file only.
+	// warning, if not empty, is issued each time the clause is read; notice likewise, but
+	// by conntrackd --check only.
 	warning, notice string
 
-	// live says that conntrackd --reload can change it. Of a live block everything
-	// can be changed; of another one, the clauses that are live.
+	// live marks a clause that conntrackd --reload can change, and a block in which it can
+	// change every clause.
 	live bool
 
 	// ours marks a clause that conntrack-tools does not have. The tests that compare
 	// with its conntrackd leave it out, and docs/differences.md lists it.
 	ours bool
 
-	// unless, when set, tells the printer that the clause has a better place in
-	// this Config: some may stand in two blocks.
+	// unless, if not nil, reports whether the printer omits the clause here: a clause that
+	// is allowed in two blocks is printed in one.
 	unless func(scope) bool
 }
 
@@ -32,30 +32,29 @@ type block struct {
 	clauses []clause
 }
 
-// value is what may follow a keyword, and how it is kept in a Config.
+// value is the type of a clause's operands, and their place in a Config.
 type value interface {
-	// read parses it and stores it. at is the place of the keyword.
+	// read parses the operands and stores them. at is the place of the keyword.
 	read(p *parser, c *clause, s scope, at Pos) *Error
 	// reset stores the default.
 	reset(s scope)
-	// field is the pointer that Config.Where knows it by; nil for none.
+	// field is the pointer to pass to Config.Where; nil for none.
 	field(s scope) any
-	// print writes the clause with its keyword, unless it has its default and
-	// the printer writes only what differs from that.
+	// print writes the clause with its keyword. It omits defaults unless w.all is set.
 	print(w *printer, c *clause, s scope)
-	// syntax and standard describe it and its default in the reference.
+	// syntax and standard are the operands and the default in the reference.
 	syntax() string
 	standard() string
 }
 
-// nested is a value that is in braces.
+// nested is a value in braces.
 type nested interface {
 	value
 	blocks() []*block
 }
 
-// scope is what the accessors of a clause's field work on: the Config and the
-// instance of each repeatable block that the clause is in.
+// scope is the Config, and the instance of each repeatable block, in which the accessors of a
+// clause find its field.
 type scope struct {
 	cfg    *Config
 	link   *Link
@@ -94,22 +93,22 @@ func (b *block) reset(s scope) {
 	}
 }
 
-// group is a block whose clauses keep their values in one place, or in one
-// instance each time the block is opened.
+// group is a block. Its clauses store into the same fields each time it is opened, or into a
+// new instance.
 type group struct {
 	block *block
 
-	// enter, if set, parses what stands between the keyword and the brace, and
-	// returns the scope of the body.
+	// enter, if not nil, parses the words before the opening brace, and returns the scope
+	// of the body.
 	enter func(p *parser, s scope, at Pos) (scope, *Error)
-	// leave, if set, is called behind the closing brace with that scope.
+	// leave, if not nil, is called after the closing brace with that scope.
 	leave func(p *parser, s scope, at Pos) *Error
 
-	// each, if set, returns what is to be printed: none, or several instances.
+	// each, if not nil, returns the instances to print.
 	each func(s scope) []instance
-	// instances says that enter makes a new one with its own defaults.
+	// instances is set if enter creates a new instance with its own defaults.
 	instances bool
-	// always says that it is printed even if nothing is in it.
+	// always is set if the block is printed even when it is empty.
 	always bool
 }
 
@@ -117,7 +116,7 @@ type group struct {
 type instance struct {
 	head  string // with the keyword
 	scope scope
-	at    any // what Config.Where knows it by
+	at    any // the pointer to pass to Config.Where
 }
 
 func (g group) blocks() []*block { return []*block{g.block} }
@@ -154,7 +153,7 @@ func (g group) print(w *printer, c *clause, s scope) {
 	}
 }
 
-// all returns the instances that there are.
+// all returns the instances of the block.
 func (g group) all(c *clause, s scope) []instance {
 	if g.each != nil {
 		return g.each(s)

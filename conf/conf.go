@@ -1,15 +1,15 @@
 // Package conf is conntrackd.conf(5): it reads the file into a typed Config,
 // prints a Config back as a file, and checks one against the host.
 //
-// One table, grammar (grammar.go and the clause files beside it), declares what
-// may stand in the file: for each clause its place, its value, its default and
-// range, its old names, the warning that it earns, and a sentence that says what
-// it does. The parser, the printer, the suggestions in error messages and the
-// reference in docs/conntrackd.conf.md are all drawn from it, so a new clause is
-// one entry there and one field in Config.
+// One table, grammar (grammar.go and the grammar_ files), declares the clauses: the place,
+// value, default, range and old names of each, its warning, and a sentence of documentation.
+// The parser, the printer, the suggestions in error messages and the reference pages are
+// driven by it or generated from it (make generate), so a new clause is one entry there and
+// one field in Config. An entry for a clause that conntrack-tools does not have sets ours. A
+// new type of value also needs operands in the tests' randomOperand.
 //
-// The files that conntrack-tools 1.4.9 accepts are accepted here, with the same
-// meaning, save for those nobody can have meant; docs/differences.md lists them.
+// The files that conntrack-tools 1.4.9 accepts are accepted here with the same meaning.
+// docs/differences.md lists the exceptions.
 package conf
 
 import (
@@ -43,25 +43,23 @@ func Parse(name string, src []byte) (*Config, []Warning, error) {
 	return new(Parser).Parse(name, src)
 }
 
-// A Parser parses configuration files. The zero value knows the ten helpers and
-// the protocol names of the host; the fields replace that. A Parser may be used
-// by several goroutines if its functions may.
+// A Parser parses configuration files. The zero value knows the built-in helpers and the
+// protocol names of the host; the fields replace these. Several goroutines may use a Parser
+// if they may use its functions.
 type Parser struct {
 	// Helper returns the policies of the user-space helper with that name and
-	// layer 4 protocol number, with their default values; none if there is no
+	// layer 4 protocol number, with their default values, or nil if there is no
 	// such helper.
 	Helper func(name string, protocol uint8) []HelperPolicy
 
 	// Protocol returns the number of a layer 4 protocol name, as
-	// getprotobyname(3) does. It is asked for names only that are not among
-	// the well-known ones.
+	// getprotobyname(3) does. It is called for names that are not well known.
 	Protocol func(name string) (number uint8, ok bool)
 }
 
-// Parse parses the bytes of a file; name is the file's name in messages. The
-// warnings come in the order of the file, those about several clauses last, and
-// also with an error. An error is always an *Error and ends the parse: the Config
-// is nil then.
+// Parse parses the bytes of a file; name is the file's name in messages. Warnings are in the
+// order of the file, those about several clauses last, and are returned with an error, too.
+// An error is always an *Error, and the Config is nil then.
 func (ps *Parser) Parse(name string, src []byte) (*Config, []Warning, error) {
 	return ps.parse(&grammar, name, src)
 }

@@ -20,9 +20,9 @@ type Config struct {
 	pos map[any]Pos // where fields were set, by the pointer to the field
 }
 
-// Where returns where the file set a field, and whether it did or left it at
-// its default. field is a pointer to a field of c (&c.General.HashSize), or the
-// *Sync, *Stats, *Helper, *Link or *HelperType itself for the place of its clause.
+// Where returns the place at which the file sets a field, and reports whether it sets the
+// field at all. field is a pointer to a field of c (&c.General.HashSize), or the *Sync,
+// *Stats, *Helper, *Link or *HelperType itself for the place of its clause.
 func (c *Config) Where(field any) (Pos, bool) {
 	pos, ok := c.pos[field]
 	return pos, ok
@@ -100,9 +100,8 @@ const (
 	SchedulerRR   SchedulerType = 2
 )
 
-// Filter is the Filter clause. A flow has to pass all three parts; a part that
-// is not Active passes every flow. Which parts there are also decides whether
-// there is a filter at all: see Active.
+// Filter is the Filter clause. A flow must pass all three parts; a part with NoAction passes
+// every flow.
 type Filter struct {
 	Kernelspace bool // filter events in the kernel, on the event socket
 
@@ -122,7 +121,7 @@ type Filter struct {
 	}
 }
 
-// Active reports whether there is anything to filter.
+// Active reports whether any part has an action.
 func (f *Filter) Active() bool {
 	return f.Protocol.Action != NoAction || f.Address.Action != NoAction || f.State.Action != NoAction
 }
@@ -133,11 +132,11 @@ func (f *Filter) Equal(g *Filter) bool {
 		f.Address.Action == g.Address.Action && slices.Equal(f.Address.Prefixes, g.Address.Prefixes)
 }
 
-// Action is what a filter does with a flow that is on its list. One on no list
-// of an Accept filter is dropped, even if the list is empty.
+// Action is what a filter does with a flow on its list. An Accept filter drops all other
+// flows, even if its list is empty.
 type Action uint8
 
-// NoAction is that of a filter that is not in the file.
+// NoAction is the action of a filter that is not in the file.
 const (
 	NoAction Action = iota
 	Accept

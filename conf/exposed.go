@@ -7,9 +7,9 @@ import (
 	"syscall"
 )
 
-// exposed tells by whom a configuration can be changed who should not be able to:
-// it says which files root's daemon writes to. It is "" for one that is in order.
-// A group that may write was given that on purpose.
+// exposed describes how users other than root can change the file, which is dangerous: it
+// names the files that root's daemon writes. It is "" if they cannot. A group's write
+// permission is taken as intended.
 func exposed(file *os.File) string {
 	info, err := file.Stat()
 	if err != nil || !info.Mode().IsRegular() {
@@ -21,7 +21,7 @@ func exposed(file *os.File) string {
 	if st, ok := info.Sys().(*syscall.Stat_t); ok && st.Uid != 0 && int(st.Uid) != os.Geteuid() {
 		return "belongs to user " + strconv.Itoa(int(st.Uid))
 	}
-	// In a sticky directory nobody can exchange another user's file.
+	// In a sticky directory users cannot replace the files of others.
 	dir, err := os.Stat(filepath.Dir(file.Name()))
 	if err == nil && dir.Mode()&0o002 != 0 && dir.Mode()&os.ModeSticky == 0 {
 		return "is in a directory where every user can exchange it"

@@ -2,7 +2,7 @@ package conf
 
 import "slices"
 
-// finish settles what depends on more than one clause.
+// finish checks and settles combinations of clauses.
 func (p *parser) finish() {
 	c := p.cfg
 	if c.Stats != nil && c.Stats.Syslog != FacilityOff && c.General.Syslog != FacilityOff &&
@@ -36,8 +36,8 @@ func (p *parser) finishSync(s *Sync) {
 		p.otherMode(&s.StartupResync, "StartupResync", s.Mode)
 	}
 	if s.Mode != ModeFTFW {
-		// They say nothing to the other modes; what stood in the block of a mode
-		// that is not used is not kept.
+		// Other modes do not have them: values from the block of an unused mode are
+		// not kept.
 		s.ResendQueueSize, s.ACKWindowSize = defaultResendQueueSize, defaultACKWindowSize
 	}
 	if s.CommitTimeout != 0 && s.DisableExternalCache {
@@ -55,7 +55,7 @@ func (p *parser) finishSync(s *Sync) {
 	}
 }
 
-// otherMode drops a flag that was set in the block of a mode that is not used.
+// otherMode clears a flag that was set in the block of an unused mode.
 func (p *parser) otherMode(flag *bool, name string, used Mode) {
 	if *flag {
 		*flag = false

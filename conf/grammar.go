@@ -5,14 +5,14 @@ import (
 	"time"
 )
 
-// grammar is the table: the whole file as a block. The order of clauses is that
-// of the printed file and of the reference. It is not changed after start.
+// grammar is the table: the whole file as a block. Clauses are in the order of the printed
+// file and of the reference. It never changes after start.
 var grammar = block{
 	title: "conntrackd.conf",
 	clauses: []clause{
 		{
 			name: "General",
-			doc:  "What concerns the daemon in every mode.",
+			doc:  "Settings of the daemon for every mode.",
 			value: group{block: &block{
 				title:   "General",
 				syntax:  "{ ... }",
@@ -21,8 +21,8 @@ var grammar = block{
 		},
 		{
 			name: "Sync",
-			doc: "Replicates the states of flows to other nodes. It cannot stand beside Stats. Without a Mode in it, " +
-				"the mode is FTFW. There may be up to four dedicated links, all of one transport.",
+			doc: "Replicates the states of flows to other nodes. It cannot be combined with Stats. Without a Mode " +
+				"the mode is FTFW. There may be up to four dedicated links, all with one transport.",
 			value: group{
 				block:     &block{title: "Sync", syntax: "{ ... }", clauses: syncClauses},
 				instances: true,
@@ -38,7 +38,7 @@ var grammar = block{
 		},
 		{
 			name: "Stats",
-			doc:  "Collects statistics and logs flows that end. It cannot stand beside Sync.",
+			doc:  "Collects statistics and logs flows that end. It cannot be combined with Sync.",
 			value: group{
 				block:     &block{title: "Stats", syntax: "{ ... }", clauses: statsClauses},
 				instances: true,
@@ -54,7 +54,7 @@ var grammar = block{
 		},
 		{
 			name: "Helper",
-			doc:  "Runs connection tracking helpers in user space. It may be the only mode, or stand beside another.",
+			doc:  "Runs connection tracking helpers in user space, alone or together with Sync or Stats.",
 			value: group{
 				block:     &block{title: "Helper", syntax: "{ ... }", clauses: helperClauses},
 				instances: true,
@@ -71,7 +71,7 @@ var grammar = block{
 	},
 }
 
-// Default returns what an empty file means.
+// Default returns the Config of an empty file.
 func Default() *Config {
 	c := &Config{pos: make(map[any]Pos)}
 	grammar.reset(scope{cfg: c})
@@ -80,8 +80,8 @@ func Default() *Config {
 
 const bothModes = "cannot use both `Stats' and `Sync' clauses in conntrackd.conf"
 
-// once makes the one instance of a top-level clause: the first time it is found,
-// with its defaults. Later ones add to it.
+// once creates the only instance of a top-level clause, with its defaults, when the clause is
+// first read. Repeated clauses add to it.
 func once[T any](p *parser, s scope, at Pos, instance **T, b []clause) {
 	if *instance == nil {
 		*instance = new(T)
@@ -115,7 +115,7 @@ var generalClauses = []clause{
 	{
 		name:  "Systemd",
 		value: boolean{at: func(s scope) *bool { return &s.cfg.General.Systemd }, def: true},
-		doc:   "Tell systemd when the daemon is ready and stops, and feed its watchdog. Without systemd it does nothing.",
+		doc:   "Notify systemd when the daemon is ready and when it stops, and feed its watchdog. Without systemd it has no effect.",
 	},
 	{
 		name: "HashSize",
@@ -130,8 +130,8 @@ var generalClauses = []clause{
 		value: number[uint32]{
 			at: func(s scope) *uint32 { return &s.cfg.General.HashLimit }, max: maxInt, def: 262144,
 		},
-		doc: "Objects in a cache, at most. Twice net.netfilter.nf_conntrack_max leaves room for flows that have ended " +
-			"but are not acknowledged yet.",
+		doc: "The largest number of objects in a cache. Twice net.netfilter.nf_conntrack_max leaves room for ended flows " +
+			"that are not acknowledged yet.",
 	},
 	{
 		name: "LogFile",
@@ -149,8 +149,8 @@ var generalClauses = []clause{
 		value: facility{
 			at: func(s scope) *Facility { return &s.cfg.General.Syslog },
 			usual: func(s scope) Facility {
-				// The one of Stats goes along, without the warning that another name
-				// would earn.
+				// As in conntrack-tools, on also sets the facility of Stats, without the
+				// warning about two different ones.
 				if s.cfg.Stats != nil && s.cfg.Stats.Syslog != FacilityOff {
 					s.cfg.Stats.Syslog = FacilityDaemon
 				}
@@ -165,7 +165,7 @@ var generalClauses = []clause{
 		ours:  true,
 		live:  true,
 		value: logFormat{at: func(s scope) *LogFormat { return &s.cfg.General.LogFormat }},
-		doc: "The form of LogFile's lines and of those on the console: as conntrack-tools has them, or an object a line. " +
+		doc: "The form of the lines in LogFile and on the console: conntrack-tools' text, or a JSON object per line. " +
 			"Syslog and the log of Stats are always text.",
 	},
 	{
@@ -192,7 +192,7 @@ var generalClauses = []clause{
 						most:    107,
 						tooLong: "Path is longer than 107 characters",
 					},
-					doc: "Where the socket is. Without it nothing can control the daemon.",
+					doc: "The path of the socket. Without it the daemon cannot be controlled.",
 				},
 				{
 					name:    "Backlog",
@@ -206,7 +206,7 @@ var generalClauses = []clause{
 	{
 		name: "Metrics",
 		ours: true,
-		doc:  "Serves the numbers of `conntrackd -s metrics` over HTTP, as http://ADDRESS:PORT/metrics.",
+		doc:  "Serves the output of `conntrackd -s metrics` over HTTP, as http://ADDRESS:PORT/metrics.",
 		live: true,
 		value: group{block: &block{
 			title:  "Metrics",
@@ -214,8 +214,8 @@ var generalClauses = []clause{
 			clauses: []clause{{
 				name:  "Listen",
 				value: listen{at: func(s scope) *netip.AddrPort { return &s.cfg.General.MetricsListen }},
-				doc: "The address and TCP port, as 127.0.0.1:9107 or [::1]:9107. There is no encryption and nobody is asked who he " +
-					"is: on another address than the host's own a firewall has to say who may connect.",
+				doc: "The address and TCP port, as 127.0.0.1:9107 or [::1]:9107. There is no encryption and no authentication: " +
+					"restrict access to other addresses than the loopback ones by firewall rules.",
 			}},
 		}},
 	},
@@ -226,8 +226,8 @@ var generalClauses = []clause{
 		value: number[uint32]{
 			at: func(s scope) *uint32 { return &s.cfg.General.NetlinkBufferSize }, max: maxInt,
 		},
-		doc: "Receive buffer of the event socket in bytes, to begin with. Without it, or above NetlinkBufferSizeMaxGrowth, " +
-			"the buffer is as large as bursts of events need: 1/32 of the memory rounded up to a power of two, at least " +
+		doc: "Initial receive buffer of the event socket in bytes. Without it, or above NetlinkBufferSizeMaxGrowth, " +
+			"the buffer is sized for bursts of events: 1/32 of the memory rounded up to a power of two, at least " +
 			"8 MiB and at most 256 MiB. Memory is used only while events wait.",
 	},
 	{
@@ -238,15 +238,15 @@ var generalClauses = []clause{
 			at: func(s scope) *uint32 { return &s.cfg.General.NetlinkBufferSizeMaxGrowth }, max: maxInt,
 		},
 		doc: "The size in bytes up to which the buffer is doubled when events were lost. A buffer below the default of " +
-			"NetlinkBufferSize grows to that default first, at once and whatever this says.",
+			"NetlinkBufferSize first grows to that default in one step, regardless of this limit.",
 	},
 	{
 		name:  "NetlinkBufferSizeFixed",
 		ours:  true,
 		live:  true,
 		value: boolean{at: func(s scope) *bool { return &s.cfg.General.NetlinkBufferSizeFixed }},
-		doc: "on forbids what conntrack-tools does not do: a buffer without NetlinkBufferSize is the system's default, and " +
-			"none grows beyond NetlinkBufferSizeMaxGrowth.",
+		doc: "on sizes the buffer as conntrack-tools does: without NetlinkBufferSize it is the system's default, and it never " +
+			"grows beyond NetlinkBufferSizeMaxGrowth.",
 	},
 	{
 		name: "NetlinkOverrunResync",
@@ -256,14 +256,14 @@ var generalClauses = []clause{
 			def:   30 * time.Second,
 			onOff: true,
 		},
-		doc: "After a loss of events the caches are compared with the kernel's table within a second. Where another " +
-			"loss follows soon the next comparison waits for this time, and each further one twice as long, up to 8 minutes; " +
-			"on is 30 seconds, and so is 0. off compares nothing.",
+		doc: "After a loss of events the caches are compared with the kernel's table within a second. If another loss " +
+			"follows soon, the next comparison waits for this time, and each further one twice as long, up to 8 minutes. " +
+			"on and 0 are 30 seconds; off disables the comparison.",
 	},
 	{
 		name:  "NetlinkEventsReliable",
 		value: boolean{at: func(s scope) *bool { return &s.cfg.General.NetlinkEventsReliable }},
-		doc:   "Make the kernel deliver an event again that did not fit the buffer, at the cost of packets it drops meanwhile.",
+		doc:   "Make the kernel redeliver events that did not fit the buffer. Meanwhile it drops packets.",
 	},
 	{
 		name: "PollSecs",
@@ -271,7 +271,7 @@ var generalClauses = []clause{
 			at: func(s scope) *time.Duration { return &s.cfg.General.PollInterval }, min: 1,
 			tooFar: "`PollSecs' clause must be > 0",
 		},
-		doc: "Dump the kernel's table with this period instead of listening to events.",
+		doc: "Dump the kernel's table at this interval instead of listening to events.",
 	},
 	{
 		name: "EventIterationLimit",
@@ -279,7 +279,7 @@ var generalClauses = []clause{
 		value: number[uint32]{
 			at: func(s scope) *uint32 { return &s.cfg.General.EventIterationLimit }, max: maxInt, def: 100,
 		},
-		doc: "Events handled in a row before peers and commands get their turn.",
+		doc: "Events handled in a row before messages of peers and commands are handled.",
 	},
 	{
 		name:    "Nice",
@@ -313,8 +313,8 @@ var generalClauses = []clause{
 	{
 		name: "Filter",
 		live: true,
-		doc: "Which flows to cache and replicate. Several Filter clauses add up; the last one says where events are " +
-			"filtered. Without From it is Userspace.",
+		doc: "Selects the flows to cache and replicate. Several Filter clauses add up; the From of the last one counts. " +
+			"Without From it is Userspace.",
 		value: filter{&block{
 			title:   "Filter",
 			syntax:  "[From Userspace | From Kernelspace] { ... }",
@@ -347,7 +347,7 @@ var statsClauses = []clause{
 			},
 			unknown: "ignoring.",
 		},
-		doc: "Log flows that end to syslog; on is daemon. If General has a facility too, that one counts.",
+		doc: "Log flows that end to syslog; on is daemon. A facility in General overrides this one.",
 	},
 }
 

@@ -14,13 +14,13 @@ var filterClauses = []clause{
 	{
 		name:  "Address",
 		value: addressFilter{&block{title: "Address", syntax: "Accept | Ignore { ... }", clauses: addressClauses}},
-		doc: "By address. In user space a flow is on the list if its original source or its reply source is. Several add " +
-			"up; the last action counts. An Accept list without any IPv4 network drops all IPv4 flows, and likewise for IPv6.",
+		doc: "By address. In user space a flow matches if its original source or its reply source is on the list. Several add " +
+			"up; the last action counts. An Accept list without an IPv4 network drops all IPv4 flows, and likewise for IPv6.",
 	},
 	{
 		name:  "State",
 		value: stateFilter{},
-		doc:   "By state, which TCP flows only have. Several add up; the last action counts.",
+		doc:   "By TCP state; other flows pass. Several add up; the last action counts.",
 	},
 }
 
@@ -159,8 +159,8 @@ func (protocolFilter) print(w *printer, c *clause, s scope) {
 	})
 }
 
-// addressFilter is the Address block. It prints the clauses in it: they share
-// one list.
+// addressFilter is the Address block. It prints the clauses in the block itself, because
+// they share one list.
 type addressFilter struct{ block *block }
 
 func (v addressFilter) blocks() []*block { return []*block{v.block} }
@@ -236,8 +236,8 @@ func (v network) syntax() string                 { return "ADDRESS[/LENGTH]" }
 // stateFilter is the State block: states, then "for TCP", any number of times.
 type stateFilter struct{}
 
-// tcpStateNames are the states of the file; several have the number of enum
-// tcp_conntrack under two names, of which the first is printed.
+// tcpStateNames are the names of states, with the numbers of enum tcp_conntrack. Of two names
+// for a number the first is printed.
 var tcpStateNames = []struct {
 	name  string
 	state uint8

@@ -13,12 +13,12 @@ var helperClauses = []clause{
 	{
 		name:  "Setup",
 		value: boolean{at: func(s scope) *bool { return &s.cfg.Helper.Setup }},
-		doc:   "Create the kernel's helper objects. Otherwise `nfct helper add` must have made them.",
+		doc:   "Create the kernel's helper objects. Otherwise they must have been created with `nfct helper add`.",
 	},
 	{
 		name: "Type",
-		doc: "A helper by its name, family and layer 4 protocol. Queue and policies that stand in Helper itself count " +
-			"for the Type that follows.",
+		doc: "A helper by its name, family and layer 4 protocol. Queue and policies given in Helper itself apply to the " +
+			"Type that follows.",
 		value: group{
 			block: &block{
 				title:   "Type",
@@ -42,8 +42,8 @@ var helperClauses = []clause{
 	stray(queueNum), stray(queueLen), stray(policy),
 }
 
-// stray returns the clause for the Helper block itself, where conntrack-tools'
-// grammar lets the clauses of a Type stand too.
+// stray returns a clause of Type for the Helper block itself, where conntrack-tools' grammar
+// allows it, too.
 func stray(c clause) clause {
 	c.unless = func(scope) bool { return true }
 	c.notice = c.name + " stands outside of a Type and counts for the next one"
@@ -52,7 +52,7 @@ func stray(c clause) clause {
 	return c
 }
 
-// forNext is a value of the Type that is still to come.
+// forNext is a value of the next Type.
 type forNext struct{ value }
 
 func (v forNext) reset(scope) {}
@@ -71,12 +71,12 @@ var (
 	queueNum = clause{
 		name:  "QueueNum",
 		value: first[uint16]{number[uint16]{at: func(s scope) *uint16 { return &s.helper.QueueNum }, max: 65535}},
-		doc:   "The NFQUEUE number, which no other program may use. The first one given counts.",
+		doc:   "The NFQUEUE number, for this program alone. The first one given counts.",
 	}
 	queueLen = clause{
 		name:  "QueueLen",
 		value: first[uint32]{number[uint32]{at: func(s scope) *uint32 { return &s.helper.QueueLen }, max: maxInt}},
-		doc:   "Packets that may wait in the queue; the kernel's default is 1024. The first one given counts.",
+		doc:   "The largest number of packets in the queue; the kernel's default is 1024. The first one given counts.",
 	}
 	policy = clause{
 		name: "Policy",
@@ -88,12 +88,12 @@ var (
 					{
 						name:  "ExpectMax",
 						value: number[uint32]{at: func(s scope) *uint32 { return &s.policy.max }, max: 255, zero: 255},
-						doc:   "Expectations of a flow at one time, at most; 0 is 255. By default as the helper has it.",
+						doc:   "The largest number of expectations of a flow at a time; 0 is 255. The default is the helper's.",
 					},
 					{
 						name:  "ExpectTimeout",
 						value: seconds{at: func(s scope) *time.Duration { return &s.policy.timeout }},
-						doc:   "Life of an expectation. By default, and with 0, as the helper has it.",
+						doc:   "Lifetime of an expectation. The default, also for 0, is the helper's.",
 					},
 				},
 			},
@@ -216,8 +216,7 @@ func enterType(p *parser, s scope, at Pos) (scope, *Error) {
 	return s, nil
 }
 
-// helperObject is what policies belong to: a helper for one layer 4 protocol,
-// in either family.
+// helperObject is a helper for one layer 4 protocol, in either family. Policies belong to it.
 type helperObject struct {
 	name     string
 	protocol uint8
@@ -225,7 +224,7 @@ type helperObject struct {
 
 func (t *HelperType) object() helperObject { return helperObject{t.Name, t.Protocol} }
 
-// leaveType gives the policies of the Type to all that share them.
+// leaveType applies the policies of the Type to all Types of the same helperObject.
 func leaveType(p *parser, s scope, at Pos) *Error {
 	drafts := p.policies
 	p.policies = nil
@@ -245,8 +244,7 @@ func leaveType(p *parser, s scope, at Pos) *Error {
 	return nil
 }
 
-// policyDraft is a Policy block before it is known which Type it is for. Zero
-// is what the helper has.
+// policyDraft is a Policy block whose Type is not known yet. Zero is the helper's default.
 type policyDraft struct {
 	name    string
 	at      Pos
@@ -295,8 +293,7 @@ func leavePolicy(p *parser, s scope, at Pos) *Error {
 	return nil
 }
 
-// builtinHelper returns the policies of a helper that ctbox has: each has one, with
-// its own name.
+// builtinHelper returns the policies of a built-in helper, which has one with its own name.
 func builtinHelper(name string, protocol uint8) []HelperPolicy {
 	if h := builtin.Find(name, protocol); h != nil {
 		return []HelperPolicy{{name, h.ExpectMax, h.ExpectTimeout}}

@@ -113,7 +113,7 @@ var tcpClauses = []clause{
 		value: number[uint32]{
 			at: func(s scope) *uint32 { return &s.link.ErrorQueueLength }, max: maxInt, def: 128,
 		},
-		doc: "Buffers kept while the peer is away, at most.",
+		doc: "The largest number of buffers kept while the peer is disconnected.",
 	},
 }
 
@@ -122,7 +122,7 @@ func linkPeer(s scope) *netip.Addr    { return &s.link.Destination }
 
 var (
 	linkPort      = number[uint16]{at: func(s scope) *uint16 { return &s.link.Port }, max: 65535}
-	linkInterface = clause{name: "Interface", value: interfaceName{}, doc: "The interface of the link. Mandatory."}
+	linkInterface = clause{name: "Interface", value: interfaceName{}, doc: "The link's interface. Mandatory."}
 
 	sndSocketBuffer = clause{
 		name:  "SndSocketBuffer",
@@ -141,8 +141,8 @@ var (
 			at: func(s scope) *[]netip.Prefix { return &s.link.Accept }, parse: parseSource,
 			expected: "an address, or a network as 192.0.2.0/24", form: "ADDRESS[/LENGTH]",
 		},
-		doc: "Take messages from there, too, on the interface of the link and from this host itself: from a relay, or a " +
-			"peer that sends from another address than it is sent to. Several add up.",
+		doc: "Accept messages from this source, too, on the link's interface or from this host: from a relay, or from a " +
+			"peer that sends from another address than the destination. Several add up.",
 	}
 	linkAlso = clause{
 		name: "Also",
@@ -150,8 +150,8 @@ var (
 		value: several[netip.Addr]{
 			at: func(s scope) *[]netip.Addr { return &s.link.Also }, parse: parseHost, expected: "an address", form: "ADDRESS",
 		},
-		doc: "The address of another peer: what is sent goes there, too, and messages from there are taken. Several add " +
-			"up. Not in mode FTFW, which is for two nodes.",
+		doc: "The address of another peer: messages are sent to it, too, and accepted from it. Several add up. Not in " +
+			"mode FTFW, which is for two nodes.",
 	}
 	checksum = clause{
 		name:  "Checksum",
@@ -209,8 +209,8 @@ func (v address) print(w *printer, c *clause, s scope) {
 func (v address) syntax() string   { return "ADDRESS" }
 func (v address) standard() string { return "" }
 
-// several is a list that clauses of one name add to. What conntrack-tools does not have
-// need not be as lenient as its addresses are: a word that is not understood is an error.
+// several is a list to which clauses of one name add. Unlike conntrack-tools' address
+// clauses it refuses words that it does not understand.
 type several[T interface {
 	comparable
 	String() string
@@ -276,8 +276,7 @@ func (v interfaceName) read(p *parser, c *clause, s scope, at Pos) *Error {
 	if err != nil {
 		return err
 	}
-	// The characters that the kernel refuses are a slash and a colon; the other
-	// bytes are those that no message should have to show.
+	// The kernel refuses a slash and a colon; the other bytes are unfit for messages.
 	for i := range len(t.text) {
 		if b := t.text[i]; b == '/' || b == ':' || b <= ' ' || b >= 0x7f {
 			return p.mismatch(t, expected)

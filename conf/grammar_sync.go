@@ -37,7 +37,7 @@ var syncClauses = []clause{
 	},
 	{
 		name: "Options",
-		doc:  "What is replicated.",
+		doc:  "Options about what is replicated.",
 		value: group{block: &block{
 			title:  "Options",
 			syntax: "{ ... }",
@@ -46,32 +46,31 @@ var syncClauses = []clause{
 					name:  "TCPWindowTracking",
 					live:  true,
 					value: boolean{at: func(s scope) *bool { return &s.cfg.Sync.TCPWindowTracking }},
-					doc: "Replicate window scales, and have the kernel check windows of committed flows. Otherwise it is told " +
-						"to be liberal with these.",
+					doc: "Replicate window scales, and have the kernel check the windows of committed flows. Otherwise the kernel " +
+						"does not check them.",
 				},
 				{
 					name:  "ExpectationSync",
 					value: expectationSync{},
-					doc: "Replicate expectations, all or those of the helpers named. A name stands for all that start with it: " +
-						"sip for sip-5060. Lists add up.",
+					doc: "Replicate expectations: all, or those of the named helpers. A name matches every helper whose name starts " +
+						"with it: sip matches sip-5060. Lists add up.",
 				},
 			},
 		}},
 	},
 }
 
-// in returns the clause for the Sync block itself; unless says when its mode's
-// block is the place to print it.
+// in returns a clause of the modes for the Sync block itself. unless reports whether to print
+// it in the mode's block instead.
 func in(c clause, unless func(scope) bool) clause {
 	c.unless = unless
 	return c
 }
 
 const (
-	docFTFW  = "Reliable: messages are numbered, acknowledged and sent again when lost. For two nodes."
-	docALARM = "Unreliable: every state is sent again from time to time, and forgotten by those that do not hear of it " +
-		"any more."
-	docDefault = "The one with Default is used first; without any, that is the first."
+	docFTFW    = "Reliable: messages are numbered, acknowledged and sent again when lost. For two nodes."
+	docALARM   = "Unreliable: every state is sent again periodically, and expires on nodes that no longer receive it."
+	docDefault = "The link with Default is used first; without Default, the first link."
 	docNOTRACK = "Unreliable: every change is sent once."
 )
 
@@ -80,37 +79,37 @@ var (
 		name:  "RefreshTime",
 		live:  true,
 		value: seconds{at: func(s scope) *time.Duration { return &s.cfg.Sync.RefreshTime }, def: 60 * time.Second},
-		doc:   "A state is sent again at random times up to this many seconds apart.",
+		doc:   "A state is sent again at random intervals of up to this many seconds.",
 	}
 	cacheTimeout = clause{
 		name:  "CacheTimeout",
 		live:  true,
 		value: seconds{at: func(s scope) *time.Duration { return &s.cfg.Sync.CacheTimeout }, def: 180 * time.Second},
-		doc:   "A state in the external cache is forgotten when nothing was heard of it for so long.",
+		doc:   "A state in the external cache expires if it is not refreshed for this long.",
 	}
 	commitTimeout = clause{
 		name:  "CommitTimeout",
 		live:  true,
 		value: seconds{at: func(s scope) *time.Duration { return &s.cfg.Sync.CommitTimeout }},
-		doc: "The timeout of flows that are committed to the kernel. Without it they have what is left of their own. It " +
+		doc: "The timeout of flows that are committed to the kernel. Without it they keep the rest of their own. It " +
 			"is ignored with DisableExternalCache.",
 	}
 	purgeTimeout = clause{
 		name:  "PurgeTimeout",
 		live:  true,
 		value: seconds{at: func(s scope) *time.Duration { return &s.cfg.Sync.PurgeTimeout }, def: 60 * time.Second},
-		doc:   "The time from `conntrackd -t` to the flush of the kernel's table.",
+		doc:   "The delay between `conntrackd -t` and the flush of the kernel's table.",
 	}
 	disableExternalCache = clause{
 		name:  "DisableExternalCache",
 		value: boolean{at: func(s scope) *bool { return &s.cfg.Sync.DisableExternalCache }},
-		doc:   "Put the states of other nodes into the kernel's table at once rather than into a cache.",
+		doc:   "Inject the states of other nodes into the kernel's table at once, without a cache.",
 	}
 	startupResync = clause{
 		name:  "StartupResync",
 		live:  true,
 		value: boolean{at: func(s scope) *bool { return &s.cfg.Sync.StartupResync }},
-		doc:   "Ask the other node for all its states at start.",
+		doc:   "Request a resync from the other node at start.",
 	}
 )
 
@@ -121,7 +120,7 @@ var ftfwClauses = []clause{
 		value: number[uint32]{
 			at: func(s scope) *uint32 { return &s.cfg.Sync.ResendQueueSize }, max: maxInt, def: defaultResendQueueSize,
 		},
-		doc: "Messages kept until the other node acknowledges them, at most.",
+		doc: "The largest number of messages kept until the other node acknowledges them.",
 	},
 	{
 		name: "ACKWindowSize",
@@ -129,7 +128,7 @@ var ftfwClauses = []clause{
 		value: number[uint32]{
 			at: func(s scope) *uint32 { return &s.cfg.Sync.ACKWindowSize }, max: maxInt, def: defaultACKWindowSize,
 		},
-		doc: "Messages received for one acknowledgement.",
+		doc: "Messages received per acknowledgement.",
 	},
 	commitTimeout,
 	purgeTimeout,
@@ -143,7 +142,7 @@ var notrackClauses = []clause{
 	{
 		name:  "DisableInternalCache",
 		value: boolean{at: func(s scope) *bool { return &s.cfg.Sync.DisableInternalCache }},
-		doc:   "Send events as they come and keep no cache of the kernel's table.",
+		doc:   "Send events as they arrive, without a cache of the kernel's table.",
 	},
 	commitTimeout,
 	purgeTimeout,

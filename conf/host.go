@@ -80,8 +80,8 @@ func fileType(path string) (fs.FileMode, bool) {
 	return info.Mode().Type(), true
 }
 
-// head returns the first 32 bytes, as many as process.AcquireLock looks at. To open
-// a pipe would be to wait for its other end.
+// head returns the first 32 bytes, as many as process.AcquireLock reads. O_NONBLOCK keeps it
+// from waiting for the other end of a pipe.
 func head(path string) string {
 	file, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK, 0)
 	if err != nil {
@@ -100,8 +100,8 @@ func sysctl(path string) (string, error) {
 	return strings.TrimSpace(string(value)), err
 }
 
-// probes are requests that only a kernel with the feature understands. Others
-// answer EINVAL: no subsystem of that number.
+// probes are requests that only a kernel with the feature understands. Others answer EINVAL
+// because they lack the subsystem.
 var probes = map[Feature]struct {
 	msg    uint16 // of a dump: subsystem<<8 | type, as in linux/netfilter/nfnetlink.h
 	module string

@@ -47,7 +47,7 @@ func (l *lexer) advance(n int) {
 	l.col += n
 }
 
-// next returns the next token. At the end it returns tokenEOF for ever.
+// next returns the next token; at the end of the file always tokenEOF.
 func (l *lexer) next() token {
 	l.skip()
 	t := token{kind: tokenWord, pos: Pos{l.line, l.col}}

@@ -1,13 +1,11 @@
 package conf
 
-// AppendConfig appends a file that Parse reads as the same Config: one clause a
-// line in a fixed order, current keywords, and only what differs from the
-// default. A Config made otherwise than by Parse has to hold to what its fields'
-// comments say.
+// AppendConfig appends a file that Parse reads as the same Config: a clause per line, in a
+// fixed order, with current keywords, without defaults. A Config that Parse has not made
+// must satisfy the comments of its fields.
 func AppendConfig(dst []byte, c *Config) []byte { return appendFile(dst, c, false) }
 
-// AppendEffective is AppendConfig with the defaults written out too, to see what
-// is in force.
+// AppendEffective is AppendConfig with defaults, which shows the settings in force.
 func AppendEffective(dst []byte, c *Config) []byte { return appendFile(dst, c, true) }
 
 func appendFile(dst []byte, c *Config, all bool) []byte {
@@ -20,7 +18,7 @@ func appendFile(dst []byte, c *Config, all bool) []byte {
 type printer struct {
 	dst   []byte
 	depth int
-	all   bool // also what has its default
+	all   bool // print defaults, too
 }
 
 func (w *printer) clauses(b *block, s scope) {
@@ -46,8 +44,8 @@ func (w *printer) line(words ...string) {
 	w.dst = append(w.dst, '\n')
 }
 
-// block writes a block with the lines that body writes. If there are none and
-// it is not always to be there, nothing is written.
+// block writes a block with the lines that body writes. Without lines it writes nothing
+// unless always is set.
 func (w *printer) block(head string, always bool, body func()) {
 	before := len(w.dst)
 	w.line(head, "{")
