@@ -95,14 +95,39 @@ test-all: all ## run everything: all cases, races, faults, other kernels and mac
 
 # The kernel of the machine at hand seldom has what user-space helpers need. Nothing
 # is compiled inside: emulation is slow.
-#   KERNEL=7.2          another kernel than that of Debian 12, from 5.10 on
-#   VMFLAGS=-test.short a choice of the tests
+#   KERNEL=7.2          another kernel than that of Debian 12, from 5.10 on; oldest, newest
+#   VMFLAGS=-test.run=TestFTP  some of the tests
+VMSHORT = -test.run=^(TestNfctHelpers|TestPolicy|TestTFTP|TestSANE|TestNoFlowsOverNetlink|TestUnregisteredHelperIsRefused)$$
 VM = scripts/vm.sh --timeout 900 $(if $(KERNEL),--kernel $(KERNEL)) --
+
+.PHONY: test-vm-short
+test-vm-short: all $(BIN)/vmtest ## the same, a part of it with the oldest and the newest kernel that there is
+	@scripts/need test-vm
+	for kernel in oldest newest; do \
+		scripts/vm.sh --timeout 900 --kernel $$kernel -- $(BIN)/vmtest -test.v -test.timeout 14m -bin $(BIN) '$(VMSHORT)' || exit 1; \
+	done
 
 .PHONY: test-vm
 test-vm: all $(BIN)/vmtest ## test user-space helpers, in a virtual machine with Debian's kernel
 	@scripts/need test-vm
 	$(VM) $(BIN)/vmtest -test.v -test.timeout 14m -bin $(BIN) $(VMFLAGS)
+
+# Tests of what asks the kernel, under another one; compiled here, since emulation is slow.
+KERNELTESTS = nl/ctnetlink nl/cttimeout nl/cthelper nl/nfqueue conf sync/node sync/link applets/nfct applets/doctor
+
+.PHONY: test-kernel
+test-kernel: all ## run the tests of what asks the kernel under KERNEL, in a virtual machine
+	@scripts/need test test-vm
+	@scripts/peer.sh >/dev/null
+	@mkdir -p $(BIN)/kerneltest
+	@for package in $(KERNELTESTS); do \
+		$(GO) test -c -tags $(TAGS) -o $(BIN)/kerneltest/$$(echo $$package | tr / -) ./$$package || exit 1; \
+	done
+	scripts/vm.sh --timeout 1800 $(if $(KERNEL),--kernel $(KERNEL)) -- sh -c '\
+		export CTBOX_BIN=$(abspath $(BIN)); status=0; uname -r; \
+		for package in $(KERNELTESTS); do echo "== $$package"; (cd $$package && \
+			$(abspath $(BIN))/kerneltest/$$(echo $$package | tr / -) -test.timeout 10m $(KERNELFLAGS)) || status=1; \
+		done; exit $$status'
 
 .PHONY: bench-vm
 bench-vm: all $(BIN)/vmtest ## measure user-space helpers against Debian's, in a virtual machine

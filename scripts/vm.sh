@@ -16,8 +16,8 @@
 # with a line that says why, where there was no machine to run it in.
 #
 # --kernel names a version (5.10, 6.1, 6.12, 7.2 ...), of which Debian's archive has the
-# newest in some suite from bullseye to unstable; by default it is the kernel of the suite
-# that this machine runs.
+# newest in some suite from bullseye to unstable, or is `oldest' (bullseye's) or `newest'
+# (unstable's); by default it is the kernel of the suite that this machine runs.
 #
 # apt fetches the kernel once, into $CTBOX_VM_CACHE, else $XDG_CACHE_HOME/ctbox-vm,
 # else ~/.cache/ctbox-vm; without that directory there is a new kernel the next time.
@@ -51,7 +51,7 @@ done
 boot=${CTBOX_VM_BOOT:-90}
 case $timeout in '' | *[!0-9]*) fail "not a number of seconds: $timeout" ;; esac
 case $boot in '' | *[!0-9]*) fail "not a number of seconds: $boot" ;; esac
-case $version in *[!0-9.]*) fail "not a kernel's version: $version" ;; esac
+case $version in oldest | newest) ;; *[!0-9.]*) fail "not a kernel's version: $version" ;; esac
 [ $# -gt 0 ] || fail "no command given"
 
 [ "$(uname -m)" = x86_64 ] || fail "this machine is $(uname -m), and only x86_64 will do"
@@ -64,19 +64,22 @@ mkdir -p "$cache" || fail "cannot make $cache"
 # ---- the kernel and its modules, once
 
 # What the virtual machine has of the package's modules.
-modules='net/netfilter net/ipv4 net/ipv6 net/core net/9p fs/9p fs/netfs fs/fscache fs/overlayfs
+modules='net/netfilter net/ipv4 net/ipv6 net/core net/bridge net/802 net/llc net/9p fs/9p fs/netfs fs/fscache fs/overlayfs
 drivers/virtio drivers/net/veth.ko* drivers/net/dummy.ko* lib crypto arch/x86/crypto arch/x86/lib'
-kernel=$cache/kernel${version:+-$version}
+kernel=$cache/linux${version:+-$version}
 here=$(cd "$(dirname "$0")" && pwd)
 . "$here/archive.sh"
 
 # image prints the package with the newest kernel of the wanted version that apt knows.
 image() {
-	if [ -z "$version" ]; then
-		apt-cache show --no-all-versions linux-image-amd64 |
+	case $version in
+	'' | oldest | newest)
+		# shellcheck disable=SC2086
+		apt-cache $apt show --no-all-versions linux-image-amd64 |
 			sed -n 's/^Depends:.*\(linux-image-[0-9][^ ,]*\).*/\1/p'
 		return
-	fi
+		;;
+	esac
 	# shellcheck disable=SC2086
 	apt-cache $apt pkgnames "linux-image-$version." |
 		grep -E '^linux-image-[0-9.]+(-[0-9]+|\+deb[0-9]+)-amd64$' | sort -V | tail -n 1
@@ -86,9 +89,10 @@ image() {
 # are where it was when this was written: unstable goes on.
 suitesOf() {
 	case $1 in
-	5.10) echo bullseye ;;
+	5.10 | oldest) echo bullseye ;;
 	6.1) echo bookworm ;;
 	6.12) echo trixie bookworm-backports ;;
+	newest) echo sid ;;
 	*) echo sid forky trixie-backports ;;
 	esac
 }
@@ -205,11 +209,14 @@ ip link set lo up
 cp /command /new/run/command
 stty -F /new/dev/ttyS1 115200 -opost
 echo booted >/new/dev/ttyS2
-chroot /new /bin/sh /run/command </new/dev/null >/new/dev/ttyS1 2>&1
+exec 3<>/new/dev/ttyS1 4<>/new/dev/ttyS2 5</new/dev/null
+# Not a chroot alone, in which no user namespace can be made: the tree becomes the
+# namespace's root, and this process stays below it.
+(cd /new && mount --move . / && exec chroot . /bin/sh /run/command) <&5 >&3 2>&1 3>&- 4>&- 5<&-
 status=$?
-stty -F /new/dev/ttyS1 115200 # and wait until all is written
-echo "ended $status" >/new/dev/ttyS2
-stty -F /new/dev/ttyS2 115200
+stty 115200 <&3 # and wait until all is written
+echo "ended $status" >&4
+stty 115200 <&4
 poweroff -f
 END
 cat >"$run/root/bin/autoload" <<'END'

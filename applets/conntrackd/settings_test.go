@@ -189,7 +189,7 @@ func TestLongFilter(t *testing.T) {
 	}
 	const warning = "[warning] cannot set event filtering: event filter is too long for the kernel. Filtering in user space.\n"
 	h := newHost(t)
-	p := h.start(ours(t), h.configure(filter(1000), "Stats {\n}"))
+	p := h.start(ours(t), h.configure(filter(3000), "Stats {\n}"))
 	filtered := func(from string, port int, want bool) {
 		t.Helper()
 		before := h.kernel().Filtered
@@ -205,7 +205,7 @@ func TestLongFilter(t *testing.T) {
 	filtered("198.18.3.1", 1001, true)
 	h.reloads("General Filter", filter(100), "Stats {\n}")
 	filtered("198.18.0.1", 1002, false)
-	h.reloads("General Filter", filter(900), "Stats {\n}")
+	h.reloads("General Filter", filter(2500), "Stats {\n}")
 	filtered("198.18.3.1", 1003, true)
 	stop(t, p)
 	if got := unstamped(t, p.Stderr.String()); got != warning+warning {

@@ -102,8 +102,10 @@ func TestPolicyActsOnFlows(t *testing.T) {
 		return timeout("udp", "7") > 3000000-3600
 	})
 
-	if r := client.Run("", nfct, "get", "timeout", "udp", "-o", "json"); r.Code != 0 ||
-		r.Stdout != `{"name":"udp","family":"ipv4","proto":17,"proto_name":"udp","use":2,"timeouts":{"UNREPLIED":1000000,"REPLIED":3000000}}`+"\n" {
+	// The rule counts; later kernels also count flows.
+	r := client.Run("", nfct, "get", "timeout", "udp", "-o", "json")
+	if r.Code != 0 || !regexp.MustCompile(`^{"name":"udp","family":"ipv4","proto":17,"proto_name":"udp","use":([2-9]|\d{2,}),`+
+		`"timeouts":{"UNREPLIED":1000000,"REPLIED":3000000}}\n$`).MatchString(r.Stdout) {
 		t.Errorf("policy in use: %+v", r)
 	}
 }

@@ -38,7 +38,11 @@ func TestPolicy(t *testing.T) {
 					most = 0 // no limit
 				}
 				object := fw.router.Must(applet("nfct"), "get", "helper", "ftp", "-o", "json")
-				if want := fmt.Sprintf(`"policies":[{"name":"ftp","expect_max":%d,"expect_timeout":%d}]`, most, timeout); !strings.Contains(object, want) {
+				policy := func(most int) string {
+					return fmt.Sprintf(`"policies":[{"name":"ftp","expect_max":%d,"expect_timeout":%d}]`, most, timeout)
+				}
+				// Later kernels keep the most that there may be in the place of 0.
+				if want := policy(most); !strings.Contains(object, want) && (most != 0 || !strings.Contains(object, policy(255))) {
 					t.Errorf("the kernel has %s, want %s", object, want)
 				}
 				if broken {

@@ -60,9 +60,25 @@ func New(t testing.TB, label string) *NS {
 	}
 	ns.file = file
 	ns.Sysctl("net.ipv6.conf.default.accept_dad", "0")
+	ns.loadConntrack()
 	ns.untune()
 	ns.IP("link", "set", "lo", "up")
 	return ns
+}
+
+// loadConntrack has the kernel load what tests use of it, where nobody has before: the
+// parameters below net.netfilter are there from then on.
+func (ns *NS) loadConntrack() {
+	ns.t.Helper()
+	loaded := false
+	ns.Do(func() {
+		_, err := os.Stat("/proc/sys/net/netfilter/nf_conntrack_max")
+		loaded = err == nil
+	})
+	if !loaded {
+		ns.Track()
+		ns.NFT("flush ruleset")
+	}
 }
 
 // untune sets what a new namespace takes over from a host that is tuned: the kernel copies
