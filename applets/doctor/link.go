@@ -9,7 +9,7 @@ import (
 
 	"ctbox/conf"
 	"ctbox/internal/iface"
-	"ctbox/internal/nftrules"
+	"ctbox/internal/nlattr"
 )
 
 // checkLink looks at the way to the peer as far as it can be seen from here.
@@ -123,7 +123,7 @@ func route(to netip.Addr) (w way, err error) {
 		return w, unix.EPROTO
 	}
 	w.local = b[typeAt] == unix.RTN_LOCAL
-	nftrules.Attributes(b[header:], func(typ uint16, value []byte) {
+	nlattr.Each(b[header:], func(typ uint16, value []byte) {
 		switch {
 		case typ == unix.RTA_OIF && len(value) == 4:
 			w.dev = int(native.Uint32(value))

@@ -13,6 +13,7 @@ import (
 
 	"ctbox/conf"
 	"ctbox/internal/nftrules"
+	"ctbox/internal/nlattr"
 	"ctbox/nl"
 )
 
@@ -161,23 +162,23 @@ const (
 // packet's socket, and at that port or at no single one.
 func limitsSenders(rule []byte, port uint16) bool {
 	user, ports, this := false, false, false
-	nftrules.In(rule, ruleExpressions, func(_ uint16, expression []byte) {
+	nlattr.Nested(rule, ruleExpressions, func(_ uint16, expression []byte) {
 		name := ""
-		nftrules.Attributes(expression, func(typ uint16, value []byte) {
+		nlattr.Each(expression, func(typ uint16, value []byte) {
 			switch {
 			case typ == exprName: // comes before the data
 				name = unix.ByteSliceToString(value)
 			case typ != exprData:
 			case name == "meta":
-				nftrules.Attributes(value, func(typ uint16, key []byte) {
+				nlattr.Each(value, func(typ uint16, key []byte) {
 					user = user || typ == metaKey && number32(key) == metaSkUID
 				})
 			case name == "match":
-				nftrules.Attributes(value, func(typ uint16, match []byte) {
+				nlattr.Each(value, func(typ uint16, match []byte) {
 					user = user || typ == xtName && unix.ByteSliceToString(match) == "owner"
 				})
 			case name == "cmp":
-				nftrules.In(value, cmpData, func(typ uint16, data []byte) {
+				nlattr.Nested(value, cmpData, func(typ uint16, data []byte) {
 					if typ == dataValue && len(data) == 2 {
 						ports = true
 						this = this || binary.BigEndian.Uint16(data) == port

@@ -8,6 +8,7 @@ import (
 
 	"ctbox/conf"
 	"ctbox/internal/nftrules"
+	"ctbox/internal/nlattr"
 	"ctbox/nl"
 	"ctbox/nl/ctnetlink"
 )
@@ -40,8 +41,8 @@ func isTracker(name string) bool { return strings.Contains(trackers, " "+name+" 
 // tracks reports whether a rule, from its attributes, needs connection tracking.
 func tracks(rule []byte) bool {
 	found, compat := false, false
-	nftrules.In(rule, ruleExpressions, func(_ uint16, expression []byte) {
-		nftrules.Attributes(expression, func(typ uint16, value []byte) {
+	nlattr.Nested(rule, ruleExpressions, func(_ uint16, expression []byte) {
+		nlattr.Each(expression, func(typ uint16, value []byte) {
 			switch typ {
 			case exprName: // comes before the data
 				name := unix.ByteSliceToString(value)
@@ -49,7 +50,7 @@ func tracks(rule []byte) bool {
 				found = found || isTracker(name)
 			case exprData:
 				if compat {
-					nftrules.In(expression, exprData, func(typ uint16, value []byte) {
+					nlattr.Nested(expression, exprData, func(typ uint16, value []byte) {
 						found = found || typ == xtName && isTracker(unix.ByteSliceToString(value))
 					})
 				}
@@ -107,7 +108,7 @@ func (h *host) ruleset() (s ruleset, err error) {
 // inputChain names a base chain at the input hook; "" is any other chain.
 func inputChain(chain []byte) string {
 	hook := -1
-	nftrules.In(chain, chainHook, func(typ uint16, value []byte) {
+	nlattr.Nested(chain, chainHook, func(typ uint16, value []byte) {
 		if typ == hookNum {
 			hook = number32(value)
 		}
@@ -116,7 +117,7 @@ func inputChain(chain []byte) string {
 		return ""
 	}
 	var table, name, policy string
-	nftrules.Attributes(chain, func(typ uint16, value []byte) {
+	nlattr.Each(chain, func(typ uint16, value []byte) {
 		switch typ {
 		case chainTable:
 			table = unix.ByteSliceToString(value)

@@ -1,11 +1,11 @@
-// Package cnum reads numbers as the C library does, because that is what scripts
-// written for C programs rely on: white space and a sign in front, 0x and 0
-// prefixes, wrap-around instead of refusal.
+// Package cnum parses numbers as the C library does, because scripts written for C programs
+// rely on it: leading white space and sign, the prefixes 0x and 0, wrap-around instead of an
+// error.
 package cnum
 
 import "math"
 
-// Uint reads an unsigned number at the start of s as strtoul(3) does with base
+// Uint parses an unsigned number at the start of s as strtoul(3) does with base
 // 0 and a 64-bit long: white space, a sign, then decimal, octal (0…) or
 // hexadecimal (0x…) digits. A minus sign negates in 64 bits; a number too large
 // is the largest one. It returns what follows the number. Without digits ok is
@@ -21,7 +21,7 @@ func Uint(s string) (v uint64, rest string, ok bool) {
 	return v, rest, ok
 }
 
-// Int reads a signed decimal number at the start of s as strtol(3) does with
+// Int parses a signed decimal number at the start of s as strtol(3) does with
 // base 10 and a 64-bit long; one out of range is the nearest in range. It
 // returns what follows the number. Without digits ok is false and rest is s.
 func Int(s string) (v int64, rest string, ok bool) {
@@ -74,7 +74,7 @@ func scan(s string, base uint64) (v uint64, neg, over bool, rest string, ok bool
 		if d >= base {
 			break
 		}
-		// Below this no base overflows, and the division is dear.
+		// Below 1<<59 no base overflows, and the division is slow.
 		if v >= 1<<59 && v > (math.MaxUint64-d)/base {
 			over = true
 			continue

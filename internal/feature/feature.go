@@ -1,8 +1,7 @@
-// Package feature says what was built in. `make minimal` and the build tags
-// no_json, no_metrics and no_helpers leave things out; docs/size.md has what each
-// of them costs. A false constant in a condition is enough for the compiler and
-// the linker to drop everything that only that branch needs.
+// Package feature has a constant for each part that can be left out of the build, with
+// `make minimal` or the build tags no_json, no_metrics and no_helpers; docs/size.md has their
+// sizes. With a false constant in a condition, compiler and linker drop everything that only
+// that branch needs.
 //
-// no_conntrackd, no_nfct and no_doctor leave out applets, where their table is: in
-// package applets.
+// The tags no_conntrackd, no_nfct and no_doctor leave out applets; see package applets.
 package feature

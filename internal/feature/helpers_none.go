@@ -2,5 +2,5 @@
 
 package feature
 
-// Helpers is whether conntrackd has user-space helpers.
+// Helpers reports whether conntrackd is built with user-space helpers.
 const Helpers = false

@@ -2,5 +2,5 @@
 
 package feature
 
-// JSON is whether flows, statistics and policies can be written and read as JSON.
+// JSON reports whether flows, statistics and policies can be written and read as JSON.
 const JSON = false

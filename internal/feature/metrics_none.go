@@ -2,5 +2,5 @@
 
 package feature
 
-// Metrics is whether conntrackd can show its statistics as OpenMetrics text.
+// Metrics reports whether conntrackd can print its statistics as OpenMetrics text.
 const Metrics = false

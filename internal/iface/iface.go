@@ -2,8 +2,8 @@
 //
 // net.InterfaceByName reads the list of all interfaces to find one, and
 // net.Interface.Addrs the list of all addresses for each: on a host with a thousand
-// containers the first takes a hundredfold of the one small request that is made here,
-// and the second, called for all of them, seconds.
+// containers the first takes a hundred times as long as the one small request here, and the
+// second, called for all of them, seconds.
 package iface
 
 import (
@@ -15,6 +15,8 @@ import (
 
 	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
+
+	"ctbox/internal/nlattr"
 )
 
 // Interface is a network interface.
@@ -38,15 +40,15 @@ func (i *Interface) Named(name string) bool {
 	return i.Name == name || slices.Contains(i.AltNames, name)
 }
 
-// ErrNone: there is no such interface in this network namespace.
+// ErrNone is the error for an interface that this network namespace does not have.
 var ErrNone = errors.New("no such interface")
 
-// maxName is the longest name that the kernel takes in a request: one of the
-// alternative names. A first name has at most 15 bytes.
+// maxName is the longest name that the kernel accepts in a request: an alternative name. A
+// primary name has at most 15 bytes.
 const maxName = 127 // ALTIFNAMSIZ - 1
 
-// ByName returns the interface with that name, as the calling thread's network
-// namespace has it. The error wraps ErrNone if there is none.
+// ByName returns the interface with that name in the calling thread's network namespace. The
+// error wraps ErrNone if there is no such interface.
 func ByName(name string) (Interface, error) {
 	if name == "" || len(name) > maxName {
 		return Interface{}, fmt.Errorf("interface %s: %w", name, ErrNone)
@@ -75,7 +77,7 @@ func ByIndex(index int) (Interface, error) {
 	return i, nil
 }
 
-// one asks for one interface.
+// one requests one interface.
 func one(request []byte) (i Interface, err error) {
 	err = execute(netlink.Request, unix.RTM_GETLINK, request, func(m *netlink.Message) {
 		if found, ok := ParseLink(uint16(m.Header.Type), m.Data); ok {
@@ -84,7 +86,7 @@ func one(request []byte) (i Interface, err error) {
 	})
 	switch {
 	case errors.Is(err, unix.ENODEV), errors.Is(err, unix.EINVAL), errors.Is(err, unix.ERANGE), errors.Is(err, unix.EOPNOTSUPP):
-		// Kernels without alternative names refuse the attribute, or see no name at all.
+		// Kernels without alternative names refuse or ignore the attribute.
 		err = ErrNone
 	case err == nil && i.Index == 0:
 		err = ErrNone
@@ -140,23 +142,23 @@ const (
 	flagsAt = 8
 )
 
-// ParseLink reads a message of that type, without its header: an RTM_NEWLINK or
-// RTM_DELLINK about an interface itself. ok is false for any other. That a port leaves a
-// bridge is an RTM_DELLINK of the family AF_BRIDGE, for one.
+// ParseLink parses a message of type typ, without its header: an RTM_NEWLINK or RTM_DELLINK
+// about an interface itself. ok is false for other messages, such as the RTM_DELLINK of
+// family AF_BRIDGE for a port that leaves a bridge.
 func ParseLink(typ uint16, data []byte) (i Interface, ok bool) {
 	if typ != unix.RTM_NEWLINK && typ != unix.RTM_DELLINK || len(data) < unix.SizeofIfInfomsg || data[0] != unix.AF_UNSPEC {
 		return i, false
 	}
 	i.Index = int(int32(binary.NativeEndian.Uint32(data[indexAt:])))
 	i.Flags = binary.NativeEndian.Uint32(data[flagsAt:])
-	attributes(data[unix.SizeofIfInfomsg:], func(typ uint16, value []byte) {
+	nlattr.Each(data[unix.SizeofIfInfomsg:], func(typ uint16, value []byte) {
 		switch {
 		case typ == unix.IFLA_IFNAME:
 			i.Name = unix.ByteSliceToString(value)
 		case typ == unix.IFLA_MTU && len(value) == 4:
 			i.MTU = int(binary.NativeEndian.Uint32(value))
 		case typ == unix.IFLA_PROP_LIST:
-			attributes(value, func(typ uint16, value []byte) {
+			nlattr.Each(value, func(typ uint16, value []byte) {
 				if typ == unix.IFLA_ALT_IFNAME {
 					i.AltNames = append(i.AltNames, unix.ByteSliceToString(value))
 				}
@@ -166,7 +168,7 @@ func ParseLink(typ uint16, data []byte) (i Interface, ok bool) {
 	return i, i.Index > 0
 }
 
-// ParseAddr reads a message of that type, without its header: an RTM_NEWADDR or
+// ParseAddr parses a message of type typ, without its header: an RTM_NEWADDR or
 // RTM_DELADDR. It returns the index of the interface, and the address. ok is false for
 // any other message.
 func ParseAddr(typ uint16, data []byte) (index int, addr netip.Addr, ok bool) {
@@ -175,8 +177,8 @@ func ParseAddr(typ uint16, data []byte) (index int, addr netip.Addr, ok bool) {
 	}
 	index = int(int32(binary.NativeEndian.Uint32(data[indexAt:])))
 	local := false
-	attributes(data[unix.SizeofIfAddrmsg:], func(typ uint16, value []byte) {
-		// On a link between two points IFA_ADDRESS is the other end's.
+	nlattr.Each(data[unix.SizeofIfAddrmsg:], func(typ uint16, value []byte) {
+		// On a point-to-point link, IFA_ADDRESS is the peer's.
 		if typ != unix.IFA_LOCAL && (typ != unix.IFA_ADDRESS || local) {
 			return
 		}
@@ -185,20 +187,6 @@ func ParseAddr(typ uint16, data []byte) (index int, addr netip.Addr, ok bool) {
 		}
 	})
 	return index, addr, index > 0 && addr.IsValid()
-}
-
-// attributes calls each for every netlink attribute in b, as far as they are whole.
-// The type comes without its flags.
-func attributes(b []byte, each func(typ uint16, value []byte)) {
-	const flags = unix.NLA_F_NESTED | unix.NLA_F_NET_BYTEORDER
-	for len(b) >= unix.SizeofNlAttr {
-		n := int(binary.NativeEndian.Uint16(b))
-		if n < unix.SizeofNlAttr || n > len(b) {
-			return
-		}
-		each(binary.NativeEndian.Uint16(b[2:])&^flags, b[unix.SizeofNlAttr:n])
-		b = b[min((n+3)&^3, len(b)):]
-	}
 }
 
 func appendAttr(dst []byte, typ uint16, value []byte) []byte {

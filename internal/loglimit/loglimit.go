@@ -1,4 +1,4 @@
-// Package loglimit keeps what is logged again and again from filling a log.
+// Package loglimit limits repeated log lines.
 package loglimit
 
 import (
@@ -7,9 +7,9 @@ import (
 )
 
 // Limit admits the first lines of a kind in a period, counts the others, and reports
-// their number at the end of the period, whether or not the line comes again. What
-// makes two lines the same kind is K; V is what the report needs of the first one. A
-// Limit may be used by several goroutines. A nil Limit admits everything.
+// their number at the end of the period, whether or not the line comes again. Lines with
+// the same key K are of one kind; the report gets the value V of the first line. A Limit is
+// safe for use by several goroutines. A nil Limit admits everything.
 type Limit[K comparable, V any] struct {
 	most   int
 	period time.Duration
@@ -20,21 +20,21 @@ type Limit[K comparable, V any] struct {
 	closed bool
 }
 
-// kind is one kind of line in the present period.
+// kind is a kind of line in the current period.
 type kind[V any] struct {
 	first    V
 	until    time.Time
 	admitted int
 	held     uint64
-	timer    *time.Timer // nil while nothing is held back
+	timer    *time.Timer // nil until a line is held back
 }
 
-// maxKinds is how many kinds are counted at one time: texts with a stranger's words in
-// them must not take memory without bound. A line beyond that is admitted.
+// maxKinds is how many kinds are counted at the same time. It bounds the memory for texts with
+// words from the network. Lines of further kinds are admitted.
 const maxKinds = 64
 
-// New returns a Limit that admits most lines of a kind within period. held is called
-// with what was held back, by a timer's goroutine or by the caller of Admit or Close.
+// New returns a Limit that admits most lines of a kind within period. held is called with the
+// number of lines that were held back, by a timer's goroutine or the caller of Admit or Close.
 func New[K comparable, V any](most int, period time.Duration, held func(first V, n uint64)) *Limit[K, V] {
 	return &Limit[K, V]{most: most, period: period, held: held, kinds: make(map[K]*kind[V])}
 }
@@ -42,8 +42,7 @@ func New[K comparable, V any](most int, period time.Duration, held func(first V,
 // Admit reports whether the line is to be logged now.
 func (l *Limit[K, V]) Admit(key K, v V) bool { return l.AdmitN(key, v, 1) }
 
-// AdmitN is Admit for a line about n things, which is how much it adds to the report
-// if it is held back.
+// AdmitN is Admit for a line that adds n to the report if it is held back.
 func (l *Limit[K, V]) AdmitN(key K, v V, n uint64) bool {
 	if l == nil {
 		return true
@@ -85,7 +84,7 @@ func (l *Limit[K, V]) forget(now time.Time) {
 	}
 }
 
-// end reports what was held back of a kind when its period has ended.
+// end reports the lines of a kind that were held back, at the end of its period.
 func (l *Limit[K, V]) end(key K, k *kind[V]) {
 	l.mu.Lock()
 	if l.kinds[key] == k {
@@ -96,7 +95,7 @@ func (l *Limit[K, V]) end(key K, k *kind[V]) {
 	l.held(k.first, n)
 }
 
-// Close reports what is held back. Every later line is admitted.
+// Close reports all lines that were held back. Later lines are admitted.
 func (l *Limit[K, V]) Close() {
 	if l == nil {
 		return

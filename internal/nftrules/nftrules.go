@@ -8,6 +8,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"ctbox/internal/nlattr"
 	"ctbox/nl"
 	"ctbox/nl/ctnetlink"
 )
@@ -18,33 +19,6 @@ const (
 	DumpRules  nl.Type = unix.NFNL_SUBSYS_NFTABLES<<8 | unix.NFT_MSG_GETRULE
 )
 
-// Attributes calls each for every netlink attribute in b, as far as they are whole. The
-// type comes without its flags.
-//
-//go:noinline
-func Attributes(b []byte, each func(typ uint16, value []byte)) {
-	const flags = unix.NLA_F_NESTED | unix.NLA_F_NET_BYTEORDER
-	for len(b) >= unix.SizeofNlAttr {
-		n := int(binary.NativeEndian.Uint16(b))
-		if n < unix.SizeofNlAttr || n > len(b) {
-			return
-		}
-		each(binary.NativeEndian.Uint16(b[2:])&^flags, b[unix.SizeofNlAttr:n])
-		b = b[min((n+3)&^3, len(b)):]
-	}
-}
-
-// In calls each for the attributes inside those of type nest.
-//
-//go:noinline
-func In(b []byte, nest uint16, each func(typ uint16, value []byte)) {
-	Attributes(b, func(typ uint16, value []byte) {
-		if typ == nest {
-			Attributes(value, each)
-		}
-	})
-}
-
 // The flags of xt_ct_target_info (linux/netfilter/xt_CT.h) that name a direction.
 const oneWayFlags = 1<<2 | 1<<3
 
@@ -54,9 +28,9 @@ const exprData = 2 // NFTA_EXPR_DATA
 // direction: `ct original zone set`, `-j CT --zone-orig`, and the reply's.
 func SetsOneWayZone(rule []byte) bool {
 	found := false
-	In(rule, unix.NFTA_RULE_EXPRESSIONS, func(_ uint16, expression []byte) {
+	nlattr.Nested(rule, unix.NFTA_RULE_EXPRESSIONS, func(_ uint16, expression []byte) {
 		name := ""
-		Attributes(expression, func(typ uint16, value []byte) {
+		nlattr.Each(expression, func(typ uint16, value []byte) {
 			switch {
 			case typ == unix.NFTA_EXPR_NAME: // comes before the data
 				name = unix.ByteSliceToString(value)
@@ -73,7 +47,7 @@ func SetsOneWayZone(rule []byte) bool {
 
 func expressionSets(ct []byte) bool {
 	zone, direction, set := false, false, false
-	Attributes(ct, func(typ uint16, value []byte) {
+	nlattr.Each(ct, func(typ uint16, value []byte) {
 		switch typ {
 		case unix.NFTA_CT_KEY:
 			zone = len(value) == 4 && binary.BigEndian.Uint32(value) == unix.NFT_CT_ZONE
@@ -88,7 +62,7 @@ func expressionSets(ct []byte) bool {
 
 func targetSets(target []byte) bool {
 	ct, oneWay := false, false
-	Attributes(target, func(typ uint16, value []byte) {
+	nlattr.Each(target, func(typ uint16, value []byte) {
 		switch typ {
 		case unix.NFTA_TARGET_NAME:
 			ct = unix.ByteSliceToString(value) == "CT"

@@ -1,5 +1,5 @@
-// Package protofile reads protocols(5), the system's list of protocols by name
-// and number.
+// Package protofile parses protocols(5) and services(5), the system's lists of protocols and
+// ports by name.
 package protofile
 
 import (
@@ -9,14 +9,13 @@ import (
 	"ctbox/internal/cnum"
 )
 
-// File is where the system keeps the list. Small systems have none.
+// File is the path of protocols(5). Small systems do not have it.
 const File = "/etc/protocols"
 
-// Parse reads lines of a name, a number and aliases, with # beginning a comment,
-// into the numbers by name and alias. As for getprotobyname(3) case counts, and
-// so does the first line with a name. A number of more than 8 bits is no
-// protocol of an IP header (mptcp's 262 is one of the socket interface) and its
-// line is left out.
+// Parse parses lines of a name, a number and aliases, with comments after #, and returns the
+// numbers by name and alias. As for getprotobyname(3), names are case-sensitive and the first
+// line with a name counts. Lines with a number of more than 8 bits are ignored: it is not a
+// protocol of an IP header (mptcp's 262 is for sockets only).
 func Parse(text string) map[string]uint8 {
 	names := make(map[string]uint8)
 	for line := range strings.Lines(text) {

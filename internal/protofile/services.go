@@ -5,22 +5,21 @@ import (
 	"strings"
 )
 
-// ServicesFile is where the system keeps services(5). Small systems have none.
+// ServicesFile is the path of services(5). Small systems do not have it.
 const ServicesFile = "/etc/services"
 
 // Services is the list of ports by service name: the key is NAME/PROTOCOL.
 type Services map[string]uint16
 
-// Port returns the port of a service over a protocol. As for getservbyname(3) case
-// counts.
+// Port returns the port of a service over a protocol. As for getservbyname(3), names are
+// case-sensitive.
 func (s Services) Port(name, protocol string) (uint16, bool) {
 	port, ok := s[name+"/"+protocol]
 	return port, ok
 }
 
-// ParseServices reads lines of a name, PORT/PROTOCOL and aliases, with # beginning a
-// comment. The first line with a name and protocol counts. Lines of another form are
-// left out.
+// ParseServices parses lines of a name, PORT/PROTOCOL and aliases, with comments after #. The
+// first line with a name and protocol counts. Lines of another form are ignored.
 func ParseServices(text string) Services {
 	services := make(Services)
 	for line := range strings.Lines(text) {
@@ -49,9 +48,9 @@ func (s Services) has(key string) bool {
 	return ok
 }
 
-// CommonServices is a services(5) of the services that filters are most often about,
-// for systems without the file. Numbers and names are those of IANA's registry and,
-// for the aliases, of Debian's file.
+// CommonServices is a services(5) file with the services that filters name most often, for
+// systems without the file. Numbers and names are from IANA's registry, aliases from Debian's
+// file.
 const CommonServices = `
 echo 7/tcp
 echo 7/udp

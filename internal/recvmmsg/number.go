@@ -1,10 +1,10 @@
 //go:build !(386 || arm || mips || mipsle)
 
-// Package recvmmsg knows the number of recvmmsg(2), of which a 32-bit kernel has two.
+// Package recvmmsg receives several datagrams with one system call, recvmmsg(2). 32-bit
+// kernels have two numbers for it.
 package recvmmsg
 
 import "golang.org/x/sys/unix"
 
-// Number is the system call's number. With a timeout of NULL it is the same call under
-// each that a kernel has.
+// Number returns the system call's number.
 func Number() uintptr { return unix.SYS_RECVMMSG }

@@ -13,10 +13,10 @@ type Header struct {
 	Len uint32 // bytes of the datagram
 }
 
-// Reader receives datagrams, several with one system call. It is for one goroutine.
+// Reader receives datagrams, several with one system call. It is used by one goroutine.
 type Reader struct {
-	// Headers has one entry for each datagram that a call may take. A caller may
-	// give them room for names and control data.
+	// Headers has an entry for each datagram of a call. The caller may add buffers for
+	// names and control data.
 	Headers []Header
 
 	size   int
@@ -25,8 +25,8 @@ type Reader struct {
 	number uintptr
 }
 
-// NewReader returns a Reader that takes up to that many datagrams at a time, each of
-// which has room for size bytes. Of the memory only what datagrams fill is ever touched.
+// NewReader returns a Reader for up to that many datagrams per call, each with a buffer of size
+// bytes. The kernel provides only the pages of the buffers that datagrams fill.
 func NewReader(datagrams, size int) *Reader {
 	r := &Reader{
 		Headers: make([]Header, datagrams),
@@ -44,9 +44,9 @@ func NewReader(datagrams, size int) *Reader {
 	return r
 }
 
-// Read takes what is queued on fd, at most that many datagrams, without waiting.
-// EAGAIN says that nothing is queued. The runtime is not informed of the system call,
-// which never blocks: informed, it would wake its monitor for every datagram.
+// Read receives up to most datagrams that are queued on fd, without waiting. The error is
+// EAGAIN if none is queued. It is a raw system call, since it never blocks: otherwise the
+// runtime would wake its monitor for every datagram.
 func (r *Reader) Read(fd uintptr, most int) (n int, errno syscall.Errno) {
 	for {
 		got, _, errno := unix.RawSyscall6(r.number, fd, uintptr(unsafe.Pointer(&r.Headers[0])), uintptr(most), unix.MSG_DONTWAIT, 0, 0)
@@ -60,8 +60,8 @@ func (r *Reader) Read(fd uintptr, most int) (n int, errno syscall.Errno) {
 	}
 }
 
-// Datagram returns datagram i of the last read, as far as there was room for it; whole
-// is false where there was not.
+// Datagram returns datagram i of the last Read. whole is false if it was cut to the size of its
+// buffer.
 func (r *Reader) Datagram(i int) (b []byte, whole bool) {
 	n := int(r.Headers[i].Len)
 	return r.buf[i*r.size:][:min(n, r.size)], n <= r.size
