@@ -1,29 +1,30 @@
 package conf
 
 import (
+	"slices"
 	"strconv"
 	"strings"
 )
 
-// parser is the state of one Parse. Its methods return *Error, which is nil for
-// success, and leave p.tok at the first token they did not use.
+// parser is the state of one Parse. Its methods return nil or an *Error, and leave p.tok at
+// the first token that they have not consumed.
 type parser struct {
 	top      *block // the grammar
 	lex      lexer
-	tok      token // the one to look at
+	tok      token // the current one
 	cfg      *Config
 	ext      Parser
 	warnings []Warning
 
-	keywords map[string]bool     // of all clauses, made when first asked for
+	keywords map[string]bool     // of all clauses, made on first use
 	helpers  map[string]struct{} // those of ExpectationSync
 
-	loose    *HelperType    // what stood directly in Helper, for the next Type
-	policies []*policyDraft // of that Type, or of the one that is open
+	loose    *HelperType    // clauses of a Type given in Helper itself, for the next Type
+	policies []*policyDraft // of that Type, or of the current one
 	shared   map[helperObject][]HelperPolicy
 }
 
-// maxSize is the size of a file, in bytes, that no hand or generator writes.
+// maxSize is the largest file in bytes, beyond any that is written by hand or generated.
 const maxSize = 16 << 20
 
 // file parses the whole file, of so many bytes.
@@ -87,7 +88,7 @@ func (p *parser) clause(b *block, s scope) *Error {
 	return nil
 }
 
-// next moves on to the next token and returns the one before.
+// next returns the current token and advances to the next one.
 func (p *parser) next() token {
 	t := p.tok
 	p.tok = p.lex.next()
@@ -203,4 +204,65 @@ func alternatives(words []string) string {
 	}
 	last := len(words) - 1
 	return strings.Join(words[:last], ", ") + " or " + words[last]
+}
+
+// finish checks and settles combinations of clauses.
+func (p *parser) finish() {
+	c := p.cfg
+	if c.Stats != nil && c.Stats.Syslog != FacilityOff && c.General.Syslog != FacilityOff &&
+		c.Stats.Syslog != c.General.Syslog {
+		p.warn(c.pos[&c.Stats.Syslog], Always, "conflicting Syslog facility values, defaulting to General")
+		c.Stats.Syslog = c.General.Syslog
+	}
+	if c.Sync != nil {
+		p.finishSync(c.Sync)
+	}
+	if c.Helper != nil {
+		for _, t := range c.Helper.Types {
+			t.Policies = slices.Clone(p.shared[t.object()])
+		}
+	}
+	if p.loose != nil || len(p.policies) > 0 {
+		p.warn(c.pos[c.Helper], OnCheck, "Helper has clauses of a Type after its last Type; they count for none")
+	}
+}
+
+func (p *parser) finishSync(s *Sync) {
+	c := p.cfg
+	if _, ok := c.pos[&s.Mode]; !ok {
+		p.warn(c.pos[s], AtStart, "No synchronization mode specified. Defaulting to FT-FW mode.")
+	}
+	if s.Mode != ModeNOTRACK {
+		p.otherMode(&s.DisableInternalCache, "DisableInternalCache", s.Mode)
+	}
+	if s.Mode == ModeALARM {
+		p.otherMode(&s.DisableExternalCache, "DisableExternalCache", s.Mode)
+		p.otherMode(&s.StartupResync, "StartupResync", s.Mode)
+	}
+	if s.Mode != ModeFTFW {
+		// Other modes do not have them: values from the block of an unused mode are
+		// not kept.
+		s.ResendQueueSize, s.ACKWindowSize = defaultResendQueueSize, defaultACKWindowSize
+	}
+	if s.CommitTimeout != 0 && s.DisableExternalCache {
+		p.warn(c.pos[&s.CommitTimeout], Always, "`CommitTimeout' can't be combined with `DisableExternalCache', "+
+			"ignoring this option. Fix your configuration file.")
+		s.CommitTimeout = 0
+	}
+	if len(s.Links) > 0 {
+		for _, l := range s.Links {
+			if l.Default {
+				return
+			}
+		}
+		s.Links[0].Default = true
+	}
+}
+
+// otherMode clears a flag that was set in the block of an unused mode.
+func (p *parser) otherMode(flag *bool, name string, used Mode) {
+	if *flag {
+		*flag = false
+		p.warn(p.cfg.pos[flag], Always, name+" was set for another mode than "+used.String()+", which is used, ignoring")
+	}
 }

@@ -18,7 +18,7 @@ import (
 	"ctbox/nl"
 )
 
-// Helper reads what is sent to UDP port 10080, and its answers.
+// Helper reads flows to UDP port 10080.
 var Helper = &helper.Helper{
 	Name:          "amanda",
 	Protocols:     []uint8{unix.IPPROTO_UDP},
@@ -33,11 +33,11 @@ var Helper = &helper.Helper{
 	},
 }
 
-// flowTimeout is what the flow lives on for after each reply: a client that
-// estimates a backup's size is silent for minutes.
+// flowTimeout is the flow's timeout after each reply: a client that estimates a backup's
+// size sends nothing for minutes.
 const flowTimeout = 300 * time.Second
 
-// streams are the words that a port follows.
+// streams are the words before the port numbers.
 var streams = [...]string{"DATA ", "MESG ", "INDEX "}
 
 func read(p *helper.Packet, a *helper.Answer) {
@@ -52,7 +52,7 @@ func read(p *helper.Packet, a *helper.Answer) {
 		return
 	}
 	at += len(connect) - 1 // each word has a blank before it
-	// The line ends where the text does if it has no other end.
+	// The last line may lack its newline.
 	line, _, _ := bytes.Cut(text[at:], []byte{'\n'})
 	var seen [len(streams)]bool
 	for i, c := range line {
@@ -69,16 +69,16 @@ func read(p *helper.Packet, a *helper.Answer) {
 	}
 }
 
-// expect expects the connection to the port that text begins with, which stands
-// at offset at of the payload.
+// expect adds the connection to the port at the start of text, which is at offset at of the
+// payload.
 func expect(p *helper.Packet, a *helper.Answer, text []byte, at int) {
 	const longest = len("65535")
 	port, digits := helper.Number(text, 65535)
 	if port == 0 || digits > longest {
 		return
 	}
-	// Behind NAT the tape server would connect to a port that leads nowhere. It
-	// asks again for a reply that does not arrive.
+	// Behind NAT an unexpected port is unreachable. The tape server repeats its request
+	// if the reply is dropped.
 	if p.NATed() {
 		a.OnRefusal = helper.DropPacket
 	}

@@ -1,5 +1,5 @@
 // Package dhcpv6 is the helper for DHCPv6 (RFC 8415). A client asks a group of
-// servers and is answered by unicast, from addresses that it cannot know before.
+// servers and is answered by unicast, from addresses that it does not know in advance.
 package dhcpv6
 
 import (
@@ -12,8 +12,8 @@ import (
 	"ctbox/nl"
 )
 
-// Helper expects answers to a client's multicast messages, from any host, and
-// keeps the flow as long as the client goes on asking.
+// Helper expects answers to a client's multicast messages from any host, and keeps the flow
+// as long as the client retransmits.
 var Helper = &helper.Helper{
 	Name:          "dhcpv6",
 	Protocols:     []uint8{unix.IPPROTO_UDP},
@@ -32,10 +32,9 @@ var Helper = &helper.Helper{
 // clientPort is where clients listen (RFC 8415, 7.2).
 const clientPort = 546
 
-// patience is, for each message type that RFC 8415 defines, how long a client may
-// wait for an answer to it: the greatest time between two transmissions, or the
-// first where there is no greatest (RFC 3315, 5.5; RFC 8415 has raised some).
-// Where it is 0 the flow's timeout stays what it is.
+// patience is, for each message type of RFC 8415, how long a client may wait for an answer:
+// the longest time between two transmissions, or the first such time if there is no longest
+// (RFC 3315, 5.5; RFC 8415 raised some). 0 leaves the flow's timeout.
 var patience = [...]time.Duration{
 	1:  120 * time.Second, // SOLICIT: SOL_MAX_RT
 	3:  30 * time.Second,  // REQUEST: REQ_MAX_RT
@@ -48,9 +47,8 @@ var patience = [...]time.Duration{
 	13: 0,                 // RELAY-REPL, the last
 }
 
-// read leaves alone what later documents define, LEASEQUERY (RFC 5007) and what
-// followed: servers and relays talk so with each other, and expect no client's
-// answer.
+// read ignores the message types of later documents, LEASEQUERY (RFC 5007) and above, which
+// servers and relays exchange.
 func read(p *helper.Packet, a *helper.Answer) {
 	if !p.IPv6() || !p.Dst(p.Dir()).Addr().IsMulticast() || len(p.Payload) == 0 {
 		return

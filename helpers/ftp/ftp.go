@@ -32,18 +32,17 @@ var Helper = &helper.Helper{
 	},
 }
 
-// announcements are the lines that tell where a data connection goes. The text
-// of the port, or of address and port, follows verb and, on the same line, the
-// first byte open, if there is one.
+// announcements are the lines that announce a data connection. The port, or address and
+// port, follow verb and, if open is not 0, the first byte open after it.
 var announcements = [...]struct {
 	dir  helper.Direction
 	verb string
 	open byte
-	// scan reads the text that b begins with. It returns how long it is, 0 if it
-	// is none. An invalid address stands for that of the sender.
+	// scan parses the text at the start of b and returns its length, 0 if it does not
+	// match. An invalid address is the sender's.
 	scan func(b []byte, end byte) (to netip.AddrPort, length int)
-	end  byte // what must follow, for scan
-	// write appends such a text.
+	end  byte // the byte that must follow, for scan
+	// write appends the text in this form.
 	write func(dst []byte, to netip.AddrPort) []byte
 }{
 	{helper.Original, "PORT ", 0, scanNumbers, '\r', appendNumbers},
@@ -56,10 +55,10 @@ func read(p *helper.Packet, a *helper.Answer) {
 	if p.Info != helper.Established && p.Info != helper.EstablishedReply || len(p.Payload) == 0 {
 		return
 	}
-	// A segment that starts within a line may well start with what looks like a
-	// command: a long file name, cut where somebody wants it to be cut. So only
-	// what follows the end of another line is read. That excludes the first line
-	// of each direction, which is the server's greeting or the login.
+	// A segment that starts within a line may start with text that looks like a command:
+	// an attacker can cut a long file name that way. So lines are read only after the end
+	// of another line. That excludes the first line of each direction, which is the
+	// greeting or the login.
 	inLine := !isLineStart(p.Private, p.Dir(), p.Seq)
 	if p.Payload[len(p.Payload)-1] == '\n' {
 		addLineStart(p.Private, p.Dir(), p.Seq+uint32(len(p.Payload)))
@@ -97,9 +96,9 @@ func readLine(p *helper.Packet, a *helper.Answer, line []byte, at int) {
 		if length == 0 || to.Port() == 0 {
 			return
 		}
-		// Who announces another host's address would open a way to that host (RFC
-		// 2577, section 3). A server that knows the address that others see it by may
-		// announce that one.
+		// The announcement of another host's address would open the firewall to that host
+		// (RFC 2577, section 3). Allowed is also the address by which the other side sees
+		// the server.
 		if a := to.Addr(); a.IsValid() && a != p.Src(dir).Addr() && a != p.Dst(dir.Other()).Addr() {
 			return
 		}
@@ -207,11 +206,10 @@ func scanClosed(b []byte, delimiter byte) (port uint16, length int) {
 // the numbers ambiguous.
 func isDelimiter(c byte) bool { return 33 <= c && c <= 126 && (c < '0' || '9' < c) }
 
-// The private data of a flow: for each direction the sequence numbers at which
-// lines are known to start, two at most, then for each direction how many are
-// known. All are 32-bit numbers in little-endian order, as conntrack-tools has
-// them on x86, so that a flow goes on under the other program. Two, since what
-// follows the newest line may be a retransmission of that line.
+// The private data of a flow: for each direction up to two sequence numbers at which lines
+// start, then for each direction their count. All are 32-bit little-endian numbers, as in
+// conntrack-tools on x86, so that either program can take over a flow. Two are kept because
+// the segment after the newest line may be a retransmission of that line.
 const (
 	lineStarts = 2
 	countsAt   = 2 * lineStarts * 4
@@ -236,8 +234,8 @@ func isLineStart(private []byte, d helper.Direction, seq uint32) bool {
 	return false
 }
 
-// addLineStart remembers that a line starts at seq: in place of the older one of
-// two, unless seq is older still.
+// addLineStart adds seq to the starts of lines. If two are known it replaces the older one,
+// unless seq is older than both.
 func addLineStart(private []byte, d helper.Direction, seq uint32) {
 	if isLineStart(private, d, seq) {
 		return

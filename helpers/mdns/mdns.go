@@ -1,6 +1,6 @@
 // Package mdns is the helper for multicast DNS (RFC 6762). A simple resolver asks
 // the group from a port of its own and is answered by unicast (5.1 and 6.7), from
-// the addresses of hosts that it cannot know before.
+// addresses that it does not know in advance.
 package mdns
 
 import (
@@ -12,9 +12,8 @@ import (
 	"ctbox/nl"
 )
 
-// Helper expects, for every packet, answers to its sender from the port that it
-// went to, 5353, of any host. It does not know about NAT: multicast DNS stays on
-// its link.
+// Helper expects, for every packet, answers to its sender from port 5353 of any host. It does
+// not translate: multicast DNS is not forwarded beyond its link.
 var Helper = &helper.Helper{
 	Name:          "mdns",
 	Protocols:     []uint8{unix.IPPROTO_UDP},

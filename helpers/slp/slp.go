@@ -1,6 +1,6 @@
 // Package slp is the helper for the Service Location Protocol (RFC 2608). A user
 // agent multicasts or broadcasts its request to port 427 and is answered by
-// unicast (6.1), from the addresses of agents that it cannot know before.
+// unicast (6.1), from addresses that it does not know in advance.
 package slp
 
 import (
@@ -12,9 +12,9 @@ import (
 	"ctbox/nl"
 )
 
-// Helper expects, for every packet, answers to its sender from the port that it
-// went to, 427, of any host, for one second longer than a requester waits for
-// them at most (CONFIG_MC_MAX, RFC 2608, 13). It does not know about NAT.
+// Helper expects, for every packet, answers to its sender from port 427 of any host, for one
+// second longer than the longest wait of a requester (CONFIG_MC_MAX, RFC 2608, 13). It does
+// not translate.
 var Helper = &helper.Helper{
 	Name:          "slp",
 	Protocols:     []uint8{unix.IPPROTO_UDP},
