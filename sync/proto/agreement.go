@@ -2,20 +2,20 @@ package proto
 
 import "time"
 
-// Agreement watches whether an external table holds as many entries as the peer says
-// that it has announced (wire.Notice). Numbers differ for moments, while messages are
-// missing and come again; they stay different where something is lost for good, as
-// after an acknowledgement that the receiver never sent.
+// Agreement detects that an external table no longer holds as many entries as the peer
+// has announced (wire.Notice). The numbers differ briefly while messages are lost and
+// resent. They differ permanently when something is lost for good, for example after a
+// forged acknowledgement.
 type Agreement struct {
 	since   time.Duration // the numbers have differed, in the same direction
 	samples int
-	more    bool          // here than the peer has announced
-	wait    time.Duration // until they have differed for long, 0: agreementTime
+	more    bool          // more entries are held here than the peer has announced
+	wait    time.Duration // how long they may differ, 0 for agreementTime
 }
 
-// Numbers that have differed for agreementTime, in at least agreementSamples notices
-// and always in the same direction, will not become equal by themselves. If everything
-// was asked for and they still differ, the time grows by agreementGrowth.
+// Numbers that differ for agreementTime, in at least agreementSamples notices and always
+// in the same direction, will not become equal without a resync. If they still differ
+// after one, the time before the next grows by agreementGrowth.
 const (
 	agreementTime    = 15 * time.Second
 	agreementSamples = 10
@@ -23,9 +23,9 @@ const (
 	maxAgreementTime = time.Hour
 )
 
-// Compare notes how many entries the peer has announced and how many are held here.
-// It reports whether the numbers have differed for so long that something is lost: then
-// everything is to be asked for. It reports that again only after a longer time.
+// Compare records how many entries the peer has announced and how many are held here. It
+// reports whether the numbers have differed for so long that the owner should request a
+// resync. It repeats that report only after a longer time.
 func (a *Agreement) Compare(now time.Duration, announced, held int) (lost bool) {
 	if announced == held {
 		*a = Agreement{}
@@ -44,6 +44,6 @@ func (a *Agreement) Compare(now time.Duration, announced, held int) (lost bool) 
 	return true
 }
 
-// Pause forgets the comparisons, but not how often everything was asked for: the
-// numbers are about to change.
+// Pause discards the comparisons, because the numbers are about to change. It keeps the
+// growth of the waiting time.
 func (a *Agreement) Pause() { a.samples = 0 }

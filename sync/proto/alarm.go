@@ -8,13 +8,12 @@ import (
 	"ctbox/sync/wire"
 )
 
-// Alarm is the mode ALARM: every object is told again and again, and what a node
-// has not heard of for a while it forgets. There are no control messages. Any
-// number of nodes may share a group (sheet section 10).
+// Alarm is the mode ALARM: a node announces every object periodically, and the others
+// remove objects that are no longer announced. The mode has no control messages, and any
+// number of nodes may share a group.
 //
-// The times are kept by the owner's caches: an internal object is to be Changed
-// again after RefreshDelay, an external one removed after the CacheTimeout of
-// the configuration.
+// The owner keeps the timers: it calls Changed for an internal object after RefreshDelay,
+// and removes an external object after the CacheTimeout of the configuration.
 type Alarm struct {
 	queues
 	seq     wire.Seq
@@ -22,9 +21,9 @@ type Alarm struct {
 	random  *rand.Rand
 }
 
-// NewAlarm returns an ALARM machine. first is its first sequence number, the time
-// of day in seconds; refresh the RefreshTime of the configuration, at least a
-// second; seed makes its delays repeatable.
+// NewAlarm returns an ALARM machine. first is its first sequence number, the time of day
+// in seconds. refresh is the RefreshTime of the configuration, at least a second. seed
+// makes the random delays repeatable.
 func NewAlarm(first wire.Seq, refresh time.Duration, seed uint64) *Alarm {
 	m := &Alarm{seq: first, refresh: refresh, random: rand.New(rand.NewPCG(seed, uint64(first)))}
 	m.init()
@@ -34,9 +33,9 @@ func NewAlarm(first wire.Seq, refresh time.Duration, seed uint64) *Alarm {
 // SetRefresh changes RefreshTime, at least a second, for the delays from now on.
 func (m *Alarm) SetRefresh(d time.Duration) { m.refresh = d }
 
-// RefreshDelay is when to tell an object again that was inserted, updated or told
-// just now: 1 to RefreshTime seconds and a random fraction, so that a table that
-// was filled at once is not told again at once.
+// RefreshDelay returns how long after an insertion, update or announcement an object is
+// announced again: 1 to RefreshTime seconds plus a random fraction, which spreads the
+// announcements of objects that were inserted together.
 func (m *Alarm) RefreshDelay() time.Duration {
 	seconds := m.random.Int64N(int64(m.refresh/time.Second)) + 1
 	fifths := m.random.Int64N(5) + 1
@@ -49,10 +48,11 @@ func (m *Alarm) SetIncomplete(time.Duration, uint32) {}
 // Withheld implements Machine.
 func (m *Alarm) Withheld(Object) { m.seq-- }
 
-// RequestResync implements Machine: there is nothing to ask for.
+// RequestResync implements Machine. The mode has no such request.
 func (m *Alarm) RequestResync(time.Duration) {}
 
-// BeginBulk implements Machine: everything is told by and by anyway.
+// BeginBulk implements Machine. The mode needs no bulk: it announces all objects
+// periodically.
 func (m *Alarm) BeginBulk(time.Duration) bool { return false }
 
 // Bulk implements Machine.
@@ -61,8 +61,8 @@ func (m *Alarm) Bulk(Object) {}
 // EndBulk implements Machine.
 func (m *Alarm) EndBulk() {}
 
-// Receive implements Machine. Whatever has a flag is taken for a control message
-// and ignored.
+// Receive implements Machine. It ignores messages with a flag, which are control messages
+// of other modes.
 func (m *Alarm) Receive(_ time.Duration, _ int, _ netip.Addr, h wire.Header) (Verdict, Events) {
 	switch {
 	case h.Flags != 0:

@@ -48,7 +48,7 @@ func changeAndAcknowledge(m *FTFW, n int, peerSeq wire.Seq) wire.Seq {
 	return peerSeq
 }
 
-func TestNothingIsAllocatedForAChange(t *testing.T) {
+func TestChangeAllocations(t *testing.T) {
 	m := greeted(300)
 	seq := wire.Seq(1)
 	run := func() { seq = changeAndAcknowledge(m, 20000, seq) }

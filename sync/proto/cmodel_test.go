@@ -7,8 +7,7 @@ import (
 	"ctbox/sync/wire"
 )
 
-// cDaemon is a model of the C daemon in FT-FW mode, flaws included (sheet
-// sections 8 and 11): one receive state, a HELLO that empties the resend queue
+// cDaemon is a model of the C daemon in FT-FW mode, flaws included: one receive state, a HELLO that empties the resend queue
 // each time, an unsigned window, control messages that keep their flags when they
 // are sent again.
 type cDaemon struct {

@@ -1,16 +1,15 @@
 // Package proto is the replication protocol as state machines: NOTRACK, ALARM and
-// FT-FW. A machine has no socket, no clock and no goroutine. It is told what has
-// happened and when, and says what to send; so a test can run two nodes over a
-// lossy network for an hour of their time in a moment of ours, and repeat it.
+// FT-FW. A machine has no socket, no clock and no goroutine. Its methods take events
+// with their times and return the messages to send, so a test can simulate an hour of two
+// nodes on a lossy network within moments, and repeat it.
 //
 // # Owner and machine
 //
-// The owner, one goroutine, has the caches, the links and the machine, and turns
-// its loop like this:
+// The owner, one goroutine at a time, has the caches, the links and the machine. It calls
 //
-//	m.Changed(object), m.Deleted(object)  // the kernel told of a change
-//	m.Receive(now, link, from, header)    // a message came in
-//	m.Tick(now)                           // m.Deadline() has come
+//	m.Changed(object), m.Deleted(object)  // the kernel reported a change
+//	m.Receive(now, link, from, header)    // a message arrived
+//	m.Tick(now)                           // m.Deadline() was reached
 //
 // and after any of these
 //
@@ -20,7 +19,7 @@
 //			break
 //		}
 //		// encode send into a wire.Packer: a control message from its header,
-//		// an object from what its cache holds now
+//		// an object from its cache entry as it is now
 //	}
 //	// hand the datagrams to the link
 //	m.Sent(now)
@@ -28,79 +27,76 @@
 //		// the slot of o is free
 //	}
 //
-// A time is a time.Duration since an epoch of the owner's choice and never goes
-// back. After each call the Deadline may be another.
+// Times are durations since an epoch of the owner's choice and never decrease. Any call
+// may change the Deadline.
 //
-// An object is queued, not its contents: a queued object that changes again keeps
-// its place, and what goes out is its state at the moment of transmission. The
-// message's type is that of the cache's status then: new, update or delete. The
-// more the owner is behind, the more changes one message carries.
+// A machine queues objects, not their contents: a queued object that changes again keeps
+// its place, and the message carries its state at the time of transmission. The message's
+// type follows from the object's status in the cache at that time: new, update or delete.
+// So the further the owner is behind, the more changes one message carries.
 //
-// A queue is a doubly linked list through one element for each slot of the
-// owner's caches. An object is in one queue at most. So nothing is allocated for a
-// change, however many objects there are, and no queue is longer than the objects
-// and a bounded number of control messages.
+// A queue is a doubly linked list of elements, one for each slot of the owner's caches. An
+// object is in one queue at most. A change therefore allocates nothing, and the length of
+// a queue is bounded by the number of objects and a fixed number of control messages.
 //
 // # Ends of flows
 //
 // A dead object keeps its slot until its end is sent, in FT-FW until that is
-// acknowledged; NextReleased hands it back. Meanwhile the kernel may have a new
-// flow of the same tuple, in another slot, and the old one's end, sent again after
-// a loss, would remove it at the peer. Therefore: when Next gives a dead object
-// whose tuple lives again, the owner sends its end and calls Changed for the
-// living one, which is then sent after it.
+// acknowledged; then NextReleased returns it. Meanwhile the kernel may have a new flow
+// with the same tuple, in another slot, which the old flow's end, resent after a loss,
+// would remove at the peer. Therefore, when Next returns a dead object whose tuple is in
+// use again, the owner sends the end and calls Changed for the new flow, which is then
+// sent after it.
 //
 // # FT-FW
 //
-// Every message of a process has the next sequence number, whatever it says and
-// over whichever link it goes. The receiver acknowledges ranges, and reports gaps
-// at once as ranges too. Sent messages stay in the resend queue until they are
-// acknowledged; those reported missing are sent again with new numbers, objects
-// with what they hold by then. A node that starts says HELLO on every message
-// until it hears HELLO_BACK; whoever hears HELLO forgets what it knew of the
-// peer's numbers and what it has sent to the former life.
+// A process numbers all its messages in one sequence, of any kind and over any link. The
+// receiver acknowledges ranges of numbers and reports gaps at once, also as ranges. Sent
+// messages stay in the resend queue until they are acknowledged. Messages that are
+// reported missing are resent with new numbers, objects with their current contents. A
+// node that has just started sets HELLO on every message until it receives HELLO_BACK. A
+// node that receives HELLO resets its receive state and drops its resend queue.
 //
-// All this is the C daemon's protocol and works with it. Where the C daemon gives
-// up, a machine of this package goes on:
+// This protocol is compatible with conntrack-tools' conntrackd ("the C daemon"). A machine
+// of this package also recovers in cases where the C daemon does not:
 //
-//   - The receive state belongs to the peer: whoever is heard first on a link.
-//     Another address on that link is ignored, counted and reported once
+//   - The receive state belongs to the peer, which is the first node heard on a link.
+//     Messages from another address on that link are ignored, counted and reported once
 //     (ThirdNode), until the peer has been silent for ten seconds.
-//   - A started peer knows nothing, so we tell it everything (BulkWanted), and it
-//     has not told us its table, so we ask for everything (ResyncSent). We ask
-//     also when we have started and a C daemon does not tell us everything, after
-//     a gap of more messages than a resend queue holds, and when a report of ours
-//     had to be dropped. Requests are repeated until they are acknowledged, at
-//     most one in five seconds, then ten, up to a minute.
-//   - A peer that reports messages missing which have left our full resend queue
-//     gets everything without asking.
-//   - What stays unacknowledged for ten seconds while later messages are
-//     acknowledged is sent again.
-//   - A row of late messages over two seconds is a peer that counts anew and whose
-//     HELLO we missed.
-//   - An acknowledgement never causes an acknowledgement before the second is
-//     over, so a window of one is no storm; an acknowledgement that is queued and
-//     not yet sent is extended.
-//   - Acknowledgements wait at most a second even if we send all the time.
+//   - A peer that has started has lost its external cache, so it is sent everything
+//     (BulkWanted), and has not announced its own table, so a resync is requested
+//     (ResyncSent). A resync is also requested from a C daemon that does not answer our
+//     HELLO with a bulk, after a gap that is larger than a resend queue, and when one of
+//     our reports had to be dropped. Requests are repeated until they are acknowledged,
+//     first after five seconds, then ten, up to a minute.
+//   - A peer that reports missing messages which have left the full resend queue is sent
+//     everything without a request.
+//   - A message that stays unacknowledged for ten seconds while later ones are
+//     acknowledged is resent.
+//   - A sequence of late messages over two seconds means that the peer has restarted its
+//     numbering and its HELLO was lost.
+//   - An acknowledgement causes another one only after a second, so a window of one
+//     causes no storm. An acknowledgement that is still queued is extended.
+//   - An acknowledgement waits for at most a second, even while data is being sent.
 //
-// # Everything, and nothing else
+// # Bulks
 //
-// A bulk goes at the peer's pace and behind all changes: its objects wait in a
-// queue of their own while more than a window of messages is unacknowledged. It is
-// enclosed in two control messages that a C daemon takes for signs of life:
-// ALIVE with bit 0 before the first object, ALIVE with bit 7 when all of them are
-// acknowledged, each with the bulk's number. What an external cache holds and was not
-// announced between the two (BulkBegan, BulkComplete) is gone at the peer: flows whose
-// end was lost in a restart do not stay for ever. Sweep judges whether that is to be
-// believed. From a C daemon the marks never come, and nothing is removed.
+// A bulk is sent at the peer's pace and after all changes: its objects wait in a queue of
+// their own while more than a window of messages is unacknowledged. Two control messages
+// enclose it, which a C daemon treats as signs of life: ALIVE with bit 0 before the first
+// object, and ALIVE with bit 7 when all objects are acknowledged, each with the bulk's
+// number. Entries of an external cache that were not announced between the two (BulkBegan,
+// BulkComplete) no longer exist at the peer. Removing them gets rid of flows whose end was
+// lost in a restart; Sweep decides whether a bulk is credible. A C daemon never sends these
+// marks, so nothing is removed on its behalf.
 //
-// Between bulks the sender announces in its ALIVEs how many objects the peer should
-// hold, and the receiver compares that with what it does hold (Agreement).
+// Between bulks the sender announces in its ALIVEs how many objects the peer should hold,
+// and the receiver compares that number with its external cache (Agreement).
 //
 // # NOTRACK and ALARM
 //
-// NOTRACK only counts what is lost, for each address; RESYNC asks all nodes of the
-// group for everything. ALARM has no control messages: every object is sent again
-// and again and forgotten by others when it is not. Both work with any number of
-// nodes.
+// NOTRACK counts lost messages for each address and does not resend them; RESYNC requests
+// everything from all nodes of the group. ALARM has no control messages: a node announces
+// every object periodically, and others remove objects that are no longer announced. Both
+// work with any number of nodes.
 package proto

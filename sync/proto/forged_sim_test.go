@@ -32,10 +32,9 @@ func settledPair(s *sim) (a, b *daemon) {
 	return a, b
 }
 
-// TestForgedBulkRemovesNothing: the marks around a bulk, in the peer's name and with
-// the numbers that it would use next, remove nothing from the external cache, however
-// often they come. What is lost because the peer's own messages are taken for late
-// ones afterwards comes again.
+// TestForgedBulkRemovesNothing forges the marks around a bulk, with the numbers that the
+// peer would use next. They remove nothing from the external cache, however often they
+// come. The peer's own messages then seem late, and what is lost for that reason is resent.
 func TestForgedBulkRemovesNothing(t *testing.T) {
 	forSeeds(t, func(s *sim) {
 		a, b := settledPair(s)
@@ -65,8 +64,8 @@ func TestForgedBulkRemovesNothing(t *testing.T) {
 	})
 }
 
-// TestForgedAcknowledgement: the sender believes that everything has arrived, and would
-// never send it again. The numbers of entries tell.
+// TestForgedAcknowledgement makes the sender believe that everything has arrived, so that
+// it resends nothing. The numbers of entries show the loss.
 func TestForgedAcknowledgement(t *testing.T) {
 	asked := 0
 	forSeeds(t, func(s *sim) {
@@ -93,13 +92,13 @@ func TestForgedAcknowledgement(t *testing.T) {
 		}
 	})
 	if asked == 0 && *seedFlag == 0 {
-		t.Error("with no seed was anything noticed")
+		t.Error("no seed led to a resync")
 	}
 }
 
-// TestAgreementAsksForNothing: loss, delay and steady change make the numbers differ for
-// moments, which is no reason to ask for everything.
-func TestAgreementAsksForNothing(t *testing.T) {
+// TestAgreementRequestsNothing checks that loss, delay and steady change, which make the
+// numbers differ briefly, cause no resync.
+func TestAgreementRequestsNothing(t *testing.T) {
 	forSeeds(t, func(s *sim) {
 		a, b := settledPair(s)
 		s.faults = faults{loss: s.rng.IntN(11), duplicate: s.rng.IntN(5), delay: s.randomTime(30 * time.Millisecond)}

@@ -8,18 +8,17 @@ import (
 	"ctbox/sync/wire"
 )
 
-// FTFWConfig is how an FT-FW machine starts.
+// FTFWConfig holds the parameters of an FT-FW machine.
 type FTFWConfig struct {
 	// FirstSeq is the first sequence number: the time of day in seconds.
 	FirstSeq wire.Seq
-	// Window is after how many received messages the peer gets an
-	// acknowledgement at once (ACKWindowSize); 0 is 300.
+	// Window is the number of received messages after which an acknowledgement is
+	// sent at once (ACKWindowSize); 0 means 300.
 	Window int
-	// Resend is how many messages are kept for retransmission
-	// (ResendQueueSize); 0 is 131072.
+	// Resend is the length of the resend queue (ResendQueueSize); 0 means 131072.
 	Resend int
-	// StartupResync asks the peer for everything at once. A peer of ours tells it
-	// anyway when it hears the HELLO; a C daemon that does not is asked later.
+	// StartupResync requests a resync at once. A peer that runs this package sends
+	// everything in answer to the HELLO anyway; a C daemon that does not is asked later.
 	StartupResync bool
 }
 
@@ -28,24 +27,24 @@ const (
 	defaultResend = 131072
 )
 
-// greeting is how far our HELLO has come.
+// greeting is the state of our HELLO.
 type greeting uint8
 
 const (
-	silent greeting = iota // nothing has been sent yet
-	saying                 // on every message, until the peer answers
-	said
+	helloUnsent  greeting = iota // nothing has been sent yet
+	helloSending                 // HELLO is set on every message until the peer answers
+	helloAnswered
 )
 
-// FTFW is the mode FT-FW: two nodes, every message is acknowledged or sent
-// again. What is sent follows the C daemon (sheet section 11); how a node
-// converges where the C daemon gives up stands in the package comment.
+// FTFW is the mode FT-FW between two nodes: every message is acknowledged or resent. The
+// messages are those of the C daemon; the package comment describes how a node recovers
+// in cases where the C daemon does not.
 type FTFW struct {
 	queues
 	config FTFWConfig
 
 	now      time.Duration // of the last Receive or Tick
-	seq      wire.Seq      // the next to give out
+	seq      wire.Seq      // the next message's number
 	hello    greeting
 	sayBack  bool // answer the peer's HELLO with the next message
 	alive    time.Duration
@@ -59,13 +58,13 @@ type FTFW struct {
 	resync resync
 	bulk   bulk
 	notice announcer
-	told   [2]int // objects of each table that the peer holds, if all arrives
-	// dropped: the peer may hold objects that were dropped since without an end, so
-	// the numbers above say nothing until a bulk is complete.
+	held   [2]int // objects of each table that the peer holds once everything has arrived
+	// dropped is set while the peer may hold objects that were dropped here without an
+	// end. The numbers in held are wrong then, until a bulk is complete.
 	dropped   bool
-	committed time.Duration // the last commit ended; 0: none
-	wasTold   bool          // the object that Next returned last, before
-	wasBack   bool          // its message answered HELLO
+	committed time.Duration // when the last commit ended, 0 for none
+	wasHeld   bool          // whether the peer held the object of the last Next before it
+	wasBack   bool          // whether the message of the last Next answered HELLO
 	stats     Stats
 }
 
@@ -90,9 +89,9 @@ func NewFTFW(now time.Duration, config FTFWConfig) *FTFW {
 	return m
 }
 
-// SetLimits changes FTFWConfig's Window and Resend, which are above 0. What a
-// longer resend queue holds stays there until it is acknowledged. A shorter window
-// counts for the messages that have arrived since the last acknowledgement, too.
+// SetLimits changes FTFWConfig's Window and Resend, which are above 0. A shorter
+// resend queue drops nothing at once; each message added then displaces the oldest. A
+// shorter window applies to messages since the last acknowledgement, too.
 func (m *FTFW) SetLimits(window, resend int) {
 	m.config.Window, m.config.Resend = window, resend
 	m.peer.window = min(m.peer.window, window)
@@ -102,8 +101,7 @@ func (m *FTFW) SetLimits(window, resend int) {
 // SetIncomplete implements Machine.
 func (m *FTFW) SetIncomplete(now time.Duration, lost uint32) { m.notice.set(now, lost) }
 
-// Next implements Machine. The owner fills a batch of datagrams with what it
-// returns; an object's content is what its cache holds at that moment.
+// Next implements Machine.
 func (m *FTFW) Next() (Send, bool) {
 	i, e, ok := m.pop(&m.transmit)
 	if !ok && m.resend.len < m.bulkWindow() {
@@ -114,8 +112,8 @@ func (m *FTFW) Next() (Send, bool) {
 	}
 	s := Send{Header: wire.Header{Seq: m.seq}}
 	m.seq++
-	if m.hello != said {
-		m.hello = saying
+	if m.hello != helloAnswered {
+		m.hello = helloSending
 		s.Header.Flags |= wire.Hello
 	}
 	m.wasBack = m.sayBack
@@ -126,8 +124,8 @@ func (m *FTFW) Next() (Send, bool) {
 	e.seq = s.Header.Seq
 	if !i.isControl() {
 		s.Object = m.named(i, e)
-		m.wasTold = e.told
-		m.setTold(s.Object.Table, e, !e.dead)
+		m.wasHeld = e.held
+		m.setHeld(s.Object.Table, e, !e.dead)
 		m.keep(i, e)
 		return s, true
 	}
@@ -148,15 +146,15 @@ func (m *FTFW) Next() (Send, bool) {
 	return s, true
 }
 
-// setTold notes whether the peer holds an object, as far as this node has said.
-func (m *FTFW) setTold(t Table, e *element, told bool) {
+// setHeld records whether the peer holds an object once it has received all messages so far.
+func (m *FTFW) setHeld(t Table, e *element, held bool) {
 	switch {
-	case told && !e.told:
-		m.told[t]++
-	case !told && e.told:
-		m.told[t]--
+	case held && !e.held:
+		m.held[t]++
+	case !held && e.held:
+		m.held[t]--
 	}
-	e.told = told
+	e.held = held
 }
 
 // Withheld implements Machine.
@@ -164,25 +162,25 @@ func (m *FTFW) Withheld(o Object) {
 	i, e := m.object(o)
 	m.seq--
 	m.sayBack = m.sayBack || m.wasBack
-	m.setTold(o.Table, e, false)
-	if m.wasTold {
+	m.setHeld(o.Table, e, false)
+	if m.wasHeld {
 		m.unsure()
 	}
-	if e.queue == resend { // it may have been queued again meanwhile
+	if e.queue == resend { // unless it has been queued again meanwhile
 		m.remove(i, e)
 		m.outOfBulk(e)
 		m.done(i, e)
 	}
 }
 
-// unsure notes that the peer holds an entry which is not counted any more.
+// unsure records that the peer may hold an entry that is no longer counted.
 func (m *FTFW) unsure() {
 	m.dropped, m.bulk.dropped = true, true
 	m.knowHeld()
 }
 
-// knowHeld has ALIVEs announce how many entries the peer holds, or not: not to a C
-// daemon, and not while the number is unknown or a bulk changes it.
+// knowHeld decides whether ALIVEs announce how many entries the peer should hold. They do
+// not to a C daemon, nor while the number is unknown or a bulk is running.
 func (m *FTFW) knowHeld() {
 	m.notice.held = m.peer.ctbox && !m.dropped && !m.bulk.running
 	m.notice.committed = m.peer.ctbox && m.committed > 0
@@ -201,7 +199,7 @@ func (m *FTFW) Committed(now time.Duration) {
 func (m *FTFW) fillHeld(n *wire.Notice) {
 	if m.notice.held {
 		n.Has |= wire.HasHeld
-		n.HeldFlows, n.HeldExpects = uint32(m.told[Flows]), uint32(m.told[Expects])
+		n.HeldFlows, n.HeldExpects = uint32(m.held[Flows]), uint32(m.held[Expects])
 	}
 	if m.notice.committed {
 		n.Has |= wire.HasCommitted
@@ -217,16 +215,15 @@ func (m *FTFW) Pending() int {
 	return m.transmit.len
 }
 
-// bulkWindow is how far the resend queue may fill up for a bulk: so far that an
-// acknowledgement comes before it is full, and that it holds what comes between.
-// Each time that it did not, the next bulk goes half as far.
+// bulkWindow returns how far a bulk may fill the resend queue: so far that an
+// acknowledgement arrives before the queue is full, with room for changes meanwhile. It is
+// halved after each bulk for which the room was not enough.
 func (m *FTFW) bulkWindow() int {
 	room := min(max(bulkWindow, 4*m.config.Window), m.config.Resend-1)
 	return max(1, room>>min(m.bulk.shrink, 30))
 }
 
-// keep puts a sent element into the resend queue, whose oldest has to go when it
-// is full.
+// keep appends a sent element to the resend queue. A full queue gives up its oldest one.
 func (m *FTFW) keep(i id, e *element) {
 	if m.resend.len >= m.config.Resend {
 		m.giveUpOldest()
@@ -234,7 +231,7 @@ func (m *FTFW) keep(i id, e *element) {
 	m.append(&m.resend, i, e)
 }
 
-// giveUpOldest drops the oldest message that is not acknowledged.
+// giveUpOldest drops the oldest unacknowledged message.
 func (m *FTFW) giveUpOldest() {
 	if i, e, ok := m.pop(&m.resend); ok {
 		m.stats.GivenUp++
@@ -243,10 +240,10 @@ func (m *FTFW) giveUpOldest() {
 	}
 }
 
-// MakeRoom gives up unacknowledged messages, the oldest first, until one of them was
-// an object's end, so that NextReleased hands its slot back. It reports whether there
-// was one. A table that is full has a use for the slot; the resend queue is shorter
-// then than ResendQueueSize, and what a peer misses is made up for in the same way.
+// MakeRoom gives up unacknowledged messages, oldest first, until one of them was an
+// object's end, so that NextReleased returns its slot. It reports whether there was one.
+// The owner calls it when a table is full. The effect is that of a shorter resend queue:
+// a peer that misses one of the messages is sent everything.
 func (m *FTFW) MakeRoom() bool {
 	dead := m.resend.dead
 	for m.resend.dead > 0 && m.resend.dead == dead {
@@ -255,8 +252,8 @@ func (m *FTFW) MakeRoom() bool {
 	return dead > 0
 }
 
-// giveUp ends the way of an element that was in the resend queue and that the
-// peer has not acknowledged.
+// giveUp discards an element, taken from the resend queue, that the peer has not
+// acknowledged.
 func (m *FTFW) giveUp(i id, e *element) {
 	m.gaveUp, m.gaveUpTo = true, e.seq
 	m.bulk.failed = m.bulk.failed || e.inBulk
@@ -266,7 +263,7 @@ func (m *FTFW) giveUp(i id, e *element) {
 		case m.resync.is(c):
 			m.resync.sent = false
 		case c.flags == wire.Nack:
-			// What it asked for will not come any more.
+			// The messages that it reported missing will not be resent.
 			m.resync.want(m.now)
 		}
 	}
@@ -318,15 +315,14 @@ func (m *FTFW) Stats() Stats {
 	return s
 }
 
-// Unacknowledged is an element of the resend queue, as `conntrackd -s rsqueue`
-// lists it.
+// Unacknowledged describes an element of the resend queue, for `conntrackd -s rsqueue`.
 type Unacknowledged struct {
 	Control bool
 	Seq     wire.Seq
 	Flags   wire.Flags // of control messages
 }
 
-// Unacknowledged walks the resend queue, the oldest message first.
+// Unacknowledged iterates over the resend queue, oldest message first.
 func (m *FTFW) Unacknowledged() iter.Seq[Unacknowledged] {
 	return func(yield func(Unacknowledged) bool) {
 		for i := m.resend.head; i != none; {

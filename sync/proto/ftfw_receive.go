@@ -24,9 +24,9 @@ func (m *FTFW) Receive(now time.Duration, link int, from netip.Addr, h wire.Head
 		events |= m.restarted(now, h.Seq)
 	}
 	p.heard = now
-	if h.Flags&wire.HelloBack != 0 && m.hello == saying {
-		// One that comes before our first message is for our former life.
-		m.hello = said
+	if h.Flags&wire.HelloBack != 0 && m.hello == helloSending {
+		// A HELLO_BACK before our first message is for the process before this one.
+		m.hello = helloAnswered
 	}
 	if h.Flags&wire.Hello != 0 {
 		if !fresh && p.starts(now, h.Seq, m.resync.granted) {
@@ -62,8 +62,8 @@ func (m *FTFW) Receive(now time.Duration, link int, from netip.Addr, h wire.Head
 	case wire.KindResync:
 		events |= ResyncReceived
 		if h.Flags&wire.Hello == 0 || now-p.began >= helloPause {
-			// Otherwise it has come with the start, which is answered already. A
-			// node that has heard our answer may have flushed its cache since.
+			// A request that comes with the peer's start is answered already. Later,
+			// the peer may have flushed its cache since our answer.
 			events |= m.bulk.want(now)
 		}
 	case wire.KindAlive:
@@ -73,8 +73,8 @@ func (m *FTFW) Receive(now time.Duration, link int, from netip.Addr, h wire.Head
 	return verdict, events
 }
 
-// gap reacts to missing messages before seq: what came before them is
-// acknowledged, they are asked for.
+// gap handles missing messages before seq: it acknowledges the messages before the gap and
+// reports the gap.
 func (m *FTFW) gap(seq wire.Seq) {
 	p := &m.peer
 	missing := uint32(seq - p.last - 1)
@@ -85,14 +85,14 @@ func (m *FTFW) gap(seq wire.Seq) {
 	m.queueAnswer(control{flags: wire.Nack, from: p.last + 1, to: seq - 1})
 	p.window = m.config.Window
 	if int64(missing) >= int64(m.config.Resend-m.config.Window) {
-		// More than a resend queue holds: part of it is lost for good.
+		// The gap is larger than a resend queue: part of it is lost for good.
 		m.resync.want(m.now)
 	}
 }
 
-// arrived takes seq as received and acknowledges it when it is time. Pure
-// acknowledgements and signs of life never cause one at once: two nodes with a
-// window of one would never stop.
+// arrived records seq as received and acknowledges it when due. Acknowledgements and
+// ALIVEs never cause an acknowledgement at once, or two nodes with a window of one would
+// never stop.
 func (m *FTFW) arrived(now time.Duration, seq wire.Seq, kind wire.Kind) {
 	p := &m.peer
 	if !p.owed {
@@ -108,8 +108,8 @@ func (m *FTFW) arrived(now time.Duration, seq wire.Seq, kind wire.Kind) {
 	}
 }
 
-// acknowledge queues an acknowledgement of all that arrived since the last one,
-// or extends the one that is queued last.
+// acknowledge queues an acknowledgement of all messages since the last one, or extends
+// that one if it is still at the end of the queue.
 func (m *FTFW) acknowledge() {
 	p := &m.peer
 	if last := m.transmit.tail; last != none && last.isControl() {
@@ -123,8 +123,8 @@ func (m *FTFW) acknowledge() {
 	p.owed = false
 }
 
-// queueAnswer queues an acknowledgement of either kind, unless so many wait for
-// transmission already that something is wrong.
+// queueAnswer queues an ACK or NACK, unless so many control messages are queued already
+// that nothing seems to leave.
 func (m *FTFW) queueAnswer(c control) {
 	if m.transmit.controls < maxControls {
 		if c.flags == wire.Nack {
@@ -136,8 +136,8 @@ func (m *FTFW) queueAnswer(c control) {
 	}
 }
 
-// acknowledged drops from the resend queue what the peer has. A range that we
-// never sent is not about this life of ours.
+// acknowledged removes the messages of an acknowledged range from the resend queue. A
+// range that was never sent belongs to the process before this one.
 func (m *FTFW) acknowledged(now time.Duration, from, to wire.Seq) {
 	m.eachSent(from, to, func(i id, e *element) {
 		m.remove(i, e)
@@ -150,9 +150,8 @@ func (m *FTFW) acknowledged(now time.Duration, from, to wire.Seq) {
 	m.resendStuck(now, from)
 }
 
-// resendStuck queues again what is older than the range that the peer has just
-// acknowledged and has been so for long: the peer has either not got it and asks
-// no more, or its acknowledgement was lost for good.
+// resendStuck resends messages that have been older than the acknowledged ranges for
+// stuckTime: either they or their acknowledgement are lost for good.
 func (m *FTFW) resendStuck(now time.Duration, from wire.Seq) {
 	if m.resend.head == none {
 		return
@@ -168,7 +167,7 @@ func (m *FTFW) resendStuck(now time.Duration, from wire.Seq) {
 	}
 }
 
-// requeue queues again what was sent in the range and not acknowledged.
+// requeue resends the unacknowledged messages of a range.
 func (m *FTFW) requeue(from, to wire.Seq) {
 	m.eachSent(from, to, func(i id, e *element) {
 		if i.isControl() && m.outdated(m.control(i)) {
@@ -181,19 +180,19 @@ func (m *FTFW) requeue(from, to wire.Seq) {
 	})
 }
 
-// missed queues again what the peer has not got.
+// missed handles the peer's report of missing messages.
 func (m *FTFW) missed(now time.Duration, from, to wire.Seq) Events {
 	m.requeue(from, to)
 	if m.gaveUp && to.Before(m.seq) && !from.After(m.gaveUpTo) {
-		// Some of it is gone. The peer need not know, so we do not wait until
-		// it asks.
+		// Part of the range can't be resent. The peer may not notice, so the bulk does
+		// not wait for its request.
 		return m.bulk.want(now)
 	}
 	return 0
 }
 
-// eachSent calls do for the elements of the resend queue in the range, which do
-// may take out. The queue is in the order of sequence numbers.
+// eachSent calls do for the elements of the resend queue in the range; do may remove them.
+// The queue is in the order of sequence numbers.
 func (m *FTFW) eachSent(from, to wire.Seq, do func(id, *element)) {
 	if !to.Before(m.seq) {
 		return
@@ -209,9 +208,8 @@ func (m *FTFW) eachSent(from, to wire.Seq, do func(id, *element)) {
 	}
 }
 
-// restarted begins anew with a peer that has started with seq. What it was sent
-// before is gone with its former life, and so is what it told us then: we tell it
-// everything and ask for everything.
+// restarted resets the state for a peer that has started with seq. The new process has
+// neither received nor announced anything, so a bulk and a resync are due.
 func (m *FTFW) restarted(now time.Duration, seq wire.Seq) Events {
 	for {
 		i, e, ok := m.pop(&m.resend)
@@ -227,7 +225,7 @@ func (m *FTFW) restarted(now time.Duration, seq wire.Seq) Events {
 	return PeerStarted | m.bulk.want(now)
 }
 
-// countThird counts a message of a node that is not our peer.
+// countThird counts a message from a node that is not our peer.
 func (m *FTFW) countThird(from netip.Addr) Events {
 	m.stats.ThirdNode++
 	m.stats.Third = from

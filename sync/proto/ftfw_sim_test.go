@@ -41,8 +41,8 @@ func randomFaults(s *sim) faults {
 	return f
 }
 
-// TestFTFWConverges: whatever the network does, whenever nodes restart, after
-// quiet each holds exactly what the other's kernel has.
+// TestFTFWConverges checks that after any faults and restarts, each node holds exactly what
+// the other's kernel has, once the network has been quiet for a while.
 func TestFTFWConverges(t *testing.T) {
 	forSeeds(t, func(s *sim) {
 		a, b := s.addDaemon(randomFTFW(s, 8, 16, 60, 131072)), s.addDaemon(randomFTFW(s, 8, 16, 60, 131072))
@@ -69,9 +69,9 @@ func TestFTFWConverges(t *testing.T) {
 	})
 }
 
-// TestFTFWConvergesWithTheCDaemon: a lossy network between a node of ours and one
+// TestFTFWConvergesWithCDaemon: a lossy network between a node of ours and one
 // of C. Once both are up, nothing stays lost in either direction.
-func TestFTFWConvergesWithTheCDaemon(t *testing.T) {
+func TestFTFWConvergesWithCDaemon(t *testing.T) {
 	forSeeds(t, func(s *sim) {
 		ours, c := s.addDaemon(randomFTFW(s, 131072)), s.addCDaemon(uint32(2+s.rng.IntN(10)), 131072)
 		ours.boot()
@@ -95,9 +95,9 @@ func TestFTFWConvergesWithTheCDaemon(t *testing.T) {
 	})
 }
 
-// TestFTFWAndTheCDaemonRestart: with restarts a C daemon keeps what went while it
+// TestFTFWRestartsWithCDaemon: with restarts a C daemon keeps what went while it
 // did not listen, but nothing is missing or outdated once a bulk was asked of it.
-func TestFTFWAndTheCDaemonRestart(t *testing.T) {
+func TestFTFWRestartsWithCDaemon(t *testing.T) {
 	forSeeds(t, func(s *sim) {
 		ours, c := s.addDaemon(randomFTFW(s, 131072)), s.addCDaemon(uint32(2+s.rng.IntN(10)), 131072)
 		s.boot(3 * time.Second)
@@ -118,9 +118,9 @@ func TestFTFWAndTheCDaemonRestart(t *testing.T) {
 	})
 }
 
-// TestFTFWStartsBesideACDaemon: a C daemon that runs tells a node that starts nothing
+// TestFTFWStartsAfterCDaemon: a C daemon that runs tells a node that starts nothing
 // by itself. Nobody asks here; the node must.
-func TestFTFWStartsBesideACDaemon(t *testing.T) {
+func TestFTFWStartsAfterCDaemon(t *testing.T) {
 	forSeeds(t, func(s *sim) {
 		ours, c := s.addDaemon(randomFTFW(s, 131072)), s.addCDaemon(uint32(2+s.rng.IntN(10)), 131072)
 		for range 20 {
@@ -140,8 +140,9 @@ func TestFTFWStartsBesideACDaemon(t *testing.T) {
 	})
 }
 
-// TestThirdNodeIsNoticed: it does not disturb the pair, is counted and said once.
-func TestThirdNodeIsNoticed(t *testing.T) {
+// TestThirdNode checks that a third node does not disturb the pair, and is counted and
+// reported once.
+func TestThirdNode(t *testing.T) {
 	forSeeds(t, func(s *sim) {
 		a, b := s.addDaemon(randomFTFW(s, 131072)), s.addDaemon(randomFTFW(s, 131072))
 		third := s.addDaemon(randomFTFW(s, 131072))
@@ -167,10 +168,9 @@ func TestThirdNodeIsNoticed(t *testing.T) {
 	})
 }
 
-// TestGarbageIsSurvived: what is garbled arrives, with any numbers and flags.
-// Nothing is promised then but that the queues stay bounded, which every step
-// checks.
-func TestGarbageIsSurvived(t *testing.T) {
+// TestGarbage delivers garbled messages with any numbers and flags. The queues must stay
+// bounded, which every step checks.
+func TestGarbage(t *testing.T) {
 	forSeeds(t, func(s *sim) {
 		s.addDaemon(randomFTFW(s, 8, 131072))
 		s.addDaemon(randomFTFW(s, 8, 131072))
@@ -181,8 +181,8 @@ func TestGarbageIsSurvived(t *testing.T) {
 	})
 }
 
-// TestWindowOfOneIsNoStorm: two nodes that acknowledge every message come to rest.
-func TestWindowOfOneIsNoStorm(t *testing.T) {
+// TestWindowOfOne checks that two nodes that acknowledge every message come to rest.
+func TestWindowOfOne(t *testing.T) {
 	one := func(now time.Duration, first wire.Seq) Machine {
 		return NewFTFW(now, FTFWConfig{FirstSeq: first, Window: 1, StartupResync: true})
 	}

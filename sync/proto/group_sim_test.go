@@ -20,14 +20,14 @@ func (s *sim) addGroup(n int, make func(time.Duration, wire.Seq) Machine) []*dae
 
 func newNoTrack(now time.Duration, first wire.Seq) Machine { return NewNoTrack(now, first, true) }
 
-// TestNoTrackCarriesEverything: on a network that loses nothing all nodes know of
+// TestNoTrackReplicates: on a network that loses nothing all nodes know of
 // all flows.
-func TestNoTrackCarriesEverything(t *testing.T) {
+func TestNoTrackReplicates(t *testing.T) {
 	forSeeds(t, func(s *sim) {
 		group := s.addGroup(2+s.rng.IntN(3), newNoTrack)
 		s.boot(3 * time.Second)
 		s.run(4 * time.Second)
-		// What a kernel had before its daemon started is told to who asks.
+		// Flows from before the daemon started are sent on request.
 		for _, d := range group {
 			d.m.RequestResync(s.now)
 		}

@@ -10,17 +10,16 @@ import (
 const blockLg = 5
 
 // seqIndex finds elements of the resend queue by sequence number, so that an
-// acknowledgement of the middle of a long queue costs no walk through it. Sequence
-// numbers fall into blocks; for each block the index holds the first element that
-// the queue has of it. It is a ring: a block that is far behind, because the peer has
-// never acknowledged it, loses its place to a newer one; of such elements there are few.
+// acknowledgement in the middle of a long queue costs no walk. It divides the sequence
+// numbers into blocks and holds the first queued element of each. The blocks form a ring:
+// an old block, which the peer has never acknowledged, is overwritten by a newer one. There
+// are few such elements.
 type seqIndex struct {
 	ring   []id
-	newest wire.Seq // that was ever added
+	newest wire.Seq // the last number added
 }
 
-// resizeIndex makes room for the numbers of two full resend queues, and indexes what
-// is queued.
+// resizeIndex makes room for the numbers of two full resend queues and indexes the queue.
 func (q *queues) resizeIndex(limit int) {
 	blocks := max(1, 2*limit>>blockLg)
 	q.index.ring = make([]id, 1<<bits.Len(uint(blocks-1)))
@@ -34,14 +33,14 @@ func (q *queues) resizeIndex(limit int) {
 
 func blockOf(s wire.Seq) uint32 { return uint32(s) >> blockLg }
 
-// span is how many blocks lie between two numbers, also across the wrap-around.
+// span returns the number of blocks between two numbers, also across the wrap-around.
 func span(oldest, newest wire.Seq) uint32 {
 	return (blockOf(newest) - blockOf(oldest)) & (1<<(32-blockLg) - 1)
 }
 
 func (x *seqIndex) place(block uint32) *id { return &x.ring[block&uint32(len(x.ring)-1)] }
 
-// add notes an element that was appended to the resend queue.
+// add indexes an element that was appended to the resend queue.
 func (x *seqIndex) add(q *queues, i id) {
 	x.newest = q.at(i).seq
 	block := blockOf(x.newest)
@@ -50,7 +49,7 @@ func (x *seqIndex) add(q *queues, i id) {
 	}
 }
 
-// drop forgets an element that is about to leave the resend queue.
+// drop removes an element that is about to leave the resend queue.
 func (x *seqIndex) drop(q *queues, i id, e *element) {
 	block := blockOf(e.seq)
 	p := x.place(block)
@@ -63,8 +62,8 @@ func (x *seqIndex) drop(q *queues, i id, e *element) {
 	}
 }
 
-// find returns the first element of the resend queue with the number from or a later
-// one, none if there is none.
+// find returns the first element of the resend queue with the number from or a later one,
+// or the id none.
 func (q *queues) find(from wire.Seq) id {
 	l := &q.resend
 	if l.head == none || q.at(l.tail).seq.Before(from) {
@@ -75,7 +74,7 @@ func (q *queues) find(from wire.Seq) id {
 	}
 	i := none
 	if span(from, q.index.newest) < uint32(len(q.index.ring)) {
-		// From here on no block has lost its place, and there is one with an element.
+		// No block from here on was overwritten, and at least one has an element.
 		for block := blockOf(from); i == none; block++ {
 			i = *q.index.place(block)
 		}

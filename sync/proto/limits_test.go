@@ -7,7 +7,7 @@ import (
 	"ctbox/sync/wire"
 )
 
-// change has the machine send changes of objects first to last.
+// change makes the machine send changes of objects first to last.
 func change(m *FTFW, first, last int) {
 	for i := first; i <= last; i++ {
 		m.Changed(Object{Flows, uint64(i)})
@@ -15,7 +15,7 @@ func change(m *FTFW, first, last int) {
 	drain(m)
 }
 
-// from is a message of the peer's.
+// from makes the machine receive a message from the peer.
 func from(m *FTFW, now time.Duration, h wire.Header) Events {
 	_, events := m.Receive(now, 0, address(1), h)
 	return events
@@ -64,9 +64,9 @@ func TestSetLimits(t *testing.T) {
 	}
 }
 
-// A range that is gone makes us tell everything, one that is there or that was never
-// sent does not.
-func TestWhatIsAskedForAndGone(t *testing.T) {
+// A NACK for messages that were given up causes a bulk. One for messages that are still
+// queued or were never sent does not.
+func TestNackForGivenUpMessages(t *testing.T) {
 	for _, c := range []struct {
 		name   string
 		from   wire.Seq // of the first of the ten changes, which is 0 here
@@ -95,8 +95,8 @@ func TestWhatIsAskedForAndGone(t *testing.T) {
 	}
 }
 
-// A request for everything that had to make room in the resend queue is made again.
-func TestRequestThatIsGivenUp(t *testing.T) {
+// A resync request that was given up is repeated.
+func TestGivenUpRequest(t *testing.T) {
 	m := greeted(300)
 	m.SetLimits(300, 4)
 	m.RequestResync(0)
@@ -110,9 +110,9 @@ func TestRequestThatIsGivenUp(t *testing.T) {
 	}
 }
 
-// A C daemon that has been running has answered a request that came with our HELLO
-// before it greeted us; that answer does not count, so it is asked again.
-func TestRequestBeforeTheGreeting(t *testing.T) {
+// A running C daemon answers a request that came with our HELLO before its HELLO_BACK. That
+// answer may be incomplete, so the request is repeated.
+func TestRequestBeforeHello(t *testing.T) {
 	for _, back := range []bool{false, true} {
 		m := NewFTFW(0, FTFWConfig{StartupResync: true})
 		drain(m)
@@ -148,9 +148,9 @@ func TestMarksOfAnotherBulk(t *testing.T) {
 	}
 }
 
-// A bulk whose messages had to make room for others is told again, half as far at a
-// time; one that gets through takes that back.
-func TestBulkThatOverflows(t *testing.T) {
+// A bulk that overflows the resend queue is repeated with half the window. A bulk that
+// succeeds restores the window.
+func TestBulkOverflow(t *testing.T) {
 	const objects = 8000
 	m := greeted(300)
 	m.SetLimits(300, 6000)

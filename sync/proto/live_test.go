@@ -190,7 +190,7 @@ func TestFTFWWithDebian(t *testing.T) {
 	l.ours.boot()
 	l.until("the greeting is over", func() bool {
 		m := l.ours.m.(*FTFW)
-		return m.hello == said && m.peer.have
+		return m.hello == helloAnswered && m.peer.have
 	})
 	changes(60)
 	l.until("both know all", equal)
@@ -201,7 +201,7 @@ func TestFTFWWithDebian(t *testing.T) {
 	l.until("both know all after losses", equal)
 
 	d.Tell("-n")
-	l.until("we have told everything", func() bool { return l.ours.m.Stats().Bulks > 0 && l.ours.m.Stats().Transmit == 0 })
+	l.until("the end of our bulk", func() bool { return l.ours.m.Stats().Bulks > 0 && l.ours.m.Stats().Transmit == 0 })
 	l.until("both know all after their resync", equal)
 
 	l.ours.crash()

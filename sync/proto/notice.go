@@ -6,24 +6,24 @@ import (
 	"ctbox/sync/wire"
 )
 
-// announcer decides when an ALIVE with a notice is due. Ordinary ALIVEs are sent by
-// idle nodes only; what a notice says matters most to the peer of a busy one.
+// announcer decides when an ALIVE with a notice is due. Only idle nodes send ordinary
+// ALIVEs, but a notice matters most to the peer of a busy node.
 type announcer struct {
 	incomplete uint32
-	announced  uint32 // what an ALIVE was last due for
-	repeat     int    // how often "complete again" is still to be announced
-	on         bool   // there is something to announce about lost events
-	held       bool   // and about the entries that the peer holds
+	announced  uint32 // the number when an ALIVE was last due
+	repeat     int    // remaining announcements that this node is complete again
+	on         bool   // announce lost events
+	held       bool   // announce how many entries the peer should hold
 	committed  bool   // and about the last commit
 	due        time.Duration
 }
 
-// completeRepeats is how often a node announces that it is complete again: an ALIVE
-// that is lost is not sent again.
+// completeRepeats is how often a node announces that it is complete again, because a lost
+// ALIVE is not resent.
 const completeRepeats = 3
 
-// set notes the number of lost events. One that has grown to twice what the peer knows is
-// announced at once, for a number far too small would mislead.
+// set records the number of lost events. A number that has grown to twice the last one is
+// announced at once, because one that is far too small would mislead.
 func (a *announcer) set(now time.Duration, lost uint32) {
 	if lost == a.incomplete {
 		return
@@ -34,7 +34,7 @@ func (a *announcer) set(now time.Duration, lost uint32) {
 	a.incomplete, a.repeat, a.on = lost, completeRepeats, true
 }
 
-// deadline is when a notice is due.
+// deadline returns when a notice is due.
 func (a *announcer) deadline() time.Duration {
 	if !a.on && !a.held && !a.committed {
 		return None
@@ -51,7 +51,7 @@ func (a *announcer) tick(now time.Duration) bool {
 	return true
 }
 
-// fill puts into n what an ALIVE that leaves now has to announce.
+// fill sets what an ALIVE that leaves now announces in n.
 func (a *announcer) fill(n *wire.Notice) {
 	if !a.on {
 		return

@@ -10,13 +10,12 @@ import (
 // maxTracked bounds the addresses whose sequence numbers NoTrack follows.
 const maxTracked = 64
 
-// NoTrack is the mode NOTRACK: best effort. Any number of nodes may share a
-// group. Sequence numbers are followed, for each address, for the statistics
-// only (sheet section 9).
+// NoTrack is the mode NOTRACK: best effort, between any number of nodes in a group.
+// Sequence numbers serve only the statistics, which are kept for each address.
 type NoTrack struct {
 	queues
 	seq    wire.Seq
-	alive  time.Duration // when to say that we are alive
+	alive  time.Duration // when the next ALIVE is due
 	bulk   bulk
 	notice announcer
 	peers  map[netip.Addr]wire.Seq // the last sequence number of each
@@ -27,8 +26,8 @@ type NoTrack struct {
 }
 
 // NewNoTrack returns a NOTRACK machine that starts at now. first is its first
-// sequence number, the time of day in seconds. With startupResync it asks for
-// everything at once.
+// sequence number, the time of day in seconds. With startupResync it requests a resync
+// at once.
 func NewNoTrack(now time.Duration, first wire.Seq, startupResync bool) *NoTrack {
 	m := &NoTrack{seq: first, alive: now + aliveInterval, peers: make(map[netip.Addr]wire.Seq)}
 	m.init()
@@ -50,8 +49,8 @@ func (m *NoTrack) RequestResync(time.Duration) {
 	m.queueControl(control{flags: wire.Resync})
 }
 
-// BeginBulk implements Machine. Nothing marks a bulk's ends on the wire; but one that
-// is asked for in the middle of another has to wait, or they would pile up.
+// BeginBulk implements Machine. The mode has no marks around a bulk, but a bulk that is
+// requested during another one has to wait, or they would pile up.
 func (m *NoTrack) BeginBulk(now time.Duration) bool {
 	if m.bulk.running {
 		m.bulk.wanted = true
@@ -69,7 +68,7 @@ func (m *NoTrack) Bulk(o Object) { m.Changed(o) }
 // EndBulk implements Machine.
 func (m *NoTrack) EndBulk() { m.bulk.running = false }
 
-// Receive implements Machine. Late messages are applied as if they were not.
+// Receive implements Machine. Late messages are applied like others.
 func (m *NoTrack) Receive(now time.Duration, _ int, from netip.Addr, h wire.Header) (Verdict, Events) {
 	m.track(from, h.Seq)
 	var verdict Verdict
@@ -137,9 +136,8 @@ func (m *NoTrack) Next() (Send, bool) {
 	return s, true
 }
 
-// Unqueued returns the header for a message that passes the queue by: what a
-// node without internal caches makes of an event. Its Type is for the caller to
-// fill in.
+// Unqueued returns the header for a message that bypasses the queue, as a node without
+// internal caches sends for each event. The caller sets its Type.
 func (m *NoTrack) Unqueued() wire.Header {
 	h := wire.Header{Seq: m.seq}
 	m.seq++

@@ -8,36 +8,36 @@ import (
 	"ctbox/sync/wire"
 )
 
-// maxLinks is how many links there can be, and maxStrangers how many other nodes
-// are told apart.
+// maxLinks is the most links that a node has, and maxStrangers the most other nodes that
+// are remembered.
 const (
 	maxLinks     = 4
 	maxStrangers = 16
 )
 
-// peer is what FTFW knows of the other node. The wire carries no identity, so the
-// peer is who was heard first on each link; its sequence numbers are one row over
-// all of them.
+// peer is FTFW's state of the other node. Messages carry no identity, so the peer is the
+// node that was heard first on each link. It numbers its messages in one sequence over
+// all links.
 type peer struct {
 	addrs     [maxLinks]netip.Addr
 	strangers []netip.Addr
 	heard     time.Duration
-	began     time.Duration // this life of it
+	began     time.Duration // when this process of the peer started
 
 	have  bool
 	last  wire.Seq // the last that arrived
-	ctbox bool     // it marks its bulks, so it is no C daemon
+	ctbox bool     // it marks its bulks, so it is not a C daemon
 
-	// The highest that arrived lately, whatever life it was thought to be of.
+	// The highest number that arrived lately, from this process of the peer or an earlier one.
 	highest   wire.Seq
 	highestAt time.Duration
 
 	window  int // messages until the next acknowledgement
 	owed    bool
-	ackFrom wire.Seq // the first not yet acknowledged, if owed
+	ackFrom wire.Seq // the first number not yet acknowledged, if owed
 	ackDue  time.Duration
 
-	// The HELLO of this life of the peer.
+	// The last HELLO of this process of the peer.
 	greeted   bool
 	helloLast wire.Seq
 	helloAt   time.Duration
@@ -48,15 +48,15 @@ type peer struct {
 	runSince time.Duration
 }
 
-// meet tells whether a message is from the peer. fresh is true where the address
-// has taken the place of a peer that is silent.
+// meet reports whether a message is from the peer. fresh is true if its address has
+// replaced that of a peer that has been silent.
 func (p *peer) meet(now time.Duration, link int, from netip.Addr) (fresh, ours bool) {
 	known := &p.addrs[link%maxLinks]
 	switch {
 	case *known == from:
 		return false, true
 	case !known.IsValid():
-		// The first on this link: the peer, for want of another.
+		// The first node that is heard on a link is the peer.
 		*known = from
 		return false, true
 	case p.present(now):
@@ -68,7 +68,7 @@ func (p *peer) meet(now time.Duration, link int, from netip.Addr) (fresh, ours b
 	return true, true
 }
 
-// present reports whether the peer has been heard of lately.
+// present reports whether the peer was heard within peerSilence.
 func (p *peer) present(now time.Duration) bool { return now-p.heard < peerSilence }
 
 // noteStranger remembers an address that is not the peer's and reports whether
@@ -81,7 +81,7 @@ func (p *peer) noteStranger(from netip.Addr) bool {
 	return true
 }
 
-// begin starts a new life of the peer, whose first message is seq.
+// begin resets the state for a new process of the peer, whose first message is seq.
 func (p *peer) begin(now time.Duration, seq wire.Seq, window int) {
 	p.began = now
 	p.have, p.last = false, seq
@@ -90,7 +90,7 @@ func (p *peer) begin(now time.Duration, seq wire.Seq, window int) {
 	p.runLen = 0
 }
 
-// arrived notes the last number that arrived.
+// arrived records the last number that arrived.
 func (p *peer) arrived(now time.Duration, seq wire.Seq) {
 	p.have, p.last = true, seq
 	p.runLen = 0
@@ -104,20 +104,19 @@ func (p *peer) overtaken(now time.Duration, seq wire.Seq) bool {
 	return now-p.highestAt < lateTime && p.highest.After(seq)
 }
 
-// starts reports whether a HELLO with seq begins a new life of the peer. It rides
-// on every message of a started node until that hears the answer, so one that
-// follows another directly does not, unless answered: the peer has acknowledged
-// what only one that heard our answer could. A late copy of an old HELLO can't be
-// told from a start with lower numbers and is taken for one; then we ask for
-// everything, needlessly.
+// starts reports whether a HELLO with seq means that the peer has started again. A node
+// sets HELLO on every message until it receives the answer, so a HELLO that directly
+// follows another is no new start. The exception is answered: the peer has acknowledged
+// our request, which it could do only after our answer. A late copy of an old HELLO looks
+// like a start with lower numbers, and costs a needless resync.
 func (p *peer) starts(now time.Duration, seq wire.Seq, answered bool) bool {
 	continues := p.greeted && now-p.helloAt < helloPause && p.have && seq == p.last+1 && p.last == p.helloLast
 	return !continues || answered
 }
 
-// countsAnew notes a late message and reports whether so many came in sequence, and
-// nothing else, that they can't be late: the peer has started again with lower numbers,
-// and we heard none of its HELLOs.
+// countsAnew records a late message and reports whether so many have arrived in sequence,
+// with nothing else between, that the peer must have started again with lower numbers
+// while all its HELLOs were lost.
 func (p *peer) countsAnew(now time.Duration, seq wire.Seq) bool {
 	if p.runLen == 0 || seq != p.runNext {
 		p.runLen, p.runSince = 0, now

@@ -7,7 +7,7 @@ import (
 	"ctbox/sync/wire"
 )
 
-// Table says which of the owner's internal caches an object is in.
+// Table identifies one of the owner's internal caches.
 type Table uint8
 
 // The tables.
@@ -16,29 +16,27 @@ const (
 	Expects
 )
 
-// Object names an object of the owner's internal caches. The low 32 bits of
-// Handle number its slot, which no other object of the table has as long as the
-// machine may refer to it, and which is below 2^30; the rest is the owner's.
+// Object identifies an object of the owner's internal caches. The low 32 bits of Handle
+// are its slot, below 2^30, which no other object of the table may use until the machine
+// has released it. The high bits are for the owner's use.
 type Object struct {
 	Table  Table
 	Handle uint64
 }
 
-// Send is a message that Next tells the owner to transmit.
+// Send is a message for the owner to transmit.
 type Send struct {
-	// Header is complete for a control message. For an object its Type is for
-	// the owner to fill in, from what its cache holds now: new, update or
-	// delete.
+	// Header is complete for a control message. For an object, the owner sets its
+	// Type from the object's state in the cache: new, update or delete.
 	Header wire.Header
-	// Control tells control messages from objects; without it Object is what
-	// to encode.
+	// Control is set for a control message. Otherwise the message is that of Object.
 	Control bool
 	Object  Object
-	// Notice is the body of an ALIVE; an empty one is none.
+	// Notice is the body of an ALIVE. The zero value stands for no body.
 	Notice wire.Notice
 }
 
-// Verdict is what to do with a received message.
+// Verdict is what the owner does with a received message.
 type Verdict uint8
 
 // The verdicts. A message with Apply or Handled makes its link the current one.
@@ -50,32 +48,32 @@ const (
 	BadType                  // malformed: count wire.Counters.BadType
 )
 
-// Events are what the owner has to do besides, or to log.
+// Events is a set of things for the owner to do or log.
 type Events uint8
 
 // The events.
 const (
-	// BulkWanted: send everything, as the peer has asked for or needs. The owner
-	// calls BeginBulk, Bulk for each object, first flows then expectations, and
-	// EndBulk, in one go or in slices.
+	// BulkWanted: the peer has requested or needs everything. The owner calls
+	// BeginBulk, then Bulk for each object, flows before expectations, then EndBulk,
+	// at once or in slices.
 	BulkWanted Events = 1 << iota
-	// ResyncReceived: the peer asked for everything ("resync requested by other
-	// node"). BulkWanted may come later, to limit the rate, or have come already.
+	// ResyncReceived: the peer requested a resync ("resync requested by other node").
+	// BulkWanted may follow later, to limit the rate, or may have come already.
 	ResyncReceived
-	// ResyncSent: we ask the peer for everything, by ourselves.
+	// ResyncSent: the machine requested a resync on its own.
 	ResyncSent
-	// BulkBegan and BulkComplete enclose everything that the peer has. What the
-	// external caches hold and was not told again between the two is gone at the
-	// peer and is to be removed, if Sweep believes it.
+	// BulkBegan and BulkComplete enclose everything that the peer has. Entries of the
+	// external caches that were not announced between the two no longer exist at the
+	// peer; Sweep decides whether the owner removes them.
 	BulkBegan
 	BulkComplete
-	// PeerStarted: the peer has just started, or another has taken its place.
+	// PeerStarted: the peer has just started, or another node has replaced it.
 	PeerStarted
-	// ThirdNode: a node that is not our peer takes part; Stats.Third says which.
-	// Reported once for each.
+	// ThirdNode: a message came from a node that is not the peer, whose address is
+	// Stats.Third. Reported once for each node.
 	ThirdNode
-	// BulkUnasked comes with BulkComplete: nobody here asked for the bulk, and no start
-	// let expect it. It may be the peer's operator's (-B), or not the peer's at all.
+	// BulkUnasked comes with BulkComplete if this node had not requested the bulk and no
+	// start explains it. The peer's operator may have sent it (-B), or an attacker.
 	BulkUnasked
 )
 
@@ -85,58 +83,56 @@ type Machine interface {
 	Changed(o Object)
 	Deleted(o Object)
 	Dropped(o Object)
-	// Withheld takes back the message of the object that Next returned last, which
-	// could not be encoded or must not be sent. Its number is used again.
+	// Withheld takes back the object that Next returned last, because it can't be
+	// encoded or must not be sent. The next message uses its number.
 	Withheld(o Object)
-	// NextReleased returns an object that was Deleted and whose slot is free
-	// now. The owner calls it until there is none, after Receive, Tick and Next.
+	// NextReleased returns an object that was Deleted and whose slot is free again.
+	// The owner calls it until it returns false, after Receive, Tick and Next.
 	NextReleased() (Object, bool)
 
-	// SetIncomplete says how many events of the kernel are lost and not yet made up
-	// for, 0 for none. Where a mode has ALIVEs, they announce it: a change of it at
-	// once, what stands every second.
+	// SetIncomplete sets the number of the kernel's events that are lost and not yet
+	// made up for. The modes that have ALIVEs announce it in them, when it becomes zero
+	// or grows much at once, otherwise every second.
 	SetIncomplete(now time.Duration, lost uint32)
 
-	// RequestResync asks the peers for everything.
+	// RequestResync requests everything from the peers.
 	RequestResync(now time.Duration)
-	// BeginBulk, Bulk and EndBulk tell the peers everything. BeginBulk returns
-	// false where a bulk is already on its way, which BulkWanted then follows, or
-	// where the mode has none.
+	// BeginBulk, Bulk and EndBulk send everything to the peers. BeginBulk returns false
+	// if a bulk is running, after which BulkWanted follows, or if the mode has no bulks.
 	BeginBulk(now time.Duration) bool
 	Bulk(o Object)
 	EndBulk()
 
-	// Receive judges a message that came over the link with that number, from
-	// that address.
+	// Receive processes the header of a message that arrived on a link, given by its
+	// number, from an address.
 	Receive(now time.Duration, link int, from netip.Addr, h wire.Header) (Verdict, Events)
-	// Tick does what is due at now. It may be called at any time.
+	// Tick does what is due. It may be called at any time.
 	Tick(now time.Duration) Events
-	// Deadline is when Tick has something to do, if nothing else happens before.
+	// Deadline returns when the owner has to call Tick, if no other call changes it.
 	Deadline() time.Duration
 
-	// Next returns the next message to transmit, if there is one that may be sent
-	// now.
+	// Next returns the next message that may be transmitted now, if there is one.
 	Next() (Send, bool)
-	// Pending is how many messages Next has to give now.
+	// Pending returns how many messages Next would return now.
 	Pending() int
-	// Sent reports that everything that Next gave is on its way.
+	// Sent records that the messages from Next were transmitted.
 	Sent(now time.Duration)
 
 	// Stats returns the machine's counters and sizes.
 	Stats() Stats
 }
 
-// Stats are a machine's counters since it was made, and the sizes of its queues.
+// Stats holds a machine's counters since its creation and the sizes of its queues.
 type Stats struct {
-	Lost   uint64 // messages that the sequence numbers say are missing
+	Lost   uint64 // messages missing according to the sequence numbers
 	Before uint64 // late messages and duplicates
 
-	Resent  uint64 // messages queued again because the peer missed them
-	GivenUp uint64 // messages dropped from the full resend queue unacknowledged
-	Resyncs uint64 // times we asked for everything
-	Bulks   uint64 // times we told everything
+	Resent  uint64 // messages that were queued again
+	GivenUp uint64 // messages dropped from the resend queue unacknowledged
+	Resyncs uint64 // resyncs requested
+	Bulks   uint64 // bulks sent
 
-	// Ranges reported missing, to the peer and by it.
+	// Ranges reported missing to the peer, and by it.
 	NacksSent, NacksReceived uint64
 
 	ThirdNode uint64     // messages from nodes that are not our peer
@@ -144,64 +140,64 @@ type Stats struct {
 
 	Transmit, Resend int // queue lengths
 	ResendLimit      int
-	Controls         int // control messages that are queued
+	Controls         int // queued control messages
 }
 
-// None is the Deadline of a machine that waits for nothing.
+// None is the Deadline of a machine that has no timer running.
 const None = time.Duration(1<<63 - 1)
 
-// Times and sizes of the protocol. The first is the C daemon's, the others are ours.
+// Times and sizes of the protocol. aliveInterval is the C daemon's, the others are ours.
 const (
-	// aliveInterval is how long a node keeps silent, and how long it lets its
-	// peer wait for an acknowledgement.
+	// aliveInterval is the longest time without a message, and the longest delay of an
+	// acknowledgement.
 	aliveInterval = time.Second
-	// resyncInterval is the least time between two requests for a resync; it
-	// doubles with every one that does not end well. maxResyncInterval is also
-	// how long a bulk that has begun may take to its end.
+	// resyncInterval is the least time between two requests for a resync. It doubles
+	// with every request, up to maxResyncInterval, until a bulk is complete.
+	// maxResyncInterval is also the longest time that a bulk may take.
 	resyncInterval    = 5 * time.Second
 	maxResyncInterval = time.Minute
 	// bulkInterval is the least time between the starts of two bulks.
 	bulkInterval = 5 * time.Second
-	// peerSilence is how long a peer has to be silent before another address
-	// can take its place.
+	// peerSilence is how long a peer has to be silent before another node can replace
+	// it.
 	peerSilence = 10 * time.Second
-	// helloPause is the most between two messages of a node that says HELLO.
+	// helloPause is the longest time between two messages of a node that sends HELLO.
 	helloPause = 2 * time.Second
-	// lateTime is longer than a message can be under way.
+	// lateTime is longer than any message is in transit.
 	lateTime = 3 * time.Second
-	// restartRun and restartTime are how many late messages in sequence, over
-	// how long, mean that the peer counts anew and we missed its start.
+	// restartRun late messages in sequence, over restartTime, mean that the peer has
+	// started again and its HELLO was lost.
 	restartRun  = 3
 	restartTime = 2 * time.Second
 	// stuckTime is how long a message may stay unacknowledged while later ones
 	// are acknowledged.
 	stuckTime = 10 * time.Second
-	// bulkWindow is how many messages may be unacknowledged for a bulk to go on.
+	// bulkWindow is the most unacknowledged messages with which a bulk continues.
 	bulkWindow = 4096
 	// maxControls bounds the control messages that wait for transmission.
 	maxControls = 4096
 )
 
-// bulk is the sending of everything, and limits how often that happens.
+// bulk is the state of sending everything, and limits how often that happens.
 type bulk struct {
-	wanted bool          // by a peer, but not begun yet
+	wanted bool          // requested or needed, and not begun yet
 	due    time.Duration // not before
 
-	number  wire.Seq // of the last one that began; another life of ours has others
+	number  wire.Seq // of the last bulk; different for each process
 	running bool     // until its end is queued, or it has failed
-	told    bool     // the owner has told all objects
-	left    int      // objects of it that are not acknowledged
-	failed  bool     // some never will be
-	// overflown: they had to make room in the resend queue. shrink is how often in
-	// a row a bulk failed so.
+	queued  bool     // the owner has called Bulk for all objects
+	left    int      // its objects that are not acknowledged
+	failed  bool     // some were given up
+	// overflown: some were given up because the resend queue was full. shrink counts
+	// the bulks in a row that failed for this reason.
 	overflown bool
 	shrink    int
-	// dropped: since its beginning objects were dropped that the peer holds.
+	// dropped: objects that the peer holds were dropped since the bulk began.
 	dropped bool
 }
 
-// want notes that a peer needs everything. It returns BulkWanted when that can
-// begin at once.
+// want records that a peer needs everything. It returns BulkWanted if the bulk can begin
+// at once.
 func (b *bulk) want(now time.Duration) Events {
 	b.wanted = true
 	return b.tick(now)
@@ -216,7 +212,7 @@ func (b *bulk) tick(now time.Duration) Events {
 	return BulkWanted
 }
 
-// deadline is when tick has something to do.
+// deadline returns when tick is due.
 func (b *bulk) deadline() time.Duration {
 	if !b.wanted || b.running {
 		return None

@@ -2,7 +2,7 @@ package proto
 
 import "ctbox/sync/wire"
 
-// id is an element's place: the table in the two top bits, the slot below.
+// id identifies an element: its table in the two top bits, its slot in the others.
 type id uint32
 
 const (
@@ -17,33 +17,31 @@ const (
 // controlTable holds the control messages, beside the owner's Flows and Expects.
 const controlTable = 2
 
-// queueName says in which list an element is.
+// queueName identifies the list that an element is in.
 type queueName uint8
 
 const (
 	unqueued   queueName = iota
 	transmit             // to be sent
-	background           // to be sent when nothing else is and the peer keeps up
+	background           // to be sent when transmit is empty and the peer keeps up
 	resend               // sent, until it is acknowledged
-	released             // dead and done with, for NextReleased
+	released             // dead and no longer needed, for NextReleased
 	free                 // an unused control message
 )
 
-// element is the machine's side of an object or control message: its links in
-// the one list it is in. An object is in a list at most once, which is what lets
-// its changes coalesce.
+// element is the machine's state of an object or control message, with its links in a
+// list. An object is in one list at most, once, so that its changes coalesce.
 type element struct {
 	prev, next id
 	seq        wire.Seq // as last sent
 	gen        uint32   // upper half of the owner's handle
 	queue      queueName
 	dead       bool
-	inBulk     bool // to be acknowledged before the bulk's end is told
-	told       bool // announced, and not ended since: the peer holds it
+	inBulk     bool // the bulk's end waits for its acknowledgement
+	held       bool // announced, and not ended since: the peer holds it
 }
 
-// slab holds the elements of a table by slot. It grows in segments, so that
-// growing moves nothing.
+// slab holds the elements of a table by slot. It grows by segments, so elements never move.
 type slab [][]element
 
 func (s *slab) at(slot uint32) *element {
@@ -63,14 +61,14 @@ type list struct {
 	head, tail id
 	len        int
 	controls   int // how many of them are control messages
-	dead       int // and dead objects
+	dead       int // how many are dead objects
 }
 
-// control is what a queued control message says; its element has the same slot.
+// control is the content of a queued control message; its element has the same slot.
 type control struct {
 	flags    wire.Flags // without Hello and HelloBack
 	from, to wire.Seq   // as the header has them
-	number   uint64     // which request a RESYNC is
+	number   uint64     // of a RESYNC
 }
 
 // queues are the lists of a machine and the elements in them.
@@ -81,7 +79,7 @@ type queues struct {
 
 	transmit, background, resend, released list
 
-	index seqIndex // of resend; FTFW has one
+	index seqIndex // of resend; FTFW only
 }
 
 func (q *queues) init() {
@@ -103,7 +101,7 @@ func (q *queues) object(o Object) (id, *element) {
 	return i, e
 }
 
-// named is object's inverse.
+// named is the inverse of object.
 func (q *queues) named(i id, e *element) Object {
 	return Object{Table: Table(i >> slotBits), Handle: uint64(e.gen)<<32 | uint64(i&slotMask)}
 }
@@ -128,7 +126,7 @@ func (q *queues) list(name queueName) *list {
 	return nil
 }
 
-// append puts the element, which is in no list, at the end of l.
+// append appends the element, which is in no list, to l.
 func (q *queues) append(l *list, i id, e *element) {
 	e.queue, e.prev, e.next = l.name, l.tail, none
 	if l.tail == none {
@@ -153,7 +151,7 @@ func (l *list) count(i id, e *element, n int) {
 	}
 }
 
-// setDead says that the element's object is dead, or lives.
+// setDead marks the element's object as dead or alive.
 func (q *queues) setDead(i id, e *element, dead bool) {
 	l := q.list(e.queue)
 	if l != nil {
@@ -165,7 +163,7 @@ func (q *queues) setDead(i id, e *element, dead bool) {
 	}
 }
 
-// remove takes the element out of the list it is in, if any.
+// remove removes the element from its list, if it is in one.
 func (q *queues) remove(i id, e *element) {
 	l := q.list(e.queue)
 	if l == nil {
@@ -188,13 +186,13 @@ func (q *queues) remove(i id, e *element) {
 	e.queue = unqueued
 }
 
-// move puts the element at the end of l, whatever list it was in.
+// move moves the element from its list, if it is in one, to the end of l.
 func (q *queues) move(l *list, i id, e *element) {
 	q.remove(i, e)
 	q.append(l, i, e)
 }
 
-// pop takes the first element out of l.
+// pop removes and returns the first element of l.
 func (q *queues) pop(l *list) (id, *element, bool) {
 	i := l.head
 	if i == none {
@@ -205,7 +203,7 @@ func (q *queues) pop(l *list) (id, *element, bool) {
 	return i, e, true
 }
 
-// queueControl puts a control message at the end of the transmit queue.
+// queueControl appends a control message to the transmit queue.
 func (q *queues) queueControl(c control) {
 	i, e, ok := q.pop(&q.free)
 	if !ok {
@@ -217,16 +215,16 @@ func (q *queues) queueControl(c control) {
 	q.append(&q.transmit, i, e)
 }
 
-// queueAlive queues an ALIVE, unless so many control messages wait for transmission
-// that nothing seems to leave.
+// queueAlive queues an ALIVE, unless so many control messages are queued already that
+// nothing seems to leave.
 func (q *queues) queueAlive() {
 	if q.transmit.controls < maxControls {
 		q.queueControl(control{flags: wire.Alive})
 	}
 }
 
-// done ends an element's way through the queues, which it is in none of now: a
-// control message is freed, a dead object given back to its owner.
+// done releases an element that is in no list and needs no further transmission: it frees
+// a control message and returns a dead object to the owner.
 func (q *queues) done(i id, e *element) {
 	switch {
 	case i.isControl():
@@ -236,9 +234,8 @@ func (q *queues) done(i id, e *element) {
 	}
 }
 
-// Changed queues o, which is new, has changed or is to be told again. If it is
-// queued already it keeps its place: what will be sent is what the cache then
-// holds. An object that was reported deleted lives again.
+// Changed queues o, which is new, has changed or is to be announced again. An object that
+// is already queued keeps its place. An object that was Deleted is alive again.
 func (q *queues) Changed(o Object) {
 	i, e := q.object(o)
 	q.setDead(i, e, false)
@@ -247,8 +244,8 @@ func (q *queues) Changed(o Object) {
 	}
 }
 
-// Deleted queues o's end. The owner keeps o's slot, and what it needs to encode
-// the DEL, until NextReleased hands o back.
+// Deleted queues o's end. The owner keeps o's slot, and what it needs to encode the end,
+// until NextReleased returns o.
 func (q *queues) Deleted(o Object) {
 	i, e := q.object(o)
 	q.setDead(i, e, true)
@@ -257,16 +254,16 @@ func (q *queues) Deleted(o Object) {
 	}
 }
 
-// Dropped forgets o, which the owner has removed without telling anybody, as a
-// flush of the internal cache does. Its slot may be used again at once.
+// Dropped removes o, which the owner has removed without announcing its end, as a flush
+// of the internal cache does. Its slot may be used again at once.
 func (q *queues) Dropped(o Object) {
 	i, e := q.object(o)
 	q.remove(i, e)
 	e.dead = false
 }
 
-// NextReleased returns an object that was Deleted and that nobody needs to be
-// told of any more; its slot is the owner's again.
+// NextReleased returns an object that was Deleted and whose end needs no further
+// transmission. The owner may use its slot again.
 func (q *queues) NextReleased() (Object, bool) {
 	i, e, ok := q.pop(&q.released)
 	if !ok {

@@ -6,31 +6,31 @@ import (
 	"ctbox/sync/wire"
 )
 
-// resync is our wish to be told everything.
+// resync is the state of our request for everything.
 type resync struct {
 	wanted   bool
-	since    time.Duration // wanted
-	expected bool          // the bulk that began was wanted, and not long ago
+	since    time.Duration // when it was last wanted
+	expected bool          // the peer's bulk was wanted when it began, and not long before
 	number   uint64        // of the last request
-	sent     bool          // the request is on its way
+	sent     bool          // the request is queued or sent
 	granted  bool          // the peer has acknowledged it
-	begun    bool          // and begun to tell everything: it is one of ours
-	greeted  bool          // not to be asked for before our HELLO is answered
+	begun    bool          // the peer has marked the beginning of a bulk
+	greeted  bool          // the request has to wait for the answer to our HELLO
 	bulk     wire.Seq      // the number of the last bulk that began, if seen
 	seen     bool
-	next     time.Duration // no request before
+	next     time.Duration // the earliest time of the next request
 	interval time.Duration
 }
 
-// want wishes for everything, whatever was asked for before.
+// want starts a new request for everything, which replaces any earlier one.
 func (r *resync) want(now time.Duration) {
 	r.wanted, r.since = true, now
 	r.sent, r.granted, r.begun, r.greeted = false, false, false, false
 }
 
-// begin notes that the peer has begun to tell everything.
+// begin records that the peer has begun a bulk.
 func (r *resync) begin(now time.Duration, number wire.Seq) {
-	// A C daemon answers without marks, so a wish may stand for ever.
+	// A C daemon answers without marks, so a request to one stays wanted.
 	r.expected = r.wanted && now-r.since < maxResyncInterval
 	r.wanted, r.sent, r.granted, r.begun = true, true, true, true
 	r.bulk, r.seen = number, true
@@ -44,7 +44,7 @@ func (r *resync) deadline() time.Duration {
 	return r.next
 }
 
-// is reports whether c is the request that stands.
+// is reports whether c is the current request.
 func (r *resync) is(c *control) bool {
 	return r.sent && c.flags == wire.Resync && c.number == r.number
 }
@@ -55,10 +55,10 @@ func (m *FTFW) RequestResync(now time.Duration) {
 	m.ask(now)
 }
 
-// found looks at the first message that we hear of a peer which has been running. One
-// of ours tells us everything, because of our HELLO. A C daemon has to be asked, and
-// if it was, what it answered before this message is lost and no gap says so, unless
-// the message has the answer to our HELLO and the request is all that we have sent.
+// found handles the first message from a peer that was running before us. A peer that runs
+// this package sends everything because of our HELLO. A C daemon has to be asked. If it
+// was, its answer before this message is lost without a gap in the numbers, unless this
+// message answers our HELLO and the request is all that we have sent.
 func (m *FTFW) found(now time.Duration, h wire.Header) {
 	r := &m.resync
 	if r.sent && h.Flags&wire.HelloBack != 0 && m.seq == m.config.FirstSeq+1 {
@@ -69,20 +69,20 @@ func (m *FTFW) found(now time.Duration, h wire.Header) {
 	r.next = now + resyncInterval
 }
 
-// tickResync repeats the request until the peer has it.
+// tickResync repeats the request until the peer has acknowledged it.
 func (m *FTFW) tickResync(now time.Duration) Events {
 	r := &m.resync
 	if now < r.deadline() {
 		return 0
 	}
-	if r.greeted && m.hello != said {
-		// At each HELLO a C daemon forgets what it has sent: what is lost of its
-		// answer would not come again.
+	if r.greeted && m.hello != helloAnswered {
+		// A C daemon drops its resend queue at each HELLO, so lost parts of its answer
+		// would not be resent.
 		r.next = now + aliveInterval
 		return 0
 	}
 	if r.sent && !r.granted {
-		// It is in the resend queue and gets there as soon as anything does.
+		// The request is queued or in the resend queue, and is resent if it is lost.
 		r.next = now + r.interval
 		return 0
 	}
@@ -101,9 +101,8 @@ func (m *FTFW) ask(now time.Duration) {
 	m.queueControl(control{flags: wire.Resync, number: r.number})
 }
 
-// marked looks at the marks around a bulk. The peer sends the end when all that
-// it sent since the beginning is acknowledged, so losses in between do not
-// matter.
+// marked handles the marks around a bulk. The peer sends the end when all objects of the
+// bulk are acknowledged, so losses in between do not matter.
 func (m *FTFW) marked(now time.Duration, h wire.Header) Events {
 	r := &m.resync
 	if h.IsMark() {
@@ -113,8 +112,8 @@ func (m *FTFW) marked(now time.Duration, h wire.Header) Events {
 	switch {
 	case !h.IsMark():
 	case h.Flags&wire.BulkBegin != 0 && (m.peer.overtaken(now, h.Seq) || r.seen && h.From == r.bulk):
-		// Late or a copy: what it should have come before is here already. Taken
-		// seriously it would make all that seem to be gone.
+		// The mark is late or a copy. Objects of the bulk have arrived before it, and
+		// would seem to be gone at the peer.
 	case h.Flags&wire.BulkBegin != 0:
 		r.begin(now, h.From)
 		return BulkBegan
@@ -127,7 +126,7 @@ func (m *FTFW) marked(now time.Duration, h wire.Header) Events {
 		}
 		return BulkComplete
 	default:
-		// We missed the beginning. Whatever it was for has to be done again.
+		// The beginning was lost, so the bulk has to be repeated.
 		r.want(now)
 		r.next = min(r.next, now+r.interval)
 	}
@@ -138,11 +137,11 @@ func (m *FTFW) marked(now time.Duration, h wire.Header) Events {
 func (m *FTFW) BeginBulk(now time.Duration) bool {
 	b := &m.bulk
 	if b.running {
-		// Of what was told already the peer may have forgotten some since.
+		// The peer may have flushed some of what this bulk has sent already.
 		b.wanted = true
 		return false
 	}
-	b.running, b.told, b.failed, b.overflown, b.dropped = true, false, false, false, false
+	b.running, b.queued, b.failed, b.overflown, b.dropped = true, false, false, false, false
 	m.knowHeld()
 	b.number++
 	b.due = now + bulkInterval
@@ -152,9 +151,8 @@ func (m *FTFW) BeginBulk(now time.Duration) bool {
 	return true
 }
 
-// Bulk implements Machine. The object is sent after the beginning even if it was
-// queued before, but changes go first, and no more is on its way than the peer
-// acknowledges.
+// Bulk implements Machine. The object is sent after the bulk's beginning even if it was
+// queued before. Changes go first, and the number of unacknowledged messages is limited.
 func (m *FTFW) Bulk(o Object) {
 	i, e := m.object(o)
 	if e.queue == transmit {
@@ -168,14 +166,14 @@ func (m *FTFW) Bulk(o Object) {
 	}
 }
 
-// EndBulk implements Machine. The peer is told when it has everything.
+// EndBulk implements Machine. The end is sent when the peer has acknowledged everything.
 func (m *FTFW) EndBulk() {
-	m.bulk.told = true
+	m.bulk.queued = true
 	m.finishBulk()
 }
 
-// outOfBulk takes an element out of the bulk it may be in: acknowledged, given up
-// or dropped.
+// outOfBulk removes an element that was acknowledged, given up or dropped from the bulk,
+// if it is in it.
 func (m *FTFW) outOfBulk(e *element) {
 	if e.inBulk {
 		e.inBulk = false
@@ -186,14 +184,14 @@ func (m *FTFW) outOfBulk(e *element) {
 
 func (m *FTFW) finishBulk() {
 	b := &m.bulk
-	if !b.running || !b.told || b.left > 0 {
+	if !b.running || !b.queued || b.left > 0 {
 		return
 	}
 	b.running = false
 	defer m.knowHeld()
 	if b.failed {
 		b.wanted = true
-		if b.overflown { // not where the peer has started anew, which may happen any number of times
+		if b.overflown { // a restart of the peer says nothing about the pace
 			b.shrink++
 		}
 		return
@@ -203,30 +201,29 @@ func (m *FTFW) finishBulk() {
 	m.queueControl(b.mark(wire.BulkEnd))
 }
 
-// Settled reports whether the external caches have everything that the peer announced:
-// a bulk of it was complete, and no other is expected or under way.
+// Settled reports whether the external caches hold everything that the peer has announced:
+// a bulk of the peer was complete, and no other is expected or running.
 func (m *FTFW) Settled() bool { return !m.resync.wanted && m.resync.seen }
 
 // Dropped implements Machine.
 func (m *FTFW) Dropped(o Object) {
 	_, e := m.object(o)
 	m.outOfBulk(e)
-	if e.told {
-		m.setTold(o.Table, e, false)
+	if e.held {
+		m.setHeld(o.Table, e, false)
 		m.unsure()
 	}
 	m.queues.Dropped(o)
 }
 
-// mark is the control message for an end of the bulk.
+// mark returns the control message for the bulk's beginning or end.
 func (b *bulk) mark(end wire.Flags) control {
 	return control{flags: wire.Alive | end, from: b.number, to: b.number}
 }
 
-// outdated reports whether a lost control message must not be sent again: the
-// beginning of a bulk, because what it was to enclose has been sent; the end of a
-// bulk when the next one has begun, which it would seem to end; a request that a
-// later one has replaced.
+// outdated reports whether a lost control message must not be resent: a bulk's beginning,
+// because its objects have been sent; a bulk's end after the next bulk has begun, which it
+// would seem to end; and a request that a later one has replaced.
 func (m *FTFW) outdated(c *control) bool {
 	switch {
 	case c.flags&wire.BulkBegin != 0:

@@ -17,19 +17,18 @@ import (
 
 var rewrite = flag.Bool("rewrite", false, "write what the scenarios do into their files")
 
-// TestScenarios runs the files in testdata/scenarios. Each is a row of commands,
-// one a line, then "----" and what came of them up to an empty line. Lines with
-// "#" say what it is about.
+// TestScenarios runs the files in testdata/scenarios. A file consists of commands, one per
+// line, and after "----" their results up to an empty line. Lines with "#" are comments.
 //
 //	node NAME MODE [first=N] [window=N] [resend=N] [resync]   starts a machine,
 //	                                 again if there is one of that name
 //	change NAME OBJECT…              objects are f1, f2 … (flows) and e1 … (expectations)
 //	delete NAME OBJECT…
 //	drop NAME OBJECT…                the cache was flushed
-//	resync NAME                      asks for everything
-//	incomplete NAME N                so many events are lost
-//	bulk NAME OBJECT…                tells these as everything
-//	wait DURATION                    time passes, machines do what is due
+//	resync NAME                      requests a resync
+//	incomplete NAME N                N events are lost
+//	bulk NAME OBJECT…                sends a bulk of these objects
+//	wait DURATION                    lets time pass
 //	deliver [N]                      the first N messages on the network arrive, or all
 //	lose [N]                         they do not
 //	copy                             the first message arrives, and stays on the network

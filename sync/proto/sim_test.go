@@ -18,7 +18,7 @@ import (
 )
 
 var (
-	seedFlag  = flag.Uint64("seed", 0, "run the simulations with this seed only, and tell what happens")
+	seedFlag  = flag.Uint64("seed", 0, "run the simulations with this seed only, and print what happens")
 	seedsFlag = flag.Uint64("seeds", defaultSeeds, "how many seeds each simulation runs with")
 )
 
@@ -58,7 +58,7 @@ type sim struct {
 type faults struct {
 	loss, duplicate, garble int
 	delay                   time.Duration // the most; datagrams overtake each other
-	forge                   bool          // garbled datagrams arrive: nobody checks a checksum
+	forge                   bool          // garbled datagrams arrive: there are no checksums
 }
 
 // simNode is a daemon as the network and the kernel see it.

@@ -362,13 +362,13 @@ func (d *daemon) pump() {
 		}
 		sl := &d.slots[send.Object.Table][uint32(send.Object.Handle)]
 		if !sl.used || uint32(send.Object.Handle>>32) != sl.gen {
-			d.s.t.Errorf("node %d: told to send %+v, which holds %+v", d.id, send.Object, *sl)
+			d.s.t.Errorf("node %d: Next returned %+v, whose slot holds %+v", d.id, send.Object, *sl)
 			continue
 		}
 		send.Header.Type = sl.state
 		if i, alive := d.index[sl.key]; alive && sl.state == wire.FlowDelete {
-			// The end of an old flow is told after a new one of its tuple may
-			// have been: tell that again.
+			// The end of an old flow may be sent after a new flow of its tuple:
+			// send the new one again.
 			d.m.Changed(d.object(send.Object.Table, i))
 		}
 		f := flowOf(sl.key, sl.version)

@@ -6,7 +6,7 @@ import (
 	"ctbox/sync/wire"
 )
 
-func TestNacksAreCounted(t *testing.T) {
+func TestNackCounters(t *testing.T) {
 	m := greeted(300)
 	m.Receive(0, 0, address(1), wire.Header{Type: wire.FlowNew, Seq: 5}) // 2 to 4 are missing
 	m.Receive(0, 0, address(1), wire.Header{Type: wire.Control, Flags: wire.Nack, Seq: 6, From: 1, To: 1})
@@ -16,9 +16,9 @@ func TestNacksAreCounted(t *testing.T) {
 	}
 }
 
-// A bulk that fails because the peer starts anew was not too fast. If each such
-// failure made the next one go half as far, it would end up at a message a second.
-func TestBulkIsNotSlowedByStarts(t *testing.T) {
+// A bulk that fails because the peer restarts was not too fast. If each of these failures
+// halved the window, bulks would end up at a message per second.
+func TestRestartsDoNotSlowBulks(t *testing.T) {
 	const objects = 2000
 	m := greeted(300)
 	bulk := func() (sent int) {

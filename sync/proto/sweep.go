@@ -1,32 +1,32 @@
 package proto
 
-// Handful is how many entries one bulk may remove without being asked for again. More
-// are the peer's restart, or marks that are not the peer's.
+// Handful is the most entries that one bulk may remove without a second bulk to confirm
+// it. More mean that the peer has restarted, or that the marks are forged.
 const Handful = 16
 
-// Sweep decides what becomes of entries that a complete bulk has left out.
+// Sweep decides whether entries that a complete bulk has left out are removed.
 type Sweep struct {
-	doubted   bool // the last complete bulk left out too much to be believed at once
-	announces bool // the peer announces how many entries it has told (wire.Notice)
-	waiting   bool // for that number
+	doubted   bool // the last complete bulk left out too many entries to be credible at once
+	announces bool // the peer announces how many entries it has sent (wire.Notice)
+	waiting   bool // the next such number decides
 	left      int  // entries that the bulk left out
 }
 
-// SweepVerdict is what is to be done about them.
+// SweepVerdict is what the owner does with those entries.
 type SweepVerdict uint8
 
 // The verdicts.
 const (
-	Keep   SweepVerdict = iota // nothing, for now
-	Remove                     // they are gone at the peer
-	Ask                        // keep them, and ask the peer for everything again
+	Keep   SweepVerdict = iota // keep them for now
+	Remove                     // remove them: they are gone at the peer
+	Ask                        // keep them, and request a resync
 )
 
-// Begin is called when a bulk begins.
+// Begin records that a bulk begins.
 func (s *Sweep) Begin() { s.waiting = false }
 
-// Judge is called when a bulk is complete. left is how many entries it left out, and
-// unasked that it came with BulkUnasked: what nobody expected removes nothing.
+// Judge decides at the end of a bulk. left is how many entries the bulk left out. unasked
+// is set if it came with BulkUnasked: an unexpected bulk removes nothing.
 func (s *Sweep) Judge(left int, unasked bool) SweepVerdict {
 	s.left = left
 	switch {
@@ -44,22 +44,22 @@ func (s *Sweep) Judge(left int, unasked bool) SweepVerdict {
 	return Remove
 }
 
-// Announced is called when the peer says how many entries it has told. here is how many
-// there are, with those that the last bulk left out.
+// Announced decides when the peer announces how many entries it has sent. here is how many
+// the external caches hold, including those that the last bulk left out.
 func (s *Sweep) Announced(announced, here int) SweepVerdict {
 	s.announces = true
 	if !s.waiting {
 		return Keep
 	}
 	s.waiting, s.doubted = false, false
-	if 2*(here-announced) > s.left { // it is nearer to the number without them
+	if 2*(here-announced) > s.left { // announced is nearer to the number without them
 		return Remove
 	}
 	return Keep
 }
 
-// Waiting reports that the next announcement decides.
+// Waiting reports whether the next announcement decides.
 func (s *Sweep) Waiting() bool { return s.waiting }
 
-// Reset forgets the peer, which has started: its bulks are others.
+// Reset discards the state when the peer has started again.
 func (s *Sweep) Reset() { *s = Sweep{} }
