@@ -32,9 +32,8 @@ var Helper = &helper.Helper{
 	},
 }
 
-// Private data: the question that waits for its answer, four little-endian words.
-// Its protocol is 0 if there is none. The C daemon clears no more than the
-// transaction and takes 0 for none.
+// Private data: the pending query, as four little-endian words. Its protocol is 0 if there is
+// none. conntrack-tools' daemon clears only the transaction, and takes 0 as none.
 const (
 	privateXID      = 0
 	privateProgram  = 4
@@ -42,9 +41,8 @@ const (
 	privateProtocol = 12
 )
 
-// recordMark is the size of what stands before a message in a stream: a bit that
-// says that the record ends with this fragment, and the fragment's length (RFC
-// 5531, 11).
+// recordMark is the size of the header of a message in a stream: a bit that marks the last
+// fragment of the record, and the fragment's length (RFC 5531, 11).
 const (
 	recordMark   = 4
 	lastFragment = 1 << 31
@@ -60,7 +58,7 @@ func read(p *helper.Packet, a *helper.Answer) {
 		start = min(recordMark, len(m))
 		m = m[start:]
 	}
-	if len(m) < 8 { // no message: an acknowledgement, say
+	if len(m) < 8 { // no message: an acknowledgement, for example
 		return
 	}
 	whole := start == 0 || binary.BigEndian.Uint32(p.Payload) == lastFragment|uint32(len(m))
@@ -78,18 +76,18 @@ func read(p *helper.Packet, a *helper.Answer) {
 		if protocol := asked(p.Private, xid); protocol != 0 {
 			if port, at := answer(m); port != 0 {
 				a.Expect = append(a.Expect, expectation(p, protocol, port, start+at))
-				a.OnRefusal = helper.DropPacket // it comes again
+				a.OnRefusal = helper.DropPacket // the server or TCP repeats it
 			}
 		}
 	}
-	clear(p.Private) // an answer is for the last question, and for one
+	clear(p.Private) // a query has one answer, and a new one replaces it
 }
 
 // portMapper is the port mapper's own program number.
 const portMapper = 100000
 
-// asked returns the protocol of the program that the question xid is for, 0 if
-// none waits for its answer.
+// asked returns the protocol of the program in the pending query xid, 0 if there is no such
+// query.
 func asked(private []byte, xid uint32) uint8 {
 	protocol := binary.LittleEndian.Uint32(private[privateProtocol:])
 	if binary.LittleEndian.Uint32(private[privateXID:]) != xid ||
@@ -129,8 +127,8 @@ func getPort(m []byte) (q mapping, ok bool) {
 	return q, transport(q.protocol) && word(3) == 0
 }
 
-// answer returns the port of an accepted and successful reply to GETPORT, 0 if it
-// is none, and its offset.
+// answer returns the port in a successful reply to GETPORT and its offset. The port is 0 for
+// any other message.
 func answer(m []byte) (port uint16, at int) {
 	const (
 		header   = 12 // of a reply, without the verifier
@@ -147,8 +145,8 @@ func answer(m []byte) (port uint16, at int) {
 	return uint16(binary.BigEndian.Uint32(rest[4:])), len(m) - 4
 }
 
-// skipAuth returns what follows credentials or a verifier: a flavor, a length of
-// at most 400 and so many bytes, filled up to a multiple of four (RFC 5531, 8.2).
+// skipAuth returns the rest of b after credentials or a verifier: a flavor, a length of at
+// most 400, and that many bytes padded to a multiple of four (RFC 5531, 8.2).
 func skipAuth(b []byte) (rest []byte, ok bool) {
 	if len(b) < 8 {
 		return nil, false

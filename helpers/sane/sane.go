@@ -15,9 +15,8 @@ import (
 	"ctbox/nl"
 )
 
-// Helper expects the image's connection. It announces no translation: with SNAT
-// the addresses of the first packet are those that the connection arrives with,
-// and with DNAT it needs a rule of its own.
+// Helper expects the image's connection. It does not translate: with SNAT the connection
+// arrives with the addresses of the first packet, and with DNAT it needs its own rule.
 var Helper = &helper.Helper{
 	Name:          "sane",
 	Protocols:     []uint8{unix.IPPROTO_TCP},
@@ -41,7 +40,7 @@ const netStart = 7
 // States of a flow, its private data as a little-endian word.
 const (
 	idle    = 0
-	started = 1 // the request was seen, the answer not yet
+	started = 1 // the request was seen, but not its answer
 )
 
 func read(p *helper.Packet, a *helper.Answer) {
@@ -50,7 +49,7 @@ func read(p *helper.Packet, a *helper.Answer) {
 		return
 	}
 	if p.Dir() == helper.Original {
-		// requests of other lengths are none that touch a scan that was started
+		// Requests of other lengths do not affect a started scan.
 		if len(b) == 8 {
 			state := uint32(idle)
 			if binary.BigEndian.Uint32(b) == netStart {

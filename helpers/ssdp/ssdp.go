@@ -78,9 +78,8 @@ func search(p *helper.Packet, a *helper.Answer) {
 	})
 }
 
-// location expects connections to the device whose answer this is. A device that
-// gives another host's address is not believed: it could open the way to whom it
-// likes.
+// location expects connections to the device that sent this answer. Another host's address
+// in it is ignored, because it would open the firewall to that host.
 func location(p *helper.Packet, a *helper.Answer) {
 	value, at := header(p.Payload, "LOCATION: ")
 	u, ok := parseURL(value)
@@ -88,10 +87,10 @@ func location(p *helper.Packet, a *helper.Answer) {
 	if !ok || u.addr != p.Src(d).Addr() {
 		return
 	}
-	// The device as the control point sees it: there the connection will go.
+	// The device as the control point sees it: the connection's destination.
 	to := p.Dst(d.Other()).Addr()
 	if to.IsMulticast() {
-		return // what nat-follow-master makes of an answer; nobody takes it
+		return // the result of nat-follow-master on an answer, which no control point accepts
 	}
 	e := helper.Expectation{
 		Protocol:  unix.IPPROTO_TCP,
@@ -127,12 +126,12 @@ func subscribe(p *helper.Packet, a *helper.Answer) {
 		Announced: u.announced(at),
 	})
 	if p.NATed() {
-		a.OnRefusal = helper.DropPacket // the device could not reach the address in it
+		a.OnRefusal = helper.DropPacket // the address in it is unreachable for the device
 	}
 }
 
-// notify expects the device's next connection to where this one went. If another
-// flow has announced the same already, the kernel refuses, and nothing is amiss.
+// notify expects the device's next connection to the same destination. The kernel refuses the
+// expectation if another flow has announced the same one, which is harmless.
 func notify(p *helper.Packet, a *helper.Answer) {
 	d := p.Dir()
 	a.Expect = append(a.Expect, helper.Expectation{
@@ -148,12 +147,12 @@ func starts(b []byte, text string) bool {
 	return len(b) >= len(text) && string(b[:len(text)]) == text
 }
 
-// longest is the size that a header field's value stays below.
+// longest is the limit of a header field's value in bytes.
 const longest = 256
 
-// header returns the value of the first header field in b that begins with start,
-// its name in any case and what stands before the value, and the value's offset.
-// It returns nil if there is none before the empty line that ends the header.
+// header returns the value, and its offset, of the first header field in b that begins with
+// start, in any letter case. It returns nil if the header, which ends with an empty line, has
+// no such field.
 func header(b []byte, start string) (value []byte, at int) {
 	for at < len(b) {
 		line := b[at:]
@@ -175,16 +174,15 @@ func header(b []byte, start string) (value []byte, at int) {
 
 var crlf = []byte("\r\n")
 
-// authority is what an "http" URL has between its scheme and its path.
+// authority is the part of an "http" URL between scheme and path.
 type authority struct {
 	addr    netip.Addr
 	port    uint16
 	at, len int // of address and port as text, in the URL
 }
 
-// parseURL reads the beginning of a URL: "http://", an address of digits, IPv6 in
-// brackets, and a port from 1 to 65535, 80 if there is none. Hosts' names are not
-// read.
+// parseURL parses the start of a URL: "http://", a numeric address, IPv6 in brackets, and a
+// port from 1 to 65535, by default 80. Host names are not supported.
 func parseURL(url []byte) (u authority, ok bool) {
 	const scheme = "http://"
 	if len(url) < len(scheme) || !strings.EqualFold(string(url[:len(scheme)]), scheme) {
@@ -216,8 +214,8 @@ func parseURL(url []byte) (u authority, ok bool) {
 	return u, u.addr.IsValid() && u.addr.Is6() == (text[0] == '[')
 }
 
-// announced says that the URL at this offset of the payload is to be changed with
-// the expectation. The port is then always written.
+// announced returns the part to rewrite of the URL at this offset of the payload. The port is
+// always written.
 func (u authority) announced(at int) *helper.Announced {
 	return &helper.Announced{At: at + u.at, Len: u.len, Append: appendEnd}
 }

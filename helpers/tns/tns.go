@@ -55,15 +55,14 @@ const (
 	typeData     = 6
 )
 
-// The private data is one byte: whether the text is still to come.
+// The private data is one byte: whether the text of a REDIRECT is still to come.
 const (
 	ordinary   = 0
 	textToCome = 1
 )
 
 func read(p *helper.Packet, a *helper.Answer) {
-	// A segment without payload only acknowledges, and may come between REDIRECT
-	// and DATA.
+	// Acknowledgements without payload may arrive between REDIRECT and DATA.
 	if p.Info != helper.EstablishedReply || len(p.Payload) == 0 {
 		return
 	}
@@ -89,7 +88,7 @@ func read(p *helper.Packet, a *helper.Answer) {
 		}
 		if redirect && len(text) > 0 || toCome && packet[typeAt] == typeData {
 			readText(p, a, at, text, redirect)
-			return // nothing comes after it
+			return // a redirect is the last packet
 		}
 		toCome = redirect
 		at += len(packet)
@@ -102,7 +101,7 @@ func read(p *helper.Packet, a *helper.Answer) {
 // readText reads where the client is redirected to, in the packet that stands at
 // offset at of the payload.
 func readText(p *helper.Packet, a *helper.Answer, at int, text []byte, redirect bool) {
-	text, _, _ = bytes.Cut(text, []byte{0}) // the client's own words may follow
+	text, _, _ = bytes.Cut(text, []byte{0}) // the client's connect data may follow
 	host, port, ok := scan(text)
 	if !ok {
 		return
@@ -117,11 +116,10 @@ func readText(p *helper.Packet, a *helper.Answer, at int, text []byte, redirect 
 		Src:      netip.AddrPortFrom(p.Src(helper.Original).Addr(), 0),
 		Dst:      netip.AddrPortFrom(addr, uint16(n)),
 	}
-	// The listener names itself, by its own address or by the one that the client
-	// knows: that flow is translated like this one. Another host it may name, too:
-	// that is what redirection is for. But how a flow to that one is translated,
-	// only the firewall's rules know: nat-follow-master would lead it to this
-	// listener.
+	// If the listener names itself, by its own address or by the one that the client uses,
+	// the flow is translated like this one. It may also redirect to another host. The
+	// translation of that flow is left to the firewall's rules: nat-follow-master would
+	// lead it to this listener.
 	if addr == p.Src(helper.Reply).Addr() || addr == p.Dst(helper.Original).Addr() {
 		e.Dst = netip.AddrPortFrom(p.Dst(helper.Original).Addr(), uint16(n))
 		e.NAT = &helper.NAT{Dir: helper.Original, Port: uint16(n)}
@@ -131,8 +129,8 @@ func readText(p *helper.Packet, a *helper.Answer, at int, text []byte, redirect 
 	a.Expect = append(a.Expect, e)
 }
 
-// announced says where a text has address and port, and how to write others. What
-// stands between the two stays.
+// announced returns the part of the text with address and port, and how to rewrite it. The
+// text between the two stays.
 func announced(at int, text []byte, host, port span, redirect bool) *helper.Announced {
 	between := bytes.Clone(text[host.end:port.start])
 	return &helper.Announced{
@@ -154,8 +152,7 @@ func announced(at int, text []byte, host, port span, redirect bool) *helper.Anno
 	}
 }
 
-// add16 adds n to a length. One that promised more than is there stays as great
-// as it can.
+// add16 adds n to a length, up to the largest one.
 func add16(b []byte, n int) {
 	binary.BigEndian.PutUint16(b, uint16(min(int(binary.BigEndian.Uint16(b))+n, math.MaxUint16)))
 }
@@ -163,8 +160,7 @@ func add16(b []byte, n int) {
 // span is a part of a text.
 type span struct{ start, end int }
 
-// scan finds the first host in a text, and the port that stands behind it within
-// the same parentheses.
+// scan finds the first host in a text, and the port after it within the same parentheses.
 func scan(text []byte) (host, port span, ok bool) {
 	open := bytes.IndexByte(text, '(')
 	if open < 0 {
@@ -193,9 +189,8 @@ func scan(text []byte) (host, port span, ok bool) {
 	return host, port, depth == 1
 }
 
-// value finds the first key from offset from on. It returns where it stands, where
-// its value does, without the blanks around, and the offset after the parenthesis
-// that closes it.
+// value finds the first key at or after offset from. It returns the key's offset, its value
+// without surrounding blanks, and the offset after the closing parenthesis.
 func value(text []byte, from int, key string) (at int, v span, after int, ok bool) {
 	i := bytes.Index(text[from:], []byte(key))
 	if i < 0 {

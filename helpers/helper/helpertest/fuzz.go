@@ -9,8 +9,8 @@ import (
 
 // Fuzz is the body of a fuzz target: h reads arbitrary packets of flows in either
 // family, with and without translation, in every state and with any private data.
-// None may panic it or be written to, and whatever it answers must be one that
-// may be given. The seeds are payloads.
+// It must not panic or write to the payload, and every answer must be valid. The seeds are
+// payloads.
 func Fuzz(f *testing.F, h *helper.Helper, seeds ...string) {
 	private := make([]byte, h.PrivateLen)
 	for _, seed := range seeds {
@@ -35,8 +35,7 @@ func Fuzz(f *testing.F, h *helper.Helper, seeds ...string) {
 	})
 }
 
-// kindOfFlow returns a flow of each protocol, family and translation, as the bits
-// of kind have it.
+// kindOfFlow returns a flow with the protocol, family and translation in the bits of kind.
 func kindOfFlow(t testing.TB, h *helper.Helper, kind uint8) *Flow {
 	const ipv6, nated, multicast, second = 1, 2, 4, 8
 	proto := h.Protocols[0]

@@ -1,5 +1,5 @@
-// Package helpertest lets the tests of a helper talk through it: a Flow with
-// packets in both directions, and what the helper answers as text.
+// Package helpertest supports tests of helpers: it sends packets in both directions of a Flow
+// through a helper and renders the answers as text.
 package helpertest
 
 import (
@@ -16,13 +16,12 @@ import (
 	"ctbox/nl/ctnetlink"
 )
 
-// Flow is a flow under a helper's eyes. The private data goes from packet to
-// packet as the kernel would keep it.
+// Flow is a flow with a helper. It keeps the private data from packet to packet, as the kernel
+// does.
 type Flow struct {
 	ctnetlink.Flow
 	Private []byte
-	// Seq are the sequence numbers of the next byte in each direction. Send counts
-	// them on.
+	// Seq are the sequence numbers of the next byte in each direction. Send advances them.
 	Seq [2]uint32
 
 	t     testing.TB
@@ -78,9 +77,8 @@ func (f *Flow) tuple(src, dst string) ctnetlink.Tuple {
 	return t
 }
 
-// Send has the helper read a packet in that direction and returns its answer as
-// Text does. The first packet of a UDP flow is New, those of TCP flows are
-// Established.
+// Send passes a packet in that direction to the helper and returns its answer in Text's form.
+// The first packet of a UDP flow is New, those of TCP flows are Established.
 func (f *Flow) Send(d helper.Direction, payload string) string {
 	f.t.Helper()
 	info := helper.Established
@@ -94,7 +92,7 @@ func (f *Flow) Send(d helper.Direction, payload string) string {
 	return f.SendAs(info, payload)
 }
 
-// SendAs is Send of a packet in that state.
+// SendAs is Send for a packet in that state.
 func (f *Flow) SendAs(info helper.Info, payload string) string {
 	f.t.Helper()
 	p := f.Packet(info, payload)
@@ -130,8 +128,8 @@ func (f *Flow) Packet(info helper.Info, payload string) *helper.Packet {
 //
 // with "nat" only where the flow is translated, which is "nat=reply:192.0.2.1:1234
 // by sip" for another function of the kernel than nat-follow-master, and " or drop"
-// at the end where a refusal drops the packet. The payload is what results if every port wanted is
-// free. An error says in what the answer is none that may be given.
+// at the end where a refusal drops the packet. The payload is the result if every port is
+// free. An error describes an answer that a helper must not give.
 func Text(p *helper.Packet, a *helper.Answer) (string, error) {
 	if a.Drop {
 		return "drop", nil
