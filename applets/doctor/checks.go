@@ -11,16 +11,15 @@ const (
 	forAll = forConntrack | forConntrackd | forNfct
 )
 
-// check is one thing to look at. run may report several findings, or none where
-// there is nothing to look at.
+// check is one check. run may report several findings, or none if the check does not apply.
 type check struct {
 	id    string
 	about target
 	run   func(h *host, r *report)
 }
 
-// checks are all checks in the order in which findings of one severity are
-// shown: from what everything needs to what is seldom the cause.
+// checks are all checks, in the order in which findings of the same severity are shown: from
+// what everything needs to rare causes.
 var checks = [...]check{
 	{"privilege", forAll, checkPrivilege},
 	{"ctnetlink", forConntrack | forConntrackd, checkConntrack},

@@ -303,7 +303,7 @@ func TestConfig(t *testing.T) {
 func TestLabels(t *testing.T) {
 	for _, c := range []struct{ text, severity, seen string }{
 		{"# names\n\n0 first\n1\tsecond-label \n", "ok", "can be read"},
-		{"0 first\nx second\n", "warning", ":2: the line `x second' counts for nothing"},
+		{"0 first\nx second\n", "warning", ":2: the line `x second' has no effect"},
 		{"0 first\n0 again\n", "warning", ":2: the line `0 again'"},
 		{"0 first\n1 first\n", "warning", ":2: the line `1 first'"},
 		{"0 first\n1 under_score\n", "warning", ":2: "},
@@ -400,4 +400,14 @@ func TestSystem(t *testing.T) {
 	if all := checked(t, &host{}, checkClock); len(all) != 1 || !strings.Contains(all[0].Seen, "synchronised") {
 		t.Errorf("%+v", all)
 	}
+}
+
+// FuzzRules checks that the parsers of rules and chains do not panic on any input.
+func FuzzRules(f *testing.F) {
+	f.Add([]byte("\x14\x00\x04\x80\x10\x00\x01\x80\x07\x00\x01\x00ct\x00\x00"))
+	f.Add([]byte("\x0c\x00\x04\x80\x08\x00\x01\x00\x00\x00\x00\x01\x06\x00\x01\x00t\x00"))
+	f.Fuzz(func(_ *testing.T, b []byte) {
+		tracks(b)
+		inputChain(b)
+	})
 }

@@ -1,13 +1,11 @@
-// Package doctor is the doctor applet: `ctbox doctor` looks at a system as
-// somebody would who has run connection tracking for years, and says what is
-// wrong, why it matters and which command fixes it.
+// Package doctor is the doctor applet: `ctbox doctor` examines a system as an engineer with
+// years of connection tracking would, and reports what is wrong, why it matters and which
+// command fixes it.
 //
-// checks.go is the table of what is looked at; each check is a function in the
-// file of its subject. Nothing here changes anything: the requests to the
-// kernel are dumps and queries, files are only read, a running daemon is asked for its
-// statistics over its control socket, and no packet is sent. One
-// thing the kernel may do on its own: asked for a part that is a module, it
-// loads the module, as it would for the program that the check is about.
+// checks.go is the table of the checks; each check is a function in the file of its subject.
+// The doctor changes nothing: its requests to the kernel are dumps and queries, it only reads
+// files, and it sends no packets. It asks the running daemon for its statistics. The kernel
+// may load a module that is asked for, as it would for the program that the check is about.
 package doctor
 
 import (
@@ -23,8 +21,8 @@ import (
 	"ctbox/nl"
 )
 
-// The exit statuses are those of a monitoring plug-in: unknown says that there
-// is no result, because of a wrong command line or a broken pipe.
+// The exit statuses are those of a monitoring plug-in. exitUnknown means that there is no
+// result, because of an error in the command line or a broken pipe.
 const (
 	exitOK      = 0 // nothing above a note
 	exitWarning = 1
@@ -34,7 +32,7 @@ const (
 
 const defaultConfig = "/etc/conntrackd/conntrackd.conf"
 
-// options are what a command line asks for.
+// options are the options of the command line.
 type options struct {
 	target string // --for; "" for everything
 	about  target // what target names
@@ -47,7 +45,7 @@ var targets = [...]struct {
 	about target
 }{{"conntrack", forConntrack}, {"conntrackd", forConntrackd}, {"nfct", forNfct}}
 
-// check completes the options and returns what is wrong with them.
+// check completes the options, or returns an error if they are invalid.
 func (o *options) check() error {
 	o.about = forAll
 	if o.target != "" {
@@ -95,7 +93,7 @@ func Command() *command.Command {
 // run examines the system, prints the findings and returns the exit status.
 func run(ctx context.Context, o *options, stdout, stderr io.Writer) int {
 	h := &host{ctx: ctx, root: "/", asked: o.target != ""}
-	defer h.close()
+	defer h.closeConn()
 	r := &report{}
 	examine(h, r, o)
 	if err := ctx.Err(); err != nil {
@@ -116,13 +114,13 @@ func broken(stderr io.Writer, why string) int {
 	return exitUnknown
 }
 
-// examine opens what the checks share and runs those that o asks for.
+// examine opens what the checks share and runs those that o selects.
 func examine(h *host, r *report, o *options) {
 	if conn, err := nl.Dial(nl.Config{}); err == nil {
 		h.conn = conn
 	} else {
 		r.about("netlink").add(Error, "cannot open a netlink socket: "+err.Error(),
-			"nothing can be asked of the kernel", "")
+			"the kernel cannot be queried", "")
 	}
 	if o.about&forConntrackd != 0 {
 		readConfig(h, r, o.config)
@@ -134,21 +132,21 @@ func examine(h *host, r *report, o *options) {
 	}
 }
 
-// readConfig reads conntrackd's configuration. The default one may be missing.
+// readConfig reads conntrackd's configuration. The default file may be missing.
 func readConfig(h *host, r *report, name string) {
 	given := name != ""
 	if !given {
 		name = defaultConfig
 		if _, err := os.Stat(name); err != nil {
 			if !isNotExist(err) {
-				r.about("config").add(Note, err.Error(), "what conntrackd would do was not looked at", "")
+				r.about("config").add(Note, err.Error(), "conntrackd's configuration was not checked", "")
 			}
 			return
 		}
 	}
 	cfg, warnings, err := conf.Load(name)
 	for _, w := range warnings {
-		r.about("config").add(Note, w.String(), "the file says something that counts for nothing, or is old", "")
+		r.about("config").add(Note, w.String(), "the file has a clause that has no effect or is obsolete", "")
 	}
 	if err != nil {
 		r.about("config").add(Error, err.Error(), "conntrackd does not start with this file",

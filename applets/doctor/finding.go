@@ -6,11 +6,11 @@ import (
 	"strings"
 )
 
-// Severity is how much a finding matters.
+// Severity is the severity of a finding.
 type Severity uint8
 
-// The severities, from good to bad. A Note is nothing to fix in every case:
-// something that may surprise, or that could not be looked at.
+// The severities, in ascending order. A Note does not always need a fix: it may surprise, or
+// says what could not be checked.
 const (
 	OK Severity = iota
 	Note
@@ -23,7 +23,7 @@ var severityNames = [...]string{OK: "ok", Note: "note", Warning: "warning", Erro
 // String returns the name that text and JSON use.
 func (s Severity) String() string { return severityNames[s] }
 
-// Finding is one thing that was looked at.
+// Finding is a result of a check.
 type Finding struct {
 	ID       string // of the check
 	Severity Severity
@@ -38,13 +38,13 @@ type report struct {
 	id       string
 }
 
-// about makes the report ready for the check called id.
+// about sets the check to which further findings belong.
 func (r *report) about(id string) *report {
 	r.id = id
 	return r
 }
 
-// add is called from everywhere: to inline it would double the applet.
+// add adds a finding. Inlining it would double the size of the applet.
 //
 //go:noinline
 func (r *report) add(s Severity, seen, reason, fix string) {
@@ -54,7 +54,7 @@ func (r *report) add(s Severity, seen, reason, fix string) {
 //go:noinline
 func (r *report) ok(seen string) { r.add(OK, seen, "", "") }
 
-// status is the exit status for the worst finding.
+// status returns the exit status for the worst finding.
 func (r *report) status() int {
 	worst := OK
 	for _, f := range r.findings {
@@ -69,8 +69,8 @@ func (r *report) status() int {
 	return exitOK
 }
 
-// worstFirst calls each with the findings from bad to good, in the order of the
-// checks otherwise, and returns how many there are of each severity.
+// worstFirst calls each with the findings, sorted by descending severity and then in the order
+// of the checks, and returns the number of findings of each severity.
 func (r *report) worstFirst(each func(*Finding)) (counts [len(severityNames)]uint64) {
 	for s := len(severityNames) - 1; s >= 0; s-- {
 		for i := range r.findings {
@@ -83,10 +83,10 @@ func (r *report) worstFirst(each func(*Finding)) (counts [len(severityNames)]uin
 	return counts
 }
 
-const blanks = "               " // as wide as a column
+const blanks = "               " // the widest column
 
-// appendText writes a finding as a line with severity, check and what was seen,
-// and below it the reason and the command, then a line that counts.
+// appendText writes each finding as a line with severity, check and observation, followed by
+// lines with the reason and the fix, then a line with the totals.
 func appendText(dst []byte, r *report) []byte {
 	counts := r.worstFirst(func(f *Finding) {
 		s := f.Severity.String()
@@ -110,7 +110,7 @@ func appendLine(dst []byte, what, text string) []byte {
 	return append(dst, blanks[:9]+what+printable(text)+"\n"...)
 }
 
-// printable keeps what a file or the kernel named from steering a terminal.
+// printable replaces control characters, which names in files or the kernel may contain.
 //
 //go:noinline
 func printable(s string) string {

@@ -7,8 +7,8 @@ import (
 	"ctbox/nl/cthelper"
 )
 
-// checkHelperClash looks for the kernel's own helper of a name that the
-// configuration wants for one in user space: the kernel takes only one.
+// checkHelperClash looks for kernel helpers with the name of a user-space helper in the
+// configuration. The kernel accepts only one helper of a name.
 func checkHelperClash(h *host, r *report) {
 	if h.cfg == nil || h.cfg.Helper == nil || len(h.cfg.Helper.Types) == 0 {
 		return
@@ -32,7 +32,7 @@ func checkHelperClash(h *host, r *report) {
 	}
 }
 
-// checkHelperQueues looks for entries of helpers whose queue nobody reads.
+// checkHelperQueues looks for helper objects whose queue no process reads.
 func checkHelperQueues(h *host, r *report) {
 	if h.conn == nil {
 		return
@@ -54,8 +54,8 @@ func checkHelperQueues(h *host, r *report) {
 	judgeHelperQueues(all, table, r)
 }
 
-// judgeHelperQueues has the entries and the text of nfnetlink_queue, whose lines
-// begin with a queue's number.
+// judgeHelperQueues compares helper objects with the text of nfnetlink_queue, whose lines begin
+// with a queue's number.
 func judgeHelperQueues(all []cthelper.Helper, table string, r *report) {
 	read := make(map[string]bool)
 	for line := range strings.Lines(table) {
@@ -71,7 +71,7 @@ func judgeHelperQueues(all []cthelper.Helper, table string, r *report) {
 			continue
 		}
 		orphan = true
-		r.add(Warning, "the helper "+x.Name+" sends packets to queue "+queue+", which nobody reads",
+		r.add(Warning, "the helper "+x.Name+" sends packets to queue "+queue+", which no process reads",
 			"packets of flows that have this helper are dropped", "start conntrackd, or: nfct helper disable "+x.Name)
 	}
 	if !orphan && len(all) > 0 {

@@ -15,23 +15,23 @@ import (
 	"ctbox/nl/ctnetlink"
 )
 
-// host is the system that is looked at, as the calling thread sees it.
+// host is the system that is examined, as the calling thread sees it.
 type host struct {
 	ctx   context.Context
-	conn  *nl.Conn     // nil if no socket could be had
+	conn  *nl.Conn     // nil if no socket could be opened
 	cfg   *conf.Config // nil without a configuration
-	root  string       // in front of every path: "/"
-	asked bool         // the user named the applet that matters
-	found bool         // a check has seen that ctnetlink answers
+	root  string       // prefix of every path: "/"
+	asked bool         // the user selected an applet with --for
+	found bool         // checkConntrack has found that ctnetlink answers
 }
 
-func (h *host) close() {
+func (h *host) closeConn() {
 	if h.conn != nil {
 		h.conn.Close()
 	}
 }
 
-// file returns a file's text without the blanks around it.
+// file returns a file's text without leading and trailing white space.
 //
 //go:noinline
 func (h *host) file(path string) (string, error) {
@@ -39,7 +39,7 @@ func (h *host) file(path string) (string, error) {
 	return strings.TrimSpace(string(text)), err
 }
 
-// exists reports whether there is a file at path.
+// exists reports whether a file exists at path.
 func (h *host) exists(path string) bool {
 	_, err := os.Stat(filepath.Join(h.root, path))
 	return err == nil
@@ -54,7 +54,7 @@ func (h *host) netfilter(name string) (value string, ok bool) {
 	return value, err == nil
 }
 
-// number is netfilter for one that is a number.
+// number returns the kernel parameter net.netfilter.NAME as a number.
 //
 //go:noinline
 func (h *host) number(name string) (n uint64, ok bool) {
@@ -71,7 +71,7 @@ func (h *host) number(name string) (n uint64, ok bool) {
 //go:noinline
 func (h *host) replicates() bool { return h.cfg != nil && h.cfg.Sync != nil }
 
-// replicated is the severity of what harms replication only.
+// replicated returns the severity of a finding that only harms replication.
 func (h *host) replicated() Severity {
 	if h.replicates() {
 		return Warning
@@ -79,8 +79,8 @@ func (h *host) replicated() Severity {
 	return Note
 }
 
-// needed is the severity of something that is missing: bad where the user asked
-// about what needs it.
+// needed returns the severity of a missing part: bad if the user selected the applet that needs
+// it.
 func (h *host) needed(bad Severity) Severity {
 	if h.asked {
 		return bad
@@ -88,7 +88,7 @@ func (h *host) needed(bad Severity) Severity {
 	return Note
 }
 
-// setting is the command that sets net.netfilter.NAME.
+// setting returns the command that sets net.netfilter.NAME.
 //
 //go:noinline
 func setting(name, value string) string {
@@ -104,19 +104,18 @@ func (h *host) count() (uint64, error) {
 	return uint64(n), err
 }
 
-// Answers to the question whether the kernel has a part.
+// answer is the answer to the question whether the kernel has a part.
 type answer uint8
 
 const (
 	answerYes answer = iota
 	answerNo
 	answerDenied // no privilege to ask
-	answerNone   // asking failed
+	answerNone   // the request failed
 )
 
-// ask sends a dump request that only a kernel with the part understands, and
-// says how it was answered. nfnetlink refuses a subsystem that it does not know
-// with EINVAL, and CAP_NET_ADMIN comes before everything.
+// ask sends a dump request that only a kernel with the part supports, and returns the answer.
+// nfnetlink refuses an unknown subsystem with EINVAL, but checks CAP_NET_ADMIN first.
 func (h *host) ask(typ nl.Type) (answer, error) {
 	if h.conn == nil {
 		return answerNone, unix.ENOTCONN
@@ -133,7 +132,7 @@ func (h *host) ask(typ nl.Type) (answer, error) {
 	return answerNone, err
 }
 
-// release is the kernel's version as uname -r gives it.
+// release returns the kernel's version as in uname -r.
 func release() string {
 	var u unix.Utsname
 	if unix.Uname(&u) != nil {
@@ -145,7 +144,7 @@ func release() string {
 //go:noinline
 func decimal(n uint64) string { return strconv.FormatUint(n, 10) }
 
-// size is a number of bytes for people.
+// size formats a number of bytes for people.
 func size(n uint64) string {
 	switch {
 	case n >= 10<<30:

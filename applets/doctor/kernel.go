@@ -17,8 +17,7 @@ type part struct {
 	option string // of the kernel's configuration
 }
 
-// The requests are the dumps of linux/netfilter/nfnetlink_*.h that tell of no
-// packet and no flow.
+// The requests are dumps (linux/netfilter/nfnetlink_*.h) that return no packets and no flows.
 var (
 	conntrackPart = part{"flows over netlink", ctnetlink.TypeFlowStatsCPU, "nf_conntrack_netlink", "CONFIG_NF_CT_NETLINK"}
 	timeoutPart   = part{"timeout policies", unix.NFNL_SUBSYS_CTNETLINK_TIMEOUT<<8 | 1, "nfnetlink_cttimeout", "CONFIG_NF_CT_NETLINK_TIMEOUT"}
@@ -26,11 +25,11 @@ var (
 	queuePart     = part{"packets to user space", 0, "nfnetlink_queue", "CONFIG_NETFILTER_NETLINK_QUEUE"}
 )
 
-// missing reports a part that the kernel does not have at the moment.
+// missing reports a part that the running kernel does not have.
 func (p *part) missing(h *host, r *report, s Severity, reason string) {
 	seen := "the kernel has no " + p.name + " (module " + p.module + ", " + p.option + ")"
 	if at := h.module(p.module); at != "" {
-		r.add(s, seen+": the module is there, but not loaded", reason, "modprobe "+p.module)
+		r.add(s, seen+": the module exists but is not loaded", reason, "modprobe "+p.module)
 		return
 	}
 	if said := h.option(p.option); said != "" {
@@ -39,7 +38,7 @@ func (p *part) missing(h *host, r *report, s Severity, reason string) {
 	r.add(s, seen, reason, "install the kernel modules that have "+p.module+", or a kernel with "+p.option)
 }
 
-// module returns the path of a module below /lib/modules, "" if there is none.
+// module returns the path of a module below /lib/modules, or "".
 func (h *host) module(name string) string {
 	deps, err := h.file("lib/modules/" + release() + "/modules.dep")
 	if err != nil {
@@ -56,8 +55,7 @@ func (h *host) module(name string) string {
 	return ""
 }
 
-// option returns the line about an option in the kernel's configuration, where
-// distributions put it; "" if there is none.
+// option returns the line about an option in the kernel's configuration in /boot, or "".
 func (h *host) option(name string) string {
 	text, err := h.file("boot/config-" + release())
 	if err != nil {
@@ -72,7 +70,7 @@ func (h *host) option(name string) string {
 	return ""
 }
 
-// have asks for a part and reports what came of it.
+// have asks whether the kernel has a part and reports the answer.
 func (p *part) have(h *host, r *report, s Severity, reason string) bool {
 	said, err := h.ask(p.typ)
 	switch said {
@@ -82,9 +80,9 @@ func (p *part) have(h *host, r *report, s Severity, reason string) bool {
 	case answerNo:
 		p.missing(h, r, s, reason)
 	case answerDenied:
-		r.add(Note, "whether the kernel has "+p.name+" is not known without CAP_NET_ADMIN", "it was not looked at", "")
+		r.add(Note, "whether the kernel has "+p.name+" is not known without CAP_NET_ADMIN", "it was not checked", "")
 	default:
-		r.add(Note, "whether the kernel has "+p.name+" is not known: "+err.Error(), "it was not looked at", "")
+		r.add(Note, "whether the kernel has "+p.name+" is not known: "+err.Error(), "it was not checked", "")
 	}
 	return false
 }
@@ -93,14 +91,14 @@ func checkConntrack(h *host, r *report) {
 	h.found = conntrackPart.have(h, r, Error, "no flow can be listed, changed or watched without it")
 }
 
-// checkDumpFilters looks for what the kernel leaves out of a dump by itself.
+// checkDumpFilters reports by what the kernel can filter a dump.
 func checkDumpFilters(h *host, r *report) {
 	if !h.found {
 		return
 	}
 	can, err := ctnetlink.ProbeFeatures(h.ctx, nl.Config{})
 	if err != nil {
-		r.add(Note, "what the kernel can filter by is not known: "+err.Error(), "it was not looked at", "")
+		r.add(Note, "what the kernel can filter by is not known: "+err.Error(), "it was not checked", "")
 		return
 	}
 	var lacks []string
@@ -128,7 +126,7 @@ func checkTimeouts(h *host, r *report) {
 	timeoutPart.have(h, r, h.needed(Error), "nfct timeout cannot work without it")
 }
 
-// helperNeed is how bad it is when user-space helpers cannot be run.
+// helperNeed returns the severity if user-space helpers cannot run.
 func (h *host) helperNeed() Severity {
 	if h.cfg != nil && h.cfg.Helper != nil && len(h.cfg.Helper.Types) > 0 {
 		return Error
@@ -140,7 +138,7 @@ func checkHelpers(h *host, r *report) {
 	helperPart.have(h, r, h.helperNeed(), "conntrackd's Helper clause and nfct helper cannot work without it")
 }
 
-// checkQueue looks for a file: the subsystem has no request without effect.
+// checkQueue checks for a file, because every request of the subsystem has effects.
 func checkQueue(h *host, r *report) {
 	if h.exists("proc/thread-self/net/netfilter/nfnetlink_queue") {
 		r.ok("the kernel has " + queuePart.name)

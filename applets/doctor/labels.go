@@ -8,8 +8,7 @@ import (
 	"ctbox/nl/ctnetlink"
 )
 
-// checkLabels reads the label file as conntrack does, and says which of its
-// lines count for nothing.
+// checkLabels reads the label file as conntrack does, and reports lines without effect.
 func checkLabels(h *host, r *report) {
 	path := h.root + strings.TrimPrefix(conntrack.DefaultLabelFile, "/")
 	labels, err := conntrack.ReadLabelMap(path)
@@ -38,7 +37,7 @@ func checkLabels(h *host, r *report) {
 		switch want, err := strconv.ParseUint(number, 0, 32); {
 		case err != nil || !known || uint64(bit) != want:
 			good = false
-			r.add(Warning, at+"the line `"+line+"' counts for nothing",
+			r.add(Warning, at+"the line `"+line+"' has no effect",
 				"it is not a number up to "+strconv.Itoa(ctnetlink.MaxLabels-1)+" and a name of letters, digits and hyphens, or repeats one of the lines before", "correct the line")
 		case bit >= ctnetlink.MaxLabels:
 			good = false

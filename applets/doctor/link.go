@@ -12,9 +12,8 @@ import (
 	"ctbox/internal/nlattr"
 )
 
-// checkLink looks at the way to the peer as far as it can be seen from here.
-// What the configuration itself asks for (an interface that exists, its MTU, its
-// addresses) is checkConfig's.
+// checkLink checks the links' interfaces and the routes to the peers. checkConfig checks what the
+// configuration requires: that interfaces exist, their MTU and addresses.
 func checkLink(h *host, r *report) {
 	if !h.replicates() {
 		return
@@ -47,7 +46,7 @@ func checkLink(h *host, r *report) {
 	}
 }
 
-// checkRoute asks the kernel which way a packet to a peer would take.
+// checkRoute looks up the route of packets to a peer.
 func checkRoute(r *report, l *conf.Link, dev *iface.Interface, peer netip.Addr) {
 	to := peer.String()
 	w, err := route(peer)
@@ -56,11 +55,11 @@ func checkRoute(r *report, l *conf.Link, dev *iface.Interface, peer netip.Addr) 
 		r.add(Error, "there is no route to the peer "+to, "nothing reaches the peer",
 			"ip addr add ADDRESS/LENGTH dev "+l.Interface)
 	case err != nil:
-		r.add(Note, "the route to the peer "+to+" is not known: "+err.Error(), "it was not looked at", "")
+		r.add(Note, "the route to the peer "+to+" is not known: "+err.Error(), "it was not checked", "")
 	case w.local && len(l.Accept) > 0:
 		r.ok(l.Interface + " is up, MTU " + decimal(uint64(dev.MTU)) + ", and " + to + " is this host: a relay, whose addresses are in Accept")
 	case w.local && !peer.IsLoopback():
-		r.add(Error, "the peer's address "+to+" is one of this host's", "the node would speak with itself", "give the other node's address in conntrackd.conf")
+		r.add(Error, "the peer's address "+to+" is one of this host's", "the node would send to itself", "give the other node's address in conntrackd.conf")
 	case w.dev != dev.Index && !peer.IsLoopback():
 		r.add(Warning, "packets to the peer "+to+" do not leave through "+l.Interface+", but through "+w.name(),
 			"the link's interface is watched for its state, and another one carries the messages", "ip route add "+to+" dev "+l.Interface)
@@ -72,7 +71,7 @@ func checkRoute(r *report, l *conf.Link, dev *iface.Interface, peer netip.Addr) 
 	}
 }
 
-// way is a route as the kernel looked it up.
+// way is the result of a route lookup.
 type way struct {
 	dev     int
 	gateway bool
@@ -111,7 +110,7 @@ func route(to netip.Addr) (w way, err error) {
 	if err := unix.Sendto(fd, b, 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}); err != nil {
 		return w, err
 	}
-	// The kernel answers before the sending returns.
+	// The answer is queued before Sendto returns.
 	n, err := unix.Read(fd, b[:cap(b)])
 	if err != nil {
 		return w, err

@@ -39,12 +39,12 @@ func (h *host) askDaemon() (string, error) {
 	return string(text), err
 }
 
-// silent is for how many seconds a peer may say nothing: every node sends something
-// each second, but in mode ALARM.
+// silent is the time in seconds after which a peer is missing. Every node sends something each
+// second, except in mode ALARM.
 const silent = 5
 
-// checkPeer asks the running daemon when it has last heard its peers. Without a daemon
-// there is nothing to say.
+// checkPeer asks the running daemon when it last received a message from each peer. Without a
+// daemon it reports nothing.
 func checkPeer(h *host, r *report) {
 	if !h.replicates() || h.cfg.General.UNIXPath == "" {
 		return
@@ -61,7 +61,7 @@ func checkPeer(h *host, r *report) {
 	alarm := h.cfg.Sync.Mode == conf.ModeALARM
 	const why = "what happens there does not reach this node, and a takeover would lose it"
 	fix := "conntrackd -s on the other node; do both firewalls accept the port? nft list ruleset"
-	// Over several links one peer has several addresses, of which it uses one.
+	// With several links, a peer has several addresses and uses one of them.
 	one, heard := len(h.cfg.Sync.Links) > 1, false
 	newest := uint64(1<<64 - 1)
 	for line := range strings.Lines(peers) {

@@ -8,8 +8,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// checkPrivilege asks the kernel, which alone knows what a capability is worth
-// in this network namespace.
+// checkPrivilege asks the kernel, since only it knows whether a capability is valid in this
+// network namespace.
 func checkPrivilege(h *host, r *report) {
 	said, err := h.ask(conntrackPart.typ)
 	held, known := h.capability(unix.CAP_NET_ADMIN)
@@ -26,7 +26,7 @@ func checkPrivilege(h *host, r *report) {
 	}
 }
 
-// capability reports whether the caller has it in effect, in its own user
+// capability reports whether the caller has an effective capability in its own user
 // namespace.
 func (h *host) capability(n uint) (held, known bool) {
 	status, err := h.file("proc/thread-self/status")

@@ -30,8 +30,8 @@ const (
 	policyDrop  = 0 // NF_DROP
 )
 
-// trackers are the expressions, matches and targets that make the kernel track
-// connections in a network namespace: it does so only where a rule asks.
+// trackers are the expressions, matches and targets that enable connection tracking in a network
+// namespace. Without such a rule the kernel does not track connections there.
 const trackers = " ct nat masq redir synproxy connlimit flow_offload" +
 	" conntrack state connmark connlabel connbytes helper cluster" +
 	" CT CONNMARK CONNSECMARK MASQUERADE SNAT DNAT REDIRECT NETMAP SYNPROXY "
@@ -60,7 +60,7 @@ func tracks(rule []byte) bool {
 	return found
 }
 
-// number32 is a value in network byte order, as nf_tables has them.
+// number32 decodes a 32-bit value in network byte order.
 func number32(value []byte) int {
 	if len(value) != 4 {
 		return -1
@@ -68,11 +68,11 @@ func number32(value []byte) int {
 	return int(binary.BigEndian.Uint32(value))
 }
 
-// ruleset is what there is of rules in this network namespace.
+// ruleset summarises the rules of this network namespace.
 type ruleset struct {
-	known         bool // nf_tables could be asked
+	known         bool // nf_tables could be read
 	rules, tracks int
-	input         []string // base chains that see what comes in, with their policy
+	input         []string // base chains at the input hook, with their policy
 	legacy        []string // tables of iptables-legacy, whose rules are not read
 }
 
@@ -105,7 +105,7 @@ func (h *host) ruleset() (s ruleset, err error) {
 	return s, err
 }
 
-// inputChain names a base chain at the input hook; "" is any other chain.
+// inputChain returns table and name of a base chain at the input hook, or "" for other chains.
 func inputChain(chain []byte) string {
 	hook := -1
 	nlattr.Nested(chain, chainHook, func(typ uint16, value []byte) {
@@ -161,8 +161,8 @@ func checkRules(h *host, r *report) {
 	}
 }
 
-// checkFirewall names the chains that the peer's packets have to pass. Whether
-// they do, only a packet would tell, and none is sent.
+// checkFirewall reports the chains that the peer's packets traverse. It does not test them with a
+// packet.
 func checkFirewall(h *host, r *report) {
 	if !h.replicates() {
 		return

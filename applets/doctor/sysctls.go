@@ -9,16 +9,16 @@ import (
 	"ctbox/nl/ctnetlink"
 )
 
-// flag reports a kernel parameter that should be on, or off.
+// flag is a kernel parameter that should be on, or off.
 type flag struct {
 	name   string
-	on     bool // it is bad when it is off, and the other way round
+	on     bool // the value that it should have
 	reason string
-	option string // of the kernel's configuration; "": without it all is well
+	option string // of the kernel's configuration; "" if a missing parameter is no problem
 }
 
-// check reports the flag. Every value but 0 is on: 2 is "when somebody listens"
-// for events (Linux 5.19), and "with reports" elsewhere.
+// check reports the flag. Every value except 0 is on: for events, 2 means "while a process
+// listens" (Linux 5.19).
 func (f *flag) check(h *host, r *report, s Severity) {
 	v, ok := h.netfilter(f.name)
 	seen := "net.netfilter." + f.name + " is " + v
@@ -48,7 +48,7 @@ var (
 		"packets out of the window are not INVALID, in any connection", ""}
 	liberal = flag{"nf_conntrack_tcp_be_liberal", true,
 		"TCPWindowTracking is on, and sequence numbers are not replicated: after a takeover connections with data on the way may stall for good", ""}
-	// Gone since Linux 6.0, where it is always off.
+	// Removed in Linux 6.0, where it is always off.
 	autoHelper = flag{"nf_conntrack_helper", false,
 		"the kernel's helpers look into every connection to their port, and open ports for whoever speaks there; rules should say which: ct helper set, -j CT --helper", ""}
 )
@@ -61,11 +61,12 @@ func checkEvents(h *host, r *report) {
 	events.check(h, r, s)
 }
 
-// checkSilentFlows: what begins before somebody listens is not prepared for events.
+// checkSilentFlows reports a kernel that sends no events about flows that begin before a process
+// listens.
 func checkSilentFlows(h *host, r *report) {
 	const name = "nf_conntrack_events"
 	switch v, ok := h.netfilter(name); {
-	case !ok || v == "0": // said already
+	case !ok || v == "0": // reported by checkEvents
 	case v == "2":
 		r.add(Note, "net.netfilter."+name+" is 2",
 			"flows that begin while nobody listens, before conntrackd's start say, tell of no change and not of their end; "+
@@ -88,12 +89,12 @@ func checkLiberal(h *host, r *report) {
 	strict.check(h, r, Note)
 }
 
-// eventBuffer is the limit below which conntrack -E gets less than it asks for: the kernel
-// grants twice the number.
+// eventBuffer is the limit below which conntrack -E gets a smaller buffer than it requests: the
+// kernel doubles the number.
 const eventBuffer = ctnetlink.DefaultEventBuffer / 2
 
-// checkEventBuffer tries on a socket of its own whether the kernel lets the
-// caller go past rmem_max, as the event sockets ask to.
+// checkEventBuffer tries whether the kernel lets the caller exceed rmem_max, as event sockets
+// do.
 func checkEventBuffer(h *host, r *report) {
 	want := uint64(eventBuffer)
 	if h.cfg != nil {
@@ -104,7 +105,7 @@ func checkEventBuffer(h *host, r *report) {
 	}
 	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.NETLINK_NETFILTER)
 	if err != nil {
-		return // said already
+		return // reported by examine
 	}
 	defer unix.Close(fd)
 	if unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, eventBuffer) == nil {
@@ -127,7 +128,7 @@ func checkEventBuffer(h *host, r *report) {
 	}
 }
 
-// checkConfig is conf's own check of the file on this host.
+// checkConfig reports the findings of conf.Config.Check on this host.
 func checkConfig(h *host, r *report) {
 	if h.cfg == nil {
 		return
@@ -149,7 +150,8 @@ func checkConfig(h *host, r *report) {
 	}
 }
 
-// checkFiles: the daemon holds its sockets and one descriptor a client.
+// checkFiles checks the limit for open files: the daemon has its sockets and one descriptor for
+// each client.
 func checkFiles(h *host, r *report) {
 	const need = 256
 	var limit unix.Rlimit

@@ -8,11 +8,12 @@ import (
 	"ctbox/applets/conntrackd/daemonize"
 )
 
-// checkClock asks adjtimex(2), with no mode bit: it reads.
+// checkClock asks adjtimex(2) whether the clock is synchronised. Without mode bits it only
+// reads.
 func checkClock(h *host, r *report) {
 	var t unix.Timex
 	if _, err := unix.Adjtimex(&t); err != nil {
-		r.add(Note, "whether the clock is synchronised is not known: "+err.Error(), "it was not looked at", "")
+		r.add(Note, "whether the clock is synchronised is not known: "+err.Error(), "it was not checked", "")
 		return
 	}
 	judgeClock(h, r, t.Status&unix.STA_UNSYNC == 0)
@@ -27,7 +28,7 @@ func judgeClock(h *host, r *report, synchronised bool) {
 		"systemctl enable --now systemd-timesyncd (or chrony, ntpd)")
 }
 
-// checkMemory compares what the daemon's caches can take with what it may take.
+// checkMemory compares the memory that the daemon's caches can take with the available memory.
 func checkMemory(h *host, r *report) {
 	if h.cfg == nil {
 		return

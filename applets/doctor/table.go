@@ -9,14 +9,14 @@ import (
 
 // Limits of the checks on the kernel's table.
 const (
-	// nearlyFull is the share of nf_conntrack_max, in percent, from which a burst
-	// of new connections can fill the table before anybody acts.
+	// nearlyFull is the share of nf_conntrack_max, in percent, from which a burst of new
+	// connections can fill the table before an administrator reacts.
 	nearlyFull = 80
-	// longChains is how many flows a bucket may get when the table is full. The
-	// kernel's own default is one.
+	// longChains is how many flows per bucket are acceptable when the table is full. The
+	// kernel's default is one.
 	longChains = 8
-	// flowSize is what a flow takes of the kernel's memory with its usual
-	// extensions: struct nf_conn, 256 to 320 bytes, and 128 for the extensions.
+	// flowSize is the kernel memory of a flow with its usual extensions: struct nf_conn,
+	// 256 to 320 bytes, and 128 for the extensions.
 	flowSize = 448
 )
 
@@ -52,7 +52,7 @@ func checkBuckets(h *host, r *report) {
 	}
 }
 
-// checkTableMemory compares what a full table takes with the machine's memory.
+// checkTableMemory compares the memory of a full table with the machine's memory.
 func checkTableMemory(h *host, r *report) {
 	limit, ok := h.number("nf_conntrack_max")
 	memory := h.memory()
@@ -73,7 +73,7 @@ func checkTableMemory(h *host, r *report) {
 	}
 }
 
-// memory is the machine's memory in bytes, 0 if it is not known.
+// memory returns the machine's memory in bytes, or 0 if it is unknown.
 func (h *host) memory() uint64 {
 	text, err := h.file("proc/meminfo")
 	if err != nil {
@@ -90,8 +90,8 @@ func (h *host) memory() uint64 {
 	return 0
 }
 
-// counter is one of the counters that mean trouble, by its attribute number
-// (enum ctattr_stats_cpu).
+// counter is a counter that indicates a problem, with its attribute number (enum
+// ctattr_stats_cpu).
 type counter struct {
 	attr     int
 	name     string
@@ -113,8 +113,8 @@ var counters = [...]counter{
 		"look at them: sysctl -w net.netfilter.nf_conntrack_log_invalid=255"},
 }
 
-// checkCounters sums the counters of the CPUs, since the network namespace was
-// made, and names the CPU that has the most of them.
+// checkCounters reports the counters since the network namespace was created, summed over all
+// CPUs, and the CPU with the highest count.
 func checkCounters(h *host, r *report) {
 	if h.conn == nil || !h.found {
 		return
