@@ -1,9 +1,9 @@
-# Debian's other suites, beside the one that the machine runs: for the scripts that read
-# this file. Nothing is installed, and the machine's own package lists stay as they are.
+# Gives the scripts that source this file access to Debian suites other than the machine's
+# own. It installs nothing and does not change the machine's package lists.
 #
 # suites DIRECTORY SUITE... fetches the suites' package lists to DIRECTORY, from the
 # archive that the machine's own sources name, and sets $apt to the options with which
-# apt-get and apt-cache use them. It fails where a list cannot be had.
+# apt-get and apt-cache use them. It fails if a list cannot be fetched.
 
 suites() {
 	directory=$1

@@ -1,12 +1,12 @@
 #!/bin/sh
 # usage: scripts/demo-conntrack.sh       (make demo builds the binary first)
 #
-# Shows conntrack at its main job on the real kernel: a client, a NAT firewall
-# and a server, each in a network namespace of its own, with real TCP, UDP, ICMP
-# and SCTP connections through the firewall. Every command is echoed with its
-# output, and the demo fails where an output does not show what it must.
+# Demonstrates conntrack on the real kernel: a client, a NAT firewall and a server,
+# each in its own network namespace, with real TCP, UDP, ICMP and SCTP connections
+# through the firewall. Every command is echoed with its output, and the demo fails
+# if an output is not as expected.
 #
-# CONNTRACK=/usr/sbin/conntrack shows Debian's program instead of ours.
+# CONNTRACK=/usr/sbin/conntrack runs Debian's program instead of ours.
 set -eu
 PATH=$PATH:/usr/sbin:/sbin
 here=$(cd "$(dirname "$0")" && pwd)
@@ -18,7 +18,7 @@ fail() {
 }
 
 [ "$(id -u)" = 0 ] || fail "needs root, to make network namespaces"
-conntrack=$(command -v "$conntrack") || fail "there is no ${CONNTRACK:-bin/conntrack}"
+conntrack=$(command -v "$conntrack") || fail "${CONNTRACK:-bin/conntrack} does not exist"
 case $conntrack in /*) ;; *) conntrack=$PWD/$conntrack ;; esac
 
 client=ctbox-demo-$$-client
@@ -41,8 +41,8 @@ trap 'exit 130' INT
 trap 'exit 143' TERM
 
 # in_ns NAMESPACE COMMAND...
-# (What runs in the background is not started by this function: $! would be the
-# pid of a shell around it.)
+# (Don't start background processes with this function: $! would be the pid of the
+# shell around them.)
 in_ns() {
 	ns=$1
 	shift
@@ -50,7 +50,7 @@ in_ns() {
 }
 
 # on_firewall COMMAND...: echoes the command, runs it and keeps what it printed
-# in $dir/out (and shows both). `conntrack` is the program that we show.
+# in $dir/out (and shows both). `conntrack` is the program under demonstration.
 on_firewall() {
 	echo
 	echo "firewall# $*"
@@ -61,19 +61,19 @@ on_firewall() {
 	status=0
 	in_ns $firewall "$@" >"$dir/out" 2>"$dir/err" </dev/null || status=$?
 	cat "$dir/out" "$dir/err"
-	[ $status = 0 ] || fail "that ended with status $status"
+	[ $status = 0 ] || fail "the command ended with status $status"
 }
 
 # shows PATTERN: the last output has a line that matches.
 shows() {
-	grep -Eq -- "$1" "$dir/out" || fail "no line there matches: $1"
+	grep -Eq -- "$1" "$dir/out" || fail "no line of the output matches: $1"
 }
 
 # shows_only N PATTERN: the last output has N lines and each matches.
 shows_only() {
 	total=$(grep -c '' "$dir/out" || :)
 	matching=$(grep -Ec -- "$2" "$dir/out" || :)
-	[ "$total" = "$1" ] && [ "$matching" = "$1" ] || fail "wanted $1 lines, all matching $2; got $total, $matching of them matching"
+	[ "$total" = "$1" ] && [ "$matching" = "$1" ] || fail "expected $1 lines, all matching $2; got $total, of which $matching match"
 }
 
 # wait_for WHAT COMMAND...: polls until the command succeeds, ten seconds at most.
@@ -83,7 +83,7 @@ wait_for() {
 	tries=0
 	until "$@" >/dev/null 2>&1; do
 		tries=$((tries + 1))
-		[ $tries -lt 200 ] || fail "not within ten seconds: $what"
+		[ $tries -lt 200 ] || fail "timed out after ten seconds: $what"
 		sleep 0.05
 	done
 }
@@ -254,4 +254,4 @@ if [ -z "${CONNTRACK:-}" ]; then
 fi
 
 echo
-echo "demo: everything was as it must be"
+echo "demo: all outputs were as expected"

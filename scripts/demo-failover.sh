@@ -1,21 +1,20 @@
 #!/bin/sh
 # usage: scripts/demo-failover.sh [PRIMARY-BACKUP...]     (make demo builds the binary first)
 #
-# Shows conntrackd at its main job on the real kernel: two firewalls with NAT and
-# rules that refuse what belongs to no known flow, keepalived between them, a
-# client on one side and a server on the other, each in a network namespace of
-# its own. A TCP stream and two FTP sessions run through the primary. It is killed
-# in the middle, the backup takes over, and they go on: no byte is lost.
+# Demonstrates a failover with conntrackd on the real kernel: two firewalls with NAT
+# and rules that drop packets of unknown flows, keepalived on both, a client on one
+# side and a server on the other, each in its own network namespace. A TCP stream and
+# two FTP sessions run through the primary. The primary is killed, the backup takes
+# over, and the connections continue without losing a byte.
 #
-# The configuration is what this folder has for users, with nothing but paths and
-# the node's own addresses changed: conntrackd/ftfw.conf, keepalived.conf and
-# primary-backup.sh.
+# The nodes use the example files in this folder, with only paths and the node's own
+# addresses changed: conntrackd/ftfw.conf, keepalived.conf and primary-backup.sh.
 #
-# Each PRIMARY-BACKUP names whose conntrackd runs where: ours or debian. Without
-# any: ours-ours debian-ours ours-debian.
+# Each PRIMARY-BACKUP selects the conntrackd of the two nodes: ours or debian. The
+# default is ours-ours debian-ours ours-debian.
 #
-# WITHOUT=commit shows what the commit is for: the backup takes over and does not
-# commit, and the demo fails.
+# WITHOUT=commit shows the purpose of the commit: the backup takes over without it,
+# and the demo fails.
 set -eu
 PATH=$PATH:/usr/sbin:/sbin
 here=$(cd "$(dirname "$0")" && pwd)
@@ -76,8 +75,8 @@ trap 'exit 130' INT
 trap 'exit 143' TERM
 
 # in_ns NAMESPACE COMMAND...
-# (What runs in the background is not started by this function: $! would be the
-# pid of a shell around it.)
+# (Don't start background processes with this function: $! would be the pid of the
+# shell around them.)
 in_ns() {
 	ns=$1
 	shift
@@ -90,7 +89,7 @@ wait_for() {
 	shift
 	deadline=$(($(date +%s) + 40))
 	until "$@" >/dev/null 2>&1; do
-		[ "$(date +%s)" -lt $deadline ] || fail "not within 40 seconds: $what"
+		[ "$(date +%s)" -lt $deadline ] || fail "timed out after 40 seconds: $what"
 		sleep 0.1
 	done
 }
@@ -178,12 +177,12 @@ program() {
 	case $2 in
 	ours) echo "$here/../bin/conntrackd" ;;
 	debian) echo /usr/sbin/conntrackd ;;
-	*) fail "whose conntrackd is '$2'? ours or debian" ;;
+	*) fail "unknown conntrackd '$2': expected ours or debian" ;;
 	esac
 }
 
-# configure NODE NUMBER PEER-NUMBER PRIORITY WHOSE: the files that this folder has
-# for users, in the node's own folder
+# configure NODE NUMBER PEER-NUMBER PRIORITY WHOSE: adapts the example files and writes
+# them to the node's own folder
 configure() {
 	home=$dir/$1
 	mkdir "$home"
@@ -196,7 +195,7 @@ configure() {
 	sed -e "s/priority 100 .*/priority $4/" \
 		-e "s|/etc/conntrackd/|$home/|" \
 		"$here/keepalived.conf" >"$home/keepalived.conf"
-	# keepalived's word to us, then what a user has
+	# logs keepalived's notification, then runs the user's script
 	cat >"$home/primary-backup.sh" <<SCRIPT
 #!/bin/sh
 export CONNTRACKD_BIN="$(program "$1" "$5")"
@@ -231,7 +230,7 @@ control() {
 	in_ns "ctbox-demo-$$-$node" "$(program "$node" "$(cat "$dir/$node/whose")")" -C "$dir/$node/conntrackd.conf" "$@"
 }
 
-# role NODE ROLE: that is the last role that it has taken, and the script is done.
+# role NODE ROLE: succeeds if ROLE is the node's last role and its script has finished.
 role() {
 	[ "$(tail -n 1 "$dir/$1/roles.log")" = "$2 status 0" ]
 }
@@ -244,7 +243,7 @@ traffic() {
 	pids="$pids $!"
 }
 
-# answered NAME PATTERN: that line is there, and nothing is wrong.
+# answered NAME PATTERN: succeeds if the output has that line; fails on any error.
 answered() {
 	if grep '^wrong' "$dir/$1.out" >&2 || [ -s "$dir/$1.err" ]; then
 		fail "the $1 traffic failed"
@@ -252,7 +251,7 @@ answered() {
 	[ "$(grep -c "^$2" "$dir/$1.out")" -ge "$3" ]
 }
 
-# ask NAME COMMAND: tells the client and shows its answer
+# ask NAME COMMAND: sends the command to the client and shows its answer
 ask() {
 	before=$(grep -c "^$2" "$dir/$1.out" || :)
 	case $1 in
@@ -267,8 +266,8 @@ ask() {
 	say "client, $1: $(grep "^$2" "$dir/$1.out" | tail -n 1)"
 }
 
-# flows: the live flows from standard input, one a line, without what changes by
-# the second (timeout, use count) and what only a cache has
+# flows: prints the live flows from standard input, one per line, without the fields
+# that change every second (timeout, use count) and those that only a cache has
 flows() {
 	grep -E '^(ipv4 +2 )?tcp .*ESTABLISHED' |
 		sed -E 's/^(ipv4 +2 )?tcp +6 +([0-9]+ +)?//; s/ \[active since [^]]*\]//; s/ use=[0-9]+//; s/ mark=0//; s/ secctx=[^ ]*//; s/ +/ /g; s/ $//' | sort
@@ -283,8 +282,8 @@ kernel_table() {
 	kernel_expectations "$1"
 }
 
-# replicated: what fw1's kernel has, fw2's external cache has (which shows no more
-# than the original tuple)
+# replicated: succeeds if fw2's external cache has all flows of fw1's kernel (the cache
+# shows the original tuple only)
 replicated() {
 	kernel_flows $fw1 >"$dir/before.flows"
 	sed -E 's/( dport=[0-9]+) src=.* dport=[0-9]+/\1/' "$dir/before.flows" >"$dir/original.flows"
@@ -316,7 +315,7 @@ failover() {
 	wait_for "fw1 is the primary" role fw1 primary
 	start_keepalived $fw2 fw2
 	wait_for "fw2 is the backup" role fw2 backup
-	say "fw1 is the primary and has 192.0.2.1 and 198.51.100.1, fw2 is the backup"
+	say "fw1 is the primary with 192.0.2.1 and 198.51.100.1, fw2 is the backup"
 
 	traffic server $server
 	exec 3>"$dir/server.in"
@@ -336,18 +335,18 @@ failover() {
 		[ "$(date +%s)" -lt $((began + 60)) ] || {
 			diff -u "$dir/original.flows" "$dir/cache.flows" || :
 			control fw2 -e expect
-			fail "fw2 does not know what fw1 knows"
+			fail "fw2's external cache lacks flows of fw1's kernel"
 		}
 		sleep 0.1
 	done
-	say "fw2's conntrackd has all that fw1's kernel has"
+	say "fw2's conntrackd has all flows of fw1's kernel"
 	cat "$dir/before.flows" "$dir/before.expectations" >"$dir/before"
 	title "fw1's table: live flows and what FTP expects"
 	cat "$dir/before"
 
 	title "fw1 dies: kill -9 of conntrackd and keepalived, all its links down"
 	killed=$(date +%s.%N)
-	# Its parent stopped, so that it does not notice and say goodbye.
+	# Stop the parent first, so that it does not notice the death and send a farewell.
 	kill -STOP "$(cat "$dir/fw1/keepalived.pid")"
 	kill -KILL "$(cat "$dir/fw1/vrrp.pid")" "$(cat "$dir/fw1/keepalived.pid")" "$(cat "$dir/fw1/conntrackd.pid")"
 	for device in eth0 eth1 eth2; do ip -n $fw1 link set $device down; done
@@ -381,4 +380,4 @@ done
 title "The stream survived each time"
 echo "${result#?}"
 echo
-echo "demo: everything was as it must be"
+echo "demo: all rounds succeeded"

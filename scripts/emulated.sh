@@ -1,14 +1,13 @@
 #!/bin/sh
 # usage: scripts/emulated.sh GOARCH
 #
-# Runs the tests of everything that is computation alone (codecs, parsers,
-# formatting) as a program of another architecture under qemu-user: netlink is
-# in the machine's byte order and most of what it carries is big-endian, so an
-# error in either shows on a machine of the other kind.
+# Runs the tests of pure code (codecs, parsers, formatting) as a program of another
+# architecture under qemu-user. Netlink headers are in host byte order and most of
+# their payload is big-endian, so byte-order errors show on a big-endian machine.
 #
-# qemu-user has no netfilter sockets. The tests of files that use netnstest need
-# the real kernel, so they are left to the machine's own architecture, as are
-# the two packages that build the program, and packages that have no other tests.
+# qemu-user has no netfilter sockets. Tests in files that use netnstest need the real
+# kernel, so they run on the machine's own architecture only. So do the two packages
+# that build the program, and packages that have no other tests.
 set -eu
 : "${GO:=go}" "${TAGS:=}"
 arch=$1
@@ -29,7 +28,7 @@ for entry in $packages; do
 		if grep -q netnstest "$file"; then kernel=$kernel$tests; else rest=$rest$tests; fi
 	done
 	[ -n "$rest" ] || continue
-	# A tenth of the simulations: they are long, and emulation is slow.
+	# Only a tenth of the simulations: they are long, and emulation is slow.
 	case $package in */sync/proto) set -- -seeds=50 ;; *) set -- ;; esac
 	GOARCH=$arch "$GO" test -count=1 -vet=off -tags "$TAGS" -exec "qemu-$arch" \
 		-skip "^(${kernel}none)\$" "$package" "$@"

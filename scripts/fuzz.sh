@@ -1,12 +1,12 @@
 #!/bin/sh
 # usage: scripts/fuzz.sh [PACKAGE...]
 #
-# Fuzzes every fuzz target of the packages (all of them by default) for
-# $FUZZTIME each, 20s unless set, $JOBS of them at a time. What it finds is printed,
-# and lands in the package's testdata/fuzz, to be committed with the fix; the other
-# targets have their time all the same, and the exit status is not 0 then.
-# Inputs are made shorter a few times only: by default that may take a minute for
-# each, all the time there is.
+# Runs every fuzz target of the packages (all packages by default) for $FUZZTIME each
+# (default 20s), $JOBS at a time. A failing input is printed and saved in the package's
+# testdata/fuzz, to be committed with the fix. The remaining targets still run, and the
+# exit status is not 0.
+# Inputs are minimized a few times only: Go's default of a minute per input would use
+# up all the time.
 set -eu
 [ $# -gt 0 ] || set -- ./...
 : "${GO:=go}" "${TAGS:=}" "${FUZZTIME:=20s}" "${JOBS:=1}"
@@ -22,8 +22,8 @@ done | xargs -P "$JOBS" -n 2 sh -c '
 	status=0
 	"$GO" test -tags "$TAGS" -run "^\$" -fuzz "^$2\$" -fuzztime "$FUZZTIME" -fuzzminimizetime 10x -parallel 1 "$1" >"$log" 2>&1 || status=$?
 	input=$(sed -n "s/^ *Failing input written to //p" "$log")
-	# Before Go 1.27 the end of the time can be taken for a failure (go.dev/issue/75804):
-	# there is no input then, and nothing else is said.
+	# Before Go 1.27 the end of the fuzz time can count as a failure (go.dev/issue/75804):
+	# then there is no input and no other message.
 	if [ -z "$input" ] && [ "$(sed -n "/^--- FAIL/{n;p;}" "$log")" = "    context deadline exceeded" ]; then
 		status=0
 	fi

@@ -2,14 +2,14 @@
 # usage: scripts/peer.sh [VERSION]
 #
 # Prints a directory with conntrack, conntrackd and nfct of conntrack-tools VERSION (1.4.9),
-# which the tests run beside ours. Debian 12 has an older version: the programs come from
-# the suite that has this one, with the libraries that they need, and run beside the
-# machine's own. Nothing is installed.
+# with which the tests compare ours. Debian 12 has an older version, so the programs come
+# from the suite that has this one, together with the libraries that they need. Nothing is
+# installed.
 #
 # apt fetches them once, into $CTBOX_PEER_CACHE, else /var/cache/ctbox-peer: a directory
 # that every user can read, since the tests run the programs as other users, too.
 #
-# Exit status: 1, with a line that says why, where they cannot be had.
+# Exit status: 1, with the reason on standard error, if the programs cannot be fetched.
 set -eu
 
 version=${1:-1.4.9}
@@ -31,7 +31,7 @@ done
 umask 022
 mkdir -p "$cache" || fail "cannot make $cache"
 
-# What the three programs are linked with. libc is theirs too: it is newer than ours.
+# Libraries of the three programs. libc is included, because theirs is newer than the machine's.
 libraries='libc6 libmnl0 libnfnetlink0 libnetfilter-conntrack3 libnetfilter-cttimeout1
 libnetfilter-cthelper0 libnetfilter-queue1 libsystemd0 libcap2 libgcc-s1'
 
@@ -45,7 +45,7 @@ packaged() {
 fetch() {
 	rm -rf "$cache/new"
 	mkdir "$cache/new"
-	# Oldest first: its libraries are likely to be the ones that it was built with.
+	# Oldest suite first: it is likely to have the libraries that the programs were built with.
 	for suite in trixie forky sid; do
 		rm -rf "$cache/lists"
 		suites "$cache/lists" $suite >>"$cache/log" 2>&1 || continue
@@ -58,7 +58,7 @@ fetch() {
 			for deb in *.deb; do dpkg-deb -x "$deb" root; done
 			lib=$(dirname "$(find root -name libmnl.so.0)")
 			loader=$(find root -name 'ld-linux*.so.*' | head -n 1)
-			# Where they will be when this is done.
+			# The directory's final path, after the rename below.
 			for program in conntrack conntrackd nfct; do
 				cp root/usr/sbin/$program $program
 				patchelf --set-interpreter "$dir/$loader" --force-rpath --set-rpath "$dir/$lib" $program
@@ -80,7 +80,7 @@ fetch() {
 		echo "peer.sh: fetching conntrack-tools $version to $cache" >&2
 		fetch
 	}
-) 9>"$cache/lock" || fail "apt has no conntrack-tools $version for us, see $cache/log"
+) 9>"$cache/lock" || fail "apt cannot fetch conntrack-tools $version, see $cache/log"
 "$dir/conntrack" --version 2>/dev/null | grep -qF " v$version " ||
-	fail "what was fetched to $dir does not run here, or is another version"
+	fail "the programs in $dir do not run on this machine, or are another version"
 echo "$dir"

@@ -1,9 +1,9 @@
 #!/bin/sh
-# Makes conntrackd take the role that this firewall has now.
+# Switches conntrackd to this firewall's new role.
 #
-#   primary-backup.sh primary    traffic comes here from now on
+#   primary-backup.sh primary    this firewall has the traffic from now on
 #   primary-backup.sh backup     another firewall has the traffic
-#   primary-backup.sh fault      something here is broken; another one takes over
+#   primary-backup.sh fault      this firewall has failed; another one takes over
 #
 # VRRP daemons call it when the role changes; scripts/keepalived.conf shows how.
 # Every step runs, even if the one before failed. A failure is logged to syslog, and
@@ -34,8 +34,8 @@ step() {
 }
 
 # A conntrackd of conntrack-tools that was killed leaves an empty lock file, which
-# keeps the next one from starting. Ours writes its process id there and knows by
-# itself whether the owner lives.
+# keeps the next one from starting. ctbox writes its process id to the file and checks
+# by itself whether the owner is alive.
 start() {
 	daemon -d && return
 	if [ -f "$lock" ] && [ ! -s "$lock" ]; then
@@ -47,8 +47,8 @@ start() {
 
 case ${1:-} in
 primary)
-	# The old primary's flows go into the kernel. Then the caches are filled anew from
-	# the kernel's table, and the backup gets all of it.
+	# Commit the old primary's flows to the kernel. Then refill the caches from the
+	# kernel's table, and send all of it to the backup.
 	step "commit the flows of the old primary" -c
 	step "flush the caches" -f
 	step "read the kernel's table" -R
@@ -56,8 +56,8 @@ primary)
 	;;
 backup)
 	daemon -s >/dev/null 2>&1 || start
-	# What the kernel still has from our time as primary goes after a while
-	# (PurgeTimeout), so that it does not stand in the way of the next commit.
+	# Delete the kernel's flows from the time as primary after PurgeTimeout, so that
+	# they do not collide with the next commit.
 	step "shorten the life of the kernel's flows" -t
 	step "ask the new primary for its flows" -n
 	;;

@@ -1,8 +1,8 @@
 #!/bin/sh
 # usage: scripts/sizes.sh
 #
-# Prints the table of sizes in docs/size.md: what a build takes raw, as xz and in a
-# squashfs image with xz, as routers have it, for three machines. Needs xz-utils and
+# Prints the table of sizes in docs/size.md: each build raw, as xz and in a squashfs
+# image with xz, as on routers, for three architectures. Needs xz-utils and
 # squashfs-tools.
 set -eu
 dir=$(mktemp -d)

@@ -1,7 +1,7 @@
 #!/bin/bash
-# Runs all tests, which `make test-all` and CI do: every target of the Makefile that has
-# some. It stops at the first one that fails and says which one that was; that target can
-# be run alone. Nothing is skipped. As root, on Debian; about half an hour on two cores.
+# Runs all tests for `make test-all` and CI: every Makefile target with tests. It stops at
+# the first target that fails and prints its name, so that you can run it alone. Nothing is
+# skipped. Needs root and Debian; takes about half an hour on two cores.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -31,17 +31,17 @@ run "all tests" make test-long
 run "the older peer" make test-peer
 run "torture, short" make torture TORTURETIME=1m
 run "race detector" make race
-# The virtual machine has one processor, and its tests wait most of the time. Beside them
-# goes what only computes, and it comes second: in a machine that is starved for seconds
-# what has a time to live has ended.
+# The virtual machine has one processor, and its tests wait most of the time, so targets that
+# only compute run at the same time, with lower priority: if the virtual machine got no CPU
+# for seconds, flows and expectations in it would expire.
 vmlog=$(mktemp)
 { make test-vm && make test-vm-short; } >"$vmlog" 2>&1 &
 background=$!
 run "codecs on other architectures" nice make emulated
 run "the kernel seen by a 32-bit program" make test-386
 run "cross builds" nice make cross
-# The seeds are a part of the tests; this finds more. What it finds is printed with
-# its input and belongs in the corpus with the fix, whatever change is at hand.
+# The tests run the seeds only; fuzzing searches for new failures. A failure is printed with
+# its input, which belongs in the corpus together with the fix.
 run "20 s of each fuzz target" nice make fuzz FUZZTIME=20s FUZZJOBS=6
 vm() { # what it printed, and whether it passed
 	local status=0

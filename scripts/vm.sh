@@ -1,26 +1,27 @@
 #!/bin/sh
 # usage: scripts/vm.sh [--timeout SECONDS] [--kernel VERSION] [--] COMMAND [ARGUMENT...]
 #
-# Runs a command as root in a virtual machine that ends with it, under Debian's
-# kernel: for what needs nfnetlink_cthelper and conntrack in NFQUEUE's messages,
-# which many kernels lack. QEMU emulates the processor, so no /dev/kvm is needed,
-# and computing takes about ten times as long.
+# Runs a command as root in a temporary virtual machine under Debian's kernel, for
+# tests that need nfnetlink_cthelper and conntrack in NFQUEUE's messages, which many
+# kernels lack. QEMU emulates the processor, so no /dev/kvm is needed, and computing
+# takes about ten times as long.
 #
-# The command sees this machine's files at their places, in the same current
-# directory. It may write everywhere, but nothing of that stays. Its output comes
-# as it is written, both streams as one; its input is empty. CTBOX_VM=1 tells it where
-# it is. It has no network but the namespaces that it makes. The kernel does not load its own helpers (ftp ...)
-# for rules that name them: only what the command registers is there.
+# The command sees this machine's files at the same paths, and starts in the same
+# directory. It may write everywhere, but its changes are discarded. Its stdout and
+# stderr are printed as one stream while it runs; its input is empty. CTBOX_VM=1 is in
+# its environment. It has no network except the namespaces that it creates. The kernel
+# does not load its own helpers (ftp ...) for rules that name them: only helpers that
+# the command registers exist.
 #
-# Exit status: the command's; 124 where it ran longer than --timeout (600); 125,
-# with a line that says why, where there was no machine to run it in.
+# Exit status: the command's; 124 if it ran longer than --timeout (600 seconds); 125,
+# with the reason on standard error, if the virtual machine could not run it.
 #
-# --kernel names a version (5.10, 6.1, 6.12, 7.2 ...), of which Debian's archive has the
-# newest in some suite from bullseye to unstable, or is `oldest' (bullseye's) or `newest'
-# (unstable's); by default it is the kernel of the suite that this machine runs.
+# --kernel selects a version (5.10, 6.1, 6.12, 7.2 ...): the newest build of it in
+# Debian's suites from bullseye to unstable; or `oldest' (bullseye's) or `newest'
+# (unstable's). The default is the kernel of this machine's own suite.
 #
 # apt fetches the kernel once, into $CTBOX_VM_CACHE, else $XDG_CACHE_HOME/ctbox-vm,
-# else ~/.cache/ctbox-vm; without that directory there is a new kernel the next time.
+# else ~/.cache/ctbox-vm; delete that directory to fetch a new kernel.
 # A boot may take CTBOX_VM_BOOT (90) seconds.
 set -eu
 
@@ -54,7 +55,7 @@ case $boot in '' | *[!0-9]*) fail "not a number of seconds: $boot" ;; esac
 case $version in oldest | newest) ;; *[!0-9.]*) fail "not a kernel's version: $version" ;; esac
 [ $# -gt 0 ] || fail "no command given"
 
-[ "$(uname -m)" = x86_64 ] || fail "this machine is $(uname -m), and only x86_64 will do"
+[ "$(uname -m)" = x86_64 ] || fail "this machine is $(uname -m); only x86_64 is supported"
 for tool in qemu-system-x86_64 busybox apt-get dpkg-deb flock setpriv; do
 	command -v $tool >/dev/null || fail "$tool is missing (scripts/need test-vm)"
 done
@@ -63,7 +64,7 @@ mkdir -p "$cache" || fail "cannot make $cache"
 
 # ---- the kernel and its modules, once
 
-# What the virtual machine has of the package's modules.
+# The package's modules that the virtual machine gets.
 modules='net/netfilter net/ipv4 net/ipv6 net/core net/bridge net/802 net/llc net/9p fs/9p fs/netfs fs/fscache fs/overlayfs
 drivers/virtio drivers/net/veth.ko* drivers/net/dummy.ko* lib crypto arch/x86/crypto arch/x86/lib'
 kernel=$cache/linux${version:+-$version}
@@ -85,8 +86,8 @@ image() {
 		grep -E '^linux-image-[0-9.]+(-[0-9]+|\+deb[0-9]+)-amd64$' | sort -V | tail -n 1
 }
 
-# suitesOf prints the suites that have a kernel of that version, the likeliest first. They
-# are where it was when this was written: unstable goes on.
+# suitesOf prints the suites that may have a kernel of that version, the likeliest first.
+# The list dates from when this was written; unstable moves on.
 suitesOf() {
 	case $1 in
 	5.10 | oldest) echo bullseye ;;
@@ -103,7 +104,7 @@ fetch() (
 	cd "$1"
 	package=$(image)
 	[ -n "$package" ]
-	# From Linux 6.19 on the package is a shell, and two others have the kernel and its
+	# From Linux 6.19 on this is a metapackage; two other packages have the kernel and its
 	# modules.
 	# shellcheck disable=SC2086
 	parts=$(apt-cache $apt show --no-all-versions "$package" | grep '^Depends:' | grep -oE 'linux-(binary|modules)-[^ ,]+' | sort -u)
@@ -114,7 +115,7 @@ fetch() (
 		echo "./usr/lib/modules/*/kernel/$part"
 	done >wanted
 	for deb in ./*.deb; do
-		# A kernel has not every part, and a package not all of a kernel.
+		# Not every kernel has every part, and no single package has a whole kernel.
 		dpkg-deb --fsys-tarfile "$deb" | tar -x --wildcards -T wanted './boot/vmlinuz-*' './lib/modules/*/modules.*' \
 			'./usr/lib/modules/*/modules.*' './usr/lib/modules/*/vmlinuz' || :
 	done
@@ -164,11 +165,11 @@ setup() {
 (
 	flock 9
 	setup
-) 9>"$cache/lock" || fail "apt has no kernel${version:+ $version} for us, see $cache/log"
+) 9>"$cache/lock" || fail "apt cannot fetch a kernel${version:+ $version}, see $cache/log"
 
 # ---- what runs in the virtual machine
 
-# What a run that was killed has left, a day ago or more.
+# Remove what killed runs left behind a day ago or earlier.
 find "$cache" -maxdepth 1 -name 'run.*' -mmin +1440 -exec rm -rf {} +
 run=$(mktemp -d "$cache/run.XXXXXX") || fail "cannot make a directory in $cache"
 qemu=
@@ -182,9 +183,9 @@ trap 'exit 129' HUP
 trap 'exit 130' INT
 trap 'exit 143' TERM
 
-# Process 1. It stays outside the tree that the command sees, and so does the
-# kernel's modprobe. The first serial line is the kernel's, the second the
-# command's output, the third tells this script how far things are.
+# Process 1. It is outside the file tree that the command sees, and so is the
+# kernel's modprobe. The first serial line is the kernel's console, the second the
+# command's output, and on the third this script reads the state.
 mkdir -p "$run/root/bin" "$run/root/dev" "$run/root/proc" "$run/root/sys" "$run/root/host" \
 	"$run/root/over" "$run/root/new"
 cat >"$run/root/init" <<'END'
@@ -248,9 +249,9 @@ done
 
 # ---- running it
 
-# start boots the machine; it has until the limit to start the command. Debian's
-# kernel without what costs most to emulate: the mitigations of processors' faults,
-# and random addresses, for which QEMU translates each program again.
+# start boots the machine, which has to start the command within the limit. Two features
+# that are expensive to emulate are off: CPU vulnerability mitigations, and address
+# randomization, which makes QEMU translate each program again.
 start() {
 	: >"$run/state"
 	setpriv --pdeathsig KILL qemu-system-x86_64 -nodefaults -no-user-config -no-reboot \
@@ -265,7 +266,7 @@ start() {
 	waitfor booted $boot
 }
 
-# waitfor STATE SECONDS fails where the machine ends, or the time.
+# waitfor STATE SECONDS fails if the machine ends or the time is over.
 waitfor() {
 	limit=$(($(date +%s) + $2))
 	until grep -q "^$1" "$run/state"; do
@@ -275,7 +276,7 @@ waitfor() {
 	done
 }
 
-# said prints what the kernel or QEMU had to say: the first complaint, or the last line.
+# said prints the first error of the kernel or QEMU, or else the last line.
 said() {
 	cat "$run/errors" "$run/console" 2>/dev/null | tr -d '\r' | grep -a . >"$run/said" || :
 	grep -aEm 1 'panic|BUG|Oops|Out of memory|qemu' "$run/said" || tail -n 1 "$run/said"

@@ -1,13 +1,13 @@
 #!/bin/sh
 # usage: scripts/vulncheck.sh GOVULNCHECK ARGUMENT...
 #
-# Runs govulncheck and passes its verdict on: status 0 if nothing that the program
-# calls is in the database of known vulnerabilities, 3 if something is.
+# Runs govulncheck and returns its exit status: 0 if the program calls nothing that is in
+# the database of known vulnerabilities, 3 if it does.
 #
-# Without the database nothing has been checked, which is an error, too. With
-# VULNDB=optional it is a line that says so: for machines that reach no more than
-# the module proxy. VULNDB=URL, or a directory as file:///DIR, is another copy of
-# the database than https://vuln.go.dev.
+# If the database cannot be reached, nothing has been checked, which is an error. With
+# VULNDB=optional it is only a line of output, for machines that reach only the module
+# proxy. VULNDB=URL, or a directory as file:///DIR, selects another copy of the database
+# than https://vuln.go.dev.
 set -u
 
 case ${VULNDB:-} in
