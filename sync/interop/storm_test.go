@@ -78,7 +78,7 @@ func storms(longestStop time.Duration) []fault {
 		{name: "tiny buffer", lane: laneDaemon, weight: 1, shortest: second, longest: 2 * second,
 			begin: func(a *arena, n *node, _ uint32) string {
 				n.daemon.stop()
-				a.configure(n, tinyBuffer)
+				a.configure(n, tinyBuffer(n.daemon.program))
 				n.daemon.start()
 				return "restarted with an event buffer of 4 KiB"
 			},
@@ -112,8 +112,14 @@ func storms(longestStop time.Duration) []fault {
 	}
 }
 
-// tinyBuffer makes the kernel drop events.
-const tinyBuffer = "NetlinkBufferSize 4096\n\tNetlinkBufferSizeMaxGrowth 4096\n\tNetlinkBufferSizeFixed on\n"
+// tinyBuffer makes the kernel drop events. Only ours has to be kept from a larger buffer.
+func tinyBuffer(p program) string {
+	general := "NetlinkBufferSize 4096\n\tNetlinkBufferSizeMaxGrowth 4096\n"
+	if p == ours {
+		general += "\tNetlinkBufferSizeFixed on\n"
+	}
+	return general
+}
 
 // step is a fault of a plan.
 type step struct {
