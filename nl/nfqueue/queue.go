@@ -99,7 +99,7 @@ type Verdict struct {
 // Queues is a socket for queues of packets (NFQUEUE). Read and the methods that
 // answer belong to one goroutine, Bind does before the first Read; Stop may be
 // called from any. A closed socket drops the packets that wait in its queues, and
-// later ones pass if whoever sends them there allows that, as helpers do.
+// later ones pass if the queueing rule allows that, as helpers' rules do.
 type Queues struct {
 	s   queueSocket
 	seq uint32

@@ -51,7 +51,7 @@ func flows(count int) []ctnetlink.Flow {
 	return out
 }
 
-// In ALARM peers have only what they hear again and again, whoever made the flow.
+// In ALARM peers keep only flows that are announced periodically, also committed ones.
 func TestAlarmTellsWhatItFound(t *testing.T) {
 	n := unwired(ModeALARM)
 	all := flows(3)

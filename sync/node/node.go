@@ -390,11 +390,7 @@ func (n *Node) close() {
 func errnoText(err error) string {
 	var refusal *nl.Error
 	if errors.As(err, &refusal) {
-		text := []byte(refusal.Error())
-		if text[0] >= 'a' && text[0] <= 'z' {
-			text[0] -= 'a' - 'A'
-		}
-		return string(text)
+		return refusal.Strerror()
 	}
 	return fmt.Sprint(err)
 }

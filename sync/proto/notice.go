@@ -14,7 +14,7 @@ type announcer struct {
 	repeat     int    // remaining announcements that this node is complete again
 	on         bool   // announce lost events
 	held       bool   // announce how many entries the peer should hold
-	committed  bool   // and about the last commit
+	committed  bool   // announce the last commit
 	due        time.Duration
 }
 
