@@ -17,7 +17,19 @@ func (h *host) silent(ports ...int) {
 	for _, port := range ports {
 		h.insert("198.51.100.1", port)
 	}
-	h.Sysctl("net.netfilter.nf_conntrack_events", "2")
+	h.Sysctl("net.netfilter.nf_conntrack_events", "1")
+	h.TakesSysctl("net.netfilter.nf_conntrack_events", "2")
+}
+
+// hasSilentFlows reports whether this kernel has the mode in which flows may have no
+// events (Linux 5.19): before, there is nothing to find.
+func hasSilentFlows(t *testing.T) bool {
+	t.Helper()
+	has := netnstest.New(t, "mode").TakesSysctl("net.netfilter.nf_conntrack_events", "2")
+	if !has {
+		t.Log("this kernel's flows all have events")
+	}
+	return has
 }
 
 // soon is when a daemon has looked at silent flows once, and once more on a busy
@@ -35,6 +47,9 @@ func (h *host) becomes(dump, text string, there bool) {
 // Flows that began before the daemon may end and change without an event. Neither
 // this node nor its peer keeps what was.
 func TestSilentFlows(t *testing.T) {
+	if !hasSilentFlows(t) {
+		return
+	}
 	for _, c := range []struct{ name, general string }{{"events", ""}, {"reliable", "NetlinkEventsReliable On"}} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
@@ -59,6 +74,9 @@ func TestSilentFlows(t *testing.T) {
 
 // -R finds what has ended without an event, and the peer hears of it.
 func TestRefillTellsWhatHasEnded(t *testing.T) {
+	if !hasSilentFlows(t) {
+		return
+	}
 	t.Parallel()
 	a, b := newPair(t)
 	// In this mode nobody asks for everything by itself.
@@ -106,6 +124,9 @@ func TestNoEvents(t *testing.T) {
 // A daemon that may trust the kernel, or that has been told not to read its tables
 // again, does not.
 func TestNoSilentFlows(t *testing.T) {
+	if !hasSilentFlows(t) {
+		return
+	}
 	for _, c := range []struct{ name, events, general string }{
 		{"always", "1", ""},
 		{"not wanted", "2", "NetlinkOverrunResync Off"},

@@ -196,6 +196,14 @@ func (ns *NS) Sysctl(key, value string) {
 	})
 }
 
+// TakesSysctl sets a kernel parameter as Sysctl does, and reports whether this kernel has
+// the parameter and takes the value.
+func (ns *NS) TakesSysctl(key, value string) (taken bool) {
+	ns.t.Helper()
+	ns.Do(func() { taken = os.WriteFile(sysctlPath(key), []byte(value), 0) == nil })
+	return taken
+}
+
 // ReadSysctl returns a kernel parameter of the namespace.
 func (ns *NS) ReadSysctl(key string) string {
 	ns.t.Helper()
