@@ -151,6 +151,12 @@ mount -t sysfs sysfs sys
 mount -t tmpfs tmpfs run
 mkdir run/lock
 rm -rf etc/conntrackd etc/keepalived
+# Of the host's /tmp only what leads to the module and its programs.
+for entry in tmp/*; do
+	case "$3/" in "/$entry/"*) continue ;; esac
+	case "$4/" in "/$entry/"*) continue ;; esac
+	rm -rf "$entry"
+done
 mkdir etc/conntrackd
 mkdir -p "./$3/bin" "./$5"
 cp -a "$4/." "./$3/bin/"
