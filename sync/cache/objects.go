@@ -162,6 +162,14 @@ func (o *objects) Times(h Handle) (created, updated time.Duration, ok bool) {
 	return time.Duration(e.created) * time.Second, time.Duration(e.updated) * time.Second, true
 }
 
+// Settle makes h Alive if it is New: it was announced, and the next announcement is an
+// update. Settle does nothing to a dead or stale h.
+func (o *objects) Settle(h Handle) {
+	if slot := o.slot(h); slot != 0 && o.heads.at(slot).state == New {
+		o.heads.at(slot).state = Alive
+	}
+}
+
 // Kill marks h as dead: it is no longer found or listed, its timer stops, and it keeps
 // its contents and its slot until Release. Kill reports whether h was alive before.
 func (o *objects) Kill(h Handle) bool {

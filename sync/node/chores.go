@@ -99,8 +99,8 @@ type clocked struct {
 // that were not announced again expire.
 func (n *Node) clocks() [4]clocked {
 	return [4]clocked{
-		{n.internal.flows, n.changedFlow},
-		{n.internal.expects, n.changedExpect},
+		{n.internal.flows, func(h cache.Handle) { n.internal.flows.Settle(h); n.changedFlow(h) }},
+		{n.internal.expects, func(h cache.Handle) { n.internal.expects.Settle(h); n.changedExpect(h) }},
 		{n.external.flows, func(h cache.Handle) { n.external.flows.Delete(h) }},
 		{n.external.expects, func(h cache.Handle) { n.external.expects.Delete(h) }},
 	}

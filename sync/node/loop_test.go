@@ -69,6 +69,12 @@ func TestAlarmTellsWhatItFound(t *testing.T) {
 	if got := n.machine.Pending(); got != 3 {
 		t.Errorf("%d of 3 flows are told after RefreshTime", got)
 	}
+	// Announced again as new, they would count at the peer as ended and begun each time.
+	for i := range all {
+		if state, _ := n.internal.flows.State(n.internal.flows.Find(&all[i])); state != cache.Alive {
+			t.Errorf("flow %d is announced again in state %d", i, state)
+		}
+	}
 }
 
 // A million entries that are due at once do not hold up the loop.
