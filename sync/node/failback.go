@@ -216,7 +216,7 @@ func (n *Node) clearEnded(ctx context.Context) error {
 	if len(gone) == 0 {
 		return nil
 	}
-	if err := n.removeEnded(ctx, n.conns.commit, gone); err != nil {
+	if err := n.removeEnded(ctx, n.conns.remove, gone); err != nil {
 		return fmt.Errorf("remove what the peer has ended: %w", err)
 	}
 	return nil

@@ -263,7 +263,8 @@ func (n *Node) openKernel() (err error) {
 	if n.conns.remove, err = nl.Dial(nl.Config{}); err != nil {
 		return err
 	}
-	n.own[n.conns.remove.PortID()] = ownChange
+	// Not conns.remove: the peer may have been sent what is removed (in a bulk that it asked
+	// for when it stepped down), and only the end takes it out of the peer's cache again.
 	n.own[n.conns.commit.PortID()] = ownChange
 	n.own[n.conns.flush.PortID()] = ownChange
 	g := &n.cfg.General
