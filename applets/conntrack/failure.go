@@ -20,7 +20,7 @@ type refusal struct {
 
 func (r *refusal) Unwrap() error { return r.err }
 
-// Error is "Operation failed: TEXT" with the text of sheet section 8. What the
+// Error is "Operation failed: TEXT" in the words of conntrack-tools. What the
 // kernel itself explained (its extended acknowledgement) follows in
 // parentheses, so that programs which look for the text in front still find it.
 func (r *refusal) Error() string {

@@ -7,7 +7,7 @@ import (
 	"ctbox/nl/ctnetlink"
 )
 
-// filter decides which flows a command is about (sheet sections 7.1 to 7.3). It
+// filter decides which flows a command is about. It
 // looks at everything that the command line gave, whatever the kernel was asked
 // to leave out already: an older kernel ignores filters that it doesn't know.
 type filter struct {
@@ -178,7 +178,7 @@ func equalMasked(a, b, mask *ctnetlink.Addr) bool {
 	return true
 }
 
-// matchNAT decides -n, -g and -j (sheet section 7.2). Unlike conntrack-tools it
+// matchNAT decides -n, -g and -j. Unlike conntrack-tools it
 // compares IPv6 addresses, and takes an ICMP flow for translated only if its
 // addresses or its id are.
 func (w *filter) matchNAT(f *ctnetlink.Flow) bool {

@@ -177,7 +177,7 @@ func newPrinter(out *output, c *Command) *printer {
 		// Any option about labels shows them, not just -o labels.
 		p.style.Labels = c.LabelMap.names[:]
 	}
-	// Which command shows what is conntrack-tools' choice (sheet section 2.5).
+	// Which command shows what is conntrack-tools' choice.
 	p.style.Timestamp = c.Output&OutTimestamp != 0 && (c.Op == OpEvents || c.Table == TableExpect)
 	switch c.Op {
 	case OpList, OpGet, OpEvents:

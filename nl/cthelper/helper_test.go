@@ -29,7 +29,7 @@ func nest(typ uint16, parts ...[]byte) []byte {
 
 func join(parts ...[]byte) []byte { return bytes.Join(parts, nil) }
 
-// The requests of conntrack-tools 1.4.9, as it sends them (sheet section 6).
+// The requests of conntrack-tools 1.4.9, as it sends them.
 func TestAppend(t *testing.T) {
 	for _, tt := range []struct {
 		name   string

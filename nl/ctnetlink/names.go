@@ -3,7 +3,7 @@ package ctnetlink
 import "ctbox/nl"
 
 // protoNames are the layer-4 protocols that conntrack-tools prints by name; any
-// other is "unknown" (sheet section 5.1).
+// other is "unknown".
 var protoNames = [256]string{
 	ProtoICMP: "icmp", ProtoTCP: "tcp", ProtoUDP: "udp", ProtoDCCP: "dccp",
 	ProtoGRE: "gre", ProtoICMPv6: "icmpv6", ProtoSCTP: "sctp", ProtoUDPLite: "udplite",

@@ -34,7 +34,7 @@ func timeouts(pairs ...uint32) (t Timeouts) {
 	return t
 }
 
-// The requests of conntrack-tools 1.4.9, as it sends them (sheet section 5).
+// The requests of conntrack-tools 1.4.9, as it sends them.
 func TestAppend(t *testing.T) {
 	for _, tt := range []struct {
 		name   string

@@ -15,7 +15,7 @@ var saveStatus = maskedBits{
 }
 
 // appendFlowSave writes the conntrack(8) options that make, change or delete
-// the flow (sheet section 5.5). Mark, labels and helper are not part of it, as
+// the flow. Mark, labels and helper are not part of it, as
 // with conntrack-tools; JSON has them.
 func appendFlowSave(dst []byte, f *ctnetlink.Flow, s *Style, e *Event) []byte {
 	has := f.Has &^ s.Without

@@ -11,7 +11,7 @@ import (
 // prefixes are the event's marks in front of a line of text.
 var prefixes = [...]string{New: "    [NEW] ", Update: " [UPDATE] ", Destroy: "[DESTROY] "}
 
-// appendFlowText writes the fields of sheet section 5.1. Each is followed by
+// appendFlowText writes the fields of a flow in the order of conntrack-tools. Each is followed by
 // one space, the last of which is removed.
 func appendFlowText(dst []byte, f *ctnetlink.Flow, s *Style, e *Event) []byte {
 	has := f.Has &^ s.Without
@@ -262,7 +262,7 @@ var expectFlags = maskedBits{
 	{ctnetlink.ExpectUserspace, "USERSPACE"},
 }
 
-// appendExpectText writes the fields of sheet section 5.7.
+// appendExpectText writes the fields of an expectation.
 func appendExpectText(dst []byte, x *ctnetlink.Expect, s *Style, e *Event) []byte {
 	has := x.Has &^ s.WithoutExpect
 	if s.Timestamp {

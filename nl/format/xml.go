@@ -29,7 +29,7 @@ const independent = ctnetlink.HasTCPState | ctnetlink.HasSCTPState | ctnetlink.H
 	ctnetlink.HasSecmark | ctnetlink.HasSecctx | ctnetlink.HasZone | ctnetlink.HasUse | ctnetlink.HasStatus | ctnetlink.HasID | ctnetlink.HasLabels |
 	ctnetlink.HasTimestampStart | ctnetlink.HasTimestampStop
 
-// appendFlowXML writes one flow element (sheet section 5.6). It says more than
+// appendFlowXML writes one flow element. It says more than
 // conntrack-tools in two places: SCTP and DCCP states have their own names, and
 // the layer4 element of ICMP has its type, code and id.
 func appendFlowXML(dst []byte, f *ctnetlink.Flow, s *Style, e *Event) []byte {
@@ -244,7 +244,7 @@ func appendEscapedXML(dst, text []byte) []byte {
 	return dst
 }
 
-// appendExpectXML writes one expectation (sheet section 5.7).
+// appendExpectXML writes one expectation.
 func appendExpectXML(dst []byte, x *ctnetlink.Expect, s *Style, e *Event) []byte {
 	has := x.Has &^ s.WithoutExpect
 	proto := tupleProto(&x.Tuple)

@@ -74,7 +74,7 @@ type flowDump struct {
 	reply  ctnetlink.Tuple // at the sender's kernel; flow's translations follow from it
 }
 
-// flowDumps are messages of conntrackd (sheet section 15), with addresses of the
+// flowDumps are messages of conntrackd, with addresses of the
 // documentation ranges; those with small sequence numbers were put together from
 // attributes of several.
 var flowDumps = []flowDump{

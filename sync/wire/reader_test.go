@@ -27,7 +27,7 @@ func walk(r Reader) verdicts {
 	}
 }
 
-// The vectors that a C daemon was seen to judge (sheet section 7).
+// The vectors that a C daemon was seen to judge.
 func TestFramingIsJudgedLikeTheCDaemon(t *testing.T) {
 	const good = "1a 10 00 08 00 00 00 07"
 	for _, c := range []struct {
