@@ -152,3 +152,5 @@ func (l *listener) end(t testing.TB) ran {
 		return ran{}
 	}
 }
+
+func TestMain(m *testing.M) { netnstest.Main(m) }

@@ -1,6 +1,7 @@
 package conntrack
 
 import (
+	"context"
 	"fmt"
 	"io"
 	"os"
@@ -88,4 +89,119 @@ func BenchmarkList(b *testing.B) {
 			})
 		}
 	})
+}
+
+// What a command allocates may not grow with the table: a single allocation a
+// flow would be 1. The rest is buffers that grow.
+const (
+	few, many   = 2500, 5500
+	mostPerFlow = 0.1
+)
+
+// checkPerFlow compares what work allocates for few flows and for many. n is
+// the number of flows; the whole process is counted, goroutines included.
+func checkPerFlow(t *testing.T, what string, work func(n int)) {
+	t.Helper()
+	cost := func(n int) float64 { return testing.AllocsPerRun(1, func() { work(n) }) }
+	if per := (cost(many) - cost(few)) / (many - few); per > mostPerFlow {
+		t.Errorf("%s: %.3f allocations a flow", what, per)
+	}
+}
+
+// quietly runs the applet in the namespace that the thread is in.
+func quietly(t *testing.T, line string) {
+	t.Helper()
+	if status := Run(t.Context(), append([]string{"conntrack"}, strings.Fields(line)...), nil, io.Discard, io.Discard); status != 0 {
+		t.Fatalf("%s: status %d", line, status)
+	}
+}
+
+// loadFiles writes a load file of few and one of many flows, each of which
+// empties the table first, and returns what their names have before the number.
+func loadFiles(t *testing.T, more string) string {
+	t.Helper()
+	prefix := filepath.Join(t.TempDir(), "load")
+	for _, n := range []int{few, many} {
+		var b strings.Builder
+		b.WriteString("-F\n")
+		for i := range n {
+			fmt.Fprintf(&b, "-A -t 1000 -u SEEN_REPLY,ASSURED -s 192.0.2.%d -d 198.51.100.2 -r 198.51.100.2 -q 192.0.2.%d -p tcp --sport %d --dport 80 --reply-port-src 80 --reply-port-dst %d --state ESTABLISHED%s\n",
+				i%200, i%200, i+1, i+1, more)
+		}
+		if err := os.WriteFile(fmt.Sprint(prefix, n), []byte(b.String()), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return prefix
+}
+
+func TestNothingIsAllocatedPerFlow(t *testing.T) {
+	ns := netnstest.New(t, "allocs")
+	plain := loadFiles(t, "")
+	translated := loadFiles(t, " --src-nat 203.0.113.9 -m 5")
+	json := filepath.Join(t.TempDir(), "json")
+	for _, n := range []int{few, many} {
+		run(t, ns, fmt.Sprint("-R ", plain, n))
+		if err := os.WriteFile(fmt.Sprint(json, n), []byte(run(t, ns, "-L -o json").stdout), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	ns.Do(func() {
+		for _, prefix := range []string{plain, translated, json} {
+			checkPerFlow(t, "-R "+filepath.Base(prefix), func(n int) { quietly(t, fmt.Sprint("-R ", prefix, n)) })
+		}
+		for _, change := range []string{"-D -p tcp", "-U -m 7"} {
+			checkPerFlow(t, "-R and "+change, func(n int) {
+				quietly(t, fmt.Sprint("-R ", plain, n))
+				quietly(t, change)
+			})
+		}
+	})
+}
+
+func TestListingAllocatesNothingPerFlow(t *testing.T) {
+	tables := map[int]*netnstest.NS{few: netnstest.New(t, "few"), many: netnstest.New(t, "many")}
+	for n, ns := range tables {
+		fillTable(t, ns, n)
+	}
+	for _, line := range []string{"-L", "-L -o extended,id", "-L -o save", "-L -o xml", "-L -o json", "-L -p udp --dport 7", "-L -u UNREPLIED -s 192.0.2.0/24"} {
+		checkPerFlow(t, line, func(n int) { tables[n].Do(func() { quietly(t, line) }) })
+	}
+}
+
+func TestEventsAllocateNothing(t *testing.T) {
+	ns := netnstest.New(t, "eventallocs")
+	var sub *ctnetlink.Subscription
+	ns.Do(func() {
+		var err error
+		if sub, err = ctnetlink.Subscribe(ctnetlink.EventOptions{Groups: ctnetlink.AllFlowEvents}); err != nil {
+			t.Fatal(err)
+		}
+	})
+	defer sub.Close()
+	fillTable(t, ns, few)
+	events, err := sub.Next(t.Context(), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, line := range []string{"-E", "-E -o timestamp,extended,id", "-E -o save", "-E -o xml", "-E -o json", "-E -p udp --dport 7 -s 192.0.2.0/24"} {
+		c := mustParse(t, line)
+		s := &session{ctx: context.Background(), stderr: io.Discard, out: newOutput(io.Discard)}
+		w := &watcher{session: s, printer: newPrinter(s.out, &c), filter: newFilter(&c)}
+		printAgain := func() {
+			if err := w.take(events); err != nil {
+				t.Fatal(err)
+			}
+		}
+		for range 2 * outputChunks {
+			printAgain() // the first times bring the chunks' memory
+		}
+		if n := testing.AllocsPerRun(20, printAgain); n != 0 {
+			t.Errorf("%s: %v allocations for a run of events", line, n)
+		}
+		if w.printer.entries == 0 {
+			t.Errorf("%s printed nothing", line)
+		}
+		s.close()
+	}
 }

@@ -1,6 +1,12 @@
 // Package conntrack is the conntrack applet: conntrack(8)'s command line and
-// output over nl. A command line becomes a Command here, with all its option
-// rules checked, before anything talks to the kernel.
+// output over nl. A command line becomes a Command, with all its option rules
+// checked, before anything is asked of the kernel.
+//
+// To follow a command, read in this order: options.go and protocols.go declare what
+// can be written, parse.go turns it into a Command (arguments.go and labels.go read
+// the options' arguments), run.go picks what carries it out: list.go, change.go (-I,
+// -A, -U), delete.go, events.go, load.go (-R) or top.go. filter.go decides which flows
+// match, and output.go prints them.
 package conntrack
 
 import (

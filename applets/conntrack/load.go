@@ -1,291 +1,489 @@
 package conntrack
 
 import (
-	"bufio"
-	"bytes"
 	"errors"
 	"fmt"
 	"io"
-	"math"
 	"os"
-	"unsafe"
+	"slices"
+	"strconv"
+	"time"
 
 	"golang.org/x/sys/unix"
+	"golang.org/x/term"
+
+	"ctbox/internal/feature"
+	"ctbox/nl"
+	"ctbox/nl/ctnetlink"
+	"ctbox/nl/format"
 )
 
-// Limits of a load file. The words' are conntrack-tools'.
-const (
-	maxLoadLine = 64 << 10 // bytes, the newline included
-	maxLoadWord = 1023
-	maxWords    = 253
-)
-
-// spoolInMemory is how much of a pipe is kept in memory; more goes to a file.
-const spoolInMemory = 1 << 20
-
-// LoadFile is a file of commands, one a line, that can be read more than once:
-// to see that every line is right before the first is carried out, and to carry
-// them out. A regular file is read in place, anything else is spooled. Memory
-// does not grow with the file.
-type LoadFile struct {
-	name   string
-	source io.ReaderAt
-	start  int64
-	files  []*os.File // to be closed
-}
-
-// OpenLoadFile opens the file called name; "-" is stdin. The error is a
-// *UsageError when the file cannot be opened.
-func OpenLoadFile(name string, stdin io.Reader) (*LoadFile, error) {
-	l := &LoadFile{name: name}
-	from := stdin
-	if name != "-" {
-		f, err := os.Open(name)
-		if err != nil {
-			return nil, usage("Failed to open file " + name + " for reading")
-		}
-		l.files = append(l.files, f)
-		from = f
-	}
-	if err := l.hold(from); err != nil {
-		l.Close()
-		return nil, err
-	}
-	return l, nil
-}
-
-// hold makes the input readable at any place, as often as needed.
-func (l *LoadFile) hold(from io.Reader) error {
-	if f, ok := from.(*os.File); ok {
-		info, err := f.Stat()
-		if err != nil {
-			return l.readError(err)
-		}
-		if info.IsDir() {
-			return usage("Failed to open file " + l.name + " for reading")
-		}
-		if info.Mode().IsRegular() {
-			if l.start, err = f.Seek(0, io.SeekCurrent); err != nil {
-				return l.readError(err)
-			}
-			l.source = f
-			return nil
-		}
-	}
-	head, err := io.ReadAll(io.LimitReader(from, spoolInMemory))
+// load carries out the commands of a load file, -R. Every line is read and
+// checked before the first is carried out. New flows go to the kernel in
+// batches; other commands wait for what stands before them.
+func (s *session) load(name string) error {
+	file, err := OpenLoadFile(name, s.stdin)
 	if err != nil {
-		return l.readError(err)
+		return err
 	}
-	l.source = bytes.NewReader(head)
-	if len(head) < spoolInMemory {
-		return nil
+	defer file.Close()
+	r := &replay{session: s, name: name}
+	if r.lines, err = file.Check(s.ctx, s.parser, s.argv[0], newReadJSON); err != nil {
+		return err
 	}
-	spool, err := newSpool()
-	if err != nil {
-		return l.readError(err)
-	}
-	l.files = append(l.files, spool)
-	l.source = spool
-	if _, err := spool.Write(head); err != nil {
-		return l.readError(err)
-	}
-	if _, err := io.Copy(spool, from); err != nil {
-		return l.readError(err)
-	}
-	return nil
-}
-
-func (l *LoadFile) readError(err error) error { return fmt.Errorf("read %s: %w", l.name, err) }
-
-// newSpool makes a file without a name. Where no directory can be written to,
-// it is in memory.
-func newSpool() (*os.File, error) {
-	f, err := os.CreateTemp("", "conntrack-load-")
+	s.parser.Warnings = io.Discard // it has said what it had to
+	r.progress = newProgress(s.stderr, name, r.lines)
+	err = r.carryOut(file)
+	r.progress.clear()
 	if err == nil {
-		return f, os.Remove(f.Name())
+		err = s.out.sync()
 	}
-	fd, err := unix.MemfdCreate("conntrack-load", unix.MFD_CLOEXEC)
-	if err != nil {
-		return nil, err
-	}
-	return os.NewFile(uintptr(fd), "conntrack-load"), nil
-}
-
-// Close closes what OpenLoadFile opened.
-func (l *LoadFile) Close() error {
-	var errs []error
-	for _, f := range l.files {
-		errs = append(errs, f.Close())
-	}
-	l.files = nil
-	return errors.Join(errs...)
-}
-
-// ReadJSON turns a line that begins with { into a command. The line is valid
-// during the call only.
-type ReadJSON func(line []byte, cmd *Command) error
-
-// Each parses every line from the first and calls do with its number, counted
-// from 1, and its command, which is valid until do returns. Blank lines and
-// lines that begin with # are skipped. It ends with the first error: a
-// *UsageError that names file and line when a line is wrong or its command not
-// allowed in a load file, or what do returned. readJSON must not be nil.
-//
-// The parser's warnings come with every reading: discard those of the second.
-func (l *LoadFile) Each(p *Parser, program string, readJSON ReadJSON, do func(line int, cmd *Command) error) error {
-	_, err := l.eachOf(io.NewSectionReader(l.source, l.start, math.MaxInt64-l.start), p, program, readJSON, do)
 	return err
 }
 
-// eachOf is Each for a part of the file, whose lines it counts from 1 and whose
-// number of newlines it returns.
-func (l *LoadFile) eachOf(part io.Reader, p *Parser, program string, readJSON ReadJSON, do func(line int, cmd *Command) error) (int, error) {
-	in := bufio.NewReaderSize(part, maxLoadLine)
-	var cmd Command
-	var words wordSplitter
-	for line := 1; ; line++ {
-		text, err := in.ReadSlice('\n')
-		if err == bufio.ErrBufferFull {
-			return line, l.at(line, usage("Line too long"))
-		}
-		if err != nil && err != io.EOF {
-			return line, l.readError(err)
-		}
-		last := err == io.EOF
-		if text = bytes.TrimLeft(bytes.TrimSuffix(text, []byte("\n")), " \t"); len(text) > 0 && text[0] != '#' {
-			if text[0] == '{' {
-				err = readJSON(text, &cmd)
-			} else {
-				err = p.parseLine(&words, program, text, &cmd)
-			}
-			if err != nil {
-				return line, l.at(line, err)
-			}
-			if err := do(line, &cmd); err != nil {
-				return line, err
-			}
-		}
-		if last {
-			return line - 1, nil
-		}
-	}
+// replay is the carrying out of a load file.
+type replay struct {
+	*session
+	name     string
+	json     jsonCommands
+	progress *progress
+
+	lines  int // commands in the file
+	done   int // carried out
+	denied int // by the kernel, in batches
+	failed error
+	others []error // refusals of lines behind the failed one, at most namedOthers
+
+	// suspects are the first lines of each protocol whose ports the kernel may throw
+	// away, and of labels; see checkStored.
+	suspects [len(lossy) + 1]suspect
+
+	pipe  *nl.Pipeline
+	batch *nl.Batch
+
+	related  bool // there are flows whose master must be there first
+	relating bool // it is their turn
 }
 
-// at names the line that err is about.
-func (l *LoadFile) at(line int, err error) error {
-	var bad *UsageError
-	if !errors.As(err, &bad) {
-		bad = usage(err.Error())
-	}
-	bad.File, bad.Line = l.name, line
-	return bad
+// suspect is a line whose flow the kernel may have stored without a part.
+type suspect struct {
+	line int // 0: none
+	cmd  Command
 }
 
-// parseLine parses one line, whose words it takes for the arguments of program.
-func (p *Parser) parseLine(words *wordSplitter, program string, text []byte, cmd *Command) error {
-	argv, err := words.split(program, text)
+// namedOthers bounds the refused lines that are named behind the first one.
+const namedOthers = 9
+
+// sentLine is a line whose request is in a batch. flow is that of an -A, which is
+// repeated in another form if the flow exists.
+type sentLine struct {
+	line int
+	op   Op
+	flow ctnetlink.Flow
+}
+
+func (r *replay) carryOut(file *LoadFile) error {
+	err := file.Each(r.parser, r.argv[0], r.json.command, r.line)
+	if err == nil && r.related {
+		r.relating = true
+		err = file.Each(r.parser, r.argv[0], r.json.command, r.line)
+	}
+	if end := r.drain(err != nil); err == nil || errors.Is(err, errStop) {
+		err = end
+	}
+	r.checkSuspects()
+	if r.failed != nil {
+		r.progress.clear()
+		fmt.Fprintf(r.stderr, "%s%v\n", messagePrefix, r.failed)
+		for _, other := range r.others {
+			fmt.Fprintf(r.stderr, "%s%v\n", messagePrefix, other)
+		}
+		return fmt.Errorf("%s: %d lines were carried out, %d refused, %d not tried",
+			r.name, r.done, r.denied, r.lines-r.done-r.denied)
+	}
+	if err != nil && r.ctx.Err() != nil {
+		// A -D or -U may have been half done when the user had enough.
+		r.progress.clear()
+		fmt.Fprintf(r.stderr, "%s%s: interrupted; at least %d of %d lines were carried out\n", messagePrefix, r.name, r.done, r.lines)
+	}
+	return err
+}
+
+// line carries out one line, or puts it into a batch.
+func (r *replay) line(line int, c *Command) error {
+	if r.failed != nil {
+		return errStop
+	}
+	if err := r.ctx.Err(); err != nil {
+		return err
+	}
+	r.progress.at(r.done)
+	// In a listing, flows may stand before the one they are related to.
+	later := c.Flow.Master.Has != 0 && r.json.listing()
+	if later != r.relating {
+		r.related = r.related || later
+		return nil
+	}
+	switch c.Op {
+	case OpCreate, OpAdd:
+		if later {
+			if err := r.checkMaster(c); err != nil {
+				return r.at(line, err)
+			}
+		}
+		return r.send(line, c)
+	}
+	if err := r.drain(false); err != nil {
+		return err
+	}
+	if r.failed != nil {
+		return errStop
+	}
+	if _, err := r.execute(c); err != nil {
+		if errors.Is(err, r.ctx.Err()) {
+			return err
+		}
+		r.denied++
+		r.failed = r.at(line, err)
+		return errStop
+	}
+	r.done++
+	return nil
+}
+
+// send puts a new flow into the batch.
+func (r *replay) send(line int, c *Command) error {
+	request, err := createRequest(c)
 	if err != nil {
-		return err
+		r.denied++
+		r.failed = r.at(line, err)
+		return errStop
 	}
-	if len(argv) > 1 && argv[1] == "conntrack" {
-		argv = argv[1:] // a line may be a whole command line
+	if r.batch == nil {
+		if r.batch, err = r.newBatch(); err != nil {
+			return err
+		}
 	}
-	cmd.Reset()
-	p.loading = true
-	if err := p.parse(argv, cmd); err != nil {
-		return err
+	sent := r.batch.Tag.(*[]sentLine)
+	n := len(*sent)
+	if n < cap(*sent) {
+		*sent = (*sent)[:n+1]
+	} else {
+		*sent = append(*sent, sentLine{})
 	}
-	if !loadable(cmd) {
-		return usage("Cannot use command `" + commandName(cmd) + "' with --load-file")
+	(*sent)[n].set(line, c)
+	r.suspect(line, c)
+	request.Attrs = c.Flow.Append
+	r.batch.Add(request)
+	if !r.batch.Full() {
+		return nil
 	}
-	// Words behind a # are a comment; options in it count, as for conntrack-tools.
-	if rest := p.scan.Words(); len(rest) > 0 && rest[0][:min(1, len(rest[0]))] != "#" {
-		return surplus(rest[0])
+	full := r.batch
+	r.batch = nil
+	return r.pipe.Submit(full)
+}
+
+// set makes l the line of c. It copies the flow, whose memory is c's, into l's own.
+func (l *sentLine) set(line int, c *Command) {
+	l.line, l.op = line, c.Op
+	if c.Op == OpAdd {
+		info := append(l.flow.HelperInfo[:0], c.Flow.HelperInfo...)
+		l.flow = c.Flow
+		l.flow.HelperInfo, l.flow.Secctx = info, nil
+	}
+}
+
+// suspect keeps the line to be looked at by checkSuspects if it is the first of its
+// kind.
+func (r *replay) suspect(line int, c *Command) {
+	at := -1
+	if hasLossyPorts(&c.Flow.Orig) {
+		at = slices.Index(lossy[:], c.Flow.Orig.Proto)
+	} else if c.Flow.Has&ctnetlink.HasLabels != 0 {
+		at = len(lossy)
+	}
+	if at >= 0 && r.suspects[at].line == 0 {
+		r.suspects[at] = suspect{line, Command{Op: c.Op, Family: c.Family, Flow: c.Flow.Clone()}}
+	}
+}
+
+// checkSuspects warns of what the kernel has thrown away, once for each kind.
+func (r *replay) checkSuspects() {
+	for i := range r.suspects {
+		if u := &r.suspects[i]; u.line != 0 && r.ctx.Err() == nil {
+			r.progress.clear()
+			r.checkStored(&u.cmd, r.name+":"+strconv.Itoa(u.line)+": ")
+		}
+	}
+}
+
+func (r *replay) newBatch() (*nl.Batch, error) {
+	if r.pipe == nil {
+		conn, err := r.change()
+		if err != nil {
+			return nil, err
+		}
+		r.pipe = conn.NewPipeline(r.ctx, r.complete)
+	}
+	b, err := r.pipe.Batch()
+	if err != nil {
+		return nil, err
+	}
+	if b.Tag == nil {
+		b.Tag = new([]sentLine)
+	}
+	sent := b.Tag.(*[]sentLine)
+	*sent = (*sent)[:0]
+	return b, nil
+}
+
+// complete takes what the kernel said to a batch. What was sent behind a refused
+// line before that was known is carried out all the same, and counted.
+func (r *replay) complete(b *nl.Batch) error {
+	sent := *b.Tag.(*[]sentLine)
+	r.done += b.Len() - len(b.Failures())
+	for _, f := range b.Failures() {
+		l := &sent[f.Index]
+		err := r.updateExisting(&Command{Op: l.op, Family: l.flow.Family()}, &l.flow, f.Err)
+		if err == nil {
+			r.done++
+			continue
+		}
+		r.denied++
+		for i := range r.suspects {
+			if r.suspects[i].line == l.line {
+				r.suspects[i].line = 0 // the refusal says more
+			}
+		}
+		if err = r.at(l.line, err); r.failed == nil {
+			r.failed = err
+		} else if len(r.others) < namedOthers {
+			r.others = append(r.others, err)
+		}
 	}
 	return nil
 }
 
-// loadable reports whether a load file may contain the command.
-func loadable(c *Command) bool {
-	switch c.Op {
-	case OpCreate, OpAdd, OpUpdate, OpDelete, OpFlush:
-		return c.Table == TableConntrack
+// drain waits for all that was sent. What is not sent yet is, unless the run has
+// failed.
+func (r *replay) drain(failed bool) error {
+	if r.pipe == nil {
+		return nil
 	}
-	return false
-}
-
-// commandName is how messages about load files call a command.
-func commandName(c *Command) string {
-	for _, d := range commands {
-		if d.op != c.Op {
-			continue
-		}
-		name := "-" + string(rune(d.short))
-		if d.short == 0 {
-			name = "--" + d.long[0]
-		}
-		if c.Table == TableExpect {
-			name += " expect"
-		}
-		return name
+	var err error
+	if r.batch != nil && !failed && r.failed == nil {
+		err = r.pipe.Submit(r.batch)
 	}
-	return "unknown"
-}
-
-// wordSplitter takes lines apart into words. It keeps its memory from line to
-// line; the words of one line are gone with the next.
-type wordSplitter struct {
-	words    []string
-	unquoted []byte // the text of words that had quotes
-}
-
-// split returns program and the words of line, which must not change while
-// they are used. Blanks separate words. A double quote begins a quoted piece,
-// in which a backslash takes the next byte as it is; the closing quote ends the
-// word.
-func (w *wordSplitter) split(program string, line []byte) ([]string, error) {
-	w.words = append(w.words[:0], program)
-	w.unquoted = w.unquoted[:0]
-	for i := 0; i < len(line); {
-		if isBlank(line[i]) {
-			i++
-			continue
-		}
-		start := i
-		for i < len(line) && (line[i] > '"' || !isBlank(line[i]) && line[i] != '"') {
-			i++
-		}
-		word := line[start:i]
-		if i < len(line) && line[i] == '"' {
-			from := len(w.unquoted)
-			w.unquoted = append(w.unquoted, word...)
-			i = w.quoted(line, i+1)
-			word = w.unquoted[from:]
-		}
-		if len(word) > maxLoadWord {
-			return nil, usage("Parameter too long!")
-		}
-		if len(w.words) > maxWords {
-			return nil, usage("too many arguments")
-		}
-		w.words = append(w.words, unsafe.String(unsafe.SliceData(word), len(word)))
+	if end := r.pipe.Close(); err == nil {
+		err = end
 	}
-	return w.words, nil
+	r.pipe, r.batch = nil, nil
+	return err
 }
 
-// quoted appends a quoted piece that begins at line[i] to w.unquoted and
-// returns the place behind its closing quote. Without one it runs to the end.
-func (w *wordSplitter) quoted(line []byte, i int) int {
-	for ; i < len(line); i++ {
+// checkMaster drops the master of a related flow if it has ended: the flow can
+// live without.
+func (r *replay) checkMaster(c *Command) error {
+	if err := r.drain(false); err != nil {
+		return err
+	}
+	conn, err := r.ask()
+	if err != nil {
+		return err
+	}
+	want := ctnetlink.Flow{Orig: c.Flow.Master, Zone: c.Flow.Zone, Has: c.Flow.Has & ctnetlink.HasZone}
+	var master ctnetlink.Flow
+	err = ctnetlink.Get(r.ctx, conn, &want, &master)
+	if isErrno(err, unix.ENOENT) {
+		c.Flow.Master = ctnetlink.Tuple{}
+		return nil
+	}
+	return err
+}
+
+// at names the line that err is about.
+func (r *replay) at(line int, err error) error {
+	return fmt.Errorf("%s:%d: %w", r.name, line, err)
+}
+
+// jsonCommands makes commands of the flows and events that -o json has written.
+type jsonCommands struct {
+	reader format.FlowReader
+	flow   ctnetlink.Flow
+	event  format.Event
+}
+
+func newReadJSON() ReadJSON { return new(jsonCommands).command }
+
+// listing reports whether the last flow was not part of an event.
+func (j *jsonCommands) listing() bool { return j.event.Type == format.None }
+
+// command is the ReadJSON of a load file: a flow, listed, new or updated, is
+// one to add or to update; a destroyed one is to be deleted, if it is there.
+func (j *jsonCommands) command(line []byte, c *Command) error {
+	c.Reset()
+	if !feature.JSON {
+		return refused(withoutJSON)
+	}
+	if err := j.reader.Flow(line, &j.flow, &j.event); err != nil {
+		return err
+	}
+	c.Family = j.flow.Family()
+	if j.event.Type == format.Destroy {
+		c.Op = OpDelete
+		c.Given = OptSrc | OptDst | OptProto | OptZone
+		c.Flow.Orig = original(&j.flow)
+		c.Flow.Zone = present(j.flow.Has&ctnetlink.HasZone != 0, j.flow.Zone)
+		c.Flow.Has = ctnetlink.HasZone
+		c.Output = OutJSON
+		if t := &c.Flow.Orig; !wholeTuple(t) && !(t.Has&ctnetlink.TupleAddrs == ctnetlink.TupleAddrs && slices.Contains(lossy[:], t.Proto)) {
+			// A filter of less would delete other flows, too. Flows of the lossy protocols have
+			// ports or have none.
+			return errors.New("not one flow: addresses, protocol, and its ports, keys or ICMP members are needed to delete it")
+		}
+		return nil
+	}
+	c.Op = OpAdd
+	restore(&c.Flow, &j.flow)
+	return nil
+}
+
+// original is the original tuple of a flow that may have only the reply.
+func original(f *ctnetlink.Flow) ctnetlink.Tuple {
+	if f.Orig.Has != 0 {
+		return f.Orig
+	}
+	return f.Reply.Inverted()
+}
+
+// progress is a line on a terminal that says how far a long file is.
+type progress struct {
+	w     io.Writer // nil: no terminal
+	name  string
+	total int
+	next  time.Time
+	shown bool
+}
+
+const (
+	progressLines = 10000 // a shorter file needs none
+	progressEvery = 100 * time.Millisecond
+)
+
+func newProgress(w io.Writer, name string, total int) *progress {
+	p := &progress{name: name, total: total, next: time.Now().Add(progressEvery)}
+	if f, ok := w.(*os.File); ok && total >= progressLines {
+		if term.IsTerminal(int(f.Fd())) {
+			p.w = w
+		}
+	}
+	return p
+}
+
+func (p *progress) at(done int) {
+	if p.w == nil || done%256 != 0 || time.Now().Before(p.next) {
+		return
+	}
+	p.next, p.shown = time.Now().Add(progressEvery), true
+	fmt.Fprintf(p.w, "\r%s: %d of %d lines", p.name, done, p.total)
+}
+
+// clear removes the line.
+func (p *progress) clear() {
+	if p.shown {
+		p.shown = false
+		fmt.Fprint(p.w, "\r\x1b[K")
+	}
+}
+
+// restoredStatus are the status bits that a new flow can be given. The kernel
+// refuses to be told that a flow was expected or is dying, and sets those of
+// NAT and offloading itself.
+const restoredStatus = ctnetlink.StatusSeenReply | ctnetlink.StatusAssured | ctnetlink.StatusFixedTimeout
+
+// restore makes r the request for a flow that is like f, which a kernel, maybe
+// another one, has listed. What only the kernel can know is left out: counters,
+// id, references, times.
+func restore(r, f *ctnetlink.Flow) {
+	const same = ctnetlink.HasTimeout | ctnetlink.HasMark | ctnetlink.HasZone | ctnetlink.HasTCPState | ctnetlink.HasTCPWScaleOrig |
+		ctnetlink.HasTCPWScaleReply | ctnetlink.HasSCTPState | ctnetlink.HasSCTPVtagOrig | ctnetlink.HasSCTPVtagReply |
+		ctnetlink.HasDCCPState | ctnetlink.HasDCCPRole | ctnetlink.HasDCCPHandshakeSeq | ctnetlink.HasSeqAdjOrig | ctnetlink.HasSeqAdjReply |
+		ctnetlink.HasSynproxy | ctnetlink.HasLabels | ctnetlink.HasHelper | ctnetlink.HasHelperInfo
+	info := append(r.HelperInfo[:0], f.HelperInfo...)
+	*r = *f
+	r.HelperInfo, r.Secctx = info, nil
+	r.Has = f.Has & same
+	r.Orig = original(f)
+
+	r.Status = f.Status&restoredStatus | ctnetlink.StatusConfirmed
+	if f.Has&ctnetlink.HasStatus != 0 {
+		r.Has |= ctnetlink.HasStatus
+	}
+	restoreNAT(r, f)
+	if proto, _ := r.Proto(); proto == ctnetlink.ProtoTCP {
+		restoreTCPFlags(r, f)
+	}
+}
+
+// restoreNAT asks for the translation that makes f's two tuples what they are.
+// The new flow begins with a reply that just turns the original round, from
+// which the kernel translates.
+func restoreNAT(r, f *ctnetlink.Flow) {
+	plain := r.Orig.Inverted()
+	if f.Reply.Has&ctnetlink.TupleZone != 0 {
+		plain.Zone = f.Reply.Zone
+		plain.Has |= ctnetlink.TupleZone
+	}
+	if f.Reply.Has == 0 {
+		r.Reply = plain
+		return
+	}
+	status := ^uint32(0)
+	if f.Has&ctnetlink.HasStatus != 0 {
+		status = f.Status
+	}
+	reply := f.Reply
+	translated := false
+	if status&ctnetlink.StatusSrcNATDone != 0 && (reply.Dst != plain.Dst || reply.DstPort != plain.DstPort || reply.ICMPID != plain.ICMPID) {
+		r.NATSrc = ctnetlink.NAT{Addr: reply.Dst, HasAddr: true}
 		switch {
-		case line[i] == '"':
-			return i + 1
-		case line[i] == '\\' && i+1 < len(line):
-			i++
+		case ctnetlink.HasPorts(reply.Proto):
+			r.NATSrc.Port, r.NATSrc.HasPort = reply.DstPort, true
+		case ctnetlink.IsICMP(reply.Proto):
+			r.NATSrc.Port, r.NATSrc.HasPort = reply.ICMPID, true
 		}
-		w.unquoted = append(w.unquoted, line[i])
+		r.Has |= ctnetlink.HasNATSrc
+		translated = true
 	}
-	return i
+	if status&ctnetlink.StatusDstNATDone != 0 && (reply.Src != plain.Src || reply.SrcPort != plain.SrcPort) {
+		r.NATDst = ctnetlink.NAT{Addr: reply.Src, HasAddr: true}
+		if ctnetlink.HasPorts(reply.Proto) {
+			r.NATDst.Port, r.NATDst.HasPort = reply.SrcPort, true
+		}
+		r.Has |= ctnetlink.HasNATDst
+		translated = true
+	}
+	if translated {
+		r.Reply = plain
+	}
 }
 
-func isBlank(c byte) bool { return c == ' ' || c == '\t' }
+// restoreTCPFlags keeps what was agreed about window scaling and selective
+// acknowledgements. The kernel does not know the windows of a flow that it did
+// not see, so it must be liberal about them. A mask says that the flags were
+// written by hand.
+func restoreTCPFlags(r, f *ctnetlink.Flow) {
+	const kept = ctnetlink.TCPFlagWindowScale | ctnetlink.TCPFlagSACK | ctnetlink.TCPFlagCloseInit
+	flags := func(f ctnetlink.TCPFlags, has bool) ctnetlink.TCPFlags {
+		switch {
+		case !has:
+			return ctnetlink.TCPFlags{Value: tcpFlagsOpen, Mask: tcpFlagsOpen}
+		case f.Mask != 0:
+			return f
+		}
+		return ctnetlink.TCPFlags{Value: f.Value&kept | ctnetlink.TCPFlagBeLiberal, Mask: kept | ctnetlink.TCPFlagBeLiberal}
+	}
+	r.TCPFlagsOrig = flags(f.TCPFlagsOrig, f.Has&ctnetlink.HasTCPFlagsOrig != 0)
+	r.TCPFlagsReply = flags(f.TCPFlagsReply, f.Has&ctnetlink.HasTCPFlagsReply != 0)
+	r.Has |= ctnetlink.HasTCPFlagsOrig | ctnetlink.HasTCPFlagsReply
+}

@@ -2,297 +2,337 @@ package conntrack
 
 import (
 	"bytes"
-	"errors"
+	"context"
 	"fmt"
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	"ctbox/internal/netnstest"
+	"ctbox/nl"
+	"ctbox/nl/ctnetlink"
 )
 
-// saveLines are lines as -o save writes them, of every protocol.
-var saveLines = []string{
-	"-A -t 431997 -u SEEN_REPLY,ASSURED -s 192.0.2.1 -d 192.0.2.2 -r 192.0.2.2 -q 192.0.2.1 -p tcp --sport 34746 --dport 21 --reply-port-src 21 --reply-port-dst 34746 --state ESTABLISHED",
-	"-A -t 499 -u SEEN_REPLY -s 192.0.2.1 -d 198.51.100.2 -g 203.0.113.3 -q 192.0.2.1 -p tcp --sport 10 --dport 20 --reply-port-src 80 --reply-port-dst 10 --state SYN_SENT2",
-	"-A -t 8 -u UNSET --reply-zone 4 -s 192.0.2.1 -d 198.51.100.2 -r 198.51.100.2 -q 192.0.2.1 -p 203",
-	"-A -t 999 -u UNSET -w 5 -s 192.0.2.1 -d 198.51.100.2 -r 198.51.100.2 -q 192.0.2.1 -p gre --srckey 16 --dstkey 77 --reply-key-src 77 --reply-key-dst 16",
-	"-A -t 30 -u SEEN_REPLY -s 2001:db8::1 -d 2001:db8::2 -r 2001:db8::2 -q 2001:db8::1 -p udp --sport 5555 --dport 53 --reply-port-src 53 --reply-port-dst 5555",
-	"-A -t 30 -u UNSET -s 2001:db8::1 -d 2001:db8::2 -r 2001:db8::2 -q 2001:db8::1 -p icmpv6 --icmpv6-type 128 --icmpv6-code 0 --icmpv6-id 5",
-	"-A -t 30 -s 192.0.2.1 -d 198.51.100.2 -r 198.51.100.2 -q 192.0.2.1 -p sctp --sport 1 --dport 2 --reply-port-src 2 --reply-port-dst 1 --state ESTABLISHED --orig-vtag 7 --reply-vtag 9",
-	"-A -t 30 -s 192.0.2.1 -d 198.51.100.2 -r 198.51.100.2 -q 192.0.2.1 -p dccp --sport 1 --dport 2 --reply-port-src 2 --reply-port-dst 1 --state OPEN --role client",
-}
+// natRules make the namespace able to translate and to label.
+const natRules = `table inet t {
+	chain post { type nat hook postrouting priority 100; }
+	chain pre { type nat hook prerouting priority -100; }
+	chain out { type filter hook output priority 0; ct label set 1; }
+}`
 
-func noJSON([]byte, *Command) error { return errors.New("no JSON here") }
-
-// load reads text as a load file and returns what Each did: "line:op" for each
-// command, and the error.
-func load(t testing.TB, text string) ([]string, error) {
-	t.Helper()
-	l, err := OpenLoadFile("-", strings.NewReader(text))
-	if err != nil {
+// TestRestore saves a table of every kind of flow as JSON, empties it, loads it
+// and has the same table.
+func TestRestore(t *testing.T) {
+	ns := netnstest.New(t, "restore")
+	ns.NFT(natRules)
+	file := filepath.Join(t.TempDir(), "labels")
+	if err := os.WriteFile(file, []byte("1 one\n127 last\n"), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	defer l.Close()
-	p, _ := testParser(t)
-	var done []string
-	err = l.Each(p, "conntrack", noJSON, func(line int, c *Command) error {
-		done = append(done, fmt.Sprint(line, ":", commandName(c)))
-		return nil
-	})
-	return done, err
-}
-
-func TestLoadFileLines(t *testing.T) {
-	done, err := load(t, "# comment\n\n \t \n-D -p udp\n  conntrack -F\n# x\n-U -m 1\n"+saveLines[0]+"\n"+
-		"-I -s 192.0.2.1 -d 192.0.2.2 -p 200 -t 5\n   ")
-	if err != nil {
-		t.Fatal(err)
-	}
-	if got, want := strings.Join(done, " "), "4:-D 5:-F 7:-U 8:-A 9:-I"; got != want {
-		t.Errorf("%s, want %s", got, want)
-	}
-}
-
-func TestLoadFileErrors(t *testing.T) {
-	for _, c := range []struct{ text, want string }{
-		{"-L", "-:1: Cannot use command `-L' with --load-file"},
-		{"-G -s 192.0.2.1 -d 192.0.2.2 -p 200", "-:1: Cannot use command `-G' with --load-file"},
-		{"-E", "-:1: Cannot use command `-E' with --load-file"},
-		{"-V", "-:1: Cannot use command `-V' with --load-file"},
-		{"-h", "-:1: Cannot use command `-h' with --load-file"},
-		{"-C", "-:1: Cannot use command `-C' with --load-file"},
-		{"-S", "-:1: Cannot use command `-S' with --load-file"},
-		{"-L expect", "-:1: Cannot use command `-L expect' with --load-file"},
-		{"-F expect", "-:1: Cannot use command `-F expect' with --load-file"},
-		{"-C expect", "-:1: Cannot use command `-C expect' with --load-file"},
-		{"-L dying", "-:1: Cannot use command `-L' with --load-file"},
-		{"\n\nfoo", "-:3: Cannot use command `unknown' with --load-file"},
-		{"-D\n-D -p foo\n", "-:2: `foo' unsupported protocol"},
-		{"-D -q", "-:1: option `-q' requires an argument"},
-		{"-Dx", "-:1: unknown option `-Dx'"},
-		{"-Dxo", "-:1: unknown option `conntrack'"},
-		{"-R x", "-:1: unknown option `-R'"},
-		{"-D -p udp # x -q", "-:1: option `-q' requires an argument"},
-		{"-D conntrack udp", "-:1: unexpected word `udp'"},
-		{"-D conntrack conntrack", "-:1: unexpected word `conntrack'"},
-		{"-D -p udp # -p", "-:1: option `-p' requires an argument"},
-		{"-D -f ipv4 udp # of", "-:1: unexpected word `udp'"},
-		{"-D -p udp \"", "-:1: unexpected word `'"},
-		{"-D -p \"\"", "-:1: `' unsupported protocol"},
-		{"-D -p \"ud\"\"p\"", "-:1: `ud' unsupported protocol"},
-		{"-D -p \"u\\\\dp\"", "-:1: `u\\dp' unsupported protocol"},
-		{"-D -p 'udp'", "-:1: `'udp'' unsupported protocol"},
-		{"-D -p udp\r\n", "-:1: `udp\r' unsupported protocol"},
-		{"-D -p " + strings.Repeat("a", 1024), "-:1: Parameter too long!"},
-		{"-D " + strings.Repeat("- ", 253), "-:1: too many arguments"},
-		{"-D\n# " + strings.Repeat("a", maxLoadLine), "-:2: Line too long"},
-		{"-D\n {\"x\": 1}", "-:2: no JSON here"},
-	} {
-		_, err := load(t, c.text)
-		var bad *UsageError
-		if !errors.As(err, &bad) || bad.Error() != c.want || bad.Status != exitUsage {
-			t.Errorf("%.40q: %v, want %s", c.text, err, c.want)
-		}
-	}
-}
-
-func TestLoadFileAccepts(t *testing.T) {
-	for _, text := range []string{
-		"", "\n", "-D -p u\"dp\"", "-D -p \"u\\dp\"", "-D -p \"udp", "-D -p udp # " + strings.Repeat("- ", 249),
-		"\t-D", "conntrack -D -p udp", "-D -p udp #", "-D -p udp # of customer 5", "-D\n  # x", strings.Join(saveLines, "\n"),
-	} {
-		if _, err := load(t, text); err != nil {
-			t.Errorf("%.40q: %v", text, err)
-		}
-	}
-}
-
-// TestLoadFileParity has Debian's conntrack read the lines on which we agree.
-// Ours names file and line besides.
-func TestLoadFileParity(t *testing.T) {
-	ns := netnstest.New(t, "load")
 	for _, line := range []string{
-		"-D -p \"ud\"\"p\"", "-D -p u\"dp\"", "-D -p \"\"", "-D -p \"u\\\\dp\"", "-D -p \"u\\dp\"", "-D -p 'udp'",
-		"-L", "-G -s 192.0.2.1 -d 192.0.2.2 -p 200", "-E", "-V", "-h", "-C", "-S", "-L expect", "-F expect",
-		"-C expect", "-S expect", "-E expect", "-L dying", "foo", "# x", "  # x", " \t", "conntrack -D -p foo",
-		"-D -p udp # x -q", "-R x", "-A expect", "-F -s 192.0.2.1", "-D -p udp\r",
-		"-D -p " + strings.Repeat("a", 1023), "-D -p " + strings.Repeat("a", 1024),
-		"-D -p udp # " + strings.Repeat("- ", 249), "-D " + strings.Repeat("- ", 253), "-S\n-D foo", "-D -p udp # of customer 5",
+		"-I -t 1000 -m 5 -u SEEN_REPLY,ASSURED " + tcp4,
+		"-I -t 1000 -m 4294967295 -w 5 " + udp6,
+		"-I -t 1000 -u FIXED_TIMEOUT " + icmp4,
+		"-I -t 1000 -p icmpv6 -s 2001:db8::1 -d 2001:db8::2 --icmpv6-type 128 --icmpv6-code 0 --icmpv6-id 9",
+		"-I -t 1000 -p gre -s 192.0.2.1 -d 192.0.2.2 --srckey 16 --dstkey 77",
+		"-I -t 1000 -p 200 -s 192.0.2.1 -d 192.0.2.2 --reply-zone 3",
+		"-I -t 1000 -p udplite -s 192.0.2.1 -d 192.0.2.2 --sport 3 --dport 4 --orig-zone 3",
+		"-I -t 1000 -p sctp -s 192.0.2.1 -d 192.0.2.2 --sport 5 --dport 6 --state ESTABLISHED --orig-vtag 16909060 --reply-vtag 2",
+		"-I -t 1000 -p tcp -s 192.0.2.1 -d 192.0.2.2 --sport 1 --dport 2 --state TIME_WAIT -g 192.0.2.3:80 -n 192.0.2.4:4000",
+		"-I -t 1000 -p udp -s 2001:db8::1 -d 2001:db8::2 --sport 1 --dport 2 -n 2001:db8::4",
 	} {
-		file := filepath.Join(t.TempDir(), "load")
-		if err := os.WriteFile(file, []byte(line+"\n"), 0o644); err != nil {
+		must(t, ns, line, "1 flow entries have been created.")
+	}
+	must(t, ns, "-U -p tcp --label-add one,last --labelmap "+file, "2 flow entries have been updated.")
+	const shown = "10 flow entries have been shown."
+	saved := must(t, ns, "-L -o json", shown)
+	before := lasting(must(t, ns, "-L -o json", shown))
+	must(t, ns, "-F", "connection tracking table has been emptied.")
+	if r := runTo(t, ns, "-R -", saved, nil); r.status != 0 || r.stderr != "" {
+		t.Fatalf("-R: %+v", r)
+	}
+	if after := lasting(must(t, ns, "-L -o json", shown)); !slices.Equal(after, before) {
+		for i := range after {
+			if after[i] != before[i] {
+				t.Errorf("restored\n%s\nnot\n%s", after[i], before[i])
+			}
+		}
+	}
+	// Once more, over the flows that are there now.
+	if r := runTo(t, ns, "-R -", saved, nil); r.status != 0 || r.stderr != "" {
+		t.Errorf("-R over the flows of the file: %+v", r)
+	}
+	if after := lasting(must(t, ns, "-L -o json", shown)); !slices.Equal(after, before) {
+		t.Errorf("after -R over the flows of the file:\n%s", strings.Join(after, "\n"))
+	}
+
+	// The same events as a stream take the flows away again.
+	gone := strings.ReplaceAll(saved, `{"family"`, `{"event":"destroy","family"`)
+	r := runTo(t, ns, "-R -", gone, nil)
+	if n := entries(t, ns); n != 0 || r.status != 0 || strings.Count(r.stdout, "\n") != 10 {
+		t.Errorf("%d flows left: %+v", n, r)
+	}
+	if r = runTo(t, ns, "-R -", gone, nil); r.status != 0 || r.stdout != "" || r.stderr != "" {
+		t.Errorf("-R of what is gone: %+v", r)
+	}
+}
+
+// A ping behind NAT has an id of its own on the other side, which no -I can ask for:
+// its answers are for nobody when it is not restored.
+func TestRestoreTranslatedPing(t *testing.T) {
+	ns := netnstest.New(t, "ping")
+	ns.NFT(natRules)
+	const reply = `"reply":{"src":"192.0.2.2","dst":"192.0.2.4","icmp_type":0,"icmp_code":0,"icmp_id":99}`
+	saved := `{"family":"ipv4","proto":1,"original":{"src":"192.0.2.5","dst":"192.0.2.2","icmp_type":8,"icmp_code":0,"icmp_id":7},` +
+		reply + `,"timeout":999,"status":["CONFIRMED","SRC_NAT","SRC_NAT_DONE","DST_NAT_DONE"]}` + "\n"
+	if r := runTo(t, ns, "-R -", saved, nil); r.status != 0 || r.stderr != "" {
+		t.Fatalf("-R: %+v", r)
+	}
+	if out := must(t, ns, "-L -o json", "1 flow entries have been shown."); !strings.Contains(out, reply) {
+		t.Errorf("restored %s, want its %s", out, reply)
+	}
+}
+
+// lasting are JSON lines without what differs from flow to flow, sorted.
+func lasting(out string) []string {
+	lines := strings.Split(strings.TrimSuffix(out, "\n"), "\n")
+	for i, line := range lines {
+		for _, member := range []string{"id", "use", "timeout"} {
+			before, rest, _ := strings.Cut(line, `"`+member+`":`)
+			_, after, _ := strings.Cut(rest, ",")
+			line = before + after
+		}
+		lines[i] = line
+	}
+	slices.Sort(lines)
+	return lines
+}
+
+// TestRestoreSave does the same with lines that Debian's conntrack has saved.
+func TestRestoreSave(t *testing.T) {
+	ns := netnstest.New(t, "restoresave")
+	ns.NFT(natRules)
+	for _, line := range []string{
+		"-I -t 1000 -u SEEN_REPLY,ASSURED " + tcp4,
+		"-I -t 1000 -w 5 " + udp6,
+		"-I -t 1000 " + icmp4,
+		"-I -t 1000 -p sctp -s 192.0.2.1 -d 192.0.2.2 --sport 5 --dport 6 --state ESTABLISHED --orig-vtag 16909060 --reply-vtag 2",
+		"-I -t 1000 -p tcp -s 192.0.2.1 -d 192.0.2.2 --sport 1 --dport 2 --state TIME_WAIT -g 192.0.2.3:80",
+	} {
+		must(t, ns, line, "1 flow entries have been created.")
+	}
+	saved := ns.Must("/usr/sbin/conntrack", "-L", "-o", "save")
+	if ours := must(t, ns, "-L -o save", "5 flow entries have been shown."); sameSecond(ours) != sameSecond(saved) {
+		t.Errorf("saved\n%s\nnot\n%s", ours, saved)
+	}
+	must(t, ns, "-F", "connection tracking table has been emptied.")
+	if r := runTo(t, ns, "-R -", saved, nil); r.status != 0 || r.stderr != "" {
+		t.Fatalf("-R: %+v", r)
+	}
+	if again := ns.Must("/usr/sbin/conntrack", "-L", "-o", "save"); sameSecond(again) != sameSecond(saved) {
+		t.Errorf("restored\n%s\nnot\n%s", again, saved)
+	}
+}
+
+// TestRestoreRelated has flows stand before the ones they are related to.
+func TestRestoreRelated(t *testing.T) {
+	ns := netnstest.New(t, "related")
+	const control = `{"proto":6,"original":{"src":"192.0.2.1","dst":"192.0.2.2","sport":1000,"dport":21},"timeout":1000,"state":"ESTABLISHED","helper":"ftp"}` + "\n"
+	data := func(port, control int) string {
+		return fmt.Sprintf(`{"proto":6,"original":{"src":"192.0.2.2","dst":"192.0.2.1","sport":20,"dport":%d},`+
+			`"master":{"src":"192.0.2.1","dst":"192.0.2.2","sport":%d,"dport":21},"timeout":1000,"state":"ESTABLISHED","status":["EXPECTED","CONFIRMED"]}`+"\n", port, control)
+	}
+	r := runTo(t, ns, "-R -", data(5000, 1000)+data(5001, 9)+control, nil)
+	if r.status != 0 || r.stderr != "" {
+		t.Fatalf("%+v", r)
+	}
+	out := must(t, ns, "-L -o json", "3 flow entries have been shown.")
+	if strings.Count(out, `"EXPECTED"`) != 1 || strings.Count(out, `"helper":"ftp"`) != 1 {
+		t.Errorf("%s", out)
+	}
+}
+
+func TestLoadRefused(t *testing.T) {
+	ns := netnstest.New(t, "refused")
+	file := filepath.Join(t.TempDir(), "flows")
+	load := func(lines ...string) ran {
+		t.Helper()
+		if err := os.WriteFile(file, []byte(strings.Join(lines, "\n")+"\n"), 0o644); err != nil {
 			t.Fatal(err)
 		}
-		theirs := ns.Peer("", "conntrack", "-R", file)
-		l, err := OpenLoadFile(file, nil)
+		return run(t, ns, "-R "+file)
+	}
+	// Nothing is carried out when a line is wrong.
+	good := "-I -t 1000 " + udp4
+	for _, bad := range []string{"-I -t 1000 -p udp -s nowhere", "-X", "-L", `{"proto":17}`,
+		// Deletions that name more than one flow.
+		`{"event":"destroy","proto":17,"original":{"src":"192.0.2.1","dst":"192.0.2.2"}}`,
+		`{"event":"destroy","proto":17,"original":{"src":"192.0.2.1","dst":"192.0.2.2","sport":1000}}`,
+		`{"event":"destroy","original":{"src":"192.0.2.1","dst":"192.0.2.2"}}`,
+		`{"event":"destroy","proto":1,"original":{"src":"192.0.2.1","dst":"192.0.2.2","icmp_type":8}}`,
+		`{"event":"destroy","proto":33,"original":{"src":"192.0.2.1"}}`, `{"event":"lost","messages":3}`, "-I expect"} {
+		r := load(good, "# a comment", bad)
+		if r.status != 2 || !strings.HasPrefix(r.stderr, messagePrefix+file+":3: ") {
+			t.Errorf("%s: %+v", bad, r)
+		}
+	}
+	if n := entries(t, ns); n != 0 {
+		t.Fatalf("%d flows from files with a wrong line", n)
+	}
+
+	r := load(good, "-I -t 1000 "+tcp4, "", good, "-I -t 1000 "+udp6)
+	want := said(file+":4: Operation failed: Such conntrack exists, try -U to update") +
+		said(file+": 3 lines were carried out, 1 refused, 0 not tried")
+	if r.status != 1 || r.stderr != want {
+		t.Errorf("%+v\nwant %s", r, want)
+	}
+	r = load("-F", good, "-U -u EXPECTED", "-I -t 1000 "+udp6)
+	want = said("connection tracking table has been emptied.") +
+		said(file+":3: Operation failed: Device or resource busy") +
+		said(file+": 2 lines were carried out, 1 refused, 1 not tried")
+	if r.status != 1 || r.stderr != want {
+		t.Errorf("%+v\nwant %s", r, want)
+	}
+	if r = run(t, ns, "-R "+file+"nix"); r.status != 2 || !strings.HasPrefix(r.stderr, messagePrefix+"Failed to open file "+file+"nix for reading\n") {
+		t.Errorf("%+v", r)
+	}
+}
+
+// TestLoadInterrupted ends a load between two lines, the second of which waits for the
+// first: what was not sent then is not said to be carried out.
+func TestLoadInterrupted(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "flows")
+	if err := os.WriteFile(file, []byte("-I -t 1000 "+udp4+"\n-F\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	// Each line is asked about when the file is checked and when it is carried out;
+	// the next to ask is who sends what the first line put into a batch.
+	ctx := &endingContext{Context: context.Background(), after: 4}
+	var stdout, stderr bytes.Buffer
+	status := -1
+	netnstest.New(t, "interrupted").Do(func() {
+		status = Run(ctx, []string{"conntrack", "-R", file}, strings.NewReader(""), &stdout, &stderr)
+	})
+	want := said(file + ": interrupted; at least 0 of 2 lines were carried out")
+	if status != exitFailed || stderr.String() != want || stdout.Len() > 0 {
+		t.Errorf("status %d\n%s%s\nwant %s", status, stdout.String(), stderr.String(), want)
+	}
+}
+
+// endingContext has ended when it was asked so often.
+type endingContext struct {
+	context.Context
+	asked atomic.Int64
+	after int64
+}
+
+func (c *endingContext) Err() error {
+	if c.asked.Add(1) > c.after {
+		return context.Canceled
+	}
+	return nil
+}
+
+// TestLoadOrder holds that each line sees what those before it have done, and
+// that no line's options stick to the next.
+func TestLoadOrder(t *testing.T) {
+	ns := netnstest.New(t, "order")
+	r := runTo(t, ns, "-R -", strings.Join([]string{
+		"-I -t 1000 " + udp4,
+		"-I -t 1000 " + tcp4,
+		"-U -p udp -m 1",
+		"-U -p tcp -m 2",
+		"-U -m 7 -s 203.0.113.9",
+		"-D -p udp -o id",
+		"-D -p udp",
+		"-I -t 1000 " + udp4,
+		"-D -p tcp -o save",
+	}, "\n"), nil)
+	if r.status != 0 || r.stderr != "" {
+		t.Fatalf("%+v", r)
+	}
+	lines := strings.Split(r.stdout, "\n")
+	if len(lines) != 5 || !strings.Contains(lines[0], "udp ") || !strings.Contains(lines[0], " mark=1 ") ||
+		!strings.Contains(lines[1], "tcp ") || !strings.Contains(lines[1], " mark=2 ") ||
+		!strings.Contains(lines[2], " mark=1 use=") || !strings.Contains(lines[2], " id=") ||
+		!strings.HasPrefix(lines[3], "-D -t ") {
+		t.Errorf("%s", r.stdout)
+	}
+	if left := table(t, ns); len(left) != 1 || !strings.Contains(left[0], "udp ") || !strings.Contains(left[0], " mark=0 ") {
+		t.Errorf("left: %q", left)
+	}
+}
+
+// TestDeleteID holds that a deletion which names another flow's id hits nothing.
+func TestDeleteID(t *testing.T) {
+	ns := netnstest.New(t, "id")
+	must(t, ns, "-I -t 1000 "+udp4, "1 flow entries have been created.")
+	ns.Do(func() {
+		conn, err := nl.Dial(nl.Config{})
 		if err != nil {
 			t.Fatal(err)
 		}
-		p, _ := testParser(t)
-		err = l.Each(p, "conntrack", noJSON, func(int, *Command) error { return nil })
-		if err := l.Close(); err != nil {
+		defer conn.Close()
+		var request ctnetlink.Flow
+		if _, err := ctnetlink.DumpFlows(t.Context(), conn, ctnetlink.Dump{Type: ctnetlink.TypeFlowGet}, func(f *ctnetlink.Flow) error {
+			setIdentity(&request, f)
+			return nil
+		}); err != nil {
+			t.Fatal(err)
+		}
+		request.ID++
+		if err := conn.Do(t.Context(), nl.Request{Type: ctnetlink.TypeFlowDelete, Family: nl.FamilyIPv4, Attrs: request.Append}, nil); err == nil {
+			t.Error("a flow was deleted by another one's id")
+		}
+		request.ID--
+		if err := conn.Do(t.Context(), nl.Request{Type: ctnetlink.TypeFlowDelete, Family: nl.FamilyIPv4, Attrs: request.Append}, nil); err != nil {
 			t.Error(err)
 		}
-		var got string
-		var bad *UsageError
-		if errors.As(err, &bad) {
-			bad.File = ""
-			got = strings.Replace(string(bad.AppendMessage(nil)), messagePrefix, peerPrefix(), 1)
-		} else if err != nil {
-			t.Errorf("%.40q: %v", line, err)
-		}
-		want := theirs.Stderr
-		if line == "-S\n-D foo" { // they parse all lines before they look at commands
-			want = peerPrefix() + "Cannot use command `-S' with --load-file\n" + tryHelp
-		}
-		if got != want || got != "" && theirs.Code != exitUsage {
-			t.Errorf("%.40q:\ngot  %swant %s", line, got, want)
-		}
-	}
+	})
 }
 
-// TestLoadFileSources reads the same text twice from every kind of input.
-func TestLoadFileSources(t *testing.T) {
-	text := strings.Repeat(strings.Join(saveLines, "\n")+"\n", 2*spoolInMemory/1200)
-	if len(text) <= spoolInMemory {
-		t.Fatal("the text does not need a spool file")
+// TestCheckParts holds that a long file, which is checked in parts, has the same
+// commands and the same first error as one that is read from the first line.
+func TestCheckParts(t *testing.T) {
+	var good strings.Builder
+	for i := range 30000 {
+		fmt.Fprintf(&good, "-I -t 1000 -p udp -s 192.0.2.1 -d 198.51.100.%d --sport %d --dport 53 # text\n", i%200, i)
+		if i%100 == 0 {
+			good.WriteString("\n# nothing\n")
+		}
 	}
-	path := filepath.Join(t.TempDir(), "load")
-	if err := os.WriteFile(path, []byte("-D\n"+text), 0o644); err != nil {
-		t.Fatal(err)
-	}
-	count := func(name string, stdin io.Reader, want int) {
-		t.Helper()
-		l, err := OpenLoadFile(name, stdin)
+	for _, bad := range []struct {
+		at   int // line after which a wrong one stands; 0: none
+		want string
+	}{{0, ""}, {1, ":2: "}, {15299, ":15300: "}, {30599, ":30600: "}, {-1, ""}} {
+		text := good.String()
+		if bad.at > 0 {
+			lines := strings.SplitAfter(text, "\n")
+			text = strings.Join(slices.Insert(lines, bad.at, "-X\n", "-Y\n"), "")
+		}
+		if bad.at < 0 {
+			text = strings.TrimSuffix(text, "\n")
+		}
+		l, err := OpenLoadFile("-", strings.NewReader(text))
 		if err != nil {
 			t.Fatal(err)
 		}
-		defer l.Close()
-		for range 2 {
-			p, _ := testParser(t)
-			n := 0
-			if err := l.Each(p, "conntrack", noJSON, func(int, *Command) error { n++; return nil }); err != nil {
-				t.Fatal(err)
-			}
-			if n != want {
-				t.Errorf("%d commands, want %d", n, want)
-			}
+		p := NewParser(io.Discard, false)
+		n, err := l.Check(t.Context(), p, "conntrack", newReadJSON)
+		counted := 0
+		errEach := l.Each(p, "conntrack", newReadJSON(), func(int, *Command) error { counted++; return nil })
+		switch {
+		case (err == nil) != (errEach == nil) || err != nil && err.Error() != errEach.Error():
+			t.Errorf("wrong line %d: %v, from the first line %v", bad.at, err, errEach)
+		case err != nil && !strings.Contains(err.Error(), bad.want):
+			t.Errorf("wrong line %d: %v", bad.at, err)
+		case err == nil && n != counted:
+			t.Errorf("%d commands, from the first line %d", n, counted)
 		}
-	}
-	lines := strings.Count(text, "\n")
-	count(path, nil, lines+1)
-	count("-", strings.NewReader(text), lines)
-
-	// A file as standard input is read from where it stands.
-	f, err := os.Open(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer f.Close()
-	if _, err := f.Seek(3, io.SeekStart); err != nil {
-		t.Fatal(err)
-	}
-	count("-", f, lines)
-
-	r, w, err := os.Pipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer r.Close()
-	go func() {
-		defer w.Close()
-		_, _ = io.WriteString(w, text)
-	}()
-	count("-", r, lines)
-
-	// Without a directory for temporary files the spool is in memory.
-	t.Setenv("TMPDIR", filepath.Join(path, "none"))
-	count("-", strings.NewReader(text), lines)
-}
-
-func TestLoadFileThatCannotBeRead(t *testing.T) {
-	dir := t.TempDir()
-	for _, name := range []string{dir, filepath.Join(dir, "none")} {
-		_, err := OpenLoadFile(name, nil)
-		var bad *UsageError
-		if !errors.As(err, &bad) || bad.Text != "Failed to open file "+name+" for reading" || bad.Status != exitUsage {
-			t.Errorf("%s: %v", name, err)
-		}
-	}
-	broken := errors.New("broken")
-	_, err := OpenLoadFile("-", io.MultiReader(strings.NewReader("-D\n"), errorReader{broken}))
-	if !errors.Is(err, broken) || err.Error() != "read -: broken" {
-		t.Errorf("%v", err)
-	}
-}
-
-type errorReader struct{ err error }
-
-func (r errorReader) Read([]byte) (int, error) { return 0, r.err }
-
-func TestLoadFileStopsWhereToldTo(t *testing.T) {
-	l, err := OpenLoadFile("-", strings.NewReader("-D\n-F\n"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	stop := errors.New("stop")
-	p, _ := testParser(t)
-	if err := l.Each(p, "conntrack", noJSON, func(int, *Command) error { return stop }); err != stop {
-		t.Errorf("%v", err)
-	}
-}
-
-func TestLoadFileAllocatesNothingPerLine(t *testing.T) {
-	text := []byte(strings.Join(saveLines, "\n"))
-	lines := bytes.Split(text, []byte("\n"))
-	p, _ := testParser(t)
-	var words wordSplitter
-	var cmd Command
-	n := testing.AllocsPerRun(100, func() {
-		for _, line := range lines {
-			if err := p.parseLine(&words, "conntrack", line, &cmd); err != nil {
-				t.Fatal(err)
-			}
-		}
-	})
-	if n != 0 {
-		t.Errorf("%v allocations for %d lines", n, len(lines))
-	}
-}
-
-func BenchmarkLoadLine(b *testing.B) {
-	p := NewParser(io.Discard, false)
-	var words wordSplitter
-	var cmd Command
-	line := []byte(saveLines[0])
-	b.SetBytes(int64(len(line)))
-	b.ReportAllocs()
-	for b.Loop() {
-		if err := p.parseLine(&words, "conntrack", line, &cmd); err != nil {
-			b.Fatal(err)
-		}
-	}
-}
-
-// BenchmarkLoadFile reads 10,000 lines of a regular file.
-func BenchmarkLoadFile(b *testing.B) {
-	path := filepath.Join(b.TempDir(), "load")
-	if err := os.WriteFile(path, bytes.Repeat([]byte(saveLines[0]+"\n"), 10000), 0o644); err != nil {
-		b.Fatal(err)
-	}
-	l, err := OpenLoadFile(path, nil)
-	if err != nil {
-		b.Fatal(err)
-	}
-	defer l.Close()
-	p := NewParser(io.Discard, false)
-	b.ReportAllocs()
-	for b.Loop() {
-		if err := l.Each(p, "conntrack", noJSON, func(int, *Command) error { return nil }); err != nil {
-			b.Fatal(err)
-		}
+		l.Close()
 	}
 }

@@ -6,10 +6,14 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
+	"strconv"
 	"syscall"
 
 	"golang.org/x/sys/unix"
 
+	"ctbox/internal/strerror"
+	"ctbox/internal/version"
 	"ctbox/nl"
 	"ctbox/nl/ctnetlink"
 )
@@ -256,3 +260,145 @@ func (s *session) noConntrack() bool {
 	_, _, err = ctnetlink.Count(s.ctx, conn)
 	return isErrno(err, unix.EINVAL, unix.EOPNOTSUPP)
 }
+
+// messagePrefix begins every summary and error on stderr. It is conntrack-tools' own
+// prefix because programs anchor their patterns on it ("conntrack v<number>
+// (conntrack-tools): N flow entries have been …"). The first word is always
+// "conntrack", whatever the link is called.
+const messagePrefix = "conntrack v" + version.ConntrackTools + " (conntrack-tools): "
+
+const tryHelp = "Try `conntrack -h' or 'conntrack --help' for more information.\n"
+
+// Exit statuses.
+const (
+	exitOK     = 0
+	exitFailed = 1 // something else than the command line
+	exitUsage  = 2 // the command line
+)
+
+// UsageError is a command line that is not understood or not allowed. Nothing
+// has been done.
+type UsageError struct {
+	Text   string
+	Status int // the exit status, exitUsage or exitFailed
+	// File and Line say where a load file's line is wrong; "" is the command line.
+	File string
+	Line int
+}
+
+func (e *UsageError) Error() string {
+	if e.File == "" {
+		return e.Text
+	}
+	return e.File + ":" + strconv.Itoa(e.Line) + ": " + e.Text
+}
+
+// AppendMessage appends what is printed on stderr: the text with the program in
+// front and, for errors of usage proper, a pointer to the help.
+func (e *UsageError) AppendMessage(dst []byte) []byte {
+	dst = append(dst, messagePrefix...)
+	dst = append(dst, e.Error()...)
+	dst = append(dst, '\n')
+	if e.Status == exitUsage {
+		dst = append(dst, tryHelp...)
+	}
+	return dst
+}
+
+// usage makes an error of usage, exit status 2.
+func usage(text string) *UsageError { return &UsageError{Text: text, Status: exitUsage} }
+
+// refused makes an error of usage that conntrack-tools counts as a failure,
+// exit status 1.
+func refused(text string) *UsageError { return &UsageError{Text: text, Status: exitFailed} }
+
+// refusal is what the kernel said to a command, in conntrack(8)'s words.
+type refusal struct {
+	op    Op
+	table Table
+	err   error
+	hint  string // what we know beyond that, in parentheses
+}
+
+func (r *refusal) Unwrap() error { return r.err }
+
+// Error is "Operation failed: TEXT" in the words of conntrack-tools. What the
+// kernel itself explained (its extended acknowledgement) follows in
+// parentheses, so that programs which look for the text in front still find it.
+func (r *refusal) Error() string {
+	text := "Operation failed: " + r.text()
+	var k *nl.Error
+	if errors.As(r.err, &k) && k.Text != "" {
+		text += " (kernel: " + k.Text + ")"
+	}
+	if r.hint != "" {
+		text += " (" + r.hint + ")"
+	}
+	return text
+}
+
+func (r *refusal) text() string {
+	var errno unix.Errno
+	if !errors.As(r.err, &errno) {
+		return r.err.Error()
+	}
+	if r.hint == hintFixedTimeout {
+		return strerror.Text(errno) // it is not the user's privilege that is missing
+	}
+	on := onConntrack
+	if r.table == TableExpect {
+		on = onExpect
+	}
+	for _, row := range refusalTexts {
+		if row.errno == errno && row.on&on != 0 && (row.ops == nil || slices.Contains(row.ops, r.op)) {
+			return row.text
+		}
+	}
+	return strerror.Text(errno)
+}
+
+// errENOTSUPP is the kernel's own number, which the C library has no name for.
+const errENOTSUPP = unix.Errno(524)
+
+const (
+	onConntrack uint8 = 1 << iota
+	onExpect
+)
+
+// refusalText is the text for an error of some commands; nil is all of them.
+type refusalText struct {
+	errno unix.Errno
+	on    uint8
+	ops   []Op
+	text  string
+}
+
+// refusalTexts are looked through in order; what is not here has strerror(3)'s
+// text.
+var refusalTexts = [...]refusalText{
+	{unix.EPERM, onConntrack | onExpect, nil, "sorry, you must be root or get CAP_NET_ADMIN capability to do this"},
+	{errENOTSUPP, onConntrack, []Op{OpList}, "function not implemented"},
+	{unix.EINVAL, onConntrack, []Op{OpList, OpCreate, OpUpdate, OpDelete, OpGet, OpFlush, OpEvents, OpCount, OpTop}, "invalid parameters"},
+	{unix.EINVAL, onExpect, []Op{OpList, OpCreate, OpDelete, OpGet, OpFlush, OpEvents}, "invalid parameters"},
+	{unix.EEXIST, onConntrack, []Op{OpCreate}, "Such conntrack exists, try -U to update"},
+	{unix.ENOENT, onConntrack, []Op{OpCreate, OpGet, OpDelete, OpAdd}, "such conntrack doesn't exist"},
+	{unix.ENOENT, onExpect, []Op{OpCreate}, "master conntrack not found"},
+	{unix.ENOMEM, onConntrack, []Op{OpCreate, OpGet, OpAdd}, "not enough memory"},
+	{unix.EAFNOSUPPORT, onConntrack, []Op{OpGet}, "protocol not supported"},
+	{unix.ETIME, onConntrack, []Op{OpCreate, OpAdd}, "conntrack has expired"},
+}
+
+// isErrno reports whether the kernel refused with one of the errors.
+func isErrno(err error, errnos ...unix.Errno) bool {
+	var errno unix.Errno
+	return errors.As(err, &errno) && slices.Contains(errnos, errno)
+}
+
+// failure is an error in the words of conntrack(8), and its cause.
+type failure struct {
+	text  string
+	cause error
+}
+
+func (f *failure) Error() string { return f.text + ": " + f.cause.Error() }
+func (f *failure) Unwrap() error { return f.cause }

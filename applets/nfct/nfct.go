@@ -4,7 +4,7 @@
 //
 // nfct.go picks command and subsystem, timeout.go and helper.go read their
 // parameters and carry them out, refusal.go says why the kernel refused,
-// text.go and json.go show the objects.
+// output.go shows the objects as text and JSON.
 package nfct
 
 import (
