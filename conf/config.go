@@ -4,6 +4,8 @@ import (
 	"net/netip"
 	"slices"
 	"time"
+
+	"ctbox/nl/ctnetlink"
 )
 
 // Config is a parsed file, with the defaults of everything that it leaves out.
@@ -134,13 +136,13 @@ func (f *Filter) Equal(g *Filter) bool {
 
 // Action is what a filter does with a flow on its list. An Accept filter drops all other
 // flows, even if its list is empty.
-type Action uint8
+type Action = ctnetlink.ListAction
 
 // NoAction is the action of a filter that is not in the file.
 const (
-	NoAction Action = iota
-	Accept
-	Ignore
+	NoAction = ctnetlink.NoList
+	Accept   = ctnetlink.Accept
+	Ignore   = ctnetlink.Ignore
 )
 
 // ProtocolSet is a set of layer 4 protocol numbers.
@@ -238,6 +240,9 @@ const (
 	UDP
 	TCP
 )
+
+// String returns the name of the transport's clause.
+func (t Transport) String() string { return [...]string{"Multicast", "UDP", "TCP"}[t] }
 
 // Stats is the Stats clause.
 type Stats struct {

@@ -76,17 +76,6 @@ func (p *parser) action() (Action, *Error) {
 	return Accept + Action(i), err
 }
 
-// String returns the action's keyword.
-func (a Action) String() string {
-	switch a {
-	case Accept:
-		return "Accept"
-	case Ignore:
-		return "Ignore"
-	}
-	return "none"
-}
-
 // items parses words in braces; each word is used by item, which may take more.
 func (p *parser) items(title, expected string, item func(t token) *Error) *Error {
 	open, err := p.open()

@@ -30,9 +30,6 @@ func linkGroup(t Transport, clauses []clause) value {
 	}
 }
 
-// String returns the transport's clause.
-func (t Transport) String() string { return [...]string{"Multicast", "UDP", "TCP"}[t] }
-
 func enterLink(p *parser, s scope, at Pos, t Transport, b *block) (scope, *Error) {
 	links := s.cfg.Sync.Links
 	switch {

@@ -7,17 +7,7 @@ import "ctbox/nl/ctnetlink"
 // second packet of a burst carries the data from before the first one's verdict.
 type private struct {
 	batch uint32
-	flows map[flowKey]written
-}
-
-// flowKey identifies a flow: original tuple, zone, and the kernel's id, because a new flow
-// may reuse the tuple of an ended one.
-type flowKey struct {
-	src, dst         ctnetlink.Addr
-	srcPort, dstPort uint16
-	zone             uint16
-	family, proto    uint8
-	id               uint32
+	flows map[ctnetlink.FlowKey]written
 }
 
 type written struct {
@@ -32,25 +22,13 @@ const maxPrivate = 32
 // maxRemembered limits the memory under a load that never leaves the queue empty.
 const maxRemembered = 4096
 
-func keyOf(f *ctnetlink.Flow) flowKey {
-	k := flowKey{src: f.Orig.Src, dst: f.Orig.Dst, srcPort: f.Orig.SrcPort, dstPort: f.Orig.DstPort,
-		family: f.Orig.Family, proto: f.Orig.Proto}
-	if f.Has&ctnetlink.HasID != 0 {
-		k.id = f.ID
-	}
-	if f.Has&ctnetlink.HasZone != 0 {
-		k.zone = f.Zone
-	}
-	return k
-}
-
 // load returns size bytes of the flow's private data, stored in dst: the latest written,
 // else those that came with the packet, else zeros.
 func (r *private) load(dst *[maxPrivate]byte, f *ctnetlink.Flow, size int) []byte {
 	*dst = [maxPrivate]byte{}
 	data := dst[:size]
 	if len(r.flows) > 0 {
-		if w, ok := r.flows[keyOf(f)]; ok {
+		if w, ok := r.flows[f.Key()]; ok {
 			copy(data, w.data[:])
 			return data
 		}
@@ -64,11 +42,11 @@ func (r *private) load(dst *[maxPrivate]byte, f *ctnetlink.Flow, size int) []byt
 // store keeps the private data that the verdict of this packet carries.
 func (r *private) store(f *ctnetlink.Flow, data []byte) {
 	if r.flows == nil || len(r.flows) >= maxRemembered {
-		r.flows = make(map[flowKey]written)
+		r.flows = make(map[ctnetlink.FlowKey]written)
 	}
 	w := written{batch: r.batch}
 	copy(w.data[:], data)
-	r.flows[keyOf(f)] = w
+	r.flows[f.Key()] = w
 }
 
 // next ends a batch of packets. After a short batch, which left the queue empty, later

@@ -39,12 +39,6 @@ func Int(s string) (v int64, rest string, ok bool) {
 	return v, rest, ok
 }
 
-// Atol is atol(3): the number at the start of s, or 0.
-func Atol(s string) int64 {
-	v, _, _ := Int(s)
-	return v
-}
-
 // IsSpace reports whether c is white space in the C locale.
 func IsSpace(c byte) bool { return c == ' ' || c >= '\t' && c <= '\r' }
 

@@ -42,6 +42,17 @@ const (
 	Ignore
 )
 
+// String returns the action's name in conntrackd.conf.
+func (a ListAction) String() string {
+	switch a {
+	case Accept:
+		return "Accept"
+	case Ignore:
+		return "Ignore"
+	}
+	return "none"
+}
+
 // Empty reports whether the filter lets everything pass.
 func (f *EventFilter) Empty() bool {
 	return f.Family == nl.FamilyUnspec && f.Proto == 0 && !f.Src.IsValid() && !f.Dst.IsValid() &&

@@ -35,7 +35,7 @@ func (f *Flow) Append(dst []byte) []byte {
 		}
 		dst = nl.AppendU32(dst, ctaStatusMask, f.StatusMask)
 	}
-	if f.Has&hasProtoinfo != 0 {
+	if f.Has&(TCPAttrs|SCTPAttrs|DCCPAttrs) != 0 {
 		dst = f.appendProtoinfo(dst)
 	}
 	if f.Has&HasSeqAdjOrig != 0 {
@@ -83,9 +83,6 @@ func (f *Flow) Append(dst []byte) []byte {
 	}
 	return dst
 }
-
-const hasProtoinfo = HasTCPState | HasTCPWScaleOrig | HasTCPWScaleReply | HasTCPFlagsOrig | HasTCPFlagsReply |
-	HasSCTPState | HasSCTPVtagOrig | HasSCTPVtagReply | HasDCCPState | HasDCCPRole | HasDCCPHandshakeSeq
 
 // append appends the tuple as attribute typ, or nothing when no field is present.
 func (t *Tuple) append(dst []byte, typ uint16) []byte {

@@ -45,6 +45,27 @@ const (
 	HasSecctx
 )
 
+// The attributes that only flows of one protocol have.
+const (
+	TCPAttrs  = HasTCPState | HasTCPWScaleOrig | HasTCPWScaleReply | HasTCPFlagsOrig | HasTCPFlagsReply
+	SCTPAttrs = HasSCTPState | HasSCTPVtagOrig | HasSCTPVtagReply
+	DCCPAttrs = HasDCCPState | HasDCCPRole | HasDCCPHandshakeSeq
+)
+
+// ForeignAttrs returns the attributes that flows of proto cannot have: a TCP state means
+// nothing on a UDP flow.
+func ForeignAttrs(proto uint8) Attr {
+	switch proto {
+	case ProtoTCP:
+		return SCTPAttrs | DCCPAttrs
+	case ProtoSCTP:
+		return TCPAttrs | DCCPAttrs
+	case ProtoDCCP:
+		return TCPAttrs | SCTPAttrs
+	}
+	return TCPAttrs | SCTPAttrs | DCCPAttrs
+}
+
 // Addr is an IPv4 address in its first four bytes (the rest zero) or an IPv6
 // address, in network order. The family stands beside it in the Tuple.
 type Addr [16]byte
@@ -196,6 +217,26 @@ func (f *Flow) Clone() Flow {
 	c.HelperInfo = append([]byte(nil), f.HelperInfo...)
 	c.Secctx = append([]byte(nil), f.Secctx...)
 	return c
+}
+
+// FlowKey identifies a flow of one kernel, also among flows that have the same tuple one
+// after the other. The id alone is not enough: it is a 32-bit hash, which two flows can share.
+type FlowKey struct {
+	Orig Tuple
+	Zone uint16 // 0 if the flow has none
+	ID   uint32 // 0 if the flow has none
+}
+
+// Key returns the key of f, which must have the whole original tuple.
+func (f *Flow) Key() FlowKey {
+	k := FlowKey{Orig: f.Orig}
+	if f.Has&HasZone != 0 {
+		k.Zone = f.Zone
+	}
+	if f.Has&HasID != 0 {
+		k.ID = f.ID
+	}
+	return k
 }
 
 // Family is the address family of the flow's tuples: that of the original one,

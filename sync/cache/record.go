@@ -48,35 +48,21 @@ const (
 )
 
 const (
-	tcpAttrs  = ctnetlink.HasTCPState | ctnetlink.HasTCPWScaleOrig | ctnetlink.HasTCPWScaleReply
-	sctpAttrs = ctnetlink.HasSCTPState | ctnetlink.HasSCTPVtagOrig | ctnetlink.HasSCTPVtagReply
-	dccpAttrs = ctnetlink.HasDCCPState | ctnetlink.HasDCCPRole
-
 	natAttrs = ctnetlink.HasNATSrc | ctnetlink.HasNATDst
 
 	// hotAttrs are the attributes that a record has room for.
 	hotAttrs = ctnetlink.HasStatus | ctnetlink.HasTimeout | ctnetlink.HasMark | ctnetlink.HasID | ctnetlink.HasSecmark | ctnetlink.HasZone |
-		tcpAttrs | ctnetlink.HasSCTPState | dccpAttrs
+		ctnetlink.HasTCPState | ctnetlink.HasTCPWScaleOrig | ctnetlink.HasTCPWScaleReply |
+		ctnetlink.HasSCTPState | ctnetlink.HasDCCPState | ctnetlink.HasDCCPRole
 	// coldAttrs are the attributes that may need a tail.
 	coldAttrs = ctnetlink.HasSCTPVtagOrig | ctnetlink.HasSCTPVtagReply | ctnetlink.HasTimestampStart | ctnetlink.HasTimestampStop |
 		ctnetlink.HasSeqAdjOrig | ctnetlink.HasSeqAdjReply | ctnetlink.HasSynproxy | natAttrs |
 		ctnetlink.HasLabels | ctnetlink.HasHelper | ctnetlink.HasSecctx
 )
 
-// kept returns the attributes in has that a record of this protocol stores: a TCP state
-// means nothing on a UDP flow.
+// kept returns the attributes in has that a record of this protocol stores.
 func kept(has ctnetlink.Attr, proto uint8) ctnetlink.Attr {
-	has &= hotAttrs | coldAttrs
-	if proto != ctnetlink.ProtoTCP {
-		has &^= tcpAttrs
-	}
-	if proto != ctnetlink.ProtoSCTP {
-		has &^= sctpAttrs
-	}
-	if proto != ctnetlink.ProtoDCCP {
-		has &^= dccpAttrs
-	}
-	return has
+	return has & (hotAttrs | coldAttrs) &^ ctnetlink.ForeignAttrs(proto)
 }
 
 // l4Of returns the layer-4 part of t and the presence bits of its up to three fields.
@@ -117,7 +103,9 @@ func setL4(t *ctnetlink.Tuple, p l4, bits ctnetlink.Attr) {
 // whole is what a complete tuple has besides its layer-4 part and a zone.
 const whole = ctnetlink.TupleSrc | ctnetlink.TupleDst | ctnetlink.TupleProto
 
-// key is the identity of a flow; absent fields are zero.
+// key is the identity of a flow among nodes. Unlike ctnetlink.FlowKey it has no id, which
+// only one kernel knows, and an absent field equals zero, because version 1 of the wire
+// cannot tell them apart.
 type key struct {
 	src, dst       ctnetlink.Addr
 	l4             l4

@@ -20,6 +20,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"ctbox/conf"
 	"ctbox/internal/iface"
 	"ctbox/sync/wire"
 
@@ -27,17 +28,14 @@ import (
 )
 
 // Transport is the protocol that carries a link's messages.
-type Transport uint8
+type Transport = conf.Transport
 
 // The transports of conntrackd.conf.
 const (
-	Multicast Transport = iota
-	UDP
-	TCP
+	Multicast = conf.Multicast
+	UDP       = conf.UDP
+	TCP       = conf.TCP
 )
-
-// String returns the transport's name in outputs.
-func (t Transport) String() string { return [...]string{"multicast", "UDP", "TCP"}[t] }
 
 // Config describes one link. An address that the transport does not need may be the
 // zero Addr.
@@ -179,7 +177,7 @@ func (l *Link) Open() error {
 
 // wrap adds the link's transport and interface to an error.
 func (l *Link) wrap(err error) error {
-	return fmt.Errorf("%s over %s: %w", l.config.Transport, l.config.Interface, err)
+	return fmt.Errorf("%v over %s: %w", l.config.Transport, l.config.Interface, err)
 }
 
 func (l *Link) openSockets(index int) (err error) {

@@ -23,13 +23,13 @@ func everything(proto uint8) ctnetlink.Flow {
 	f.Helper.Set("ftp")
 	switch proto {
 	case ctnetlink.ProtoTCP:
-		f.Has |= tcpAttrs
+		f.Has |= ctnetlink.HasTCPState | ctnetlink.HasTCPWScaleOrig | ctnetlink.HasTCPWScaleReply
 		f.TCPState, f.TCPWScaleOrig, f.TCPWScaleRepl = 3, 7, 8
 	case ctnetlink.ProtoSCTP:
-		f.Has |= sctpAttrs
+		f.Has |= ctnetlink.SCTPAttrs
 		f.SCTPState, f.SCTPVtagOrig, f.SCTPVtagReply = 3, 0x01020304, 0x05060708
 	case ctnetlink.ProtoDCCP:
-		f.Has |= dccpAttrs
+		f.Has |= ctnetlink.HasDCCPState | ctnetlink.HasDCCPRole
 		f.DCCPState, f.DCCPRole = 3, 1
 	}
 	return f
@@ -61,7 +61,7 @@ func TestAbsentAttributesTravelAsAbsent(t *testing.T) {
 			case ctnetlink.HasStatus: // the C daemon's parser wants one
 				want |= bit
 			case ctnetlink.HasTCPState, ctnetlink.HasSCTPState, ctnetlink.HasDCCPState: // one group
-				want &^= tcpAttrs | sctpAttrs | dccpAttrs
+				want &^= ctnetlink.TCPAttrs | ctnetlink.SCTPAttrs | ctnetlink.DCCPAttrs
 			case ctnetlink.HasSeqAdjOrig, ctnetlink.HasSeqAdjReply: // one attribute
 				want &^= seqAdj
 			}

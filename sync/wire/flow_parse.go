@@ -217,26 +217,11 @@ func storeLabels(f *ctnetlink.Flow, p []byte) {
 	f.Has |= ctnetlink.HasLabels
 }
 
-// protoAttrs maps protocols to the attributes that only they have.
-const (
-	tcpAttrs  = ctnetlink.HasTCPState | ctnetlink.HasTCPWScaleOrig | ctnetlink.HasTCPWScaleReply
-	sctpAttrs = ctnetlink.HasSCTPState | ctnetlink.HasSCTPVtagOrig | ctnetlink.HasSCTPVtagReply
-	dccpAttrs = ctnetlink.HasDCCPState | ctnetlink.HasDCCPRole
-)
-
 // keepOwnAttrs drops what does not belong to f's protocol, so that f and its tuples equal
 // what a kernel would have sent.
 func keepOwnAttrs(f *ctnetlink.Flow) {
 	proto := f.Orig.Proto
-	if proto != ctnetlink.ProtoTCP {
-		f.Has &^= tcpAttrs
-	}
-	if proto != ctnetlink.ProtoSCTP {
-		f.Has &^= sctpAttrs
-	}
-	if proto != ctnetlink.ProtoDCCP {
-		f.Has &^= dccpAttrs
-	}
+	f.Has &^= ctnetlink.ForeignAttrs(proto)
 	keepOwnFields(&f.Orig)
 	keepOwnFields(&f.Master)
 	if proto == ctnetlink.ProtoDCCP && f.Has&ctnetlink.HasDCCPState == 0 {
