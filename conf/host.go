@@ -82,7 +82,7 @@ func fileType(path string) (fs.FileMode, bool) {
 	return info.Mode().Type(), true
 }
 
-// head returns the first 32 bytes, as many as process.AcquireLock reads. O_NONBLOCK keeps it
+// head returns the first 32 bytes, as many as daemonize.AcquireLock reads. O_NONBLOCK keeps it
 // from waiting for the other end of a pipe.
 func head(path string) string {
 	file, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK, 0)

@@ -64,8 +64,8 @@ func announce(p *helper.Packet, port uint16) *helper.Expectation {
 	}
 }
 
-// make makes the expectation and returns the port that it got.
-func (tb *table) make(p *helper.Packet, port uint16, free bool) (uint16, error) {
+// expect makes the expectation and returns the port that it got.
+func (tb *table) expect(p *helper.Packet, port uint16, free bool) (uint16, error) {
 	tb.e.build(p, announce(p, port))
 	err := tb.e.create(context.Background(), free)
 	return tb.e.x.Tuple.DstPort, err
@@ -73,7 +73,7 @@ func (tb *table) make(p *helper.Packet, port uint16, free bool) (uint16, error) 
 
 func (tb *table) must(p *helper.Packet, port uint16, free bool, want uint16) {
 	tb.t.Helper()
-	if got, err := tb.make(p, port, free); err != nil || got != want {
+	if got, err := tb.expect(p, port, free); err != nil || got != want {
 		tb.t.Fatalf("got port %d, %v, want %d", got, err, want)
 	}
 }
@@ -190,7 +190,7 @@ func TestExpectationsPortsAreTaken(t *testing.T) {
 	for i := range uint16(maxPorts) {
 		tb.must(tb.master(1000+i), 3000+i, true, 3000+i)
 	}
-	if port, err := tb.make(tb.master(5000), 3000, true); !errors.Is(err, unix.EADDRINUSE) {
+	if port, err := tb.expect(tb.master(5000), 3000, true); !errors.Is(err, unix.EADDRINUSE) {
 		t.Errorf("port %d, %v", port, err)
 	}
 }
@@ -212,7 +212,7 @@ func TestExpectationWithoutMaster(t *testing.T) {
 	tb := newTable(t)
 	p := tb.master(1000)
 	p.Flow.Orig.SrcPort = 999
-	if _, err := tb.make(p, 2000, true); !errors.Is(err, unix.ENOENT) {
+	if _, err := tb.expect(p, 2000, true); !errors.Is(err, unix.ENOENT) {
 		t.Errorf("error %v", err)
 	}
 	if n := len(tb.all()); n != 0 {

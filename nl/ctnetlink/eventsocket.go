@@ -43,7 +43,7 @@ func openEventSocket() (_ *eventSocket, err error) {
 	s := &eventSocket{fd: -1, bell: -1}
 	defer func() {
 		if err != nil {
-			s.close()
+			s.Close()
 		}
 	}()
 	s.fd, err = unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, unix.NETLINK_NETFILTER)
@@ -60,7 +60,7 @@ func openEventSocket() (_ *eventSocket, err error) {
 	return s, nil
 }
 
-func (s *eventSocket) close() {
+func (s *eventSocket) Close() {
 	for _, fd := range []int{s.fd, s.bell} {
 		if fd >= 0 {
 			unix.Close(fd)

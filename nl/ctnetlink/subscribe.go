@@ -129,7 +129,7 @@ func Subscribe(opts EventOptions) (*Subscription, error) {
 		return nil, err
 	}
 	if err := sock.subscribe(opts); err != nil {
-		sock.close()
+		sock.Close()
 		return nil, err
 	}
 	s := &Subscription{sock: sock, groups: opts.Groups, backlog: opts.Backlog, pause: opts.Coalesce,
@@ -207,7 +207,7 @@ func (s *Subscription) Close() error {
 		s.mu.Unlock()
 		s.sock.ring()
 		<-s.done
-		s.sock.close()
+		s.sock.Close()
 	})
 	return nil
 }

@@ -121,7 +121,7 @@ func Open(netns, buffer int) (*Queues, error) {
 }
 
 // Close releases the socket and its queues. Nothing else may be under way.
-func (q *Queues) Close() error { return q.s.close() }
+func (q *Queues) Close() error { return q.s.Close() }
 
 // Bind takes a queue: whole packets, with their flow. At most maxLen packets wait
 // in it, 0 is the kernel's default of 1024; those that find it full, or the

@@ -55,11 +55,11 @@ func (s *queueSocket) open(netns, buffer int) (err error) {
 	}
 	con := s.queue.Con
 	if err := cmp.Or(con.SetReadBuffer(buffer), con.SetWriteBuffer(queueSendBuffer)); err != nil {
-		s.close()
+		s.Close()
 		return fmt.Errorf("set netlink buffers: %w", err)
 	}
 	if s.raw, err = con.SyscallConn(); err != nil {
-		s.close()
+		s.Close()
 		return fmt.Errorf("open netlink socket: %w", err)
 	}
 	s.in, s.out = s.receive, s.write
@@ -67,7 +67,7 @@ func (s *queueSocket) open(netns, buffer int) (err error) {
 	return nil
 }
 
-func (s *queueSocket) close() error { return s.queue.Close() }
+func (s *queueSocket) Close() error { return s.queue.Close() }
 
 // read waits for a datagram, takes what is there, at most so many, and returns how
 // many these are.

@@ -24,7 +24,7 @@ func (b *bench) conntrack() error {
 	if err != nil {
 		return err
 	}
-	defer ns.close()
+	defer ns.Close()
 	c, err := ns.dial()
 	if err != nil {
 		return err

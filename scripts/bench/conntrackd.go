@@ -156,7 +156,7 @@ func (n *fwNode) stop() {
 		n.conn.Close()
 	}
 	if n.ns != nil {
-		n.ns.close()
+		n.ns.Close()
 	}
 }
 

@@ -27,7 +27,7 @@ func newNamespace(label string) (*namespace, error) {
 	return n, nil
 }
 
-func (n *namespace) close() { _ = exec.Command("ip", "netns", "del", n.name).Run() }
+func (n *namespace) Close() { _ = exec.Command("ip", "netns", "del", n.name).Run() }
 
 // do runs f with the goroutine's thread in the namespace.
 func (n *namespace) do(f func() error) error {

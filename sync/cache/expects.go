@@ -29,7 +29,7 @@ func (t *Expects) Put(e *ctnetlink.Expect, now time.Duration) (Handle, Outcome) 
 	return t.insertOr(e, now, func(slot uint32, r *ctnetlink.Expect) Outcome {
 		before := *r
 		*r = *e
-		t.touch(slot, now)
+		t.markUpdated(slot, now)
 		if before.Timeout = e.Timeout; before == *e {
 			return Unchanged
 		}

@@ -51,7 +51,7 @@ func (t *Flows) Put(f *ctnetlink.Flow, now time.Duration) (Handle, Outcome) {
 		return t.renew(slot, f, now)
 	}
 	changed := t.merge(r, f)
-	t.touch(slot, now)
+	t.markUpdated(slot, now)
 	if !changed {
 		return t.handle(slot), Unchanged
 	}

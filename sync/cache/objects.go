@@ -84,7 +84,7 @@ func (o *objects) replace(slot uint32, now time.Duration) {
 	o.stats.Created++
 }
 
-func (o *objects) touch(slot uint32, now time.Duration) {
+func (o *objects) markUpdated(slot uint32, now time.Duration) {
 	h := o.heads.at(slot)
 	h.state, h.round = Alive, o.round
 	h.updated = seconds(now)

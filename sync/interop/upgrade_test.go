@@ -19,7 +19,7 @@ func TestUpgrade(t *testing.T) {
 		// Of protocols whose ports the wire does not carry a replica can't know
 		// which flow it is.
 		if !keyless(s.flow.Orig.Proto) {
-			u.make(p.a, s.flow)
+			u.create(p.a, s.flow)
 		}
 	}
 	u.grow(p.a, 300)
@@ -48,7 +48,7 @@ type upgrade struct {
 	made []ctnetlink.Flow // that have not ended
 }
 
-func (u *upgrade) make(n *node, f ctnetlink.Flow) {
+func (u *upgrade) create(n *node, f ctnetlink.Flow) {
 	u.t.Helper()
 	n.kernel.create(&f)
 	u.made = append(u.made, f)
@@ -60,7 +60,7 @@ func (u *upgrade) grow(primary *node, count int) {
 	for range count {
 		u.port++
 		f := u.a.flow(u.port)
-		u.make(primary, f)
+		u.create(primary, f)
 		primary.kernel.change(marked(&f, uint32(u.port)))
 		if u.port%3 == 0 {
 			primary.kernel.remove(&f)

@@ -302,7 +302,7 @@ func (d *datagram) closeFiles() {
 	}
 }
 
-func (d *datagram) close() {
+func (d *datagram) Close() {
 	close(d.ended)
 	d.closeFiles()
 	d.done.Wait()

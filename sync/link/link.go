@@ -111,7 +111,7 @@ type sockets interface {
 	status(s *Stats)
 	busy() bool
 	updateSource() error // the interface's addresses may have changed
-	close()
+	Close()
 }
 
 // counters are updated by the receiving goroutines and by the sender.
@@ -197,7 +197,7 @@ func (l *Link) openSockets(index int) (err error) {
 // Close closes the link's sockets. Open may open it again.
 func (l *Link) Close() {
 	if l.sockets != nil {
-		l.sockets.close()
+		l.sockets.Close()
 		l.sockets = nil
 	}
 	l.index = 0

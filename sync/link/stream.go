@@ -90,7 +90,7 @@ func zoned(a netip.Addr, device string, port uint16) netip.AddrPort {
 	return netip.AddrPortFrom(a, port)
 }
 
-func (s *stream) close() {
+func (s *stream) Close() {
 	s.cancel()
 	s.listener.Close()
 	s.done.Wait()
