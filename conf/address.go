@@ -6,9 +6,9 @@ import (
 	"strings"
 )
 
-// Addresses are told from other words by their look first; what looks like one
-// and is none earns a warning only and counts as not given, as in
-// conntrack-tools. Its lexer takes a short hexadecimal word for an IPv6 address.
+// The shape of a word decides whether it is read as an address, as in conntrack-tools, whose
+// lexer takes a short hexadecimal word for an IPv6 address. A word of that shape that is not
+// a valid address causes a warning and is otherwise ignored.
 
 // looksIPv4 reports whether s is four groups of digits.
 func looksIPv4(s string) bool {
@@ -25,7 +25,7 @@ func looksIPv4(s string) bool {
 }
 
 // looksIPv6 reports whether s is groups of hexadecimal digits and colons, with
-// at most one pair of colons, or one short group that is no number.
+// at most one pair of colons, or one short group that is not a number.
 func looksIPv6(s string) bool {
 	if strings.Trim(s, "0123456789abcdefABCDEF:") != "" {
 		return false
@@ -38,8 +38,8 @@ func looksIPv6(s string) bool {
 		(s[0] != ':' || strings.HasPrefix(s, "::")) && (s[len(s)-1] != ':' || strings.HasSuffix(s, "::"))
 }
 
-// addressWord parses a word that looks like an address of either family. The
-// length behind the slash is -1 if there is none.
+// addressWord parses a word that looks like an address of either family. length is the
+// number behind the slash, -1 without one.
 func (p *parser) addressWord(expected string) (t token, addr string, length int, err *Error) {
 	if t, err = p.word(expected); err != nil {
 		return t, "", 0, err
@@ -59,7 +59,7 @@ func (p *parser) addressWord(expected string) (t token, addr string, length int,
 }
 
 // parseAddr parses an address of the family. Groups of an IPv4 address with a
-// leading zero are octal, as inet_aton(3) has it.
+// leading zero are octal, as in inet_aton(3).
 func parseAddr(s string, six bool) (netip.Addr, bool) {
 	if six {
 		addr, err := netip.ParseAddr(s)
@@ -84,7 +84,7 @@ func parseAddr(s string, six bool) (netip.Addr, bool) {
 	return netip.AddrFrom4(octets), true
 }
 
-// octal tells those who check the file of an address that is not what it seems.
+// octal warns, in --check, of an IPv4 address that is not what it seems.
 func (p *parser) octal(t token, addr netip.Addr) {
 	if text, _, _ := strings.Cut(t.text, "/"); addr.Is4() && text != addr.String() {
 		p.warn(t.pos, OnCheck, text+" is read as "+addr.String()+": a group that starts with 0 is octal")
@@ -98,8 +98,8 @@ func family(six bool) string {
 	return "IPv4"
 }
 
-// address parses the address of a host. One that is not valid earns a warning
-// and is returned as the zero Addr.
+// address parses the address of a host. For an invalid address it warns and returns the
+// zero Addr.
 func (p *parser) address(six bool) (netip.Addr, *Error) {
 	t, text, length, err := p.addressWord("an " + family(six) + " address")
 	if err != nil {
@@ -114,8 +114,8 @@ func (p *parser) address(six bool) (netip.Addr, *Error) {
 	return addr, nil
 }
 
-// network parses an address with or without a prefix length. One that is not
-// valid earns a warning and is returned as the zero Prefix.
+// network parses an address with or without a prefix length. For an invalid one it warns
+// and returns the zero Prefix.
 func (p *parser) network(six bool) (token, netip.Prefix, *Error) {
 	t, text, length, err := p.addressWord("an " + family(six) + " address or network")
 	if err != nil {

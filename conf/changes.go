@@ -2,27 +2,27 @@ package conf
 
 import "strings"
 
-// Change is a clause that says another thing in one configuration than in another.
+// Change is a clause that differs between two configurations.
 type Change struct {
-	// File and Pos are where the new file has the clause; where it has none, they
-	// are those of the block that it is missing in. Pos may be no place.
+	// File and Pos are the clause's place in the new file; if the new file lacks the
+	// clause, the place of the block that would contain it. Pos can be the zero Pos.
 	File string
 	Pos  Pos
 
-	// Path is the clause's keyword behind those of the blocks that it is in:
+	// Path is the keywords of the enclosing blocks and of the clause:
 	// "General Filter", "Sync UDP Port".
 	Path string
 
-	// Old and New are the clauses as a file has them, in one line; "" where there
-	// is none. Of a block that comes or goes they are what stands before the brace.
+	// Old and New are the clause as written in each file, in one line; "" if the file
+	// lacks it. For an added or removed block they are the words before its brace.
 	Old, New string
 
-	// Live says that a running daemon can change it.
+	// Live is set if a running daemon can apply the change.
 	Live bool
 }
 
-// String says in one line, with the place in front, what cannot be done to a
-// running daemon: it is for changes that are not Live.
+// String returns one line, with the place in front, for a change that is not Live: it says
+// what a running daemon cannot do.
 func (c *Change) String() string {
 	const running = " while the daemon runs"
 	text := string(appendPlace(nil, c.File, c.Pos))
@@ -35,17 +35,17 @@ func (c *Change) String() string {
 	return text + c.New + " cannot replace " + c.Old + running
 }
 
-// Changes returns in what next differs from c, in the order of the grammar's
-// table. A clause that is left out is compared as its default.
+// Changes returns the differences between c and next, in the order of the grammar's table.
+// A missing clause is compared as its default.
 func (c *Config) Changes(next *Config) []Change {
 	d := differ{next: next}
 	d.block(&grammar, scope{cfg: c}, scope{cfg: next}, Pos{}, "")
 	return d.found
 }
 
-// LiveClauses returns the clauses that a running daemon can change, as Change.Path has
-// them, but for a clause of a mode, which has the mode's name: "General Filter",
-// "Sync Mode FTFW CommitTimeout".
+// LiveClauses returns the clauses that a running daemon can change, in the form of
+// Change.Path; the path of a mode's clause contains the mode: "General Filter", "Sync Mode
+// FTFW CommitTimeout".
 func LiveClauses() []string { return appendLive(nil, &grammar, "") }
 
 func appendLive(dst []string, b *block, path string) []string {
@@ -63,21 +63,21 @@ func appendLive(dst []string, b *block, path string) []string {
 			}
 			continue
 		}
-		if c.live && c.unless == nil { // otherwise it is one of another block's
+		if c.live && c.unless == nil { // with unless the clause belongs to another block
 			dst = append(dst, path+c.name)
 		}
 	}
 	return dst
 }
 
-// differ is the state of one Changes.
+// differ is the state of one call of Changes.
 type differ struct {
 	next  *Config
 	found []Change
 }
 
-// block compares the clauses of a block that both have. at is its place in the
-// new file, path its keywords.
+// block compares the clauses of a block that both files have. at is its place in the new
+// file, path its keywords.
 func (d *differ) block(b *block, old, new scope, at Pos, path string) {
 	for i := range b.clauses {
 		c := &b.clauses[i]
@@ -102,7 +102,7 @@ func (d *differ) block(b *block, old, new scope, at Pos, path string) {
 	}
 }
 
-// instances compares the blocks of one clause, each with the one at its place.
+// instances compares the blocks of one clause pairwise, in the files' order.
 func (d *differ) instances(c *clause, old, new []instance, at Pos, path string) {
 	for i := range max(len(old), len(new)) {
 		switch {
@@ -125,7 +125,7 @@ func (d *differ) add(c *clause, old, new string, at Pos, path string) {
 	}
 }
 
-// place is where the new file set a field, or else where the block around it is.
+// place returns where the new file sets a field, or else the place of the block around it.
 func (d *differ) place(field any, around Pos) Pos {
 	if at, ok := d.next.pos[field]; ok {
 		return at
@@ -133,7 +133,7 @@ func (d *differ) place(field any, around Pos) Pos {
 	return around
 }
 
-// text is a clause as the file has it, in one line, also where it has its default.
+// text returns a clause as written in a file, in one line, also if it has its default.
 func text(c *clause, s scope) string {
 	w := printer{all: true}
 	c.value.print(&w, c, s)

@@ -8,8 +8,8 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-// changes are what a running daemon makes of a file that replaces another: live
-// clauses by their paths, the others by what is said of them.
+// changes returns what a reload from old to next changes: the paths of live clauses, and
+// the messages about the others.
 func changes(t *testing.T, old, next string) (live, refused []string) {
 	t.Helper()
 	before, _, err := Parse("old", []byte(old))
@@ -143,9 +143,8 @@ func TestChanges(t *testing.T) {
 	}
 }
 
-// What two configurations print alike is no change, and the other way round: the
-// printer is known to write all that a Config holds.
-func TestChangesAreWhatIsPrinted(t *testing.T) {
+// Changes finds a difference exactly where the printed configurations differ.
+func TestChangesMatchThePrintedForm(t *testing.T) {
 	r := rand.New(rand.NewPCG(1, 2))
 	var all []*Config
 	for range 200 {

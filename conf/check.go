@@ -10,24 +10,24 @@ import (
 	"strings"
 )
 
-// Severity is how bad a Finding is.
+// Severity is the severity of a Finding.
 type Severity uint8
 
 const (
-	// Note is for what is as the file says, but may surprise.
+	// Note is for a setting that works as written but may surprise.
 	Note Severity = iota
-	// Caution is for what will probably not do what was meant.
+	// Caution is for a setting that probably does not do what its author intended.
 	Caution
-	// Fatal is for what keeps the daemon from starting or from working.
+	// Fatal is for a setting that keeps the daemon from starting or from working.
 	Fatal
 )
 
-// Finding is something that Check found.
+// Finding is one result of Check.
 type Finding struct {
 	File     string
-	Pos      Pos // of the clause, or of the block where one is missing; may be no place
+	Pos      Pos // of the clause, or of the block that lacks it; the zero Pos if the file has neither
 	Severity Severity
-	Host     bool // the file may be right, and this host lacks something
+	Host     bool // the finding depends on this host, not only on the file
 	Text     string
 }
 
@@ -40,21 +40,21 @@ type Env struct {
 	Interfaces func() ([]Interface, error)
 
 	// Creatable returns nil if the file can be created or, when it exists,
-	// written; if not, what is in the way.
+	// written; otherwise the reason.
 	Creatable func(path string) error
 
-	// Type returns the type of the file at path itself, not of what a link leads
-	// to; ok is false if there is none.
+	// Type returns the type of the file at path, without following a symbolic link;
+	// ok is false if the file does not exist.
 	Type func(path string) (_ fs.FileMode, ok bool)
 
-	// Head returns how a regular file begins; "" if there is none.
+	// Head returns the first bytes of a regular file; "" if it does not exist.
 	Head func(path string) string
 
-	// Kernel returns nil if the kernel has the feature, or what is missing.
+	// Kernel returns nil if the kernel has the feature, otherwise an error that names what is missing.
 	Kernel func(Feature) error
 
-	// Sysctl returns a kernel parameter by its path below /proc/sys. The error of
-	// one that this kernel does not have wraps fs.ErrNotExist.
+	// Sysctl returns a kernel parameter by its path below /proc/sys. If this kernel
+	// does not have the parameter, the error wraps fs.ErrNotExist.
 	Sysctl func(path string) (string, error)
 }
 
@@ -69,7 +69,7 @@ type Interface struct {
 	Addresses []netip.Addr // without zones
 }
 
-// Feature is something of the kernel that a configuration needs.
+// Feature is a kernel feature that a configuration needs.
 type Feature string
 
 // The features that Check asks for.
@@ -85,7 +85,7 @@ const (
 // the host may have changed by then.
 func (c *Config) Check(env Env) []Finding { return c.check(&env) }
 
-// CheckFile returns what is wrong with c on every host. It asks nothing of the host
+// CheckFile returns what is wrong with c on every host. It does not look at the host
 // that it runs on.
 func (c *Config) CheckFile() []Finding { return c.check(nil) }
 
@@ -112,8 +112,8 @@ type check struct {
 	found []Finding
 }
 
-// report adds a finding. field is the pointer to the field in question, or to
-// what it is part of; the first one that has a place in the file gives it.
+// report adds a finding. Each of fields points to the field in question, or to the
+// clause that contains it; the first one that the file sets gives the finding its place.
 func (k *check) report(severity Severity, text string, fields ...any) {
 	k.add(Finding{Severity: severity, Text: text}, fields)
 }
@@ -163,11 +163,10 @@ func (k *check) general() {
 	}
 }
 
-// lock checks the lock file. One with a process id is no finding: it belongs to a
-// daemon of ours, which either runs with this configuration or is gone, and then the
-// next one takes the file over. An empty one is conntrack-tools', which never removes
-// it. A file with anything else in it is not taken over (row P19 of
-// docs/differences.md).
+// lock checks the lock file. A file with a process id is fine: ctbox's conntrackd wrote it,
+// and a new daemon takes it over if that process has ended. An empty file is the lock of
+// conntrack-tools' conntrackd, which never removes it. A file with other contents is not
+// taken over (row P19 of docs/differences.md).
 func (k *check) lock(g *General) {
 	if k.env == nil || !k.creatable("LockFile", g.LockFile, &g.LockFile) {
 		return
@@ -180,8 +179,8 @@ func (k *check) lock(g *General) {
 	}
 }
 
-// socket checks the control socket. One that a daemon that is gone left is taken
-// over, and whether one listens is not asked: this one may be running.
+// socket checks the control socket. A stale socket is replaced at the start. Whether a
+// daemon listens on it does not matter here: it may run with this very configuration.
 func (k *check) socket(g *General) {
 	if g.UNIXPath == "" {
 		k.report(Caution, "no Path in UNIX: the daemon could not be controlled")

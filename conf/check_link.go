@@ -6,9 +6,9 @@ import (
 	"strconv"
 )
 
-// minMTU is the least MTU at which a link carries every message: the largest,
-// an expectation with long names over IPv6, and the packet's headers stay below
-// what every IPv4 host takes (RFC 1122, section 3.3.2).
+// minMTU is the smallest MTU at which a link carries every message. The largest message, an
+// expectation with long names over IPv6, and the packet's headers together stay below the
+// size that every IPv4 host accepts (RFC 1122, section 3.3.2).
 const minMTU = 576
 
 func (k *check) sync() {
@@ -119,7 +119,7 @@ func (k *check) peer(l *Link) {
 	}
 }
 
-// Misfit says why a link cannot send to the addresses of Also, or returns "".
+// Misfit returns the reason why a link cannot send to the addresses of Also, or "".
 func (l *Link) Misfit(m Mode) string {
 	for _, a := range l.Also {
 		switch {
@@ -132,7 +132,7 @@ func (l *Link) Misfit(m Mode) string {
 	return ""
 }
 
-// others checks who is sent to and who is listened to besides the peer.
+// others checks the addresses besides the peer's: destinations (Also) and sources (Accept).
 func (k *check) others(l *Link) {
 	if text := l.Misfit(k.cfg.Sync.Mode); text != "" {
 		k.report(Fatal, text, &l.Also)
@@ -147,7 +147,7 @@ func (k *check) others(l *Link) {
 	}
 }
 
-// relay notes a peer that is this host, where a relay may be.
+// relay notes a peer address that is this host's: a relay may run there.
 func (k *check) relay(l *Link, interfaces []Interface) {
 	own := l.Destination.IsLoopback() || slices.ContainsFunc(interfaces, func(dev Interface) bool {
 		return slices.Contains(dev.Addresses, l.Destination)

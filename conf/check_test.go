@@ -67,7 +67,7 @@ func TestCheck(t *testing.T) {
 	sync := func(links string) string { return unixPath + "Sync { Mode FTFW { }\n" + links + " }" }
 	for _, tt := range []struct {
 		src  string
-		want []string // with a letter for the severity in front
+		want []string // each begins with the letter of the severity
 	}{
 		{sync(link), nil},
 		{sync(group), nil},
@@ -168,7 +168,7 @@ func TestCheck(t *testing.T) {
 		c, _ := mustParse(t, tt.src)
 		found := c.Check(lab())
 		compareFindings(t, tt.src, found, tt.want)
-		// CheckFile finds the same but for what is the host's.
+		// CheckFile finds the same, except what depends on the host.
 		ofFile := slices.DeleteFunc(slices.Clone(found), func(f Finding) bool { return f.Host })
 		if got := c.CheckFile(); !slices.Equal(got, ofFile) {
 			t.Errorf("%s:\n got %q\nwant %q", tt.src, got, ofFile)
@@ -187,7 +187,7 @@ func compareFindings(t *testing.T, src string, found []Finding, want []string) {
 	}
 }
 
-// A host that lacks what the configuration needs.
+// TestCheckKernel checks configurations on a host whose kernel lacks what they need.
 func TestCheckKernel(t *testing.T) {
 	poor := lab()
 	poor.Interfaces = func() ([]Interface, error) { return nil, errors.New("no netlink") }

@@ -45,8 +45,8 @@ type General struct {
 
 	NetlinkBufferSize          uint32        // bytes; 0 leaves the default
 	NetlinkBufferSizeMaxGrowth uint32        // bytes
-	NetlinkBufferSizeFixed     bool          // the two above are all, as in conntrack-tools
-	NetlinkOverrunResync       time.Duration // delay from a further overrun to the resynchronisation; 0 for none
+	NetlinkBufferSizeFixed     bool          // never exceed the two sizes above, as in conntrack-tools
+	NetlinkOverrunResync       time.Duration // delay from a further overrun to the resynchronisation; 0: no resynchronisation
 	NetlinkEventsReliable      bool
 	PollInterval               time.Duration // period of polling; 0 for events
 	EventIterationLimit        uint32        // events handled in a row
@@ -56,8 +56,8 @@ type General struct {
 	Filter    Filter
 }
 
-// EventBuffer returns the size of the event socket's buffer to begin with that the
-// file asks for, 0 for the default; unused says that it gives one that is not used.
+// EventBuffer returns the initial size of the event socket's buffer that the file asks for,
+// 0 for the default; unused reports that the file gives a size that is not used.
 func (g *General) EventBuffer() (size int, unused bool) {
 	bounded := g.NetlinkBufferSizeMaxGrowth != 0 || g.NetlinkBufferSizeFixed
 	if bounded && g.NetlinkBufferSize > g.NetlinkBufferSizeMaxGrowth {
@@ -66,20 +66,20 @@ func (g *General) EventBuffer() (size int, unused bool) {
 	return int(g.NetlinkBufferSize), false
 }
 
-// LogFormat is the form of the daemon's log.
+// LogFormat is the format of the daemon's log.
 type LogFormat uint8
 
-// The forms: lines as conntrack-tools writes them, or a JSON object in each line.
+// The formats: lines as in conntrack-tools, or a JSON object per line.
 const (
 	LogText LogFormat = iota
 	LogJSON
 )
 
-// Facility is a syslog facility with the number of syslog(3) (LOG_DAEMON is
-// 3<<3), or FacilityOff.
+// Facility is the number of a syslog facility in syslog(3) (LOG_DAEMON is 3<<3), or
+// FacilityOff.
 type Facility uint8
 
-// The facilities that conntrackd.conf knows; there are eight local ones.
+// The facilities of conntrackd.conf; the local ones are FacilityLocal0 to FacilityLocal7, 8 apart.
 const (
 	FacilityOff    Facility = 0
 	FacilityDaemon Facility = 3 << 3
@@ -90,10 +90,10 @@ const (
 // Scheduler is the Scheduler clause: a real-time policy of sched(7).
 type Scheduler struct {
 	Type     SchedulerType
-	Priority uint32 // 0 to 99; sched(7) wants 1 at least
+	Priority uint32 // 0 to 99; sched(7) needs at least 1
 }
 
-// SchedulerType is a policy with the number of sched_setscheduler(2).
+// SchedulerType is the number of a policy in sched_setscheduler(2).
 type SchedulerType uint8
 
 // The two policies.
@@ -128,7 +128,7 @@ func (f *Filter) Active() bool {
 	return f.Protocol.Action != NoAction || f.Address.Action != NoAction || f.State.Action != NoAction
 }
 
-// Equal reports whether the two filter alike, and in the same place.
+// Equal reports whether both filters let the same flows pass, in the same place.
 func (f *Filter) Equal(g *Filter) bool {
 	return f.Kernelspace == g.Kernelspace && f.Protocol == g.Protocol && f.State == g.State &&
 		f.Address.Action == g.Address.Action && slices.Equal(f.Address.Prefixes, g.Address.Prefixes)
@@ -171,7 +171,7 @@ type Sync struct {
 	RefreshTime  time.Duration // ModeALARM: base of the period in which a state is sent again
 	CacheTimeout time.Duration // ModeALARM: life of an external entry that is not refreshed
 
-	CommitTimeout time.Duration // timeout of committed flows; 0: what is left of their own
+	CommitTimeout time.Duration // timeout of committed flows; 0: the rest of their own
 	PurgeTimeout  time.Duration // from conntrackd -t to the flush of the kernel's table
 
 	DisableInternalCache bool // ModeNOTRACK
@@ -182,27 +182,27 @@ type Sync struct {
 
 	TCPWindowTracking bool
 	ExpectationSync   bool
-	// ExpectationHelpers limits ExpectationSync to these helpers; none means
-	// all. A name is compared without regard to case and matches every helper
-	// whose name starts with it: sip matches sip-5060.
+	// ExpectationHelpers limits ExpectationSync to these helpers; empty for all helpers.
+	// A name is compared without regard to case and matches every helper whose name
+	// starts with it: sip matches sip-5060.
 	ExpectationHelpers []string
 }
 
 // Mode is a replication protocol.
 type Mode uint8
 
-// FTFW is what a Sync clause without a Mode gets.
+// ModeFTFW is the mode of a Sync clause without a Mode.
 const (
 	ModeFTFW Mode = iota
 	ModeALARM
 	ModeNOTRACK
 )
 
-// MaxLinks is how many dedicated links a file can have.
+// MaxLinks is the largest number of dedicated links in a file.
 const MaxLinks = 4
 
-// Link is a dedicated link: a Multicast, UDP or TCP clause. The addresses are
-// the zero Addr where the file gives none or none that is valid.
+// Link is a dedicated link: a Multicast, UDP or TCP clause. An address that the file does
+// not give, or gives wrongly, is the zero Addr.
 type Link struct {
 	Transport Transport
 	Default   bool // the link to start with
@@ -222,8 +222,8 @@ type Link struct {
 	ErrorQueueLength uint32 // TCP: buffers kept while the peer is away
 }
 
-// Is6 reports whether the link runs over IPv6. The family is the peer's or the
-// group's, and that of Address if there is no Destination.
+// Is6 reports whether the link runs over IPv6. The family is that of Destination if the
+// link has one, otherwise that of Address.
 func (l *Link) Is6() bool {
 	if l.Destination.IsValid() {
 		return l.Destination.Is6()
@@ -252,7 +252,7 @@ type Stats struct {
 
 // Helper is the Helper clause.
 type Helper struct {
-	Setup bool          // create the kernel's helper objects, rather than expect them there
+	Setup bool          // create the kernel's helper objects; otherwise they must exist
 	Types []*HelperType // in the file's order; conntrack-tools sets them up from the last to the first
 }
 
@@ -265,14 +265,14 @@ type HelperType struct {
 	QueueNum uint16 // NFQUEUE number
 	QueueLen uint32 // packets that may wait; 0 leaves the kernel's default of 1024
 
-	// Policies are all of the helper's, with its defaults where the file says
-	// nothing. A Policy clause counts for every Type of that name and protocol.
+	// Policies are all policies of the helper, with its defaults where the file has no
+	// Policy clause. A Policy clause applies to every Type of that name and protocol.
 	Policies []HelperPolicy
 }
 
 // HelperPolicy limits the expectations of a helper.
 type HelperPolicy struct {
 	Name          string        // the kernel's name of the class, at most 16 bytes
-	ExpectMax     uint32        // expectations of a flow at one time, 1 to 255
+	ExpectMax     uint32        // simultaneous expectations of a flow, 1 to 255
 	ExpectTimeout time.Duration // life of an expectation, whole seconds
 }

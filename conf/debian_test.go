@@ -21,8 +21,8 @@ import (
 var peerLine = regexp.MustCompile(`(?m)^\[[^]]*\] \(pid=\d+\) \[(\w+)\] (.*)$`)
 
 // TestSameAsDebian runs Debian's conntrackd over the files of the other tests.
-// It must accept what is accepted here and warn of the same; what it refuses
-// must be refused here too. Where that is not so, differences has the reason.
+// Both must accept the same files and give the same warnings, except for the differences
+// listed below.
 func TestSameAsDebian(t *testing.T) {
 	var files []string
 	for _, tt := range clauseTests {
@@ -64,12 +64,12 @@ func TestSameAsDebian(t *testing.T) {
 	}
 }
 
-// TestRandomSameAsDebian does the same with files of random clauses, and with
-// these when a word was taken out, doubled or replaced by another of the file.
+// TestRandomSameAsDebian does the same with files of random clauses, and with copies in
+// which a word was removed, doubled or replaced by another word of the file.
 func TestRandomSameAsDebian(t *testing.T) {
 	d := newDebian(t)
 	refused := 0
-	// What only we accept is not what this is about.
+	// Clauses that only ctbox has are left out.
 	common := strings.NewReplacer("gre 99", "gre", "Interface General", "Interface sync1", "Interface fe0", "Interface sync2")
 	for seed := range uint64(150) {
 		r := rand.New(rand.NewPCG(seed, 1))
@@ -110,9 +110,8 @@ func newDebian(t *testing.T) *debian {
 	return &debian{t, netnstest.New(t, "conf"), filepath.Join(t.TempDir(), "conntrackd.conf")}
 }
 
-// parse has conntrackd read the file as a control command: what it accepts ends
-// with the failure to connect. It returns the last message too, and the
-// warnings.
+// parse has conntrackd read the file for a control command. If it accepts the file, it
+// fails to connect. parse returns the verdict, the last message and the warnings.
 func (d *debian) parse(src string) (accepted bool, verdict string, warnings []string) {
 	d.t.Helper()
 	if err := os.WriteFile(d.file, []byte(src), 0o600); err != nil {
@@ -127,7 +126,7 @@ func (d *debian) parse(src string) (accepted bool, verdict string, warnings []st
 	return strings.HasPrefix(verdict, "can't connect"), verdict, peerTexts(lines)
 }
 
-// texts returns our warnings that every command shows, sorted.
+// texts returns the warnings of ctbox that every command shows, sorted.
 func texts(warnings []Warning) []string {
 	texts := []string{}
 	for _, w := range warnings {
@@ -139,8 +138,8 @@ func texts(warnings []Warning) []string {
 	return texts
 }
 
-// peerTexts returns Debian's warnings, sorted, but for those about the host's
-// interfaces, which Check has here.
+// peerTexts returns Debian's warnings, sorted, without those about the host's interfaces,
+// which are findings of Check in ctbox.
 func peerTexts(lines [][]string) []string {
 	texts := []string{}
 	for _, l := range lines {
@@ -152,8 +151,8 @@ func peerTexts(lines [][]string) []string {
 	return texts
 }
 
-// differences are why the verdicts or the warnings differ, each with a pattern of the
-// files.
+// differences are the reasons why verdicts or warnings differ, each with a pattern of the
+// files that it applies to.
 var differences = []struct{ why, file string }{
 	{"a comment may end the file without a newline", `^# a comment without`},
 	{"a path ends at a tab, and at the braces at its end", `Path /x(}|\t)`},
@@ -170,7 +169,7 @@ var differences = []struct{ why, file string }{
 	{"the IPv6 network ::/0 is no repetition of anything", `::/0`},
 }
 
-// theirs is the grammar without the clauses that conntrack-tools does not have.
+// theirs is the grammar without the clauses that only ctbox has.
 var theirs = withoutOurs(&grammar)
 
 func withoutOurs(b *block) *block {
@@ -189,7 +188,7 @@ func withoutOurs(b *block) *block {
 	return &trimmed
 }
 
-// differs returns why the file is read otherwise by Debian's conntrackd, "" if it is not.
+// differs returns the reason why Debian's conntrackd reads the file differently, or "".
 func differs(src string) string {
 	if _, _, err := Parse("x", []byte(src)); err == nil {
 		if _, _, err := new(Parser).parse(theirs, "x", []byte(src)); err != nil {
@@ -204,7 +203,7 @@ func differs(src string) string {
 	return ""
 }
 
-// TestDebianExamples reads the files that Debian's packages bring.
+// TestDebianExamples reads the example files of Debian's packages.
 func TestDebianExamples(t *testing.T) {
 	const docs = "/usr/share/doc/conntrackd/examples/"
 	sync := func(mode Mode) *Config {

@@ -7,8 +7,8 @@ import (
 	"ctbox/internal/gen"
 )
 
-// The reference, the man page and the list of clauses that conntrack-tools lacks are what
-// the grammar's table gives.
+// TestGeneratedDocs checks that the reference, the man page and the list of clauses that
+// conntrack-tools lacks match the grammar's table.
 func TestGeneratedDocs(t *testing.T) {
 	gen.File(t, "../docs/conntrackd.conf.md", appendReference(nil))
 	gen.File(t, "../docs/man/conntrackd.conf.5", appendManPage(nil))
@@ -58,9 +58,8 @@ func appendReference(dst []byte) []byte {
 	return appendBlock(dst, &grammar, 2, false)
 }
 
-// appendBlock appends the clauses of a block: those with a value in a table,
-// those with a block in a section of their own. whole says that a reload can
-// change all of it.
+// appendBlock appends the clauses of a block: clauses with a value in a table, clauses with
+// a block in sections of their own. whole is set if a reload can change all of the block.
 func appendBlock(dst []byte, b *block, level int, whole bool) []byte {
 	table := false
 	for i := range b.clauses {
@@ -118,7 +117,7 @@ func describe(c *clause) string {
 	return text
 }
 
-// cell escapes what ends a cell of a table.
+// cell escapes the character that ends a cell of a table.
 func cell(s string) string { return strings.ReplaceAll(s, "|", `\|`) }
 
 const manHead = `.\" Made from the grammar's table in conf/ by: make generate
@@ -179,7 +178,7 @@ func appendManPage(dst []byte) []byte {
 	return append(dst, manTail...)
 }
 
-// appendManNested appends a clause with a block: what it is, then its clauses.
+// appendManNested appends a clause with a block: its description, then its clauses.
 func appendManNested(dst []byte, c *clause, whole bool) []byte {
 	dst = append(dst, ".B "+roff(c.name+" "+c.value.syntax())+"\n.PP\n"...)
 	dst = append(dst, sentences(describe(c))...)
@@ -200,9 +199,8 @@ func appendManNested(dst []byte, c *clause, whole bool) []byte {
 	return dst
 }
 
-// appendManBlock appends the clauses of a block: first those with a value, then
-// those with a block of their own, indented. whole says that a reload can change
-// all of it.
+// appendManBlock appends the clauses of a block: first clauses with a value, then clauses
+// with a block, indented. whole is set if a reload can change all of the block.
 func appendManBlock(dst []byte, b *block, whole bool) []byte {
 	for i := range b.clauses {
 		c := &b.clauses[i]
@@ -232,13 +230,13 @@ func appendManBlock(dst []byte, b *block, whole bool) []byte {
 	return dst
 }
 
-// sentences puts each sentence on a line of its own, as roff wants them.
+// sentences puts each sentence on a line of its own, as usual in roff.
 func sentences(text string) string {
 	text = roff(strings.ReplaceAll(text, "`", ""))
 	return strings.ReplaceAll(text, ". ", ".\n") + "\n"
 }
 
-// roff escapes what means something else to roff.
+// roff escapes characters that are special in roff.
 func roff(s string) string {
 	s = strings.NewReplacer(`\`, `\e`, "-", `\-`).Replace(s)
 	if strings.HasPrefix(s, ".") || strings.HasPrefix(s, "'") {

@@ -180,7 +180,7 @@ func (v address) read(p *parser, c *clause, s scope, at Pos) *Error {
 	return nil
 }
 
-// clash warns of a multicast link that mixes the families.
+// clash warns of a multicast link that mixes address families.
 func (v address) clash(p *parser, c *clause, s scope, at Pos) {
 	l := s.link
 	switch {

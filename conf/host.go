@@ -108,7 +108,7 @@ var probes = map[Feature]struct {
 	msg    uint16 // of a dump: subsystem<<8 | type, as in linux/netfilter/nfnetlink.h
 	module string
 }{
-	// IPCTNL_MSG_CT_GET_STATS_CPU: the answer is short whatever is tracked.
+	// IPCTNL_MSG_CT_GET_STATS_CPU: the size of its answer does not depend on the table.
 	FeatureConntrack: {unix.NFNL_SUBSYS_CTNETLINK<<8 | 4, "nf_conntrack_netlink"},
 	// NFNL_MSG_CTHELPER_GET
 	FeatureHelper: {unix.NFNL_SUBSYS_CTHELPER<<8 | 1, "nfnetlink_cthelper"},
@@ -116,7 +116,7 @@ var probes = map[Feature]struct {
 
 func kernel(f Feature) error {
 	if f == FeatureQueue {
-		// The subsystem has no request without effect, but a file.
+		// Every request of this subsystem changes something, but it has a file in /proc.
 		if _, err := os.Stat("/proc/thread-self/net/netfilter/nfnetlink_queue"); err != nil {
 			return errors.New("no module nfnetlink_queue")
 		}
@@ -150,7 +150,7 @@ func kernel(f Feature) error {
 func exposed(file *os.File) string {
 	info, err := file.Stat()
 	if err != nil || !info.Mode().IsRegular() {
-		return "" // a pipe, say
+		return "" // for example a pipe
 	}
 	if info.Mode()&0o002 != 0 {
 		return "can be written by every user"

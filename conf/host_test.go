@@ -66,7 +66,7 @@ func TestHostFeatures(t *testing.T) {
 				t.Errorf("%s: %v", f, err)
 			}
 		}
-		// Not every kernel has this one; the answer has to be that of Debian's nfct.
+		// Not every kernel has this feature; Debian's nfct must give the same answer.
 		if err := env.Kernel(FeatureHelper); (err == nil) != (peer.Code == 0) {
 			t.Errorf("%s: %v, but nfct says: %+v", FeatureHelper, err, peer)
 		}

@@ -32,12 +32,11 @@ func (t token) String() string {
 	return strconv.Quote(text)
 }
 
-// lexer cuts the file into tokens. Words are separated by blanks; braces, a
-// number sign and a double quote also end a word, save that a path (a word that
-// starts with a slash) may hold number signs and braces: of those, only the
-// closing braces at its very end are not its own.
+// lexer cuts the file into tokens. Words are separated by blanks; braces, a number sign and
+// a double quote also end a word. A path (a word that starts with a slash) can contain
+// number signs and braces, except for closing braces at its end.
 type lexer struct {
-	src       []byte // what is left
+	src       []byte // the rest of the file
 	line, col int    // of src[0]
 }
 
@@ -47,7 +46,7 @@ func (l *lexer) advance(n int) {
 	l.col += n
 }
 
-// next returns the next token; at the end of the file always tokenEOF.
+// next returns the next token, at the end of the file always tokenEOF.
 func (l *lexer) next() token {
 	l.skip()
 	t := token{kind: tokenWord, pos: Pos{l.line, l.col}}

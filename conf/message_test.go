@@ -173,7 +173,7 @@ func TestErrors(t *testing.T) {
 
 var warningTests = []struct {
 	src  string
-	want []string // with a letter for When in front
+	want []string // each begins with the letter of When
 }{
 	{"General { Nice -1 }", []string{"A 1:11: deprecated nice configuration, ignoring. The nice value can be set externally with nice(1) and renice(1)."}},
 	{"General { UNIX { Backlog 5 } }", []string{"A 1:18: deprecated unix backlog configuration, ignoring."}},
@@ -264,7 +264,7 @@ func TestWarnings(t *testing.T) {
 	}
 }
 
-// The place of what conntrack-tools does not say is in the log, too.
+// The log has the place of warnings that conntrack-tools does not give.
 func TestWarningInTheLog(t *testing.T) {
 	for src, want := range map[string]string{
 		"Helper { Type dhcpv6 inet udp { } }": "x.conf:1:22: Type dhcpv6 inet udp never expects anything: the helper reads inet6 only",
@@ -277,7 +277,7 @@ func TestWarningInTheLog(t *testing.T) {
 	}
 }
 
-// A log line of the old mode's warning has an empty line behind it.
+// The log line of the old mode's warning is followed by an empty line, as in conntrack-tools.
 func TestWarningKeepsItsNewline(t *testing.T) {
 	_, warnings := mustParse(t, "Sync { Mode NACK { } }")
 	if len(warnings) != 1 || !strings.HasSuffix(warnings[0].Text, ".\n") {
@@ -306,7 +306,7 @@ func TestLoad(t *testing.T) {
 	}
 }
 
-// A name that leads to something without an end is read no further than a file may be.
+// A file without an end, such as a device, is read up to the largest size of a file.
 func TestLoadEndless(t *testing.T) {
 	name := filepath.Join(t.TempDir(), "pipe")
 	if err := unix.Mkfifo(name, 0o600); err != nil {

@@ -6,7 +6,7 @@ import (
 	"strings"
 )
 
-// parser is the state of one Parse. Its methods return nil or an *Error, and leave p.tok at
+// parser is the state of one call of Parse. Its methods return nil or an *Error, and leave p.tok at
 // the first token that they have not consumed.
 type parser struct {
 	top      *block // the grammar
@@ -24,10 +24,10 @@ type parser struct {
 	shared   map[helperObject][]HelperPolicy
 }
 
-// maxSize is the largest file in bytes, beyond any that is written by hand or generated.
+// maxSize is the largest size of a file in bytes, far above that of any real configuration.
 const maxSize = 16 << 20
 
-// file parses the whole file, of so many bytes.
+// file parses the whole file.
 func (p *parser) file(size int) *Error {
 	if size > maxSize {
 		return &Error{Text: "the file is larger than 16 MiB"}
@@ -124,8 +124,7 @@ func (p *parser) oneOf(fold bool, words ...string) (int, *Error) {
 	return 0, p.unexpected(alternatives(words), words...)
 }
 
-// mark remembers where a field was set. If it was set before, those who check
-// the file are told.
+// mark records where a field was set. If it was set before, --check warns.
 func (p *parser) mark(field any, c *clause, at Pos) {
 	if before, twice := p.cfg.pos[field]; twice {
 		p.warn(at, OnCheck, c.name+" is given again and replaces the one in line "+strconv.Itoa(before.Line))
@@ -137,12 +136,12 @@ func (p *parser) warn(at Pos, when When, text string) {
 	p.warnings = append(p.warnings, Warning{Pos: at, When: when, Text: text})
 }
 
-// unexpected is the error that the token at hand is not what is expected.
+// unexpected returns the error for a current token that is not what is expected.
 func (p *parser) unexpected(expected string, candidates ...string) *Error {
 	return p.mismatch(p.tok, expected, candidates...)
 }
 
-// mismatch is the error that t is not what is expected.
+// mismatch returns the error for a token t that is not what is expected.
 func (p *parser) mismatch(t token, expected string, candidates ...string) *Error {
 	err := &Error{Pos: t.pos, Found: t.String(), Expected: expected}
 	if t.kind == tokenWord {
@@ -153,12 +152,12 @@ func (p *parser) mismatch(t token, expected string, candidates ...string) *Error
 	return err
 }
 
-// unclosed is the error that the file ends in a block.
+// unclosed returns the error for a file that ends within a block.
 func (p *parser) unclosed(title string, open token) *Error {
 	return p.unexpected(`"}" for the ` + title + " block that was opened in line " + strconv.Itoa(open.pos.Line))
 }
 
-// unknown is the error that the token at hand starts no clause of the block.
+// unknown returns the error for a current token that is not a clause of the block.
 func (p *parser) unknown(b *block) *Error {
 	keywords := b.keywords()
 	expected := "a clause of " + b.title

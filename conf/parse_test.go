@@ -10,7 +10,7 @@ import (
 	"github.com/google/go-cmp/cmp/cmpopts"
 )
 
-// sameConfig compares what the files say, not where they say it.
+// sameConfig compares two Configs without the places in their files.
 var sameConfig = cmp.Options{
 	cmpopts.IgnoreUnexported(Config{}),
 	cmpopts.IgnoreFields(Config{}, "File"),
@@ -29,8 +29,7 @@ func mustParse(t testing.TB, src string) (*Config, []Warning) {
 	return c, warnings
 }
 
-// want returns the Config of an empty file with the blocks that src opens, to
-// be changed by change.
+// want returns the Config of an empty file after change.
 func want(t *testing.T, change func(c *Config)) *Config {
 	t.Helper()
 	c := Default()
@@ -99,8 +98,8 @@ func TestDefault(t *testing.T) {
 	}
 }
 
-// clauseTests has every clause at least once, with the values and the forms
-// that conntrack-tools 1.4.9 gives a meaning.
+// clauseTests has every clause at least once, with all values and forms that
+// conntrack-tools 1.4.9 understands.
 var clauseTests = []struct {
 	src  string
 	want func(*Config)
@@ -325,7 +324,7 @@ func TestClauses(t *testing.T) {
 	}
 }
 
-// TestEveryClauseIsTested holds clauseTests to the table.
+// TestEveryClauseIsTested checks that clauseTests has every clause of the table.
 func TestEveryClauseIsTested(t *testing.T) {
 	var all strings.Builder
 	for _, tt := range clauseTests {

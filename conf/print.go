@@ -1,8 +1,8 @@
 package conf
 
 // AppendConfig appends a file that Parse reads as the same Config: a clause per line, in a
-// fixed order, with current keywords, without defaults. A Config that Parse has not made
-// must satisfy the comments of its fields.
+// fixed order, with current keywords, without defaults. A Config that does not come from
+// Parse must satisfy the comments of its fields.
 func AppendConfig(dst []byte, c *Config) []byte { return appendFile(dst, c, false) }
 
 // AppendEffective is AppendConfig with defaults, which shows the settings in force.

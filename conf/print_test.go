@@ -17,8 +17,8 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-// roundTrip checks that both printed forms of a Config mean the Config, and
-// that the shorter one, printed again, is the same file without a warning.
+// roundTrip checks that both printed forms parse as the same Config, and that the shorter
+// form is printed again unchanged and parses without a warning.
 func roundTrip(t testing.TB, c *Config) {
 	t.Helper()
 	file := AppendConfig(nil, c)
@@ -28,7 +28,7 @@ func roundTrip(t testing.TB, c *Config) {
 			t.Fatalf("%v\n%s", err, printed)
 		}
 		for _, w := range warnings {
-			// A link can mix the families; all else was settled by the first parse.
+			// A link can mix address families; the first parse settled everything else.
 			if !strings.HasPrefix(w.Text, "your multicast interface is IPv4") {
 				t.Errorf("the printed file has a warning: %s\n%s", w, printed)
 			}
@@ -49,8 +49,8 @@ func TestPrintedClauses(t *testing.T) {
 	}
 }
 
-// TestExamples reads the files in testdata and compares them with the canonical
-// ones beside them; -update writes these anew.
+// TestExamples reads the files in testdata and compares them with the canonical files next
+// to them; -update rewrites the canonical files.
 func TestExamples(t *testing.T) {
 	files, err := filepath.Glob("testdata/*.conf")
 	if err != nil || len(files) == 0 {
@@ -87,7 +87,7 @@ func TestRandomConfigs(t *testing.T) {
 }
 
 // randomFile returns a file that is accepted: each clause has operands for its keyword.
-// Clauses and helpers that conntrack-tools does not have are in it if ours is set.
+// With ours set it has clauses and helpers that conntrack-tools lacks, too.
 func randomFile(r *rand.Rand, ours bool) string {
 	helpers := builtin.All()
 	if !ours {
@@ -111,7 +111,7 @@ func randomFile(r *rand.Rand, ours bool) string {
 			}
 			words := append([]string{c.name}, c.aliases...)
 			file.WriteString(words[r.IntN(len(words))] + " ")
-			if c.name == "Policy" { // for the one Type whose name it has
+			if c.name == "Policy" { // applies to the Type of that name
 				file.WriteString("ftp { ExpectMax 1 } Type ftp inet tcp { }\n")
 				continue
 			}
@@ -225,8 +225,7 @@ func FuzzParse(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, src []byte) {
 		c, warnings, err := Parse("fuzz", src)
-		// Each warning needs a clause, so a file cannot make more of them than it
-		// has bytes for.
+		// Each warning needs a clause, so the size of the file limits the number of warnings.
 		if len(warnings) > len(src)+1 {
 			t.Errorf("%d warnings for %d bytes", len(warnings), len(src))
 		}

@@ -6,19 +6,19 @@ import (
 	"time"
 )
 
-// number is an unsigned integer. Unless keepZero is set a 0 in the file stands
-// for the default, which is what conntrack-tools makes of it, or for zero.
+// number is an unsigned integer. Unless keepZero is set, a 0 in the file means the
+// default, as in conntrack-tools.
 type number[T uint16 | uint32] struct {
 	at       func(scope) *T
 	min, max uint64
 	def      T
 	zero     T
 	keepZero bool
-	tooFar   string // text of a number out of range, if it has one of its own
+	tooFar   string // message for a number out of range; "" for the usual one
 }
 
-// maxInt is the largest number of the clauses that set no limit of their own:
-// that of a C int, which conntrack-tools keeps them in.
+// maxInt is the largest number of clauses without a limit of their own: the largest C int,
+// the type that conntrack-tools stores them in.
 const maxInt = 1<<31 - 1
 
 func (v number[T]) read(p *parser, c *clause, s scope, at Pos) *Error {
@@ -78,7 +78,7 @@ func (p *parser) number(least, most uint64, tooFar string) (uint64, *Error) {
 	return n, nil
 }
 
-// seconds is a number of seconds. Zero stands for the default.
+// seconds is a number of seconds. Zero means the default.
 type seconds struct {
 	at     func(scope) *time.Duration
 	min    uint64
@@ -146,7 +146,7 @@ type boolean struct {
 	def bool
 }
 
-// switches are the booleans, whose letter case does not matter.
+// switches are the words of a boolean, in any letter case.
 var switches = map[string]bool{"on": true, "yes": true, "off": false, "no": false}
 
 func (p *parser) flag() (bool, *Error) {
@@ -189,7 +189,7 @@ func onOff(on bool) string {
 	return "off"
 }
 
-// ignored is a value that is read and forgotten.
+// ignored is a value that is parsed and not stored.
 type ignored struct {
 	skip func(p *parser) *Error
 	form string

@@ -21,7 +21,7 @@ func (v path) read(p *parser, c *clause, s scope, at Pos) *Error {
 	return nil
 }
 
-// path parses an absolute path of at most so many bytes.
+// path parses an absolute path of at most most bytes.
 func (p *parser) path(most int, tooLong string) (string, *Error) {
 	const expected = "an absolute path"
 	t, err := p.word(expected)
@@ -48,8 +48,8 @@ func (v path) print(w *printer, c *clause, s scope) {
 func (v path) syntax() string   { return "/PATH" }
 func (v path) standard() string { return v.def }
 
-// logFile is a log file: on for the usual one, off or a path. An off does not
-// undo what stands before it.
+// logFile is a log file: on for the default path, off, or a path. As in conntrack-tools, off
+// does not undo an earlier clause.
 type logFile struct {
 	at      func(scope) *string
 	usual   string
@@ -101,7 +101,7 @@ func (v logFile) print(w *printer, c *clause, s scope) {
 func (v logFile) syntax() string   { return "on | off | /PATH" }
 func (v logFile) standard() string { return "off" }
 
-// facility is a syslog facility: on, for the usual one, off or a name.
+// facility is a syslog facility: on for the default one, off, or a name.
 type facility struct {
 	at      func(scope) *Facility
 	usual   func(scope) Facility
@@ -163,14 +163,14 @@ func (v facility) print(w *printer, c *clause, s scope) {
 func (v facility) syntax() string   { return "on | off | daemon | local0 ... local7" }
 func (v facility) standard() string { return "off" }
 
-// logFormat is the form of a log, in any letter case.
+// logFormat is the format of a log, in any letter case.
 type logFormat struct {
 	at func(scope) *LogFormat
 }
 
 var logFormatNames = [...]string{LogText: "text", LogJSON: "json"}
 
-// String returns the form's name.
+// String returns the format's name.
 func (f LogFormat) String() string { return logFormatNames[f] }
 
 func (v logFormat) read(p *parser, c *clause, s scope, at Pos) *Error {
@@ -241,9 +241,9 @@ func (v scheduler) print(w *printer, c *clause, s scope) {
 func (v scheduler) syntax() string   { return "RR | FIFO" }
 func (v scheduler) standard() string { return "RR" }
 
-// isName reports whether s is a word as protocols, helpers and facilities are
-// named: letters, digits, dots, dashes and underscores, at least one letter, and
-// neither a dot nor a dash in front. A keyword is none: the name was forgotten.
+// isName reports whether s can be the name of a protocol, helper or facility: letters,
+// digits, dots, dashes and underscores, at least one letter, and neither a dot nor a dash in
+// front. A keyword is not accepted: it means that the name is missing.
 func (p *parser) isName(s string) bool {
 	letter := false
 	for i := range len(s) {
