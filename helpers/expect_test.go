@@ -16,8 +16,8 @@ import (
 	"ctbox/nl/nfqueue"
 )
 
-// table is a namespace's table with flows that have the kernel's ftp helper: what
-// the kernel does with expectations is the same for every helper.
+// table is the flow table of a namespace. Its flows have the kernel's ftp helper: the kernel
+// treats the expectations of all helpers alike.
 type table struct {
 	e *expecter
 	c *nl.Conn
@@ -38,7 +38,7 @@ func newTable(t testing.TB) *table {
 	return &table{&expecter{conn: c}, c, t}
 }
 
-// master makes a flow with a helper and an SNAT, and returns a packet of it.
+// master creates a flow with a helper and SNAT, and returns a packet of the flow.
 func (tb *table) master(port uint16) *helper.Packet {
 	tb.t.Helper()
 	f := udpFlow()
@@ -55,7 +55,7 @@ func (tb *table) master(port uint16) *helper.Packet {
 	return &helper.Packet{Flow: &f, Info: helper.Established}
 }
 
-// announce is what a PORT command asks for: the server's connection to a port.
+// announce returns the expectation of a PORT command: the server connects to a port.
 func announce(p *helper.Packet, port uint16) *helper.Expectation {
 	return &helper.Expectation{
 		Protocol: ctnetlink.ProtoTCP, Src: netip.AddrPortFrom(p.Src(helper.Reply).Addr(), 0),
@@ -64,7 +64,7 @@ func announce(p *helper.Packet, port uint16) *helper.Expectation {
 	}
 }
 
-// expect makes the expectation and returns the port that it got.
+// expect creates the expectation and returns its port.
 func (tb *table) expect(p *helper.Packet, port uint16, free bool) (uint16, error) {
 	tb.e.build(p, announce(p, port))
 	err := tb.e.create(context.Background(), free)
@@ -78,7 +78,7 @@ func (tb *table) must(p *helper.Packet, port uint16, free bool, want uint16) {
 	}
 }
 
-// all is the kernel's table of expectations by port.
+// all returns the kernel's expectations by port.
 func (tb *table) all() map[uint16]ctnetlink.Expect {
 	tb.t.Helper()
 	all := make(map[uint16]ctnetlink.Expect)
@@ -94,9 +94,9 @@ func (tb *table) all() map[uint16]ctnetlink.Expect {
 	return all
 }
 
-// TestExpectationIsWhatWasAnnounced looks at what the kernel is asked for, with each
-// thing that few helpers announce.
-func TestExpectationIsWhatWasAnnounced(t *testing.T) {
+// TestExpectationHasWhatWasAnnounced checks the requests to the kernel for everything that a
+// helper can announce.
+func TestExpectationHasWhatWasAnnounced(t *testing.T) {
 	var e expecter
 	build := func(change func(f *ctnetlink.Flow, w *helper.Expectation)) ctnetlink.Expect {
 		f := udpFlow()
@@ -154,9 +154,9 @@ func TestExpectation(t *testing.T) {
 	}
 }
 
-// A port that another flow has announced is taken: the next is announced instead.
-// The same flow gets its own again, when a packet was sent twice.
-func TestExpectationsPort(t *testing.T) {
+// If another flow has announced the port, the next port is used. A retransmitted packet
+// gets the same port again.
+func TestPortOfAnotherFlowIsNotUsed(t *testing.T) {
 	tb := newTable(t)
 	first, second, third := tb.master(1000), tb.master(1001), tb.master(1002)
 	tb.must(first, 2000, true, 2000)
@@ -165,14 +165,15 @@ func TestExpectationsPort(t *testing.T) {
 	tb.must(second, 2000, true, 2001)
 	tb.must(third, 2000, true, 2002)
 	tb.must(third, 65535, true, 65535)
-	if all := tb.all(); len(all) != 3 { // one of each: the helper's policy lets the oldest go
+	if all := tb.all(); len(all) != 3 { // one per flow: by the helper's policy a new one replaces the oldest
 		t.Errorf("%d expectations", len(all))
 	}
 	tb.must(second, 65535, true, 1024)
 }
 
-// Where the port can't be another one, it is expected for both.
-func TestExpectationOfAnother(t *testing.T) {
+// Without translation the port cannot change, so the new expectation replaces the other
+// flow's.
+func TestFixedPortIsTakenOver(t *testing.T) {
 	tb := newTable(t)
 	first, second := tb.master(1000), tb.master(1001)
 	for _, p := range []*helper.Packet{first, second} {
@@ -184,8 +185,8 @@ func TestExpectationOfAnother(t *testing.T) {
 	}
 }
 
-// The search ends: somebody may have taken them all.
-func TestExpectationsPortsAreTaken(t *testing.T) {
+// The search for a free port gives up after maxPorts.
+func TestSearchForPortEnds(t *testing.T) {
 	tb := newTable(t)
 	for i := range uint16(maxPorts) {
 		tb.must(tb.master(1000+i), 3000+i, true, 3000+i)
@@ -195,8 +196,8 @@ func TestExpectationsPortsAreTaken(t *testing.T) {
 	}
 }
 
-// find does the same for those of which the kernel tells nothing.
-func TestFind(t *testing.T) {
+// find chooses the same ports for expectations that travel with a verdict.
+func TestFindPort(t *testing.T) {
 	tb := newTable(t)
 	first, second := tb.master(1000), tb.master(1001)
 	tb.must(first, 2000, true, 2000)
@@ -220,9 +221,9 @@ func TestExpectationWithoutMaster(t *testing.T) {
 	}
 }
 
-// A packet that is dropped as the kernel refuses what it announces comes again,
-// and is read as it was the first time: nothing is remembered of it.
-func TestRefusedPacketComesAgain(t *testing.T) {
+// A packet that is dropped because the kernel refuses its expectation leaves the private data
+// unchanged, so that its retransmission is read in the same way.
+func TestRetransmissionAfterRefusal(t *testing.T) {
 	tb := newTable(t)
 	h := newTestHost(t)
 	h.expect.conn = tb.c
@@ -249,7 +250,7 @@ func TestRefusedPacketComesAgain(t *testing.T) {
 	}
 }
 
-// What could not be announced is taken back with the packet that announced it.
+// If the rewritten packet is too long, its expectation is removed and the packet dropped.
 func TestRewrittenPacketThatIsTooLong(t *testing.T) {
 	tb := newTable(t)
 	h := newTestHost(t)
@@ -275,7 +276,7 @@ func TestRewrittenPacketThatIsTooLong(t *testing.T) {
 	}
 }
 
-// tcp is a packet of the flow of master(1000).
+// tcp returns a packet of the flow of master(1000).
 func tcp(payload string) []byte {
 	b := udp("")[:20]
 	b[9] = unix.IPPROTO_TCP
@@ -285,8 +286,7 @@ func tcp(payload string) []byte {
 	return b
 }
 
-// A whole answer: the expectation is in the table, and the packet tells the port
-// that it got.
+// The expectation is in the kernel's table, and the rewritten packet announces its port.
 func TestAnnouncedPort(t *testing.T) {
 	tb := newTable(t)
 	h := newTestHost(t)

@@ -24,9 +24,8 @@ import (
 
 func TestMain(m *testing.M) { netnstest.Main(m) }
 
-// fakeQueues stands where only a kernel with nfnetlink_cthelper has the real
-// thing (helpers/vmtest has the tests with that one): packets come from a test,
-// and verdicts go there.
+// fakeQueues takes packets from a test and gives it the verdicts. Real queues with helpers
+// need a kernel with nfnetlink_cthelper: helpers/vmtest tests them.
 type fakeQueues struct {
 	packets  chan []*nfqueue.Packet
 	verdicts []nfqueue.Verdict
@@ -70,7 +69,7 @@ func (f *fakeQueues) Flush() error { return nil }
 func (f *fakeQueues) Stop() error  { f.packets <- nil; return nil }
 func (f *fakeQueues) Close() error { f.closed = true; return nil }
 
-// testHost is a host with one helper, whose Read is the test's, on queue 7.
+// testHost returns a Host with one helper on queue 7, whose Read the test supplies.
 type testHost struct {
 	*Host
 	t      testing.TB
@@ -90,7 +89,7 @@ func newTestHost(t testing.TB) *testHost {
 	return h
 }
 
-// udp is a packet of a UDP flow, from 192.0.2.1:1000 to 198.51.100.2:69.
+// udp returns a packet of a UDP flow from 192.0.2.1:1000 to 198.51.100.2:69.
 func udp(payload string) []byte {
 	b := []byte{0x45, 0, 0, 0, 0, 0, 0x40, 0, 64, 17, 0, 0, 192, 0, 2, 1, 198, 51, 100, 2, 3, 232, 0, 69, 0, 0, 0, 0}
 	b = append(b, payload...)
@@ -98,7 +97,7 @@ func udp(payload string) []byte {
 	return b
 }
 
-// flow is the flow of udp's packets, with an SNAT to 198.51.100.1.
+// flow returns the flow of udp's packets, with SNAT to 198.51.100.1.
 func udpFlow() ctnetlink.Flow {
 	const has = ctnetlink.TupleAddrs | ctnetlink.TupleProto | ctnetlink.TuplePorts
 	f := ctnetlink.Flow{Has: ctnetlink.HasStatus, Status: ctnetlink.StatusConfirmed | ctnetlink.StatusSrcNAT}
@@ -114,7 +113,7 @@ func queued(f ctnetlink.Flow, payload string) *nfqueue.Packet {
 		HasInfo: true, Info: uint32(helper.New)}
 }
 
-// run gives the host the packets, as one batch each, and returns the verdicts.
+// run passes the batches of packets to the Host and returns the verdicts.
 func (h *testHost) run(batches ...[]*nfqueue.Packet) []nfqueue.Verdict {
 	h.t.Helper()
 	h.queues.verdicts = nil
@@ -127,8 +126,8 @@ func (h *testHost) run(batches ...[]*nfqueue.Packet) []nfqueue.Verdict {
 	return h.queues.verdicts
 }
 
-// Whatever is wrong with a packet, it passes, with nothing else in the verdict,
-// and the reason is said.
+// A packet that cannot be read is accepted, with nothing else in the verdict, and the reason
+// is logged.
 func TestUnreadablePacketsPass(t *testing.T) {
 	good := udpFlow()
 	half := udpFlow()
@@ -172,7 +171,7 @@ func TestUnreadablePacketsPass(t *testing.T) {
 	}
 }
 
-// The verdict says what has changed, and nothing else.
+// The verdict contains only what has changed.
 func TestVerdictHasWhatChanged(t *testing.T) {
 	for _, c := range []struct {
 		name string
@@ -208,9 +207,9 @@ func TestVerdictHasWhatChanged(t *testing.T) {
 	}
 }
 
-// The first packet of a flow is in no table yet: its expectation goes with the
-// verdict, and if the address has to be told, in a rewritten packet.
-func TestFirstPacketsExpectation(t *testing.T) {
+// The flow of a first packet is not in the kernel's table yet, so its expectation travels
+// with the verdict, and a translated address in a rewritten packet.
+func TestFirstPacketExpectsByVerdict(t *testing.T) {
 	h := newTestHost(t)
 	h.read = func(p *helper.Packet, a *helper.Answer) {
 		for range 2 {
@@ -237,7 +236,7 @@ func TestFirstPacketsExpectation(t *testing.T) {
 	}
 }
 
-// Who sends packets does not decide how much work the kernel has with each.
+// A packet that announces more than MaxExpect expectations creates none of them.
 func TestTooManyExpectations(t *testing.T) {
 	h := newTestHost(t)
 	h.read = func(p *helper.Packet, a *helper.Answer) {
@@ -256,8 +255,8 @@ func TestTooManyExpectations(t *testing.T) {
 	}
 }
 
-// What a helper remembers of a flow is what it wrote last, also for packets that
-// were queued before: these come with older data.
+// A helper reads the private data that it wrote last, also with packets that were queued
+// before that and carry older data.
 func TestPrivateDataOfABurst(t *testing.T) {
 	h := newTestHost(t)
 	var seen []byte
@@ -272,11 +271,11 @@ func TestPrivateDataOfABurst(t *testing.T) {
 	packet := func(f ctnetlink.Flow) *nfqueue.Packet { return queued(f, "text") }
 	h.run(
 		[]*nfqueue.Packet{packet(f), packet(f), packet(other), packet(f)}, // 5 6 5 7
-		[]*nfqueue.Packet{packet(f), packet(other)},                       // full again: 8 6
-		[]*nfqueue.Packet{packet(f)},                                      // a short one, queued before the last verdicts: 9
-		[]*nfqueue.Packet{packet(f)},                                      // still before the verdict of that one: 10
+		[]*nfqueue.Packet{packet(f), packet(other)},                       // a full batch again: 8 6
+		[]*nfqueue.Packet{packet(f)},                                      // a short batch, queued before the last verdicts: 9
+		[]*nfqueue.Packet{packet(f)},                                      // still queued before the verdict of that packet: 10
 		nil,
-		[]*nfqueue.Packet{packet(f)}, // all verdicts were given when it was queued: the kernel's
+		[]*nfqueue.Packet{packet(f)}, // queued after all verdicts: the kernel's data
 	)
 	if want := []byte{5, 6, 5, 7, 8, 6, 9, 10, 5}; !bytes.Equal(seen, want) {
 		t.Errorf("seen %d, want %d", seen, want)
@@ -286,7 +285,7 @@ func TestPrivateDataOfABurst(t *testing.T) {
 	}
 }
 
-// A new flow begins with nothing, though an ended one had its tuple.
+// A new flow begins without private data, even if an ended flow had the same tuple.
 func TestPrivateDataOfANewFlow(t *testing.T) {
 	h := newTestHost(t)
 	var seen []byte
@@ -304,7 +303,7 @@ func TestPrivateDataOfANewFlow(t *testing.T) {
 	}
 }
 
-// More flows than there is room for are forgotten, not piled up.
+// The number of flows whose private data is kept is limited.
 func TestPrivateDataIsBounded(t *testing.T) {
 	h := newTestHost(t)
 	h.read = func(p *helper.Packet, _ *helper.Answer) { p.Private[0] = 1 }
@@ -322,8 +321,8 @@ func TestPrivateDataIsBounded(t *testing.T) {
 	}
 }
 
-// Another helper's queue does not matter: the flow says whose it is.
-func TestHelperOfTheFlow(t *testing.T) {
+// The flow's helper reads a packet, also if it comes through another helper's queue.
+func TestFlowDecidesTheHelper(t *testing.T) {
 	h := newTestHost(t)
 	h.read = func(*helper.Packet, *helper.Answer) { t.Error("read by the queue's helper") }
 	read := 0
@@ -343,7 +342,7 @@ func TestHelperOfTheFlow(t *testing.T) {
 	}
 }
 
-// Run ends in order: what waits is answered, and everything is closed.
+// At the end of Run the waiting packets are answered and everything is closed.
 func TestRunEnds(t *testing.T) {
 	h := newTestHost(t)
 	h.read = func(*helper.Packet, *helper.Answer) {}
@@ -368,8 +367,7 @@ func TestRunFails(t *testing.T) {
 	}
 }
 
-// What the kernel refuses is worded as strerror(3) does, which is what the manuals
-// say to look for.
+// Errors of the kernel have the texts of strerror(3), which the manuals quote.
 func TestRefusalTexts(t *testing.T) {
 	ftp := &conf.HelperType{Name: "ftp", QueueNum: 7}
 	for _, c := range []struct {
@@ -391,9 +389,9 @@ func TestRefusalTexts(t *testing.T) {
 	}
 }
 
-// A stranger's packets cannot fill the log, and no count is lost when a text does not
-// come again.
-func TestLogIsQuiet(t *testing.T) {
+// Packets from outside cannot fill the log, and suppressed lines are counted even if the text
+// does not come again.
+func TestLogIsLimited(t *testing.T) {
 	h := newTestHost(t)
 	for range 1000 {
 		h.warn("the same")
@@ -406,7 +404,7 @@ func TestLogIsQuiet(t *testing.T) {
 	}
 }
 
-// A packet that needs nothing costs no memory.
+// A packet that announces nothing causes no allocation.
 func TestAnswerAllocations(t *testing.T) {
 	h := newTestHost(t)
 	h.Host.queues = discard{h.queues}

@@ -16,8 +16,8 @@ import (
 const (
 	tape     = "192.0.2.2"
 	client   = "198.51.100.9"
-	firewall = "198.51.100.1" // what the other side sees behind NAT
-	stranger = "203.0.113.7"  // a tape server of a hidden client
+	firewall = "198.51.100.1" // the translated address
+	stranger = "203.0.113.7"  // a tape server outside, of a client behind NAT
 )
 
 var flows = map[string]func(testing.TB) *helpertest.Flow{
@@ -40,7 +40,7 @@ const (
 	exp  = "; tcp 192.0.2.2:* -> 198.51.100.9:%d"
 )
 
-// ports is the answer to a reply that announces them.
+// ports returns the answer to a reply that announces these ports.
 func ports(format string, n ...int) string {
 	var b strings.Builder
 	b.WriteString(none)
@@ -103,7 +103,7 @@ func TestRead(t *testing.T) {
 	}
 }
 
-// The three ports are written where each of them stands, whatever their lengths.
+// Each of the three ports is replaced in its place, also by a longer or shorter number.
 func TestRewrite(t *testing.T) {
 	var a helper.Answer
 	p := flows["snat"](t).Packet(helper.EstablishedReply, "CONNECT DATA 50001 MESG 50002 INDEX 50003\nOPTIONS ;\n")
@@ -118,8 +118,8 @@ func TestRewrite(t *testing.T) {
 	}
 }
 
-// A datagram cut off somewhere announces no port that the whole does not, but
-// for the one that is cut itself.
+// A truncated datagram announces no port that the whole one does not, except for a port
+// whose digits are cut.
 func TestReadCutOff(t *testing.T) {
 	const whole = "Amanda REP\nCONNECT DATA 50001 MESG 50002 INDEX 50003\n"
 	for n := range whole {
@@ -156,8 +156,8 @@ func BenchmarkRead(b *testing.B) {
 	}
 }
 
-// Whatever is expected is a connection to the sender of the packet, and the
-// payload has its port as a number where it says so.
+// Every expected connection leads to the sender of the packet, and the payload has its port
+// at the announced offset.
 func FuzzRead(f *testing.F) {
 	names := []string{"plain", "ipv6", "snat", "dnat"}
 	for _, c := range replies {

@@ -11,8 +11,8 @@ import (
 	"ctbox/nl/ctnetlink"
 )
 
-// The kernel's objects of conntrack-tools' helpers are the same to the number, so that
-// an object which one program made serves the other.
+// Helper objects equal those of conntrack-tools, so that either program can use an object of
+// the other.
 func TestObjectsAreConntrackTools(t *testing.T) {
 	type object struct {
 		name    string
@@ -49,7 +49,7 @@ func TestObjectsAreConntrackTools(t *testing.T) {
 	}
 }
 
-// Each helper in the table is complete, within the kernel's limits, and found.
+// Each helper in the table is complete, within the kernel's limits, and returned by Find.
 func TestTable(t *testing.T) {
 	byName := func(a, b *helper.Helper) int { return strings.Compare(a.Name, b.Name) }
 	if !slices.IsSortedFunc(All(), byName) {

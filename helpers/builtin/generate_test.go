@@ -12,7 +12,7 @@ import (
 	"ctbox/nl/ctnetlink"
 )
 
-// The pages and the man page list the helpers as the table has them.
+// The documents and the man page list the helpers of the table.
 func TestGeneratedDocs(t *testing.T) {
 	gen.Section(t, "../../docs/helpers.md", "helpers", helpersTable())
 	gen.Section(t, "../../docs/helpers.md", "rules", rulesTable())

@@ -76,7 +76,7 @@ func read(p *helper.Packet, a *helper.Answer) {
 	}
 }
 
-// readLine reads the line that stands at offset at of the payload.
+// readLine reads the line at offset at of the payload.
 func readLine(p *helper.Packet, a *helper.Answer, line []byte, at int) {
 	dir := p.Dir()
 	for i := range announcements {

@@ -18,12 +18,12 @@ import (
 const (
 	client   = "192.0.2.2"
 	server   = "198.51.100.9"
-	firewall = "198.51.100.1" // what the other side sees behind NAT
-	stranger = "203.0.113.7"  // a client of a hidden server
+	firewall = "198.51.100.1" // the translated address
+	stranger = "203.0.113.7"  // a client outside, of a server behind NAT
 )
 
-// flows are those that the tests talk through. In "dnat" the server is hidden at
-// the address that elsewhere is the client's.
+// flows are the flows of the tests. In "dnat" the server is behind NAT and has the address
+// that is the client's in the others.
 var flows = map[string]func(testing.TB) *helpertest.Flow{
 	"plain": func(t testing.TB) *helpertest.Flow {
 		return helpertest.New(t, Helper, unix.IPPROTO_TCP, client+":43086", server+":21")
@@ -92,7 +92,7 @@ var segments = []struct {
 	{"plain", helper.Original, "EPRT |1|192.0.2.3|1234|\r\n", none},
 	{"plain", helper.Reply, "227 Entering Passive Mode (198,51,100,8,19,136)\r\n", none},
 
-	// not the command, or the wrong way
+	// not the command, or in the wrong direction
 	{"plain", helper.Original, "XPORT 192,0,2,2,4,210\r\n", none},
 	{"plain", helper.Original, "PORTS 192,0,2,2,4,210\r\n", none},
 	{"plain", helper.Original, "PORT  192,0,2,2,4,210\r\n", none},
@@ -103,7 +103,7 @@ var segments = []struct {
 	{"plain", helper.Reply, "PORT 198,51,100,9,4,210\r\n", none},
 	{"plain", helper.Reply, "227-Entering Passive Mode (198,51,100,9,19,136)\r\n", none},
 
-	// not the grammar
+	// wrong syntax
 	{"plain", helper.Original, "EPRT \x7f1\x7f192.0.2.2\x7f1234\x7f\r\n", none},
 	{"plain", helper.Original, "EPRT |1|192.0.2.2|65536|\r\n", none},
 	{"plain", helper.Reply, "229 (|1|5000|)\r\n", none},
@@ -211,7 +211,7 @@ func TestRead(t *testing.T) {
 	}
 }
 
-// A segment cut off somewhere announces what the whole does, or nothing.
+// A truncated segment announces the same as the whole, or nothing.
 func TestReadCutOff(t *testing.T) {
 	for _, c := range segments {
 		if c.flow != "plain" || c.want != active && c.want != passive {
@@ -225,7 +225,7 @@ func TestReadCutOff(t *testing.T) {
 	}
 }
 
-// Another port than the one wanted can be written.
+// The payload can be rewritten with another port than the announced one.
 func TestAnnouncedPort(t *testing.T) {
 	to := netip.MustParseAddrPort(firewall + ":65535")
 	for i, want := range []string{"198,51,100,1,255,255", "|1|198.51.100.1|65535|", "198,51,100,1,255,255", "|||65535|"} {
@@ -317,7 +317,7 @@ func TestLineStarts(t *testing.T) {
 					}
 				}
 			}
-			// Three lines back is forgotten, and does not push out what is newer.
+			// The third last line is forgotten and does not displace newer ones.
 			next := f.Seq[helper.Original]
 			f.Seq[helper.Original] = first
 			f.Send(helper.Original, "USER a\r\n")
@@ -332,8 +332,8 @@ func TestLineStarts(t *testing.T) {
 	}
 }
 
-// What the kernel keeps is as conntrack-tools would have written it.
-func TestPrivate(t *testing.T) {
+// The private data has the format of conntrack-tools.
+func TestPrivateDataIsConntrackTools(t *testing.T) {
 	f := flows["plain"](t)
 	f.Seq = [2]uint32{0xfffffffe, 5000}
 	for _, c := range []struct {
@@ -352,7 +352,7 @@ func TestPrivate(t *testing.T) {
 			t.Errorf("after %q %s, want %s", c.line, got, want)
 		}
 	}
-	// counts that nobody could have written
+	// invalid counts
 	for i := range f.Private {
 		f.Private[i] = 0xff
 	}
@@ -367,7 +367,7 @@ func info(d helper.Direction) helper.Info {
 	return helper.Established
 }
 
-// Only what announces something allocates, and an address to be parsed.
+// Only announcements, and addresses to parse, cause allocations.
 func TestReadAllocates(t *testing.T) {
 	for _, c := range segments {
 		if c.want != none || strings.HasPrefix(c.segment, "EPRT") {
@@ -390,8 +390,8 @@ func BenchmarkRead(b *testing.B) {
 	}
 }
 
-// Whatever is expected is a connection to the sender of the packet, and writing
-// down what the sender announced announces the same.
+// Every expected connection leads to the sender of the packet, and rewriting the payload with
+// the announced address and port announces the same.
 func FuzzRead(f *testing.F) {
 	names := []string{"plain", "ipv6", "snat", "dnat", "snat6"}
 	for _, c := range segments {

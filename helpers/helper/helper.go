@@ -141,7 +141,7 @@ type Expectation struct {
 	// Permanent keeps the expectation after a match, until it expires
 	// (NF_CT_EXPECT_PERMANENT).
 	Permanent bool
-	// Helper names the helper of the expected flow, "" for none.
+	// Helper names the helper of the expected flow; "" if it has no helper.
 	Helper string
 	// NAT is the translation of the expected flow if the announcing flow is translated; nil
 	// leaves it to the firewall's rules.

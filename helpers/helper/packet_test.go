@@ -171,8 +171,8 @@ func ip6Header(next, header string) string {
 	return strings.Replace(s, " 001b ", fmt.Sprintf(" %04x ", 0x1b-8+size), 1)
 }
 
-// A packet on its way by other stops is read, and is not rewritten: its checksum is for
-// addresses that its IP header does not have.
+// A source-routed packet is read but not rewritten: its checksum covers addresses that its IP
+// header does not contain.
 func TestRewriteRefusesRedirectedPackets(t *testing.T) {
 	const stop = "20010db8000000000000000000000003"
 	for _, c := range []struct {
@@ -210,7 +210,7 @@ func TestRewriteRefusesRedirectedPackets(t *testing.T) {
 			if err != want || string(b[:6]) != "before" || c.refused && len(b) != 6 {
 				t.Errorf("%q, error %v, want %v", b, err, want)
 			}
-			// The next packet in the same place is rewritten.
+			// The next packet in the same buffer is rewritten.
 			if err := p.Parse(unhex(t, udp4), unix.ETH_P_IP); err != nil {
 				t.Fatal(err)
 			}
@@ -221,8 +221,7 @@ func TestRewriteRefusesRedirectedPackets(t *testing.T) {
 	}
 }
 
-// A checksum that comes out as zero is sent as ones over UDP: zero would say that
-// there is none.
+// Over UDP a checksum of zero is sent as all ones, because zero means no checksum.
 func TestRewriteZeroChecksum(t *testing.T) {
 	var p Packet
 	if err := p.Parse(unhex(t, udp4), unix.ETH_P_IP); err != nil {
@@ -232,7 +231,7 @@ func TestRewriteZeroChecksum(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	// what the first word must be for the whole to sum up to ones
+	// the first word that makes the sum all ones
 	word := binary.BigEndian.AppendUint16(nil, binary.BigEndian.Uint16(b[26:]))
 	if b, err = p.Rewrite(nil, []Edit{{0, 2, word, nil}}); err != nil {
 		t.Fatal(err)
@@ -242,7 +241,7 @@ func TestRewriteZeroChecksum(t *testing.T) {
 	}
 }
 
-// checkSums does what a receiver does: it adds up everything, the checksum
+// checkSums verifies the checksums as a receiver does: it sums everything, the checksum
 // included.
 func checkSums(t *testing.T, b []byte, l4 int, proto uint8) {
 	t.Helper()
@@ -306,7 +305,7 @@ func TestEnds(t *testing.T) {
 	}
 }
 
-// Whatever parses can be rewritten, and parses again.
+// Every packet that parses can be rewritten, and the result parses again.
 func FuzzParse(f *testing.F) {
 	for _, text := range []string{udp4, tcp4, udp6, udp4Options, ip6Header("2b", "11020001 00000000"+strings.Repeat("00", 16))} {
 		f.Add(unhex(f, text), text[0] == '6', uint16(1), uint16(1), []byte("text"))

@@ -90,7 +90,7 @@ func (p *Packet) Rewrite(dst []byte, edits []Edit) ([]byte, error) {
 	binary.BigEndian.PutUint16(l4[at:], 0)
 	check := ^fold(sum(uint32(fold(pseudo))+uint32(p.Protocol)+uint32(len(l4)), l4))
 	if check == 0 && p.Protocol == unix.IPPROTO_UDP {
-		check = 0xffff // 0 would say that there is none (RFC 768)
+		check = 0xffff // 0 means no checksum (RFC 768)
 	}
 	binary.BigEndian.PutUint16(l4[at:], check)
 	return dst, nil

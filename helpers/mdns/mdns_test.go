@@ -44,7 +44,7 @@ func TestRead(t *testing.T) {
 	}
 }
 
-// A translated flow is treated as any other.
+// NAT makes no difference.
 func TestNAT(t *testing.T) {
 	f := helpertest.NATed(t, Helper, unix.IPPROTO_UDP, client, group, group, "198.51.100.1:41000")
 	if got := f.Send(helper.Original, query); got != expected {
@@ -52,7 +52,7 @@ func TestNAT(t *testing.T) {
 	}
 }
 
-// The packet's text is of no account, and reading it needs no memory.
+// The payload does not matter, and reading a packet causes no allocation.
 func TestAllocs(t *testing.T) {
 	f := helpertest.New(t, Helper, unix.IPPROTO_UDP, client, group)
 	if n := f.Allocs(helper.New, query); n != 0 {

@@ -32,8 +32,8 @@ var Helper = &helper.Helper{
 	},
 }
 
-// Private data: the pending query, as four little-endian words. Its protocol is 0 if there is
-// none. conntrack-tools' daemon clears only the transaction, and takes 0 as none.
+// Private data: the pending query, as four little-endian words. Its protocol is 0 if no query
+// is pending. conntrack-tools' daemon clears only the transaction, whose 0 means the same.
 const (
 	privateXID      = 0
 	privateProgram  = 4

@@ -20,7 +20,7 @@ const (
 	outside = "198.51.100.1:900"
 )
 
-// A question for NFS, version 3 over UDP, and the answer that it is at port 2049.
+// A query for NFS, version 3 over UDP, and the reply with port 2049.
 const (
 	call     = "12345678 00000000 00000002 000186a0 00000002 00000003 " + noAuth + noAuth + nfs
 	nfs      = "000186a3 00000003 00000011 00000000"
@@ -35,7 +35,7 @@ const (
 	nothing = "00000000000000000000000000000000"
 )
 
-// What stands before them in a stream.
+// The record marks before them in a stream.
 const (
 	callMark  = "80000038 "
 	replyMark = "8000001c "
@@ -57,8 +57,8 @@ func edit(message string, i int, word string) string {
 	return strings.Join(words, " ")
 }
 
-// talk sends packets, ">" of the client and "<" of the server, and returns the
-// last one's answer.
+// talk sends packets, ">" from the client and "<" from the server, and returns the answer to
+// the last one.
 func talk(t *testing.T, f *helpertest.Flow, packets ...string) (got string) {
 	t.Helper()
 	for _, packet := range packets {
@@ -105,7 +105,7 @@ func TestCall(t *testing.T) {
 			if got := hex.EncodeToString(f.Private); got != c.private {
 				t.Errorf("private data %s, want %s", got, c.private)
 			}
-			// what was not accepted cancels a question that was
+			// a refused query cancels an earlier accepted one
 			f = helpertest.New(t, Helper, unix.IPPROTO_UDP, client, server)
 			talk(t, f, "> "+call, "> "+c.call)
 			if got := hex.EncodeToString(f.Private); got != c.private {
@@ -162,8 +162,8 @@ func TestReply(t *testing.T) {
 	}
 }
 
-// A flow that the C daemon has read before goes on.
-func TestStateOfC(t *testing.T) {
+// The private data of conntrack-tools' daemon is understood.
+func TestPrivateDataOfConntrackTools(t *testing.T) {
 	f := helpertest.New(t, Helper, unix.IPPROTO_UDP, client, server)
 	copy(f.Private, unhex(t, asking))
 	if got := talk(t, f, "< "+reply); got != expected {
@@ -228,7 +228,7 @@ func TestFlows(t *testing.T) {
 			}
 			f.Send(helper.Original, question)
 			got := f.Send(helper.Reply, answer)
-			// with every port free the answer stays what it is
+			// with every port free the reply is unchanged
 			if got = strings.Replace(got, strconv.Quote(answer), "the reply", 1); got != c.want {
 				t.Errorf("%s, want %s", got, c.want)
 			}
@@ -236,7 +236,7 @@ func TestFlows(t *testing.T) {
 	}
 }
 
-// Where the port is taken another one is announced: the whole word is replaced.
+// If the port is taken, another one is announced: the whole word is replaced.
 func TestOtherPort(t *testing.T) {
 	for _, c := range []struct {
 		proto       uint8
@@ -286,7 +286,7 @@ func TestPrefixes(t *testing.T) {
 	}
 }
 
-// Every word of both messages, replaced by numbers that invite an overflow.
+// Every word of both messages is replaced by numbers that provoke overflows.
 func TestWords(t *testing.T) {
 	for _, message := range []string{call, reply} {
 		for i := range strings.Fields(message) {
@@ -327,8 +327,8 @@ func FuzzRead(f *testing.F) {
 	helpertest.Fuzz(f, Helper, unhex(f, call), unhex(f, reply), unhex(f, callMark+call), unhex(f, replyMark+reply))
 }
 
-// FuzzConversation is FuzzRead of an answer after a call, which random private
-// data seldom fits.
+// FuzzConversation is FuzzRead for a reply that follows its call, because random private data
+// rarely matches a reply.
 func FuzzConversation(f *testing.F) {
 	question := unhex(f, call)
 	f.Add([]byte(unhex(f, reply)))

@@ -34,7 +34,7 @@ func unhex(t testing.TB, text string) string {
 func TestRead(t *testing.T) {
 	for _, c := range []struct {
 		name    string
-		packets []string // ">" of the client, "<" of the server
+		packets []string // ">" from the client, "<" from the server
 		private string   // after them
 		want    string   // of the last
 	}{
@@ -76,7 +76,7 @@ func TestRead(t *testing.T) {
 	}
 }
 
-// The addresses of the first packet are used, whatever is translated.
+// The addresses of the first packet are used, also with NAT.
 func TestFlows(t *testing.T) {
 	for _, c := range []struct{ name, src, dst, replySrc, replyDst, want string }{
 		{"IPv6", "[2001:db8::2]:40000", "[2001:db8:1::9]:6566", "[2001:db8:1::9]:6566", "[2001:db8::2]:40000",
@@ -94,8 +94,8 @@ func TestFlows(t *testing.T) {
 	}
 }
 
-// Only packets of a connection that stands are read.
-func TestStates(t *testing.T) {
+// Only packets of an established connection are read.
+func TestOnlyEstablishedIsRead(t *testing.T) {
 	for _, info := range []helper.Info{helper.New, helper.Related, helper.RelatedReply} {
 		f := helpertest.New(t, Helper, unix.IPPROTO_TCP, client, server)
 		f.SendAs(info, unhex(t, start))

@@ -257,7 +257,7 @@ func TestNAT(t *testing.T) {
 	}
 }
 
-// Announced messages are complete up to the URL's line, whatever is cut off.
+// A truncated message announces something only if it is complete up to the URL's line.
 func TestPrefixes(t *testing.T) {
 	for _, c := range []struct {
 		proto    uint8
@@ -321,7 +321,7 @@ func BenchmarkRead(b *testing.B) {
 
 func FuzzRead(f *testing.F) { helpertest.Fuzz(f, Helper, question, found, order, event) }
 
-// FuzzURL: what parseURL has read can be written in its place and reads the same.
+// FuzzURL checks that a URL which parseURL accepts can be rewritten in place and reads the same.
 func FuzzURL(f *testing.F) {
 	for _, text := range []string{"198.51.100.9:49152", "198.51.100.9", "[2001:db8::9]:1", "[2001:db8::9]", "[::]:0", "[", "x:1", ":"} {
 		f.Add([]byte(text))
@@ -335,7 +335,7 @@ func FuzzURL(f *testing.F) {
 		if u.port == 0 || u.addr.Zone() != "" {
 			t.Fatalf("%q: %v port %d", url, u.addr, u.port)
 		}
-		// written where the old one was, it reads the same
+		// rewritten in place, it reads the same
 		e := u.announced(0)
 		again := append([]byte(nil), url[:e.At]...)
 		again = e.Append(again, netip.AddrPortFrom(u.addr, u.port))

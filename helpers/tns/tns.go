@@ -6,7 +6,7 @@
 //	(ADDRESS=(PROTOCOL=tcp)(DEV=8)(HOST=192.0.2.1)(PORT=32771))
 //
 // and the client connects there. The text is in the REDIRECT packet or, if that
-// has none, in the DATA packet that follows.
+// packet is empty, in the DATA packet that follows.
 package tns
 
 import (
@@ -40,9 +40,9 @@ var Helper = &helper.Helper{
 }
 
 // A packet has a header of eight bytes: its length, a checksum, type, flags and
-// a checksum of the header, numbers of two bytes in network order. Checksums are
-// commonly 0, which stands for none. In REDIRECT the length of the text follows,
-// in DATA two bytes of flags.
+// a checksum of the header, numbers of two bytes in network order. A checksum of 0,
+// the usual case, means no checksum. In REDIRECT the length of the text follows, in
+// DATA two bytes of flags.
 const (
 	checkAt       = 2
 	typeAt        = 4
@@ -98,8 +98,7 @@ func read(p *helper.Packet, a *helper.Answer) {
 	}
 }
 
-// readText reads where the client is redirected to, in the packet that stands at
-// offset at of the payload.
+// readText reads the destination of a redirect in the packet at offset at of the payload.
 func readText(p *helper.Packet, a *helper.Answer, at int, text []byte, redirect bool) {
 	text, _, _ = bytes.Cut(text, []byte{0}) // the client's connect data may follow
 	host, port, ok := scan(text)

@@ -20,12 +20,12 @@ import (
 const (
 	client   = "192.0.2.2"
 	server   = "198.51.100.9"
-	firewall = "198.51.100.1" // what the other side sees behind NAT
-	stranger = "203.0.113.77" // a client of a hidden server
+	firewall = "198.51.100.1" // the translated address
+	stranger = "203.0.113.77" // a client outside, of a server behind NAT
 )
 
-// flows are those that the tests talk through. In "dnat" the server is hidden at
-// the address that elsewhere is the client's.
+// flows are the flows of the tests. In "dnat" the server is behind NAT and has the address
+// that is the client's in the others.
 var flows = map[string]func(testing.TB) *helpertest.Flow{
 	"plain": func(t testing.TB) *helpertest.Flow {
 		return helpertest.New(t, Helper, unix.IPPROTO_TCP, client+":43086", server+":1521")
@@ -45,7 +45,7 @@ var flows = map[string]func(testing.TB) *helpertest.Flow{
 	},
 }
 
-// tns returns a packet with that type and what follows its header.
+// tns returns a packet with this type and body.
 func tns(kind byte, body string) string {
 	b := binary.BigEndian.AppendUint16(nil, uint16(headerLen+len(body)))
 	return string(append(b, 0, 0, kind, 0, 0, 0)) + body
@@ -63,7 +63,7 @@ const (
 	announces = "accept; tcp 192.0.2.2:* -> 198.51.100.9:32771 or drop"
 )
 
-// texts are those of a REDIRECT, and what is expected of them.
+// texts are texts of a REDIRECT with the expectations that follow from them.
 var texts = []struct{ flow, text, want string }{
 	{"plain", text, announces},
 	{"plain", "(DESCRIPTION=(ADDRESS=(PROTOCOL=tcp)(HOST=203.0.113.8)(PORT=1526)))",
@@ -100,10 +100,10 @@ var texts = []struct{ flow, text, want string }{
 	{"ipv6", "(ADDRESS=(HOST=2001:DB8:9:0::9)(PORT=1526))", "accept; tcp [2001:db8::2]:* -> [2001:db8:9::9]:1526 or drop"},
 	{"ipv6", "(ADDRESS=(HOST=198.51.100.9)(PORT=1526))", none},
 
-	// The client is behind NAT: the text stays, and another host is left to rules.
+	// The client is behind NAT: the text is unchanged, and flows to another host are left to rules.
 	{"snat", text, "accept; tcp 192.0.2.2:* -> 198.51.100.9:32771 nat=original:32771 or drop"},
 	{"snat", "(ADDRESS=(HOST=203.0.113.8)(PORT=1526))", "accept; tcp 192.0.2.2:* -> 203.0.113.8:1526 or drop"},
-	// The server is: the client is told the address that it knows.
+	// The server is behind NAT: the client gets the address that it knows.
 	{"dnat", "(ADDRESS=(HOST=192.0.2.2)(PORT=1526))", "accept; tcp 203.0.113.77:* -> 198.51.100.1:1526 nat=original:1526 or drop"},
 	{"dnat", "(ADDRESS=(HOST= 192.0.2.2 )(DEV=8)(PORT= 1526 ))\x00(A=B)",
 		"accept; tcp 203.0.113.77:* -> 198.51.100.1:1526 nat=original:1526 or drop"},
@@ -113,7 +113,7 @@ var texts = []struct{ flow, text, want string }{
 		"accept; tcp [2001:db8:7::7]:* -> [2001:db8:9::1]:1526 nat=original:1526 or drop"},
 }
 
-// rewritten is what becomes of a text that announces something behind NAT.
+// rewritten replaces the private addresses of a text by the translated ones.
 var rewritten = strings.NewReplacer("192.0.2.2", firewall, "2001:db8::2", "2001:db8:9::1")
 
 func TestRead(t *testing.T) {
@@ -195,8 +195,8 @@ func TestReadPackets(t *testing.T) {
 	}
 }
 
-// Address and port of other lengths change those of the packet, wherever it
-// stands in the segment, and remove checksums that are no longer right.
+// An address and a port of other lengths change the packet's length, anywhere in the segment,
+// and clear the checksums.
 func TestRewrite(t *testing.T) {
 	for _, c := range []struct {
 		name, before, packet, to, want string
@@ -224,7 +224,7 @@ func TestRewrite(t *testing.T) {
 	}
 }
 
-// A segment cut off somewhere announces what the whole does, or nothing.
+// A truncated segment announces the same as the whole, or nothing.
 func TestReadCutOff(t *testing.T) {
 	for _, packet := range []string{redirect(text), redirect("") + data(text)} {
 		for n := range packet {
@@ -238,7 +238,7 @@ func TestReadCutOff(t *testing.T) {
 	}
 }
 
-// Only what announces something allocates, and an address to be parsed.
+// Only announcements, and addresses to parse, cause allocations.
 func TestReadAllocates(t *testing.T) {
 	var packets []string
 	for _, c := range texts {
@@ -265,8 +265,8 @@ func BenchmarkRead(b *testing.B) {
 	}
 }
 
-// Whatever is expected comes from the client, and writing down what the server
-// announced announces the same.
+// Every expected connection comes from the client, and rewriting the payload with the
+// announced address and port announces the same.
 func FuzzRead(f *testing.F) {
 	names := []string{"plain", "ipv6", "snat", "dnat", "dnat6"}
 	for _, c := range texts {

@@ -12,20 +12,20 @@ import (
 	"time"
 )
 
-// burst is how many packets are under way at a time: many enough to be read
-// together, and less than a queue takes.
+// burst is the number of packets in flight: enough to be read in batches, fewer than a queue
+// holds.
 const burst = 64
 
-// BenchmarkQueue measures how many packets pass a helper's queue in a second, and
-// the processor time of the daemon for each, user and system. An emulated machine
-// tells nothing but the ratio of two programs.
+// BenchmarkQueue measures the packets per second through a helper's queue, and the daemon's
+// user and system CPU time per packet. On an emulated machine only the ratio of two programs
+// is meaningful.
 func BenchmarkQueue(b *testing.B) {
 	for _, traffic := range []struct {
 		name string
 		kind kind
 		run  func(b *testing.B, d *daemon)
 	}{
-		// Lines of a control connection, and what TCP says to them.
+		// Lines of a control connection and their acknowledgements.
 		{"ftp", ftp, func(b *testing.B, d *daemon) {
 			s := dial(b, d.fw.client, 41000, addrPort(serverAddr, 21), listen(b, d.fw.server, "", 21))
 			deadline := time.Now().Add(10 * time.Minute)
@@ -49,7 +49,7 @@ func BenchmarkQueue(b *testing.B) {
 		}},
 		// Datagrams of one flow that announce nothing.
 		{"tftp", tftp, func(b *testing.B, d *daemon) { d.datagrams(b, "\x00\x03\x00\x01x") }},
-		// Each of them announces the same.
+		// Each datagram announces the same flow.
 		{"tftp-requests", tftp, func(b *testing.B, d *daemon) { d.datagrams(b, tftpRead) }},
 	} {
 		for _, p := range programs() {
@@ -93,7 +93,7 @@ func (d *daemon) datagrams(b *testing.B, text string) {
 	})
 }
 
-// measure runs f and reports what it took, per packet that was queued meanwhile.
+// measure runs f and reports its cost per queued packet.
 func (d *daemon) measure(b *testing.B, f func()) {
 	packets, used := d.fw.queued(), d.used(b)
 	start := time.Now()
@@ -109,7 +109,7 @@ func (d *daemon) measure(b *testing.B, f func()) {
 	b.ReportMetric(float64(used.Microseconds())/n, "cpu-us/packet")
 }
 
-// used returns the processor time that the daemon has used.
+// used returns the CPU time that the daemon has used.
 func (d *daemon) used(b *testing.B) time.Duration {
 	b.Helper()
 	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", d.Pid()))

@@ -19,10 +19,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// The wall clock is the whole machine's, so daemons can be tested against its steps
-// where the machine is the test's own: here.
+// All programs of a machine share its wall clock, so only tests with a machine of their own
+// can set it.
 
-// stepClock sets the wall clock off by so much, counted from now.
+// stepClock moves the wall clock by d.
 func stepClock(t *testing.T, by time.Duration) {
 	t.Helper()
 	if os.Getenv("CTBOX_VM") == "" {
@@ -48,7 +48,7 @@ type replica struct {
 	daemon *netnstest.Process
 }
 
-// newReplicas returns two nodes, started, with this mode between them.
+// newReplicas returns two running nodes that replicate in this mode.
 func newReplicas(t *testing.T, mode string) (a, b *replica) {
 	t.Helper()
 	pair := [2]*replica{{NS: netnstest.New(t, "a")}, {NS: netnstest.New(t, "b")}}
@@ -71,8 +71,8 @@ func newReplicas(t *testing.T, mode string) (a, b *replica) {
 func (r *replica) start() {
 	r.t.Helper()
 	r.daemon = r.Start(applet("conntrackd"), "-C", r.config)
-	// A flow that begins while the kernel's table is first read may be told twice, once as
-	// found and once as begun: its former life counts as ended then.
+	// A flow that begins during the first reading of the kernel's table can arrive twice, from
+	// the dump and as an event; the cache then counts the first one as destroyed.
 	netnstest.Eventually(r.t, patience, "the daemon has read the kernel's table", func() bool {
 		var status struct{ Tasks []struct{ Type string } }
 		answer := r.Run("", applet("conntrackd"), "-C", r.config, "-s", "--json")
@@ -85,7 +85,7 @@ func (r *replica) client(args ...string) string {
 	return r.Must(applet("conntrackd"), append([]string{"-C", r.config}, args...)...)
 }
 
-// begin makes a flow with an hour to live.
+// begin creates a flow with a timeout of an hour.
 func (r *replica) begin(port int) {
 	r.t.Helper()
 	r.Must(applet("conntrack"), "-I", "-p", "tcp", "-s", "198.51.100.1", "-d", "203.0.113.1",
@@ -112,7 +112,7 @@ func (r *replica) knowsWithin(limit time.Duration, ports ...int) {
 	})
 }
 
-// numbers are those that a step of the clock must not move.
+// numbers returns the counters that a step of the clock must not change.
 type numbers struct {
 	Replication struct {
 		Asked   int `json:"resyncs_asked"`
@@ -137,7 +137,7 @@ func (r *replica) numbers() (n numbers) {
 
 var activeSince = regexp.MustCompile(`\[active since (\d+)s\]`)
 
-// young checks that no entry is said to be older than this test can be.
+// young checks that no entry's reported age exceeds the duration of the test.
 func (r *replica) young(cache string) {
 	r.t.Helper()
 	text := r.client(cache)
@@ -148,13 +148,11 @@ func (r *replica) young(cache string) {
 	}
 }
 
-// cacheTimeout is many times as long as the flows' refreshing takes: the machine may be
-// starved for some of it.
+// cacheTimeout is many times the refresh period, because the machine may be slow at times.
 const cacheTimeout = 30 * time.Second
 
-// A pair goes on as if nothing had happened when the wall clock is set, however far:
-// nothing expires early or late, ages are those that have passed, nobody takes the
-// other for one that has started.
+// A pair is not affected when the wall clock is set, by any amount: nothing expires early or
+// late, ages are right, and no node takes its peer for a restarted one.
 func TestClockSteps(t *testing.T) {
 	began := time.Now()
 	t.Cleanup(func() { setClock(t, began.Add(time.Since(began))) })
@@ -182,7 +180,7 @@ func TestClockSteps(t *testing.T) {
 				t.Errorf("before the steps %+v, after them %+v", before, after)
 			}
 
-			// What is committed has the time left that has not passed.
+			// Committed flows have the rest of their timeout.
 			stepClock(t, 2*time.Hour)
 			b.client("-c")
 			table := b.Must(applet("conntrack"), "-L")
@@ -190,23 +188,23 @@ func TestClockSteps(t *testing.T) {
 				t.Errorf("committed:\n%s", table)
 			}
 
-			// The scheduled purge comes after its 5 seconds, though the clock says
-			// that it is a day early.
+			// The scheduled purge runs after 5 seconds, although the clock was set a day
+			// back.
 			b.client("-t")
 			stepClock(t, -24*time.Hour)
 			netnstest.Eventually(t, patience, "the kernel's table is empty", func() bool {
 				return strings.TrimSpace(b.Must(applet("conntrack"), "-C")) == "0"
 			})
 
-			// A daemon that starts anew counts its messages from the time of day, which
-			// is before that of its former life.
+			// A restarted daemon numbers its messages from the time of day, which is now
+			// before that of its first start.
 			a.daemon.Stop(syscall.SIGKILL)
 			if name == "ALARM" {
-				b.knowsWithin(cacheTimeout + patience) // nobody tells of them any more
+				b.knowsWithin(cacheTimeout + patience) // no node announces them any more
 			}
 			a.start()
 			if name == "NOTRACK" {
-				a.client("-B") // which repeats nothing by itself
+				a.client("-B") // in this mode nothing is repeated without a request
 			}
 			b.knows(ports...)
 			a.begin(2000)

@@ -20,13 +20,12 @@ type program struct{ name, path string }
 
 func (p program) String() string { return p.name }
 
-// debian reports whether it is conntrack-tools' conntrackd, whose known faults the
-// tests ask for: see defect.
+// debian reports whether p is conntrack-tools' conntrackd. The tests expect its known faults:
+// see defect.
 func (p program) debian() bool { return p.name == "debian" }
 
-// defects are the faults of conntrack-tools' conntrackd that the tests meet, by numbers of
-// their own,
-// with the row of docs/differences.md if there is one.
+// defects are the faults of conntrack-tools' conntrackd that the tests meet, with the row of
+// docs/differences.md where it has one.
 var defects = map[int]string{
 	1:   "H1: the translation of an expected flow never reaches the kernel",
 	3:   "H13, ftp: a 229 reply is only understood if client and server have one address",
@@ -51,7 +50,7 @@ var defects = map[int]string{
 	107: "H26, amanda: a reply over IPv6 is not read",
 }
 
-// defect reports whether p has that fault, and says so in the test's log.
+// defect reports whether p has that fault, and logs it if so.
 func defect(t testing.TB, p program, number int) bool {
 	t.Helper()
 	text, ok := defects[number]
@@ -64,7 +63,7 @@ func defect(t testing.TB, p program, number int) bool {
 	return p.debian()
 }
 
-// programs returns Debian's conntrackd and ours.
+// programs returns Debian's conntrackd and ctbox's.
 func programs() []program {
 	return []program{{"debian", "/usr/sbin/conntrackd"}, {"ours", applet("conntrackd")}}
 }
@@ -79,10 +78,10 @@ func each(t *testing.T, test func(t *testing.T, p program)) {
 // kind is a helper for a family and protocol, as a Type of the configuration has it.
 type kind struct {
 	name, family, protocol string
-	port                   int // of the service that it is for
+	port                   int // of the service
 	queue                  int
-	length                 int    // of the queue, 0 for the default
-	policy                 string // what its Policy says, "" for none
+	length                 int    // of the queue; 0 for the default
+	policy                 string // the body of its Policy block; "" for no block
 }
 
 var (
@@ -121,8 +120,8 @@ func (k kind) l3proto() string {
 	return "ip"
 }
 
-// register makes the kernel's helper objects with our nfct, as long as the test
-// runs. The rules that name them have to go first.
+// register creates the kernel's helper objects with ctbox's nfct for the duration of the
+// test. The rules that refer to them must be removed first.
 func (fw *firewall) register(kinds ...kind) {
 	fw.t.Helper()
 	for _, k := range kinds {
@@ -131,7 +130,7 @@ func (fw *firewall) register(kinds ...kind) {
 	fw.unregister()
 }
 
-// unregister has the kernel's helper objects removed at the end of the test.
+// unregister removes the kernel's helper objects at the end of the test.
 func (fw *firewall) unregister() {
 	fw.t.Cleanup(func() {
 		fw.router.NFT("flush ruleset")
@@ -151,8 +150,8 @@ type daemon struct {
 	config string // the name of its file
 }
 
-// launch starts conntrackd with Helper as its only mode. With setup, it makes the
-// helper objects itself.
+// launch starts conntrackd with a Helper clause only. With setup, conntrackd creates the
+// helper objects.
 func (fw *firewall) launch(p program, setup bool, kinds ...kind) *daemon {
 	fw.t.Helper()
 	dir := fw.t.TempDir()
@@ -188,7 +187,7 @@ func (fw *firewall) start(p program, setup bool, kinds ...kind) *daemon {
 	return d
 }
 
-// end stops the daemon, which then has to end well.
+// end stops the daemon and checks its exit status.
 func (d *daemon) end() {
 	d.fw.t.Helper()
 	if r := d.Stop(syscall.SIGTERM); r.Code != 0 {
@@ -196,7 +195,7 @@ func (d *daemon) end() {
 	}
 }
 
-// signal sends a signal that does not end the daemon.
+// signal sends a signal other than one that ends the daemon.
 func (d *daemon) signal(sig syscall.Signal) {
 	d.fw.t.Helper()
 	if err := syscall.Kill(d.Pid(), sig); err != nil {

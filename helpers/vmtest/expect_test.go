@@ -11,8 +11,8 @@ import (
 	"testing"
 )
 
-// expected is an expectation as the kernel has it: `conntrack -L expect` without
-// the seconds that are left.
+// expected is an expectation in the kernel: a line of `conntrack -L expect` without the
+// remaining seconds.
 type expected struct {
 	protocol  string // tcp or udp
 	src, dst  string // ADDRESS:PORT; an empty src is any address and port, port 0 any port
@@ -54,8 +54,8 @@ func (e expected) String() string {
 		maskPort, from.Addr(), to.Addr(), from.Port(), to.Port(), flags, e.helper)
 }
 
-// expectations returns what `conntrack -L expect` prints of a family, sorted, and
-// the seconds that each has left.
+// expectations returns the lines of `conntrack -L expect` for a family, sorted, and the
+// remaining seconds of each.
 func (fw *firewall) expectations(family string) (lines []string, seconds []int) {
 	fw.t.Helper()
 	out := fw.router.Must(applet("conntrack"), "-L", "expect", "-f", family)
@@ -76,8 +76,8 @@ func (fw *firewall) expectations(family string) (lines []string, seconds []int) 
 	return lines, seconds
 }
 
-// expects checks that these, and no others, are the kernel's expectations. They
-// have to be there when the packet that announced them has arrived.
+// expects checks that the kernel has exactly these expectations. They must exist as soon as
+// the packet that announced them arrives.
 func (fw *firewall) expects(t testing.TB, want ...expected) {
 	t.Helper()
 	family := "ipv4"

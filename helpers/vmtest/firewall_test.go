@@ -13,8 +13,8 @@ import (
 	"ctbox/internal/netnstest"
 )
 
-// The addresses. A firewall with SNAT shows the server its own outer address
-// instead of the client's; one with DNAT is what the client takes for the server.
+// The addresses. With SNAT the server sees the firewall's outer address instead of the
+// client's; with DNAT the client connects to the firewall instead of the server.
 const (
 	clientAddr = "192.0.2.2"
 	innerAddr  = "192.0.2.1" // the firewall, towards the client
@@ -26,14 +26,14 @@ const (
 	outerAddr6  = "2001:db8:2::1"
 	serverAddr6 = "2001:db8:2::9"
 
-	// of the link between firewall and server; without duplicate detection, and
-	// the same in every test
+	// link-local addresses between firewall and server, without duplicate address
+	// detection, the same in every test
 	routerLink = "fe80::1"
 	serverLink = "fe80::9"
 )
 
-// addresses are those of a family: of the client, of both sides of the firewall,
-// and of the server.
+// addresses are the addresses of one family: of the client, both sides of the firewall, and
+// the server.
 type addresses struct{ client, inner, outer, server string }
 
 var (
@@ -41,8 +41,8 @@ var (
 	v6 = addresses{clientAddr6, innerAddr6, outerAddr6, serverAddr6}
 )
 
-// firewall is a router between a client and a server. It is a host, too: the
-// helpers for multicast belong to hosts.
+// firewall is a router between a client and a server. It is also a host, for the helpers of
+// multicast protocols.
 type firewall struct {
 	t                      testing.TB
 	client, router, server *netnstest.NS
@@ -64,13 +64,13 @@ func newFirewall(t testing.TB) *firewall {
 		"route add default via "+outerAddr, "route add default via "+outerAddr6)
 	fw.router.Sysctl("net.ipv4.ip_forward", "1")
 	fw.router.Sysctl("net.ipv6.conf.all.forwarding", "1")
-	// What the firewall refuses it says at once, every time.
+	// Without a rate limit every refusal is answered at once.
 	fw.router.Sysctl("net.ipv4.icmp_ratelimit", "0")
 	fw.router.Sysctl("net.ipv6.icmp.ratelimit", "0")
 	return fw
 }
 
-// batch runs ip(8) once for many lines, in the test's own namespace if ns is nil.
+// batch runs ip(8) once with many lines, in the current namespace if ns is nil.
 func batch(t testing.TB, ns *netnstest.NS, lines ...string) {
 	t.Helper()
 	text := strings.Join(lines, "\n") + "\n"
@@ -87,7 +87,7 @@ func batch(t testing.TB, ns *netnstest.NS, lines ...string) {
 	}
 }
 
-// translation is what the firewall does to addresses.
+// translation is the NAT that the firewall does.
 type translation string
 
 const (
@@ -96,10 +96,9 @@ const (
 	dnat   translation = "dnat"
 )
 
-// load makes the firewall one that lets only the helpers' own services through,
-// what belongs to them, and nothing else. It attaches the helpers by nft's ct
-// helper objects unless attach is false. What is not let through is refused with
-// a message of its own, so that a test need not wait to know.
+// load installs rules that accept only the helpers' services and related flows. It attaches
+// the helpers with nft's ct helper objects unless attach is false. Everything else is
+// rejected with an ICMP error, so that a test need not wait for a timeout.
 func (fw *firewall) load(nat translation, attach bool, kinds ...kind) {
 	fw.t.Helper()
 	var objects, set, accept, redirect strings.Builder
@@ -147,7 +146,7 @@ func (fw *firewall) load(nat translation, attach bool, kinds ...kind) {
 	fw.router.NFT(text)
 }
 
-// of returns where the client finds the server, and the server the client.
+// of returns the address at which the client sees the server, and the server the client.
 func (nat translation) of(a addresses) (server, client string) {
 	switch nat {
 	case snat:
@@ -181,7 +180,7 @@ func (fw *firewall) queues() []queue {
 	return all
 }
 
-// bound reports whether whole packets are read from a queue.
+// bound reports whether a program reads whole packets from a queue.
 func (fw *firewall) bound(number int) bool {
 	fw.t.Helper()
 	return slices.ContainsFunc(fw.queues(), func(q queue) bool { return q.number == number && q.mode == 2 })
@@ -198,7 +197,7 @@ func (fw *firewall) waiting(number int) int {
 	return 0
 }
 
-// queued returns how many packets were sent to all queues.
+// queued returns the number of packets that all queues have received.
 func (fw *firewall) queued() (n int) {
 	fw.t.Helper()
 	for _, q := range fw.queues() {

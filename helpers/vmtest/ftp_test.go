@@ -12,8 +12,8 @@ import (
 	"testing"
 )
 
-// ftpMode is a way to announce a data connection: what one end says to the other,
-// and who opens the connection.
+// ftpMode is a way to announce a data connection: the line that one end sends, and which end
+// opens the connection.
 type ftpMode struct {
 	name   string
 	active bool // the server opens it
@@ -34,12 +34,12 @@ var ftpModes = []ftpMode{
 	}},
 }
 
-// commas is an address and port as PORT and the reply to PASV have it (RFC 959).
+// commas returns an address and port in the form of PORT and the reply to PASV (RFC 959).
 func commas(addr string, port int) string {
 	return fmt.Sprintf("%s,%d,%d", strings.ReplaceAll(addr, ".", ","), port>>8, port&0xff)
 }
 
-// login opens a control connection and says what comes before the interesting.
+// login opens a control connection and logs in.
 func (fw *firewall) login(t *testing.T, port int, server, at string) session {
 	t.Helper()
 	l := listen(t, fw.server, at, 21)
@@ -51,9 +51,9 @@ func (fw *firewall) login(t *testing.T, port int, server, at string) session {
 	return s
 }
 
-// In all four modes: what is announced is expected, and translated where the
-// firewall translates; the data connection comes through, and what is beside it
-// does not.
+// In all four modes the announced connection is expected, and its address rewritten where the
+// firewall translates; the data connection passes, and a connection to the next port does
+// not.
 func TestFTP(t *testing.T) {
 	for _, family := range []struct {
 		name  string
@@ -82,7 +82,7 @@ func TestFTP(t *testing.T) {
 
 // announce announces a data connection in a mode, and opens it.
 func (fw *firewall) announce(t *testing.T, p program, nat translation, at addresses, mode ftpMode, port int) {
-	// Where the client finds the server and the other way round.
+	// The addresses at which client and server see each other.
 	server, client := nat.of(at)
 	s := fw.login(t, port-1000, server, at.server)
 	want := expected{protocol: "tcp", master: flow{addrPort(at.client, port-1000), addrPort(server, 21)}, helper: "ftp", lifetime: 300}
@@ -109,7 +109,7 @@ func (fw *firewall) announce(t *testing.T, p program, nat translation, at addres
 	l := listen(t, to, "", port)
 	if nat == snat && mode.active || nat == dnat && !mode.active {
 		if defect(t, p, 1) {
-			// It is expected, but by the firewall itself, where nobody listens.
+			// The expected connection leads to the firewall itself, where no program listens.
 			if _, err := connect(t, from, 0, addrPort(dst, port)); !errors.Is(err, syscall.ECONNREFUSED) {
 				t.Errorf("the data connection did not end at the firewall: %v", err)
 			}
@@ -122,8 +122,8 @@ func (fw *firewall) announce(t *testing.T, p program, nat translation, at addres
 	fw.expectsNone(t)
 }
 
-// Whole files from a real server by a real client. The helper is attached by
-// iptables; conntrackd makes it itself. Where a fault stops the data, TestFTP knows.
+// A real client transfers whole files from a real server. iptables attaches the helper, which
+// conntrackd creates. Faults that stop the data are in TestFTP.
 func TestFTPTransfer(t *testing.T) {
 	dir := t.TempDir()
 	file := strings.Repeat("a line of a file\n", 500)

@@ -4,7 +4,7 @@ package vmtest
 
 import "testing"
 
-// The helpers over IPv6, but for those that have tests of their own.
+// The helpers over IPv6, except for those with tests of their own.
 var (
 	amanda6  = kind{"amanda", "inet6", "udp", 10080, 20, 0, ""}
 	mdns6    = kind{"mdns", "inet6", "udp", 5353, 21, 0, ""}
@@ -19,8 +19,8 @@ var (
 	kinds6 = []kind{amanda6, mdns6, rpcTCP6, rpcUDP6, sane6, slp6, ssdp6, ssdpTCP6, tns6}
 )
 
-// The helpers whose protocols are the same over IPv6 do the same there. FTP, TFTP
-// and DHCPv6 have their own tests.
+// Helpers whose protocols are the same over IPv6 work there too. FTP, TFTP and DHCPv6 have
+// their own tests.
 func TestIPv6(t *testing.T) {
 	each(t, func(t *testing.T, p program) {
 		fw := newFirewall(t)
@@ -68,7 +68,7 @@ func (fw *firewall) amanda6(t *testing.T, p program) {
 func (fw *firewall) mdns6(t *testing.T, _ program) { fw.askGroup6(t, mdns6, "ff02::fb", 30) }
 func (fw *firewall) slp6(t *testing.T, _ program)  { fw.askGroup6(t, slp6, "ff02::116", 16) }
 
-// askGroup6 asks a group of the link and is answered from the service's port.
+// askGroup6 sends a query to a link-local group; the answer comes from the service's port.
 func (fw *firewall) askGroup6(t *testing.T, k kind, group string, lifetime int) {
 	t.Helper()
 	here, there := zone(t, fw.router), zone(t, fw.server)

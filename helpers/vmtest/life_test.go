@@ -29,7 +29,7 @@ func (fw *firewall) objects() map[string]string {
 	return objects
 }
 
-// With Setup, conntrackd makes all helper objects itself, as nfct would.
+// With Setup, conntrackd creates all helper objects itself, like nfct.
 func TestSetup(t *testing.T) {
 	want := make(map[string]string)
 	for _, k := range kinds {
@@ -50,14 +50,14 @@ func TestSetup(t *testing.T) {
 		if got := fw.objects(); !maps.Equal(got, want) {
 			t.Errorf("objects %v\nwant %v", got, want)
 		}
-		// nfct and conntrackd agree about them: both only renew what is there.
+		// nfct and conntrackd accept each other's objects and only update them.
 		for _, k := range kinds {
 			fw.router.Must(applet("nfct"), "helper", "add", k.name, k.family, k.protocol)
 		}
 	})
 }
 
-// Objects that nobody has made are an error without Setup.
+// Without Setup, a missing helper object is an error.
 func TestNoSetup(t *testing.T) {
 	each(t, func(t *testing.T, p program) {
 		fw := newFirewall(t)
@@ -68,8 +68,8 @@ func TestNoSetup(t *testing.T) {
 	})
 }
 
-// A daemon that ends leaves traffic alone: established connections go on, and new
-// ones come about, unwatched. One that starts again goes on where it was.
+// After a daemon has ended, established connections continue and new ones pass without a
+// helper. After a restart the helper continues with the old connections.
 func TestStop(t *testing.T) {
 	each(t, func(t *testing.T, p program) {
 		fw := newFirewall(t)
@@ -102,7 +102,7 @@ func TestStop(t *testing.T) {
 // exchanged, still has a helper that knows them.
 func (fw *firewall) continues(t *testing.T, s session, port int) {
 	t.Helper()
-	// Nothing was read meanwhile, so a line has to pass first.
+	// No line was read meanwhile, so one has to pass first.
 	relay(t, s.client, s.server, "NOOP\r\n")
 	text := ftpModes[0].text(clientAddr, port)
 	relay(t, s.client, s.server, text)
@@ -111,9 +111,9 @@ func (fw *firewall) continues(t *testing.T, s session, port int) {
 	passes(t, fw.server, addrPort(clientAddr, port), listen(t, fw.client, "", port), serverAddr)
 }
 
-// One that is killed cannot say so, but the kernel lets the packets of established
-// connections pass when nobody has their queue. What the daemon knew of them is
-// with the kernel.
+// A killed daemon cannot disable its helpers, but the kernel accepts the packets of
+// established connections when no program has their queue. The helpers' data about them is in
+// the kernel.
 func TestKill(t *testing.T) {
 	each(t, func(t *testing.T, p program) {
 		fw := newFirewall(t)
@@ -126,7 +126,7 @@ func TestKill(t *testing.T) {
 		relay(t, s.server, s.client, "421 bye\r\n")
 
 		defer fw.start(p, false, ftp).end()
-		// The client's next line begins where its last one ended, before the death.
+		// The client's next line begins where its last line before the kill ended.
 		text := ftpModes[0].text(clientAddr, 42000)
 		relay(t, s.client, s.server, text)
 		fw.expects(t, expected{protocol: "tcp", src: addrPort(serverAddr, 0), dst: addrPort(clientAddr, 42000),
@@ -135,8 +135,8 @@ func TestKill(t *testing.T) {
 	})
 }
 
-// Two lines that wait in the queue together: the second is found although the
-// kernel's copy of what is known of the flow was made before the first was read.
+// Two lines wait in the queue together: the second is read correctly although its copy of the
+// private data is older than the first line's verdict.
 func TestBurst(t *testing.T) {
 	each(t, func(t *testing.T, p program) {
 		fw := newFirewall(t)
@@ -165,8 +165,8 @@ func TestBurst(t *testing.T) {
 	})
 }
 
-// A daemon that reads nothing for a while: what does not fit into the queue passes,
-// and so does all later.
+// While a daemon reads nothing, packets that do not fit into the queue pass, and so do all
+// later ones.
 func TestFullQueue(t *testing.T) {
 	const room, sent = 16, 64
 	each(t, func(t *testing.T, p program) {
@@ -209,7 +209,7 @@ func TestFullQueue(t *testing.T) {
 	})
 }
 
-// Whatever is strange about a packet, it passes.
+// Unusual and malformed packets pass.
 func TestStrangePackets(t *testing.T) {
 	each(t, func(t *testing.T, p program) {
 		fw := newFirewall(t)
@@ -230,7 +230,7 @@ func TestStrangePackets(t *testing.T) {
 		same("two bytes", "\x00\x03")
 		fw.expectsNone(t)
 		if !defect(t, p, 18) {
-			// In fragments; the firewall reads it as one.
+			// In fragments, which the firewall reassembles.
 			same("long", "\x00\x03"+strings.Repeat("x", 20000))
 			fw.expectsNone(t)
 		}
@@ -261,8 +261,8 @@ func TestStrangePackets(t *testing.T) {
 	})
 }
 
-// Two clients behind one address announce the same port: the second gets another
-// one, and each gets its own connection.
+// If two clients behind one address announce the same port, the second gets another port, and
+// each gets its own connection.
 func TestSamePortTwice(t *testing.T) {
 	const second = "192.0.2.3"
 	each(t, func(t *testing.T, p program) {

@@ -14,8 +14,8 @@ import (
 	"ctbox/internal/netnstest"
 )
 
-// patience is how long a test waits for what has to come. The machine is
-// emulated, and the one that emulates it may be busy.
+// patience is how long a test waits for a condition. The machine is emulated, and the host
+// may be busy.
 const patience = 20 * time.Second
 
 var bin = flag.String("bin", "bin", "directory of our programs, as make builds them")
@@ -36,11 +36,11 @@ func TestMain(m *testing.M) {
 	os.Exit(status)
 }
 
-// applet returns the path of one of our programs.
+// applet returns the path of one of ctbox's programs.
 func applet(name string) string { return filepath.Join(*bin, name) }
 
-// kernelHelper returns the name of a module, if one is loaded, that does in the
-// kernel what the tests hold conntrackd to: with it they would pass without.
+// kernelHelper returns the name of a loaded kernel module that does the work of a user-space
+// helper, or "". With such a module the tests would pass without conntrackd.
 func kernelHelper() string {
 	modules, err := os.ReadFile("/proc/modules")
 	if err != nil {
@@ -56,8 +56,7 @@ func kernelHelper() string {
 	return ""
 }
 
-// A rule that names a helper which nobody registered is refused, instead of
-// bringing the kernel's own.
+// A rule that names an unregistered helper is refused; it does not load the kernel's helper.
 func TestUnregisteredHelperIsRefused(t *testing.T) {
 	ns := netnstest.New(t, "r")
 	for _, name := range []string{"ftp", "tftp", "sane", "amanda"} {

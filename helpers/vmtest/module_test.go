@@ -15,11 +15,11 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A kernel that shows no flows takes a subscription to their events all the same. The
-// daemon ends and says why, as whoever waits for it has to know.
+// A kernel without nf_conntrack_netlink accepts a subscription to its events all the same. The
+// daemon exits with an error, so that the program that starts it learns of it.
 func TestNoFlowsOverNetlink(t *testing.T) {
 	ns := netnstest.New(t, "r")
-	ns.Must(applet("conntrack"), "-C") // brings nfnetlink, which stays
+	ns.Must(applet("conntrack"), "-C") // loads nfnetlink, which stays loaded
 	unload(t, "nf_conntrack_netlink")
 	each(t, func(t *testing.T, p program) {
 		dir := t.TempDir()
@@ -38,7 +38,7 @@ func TestNoFlowsOverNetlink(t *testing.T) {
 	})
 }
 
-// So does conntrack, whatever it is asked for, and at once.
+// conntrack also fails at once, with every command.
 func TestNoFlowsToShow(t *testing.T) {
 	ns := netnstest.New(t, "r")
 	ns.Must(applet("conntrack"), "-C")
@@ -54,7 +54,7 @@ func TestNoFlowsToShow(t *testing.T) {
 	}
 }
 
-// unload takes a module from the kernel, which loads none until the test has ended.
+// unload removes a module from the kernel and prevents loading it until the test ends.
 func unload(t *testing.T, module string) {
 	t.Helper()
 	const loader = "/proc/sys/kernel/modprobe"

@@ -13,8 +13,8 @@ import (
 	"ctbox/internal/netnstest"
 )
 
-// These helpers are for hosts that ask a group: the firewall itself is the client,
-// and what it lets in is the answer.
+// These helpers are for hosts that query a group: the firewall itself is the client and
+// accepts the answers.
 
 // group opens a socket of a multicast group at the server.
 func (fw *firewall) group(t *testing.T, addr string, port int) *net.UDPConn {
@@ -35,8 +35,7 @@ func (fw *firewall) group(t *testing.T, addr string, port int) *net.UDPConn {
 	return conn
 }
 
-// mDNS (RFC 6762) and SLP (RFC 2608): whoever answers does it from the service's
-// port.
+// mDNS (RFC 6762) and SLP (RFC 2608): any host may answer, from the service's port.
 func TestGroupService(t *testing.T) {
 	for _, test := range []struct {
 		kind     kind
@@ -72,7 +71,7 @@ func TestGroupService(t *testing.T) {
 
 const ssdpSearch = "M-SEARCH * HTTP/1.1\r\nHOST: 239.255.255.250:1900\r\nMAN: \"ssdp:discover\"\r\nMX: 1\r\nST: ssdp:all\r\n\r\n"
 
-// A whole life with a UPnP device: search, answer, subscription, event.
+// A whole session with a UPnP device: search, answer, subscription, event.
 func TestSSDP(t *testing.T) {
 	each(t, func(t *testing.T, p program) {
 		fw := newFirewall(t)
@@ -117,8 +116,7 @@ func subscribe(callback string) string {
 	return "SUBSCRIBE /evt HTTP/1.1\r\nHOST: " + serverAddr + ":49152\r\nCALLBACK: <http://" + callback + "/cb>\r\nNT: upnp:event\r\n\r\n"
 }
 
-// A subscription through a firewall: where it translates the client, the address
-// for the events is translated with it.
+// A subscription through a firewall: with SNAT the address for the events is rewritten too.
 func TestSSDPSubscription(t *testing.T) {
 	each(t, func(t *testing.T, p program) {
 		for _, nat := range []translation{routed, snat} {
@@ -136,7 +134,7 @@ func TestSSDPSubscription(t *testing.T) {
 				if nat == snat && defect(t, p, 1) {
 					return
 				}
-				// The event comes through, and announces the next, which does, too.
+				// The event passes and announces the next one, which passes too.
 				l := listen(t, fw.client, "", 5000)
 				for port := 41020; port < 41022; port++ {
 					s = dial(t, fw.server, port, addrPort(client, 5000), l)
@@ -150,8 +148,8 @@ func TestSSDPSubscription(t *testing.T) {
 	})
 }
 
-// A search from an address that is translated: its answer comes to the translated
-// one, and nothing but the function of nf_nat_sip brings it to the searcher.
+// The answer to a search with SNAT comes to the translated address, and only the NAT function
+// of nf_nat_sip leads it to the client.
 func TestSSDPTranslatedSearch(t *testing.T) {
 	const outside = "198.51.100.2"
 	each(t, func(t *testing.T, p program) {
@@ -186,8 +184,8 @@ func TestSSDPTranslatedSearch(t *testing.T) {
 	})
 }
 
-// zone returns what makes an address one of the link between firewall and server,
-// as a number: package net remembers names across namespaces.
+// zone returns the zone of the link between firewall and server as a number: package net
+// caches names across namespaces.
 func zone(t *testing.T, ns *netnstest.NS) string {
 	t.Helper()
 	var dev *net.Interface
@@ -199,7 +197,7 @@ func zone(t *testing.T, ns *netnstest.NS) string {
 	return fmt.Sprintf("%%%d", dev.Index)
 }
 
-// DHCPv6 (RFC 8415): whoever serves answers from an address of its own.
+// DHCPv6 (RFC 8415): a server answers from its own address.
 func TestDHCPv6(t *testing.T) {
 	each(t, func(t *testing.T, p program) {
 		fw := newFirewall(t)
@@ -228,7 +226,7 @@ func TestDHCPv6(t *testing.T) {
 		at.Close()
 		fw.expects(t, expected{protocol: "udp", src: "[::]:0", dst: addrPort(routerLink, 546), master: master,
 			helper: "dhcpv6", permanent: true, lifetime: 300})
-		// The flow lives as long as a server may take; by default that is 30 seconds.
+		// The flow's timeout is the longest answer time of a server, instead of the default of 30 s.
 		flows := strings.Fields(fw.router.Must(applet("conntrack"), "-L", "-f", "ipv6", "-p", "udp", "--sport", "546"))
 		if len(flows) < 3 {
 			t.Fatal("no flow")

@@ -15,12 +15,12 @@ var (
 	nfctReason  = regexp.MustCompile(`(?m)^(nfct v: netlink error: [^(\n]*) \((.*)\)$`)
 )
 
-// The helper objects' whole life with nfct, ours and Debian's: the same output and
-// exit status, and the same objects afterwards, but for what docs/differences.md has.
+// Creating, listing and deleting helper objects with ctbox's and Debian's nfct gives the same
+// output, exit status and objects, except for the rows in docs/differences.md.
 func TestNfctHelpers(t *testing.T) {
 	steps := []struct {
 		line   string
-		reason string // why the kernel refused, in our words
+		reason string // the kernel's error, as ctbox prints it
 		row    string // of docs/differences.md
 		ours   netnstest.Result
 	}{
@@ -86,7 +86,7 @@ func TestNfctHelpers(t *testing.T) {
 		}
 	}
 
-	// One that a rule names: later kernels let it be deleted all the same.
+	// An object that a rule refers to: later kernels allow its deletion.
 	defer ns.Must(applet("nfct"), "flush", "helper")
 	ns.Must(applet("nfct"), "add", "helper", "tns", "inet", "tcp")
 	ns.NFT("table ip t { ct helper h { type \"tns\" protocol tcp; l3proto ip; }; chain c { ct helper set \"h\"; }; }")

@@ -8,8 +8,8 @@ import (
 	"testing"
 )
 
-// What the configuration says of a policy is the kernel's: so many expectations at
-// a time, of which the oldest goes, and so many seconds.
+// The kernel applies the configured policy: the number of expectations, of which a new one
+// replaces the oldest, and their timeout.
 func TestPolicy(t *testing.T) {
 	for _, test := range []struct {
 		policy       string
@@ -41,7 +41,7 @@ func TestPolicy(t *testing.T) {
 				policy := func(most int) string {
 					return fmt.Sprintf(`"policies":[{"name":"ftp","expect_max":%d,"expect_timeout":%d}]`, most, timeout)
 				}
-				// Later kernels keep the most that there may be in the place of 0.
+				// Later kernels replace 0 by the largest number.
 				if want := policy(most); !strings.Contains(object, want) && (most != 0 || !strings.Contains(object, policy(255))) {
 					t.Errorf("the kernel has %s, want %s", object, want)
 				}

@@ -12,7 +12,7 @@ import (
 	"ctbox/internal/netnstest"
 )
 
-// words are numbers as network protocols have them.
+// words returns numbers as 32-bit words in network order.
 func words(numbers ...uint32) string {
 	var b []byte
 	for _, n := range numbers {
@@ -41,7 +41,7 @@ func TestSANE(t *testing.T) {
 				refused(t, fw.client, addrPort(server, 42001))
 				passes(t, fw.client, addrPort(server, 42000), listen(t, fw.server, "", 42000), client)
 				fw.expectsNone(t)
-				// The answer to something else has no port.
+				// The answer to another request has no port.
 				relay(t, s.client, s.server, words(6, 0))
 				relay(t, s.server, s.client, words(0, 42002, 0x1234, 0))
 				fw.expectsNone(t)
@@ -50,8 +50,7 @@ func TestSANE(t *testing.T) {
 	})
 }
 
-// The client of a backup is told three ports, for the data, its messages and its
-// index.
+// A backup client announces three ports, for the data, its messages and its index.
 func TestAmanda(t *testing.T) {
 	const request, reply = "Amanda 2.6 REQ\n", "Amanda 2.6 REP\nCONNECT DATA 50001 MESG 50002 INDEX 50003\n"
 	each(t, func(t *testing.T, p program) {
@@ -116,8 +115,8 @@ func tnsAddress(addr string, port int) string {
 	return fmt.Sprintf("(ADDRESS=(PROTOCOL=tcp)(DEV=8)(HOST=%s)(PORT=%d))", addr, port)
 }
 
-// A listener sends the client to the port of a database, in its redirection or in
-// the data that follows an empty one.
+// A listener redirects the client to the port of a database, in its REDIRECT or in the DATA
+// after an empty one.
 func TestTNS(t *testing.T) {
 	each(t, func(t *testing.T, p program) {
 		for _, nat := range []translation{routed, snat, dnat} {

@@ -17,17 +17,17 @@ const (
 	nfs        = 100003
 )
 
-// pmap is a call of the port mapper for a program's port.
+// pmap returns a call to the port mapper for a program's port.
 func pmap(xid, procedure, protocol, port uint32) string {
 	return words(xid, 0, 2, portMapper, 2, procedure, 0, 0, 0, 0, nfs, 3, protocol, port)
 }
 
-// record puts the mark of a last fragment in front, which TCP needs (RFC 5531).
+// record prepends the mark of a last fragment, which TCP needs (RFC 5531).
 func record(message string) string {
 	return words(1<<31|uint32(len(message))) + message
 }
 
-// rpcbind runs a real port mapper that knows one service under a TCP and a UDP port.
+// rpcbind runs a real port mapper with one service on a TCP and a UDP port.
 func (fw *firewall) rpcbind(tcp, udp uint32) {
 	fw.t.Helper()
 	fw.server.Start("rpcbind", "-f", "-i")
@@ -42,7 +42,7 @@ func (fw *firewall) rpcbind(tcp, udp uint32) {
 	}
 }
 
-// The port of a service is asked of a real rpcbind, over UDP and TCP.
+// A client asks a real rpcbind for the port of a service, over UDP and TCP.
 func TestRPC(t *testing.T) {
 	const tcp, udp = 42000, 42010
 	each(t, func(t *testing.T, p program) {
@@ -70,7 +70,7 @@ func TestRPC(t *testing.T) {
 					}
 					refusedDatagram(t, fw.client, clientAddr, 41001, addrPort(server, udp+1))
 					at := datagrams(t, fw.server, serverAddr, udp)
-					// The expectation is for more than one.
+					// The expectation allows several connections.
 					for port := 41002; port < 41004; port++ {
 						conn := peer(t, fw.client, clientAddr, port, addrPort(server, udp))
 						post(t, conn, "call", "")

@@ -10,7 +10,7 @@ import (
 	"ctbox/internal/netnstest"
 )
 
-// The daemon's numbers say what its helpers did, and as metrics the same.
+// The statistics and the metrics count what the helpers did.
 func TestStatistics(t *testing.T) {
 	fw := newFirewall(t)
 	fw.register(ftp)

@@ -11,13 +11,13 @@ import (
 	"testing"
 )
 
-// tftpRead asks for a file (RFC 1350), tftpData is its first block.
+// tftpRead requests a file (RFC 1350); tftpData is its first block.
 const (
 	tftpRead = "\x00\x01file\x00octet\x00"
 	tftpData = "\x00\x03\x00\x01data"
 )
 
-// The server answers from a port of its own, which the request does not tell.
+// The server answers from a port that the request does not contain.
 func TestTFTP(t *testing.T) {
 	each(t, func(t *testing.T, p program) {
 		for _, nat := range []translation{routed, snat, dnat} {
@@ -47,7 +47,7 @@ func TestTFTP(t *testing.T) {
 				_, source := receive(t, from)
 				post(t, from, "\x00\x04\x00\x01", source.String())
 				receive(t, data)
-				// What the client sees as the source is what it has asked.
+				// The client sees the address that it sent the request to.
 				want := addrPort(server, 3333)
 				if nat == dnat && defect(t, p, 1) {
 					want = addrPort(serverAddr, 3333)
@@ -79,8 +79,8 @@ func TestTFTPIPv6(t *testing.T) {
 	})
 }
 
-// A whole file from a real server by a real client. The helper is attached by
-// iptables. Where a fault stops the data, TestTFTP knows.
+// A real client gets a whole file from a real server. iptables attaches the helper. Faults
+// that stop the data are in TestTFTP.
 func TestTFTPTransfer(t *testing.T) {
 	dir := t.TempDir()
 	want := strings.Repeat("a line of a file\n", 200)

@@ -21,7 +21,7 @@ import (
 
 func addrPort(addr string, port int) string { return net.JoinHostPort(addr, fmt.Sprint(port)) }
 
-// listen waits for TCP connections in a namespace as long as the test runs.
+// listen accepts TCP connections in a namespace for the duration of the test.
 func listen(t testing.TB, ns *netnstest.NS, addr string, port int) *net.TCPListener {
 	t.Helper()
 	var l net.Listener
@@ -34,7 +34,7 @@ func listen(t testing.TB, ns *netnstest.NS, addr string, port int) *net.TCPListe
 	return l.(*net.TCPListener)
 }
 
-// connect opens a TCP connection, from a certain port unless that is 0.
+// connect opens a TCP connection, from the given port unless that is 0.
 func connect(t testing.TB, ns *netnstest.NS, port int, to string) (net.Conn, error) {
 	t.Helper()
 	return connectFrom(t, ns, "", port, to)
@@ -51,10 +51,10 @@ func connectFrom(t testing.TB, ns *netnstest.NS, addr string, port int, to strin
 	return conn, err
 }
 
-// session is a TCP connection through the firewall, from both ends.
+// session is a TCP connection through the firewall: both ends.
 type session struct{ client, server net.Conn }
 
-// dial opens a connection from ns to a listener that to leads to.
+// dial opens a connection from ns to the address to, which leads to the listener.
 func dial(t testing.TB, ns *netnstest.NS, port int, to string, l *net.TCPListener) session {
 	t.Helper()
 	return dialFrom(t, ns, "", port, to, l)
@@ -76,8 +76,7 @@ func dialFrom(t testing.TB, ns *netnstest.NS, addr string, port int, to string, 
 	return session{client, server}
 }
 
-// send writes to one end and returns what arrives at the other, which is as many
-// bytes as want has and has to be want.
+// send writes to one end and checks that want arrives at the other.
 func send(t testing.TB, from, to net.Conn, text, want string) {
 	t.Helper()
 	if _, err := io.WriteString(from, text); err != nil {
@@ -89,14 +88,14 @@ func send(t testing.TB, from, to net.Conn, text, want string) {
 	}
 }
 
-// relay sends bytes that have to arrive as they are.
+// relay sends bytes and checks that they arrive unchanged.
 func relay(t testing.TB, from, to net.Conn, text string) {
 	t.Helper()
 	send(t, from, to, text, text)
 }
 
-// passes checks that a TCP connection to a listener comes about, and that it
-// arrives from the source address.
+// passes checks that a TCP connection to a listener succeeds, and that it arrives from the
+// source address.
 func passes(t testing.TB, ns *netnstest.NS, to string, l *net.TCPListener, source string) {
 	t.Helper()
 	s := dial(t, ns, 0, to, l)
@@ -114,7 +113,7 @@ func refused(t testing.TB, ns *netnstest.NS, to string) {
 	checkRefused(t, to, err)
 }
 
-// checkRefused checks that an error is what the firewall's answer becomes.
+// checkRefused checks that an error is the result of the firewall's rejection.
 func checkRefused(t testing.TB, to string, err error) {
 	t.Helper()
 	if !errors.Is(err, syscall.EHOSTUNREACH) && !errors.Is(err, syscall.EACCES) {
@@ -137,8 +136,8 @@ func datagrams(t testing.TB, ns *netnstest.NS, addr string, port int) *net.UDPCo
 	return conn
 }
 
-// peer opens a UDP socket at an address with a peer: it learns if the firewall
-// refuses what it sends.
+// peer opens a connected UDP socket: it reports an error if the firewall rejects its
+// datagrams.
 func peer(t testing.TB, ns *netnstest.NS, addr string, port int, to string) *net.UDPConn {
 	t.Helper()
 	var conn net.Conn
@@ -178,7 +177,7 @@ func bound(t testing.TB, ns *netnstest.NS, protocol string, port int) {
 	})
 }
 
-// receive returns the next datagram and where it came from.
+// receive returns the next datagram and its source.
 func receive(t testing.TB, conn *net.UDPConn) (string, netip.AddrPort) {
 	t.Helper()
 	b := make([]byte, 1<<16)
@@ -213,7 +212,7 @@ func refusedDatagram(t testing.TB, ns *netnstest.NS, addr string, port int, to s
 	checkRefused(t, to, err)
 }
 
-// badChecksums returns how many TCP segments with a wrong checksum have arrived.
+// badChecksums returns the number of received TCP segments with a wrong checksum.
 func badChecksums(t testing.TB, ns *netnstest.NS) int {
 	t.Helper()
 	var table []byte

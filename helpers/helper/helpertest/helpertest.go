@@ -30,8 +30,8 @@ type Flow struct {
 	seen  bool
 }
 
-// New returns the flow from src to dst, "192.0.2.1:1000" and "[2001:db8::1]:21"
-// say, without translation.
+// New returns the flow from src to dst, for example "192.0.2.1:1000" and
+// "[2001:db8::1]:21", without translation.
 func New(t testing.TB, h *helper.Helper, proto uint8, src, dst string) *Flow {
 	t.Helper()
 	f := &Flow{t: t, h: h, proto: proto, Private: make([]byte, h.PrivateLen), Seq: [2]uint32{1000, 5000}}
@@ -214,8 +214,8 @@ func end(a netip.AddrPort) string {
 	return addr + ":" + port
 }
 
-// Allocs returns how often the helper allocates memory to read that packet, with
-// an Answer that is used again.
+// Allocs returns how often the helper allocates memory to read the packet, with a reused
+// Answer.
 func (f *Flow) Allocs(info helper.Info, payload string) float64 {
 	p, a := f.Packet(info, payload), helper.Answer{}
 	return testing.AllocsPerRun(100, func() {
@@ -224,7 +224,7 @@ func (f *Flow) Allocs(info helper.Info, payload string) float64 {
 	})
 }
 
-// Benchmark measures how long the helper takes to read that packet.
+// Benchmark measures how long the helper takes to read the packet.
 func (f *Flow) Benchmark(b *testing.B, info helper.Info, payload string) {
 	p, a := f.Packet(info, payload), helper.Answer{}
 	b.ReportAllocs()
