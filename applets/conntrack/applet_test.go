@@ -15,7 +15,7 @@ import (
 	"ctbox/internal/netnstest"
 )
 
-// ran is what a run of the applet left.
+// ran is the result of a run of the applet.
 type ran struct {
 	stdout, stderr string
 	status         int
@@ -41,18 +41,18 @@ func runTo(t testing.TB, ns *netnstest.NS, line, stdin string, stdout io.Writer)
 	return r
 }
 
-// must runs the applet and expects success and a summary, "" for none.
+// must runs the applet and expects success and a summary, "" for no summary.
 func must(t testing.TB, ns *netnstest.NS, line, summary string) string {
 	t.Helper()
 	r := run(t, ns, line)
-	if r.status != 0 || r.stderr != said(summary) {
+	if r.status != 0 || r.stderr != onStderr(summary) {
 		t.Fatalf("%s: status %d\n%s%s", line, r.status, r.stdout, r.stderr)
 	}
 	return r.stdout
 }
 
-// said is what stderr has when summary was said.
-func said(summary string) string {
+// onStderr returns the line on stderr for a summary or an error.
+func onStderr(summary string) string {
 	if summary == "" {
 		return ""
 	}
@@ -62,12 +62,12 @@ func said(summary string) string {
 // fails runs the applet and expects a message and an exit status.
 func fails(t testing.TB, ns *netnstest.NS, line string, status int, message string) {
 	t.Helper()
-	if r := run(t, ns, line); r.status != status || r.stderr != said(message) {
-		t.Errorf("%s: status %d, %q; want %d, %q", line, r.status, r.stderr, status, said(message))
+	if r := run(t, ns, line); r.status != status || r.stderr != onStderr(message) {
+		t.Errorf("%s: status %d, %q; want %d, %q", line, r.status, r.stderr, status, onStderr(message))
 	}
 }
 
-// table is the namespace's table as Debian's conntrack lists it, sorted.
+// table returns the namespace's table as Debian's conntrack lists it, sorted.
 func table(t testing.TB, ns *netnstest.NS, args ...string) []string {
 	t.Helper()
 	out := ns.Must("/usr/sbin/conntrack", append([]string{"-L"}, args...)...)
@@ -79,7 +79,7 @@ func table(t testing.TB, ns *netnstest.NS, args ...string) []string {
 	return lines
 }
 
-// entries is the number of flows in the table.
+// entries returns the number of flows in the table.
 func entries(t testing.TB, ns *netnstest.NS) int {
 	t.Helper()
 	n, err := strconv.Atoi(ns.ReadSysctl("net.netfilter.nf_conntrack_count"))
@@ -111,8 +111,7 @@ func fillTable(t testing.TB, ns *netnstest.NS, n int) {
 // timeoutField finds a flow's timeout in the text, save and XML output.
 var timeoutField = regexp.MustCompile(`(?m)(^(?:ipv[46] +\d+ )?[a-z]+ +\d+ |-t |<timeout>|^)\d+`)
 
-// sameSecond makes the timeouts of outputs equal, between which any time may
-// have passed.
+// sameSecond makes equal the timeouts in outputs that were printed at different times.
 func sameSecond(out string) string {
 	return timeoutField.ReplaceAllString(out, "${1}N")
 }
@@ -140,7 +139,7 @@ func listen(t testing.TB, ns *netnstest.NS, line string, stdout io.Writer) *list
 	return l
 }
 
-// end stops the listener and returns what it left.
+// end stops the listener and returns its result.
 func (l *listener) end(t testing.TB) ran {
 	t.Helper()
 	l.stop()

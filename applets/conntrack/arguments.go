@@ -32,14 +32,14 @@ func wholeDecimal(s string, most int64) (int64, bool) {
 
 // unexpected refuses an argument that is not understood as a whole. The text is
 // conntrack-tools'; name is the option with its dashes.
-func unexpected(arg, name string) error {
-	return usage("unexpected value '" + arg + "' with " + name + " option")
+func unexpectedValue(arg, name string) error {
+	return errUsage("unexpected value '" + arg + "' with " + name + " option")
 }
 
 // notA is unexpected for the options whose arguments conntrack-tools takes as they
-// come; it says what the argument has to be.
-func notA(arg, name, what string) error {
-	return usage("unexpected value '" + arg + "' with " + name + " option: not " + what)
+// come; what is what the argument has to be.
+func badArgument(arg, name, what string) error {
+	return errUsage("unexpected value '" + arg + "' with " + name + " option: not " + what)
 }
 
 // setNumber sets the options whose argument is one number and nothing else.
@@ -50,7 +50,7 @@ func (p *Parser) setNumber(o *option, arg string, _ bool) error {
 	}
 	v, ok := wholeNumber(arg, most)
 	if !ok {
-		return unexpected(arg, "-"+string(rune(o.short)))
+		return unexpectedValue(arg, "-"+string(rune(o.short)))
 	}
 	f := &p.cmd.Flow
 	switch o.bit {
@@ -82,7 +82,7 @@ func (p *Parser) setMark(o *option, arg string, _ bool) error {
 		m, ok = wholeNumber(maskText, math.MaxUint32)
 	}
 	if !ok {
-		return unexpected(arg, "-"+string(rune(o.short)))
+		return unexpectedValue(arg, "-"+string(rune(o.short)))
 	}
 	p.cmd.Flow.Mark, p.cmd.Flow.MarkMask = uint32(v), uint32(m)
 	p.cmd.Flow.Has |= ctnetlink.HasMark | ctnetlink.HasMarkMask
@@ -92,7 +92,7 @@ func (p *Parser) setMark(o *option, arg string, _ bool) error {
 func (p *Parser) setTimeout(_ *option, arg string, _ bool) error {
 	v, ok := wholeDecimal(arg, math.MaxUint32)
 	if !ok {
-		return notA(arg, "-t", "a number of seconds")
+		return badArgument(arg, "-t", "a number of seconds")
 	}
 	p.cmd.Flow.Timeout = uint32(v)
 	p.cmd.Flow.Has |= ctnetlink.HasTimeout
@@ -102,7 +102,7 @@ func (p *Parser) setTimeout(_ *option, arg string, _ bool) error {
 func (p *Parser) setBufferSize(_ *option, arg string, _ bool) error {
 	v, ok := wholeDecimal(arg, math.MaxInt32)
 	if !ok {
-		return notA(arg, "-b", "a number of bytes")
+		return badArgument(arg, "-b", "a number of bytes")
 	}
 	p.cmd.BufferSize = v
 	return nil
@@ -111,7 +111,7 @@ func (p *Parser) setBufferSize(_ *option, arg string, _ bool) error {
 func (p *Parser) setQueueSize(o *option, arg string, _ bool) error {
 	v, ok := wholeNumber(arg, math.MaxInt64)
 	if !ok || v == 0 {
-		return unexpected(arg, "--"+o.name)
+		return unexpectedValue(arg, "--"+o.name)
 	}
 	p.cmd.QueueSize = int64(v)
 	return nil
@@ -123,7 +123,7 @@ func (p *Parser) setRefresh(o *option, arg string, _ bool) error {
 	ms, err := strconv.ParseUint(whole+(fraction + "000")[:3], 10, 32)
 	every := time.Duration(ms) * time.Millisecond
 	if err != nil || whole == "" || len(fraction) > 3 || every < 100*time.Millisecond || every > 24*time.Hour {
-		return unexpected(arg, "--"+o.name)
+		return unexpectedValue(arg, "--"+o.name)
 	}
 	p.cmd.Refresh = every
 	return nil
@@ -149,7 +149,7 @@ func (p *Parser) setTopKey(o *option, arg string, _ bool) error {
 		}
 	}
 	if !known {
-		return unexpected(arg, "--"+o.name)
+		return unexpectedValue(arg, "--"+o.name)
 	}
 	return nil
 }
@@ -158,12 +158,12 @@ func (p *Parser) setNothing(*option, string, bool) error { return nil }
 
 func (p *Parser) ignoreNATRange(*option, string, bool) error {
 	p.warn("WARNING: ignoring -a, deprecated option.\n")
-	p.dropped = "--nat-range"
+	p.ignoredFilter = "--nat-range"
 	return nil
 }
 
-// Words of -u, -e and -o. A word on the command line is taken as the first one
-// of its list that begins with it, whatever its case.
+// Words of -u, -e and -o. A word on the command line selects the first entry of its list
+// that begins with it; upper and lower case are equal.
 
 type statusWord struct {
 	name string
@@ -224,12 +224,12 @@ func abbreviates(word, name string) bool {
 	return word != "" && len(word) <= len(name) && strings.EqualFold(word, name[:len(word)])
 }
 
-// ignored reports whether word is one that is dropped with a warning.
+// ignored reports whether word is dropped with a warning, which it prints.
 func (p *Parser) ignored(word string) bool {
 	for _, w := range ignoredWords {
 		if abbreviates(word, w.name) {
 			p.warn(w.warning)
-			p.dropped = w.name
+			p.ignoredFilter = w.name
 			return true
 		}
 	}
@@ -238,7 +238,7 @@ func (p *Parser) ignored(word string) bool {
 
 func (p *Parser) warn(line string) { _, _ = io.WriteString(p.Warnings, line) }
 
-func badParameter(rest string) error { return usage("Bad parameter `" + rest + "'") }
+func badParameter(rest string) error { return errUsage("Bad parameter `" + rest + "'") }
 
 // setStatus adds up what must be set and, after a !, what must be clear.
 func (p *Parser) setStatus(_ *option, arg string, _ bool) error {
@@ -307,16 +307,16 @@ func (p *Parser) setOutput(_ *option, arg string, _ bool) error {
 	case err != nil:
 		return err
 	case out&OutSave != 0 && out != OutSave:
-		return refused("cannot combine save output with any other output type, use -o save only")
+		return errRefused("cannot combine save output with any other output type, use -o save only")
 	case out&OutJSON != 0 && !feature.JSON:
-		return refused(withoutJSON)
+		return errRefused(withoutJSON)
 	case out&OutJSON != 0 && out&OutXML != 0:
-		return refused("cannot combine json output with xml output")
+		return errRefused("cannot combine json output with xml output")
 	}
 	return nil
 }
 
-// eachWord gives the words of a comma list to take, but for the ignored ones.
+// eachWord calls take for each word of a comma-separated list except the ignored ones.
 func (p *Parser) eachWord(arg string, take func(word string) bool) error {
 	for rest, more := arg, true; more; {
 		word, tail, comma := strings.Cut(rest, ",")
@@ -328,9 +328,9 @@ func (p *Parser) eachWord(arg string, take func(word string) bool) error {
 	return nil
 }
 
-// parseAddr reads an address as inet_aton(3) does, so "10.1", octal and
-// hexadecimal parts and white space at the end are taken, else as inet_pton(3) does
-// for IPv6. Text behind the white space, which inet_aton(3) ignores, is refused.
+// parseAddr reads an address as inet_aton(3) does, which accepts "10.1", octal and
+// hexadecimal parts and trailing white space, else as inet_pton(3) does for IPv6.
+// Text behind the white space, which inet_aton(3) ignores, is refused.
 func parseAddr(s string) (a ctnetlink.Addr, family uint8, ok bool) {
 	if v4, ok := parseIPv4(s); ok {
 		a[0], a[1], a[2], a[3] = byte(v4>>24), byte(v4>>16), byte(v4>>8), byte(v4)
@@ -346,7 +346,7 @@ func parseAddr(s string) (a ctnetlink.Addr, family uint8, ok bool) {
 	return v6.As16(), nl.FamilyIPv6, true
 }
 
-// parseIPv4 reads up to four parts. The last one fills what the others leave.
+// parseIPv4 reads up to four parts. The last part fills the remaining bytes.
 func parseIPv4(s string) (uint32, bool) {
 	var addr uint32
 	for part := 0; ; part++ {
@@ -372,8 +372,7 @@ func parseIPv4(s string) (uint32, bool) {
 	}
 }
 
-// decimal reads a short decimal number without a 0 in front, which is how most
-// parts are written.
+// decimal reads a short decimal number without a leading 0, the usual form of a part.
 func decimal(s string) (v uint64, rest string, ok bool) {
 	i := 0
 	for i < len(s) && s[i] >= '0' && s[i] <= '9' {
@@ -386,26 +385,26 @@ func decimal(s string) (v uint64, rest string, ok bool) {
 	return v, s[i:], true
 }
 
-// addrArg reads an argument ADDR[/LEN] and settles the line's family.
+// addrArg reads an argument ADDR[/LEN] and sets the line's family.
 // prefix is -1 without a length.
 func (p *Parser) addrArg(arg, name string, cidr bool) (a ctnetlink.Addr, prefix int, err error) {
 	text, length, hasLength := strings.Cut(arg, "/")
 	a, family, ok := parseAddr(text)
 	if !ok {
-		return a, 0, usage("Invalid IP address `" + arg + "'")
+		return a, 0, errUsage("Invalid IP address `" + arg + "'")
 	}
-	if err := p.settleFamily(family); err != nil {
+	if err := p.setLineFamily(family); err != nil {
 		return a, 0, err
 	}
 	if !hasLength {
 		return a, -1, nil
 	}
 	if !cidr {
-		return a, 0, usage("CIDR notation unavailable for `--" + name + "'")
+		return a, 0, errUsage("CIDR notation unavailable for `--" + name + "'")
 	}
 	prefix, ok = parsePrefix(length, addrBits(family))
 	if !ok {
-		return a, 0, usage("Invalid netmask")
+		return a, 0, errUsage("Invalid netmask")
 	}
 	return a, prefix, nil
 }
@@ -417,8 +416,8 @@ func addrBits(family uint8) int {
 	return 32
 }
 
-// parsePrefix reads a prefix length. An empty one, of a script's "$ADDR/$LEN" without
-// LEN, is 0 to conntrack-tools, which is every address.
+// parsePrefix reads a prefix length. conntrack-tools reads an empty one, of a script's
+// "$ADDR/$LEN" without LEN, as 0, which matches every address; here it is refused.
 func parsePrefix(s string, most int) (int, bool) {
 	v, ok := wholeDecimal(s, int64(most))
 	return int(v), ok
@@ -438,10 +437,10 @@ func prefixMask(prefix int) (m ctnetlink.Addr) {
 	return m
 }
 
-// settleFamily makes family the line's, unless it has another one already.
-func (p *Parser) settleFamily(family uint8) error {
+// setLineFamily makes family the line's, unless it has another one already.
+func (p *Parser) setLineFamily(family uint8) error {
 	if p.cmd.Family != nl.FamilyUnspec && p.cmd.Family != family {
-		return usage("mismatched address family")
+		return errUsage("mismatched address family")
 	}
 	p.cmd.Family = family
 	return nil
@@ -450,11 +449,11 @@ func (p *Parser) settleFamily(family uint8) error {
 func (p *Parser) setFamily(_ *option, arg string, _ bool) error {
 	switch arg {
 	case "ipv4":
-		return p.settleFamily(nl.FamilyIPv4)
+		return p.setLineFamily(nl.FamilyIPv4)
 	case "ipv6":
-		return p.settleFamily(nl.FamilyIPv6)
+		return p.setLineFamily(nl.FamilyIPv6)
 	}
-	return usage("`" + arg + "' unsupported protocol")
+	return errUsage("`" + arg + "' unsupported protocol")
 }
 
 func (p *Parser) setAddr(o *option, arg string, _ bool) error {
@@ -465,7 +464,7 @@ func (p *Parser) setAddr(o *option, arg string, _ bool) error {
 	}
 	c := p.cmd
 	if o.bit&(OptMaskSrc|OptMaskDst) != 0 && !wholeMask(arg, c.Family) {
-		return notA(arg, "--"+o.name, "a mask, written as an address")
+		return badArgument(arg, "--"+o.name, "a mask, written as an address")
 	}
 	switch o.bit {
 	case OptSrc:
@@ -485,8 +484,8 @@ func (p *Parser) setAddr(o *option, arg string, _ bool) error {
 	case OptMaskDst:
 		c.DstMask = a
 	}
-	// A length writes to the same place as --mask-src or --mask-dst. The whole
-	// address is no mask.
+	// A length sets the same field as --mask-src or --mask-dst. A length that covers
+	// the whole address is no mask.
 	if prefix >= 0 && prefix < addrBits(c.Family) {
 		if o.bit&(OptSrc|OptTupleSrc) != 0 {
 			c.Given |= OptMaskSrc
@@ -500,7 +499,7 @@ func (p *Parser) setAddr(o *option, arg string, _ bool) error {
 }
 
 // wholeMask reports whether an IPv4 mask is written in full: by its four parts, or as
-// one hexadecimal number. What inet_aton(3) takes besides is a trap: "24" is 0.0.0.24.
+// one hexadecimal number. The other forms of inet_aton(3) mislead: "24" is 0.0.0.24.
 func wholeMask(arg string, family uint8) bool {
 	return family != nl.FamilyIPv4 || strings.Count(arg, ".") == 3 ||
 		len(arg) > 2 && arg[0] == '0' && arg[1]|0x20 == 'x' && !strings.Contains(arg, ".")
@@ -545,16 +544,16 @@ func (p *Parser) setNAT(o *option, arg string, given bool) error {
 	return nil
 }
 
-// splitNAT takes an argument of NAT apart. Brackets are needed around an IPv6
-// address only when a port follows.
+// splitNAT splits the argument of a NAT option. An IPv6 address needs brackets only when
+// a port follows.
 func splitNAT(arg string) (addr, port string, hasPort bool, err error) {
 	if before, inside, bracket := strings.Cut(arg, "["); bracket {
 		addr, after, closed := strings.Cut(inside, "]")
 		if !closed {
-			return "", "", false, usage("No closing ']' around IPv6 address")
+			return "", "", false, errUsage("No closing ']' around IPv6 address")
 		}
 		if addr == "" {
-			return "", "", false, usage("No IPv6 address specified")
+			return "", "", false, errUsage("No IPv6 address specified")
 		}
 		between, port, hasPort := strings.Cut(after, ":")
 		if !hasPort || before != "" || between != "" {
@@ -570,15 +569,15 @@ func splitNAT(arg string) (addr, port string, hasPort bool, err error) {
 
 func natPort(s string) (uint16, error) {
 	if s == "" {
-		return 0, usage("No port specified after `:'")
+		return 0, errUsage("No port specified after `:'")
 	}
 	v := uint32(0)
 	for i := range len(s) {
 		if s[i] < '0' || s[i] > '9' {
-			return 0, usage("Invalid port `" + s + "'")
+			return 0, errUsage("Invalid port `" + s + "'")
 		}
 		if v = v*10 + uint32(s[i]-'0'); v > 0xffff {
-			return 0, usage("Invalid port `" + s + "'")
+			return 0, errUsage("Invalid port `" + s + "'")
 		}
 	}
 	return uint16(v), nil

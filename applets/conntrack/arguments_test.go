@@ -46,8 +46,8 @@ var (
 			"x[2001:db8::1]:80", "[2001:db8::1]", "192.0.2.1/24", "192.0.2.1 x:80"}}
 )
 
-// argumentKinds has every option of the tables that takes an argument; nil stands for
-// one that takes names, which other tests look at.
+// argumentKinds has every option of the tables that takes an argument; nil for options
+// that take names, which other tests check.
 var argumentKinds = map[string]*argumentKind{
 	"orig-src": &prefixes, "orig-dst": &prefixes, "tuple-src": &prefixes, "tuple-dst": &prefixes,
 	"reply-src": &addresses, "reply-dst": &addresses, "mask-src": &masks, "mask-dst": &masks,
@@ -71,7 +71,7 @@ var argumentKinds = map[string]*argumentKind{
 	"nat-range": nil, "output": nil, "event-mask": nil, "label": nil, "label-add": nil, "label-del": nil, "labelmap": nil, "key": nil,
 }
 
-// named are the kinds whose bad arguments are none of badNumbers.
+// named are the kinds whose bad arguments do not include badNumbers.
 var named = []string{"family", "status", "role", "state", "protonum", "refresh", "src-nat", "dst-nat", "any-nat",
 	"orig-src", "orig-dst", "tuple-src", "tuple-dst", "reply-src", "reply-dst", "mask-src", "mask-dst"}
 
@@ -96,7 +96,7 @@ func TestArguments(t *testing.T) {
 			var c Command
 			err := p.Parse(append(words(line), "--"+name, arg), &c)
 			if slices.Contains(kind.good, arg) {
-				// What else the command has to have is not given.
+				// The command's other mandatory options are not given.
 				if err != nil && strings.Contains(err.Error(), arg) && !strings.Contains(err.Error(), "supply") {
 					t.Errorf("%s --%s '%s': %v", line, name, arg, err)
 				}
@@ -116,7 +116,7 @@ func TestArguments(t *testing.T) {
 		}
 		line := "-D"
 		if o.bit&(OptSrcNAT|OptDstNAT|OptAnyNAT) != 0 {
-			// A separate word that begins with - is not theirs.
+			// A separate word that begins with - is not the argument of these options.
 			for _, arg := range nats.bad {
 				p, _ := testParser(t)
 				var c Command
@@ -174,8 +174,8 @@ func TestServices(t *testing.T) {
 	}
 }
 
-// refusedLines are command lines that conntrack-tools carries out on more flows than
-// was meant, mostly on all, and what we say.
+// refusedLines are command lines that conntrack-tools carries out on more flows than the
+// user wants, mostly on all, with the messages that refuse them here.
 var refusedLines = []struct{ line, text string }{
 	{"-D -p tcp --dport 65616", "unexpected value '65616' with --dport option: not a port or a service of tcp"},
 	{"-D -p tcp --dport 80,443", "unexpected value '80,443' with --dport option: not a port or a service of tcp"},

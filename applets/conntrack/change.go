@@ -10,9 +10,9 @@ import (
 	"ctbox/nl/ctnetlink"
 )
 
-// create makes one flow or expectation, or with -A updates a flow that exists.
+// create creates one flow or expectation, or with -A updates a flow that exists.
 func (s *session) create(c *Command) (uint64, error) {
-	conn, err := s.ask()
+	conn, err := s.requestConn()
 	if err != nil {
 		return 0, err
 	}
@@ -24,12 +24,12 @@ func (s *session) create(c *Command) (uint64, error) {
 	if c.Table == TableExpect {
 		r.Attrs = c.Expect.Append
 	}
-	err = conn.Do(s.brief(), r, nil)
+	err = conn.Do(s.uncancelled(), r, nil)
 	if err != nil && c.Table == TableConntrack {
 		err = s.updateExisting(c, &c.Flow, err)
 	}
 	if err != nil {
-		return 0, s.refused(c, err)
+		return 0, s.explain(c, err)
 	}
 	if c.Table == TableConntrack {
 		s.checkStored(c, "")
@@ -37,9 +37,8 @@ func (s *session) create(c *Command) (uint64, error) {
 	return 1, nil
 }
 
-// createRequest is what -I and -A ask of the kernel, but for the attributes: the caller
-// adds c.Flow.Append or c.Expect.Append, which costs an allocation when it is returned
-// from a function.
+// createRequest returns the request of -I and -A without its attributes: the caller adds
+// c.Flow.Append or c.Expect.Append, since returning a method value allocates.
 func createRequest(c *Command) (nl.Request, error) {
 	if c.Table == TableExpect {
 		return nl.Request{Type: ctnetlink.TypeExpectNew, Flags: unix.NLM_F_CREATE | unix.NLM_F_EXCL, Family: c.Family}, nil
@@ -63,35 +62,35 @@ func errLabelBeyond(c *Command) error {
 	return &refusal{op: c.Op, table: c.Table, err: unix.ERANGE}
 }
 
-// hintFixedTimeout explains the EPERM of a change that names a timeout.
+// hintFixedTimeout explains the EPERM of a change that sets a timeout.
 const hintFixedTimeout = "the flow's timeout is fixed, status FIXED_TIMEOUT"
 
-// updateTries bounds how often updateExisting reads a flow that traffic changes between
-// the reading and the update.
+// updateTries bounds how often updateExisting reads a flow again because traffic has
+// changed it between the reading and the update.
 const updateTries = 3
 
 // updateExisting repeats an -A that the kernel refused because the flow exists and the
-// request names what can be given to new flows only: NAT and the master. Where they are
-// the flow's own, as in a saved table that is loaded onto the live one, the update
-// leaves them out. Status bits that the flow has and the request lacks, which the kernel
-// lets nobody take away, are kept. want is the request and is changed; cause is the
-// refusal. The error is ready to be printed, or cause's own.
+// request has attributes that only a new flow can be given: NAT and the master. Where
+// the flow has the same NAT and master, as when a saved table is loaded onto the live
+// one, the update leaves them out. It keeps status bits that the flow has and the
+// request lacks, since the kernel never clears them. want is the request and is changed;
+// cause is the refusal. The error is ready to be printed.
 func (s *session) updateExisting(c *Command, want *ctnetlink.Flow, cause error) error {
 	if want.Has&ctnetlink.HasLabels != 0 && isErrno(cause, unix.ENOSPC) {
 		return &refusal{op: c.Op, err: cause, hint: noRoomForLabels}
 	}
 	if c.Op != OpAdd || !isErrno(cause, unix.EOPNOTSUPP, unix.EBUSY, unix.EPERM) {
-		return s.refused(c, cause)
+		return s.explain(c, cause)
 	}
-	conn, err := s.ask()
+	conn, err := s.requestConn()
 	if err != nil {
 		return err
 	}
 	status := want.Status
 	for range updateTries {
 		var have ctnetlink.Flow
-		if err := ctnetlink.Get(s.brief(), conn, wanted(want), &have); err != nil {
-			return s.refused(c, cause)
+		if err := ctnetlink.Get(s.uncancelled(), conn, lookup(want), &have); err != nil {
+			return s.explain(c, cause)
 		}
 		switch {
 		case want.Has&(ctnetlink.HasNATSrc|ctnetlink.HasNATDst) != 0 && !sameReply(want, &have):
@@ -106,25 +105,25 @@ func (s *session) updateExisting(c *Command, want *ctnetlink.Flow, cause error) 
 			update.Status = status | have.Status
 		}
 		if have.Status&ctnetlink.StatusFixedTimeout != 0 && status&ctnetlink.StatusFixedTimeout != 0 {
-			// The line says of itself that the timeout is fixed.
+			// The line itself has the timeout fixed.
 			update.Has &^= ctnetlink.HasTimeout
 		}
-		err := conn.Do(s.brief(), nl.Request{Type: ctnetlink.TypeFlowNew, Flags: unix.NLM_F_CREATE, Family: c.Family, Attrs: update.Append}, nil)
+		err := conn.Do(s.uncancelled(), nl.Request{Type: ctnetlink.TypeFlowNew, Flags: unix.NLM_F_CREATE, Family: c.Family, Attrs: update.Append}, nil)
 		switch {
 		case err == nil:
 			return nil
 		case isErrno(err, unix.EPERM) && have.Status&ctnetlink.StatusFixedTimeout != 0 && update.Has&ctnetlink.HasTimeout != 0:
 			return &refusal{op: c.Op, err: err, hint: hintFixedTimeout}
 		case !isErrno(err, unix.EBUSY):
-			return s.refused(c, err)
+			return s.explain(c, err)
 		}
 		cause = err
 	}
-	return s.refused(c, cause)
+	return s.explain(c, cause)
 }
 
-// sameReply reports whether the translation that want asks for would make the reply
-// tuple that have has.
+// sameReply reports whether the translation that want asks for results in the reply
+// tuple of have.
 func sameReply(want, have *ctnetlink.Flow) bool {
 	r := want.Reply
 	if want.Has&ctnetlink.HasNATSrc != 0 {
@@ -164,25 +163,25 @@ func tupleText(t *ctnetlink.Tuple) string {
 	return text
 }
 
-// lossy are the protocols whose ports or keys a kernel may throw away, because it
-// follows them no closer than any other protocol: DCCP since Linux 6.18, UDP-Lite since
-// 7.2, SCTP and GRE without their kernel options.
+// lossy are the protocols whose ports or keys a kernel may discard, because it has no
+// tracker for them: DCCP since Linux 6.18, UDP-Lite since 7.2, SCTP and GRE without
+// their kernel options.
 var lossy = [...]uint8{ctnetlink.ProtoUDPLite, ctnetlink.ProtoDCCP, ctnetlink.ProtoSCTP, ctnetlink.ProtoGRE}
 
-// checkStored warns if the kernel has accepted a new flow without its ports, or without
-// its labels, which it does without a word. place stands in front of the warning.
+// checkStored warns if the kernel has accepted a new flow without its ports or labels,
+// for which it returns no error. place precedes the warning.
 func (s *session) checkStored(c *Command, place string) {
 	ports := hasLossyPorts(&c.Flow.Orig)
 	labels := c.Flow.Has&ctnetlink.HasLabels != 0 && c.Flow.Labels != (ctnetlink.Labels{})
 	if !ports && !labels {
 		return
 	}
-	conn, err := s.ask()
+	conn, err := s.requestConn()
 	if err != nil {
 		return
 	}
 	var have ctnetlink.Flow
-	if err := ctnetlink.Get(s.brief(), conn, wanted(&c.Flow), &have); err != nil {
+	if err := ctnetlink.Get(s.uncancelled(), conn, lookup(&c.Flow), &have); err != nil {
 		return // it has ended meanwhile
 	}
 	if ports && (have.Orig.SrcPort != c.Flow.Orig.SrcPort || have.Orig.DstPort != c.Flow.Orig.DstPort) {
@@ -213,10 +212,10 @@ func hasLossyPorts(t *ctnetlink.Tuple) bool {
 	return false
 }
 
-// update changes the flows that match and prints each as it then is. Dump and
-// updates run side by side. Flows that would not change are left alone.
+// update changes the flows that match and prints each as it is afterwards. Dump and
+// updates run concurrently. Flows that would not change are left alone.
 func (s *session) update(c *Command) (uint64, error) {
-	conn, err := s.change()
+	conn, err := s.changeConn()
 	if err != nil {
 		return 0, err
 	}
@@ -233,8 +232,8 @@ func (s *session) update(c *Command) (uint64, error) {
 		err = u.failed
 	}
 	if u.noRoom > 0 {
-		// conntrack-tools passes over such flows without a word; the count and the exit
-		// status are as there.
+		// conntrack-tools skips such flows without a message; count and exit status are
+		// its own.
 		text := (&refusal{op: c.Op, err: u.noRoomErr}).text()
 		u.warn("WARNING: %d flows were not updated: %s (%s).", u.noRoom, text, noRoomForLabels)
 	}
@@ -244,7 +243,7 @@ func (s *session) update(c *Command) (uint64, error) {
 	return u.printer.entries, err
 }
 
-// updater is an update under way.
+// updater is the state of an update.
 type updater struct {
 	*session
 	cmd     *Command
@@ -255,14 +254,14 @@ type updater struct {
 
 	change, get, got ctnetlink.Flow
 
-	noRoom    uint64 // flows that the kernel has no room for labels in
+	noRoom    uint64 // flows in which the kernel has no room for labels
 	noRoomErr error
 
-	failed error // first reason to stop; what is on its way is still finished
+	failed error // first reason to stop; batches already sent are still completed
 }
 
-// updates is what a batch of updates is about: for each pair of requests, the
-// update and the get that follows it, what the flow was.
+// updates describes a batch of updates: for each pair of requests, the update and the
+// get that follows it, the flow before.
 type updates []updated
 
 type updated struct {
@@ -273,7 +272,7 @@ type updated struct {
 	refused bool
 }
 
-// take puts a flow that matches and would change into the batch.
+// take adds a flow that matches and would change to the batch.
 func (u *updater) take(f *ctnetlink.Flow) error {
 	if u.failed != nil {
 		return errStop
@@ -320,8 +319,7 @@ func (u *updater) nextBatch() error {
 	return nil
 }
 
-// complete takes what the kernel said to a batch, and prints the flows that it
-// answered with.
+// complete processes the kernel's answers to a batch and prints the flows in them.
 func (u *updater) complete(b *nl.Batch) error {
 	pairs := *b.Tag.(*updates)
 	for _, f := range b.Failures() {
@@ -335,7 +333,7 @@ func (u *updater) complete(b *nl.Batch) error {
 		case u.failed == nil && pair.fixed && isErrno(f.Err, unix.EPERM):
 			u.failed = &refusal{op: u.cmd.Op, err: f.Err, hint: hintFixedTimeout}
 		case u.failed == nil:
-			u.failed = u.refused(u.cmd, f.Err)
+			u.failed = u.explain(u.cmd, f.Err)
 		}
 	}
 	err := b.Answers(func(index int, m *nl.Message) error {
@@ -347,10 +345,10 @@ func (u *updater) complete(b *nl.Batch) error {
 			return err
 		}
 		if was.hasID && u.got.Has&ctnetlink.HasID != 0 && u.got.ID != was.id {
-			// The kernel has no way to tie an update to an id.
+			// The kernel does not compare the id of an update.
 			u.warn("WARNING: flow %d ended and its successor %d was updated in its place.", was.id, u.got.ID)
 		}
-		u.printer.clock()
+		u.printer.updateTime()
 		return u.printer.flow(&u.got, nil)
 	})
 	if err != nil && u.failed == nil {
@@ -359,8 +357,8 @@ func (u *updater) complete(b *nl.Batch) error {
 	return nil
 }
 
-// setChange makes r the request that changes f as c says, and reports whether
-// there is anything to change.
+// setChange makes r the request that changes f as c asks, and reports whether anything
+// changes.
 func setChange(r, f *ctnetlink.Flow, c *Command) bool {
 	want := &c.Flow
 	setIdentity(r, f)
@@ -373,13 +371,13 @@ func setChange(r, f *ctnetlink.Flow, c *Command) bool {
 		changed = changed || f.Has&ctnetlink.HasTimeout == 0 || f.Timeout != want.Timeout
 	}
 	if want.Has&ctnetlink.HasStatus != 0 {
-		// Bits can be added, not taken away; the kernel insists on the others.
+		// Bits can be set, not cleared; the kernel requires the flow's own in the request.
 		r.Status = f.Status | want.Status
 		r.Has |= ctnetlink.HasStatus
 		changed = changed || r.Status != f.Status
 	}
 	if want.Has&ctnetlink.HasMark != 0 {
-		old := present(f.Has&ctnetlink.HasMark != 0, f.Mark)
+		old := orZero(f.Has&ctnetlink.HasMark != 0, f.Mark)
 		mask := ^uint32(0)
 		if want.Has&ctnetlink.HasMarkMask != 0 {
 			mask = want.MarkMask
@@ -393,7 +391,7 @@ func setChange(r, f *ctnetlink.Flow, c *Command) bool {
 	return changed || protocol || labels
 }
 
-// setProtocolChange adds the states and tags that are to be set.
+// setProtocolChange adds the protocol states and tags of the command to r.
 func setProtocolChange(r, f, want *ctnetlink.Flow) bool {
 	const both = ctnetlink.HasTCPState | ctnetlink.HasSCTPState | ctnetlink.HasDCCPState | ctnetlink.HasSCTPVtagOrig | ctnetlink.HasSCTPVtagReply |
 		ctnetlink.HasDCCPRole | ctnetlink.HasTCPFlagsOrig | ctnetlink.HasTCPFlagsReply
@@ -410,8 +408,8 @@ func setProtocolChange(r, f, want *ctnetlink.Flow) bool {
 		has&ctnetlink.HasSCTPVtagReply != 0 && (f.Has&ctnetlink.HasSCTPVtagReply == 0 || f.SCTPVtagReply != want.SCTPVtagReply)
 }
 
-// completeSCTP takes from f what of state and tags is not to be changed: the
-// kernel takes the three together only.
+// completeSCTP copies from f the state and tags that are not changed: the kernel accepts
+// the three only together.
 func completeSCTP(r, f *ctnetlink.Flow) {
 	const all = ctnetlink.HasSCTPState | ctnetlink.HasSCTPVtagOrig | ctnetlink.HasSCTPVtagReply
 	if r.Has&all == 0 {
@@ -429,10 +427,10 @@ func completeSCTP(r, f *ctnetlink.Flow) {
 	r.Has |= f.Has & all
 }
 
-// setLabelChange adds the labels. Bits and mask make the kernel change just the
-// labels that were named, whatever else happens to the flow meanwhile. Adding a
-// label that is there, and taking away one that is not from a flow with labels,
-// count as a change: so conntrack-tools has it.
+// setLabelChange adds the labels to r. Bits and mask restrict the change to the named
+// labels, so that concurrent changes of others survive. As in conntrack-tools, adding a
+// label that is set counts as a change, and so does removing one that is not set from a
+// flow with labels.
 func setLabelChange(r, f *ctnetlink.Flow, c *Command) bool {
 	r.Labels, r.LabelsMask = ctnetlink.Labels{}, ctnetlink.Labels{}
 	r.LabelsLen, r.LabelsMaskLen = ctnetlink.LabelWords, ctnetlink.LabelWords

@@ -60,7 +60,7 @@ func TestLoadOntoLiveTable(t *testing.T) {
 	}
 }
 
-// A flow with another NAT than its line's is left alone, and each such line says so.
+// A flow with another NAT than its line's is not changed, and each such line gets an error.
 func TestLoadOntoOtherNAT(t *testing.T) {
 	ns := netnstest.New(t, "other")
 	ns.NFT(natRules)
@@ -77,11 +77,11 @@ func TestLoadOntoOtherNAT(t *testing.T) {
 	}, "\n")
 	const other = "Operation failed: Operation not supported (the flow exists with another NAT, its reply is "
 	r := runTo(t, ns, "-R -", lines, nil)
-	want := said("-:1: "+other+"192.0.2.2:53 -> 203.0.113.1:4000; delete it first)") +
-		said("-:2: "+other+"192.0.2.2:53 -> 203.0.113.1:1; delete it first)") +
-		said("-:3: "+other+"192.0.2.3:53 -> 192.0.2.1:2; delete it first)") +
-		said("-:4: "+other+"192.0.2.2:53 -> 192.0.2.1:3; delete it first)") +
-		said("-: 2 lines were carried out, 4 refused, 0 not tried")
+	want := onStderr("-:1: "+other+"192.0.2.2:53 -> 203.0.113.1:4000; delete it first)") +
+		onStderr("-:2: "+other+"192.0.2.2:53 -> 203.0.113.1:1; delete it first)") +
+		onStderr("-:3: "+other+"192.0.2.3:53 -> 192.0.2.1:2; delete it first)") +
+		onStderr("-:4: "+other+"192.0.2.2:53 -> 192.0.2.1:3; delete it first)") +
+		onStderr("-: 2 lines were carried out, 4 refused, 0 not tried")
 	if r.status != 1 || r.stderr != want {
 		t.Errorf("status %d\n%swant\n%s", r.status, r.stderr, want)
 	}
@@ -102,34 +102,33 @@ func TestLoadOntoOtherNAT(t *testing.T) {
 		t.Fatalf("%+v", r)
 	}
 	r = runTo(t, ns, "-R -", text.String(), nil)
-	if n := strings.Count(r.stderr, other); r.status != 1 || n != 1+namedOthers || !strings.HasSuffix(r.stderr, said("-: 0 lines were carried out, 100 refused, 0 not tried")) {
+	if n := strings.Count(r.stderr, other); r.status != 1 || n != 1+namedOthers || !strings.HasSuffix(r.stderr, onStderr("-: 0 lines were carried out, 100 refused, 0 not tried")) {
 		t.Errorf("%d lines named: %s", n, r.stderr)
 	}
 }
 
-// The kernel refuses to change a fixed timeout with the error that stands for a missing
-// privilege.
+// The kernel refuses to change a fixed timeout with the error for a missing privilege.
 func TestFixedTimeout(t *testing.T) {
 	ns := netnstest.New(t, "fixed")
 	must(t, ns, "-I -t 1000 -u FIXED_TIMEOUT "+udp4, "1 flow entries have been created.")
 	const text = "Operation failed: Operation not permitted (the flow's timeout is fixed, status FIXED_TIMEOUT)"
 	fails(t, ns, "-A -t 2000 "+udp4, 1, text)
-	if r := run(t, ns, "-U -t 2000 -p udp"); r.status != 1 || r.stderr != said(text) {
+	if r := run(t, ns, "-U -t 2000 -p udp"); r.status != 1 || r.stderr != onStderr(text) {
 		t.Errorf("-U: %+v", r)
 	}
 	r := runTo(t, ns, "-R -", "-A -t 2000 "+udp4+"\n", nil)
-	if want := said("-:1: "+text) + said("-: 0 lines were carried out, 1 refused, 0 not tried"); r.status != 1 || r.stderr != want {
+	if want := onStderr("-:1: "+text) + onStderr("-: 0 lines were carried out, 1 refused, 0 not tried"); r.status != 1 || r.stderr != want {
 		t.Errorf("-R: %+v", r)
 	}
-	if r := runTo(t, ns, "-R -", "-U -t 2000 -p udp\n", nil); r.status != 1 || !strings.HasPrefix(r.stderr, said("-:1: "+text)) {
+	if r := runTo(t, ns, "-R -", "-U -t 2000 -p udp\n", nil); r.status != 1 || !strings.HasPrefix(r.stderr, onStderr("-:1: "+text)) {
 		t.Errorf("-R: %+v", r)
 	}
 	must(t, ns, "-U -m 5 -p udp", "1 flow entries have been updated.")
 }
 
-// What -o save writes of a protocol that this kernel keeps no ports of is loaded; and a
-// flow that is made with ports gets a warning. DCCP is such a protocol since Linux 6.18,
-// UDP-Lite since 7.2; what this kernel keeps it is asked for.
+// Lines of -o save for a protocol of which this kernel keeps no ports can be loaded, and a
+// flow that is created with ports gets a warning. DCCP is such a protocol since Linux 6.18,
+// UDP-Lite since 7.2; the test asks the kernel what it keeps.
 func TestProtocolsWithoutPorts(t *testing.T) {
 	for name, line := range map[string]string{
 		"udplite": "-t 1000 -p udplite -s 192.0.2.1 -d 192.0.2.2 --sport 3 --dport 4",
@@ -147,7 +146,7 @@ func TestProtocolsWithoutPorts(t *testing.T) {
 			created := run(t, ns, "-I "+line)
 			saved := must(t, ns, "-L -o save", "1 flow entries have been shown.")
 			kept := strings.Contains(saved, "--sport 3 ") || strings.Contains(saved, "--srckey 3 ")
-			want := said("1 flow entries have been created.")
+			want := onStderr("1 flow entries have been created.")
 			if !kept {
 				want = warning + want
 			}
@@ -166,8 +165,8 @@ func TestProtocolsWithoutPorts(t *testing.T) {
 			if kept && r.stderr != "" || !kept && r.stderr != "-:1: "+warning || r.status != 0 {
 				t.Errorf("-R of a line with %s: %+v", what, r)
 			}
-			// As kernels write it that keep none. What this kernel says to that is its affair; the
-			// line is understood, and so are those behind it.
+			// The form written where the kernel keeps no ports. This kernel may refuse the
+			// flow, but the line and those behind it are accepted.
 			must(t, ns, "-F", "connection tracking table has been emptied.")
 			bare := "-A -t 1000 -u UNSET -s 192.0.2.1 -d 192.0.2.2 -r 192.0.2.2 -q 192.0.2.1 -p " + name + "\n"
 			r = runTo(t, ns, "-R -", "-A -t 1000 "+tcp4+"\n"+bare, nil)
@@ -181,7 +180,7 @@ func TestProtocolsWithoutPorts(t *testing.T) {
 	}
 	// A command line and a flow of a protocol that every kernel knows need their ports.
 	ns := netnstest.New(t, "ports")
-	if r := run(t, ns, "-I -t 5 -p udplite -s 192.0.2.1 -d 192.0.2.2"); r.status != 2 || !strings.HasPrefix(r.stderr, said("you have to specify `--sport' and `--dport'")) {
+	if r := run(t, ns, "-I -t 5 -p udplite -s 192.0.2.1 -d 192.0.2.2"); r.status != 2 || !strings.HasPrefix(r.stderr, onStderr("you have to specify `--sport' and `--dport'")) {
 		t.Errorf("-I of UDP-Lite without ports: %+v", r)
 	}
 	if r := runTo(t, ns, "-R -", "-A -t 5 -p udp -s 192.0.2.1 -d 192.0.2.2\n", nil); r.status != 2 {
@@ -190,8 +189,8 @@ func TestProtocolsWithoutPorts(t *testing.T) {
 }
 
 // Where no rule uses labels, the kernel has no room for them: -U and -A of a flow that
-// exists say so, with conntrack-tools' counts and statuses, and so does -I, whose flow
-// the kernel makes without them.
+// exists print that, with conntrack-tools\' counts and statuses, and so does -I, whose flow
+// the kernel creates without labels.
 func TestNoRoomForLabels(t *testing.T) {
 	ns := netnstest.New(t, "noroom")
 	file := filepath.Join(t.TempDir(), "labels")
@@ -202,13 +201,13 @@ func TestNoRoomForLabels(t *testing.T) {
 	must(t, ns, "-I -t 1000 "+udp4, "1 flow entries have been created.")
 	must(t, ns, "-I -t 1000 "+udp6, "1 flow entries have been created.")
 	r := run(t, ns, "-U -p udp --label-add one --labelmap "+file)
-	want := "WARNING: 2 flows were not updated: No space left on device (" + noRoomForLabels + ").\n" + said("0 flow entries have been updated.")
+	want := "WARNING: 2 flows were not updated: No space left on device (" + noRoomForLabels + ").\n" + onStderr("0 flow entries have been updated.")
 	if r.status != 1 || r.stderr != want {
 		t.Errorf("-U: %+v, want %s", r, want)
 	}
 	withLabel := `{"proto":17,"original":{"src":"192.0.2.1","dst":"192.0.2.2","sport":1000,"dport":53},"timeout":1000,"labels":[1]}` + "\n"
 	r = runTo(t, ns, "-R -", withLabel, nil)
-	want = said("-:1: Operation failed: No space left on device ("+noRoomForLabels+")") + said("-: 0 lines were carried out, 1 refused, 0 not tried")
+	want = onStderr("-:1: Operation failed: No space left on device ("+noRoomForLabels+")") + onStderr("-: 0 lines were carried out, 1 refused, 0 not tried")
 	if r.status != 1 || r.stderr != want {
 		t.Errorf("-R of a flow that exists: %+v, want %s", r, want)
 	}
@@ -219,7 +218,7 @@ func TestNoRoomForLabels(t *testing.T) {
 	}
 }
 
-// An SCTP tag is the same through every way in and out: as a number of --orig-vtag and
+// An SCTP tag is the same in every input and output form: as a number of --orig-vtag and
 // -o save, which is conntrack-tools', as one of JSON, which is RFC 9260's, and in the
 // kernel's attribute. The two numbers differ by the order of their bytes on
 // little-endian machines, as docs/json.md says.

@@ -15,8 +15,8 @@ import (
 	"ctbox/nl/ctnetlink"
 )
 
-// Op is what a command line asks for. The zero Op is a line without a command,
-// which prints the help.
+// Op is the operation that a command line asks for. The zero Op is a line without a
+// command, which prints the help.
 type Op uint8
 
 // The commands, in the order of conntrack(8).
@@ -49,12 +49,12 @@ const (
 	TableUnconfirmed
 )
 
-// Option is a set of generic options; protocol options (--sport …) show in the
+// Option is a set of generic options. Protocol options (--sport …) appear in the
 // presence bits of Command.Flow and Command.Expect.
 type Option uint64
 
-// The generic options, one bit each, in the order in which a violation of the
-// command's option rules is looked for.
+// The generic options, one bit each, in the order in which the command's option rules
+// are checked.
 const (
 	OptSrc Option = 1 << iota
 	OptDst
@@ -91,16 +91,16 @@ const (
 	OptKey
 )
 
-// Compared are the options that make a filter compare the fields of
-// Command.Flow with an entry's. NAT and label filters come on top of them.
+// Compared are the options by which a filter compares the fields of Command.Flow with
+// an entry's. NAT and label filters are not among them.
 const Compared = OptSrc | OptDst | OptReplySrc | OptReplyDst | OptProto | OptMark |
 	OptSecmark | OptStatus | OptID | OptTimeout | OptZone | OptLabel | OptOrigZone | OptReplyZone
 
 // Output is a set of -o words.
 type Output uint16
 
-// The -o words. OutSave stands alone. OutJSON goes with any but OutXML and
-// OutSave, and says everything whatever stands beside it.
+// The -o words. OutSave excludes all others. OutJSON excludes OutXML and OutSave, and
+// writes everything regardless of the other words.
 const (
 	OutXML Output = 1 << iota
 	OutExtended
@@ -125,21 +125,20 @@ const (
 	EventAll = EventNew | EventUpdate | EventDestroy
 )
 
-// LabelSet is the labels that an option names.
+// LabelSet is the set of labels that an option names.
 type LabelSet struct {
 	Bits ctnetlink.Labels
-	// Beyond says that a named label's bit is beyond ctnetlink.MaxLabels: no entry has
-	// it, and none can be given it.
+	// Beyond reports that a named label's bit exceeds ctnetlink.MaxLabels: no entry can
+	// have it.
 	Beyond bool
 }
 
-// Command is one parsed command line, or one line of a load file. It stands for
-// itself: nothing in it depends on another line's. All option rules have been
-// checked.
+// Command is one parsed command line, or one line of a load file. It does not depend on
+// other lines. All option rules have been checked.
 //
-// Flow says what a command sends (OpCreate, OpAdd, OpGet), compares entries
-// with (OpList, OpDelete, OpGet, OpEvents), or both (OpUpdate); only what the
-// line gave has its presence bit set. In detail:
+// Flow is what a command sends (OpCreate, OpAdd, OpGet), what it compares entries with
+// (OpList, OpDelete, OpGet, OpEvents), or both (OpUpdate). Only what the line gave has
+// its presence bit set. In detail:
 //
 //   - OpCreate and OpAdd: Flow is ready to be sent. The direction that was not
 //     given is derived from the other, Status has ctnetlink.StatusConfirmed if -u was
@@ -161,8 +160,8 @@ type Command struct {
 	Table Table
 	Given Option // options on the line, and masks that prefix lengths imply
 
-	// Family is that of the addresses or of -f, else the command's default:
-	// nl.FamilyUnspec stands for both.
+	// Family is that of the addresses or of -f, else the command's default, which may be
+	// nl.FamilyUnspec: both families.
 	Family uint8
 
 	Flow   ctnetlink.Flow
@@ -182,7 +181,7 @@ type Command struct {
 	LabelDelAll bool     // --label-del without one
 
 	Output Output
-	Events Events // OpEvents on TableConntrack: 0 without -e stands for EventAll
+	Events Events // OpEvents on TableConntrack: 0 without -e means EventAll
 
 	BufferSize int64 // -b, bytes, as given: may be 0 or negative
 	QueueSize  int64 // --queue-size, bytes; 0: the default
@@ -192,7 +191,7 @@ type Command struct {
 	TopSort topColumn     // --key: what to sort by
 
 	// LabelMap names labels in the output; nil when no option asked for the
-	// label file, or it could not be read (the parser has said so).
+	// label file, or it could not be read (the parser has printed a warning).
 	LabelMap *LabelMap
 
 	HelpProto string // OpHelp with -p: the protocol's name, or "unknown"
@@ -202,9 +201,8 @@ type Command struct {
 // Has reports whether any of opts was given.
 func (c *Command) Has(opts Option) bool { return c.Given&opts != 0 }
 
-// Reset makes c an empty command and keeps the memory of its variable parts.
-// All of the flow is zero, what is absent, too: two lines that say the same
-// give equal commands.
+// Reset makes c an empty command and keeps the memory of its variable parts. Fields of
+// absent attributes are zero, too, so that equal lines give equal commands.
 func (c *Command) Reset() {
 	info, ctx := c.Flow.HelperInfo[:0], c.Flow.Secctx[:0]
 	*c = Command{}

@@ -21,13 +21,13 @@ func (s *session) delete(c *Command) (uint64, error) {
 	return n, err
 }
 
-// errStop ends a dump when there is a reason not to change anything more.
+// errStop ends a dump whose remaining flows must not be changed.
 var errStop = errors.New("stop")
 
-// deleteMatching deletes the flows that match and returns their number. Dump
-// and deletions run side by side. p may be nil.
+// deleteMatching deletes the flows that match and returns their number. Dump and
+// deletions run concurrently. p may be nil.
 func (s *session) deleteMatching(c *Command, p *printer) (uint64, error) {
-	conn, err := s.change()
+	conn, err := s.changeConn()
 	if err != nil {
 		return 0, err
 	}
@@ -46,9 +46,8 @@ func (s *session) deleteMatching(c *Command, p *printer) (uint64, error) {
 	return d.deleted, err
 }
 
-// deleter is a deletion under way. A flow that has gone by itself is neither
-// counted nor printed; the id in each request keeps a new flow with the tuple of
-// one that has gone from being hit.
+// deleter is the state of a deletion. A flow that ends before its deletion is neither
+// counted nor printed. The id in each request protects a new flow with the same tuple.
 type deleter struct {
 	*session
 	cmd     *Command
@@ -60,18 +59,18 @@ type deleter struct {
 	begun   bool
 
 	deleted uint64
-	failed  error // first reason to stop; what is on its way is still finished
+	failed  error // first reason to stop; batches already sent are still completed
 }
 
-// deletions is what a batch is about: lines to print, each up to the offset in
-// ends, in the order of the requests.
+// deletions are the lines to print for a batch, each up to the offset in ends, in the
+// order of the requests.
 type deletions struct {
 	lines []byte
 	ends  []int
-	ahead bool // the first line is printed already
+	ahead bool // the first line is already printed
 }
 
-// take puts a flow that matches into the batch.
+// take adds a flow that matches to the batch.
 func (d *deleter) take(f *ctnetlink.Flow) error {
 	if d.failed != nil {
 		return errStop
@@ -86,11 +85,11 @@ func (d *deleter) take(f *ctnetlink.Flow) error {
 	}
 	t := d.batch.Tag.(*deletions)
 	if d.printer != nil {
-		d.printer.clock()
+		d.printer.updateTime()
 		t.lines = append(format.AppendFlow(t.lines, f, &d.printer.style, nil), '\n')
 		if !d.begun {
-			// The first line is written before anything is deleted: an output
-			// that is full or closed shows itself here.
+			// The first line is written before anything is deleted, to detect an
+			// output that is full or closed.
 			d.begun, t.ahead = true, true
 			if err := d.printer.ahead(t.lines); err != nil {
 				return err
@@ -123,7 +122,7 @@ func (d *deleter) nextBatch() error {
 	return nil
 }
 
-// complete takes what the kernel said to a batch, and prints what was deleted.
+// complete processes the kernel's answers to a batch and prints what was deleted.
 func (d *deleter) complete(b *nl.Batch) error {
 	t := b.Tag.(*deletions)
 	refused := b.Failures()
@@ -133,7 +132,7 @@ func (d *deleter) complete(b *nl.Batch) error {
 		start = end
 		if len(refused) > 0 && refused[0].Index == i {
 			if err := refused[0].Err; d.failed == nil && !isErrno(err, unix.ENOENT) {
-				d.failed = d.refused(d.cmd, err)
+				d.failed = d.explain(d.cmd, err)
 			}
 			refused = refused[1:]
 			continue
@@ -149,44 +148,44 @@ func (d *deleter) complete(b *nl.Batch) error {
 	return nil
 }
 
-// setIdentity makes r the request that names f and no other flow. The kernel
-// compares the id, which is new for every flow.
+// setIdentity makes r the request that identifies f and no other flow. The kernel
+// compares the id, which is different for every flow.
 func setIdentity(r, f *ctnetlink.Flow) {
 	r.Orig = f.Orig
 	r.Has = f.Has & (ctnetlink.HasZone | ctnetlink.HasID)
 	r.Zone, r.ID = f.Zone, f.ID
 }
 
-// eachCandidate hands over at least the flows that match a -D or -F: the one
-// that the tuple and zone name, if they name one, else what a dump has.
+// eachCandidate calls each for at least the flows that match a -D or -F: the one flow
+// that tuple and zone identify, if they do, else those of a dump.
 func (s *session) eachCandidate(c *Command, each func(*ctnetlink.Flow) error) error {
 	if !namesOne(c) {
 		return s.dump(c, each)
 	}
-	conn, err := s.ask()
+	conn, err := s.requestConn()
 	if err != nil {
 		return err
 	}
 	var got ctnetlink.Flow
-	err = ctnetlink.Get(s.ctx, conn, wanted(&c.Flow), &got)
+	err = ctnetlink.Get(s.ctx, conn, lookup(&c.Flow), &got)
 	switch {
 	case isErrno(err, unix.ENOENT):
 		return nil
 	case err != nil:
-		return s.refused(c, err)
+		return s.explain(c, err)
 	}
 	return each(&got)
 }
 
-// namesOne reports whether the command's original tuple and zone are those of
-// one flow at most.
+// namesOne reports whether the command's original tuple and zone identify at most one
+// flow.
 func namesOne(c *Command) bool {
 	t := &c.Flow.Orig
 	return wholeTuple(t) && t.Has&ctnetlink.TupleZone == 0 && c.Flow.Reply.Has&ctnetlink.TupleZone == 0 &&
 		c.Flow.Has&ctnetlink.HasZone != 0 && !c.Has(OptMaskSrc|OptMaskDst)
 }
 
-// wholeTuple reports whether t has all that a flow of its protocol has.
+// wholeTuple reports whether t has all fields of its protocol.
 func wholeTuple(t *ctnetlink.Tuple) bool {
 	need := ctnetlink.TupleAddrs | ctnetlink.TupleProto
 	switch {
@@ -200,13 +199,13 @@ func wholeTuple(t *ctnetlink.Tuple) bool {
 
 // deleteExpect deletes the expectation of the expected tuple.
 func (s *session) deleteExpect(c *Command) (uint64, error) {
-	conn, err := s.ask()
+	conn, err := s.requestConn()
 	if err != nil {
 		return 0, err
 	}
 	r := nl.Request{Type: ctnetlink.TypeExpectDelete, Family: c.Family, Attrs: (&ctnetlink.Expect{Tuple: c.Expect.Tuple}).Append}
 	if err := conn.Do(s.ctx, r, nil); err != nil {
-		return 0, s.refused(c, err)
+		return 0, s.explain(c, err)
 	}
 	return 1, nil
 }
@@ -218,18 +217,17 @@ func (s *session) flush(c *Command) error {
 		what, r.Type = "expectation table", ctnetlink.TypeExpectDelete
 	}
 	if c.Table == TableConntrack && c.Has(OptFamily) {
-		// Whether the kernel respects the family of a flush depends on its
-		// version, and one that doesn't empties everything.
+		// Some kernel versions ignore the family of a flush and empty everything.
 		if _, err := s.deleteMatching(c, nil); err != nil {
 			return err
 		}
 	} else {
-		conn, err := s.ask()
+		conn, err := s.requestConn()
 		if err != nil {
 			return err
 		}
 		if err := conn.Do(s.ctx, r, nil); err != nil {
-			return s.refused(c, err)
+			return s.explain(c, err)
 		}
 	}
 	_, err := fmt.Fprintf(s.stderr, "%s%s has been emptied.\n", messagePrefix, what)

@@ -18,8 +18,8 @@ import (
 	"ctbox/nl/format"
 )
 
-// events prints events until the context ends. Reading the socket is nl's, in
-// a goroutine of its own; what the kernel could not deliver is counted and said.
+// events prints events until the context ends. Package ctnetlink reads the socket in a
+// goroutine. Events that the kernel could not deliver are counted and reported.
 func (s *session) events(c *Command) (uint64, error) {
 	opts := eventOptions(c)
 	sub, err := ctnetlink.Subscribe(opts)
@@ -28,25 +28,25 @@ func (s *session) events(c *Command) (uint64, error) {
 	}
 	defer sub.Close()
 	if s.noConntrack() {
-		// The kernel takes a subscription to what it does not have.
+		// The kernel accepts the subscription even without nf_conntrack_netlink.
 		return 0, &refusal{op: c.Op, table: c.Table, err: unix.EINVAL, hint: hintNoConntrack}
 	}
-	s.sayBuffer(c, sub.Buffer())
+	s.reportBuffer(c, sub.Buffer())
 
 	w := &watcher{session: s, printer: newPrinter(s.out, c), filter: newFilter(c), expect: c.Table == TableExpect}
 	if !sub.CountsDrops() {
 		w.atLeast = "at least "
 	}
 	err = w.watch(sub)
-	w.sayLoss(true)
+	w.reportLoss(true)
 	if end := w.printer.finish(); err == nil {
 		err = end
 	}
 	return w.printer.entries, err
 }
 
-// watch prints until the context ends, and then what had happened by then. It
-// also ends when nobody takes what it prints.
+// watch prints events until the context ends, including those that happened before.
+// It also ends when standard output fails.
 func (w *watcher) watch(sub *ctnetlink.Subscription) error {
 	ctx, stop := context.WithCancel(w.ctx)
 	defer stop()
@@ -62,7 +62,7 @@ func (w *watcher) watch(sub *ctnetlink.Subscription) error {
 	for {
 		var err error
 		if !left && w.ctx.Err() != nil {
-			// main gives us a few seconds to come to the end.
+			// main allows a few seconds for the rest.
 			ctx, left = context.WithoutCancel(w.ctx), true
 			if err = sub.Leave(); err != nil {
 				return err
@@ -75,7 +75,7 @@ func (w *watcher) watch(sub *ctnetlink.Subscription) error {
 		case !left && w.ctx.Err() != nil:
 			continue
 		case !left && ctx.Err() != nil:
-			return w.out.flush() // why it cannot be written
+			return w.out.flush() // returns why it cannot be written
 		case left && errors.Is(err, io.EOF):
 			return nil
 		}
@@ -104,8 +104,8 @@ func eventOptions(c *Command) ctnetlink.EventOptions {
 	return opts
 }
 
-// eventGroups are the groups of -e. A list of nothing but ignored words joins
-// none, and then nothing is ever shown.
+// eventGroups returns the groups of -e. A list with only ignored words joins no group
+// and shows nothing.
 func eventGroups(c *Command) ctnetlink.Group {
 	if !c.Has(OptEventMask) {
 		return ctnetlink.AllFlowEvents
@@ -130,9 +130,9 @@ func (s *session) cannotListen(c *Command, err error) error {
 	return &failure{"Can't open netlink socket", err}
 }
 
-// sayBuffer tells the size of the socket's buffer when it was asked for, and
-// when less was granted than a busy machine needs.
-func (s *session) sayBuffer(c *Command, granted int) {
+// reportBuffer prints the size of the socket's buffer if the user asked for one, or if
+// the kernel granted less than a busy machine needs.
+func (s *session) reportBuffer(c *Command, granted int) {
 	switch {
 	case c.Has(OptBufferSize):
 		s.warn("NOTICE: Netlink socket buffer size has been set to %d bytes.", granted)
@@ -150,19 +150,19 @@ type watcher struct {
 	flow    ctnetlink.Flow
 	expects ctnetlink.Expect
 	event   format.Event
-	names   portNames
+	names   programNames
 
-	atLeast string    // in front of the number of lost events, where the kernel does not count them
-	dropped uint64    // by the kernel, so far
-	said    uint64    // of these, on stderr
-	saidAt  time.Time // when
+	atLeast    string    // precedes the number of lost events, where the kernel does not count them
+	dropped    uint64    // by the kernel, so far
+	reported   uint64    // of these, on stderr
+	reportedAt time.Time // when
 }
 
-// lossEvery is how often losses are said at most; none goes unsaid.
+// lossEvery is the minimum time between two reports of losses. Every loss is reported.
 const lossEvery = time.Second
 
-// take prints a run of events and what was lost by its end, and hands it all
-// to the writer: whoever reads our output sees each event at once.
+// take prints a run of events and what was lost by its end, and passes it to the writer
+// at once, without waiting for a full chunk.
 func (w *watcher) take(run *ctnetlink.Events) error {
 	if err := run.Each(w.print); err != nil {
 		return err
@@ -173,7 +173,7 @@ func (w *watcher) take(run *ctnetlink.Events) error {
 			w.out.buf = append(format.AppendLostJSON(w.out.buf, run.Dropped-w.dropped, &e), '\n')
 		}
 		w.dropped = run.Dropped
-		w.sayLoss(false)
+		w.reportLoss(false)
 	}
 	return w.out.flush()
 }
@@ -214,29 +214,29 @@ func eventType(m *nl.Message) format.EventType {
 	return format.Update
 }
 
-// sayLoss tells how many events were lost since it was last said: at once the
-// first time, then now and then, and what is left at the end.
-func (w *watcher) sayLoss(end bool) {
-	if w.dropped == w.said || !end && w.said != 0 && time.Since(w.saidAt) < lossEvery {
+// reportLoss prints how many events were lost since the last report: the first time at
+// once, then at most every lossEvery, and the rest at the end.
+func (w *watcher) reportLoss(end bool) {
+	if w.dropped == w.reported || !end && w.reported != 0 && time.Since(w.reportedAt) < lossEvery {
 		return
 	}
-	if w.said == 0 {
+	if w.reported == 0 {
 		w.warn("WARNING: We have hit ENOBUFS! We are losing events.")
 		w.warn("This message means that the current netlink socket buffer size is too small.")
 		w.warn("Please, check --buffer-size in conntrack(8) manpage.")
 	}
-	w.warn("WARNING: %s%d events lost, %d in all.", w.atLeast, w.dropped-w.said, w.dropped)
-	w.said, w.saidAt = w.dropped, time.Now()
+	w.warn("WARNING: %s%d events lost, %d in all.", w.atLeast, w.dropped-w.reported, w.dropped)
+	w.reported, w.reportedAt = w.dropped, time.Now()
 }
 
-// portNames finds the names of the programs behind netlink ports. What it found,
-// be it nothing, it believes for a second: looking through /proc for every
-// event would cost more than the event.
-type portNames struct {
-	known map[uint32]portName
+// programNames finds the names of the programs behind netlink ports. It caches each
+// result, found or not, for a second: searching /proc for every event would cost more
+// than the event.
+type programNames struct {
+	known map[uint32]programName
 }
 
-type portName struct {
+type programName struct {
 	name string
 	at   time.Time
 }
@@ -246,9 +246,9 @@ const (
 	maxPortNames = 1024
 )
 
-// lookup returns the name of the program that has the port, "" if it has ended
-// or the port is the kernel's.
-func (p *portNames) lookup(port uint32, now time.Time) string {
+// lookup returns the name of the program that owns the port, "" if it has ended or the
+// port is the kernel's.
+func (p *programNames) lookup(port uint32, now time.Time) string {
 	if port == 0 {
 		return ""
 	}
@@ -256,9 +256,9 @@ func (p *portNames) lookup(port uint32, now time.Time) string {
 		return n.name
 	}
 	if p.known == nil || len(p.known) >= maxPortNames {
-		p.known = make(map[uint32]portName)
+		p.known = make(map[uint32]programName)
 	}
-	n := portName{at: now}
+	n := programName{at: now}
 	if inode, ok := portInode(port); ok {
 		n.name = socketOwner(port, inode)
 	}
@@ -286,8 +286,8 @@ func portInode(port uint32) (string, bool) {
 	return "", false
 }
 
-// socketOwner returns the name of a process that has the socket open. A socket's
-// port is usually the process id of who opened it.
+// socketOwner returns the name of a process that has the socket open. A socket's port
+// is usually the id of the process that opened it.
 func socketOwner(port uint32, inode string) string {
 	link := "socket:[" + inode + "]"
 	if pid := strconv.FormatUint(uint64(port), 10); hasOpen(pid, link) {
@@ -322,7 +322,7 @@ func hasOpen(pid, link string) bool {
 	return false
 }
 
-// processName is what stands between the parentheses of /proc/PID/stat.
+// processName returns the name between the parentheses of /proc/PID/stat.
 func processName(pid string) string {
 	stat, err := os.ReadFile("/proc/" + pid + "/stat")
 	if err != nil {

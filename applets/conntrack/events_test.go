@@ -53,10 +53,10 @@ func TestEvents(t *testing.T) {
 			break
 		}
 	}
-	if r.status != 0 || r.stderr != said("6 flow events have been shown.") {
+	if r.status != 0 || r.stderr != onStderr("6 flow events have been shown.") {
 		t.Errorf("-E: %d %s", r.status, r.stderr)
 	}
-	if r = some.end(t); r.stderr != said("2 flow events have been shown.") ||
+	if r = some.end(t); r.stderr != onStderr("2 flow events have been shown.") ||
 		!regexp.MustCompile(`^\[\d{8,}\.\d{6}\]\t    \[NEW\] udp .* id=\d+ \[USERSPACE\].*\n\[.*\t\[DESTROY\] udp `).MatchString(r.stdout) {
 		t.Errorf("-E with a filter: %+v", r)
 	}
@@ -78,7 +78,7 @@ func TestEvents(t *testing.T) {
 	if r = save.end(t); !strings.HasPrefix(r.stdout, "-A -t 1000 -u UNSET -s 192.0.2.1 ") {
 		t.Errorf("-E -o save: %+v", r)
 	}
-	if r = none.end(t); r.stdout != "" || r.stderr != said("0 flow events have been shown.") {
+	if r = none.end(t); r.stdout != "" || r.stderr != onStderr("0 flow events have been shown.") {
 		t.Errorf("-E with nothing to show: %+v", r)
 	}
 }
@@ -91,13 +91,13 @@ func TestExpectEvents(t *testing.T) {
 	}
 	must(t, ns, "-I expect -s 192.0.2.1 -d 192.0.2.2 -p tcp --sport 1000 --dport 21 --tuple-src 192.0.2.2 --tuple-dst 192.0.2.1 --tuple-port-src 0 --tuple-port-dst 5000 --mask-src 255.255.255.255 --mask-dst 255.255.255.255 --mask-port-src 0 --mask-port-dst 65535 -t 100", "")
 	l.shown(t, "helper=ftp")
-	if r := l.end(t); r.stderr != said("1 expectation events have been shown.") ||
+	if r := l.end(t); r.stderr != onStderr("1 expectation events have been shown.") ||
 		!regexp.MustCompile(`^\[\d{8,}\.\d{6}\]\t    \[NEW\] \d+ proto=6 src=192.0.2.2 `).MatchString(r.stdout) {
 		t.Errorf("%+v", r)
 	}
 }
 
-// TestEventUserspace holds the name of the program behind an event.
+// TestEventUserspace checks the name of the program behind an event.
 func TestEventUserspace(t *testing.T) {
 	ns := netnstest.New(t, "userspace")
 	l := listen(t, ns, "-E", nil)
@@ -111,17 +111,17 @@ func TestEventUserspace(t *testing.T) {
 	}
 }
 
-// TestEventsBuffer holds what is said about the size of the buffer.
+// TestEventsBuffer checks the message about the size of the buffer.
 func TestEventsBuffer(t *testing.T) {
 	ns := netnstest.New(t, "buffer")
 	l := listen(t, ns, "-E -b 65536", nil)
-	if r := l.end(t); r.stderr != "NOTICE: Netlink socket buffer size has been set to 131072 bytes.\n"+said("0 flow events have been shown.") {
+	if r := l.end(t); r.stderr != "NOTICE: Netlink socket buffer size has been set to 131072 bytes.\n"+onStderr("0 flow events have been shown.") {
 		t.Errorf("-b: %q", r.stderr)
 	}
 }
 
-// TestEventLoss has a reader that stops reading, so that the kernel must drop:
-// what is printed and what is said to be lost are together what happened.
+// TestEventLoss has a reader that stops reading, so that the kernel drops events: the
+// events that are printed and those reported as lost are all events.
 func TestEventLoss(t *testing.T) {
 	ns := netnstest.New(t, "loss")
 	for _, output := range []string{"", " -o json"} {
@@ -132,8 +132,8 @@ func TestEventLoss(t *testing.T) {
 		l := listen(t, ns, "-E -e NEW -b 65536 --queue-size 4096"+output, writer)
 		const flows = 20000
 		fillTable(t, ns, flows)
-		// Nobody has read a line so far: the pipe is full, and the buffers.
-		var printed, told int
+		// No line has been read so far: the pipe and the buffers are full.
+		var printed, reported int
 		read := make(chan string)
 		go func() {
 			all, _ := io.ReadAll(reader)
@@ -167,13 +167,13 @@ func TestEventLoss(t *testing.T) {
 				t.Fatalf("%v: %s", err, line)
 			}
 			if e.Event == "lost" {
-				told += e.Messages
+				reported += e.Messages
 			} else {
 				printed++
 			}
 		}
-		if lost == 0 || printed+lost != flows || output != "" && told != lost {
-			t.Errorf("%s: %d printed, %d lost, %d told in the stream, of %d", output, printed, lost, told, flows)
+		if lost == 0 || printed+lost != flows || output != "" && reported != lost {
+			t.Errorf("%s: %d printed, %d lost, %d reported in the stream, of %d", output, printed, lost, reported, flows)
 		}
 		if want := fmt.Sprintf("%d flow events have been shown.\n", printed); !strings.HasSuffix(r.stderr, want) {
 			t.Errorf("%s: %s", want, r.stderr)
@@ -182,14 +182,14 @@ func TestEventLoss(t *testing.T) {
 	}
 }
 
-// TestEventsNothingLost holds that a burst is printed whole with the defaults.
+// TestEventsNothingLost checks that no event of a burst is lost with the default sizes.
 func TestEventsNothingLost(t *testing.T) {
 	ns := netnstest.New(t, "burst")
 	l := listen(t, ns, "-E -e NEW", nil)
 	const flows = 30000
 	fillTable(t, ns, flows)
 	netnstest.Eventually(t, 20*time.Second, "all events", func() bool { return strings.Count(l.out.String(), "\n") == flows })
-	if r := l.end(t); r.stderr != said(fmt.Sprintf("%d flow events have been shown.", flows)) {
+	if r := l.end(t); r.stderr != onStderr(fmt.Sprintf("%d flow events have been shown.", flows)) {
 		t.Errorf("%s", r.stderr)
 	}
 }

@@ -7,12 +7,12 @@ import (
 	"ctbox/nl/ctnetlink"
 )
 
-// filter decides which flows a command is about. It
-// looks at everything that the command line gave, whatever the kernel was asked
-// to leave out already: an older kernel ignores filters that it doesn't know.
+// filter decides which flows a command applies to. It checks all conditions of the
+// command line, even those that the kernel was asked to check: older kernels ignore
+// filters that they do not know.
 type filter struct {
 	want *Command
-	// From want, so that one look tells that a test is not needed.
+	// Derived from want, so that one comparison skips a test that is not needed.
 	family   uint8
 	nat      bool
 	labels   bool
@@ -41,7 +41,7 @@ func newFilter(c *Command) *filter {
 		f.orig.dstMask = c.DstMask
 	}
 	if c.Op == OpUpdate {
-		// The rest is what to set.
+		// The rest are the values to set.
 		f.compared = c.Flow.Has & ctnetlink.HasID
 		return f
 	}
@@ -51,8 +51,8 @@ func newFilter(c *Command) *filter {
 	return f
 }
 
-// comparedProtocol is what is compared of the protocols' own attributes. The
-// TCP flags that go with -p tcp are to be sent, never compared.
+// comparedProtocol are the protocols' own attributes that are compared. The TCP flags
+// of -p tcp are only sent.
 const comparedProtocol = ctnetlink.HasTCPState | ctnetlink.HasSCTPState | ctnetlink.HasDCCPState |
 	ctnetlink.HasSCTPVtagOrig | ctnetlink.HasSCTPVtagReply | ctnetlink.HasDCCPRole
 
@@ -92,8 +92,8 @@ func hasLabels(f *ctnetlink.Flow, want *LabelSet) bool {
 
 func (w *filter) matchAttributes(f *ctnetlink.Flow) bool {
 	want := &w.want.Flow
-	// A flow without one of these is not meant, but for zone and security mark:
-	// the kernel leaves those out when they are 0.
+	// A flow without one of these attributes does not match, except for zone and
+	// security mark, which the kernel omits when they are 0.
 	if f.Has&w.compared|ctnetlink.HasZone|ctnetlink.HasSecmark != w.compared|ctnetlink.HasZone|ctnetlink.HasSecmark {
 		return false
 	}
@@ -109,15 +109,15 @@ func (w *filter) matchAttributes(f *ctnetlink.Flow) bool {
 		has&ctnetlink.HasDCCPRole != 0 && f.DCCPRole != want.DCCPRole:
 		return false
 	}
-	if has&ctnetlink.HasZone != 0 && present(f.Has&ctnetlink.HasZone != 0, f.Zone) != want.Zone {
+	if has&ctnetlink.HasZone != 0 && orZero(f.Has&ctnetlink.HasZone != 0, f.Zone) != want.Zone {
 		return false
 	}
-	return has&ctnetlink.HasSecmark == 0 || present(f.Has&ctnetlink.HasSecmark != 0, f.Secmark) == want.Secmark
+	return has&ctnetlink.HasSecmark == 0 || orZero(f.Has&ctnetlink.HasSecmark != 0, f.Secmark) == want.Secmark
 }
 
-// present is v, or 0 when it is absent.
-func present[T uint16 | uint32](there bool, v T) T {
-	if !there {
+// orZero returns v if present is true, else 0.
+func orZero[T uint16 | uint32](present bool, v T) T {
+	if !present {
 		return 0
 	}
 	return v
@@ -141,7 +141,7 @@ func (w *tupleFilter) match(t *ctnetlink.Tuple) bool {
 	if has == 0 {
 		return true
 	}
-	// An absent zone is zone 0; everything else must be there to be compared.
+	// An absent zone is zone 0; all other fields must be present to be compared.
 	if t.Has&has|ctnetlink.TupleZone != has|ctnetlink.TupleZone {
 		return false
 	}
@@ -178,9 +178,8 @@ func equalMasked(a, b, mask *ctnetlink.Addr) bool {
 	return true
 }
 
-// matchNAT decides -n, -g and -j. Unlike conntrack-tools it
-// compares IPv6 addresses, and takes an ICMP flow for translated only if its
-// addresses or its id are.
+// matchNAT checks -n, -g and -j. Unlike conntrack-tools it compares IPv6 addresses, and
+// regards an ICMP flow as translated only if its addresses or its id are.
 func (w *filter) matchNAT(f *ctnetlink.Flow) bool {
 	c := w.want
 	if c.Has(OptAnyNAT) {
@@ -190,8 +189,8 @@ func (w *filter) matchNAT(f *ctnetlink.Flow) bool {
 		(!c.Has(OptDstNAT) || destinationNAT(f).matches(&c.DstNAT))
 }
 
-// translation is one end of a flow as the original and the reply direction see
-// it: NAT is where they differ.
+// translation compares one end of a flow in the original and in the reply direction.
+// They differ where NAT translates.
 type translation struct {
 	addr, port bool // translated
 	to         *ctnetlink.Addr
@@ -218,8 +217,8 @@ func destinationNAT(f *ctnetlink.Flow) translation {
 	return n
 }
 
-// matches compares with what a NAT option asks for: without an address any
-// translation, with an address one to it, with a port also one to that port.
+// matches reports whether n fulfils a NAT option: without an address any translation
+// does, with an address one to it, with a port also one to that port.
 func (n translation) matches(want *ctnetlink.NAT) bool {
 	if !want.HasAddr {
 		return n.addr || n.port
@@ -227,8 +226,8 @@ func (n translation) matches(want *ctnetlink.NAT) bool {
 	return n.addr && *n.to == want.Addr && (!want.HasPort || n.port && n.toPort == want.Port)
 }
 
-// kernelFilter is the part of a filter that a dump can leave to the kernel, and
-// whether there are tuples in it. It never excludes what match would take.
+// kernelFilter returns the part of a filter that the kernel can check in a dump, and
+// whether it contains tuples. It never excludes a flow that matches.
 func kernelFilter(c *Command) (wanted *ctnetlink.Flow, tuples bool) {
 	w := &ctnetlink.Flow{}
 	if c.Op != OpUpdate {
@@ -240,8 +239,8 @@ func kernelFilter(c *Command) (wanted *ctnetlink.Flow, tuples bool) {
 			w.Status, w.StatusMask = c.Flow.Status, c.Flow.StatusMask
 			w.Has |= ctnetlink.HasStatus | ctnetlink.HasStatusMask
 		}
-		// The zone of one direction makes the kernel's zone differ from what
-		// the flow's own attribute says, so zone 0 is not for the kernel.
+		// With a zone in one direction only, the kernel's zone differs from the flow's
+		// attribute, so zone 0 is compared here.
 		if c.Flow.Has&ctnetlink.HasZone != 0 && c.Flow.Zone != 0 {
 			w.Zone = c.Flow.Zone
 			w.Has |= ctnetlink.HasZone
@@ -266,8 +265,8 @@ func kernelFilter(c *Command) (wanted *ctnetlink.Flow, tuples bool) {
 	return w, tuples
 }
 
-// eventFilter is the part of a filter that the event socket can leave to the
-// kernel; nil if that is nothing.
+// eventFilter returns the part of a filter that the kernel can check for the event
+// socket, or nil.
 func eventFilter(c *Command) *ctnetlink.EventFilter {
 	e := &ctnetlink.EventFilter{Family: c.Family}
 	orig := &c.Flow.Orig
@@ -286,8 +285,8 @@ func eventFilter(c *Command) *ctnetlink.EventFilter {
 	return e
 }
 
-// prefix is the address and mask as a prefix; the zero Prefix if the mask has a
-// hole, which only match can decide.
+// prefix returns the address and mask as a prefix, or the zero Prefix if the mask is not
+// contiguous, which only match can compare.
 func prefix(family uint8, a *ctnetlink.Addr, masked bool, mask *ctnetlink.Addr) netip.Prefix {
 	size := 16
 	addr := netip.AddrFrom16(*a)

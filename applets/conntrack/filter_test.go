@@ -19,7 +19,7 @@ func parse(t testing.TB, line string) *Command {
 	return &c
 }
 
-// made is the flow that a -A line describes, with what the kernel adds.
+// made returns the flow that an -A line describes, changed by parts.
 func made(t testing.TB, line string, parts ...func(*ctnetlink.Flow)) *ctnetlink.Flow {
 	t.Helper()
 	c := parse(t, "-A -t 100 "+line)
@@ -211,8 +211,8 @@ func TestFilter(t *testing.T) {
 	}
 }
 
-// TestKernelFilter holds what is left to the kernel: never more than match
-// takes.
+// TestKernelFilter checks the part of a filter that goes to the kernel: it must not
+// exclude a flow that matches.
 func TestKernelFilter(t *testing.T) {
 	for _, tt := range []struct {
 		line   string

@@ -46,16 +46,16 @@ func TestGenerated(t *testing.T) {
 	gen.Section(t, "../../docs/differences.md", "our conntrack options", "* Commands and options of conntrack: "+gen.Names(ours)+".\n")
 }
 
-// ours reports whether conntrack-tools lacks the command: each of its own has a letter.
+// ours reports whether conntrack-tools lacks the command: its own commands have a letter.
 func (c *command) ours() bool { return c.short == 0 }
 
-// ours reports whether conntrack-tools lacks the option: each of its own has a letter.
+// ours reports whether conntrack-tools lacks the option: its own options have a letter.
 func (o *option) ours() bool { return o.short == 0 }
 
 // spelled is one option as completion sees it.
 type spelled struct {
 	names  []string // with dashes
-	arg    string   // what the help calls the argument; "" takes none
+	arg    string   // the argument's name in the help; "" without argument
 	values []string // what the argument can be; nil for anything
 	list   bool     // the argument is a comma list of values
 	file   bool     // the argument is a file
@@ -271,7 +271,7 @@ func appendZshOption(dst []byte, indent string, s spelled) []byte {
 	return dst
 }
 
-// zshText escapes what means something in an option's specification.
+// zshText escapes the special characters of an option's specification.
 func zshText(s string) string {
 	return strings.NewReplacer("[", `\[`, "]", `\]`, ":", `\:`, "'", `'\''`).Replace(s)
 }
@@ -374,7 +374,7 @@ func TestBashCompletion(t *testing.T) {
 	for _, c := range []struct {
 		line string
 		with []string // all of these are offered
-		not  []string // none of these is
+		not  []string // must not be offered
 	}{
 		{"-", []string{"-L", "--dump", "-R"}, []string{"-s"}},
 		{"-L ", []string{"conntrack", "expect", "dying", "unconfirmed"}, []string{"-s"}},

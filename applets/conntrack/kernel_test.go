@@ -162,7 +162,7 @@ func TestDelete(t *testing.T) {
 	defer full.Close()
 	for _, line := range []string{"-D", "-L", "-L -o json"} {
 		r := runTo(t, ns, line, "", full)
-		if r.status != 1 || r.stderr != said("can't write to standard output: no space left on device") {
+		if r.status != 1 || r.stderr != onStderr("can't write to standard output: no space left on device") {
 			t.Errorf("%s to a full disk: %+v", line, r)
 		}
 	}
@@ -363,7 +363,7 @@ func ids(lines []string) []string {
 	return all
 }
 
-// TestUnprivileged holds that a user without the capability gets one clear line.
+// TestUnprivileged checks that a user without the capability gets one clear line.
 func TestUnprivileged(t *testing.T) {
 	ns := netnstest.New(t, "unprivileged")
 	run(t, ns, "-I -t 1000 "+udp4)
@@ -389,7 +389,7 @@ func TestUnprivileged(t *testing.T) {
 			defer restore()
 			status = Run(t.Context(), append([]string{"conntrack"}, strings.Fields(line)...), nil, &out, &errs)
 		})
-		if status != 1 || out.Len() > 0 || errs.String() != said(want) {
+		if status != 1 || out.Len() > 0 || errs.String() != onStderr(want) {
 			t.Errorf("%s: status %d, %q, %q", line, status, out.String(), errs.String())
 		}
 	}

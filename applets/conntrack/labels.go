@@ -103,10 +103,10 @@ func isAlnum(c byte) bool {
 	return c >= '0' && c <= '9' || c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z'
 }
 
-// setLabels notes the argument of -l, --label-add or --label-del.
+// setLabels keeps the argument of -l, --label-add or --label-del for resolveLabels.
 func (p *Parser) setLabels(o *option, arg string, given bool) error {
 	if p.cmd.Given&OptLabelAdd != 0 && p.cmd.Given&OptLabelDel != 0 {
-		return refused("cannot use --label-add and --label-del at the same time")
+		return errRefused("cannot use --label-add and --label-del at the same time")
 	}
 	if !given {
 		p.cmd.LabelDelAll = true
@@ -118,7 +118,7 @@ func (p *Parser) setLabels(o *option, arg string, given bool) error {
 
 func (p *Parser) setLabelMap(_ *option, arg string, _ bool) error {
 	if p.hasLabelFile {
-		return usage("option `--labelmap' can only be specified once")
+		return errUsage("option `--labelmap' can only be specified once")
 	}
 	p.labelFile, p.hasLabelFile = arg, true
 	return nil
@@ -146,7 +146,7 @@ func (p *Parser) resolveLabels() error {
 				bit, ok = c.LabelMap.Bit(name)
 			}
 			if !ok {
-				return usage("unknown label '" + name + "'")
+				return errUsage("unknown label '" + name + "'")
 			}
 			if bit >= ctnetlink.MaxLabels {
 				set.Beyond = true
@@ -180,8 +180,8 @@ func (p *Parser) labelMap() *LabelMap {
 	return m
 }
 
-// cause is the C library's text for what is wrong with a label file. A file
-// without labels is "Success" to conntrack-tools, since no call failed.
+// cause returns the C library's text for an error of reading a label file. For a file
+// without labels it is "Success", as conntrack-tools prints it, since no call failed.
 func cause(err error) string {
 	var errno syscall.Errno
 	if !errors.As(err, &errno) {

@@ -28,7 +28,7 @@ func (s *session) list(c *Command) (uint64, error) {
 			}
 			return nil
 		}
-		p.clock()
+		p.updateTime()
 		return p.flow(f, nil)
 	})
 	if err != nil {
@@ -50,8 +50,8 @@ var dumpTypes = [...]nl.Type{
 	TableUnconfirmed: ctnetlink.TypeFlowGetUnconfirmed,
 }
 
-// dump hands over the flows of c's table, at least those that match: the
-// kernel leaves out of the others what it can.
+// dump calls each for the flows of c's table that match, and for those of the others
+// that the kernel cannot filter.
 func (s *session) dump(c *Command, each func(*ctnetlink.Flow) error) error {
 	interrupted, err := s.dumpOnce(c, each)
 	if interrupted {
@@ -60,15 +60,15 @@ func (s *session) dump(c *Command, each func(*ctnetlink.Flow) error) error {
 	return err
 }
 
-// dumpOnce is dump, and tells its caller whether the table changed meanwhile.
+// dumpOnce is dump without the warning: it returns whether the table changed meanwhile.
 func (s *session) dumpOnce(c *Command, each func(*ctnetlink.Flow) error) (interrupted bool, err error) {
-	conn, err := s.ask()
+	conn, err := s.requestConn()
 	if err != nil {
 		return false, err
 	}
 	if c.Op != OpUpdate && c.Has(OptStatus) && c.Flow.StatusMask == 0 {
-		// No bit to look at is no condition. The kernel would refuse it, and an
-		// older one would take it for none at all.
+		// A mask without bits is no condition. Some kernels refuse it, older ones
+		// ignore it.
 		return false, &refusal{op: c.Op, table: c.Table, err: unix.EINVAL, hint: "the status list names no status"}
 	}
 	d := ctnetlink.Dump{Type: dumpTypes[c.Table], Family: c.Family}
@@ -90,13 +90,13 @@ func (s *session) dumpOnce(c *Command, each func(*ctnetlink.Flow) error) (interr
 	}
 	err = read()
 	if d.FilterTuples && !begun && isErrno(err, unix.EINVAL, unix.EOPNOTSUPP) {
-		// A tuple that this kernel can't compare, such as an ICMP type without
-		// an answer. It is compared here anyway.
+		// This kernel can't compare the tuple, such as an ICMP type that has no reply
+		// type. The filter compares it anyway.
 		d.FilterTuples = false
 		d.Filter.Orig, d.Filter.Reply = ctnetlink.Tuple{}, ctnetlink.Tuple{}
 		err = read()
 	}
-	return interrupted, s.refused(c, err)
+	return interrupted, s.explain(c, err)
 }
 
 // listExpects prints the expectations of a family.
@@ -116,7 +116,7 @@ func (s *session) listExpects(c *Command) (uint64, error) {
 }
 
 func (s *session) dumpExpects(c *Command, each func(*ctnetlink.Expect) error) error {
-	conn, err := s.ask()
+	conn, err := s.requestConn()
 	if err != nil {
 		return err
 	}
@@ -130,18 +130,18 @@ func (s *session) dumpExpects(c *Command, each func(*ctnetlink.Expect) error) er
 	if err == nil && info.Interrupted {
 		s.warn("WARNING: the table changed while it was read; expectations may be missing or doubled.")
 	}
-	return s.refused(c, err)
+	return s.explain(c, err)
 }
 
-// get prints the one flow that the tuple names, if it also passes as a filter.
+// get prints the flow with the command's tuple, if the other conditions match, too.
 func (s *session) get(c *Command) (uint64, error) {
-	conn, err := s.ask()
+	conn, err := s.requestConn()
 	if err != nil {
 		return 0, err
 	}
 	var got ctnetlink.Flow
-	if err := ctnetlink.Get(s.brief(), conn, wanted(&c.Flow), &got); err != nil {
-		return 0, s.refused(c, err)
+	if err := ctnetlink.Get(s.uncancelled(), conn, lookup(&c.Flow), &got); err != nil {
+		return 0, s.explain(c, err)
 	}
 	p := newPrinter(s.out, c)
 	if newFilter(c).match(&got) {
@@ -152,9 +152,9 @@ func (s *session) get(c *Command) (uint64, error) {
 	return p.entries, p.finish()
 }
 
-// wanted is the request that looks up a flow: by its original tuple if that is
-// there, else by the reply. The kernel takes no other condition.
-func wanted(f *ctnetlink.Flow) *ctnetlink.Flow {
+// lookup returns the request that looks f up: by its original tuple if that is complete,
+// else by the reply. The kernel accepts no other condition.
+func lookup(f *ctnetlink.Flow) *ctnetlink.Flow {
 	w := &ctnetlink.Flow{}
 	if f.Orig.Has&ctnetlink.TupleAddrs == ctnetlink.TupleAddrs {
 		w.Orig = f.Orig
@@ -168,7 +168,7 @@ func wanted(f *ctnetlink.Flow) *ctnetlink.Flow {
 
 // getExpect prints the expectation of the expected tuple.
 func (s *session) getExpect(c *Command) (uint64, error) {
-	conn, err := s.ask()
+	conn, err := s.requestConn()
 	if err != nil {
 		return 0, err
 	}
@@ -185,7 +185,7 @@ func (s *session) getExpect(c *Command) (uint64, error) {
 		err = &nl.Error{Errno: unix.ENOENT}
 	}
 	if err != nil {
-		return 0, s.refused(c, err)
+		return 0, s.explain(c, err)
 	}
 	return p.entries, p.finish()
 }
@@ -200,13 +200,13 @@ func (s *session) count(c *Command) error {
 			return err
 		}
 	} else {
-		conn, err := s.ask()
+		conn, err := s.requestConn()
 		if err != nil {
 			return err
 		}
-		entries, _, err := ctnetlink.Count(s.brief(), conn)
+		entries, _, err := ctnetlink.Count(s.uncancelled(), conn)
 		if err != nil {
-			return s.refused(c, err)
+			return s.explain(c, err)
 		}
 		n = uint64(entries)
 	}
@@ -230,7 +230,7 @@ var (
 
 // stats prints the counters of each CPU.
 func (s *session) stats(c *Command) error {
-	conn, err := s.ask()
+	conn, err := s.requestConn()
 	if err != nil {
 		return err
 	}
@@ -255,13 +255,13 @@ func (s *session) stats(c *Command) error {
 		return s.out.next()
 	})
 	if err != nil {
-		return s.refused(c, err)
+		return s.explain(c, err)
 	}
 	return s.out.sync()
 }
 
-// appendStats writes the CPU's number in a column of four and a tab, and each
-// counter followed by a space.
+// appendStats appends the CPU's number in four columns, a tab, and each counter followed
+// by a space.
 func appendStats(dst []byte, cpu uint16, counters []format.Counter) []byte {
 	dst = append(dst, "cpu="...)
 	start := len(dst)

@@ -18,9 +18,9 @@ import (
 	"ctbox/nl/format"
 )
 
-// load carries out the commands of a load file, -R. Every line is read and
-// checked before the first is carried out. New flows go to the kernel in
-// batches; other commands wait for what stands before them.
+// load carries out the commands of a load file, -R. Every line is read and checked
+// before the first is carried out. New flows go to the kernel in batches; other commands
+// wait for the lines before them.
 func (s *session) load(name string) error {
 	file, err := OpenLoadFile(name, s.stdin)
 	if err != nil {
@@ -31,7 +31,7 @@ func (s *session) load(name string) error {
 	if r.lines, err = file.Check(s.ctx, s.parser, s.argv[0], newReadJSON); err != nil {
 		return err
 	}
-	s.parser.Warnings = io.Discard // it has said what it had to
+	s.parser.Warnings = io.Discard // Check has printed them
 	r.progress = newProgress(s.stderr, name, r.lines)
 	err = r.carryOut(file)
 	r.progress.clear()
@@ -41,7 +41,7 @@ func (s *session) load(name string) error {
 	return err
 }
 
-// replay is the carrying out of a load file.
+// replay carries out a load file.
 type replay struct {
 	*session
 	name     string
@@ -52,30 +52,30 @@ type replay struct {
 	done   int // carried out
 	denied int // by the kernel, in batches
 	failed error
-	others []error // refusals of lines behind the failed one, at most namedOthers
+	others []error // refusals of lines after the failed one, at most namedOthers
 
-	// suspects are the first lines of each protocol whose ports the kernel may throw
-	// away, and of labels; see checkStored.
+	// suspects are the first lines of each protocol whose ports the kernel may discard,
+	// and the first with labels; see checkStored.
 	suspects [len(lossy) + 1]suspect
 
 	pipe  *nl.Pipeline
 	batch *nl.Batch
 
-	related  bool // there are flows whose master must be there first
-	relating bool // it is their turn
+	related  bool // some flows must wait until their master exists
+	relating bool // these flows are being created
 }
 
 // suspect is a line whose flow the kernel may have stored without a part.
 type suspect struct {
-	line int // 0: none
+	line int // 0: no line yet
 	cmd  Command
 }
 
-// namedOthers bounds the refused lines that are named behind the first one.
+// namedOthers bounds the refused lines that are listed after the first one.
 const namedOthers = 9
 
-// sentLine is a line whose request is in a batch. flow is that of an -A, which is
-// repeated in another form if the flow exists.
+// sentLine is a line whose request is in a batch. flow is that of an -A, whose request
+// is repeated in another form if the flow exists.
 type sentLine struct {
 	line int
 	op   Op
@@ -102,7 +102,7 @@ func (r *replay) carryOut(file *LoadFile) error {
 			r.name, r.done, r.denied, r.lines-r.done-r.denied)
 	}
 	if err != nil && r.ctx.Err() != nil {
-		// A -D or -U may have been half done when the user had enough.
+		// A -D or -U may have been half done when it was interrupted.
 		r.progress.clear()
 		fmt.Fprintf(r.stderr, "%s%s: interrupted; at least %d of %d lines were carried out\n", messagePrefix, r.name, r.done, r.lines)
 	}
@@ -118,7 +118,7 @@ func (r *replay) line(line int, c *Command) error {
 		return err
 	}
 	r.progress.at(r.done)
-	// In a listing, flows may stand before the one they are related to.
+	// In a listing, flows may precede their master.
 	later := c.Flow.Master.Has != 0 && r.json.listing()
 	if later != r.relating {
 		r.related = r.related || later
@@ -151,7 +151,7 @@ func (r *replay) line(line int, c *Command) error {
 	return nil
 }
 
-// send puts a new flow into the batch.
+// send adds a new flow to the batch.
 func (r *replay) send(line int, c *Command) error {
 	request, err := createRequest(c)
 	if err != nil {
@@ -183,7 +183,7 @@ func (r *replay) send(line int, c *Command) error {
 	return r.pipe.Submit(full)
 }
 
-// set makes l the line of c. It copies the flow, whose memory is c's, into l's own.
+// set makes l the line of c. It copies the flow, since c's memory is reused.
 func (l *sentLine) set(line int, c *Command) {
 	l.line, l.op = line, c.Op
 	if c.Op == OpAdd {
@@ -193,8 +193,7 @@ func (l *sentLine) set(line int, c *Command) {
 	}
 }
 
-// suspect keeps the line to be looked at by checkSuspects if it is the first of its
-// kind.
+// suspect keeps the line for checkSuspects if it is the first of its kind.
 func (r *replay) suspect(line int, c *Command) {
 	at := -1
 	if hasLossyPorts(&c.Flow.Orig) {
@@ -207,7 +206,7 @@ func (r *replay) suspect(line int, c *Command) {
 	}
 }
 
-// checkSuspects warns of what the kernel has thrown away, once for each kind.
+// checkSuspects warns about what the kernel has discarded, once for each kind.
 func (r *replay) checkSuspects() {
 	for i := range r.suspects {
 		if u := &r.suspects[i]; u.line != 0 && r.ctx.Err() == nil {
@@ -219,7 +218,7 @@ func (r *replay) checkSuspects() {
 
 func (r *replay) newBatch() (*nl.Batch, error) {
 	if r.pipe == nil {
-		conn, err := r.change()
+		conn, err := r.changeConn()
 		if err != nil {
 			return nil, err
 		}
@@ -237,8 +236,8 @@ func (r *replay) newBatch() (*nl.Batch, error) {
 	return b, nil
 }
 
-// complete takes what the kernel said to a batch. What was sent behind a refused
-// line before that was known is carried out all the same, and counted.
+// complete processes the kernel's answers to a batch. Lines that were sent after a
+// refused one, before the refusal was known, are carried out and counted.
 func (r *replay) complete(b *nl.Batch) error {
 	sent := *b.Tag.(*[]sentLine)
 	r.done += b.Len() - len(b.Failures())
@@ -252,7 +251,7 @@ func (r *replay) complete(b *nl.Batch) error {
 		r.denied++
 		for i := range r.suspects {
 			if r.suspects[i].line == l.line {
-				r.suspects[i].line = 0 // the refusal says more
+				r.suspects[i].line = 0 // the refusal is reported instead
 			}
 		}
 		if err = r.at(l.line, err); r.failed == nil {
@@ -264,8 +263,8 @@ func (r *replay) complete(b *nl.Batch) error {
 	return nil
 }
 
-// drain waits for all that was sent. What is not sent yet is, unless the run has
-// failed.
+// drain sends the batch that is being filled, unless the run has failed, and waits for
+// all answers.
 func (r *replay) drain(failed bool) error {
 	if r.pipe == nil {
 		return nil
@@ -281,13 +280,13 @@ func (r *replay) drain(failed bool) error {
 	return err
 }
 
-// checkMaster drops the master of a related flow if it has ended: the flow can
-// live without.
+// checkMaster drops the master of a related flow if it has ended: the flow does not
+// need it.
 func (r *replay) checkMaster(c *Command) error {
 	if err := r.drain(false); err != nil {
 		return err
 	}
-	conn, err := r.ask()
+	conn, err := r.requestConn()
 	if err != nil {
 		return err
 	}
@@ -306,7 +305,7 @@ func (r *replay) at(line int, err error) error {
 	return fmt.Errorf("%s:%d: %w", r.name, line, err)
 }
 
-// jsonCommands makes commands of the flows and events that -o json has written.
+// jsonCommands turns flows and events in the form of -o json into commands.
 type jsonCommands struct {
 	reader format.FlowReader
 	flow   ctnetlink.Flow
@@ -315,15 +314,15 @@ type jsonCommands struct {
 
 func newReadJSON() ReadJSON { return new(jsonCommands).command }
 
-// listing reports whether the last flow was not part of an event.
+// listing reports whether the last flow came from a listing rather than an event.
 func (j *jsonCommands) listing() bool { return j.event.Type == format.None }
 
-// command is the ReadJSON of a load file: a flow, listed, new or updated, is
-// one to add or to update; a destroyed one is to be deleted, if it is there.
+// command is the ReadJSON of a load file. A flow that was listed, created or updated is
+// added, or updated if it exists; one that was destroyed is deleted if it exists.
 func (j *jsonCommands) command(line []byte, c *Command) error {
 	c.Reset()
 	if !feature.JSON {
-		return refused(withoutJSON)
+		return errRefused(withoutJSON)
 	}
 	if err := j.reader.Flow(line, &j.flow, &j.event); err != nil {
 		return err
@@ -332,13 +331,13 @@ func (j *jsonCommands) command(line []byte, c *Command) error {
 	if j.event.Type == format.Destroy {
 		c.Op = OpDelete
 		c.Given = OptSrc | OptDst | OptProto | OptZone
-		c.Flow.Orig = original(&j.flow)
-		c.Flow.Zone = present(j.flow.Has&ctnetlink.HasZone != 0, j.flow.Zone)
+		c.Flow.Orig = originalTuple(&j.flow)
+		c.Flow.Zone = orZero(j.flow.Has&ctnetlink.HasZone != 0, j.flow.Zone)
 		c.Flow.Has = ctnetlink.HasZone
 		c.Output = OutJSON
 		if t := &c.Flow.Orig; !wholeTuple(t) && !(t.Has&ctnetlink.TupleAddrs == ctnetlink.TupleAddrs && slices.Contains(lossy[:], t.Proto)) {
-			// A filter of less would delete other flows, too. Flows of the lossy protocols have
-			// ports or have none.
+			// A filter with fewer fields would delete other flows, too. Flows of the lossy
+			// protocols may have no ports.
 			return errors.New("not one flow: addresses, protocol, and its ports, keys or ICMP members are needed to delete it")
 		}
 		return nil
@@ -349,14 +348,14 @@ func (j *jsonCommands) command(line []byte, c *Command) error {
 }
 
 // original is the original tuple of a flow that may have only the reply.
-func original(f *ctnetlink.Flow) ctnetlink.Tuple {
+func originalTuple(f *ctnetlink.Flow) ctnetlink.Tuple {
 	if f.Orig.Has != 0 {
 		return f.Orig
 	}
 	return f.Reply.Inverted()
 }
 
-// progress is a line on a terminal that says how far a long file is.
+// progress is a line on a terminal that shows how many lines of a long file are done.
 type progress struct {
 	w     io.Writer // nil: no terminal
 	name  string
@@ -366,7 +365,7 @@ type progress struct {
 }
 
 const (
-	progressLines = 10000 // a shorter file needs none
+	progressLines = 10000 // a shorter file needs no progress line
 	progressEvery = 100 * time.Millisecond
 )
 
@@ -396,14 +395,12 @@ func (p *progress) clear() {
 	}
 }
 
-// restoredStatus are the status bits that a new flow can be given. The kernel
-// refuses to be told that a flow was expected or is dying, and sets those of
-// NAT and offloading itself.
+// restoredStatus are the status bits that a new flow can be given. The kernel refuses
+// those for expected and dying flows, and sets those of NAT and offloading itself.
 const restoredStatus = ctnetlink.StatusSeenReply | ctnetlink.StatusAssured | ctnetlink.StatusFixedTimeout
 
-// restore makes r the request for a flow that is like f, which a kernel, maybe
-// another one, has listed. What only the kernel can know is left out: counters,
-// id, references, times.
+// restore makes r the request that creates a flow like f, which this or another kernel
+// has listed. It omits what only a kernel can set: counters, id, references, times.
 func restore(r, f *ctnetlink.Flow) {
 	const same = ctnetlink.HasTimeout | ctnetlink.HasMark | ctnetlink.HasZone | ctnetlink.HasTCPState | ctnetlink.HasTCPWScaleOrig |
 		ctnetlink.HasTCPWScaleReply | ctnetlink.HasSCTPState | ctnetlink.HasSCTPVtagOrig | ctnetlink.HasSCTPVtagReply |
@@ -413,7 +410,7 @@ func restore(r, f *ctnetlink.Flow) {
 	*r = *f
 	r.HelperInfo, r.Secctx = info, nil
 	r.Has = f.Has & same
-	r.Orig = original(f)
+	r.Orig = originalTuple(f)
 
 	r.Status = f.Status&restoredStatus | ctnetlink.StatusConfirmed
 	if f.Has&ctnetlink.HasStatus != 0 {
@@ -425,9 +422,8 @@ func restore(r, f *ctnetlink.Flow) {
 	}
 }
 
-// restoreNAT asks for the translation that makes f's two tuples what they are.
-// The new flow begins with a reply that just turns the original round, from
-// which the kernel translates.
+// restoreNAT adds the translation that leads to f's two tuples. The request has the
+// inverted original tuple as its reply, which the kernel then translates.
 func restoreNAT(r, f *ctnetlink.Flow) {
 	plain := r.Orig.Inverted()
 	if f.Reply.Has&ctnetlink.TupleZone != 0 {
@@ -468,10 +464,9 @@ func restoreNAT(r, f *ctnetlink.Flow) {
 	}
 }
 
-// restoreTCPFlags keeps what was agreed about window scaling and selective
-// acknowledgements. The kernel does not know the windows of a flow that it did
-// not see, so it must be liberal about them. A mask says that the flags were
-// written by hand.
+// restoreTCPFlags keeps the negotiated window scaling and selective acknowledgements.
+// The kernel does not know the windows of a flow whose packets it did not see, so it
+// must be liberal about them. Flags with a mask were written by hand and are kept.
 func restoreTCPFlags(r, f *ctnetlink.Flow) {
 	const kept = ctnetlink.TCPFlagWindowScale | ctnetlink.TCPFlagSACK | ctnetlink.TCPFlagCloseInit
 	flags := func(f ctnetlink.TCPFlags, has bool) ctnetlink.TCPFlags {

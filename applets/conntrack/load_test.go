@@ -81,8 +81,8 @@ func TestRestore(t *testing.T) {
 	}
 }
 
-// A ping behind NAT has an id of its own on the other side, which no -I can ask for:
-// its answers are for nobody when it is not restored.
+// A ping behind NAT has another id on the other side, which no -I can ask for: unless it
+// is restored, replies match no flow.
 func TestRestoreTranslatedPing(t *testing.T) {
 	ns := netnstest.New(t, "ping")
 	ns.NFT(natRules)
@@ -97,7 +97,7 @@ func TestRestoreTranslatedPing(t *testing.T) {
 	}
 }
 
-// lasting are JSON lines without what differs from flow to flow, sorted.
+// lasting returns JSON lines without the members that a restored flow does not keep, sorted.
 func lasting(out string) []string {
 	lines := strings.Split(strings.TrimSuffix(out, "\n"), "\n")
 	for i, line := range lines {
@@ -138,7 +138,7 @@ func TestRestoreSave(t *testing.T) {
 	}
 }
 
-// TestRestoreRelated has flows stand before the ones they are related to.
+// TestRestoreRelated restores flows that precede their masters.
 func TestRestoreRelated(t *testing.T) {
 	ns := netnstest.New(t, "related")
 	const control = `{"proto":6,"original":{"src":"192.0.2.1","dst":"192.0.2.2","sport":1000,"dport":21},"timeout":1000,"state":"ESTABLISHED","helper":"ftp"}` + "\n"
@@ -185,15 +185,15 @@ func TestLoadRefused(t *testing.T) {
 	}
 
 	r := load(good, "-I -t 1000 "+tcp4, "", good, "-I -t 1000 "+udp6)
-	want := said(file+":4: Operation failed: Such conntrack exists, try -U to update") +
-		said(file+": 3 lines were carried out, 1 refused, 0 not tried")
+	want := onStderr(file+":4: Operation failed: Such conntrack exists, try -U to update") +
+		onStderr(file+": 3 lines were carried out, 1 refused, 0 not tried")
 	if r.status != 1 || r.stderr != want {
 		t.Errorf("%+v\nwant %s", r, want)
 	}
 	r = load("-F", good, "-U -u EXPECTED", "-I -t 1000 "+udp6)
-	want = said("connection tracking table has been emptied.") +
-		said(file+":3: Operation failed: Device or resource busy") +
-		said(file+": 2 lines were carried out, 1 refused, 1 not tried")
+	want = onStderr("connection tracking table has been emptied.") +
+		onStderr(file+":3: Operation failed: Device or resource busy") +
+		onStderr(file+": 2 lines were carried out, 1 refused, 1 not tried")
 	if r.status != 1 || r.stderr != want {
 		t.Errorf("%+v\nwant %s", r, want)
 	}
@@ -203,27 +203,27 @@ func TestLoadRefused(t *testing.T) {
 }
 
 // TestLoadInterrupted ends a load between two lines, the second of which waits for the
-// first: what was not sent then is not said to be carried out.
+// first: lines that were not sent are not counted as carried out.
 func TestLoadInterrupted(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "flows")
 	if err := os.WriteFile(file, []byte("-I -t 1000 "+udp4+"\n-F\n"), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	// Each line is asked about when the file is checked and when it is carried out;
-	// the next to ask is who sends what the first line put into a batch.
+	// The context is asked for each line during the check and again when the line is
+	// carried out; the next call comes from sending the first line's batch.
 	ctx := &endingContext{Context: context.Background(), after: 4}
 	var stdout, stderr bytes.Buffer
 	status := -1
 	netnstest.New(t, "interrupted").Do(func() {
 		status = Run(ctx, []string{"conntrack", "-R", file}, strings.NewReader(""), &stdout, &stderr)
 	})
-	want := said(file + ": interrupted; at least 0 of 2 lines were carried out")
+	want := onStderr(file + ": interrupted; at least 0 of 2 lines were carried out")
 	if status != exitFailed || stderr.String() != want || stdout.Len() > 0 {
 		t.Errorf("status %d\n%s%s\nwant %s", status, stdout.String(), stderr.String(), want)
 	}
 }
 
-// endingContext has ended when it was asked so often.
+// endingContext ends after a number of calls of Err.
 type endingContext struct {
 	context.Context
 	asked atomic.Int64
@@ -237,8 +237,8 @@ func (c *endingContext) Err() error {
 	return nil
 }
 
-// TestLoadOrder holds that each line sees what those before it have done, and
-// that no line's options stick to the next.
+// TestLoadOrder checks that each line sees the effects of those before it, and that no
+// line's options apply to the next.
 func TestLoadOrder(t *testing.T) {
 	ns := netnstest.New(t, "order")
 	r := runTo(t, ns, "-R -", strings.Join([]string{
@@ -267,7 +267,7 @@ func TestLoadOrder(t *testing.T) {
 	}
 }
 
-// TestDeleteID holds that a deletion which names another flow's id hits nothing.
+// TestDeleteID checks that a deletion with another flow's id deletes nothing.
 func TestDeleteID(t *testing.T) {
 	ns := netnstest.New(t, "id")
 	must(t, ns, "-I -t 1000 "+udp4, "1 flow entries have been created.")
@@ -295,8 +295,8 @@ func TestDeleteID(t *testing.T) {
 	})
 }
 
-// TestCheckParts holds that a long file, which is checked in parts, has the same
-// commands and the same first error as one that is read from the first line.
+// TestCheckParts checks that a long file, which is checked in parts, has the same commands
+// and the same first error as when it is read from the first line.
 func TestCheckParts(t *testing.T) {
 	var good strings.Builder
 	for i := range 30000 {

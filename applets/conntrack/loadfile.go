@@ -26,10 +26,9 @@ const (
 // spoolInMemory is how much of a pipe is kept in memory; more goes to a file.
 const spoolInMemory = 1 << 20
 
-// LoadFile is a file of commands, one a line, that can be read more than once:
-// to see that every line is right before the first is carried out, and to carry
-// them out. A regular file is read in place, anything else is spooled. Memory
-// does not grow with the file.
+// LoadFile is a file of commands, one per line, that can be read more than once: to
+// check every line before the first is carried out, and to carry them out. A regular
+// file is read in place, anything else is spooled. Memory does not grow with the file.
 type LoadFile struct {
 	name   string
 	source io.ReaderAt
@@ -45,27 +44,27 @@ func OpenLoadFile(name string, stdin io.Reader) (*LoadFile, error) {
 	if name != "-" {
 		f, err := os.Open(name)
 		if err != nil {
-			return nil, usage("Failed to open file " + name + " for reading")
+			return nil, errUsage("Failed to open file " + name + " for reading")
 		}
 		l.files = append(l.files, f)
 		from = f
 	}
-	if err := l.hold(from); err != nil {
+	if err := l.makeSeekable(from); err != nil {
 		l.Close()
 		return nil, err
 	}
 	return l, nil
 }
 
-// hold makes the input readable at any place, as often as needed.
-func (l *LoadFile) hold(from io.Reader) error {
+// hold makes the input readable at any offset, as often as needed.
+func (l *LoadFile) makeSeekable(from io.Reader) error {
 	if f, ok := from.(*os.File); ok {
 		info, err := f.Stat()
 		if err != nil {
 			return l.readError(err)
 		}
 		if info.IsDir() {
-			return usage("Failed to open file " + l.name + " for reading")
+			return errUsage("Failed to open file " + l.name + " for reading")
 		}
 		if info.Mode().IsRegular() {
 			if l.start, err = f.Seek(0, io.SeekCurrent); err != nil {
@@ -100,8 +99,7 @@ func (l *LoadFile) hold(from io.Reader) error {
 
 func (l *LoadFile) readError(err error) error { return fmt.Errorf("read %s: %w", l.name, err) }
 
-// newSpool makes a file without a name. Where no directory can be written to,
-// it is in memory.
+// newSpool creates a file without a name, in memory where no directory is writable.
 func newSpool() (*os.File, error) {
 	f, err := os.CreateTemp("", "conntrack-load-")
 	if err == nil {
@@ -149,7 +147,7 @@ func (l *LoadFile) eachOf(part io.Reader, p *Parser, program string, readJSON Re
 	for line := 1; ; line++ {
 		text, err := in.ReadSlice('\n')
 		if err == bufio.ErrBufferFull {
-			return line, l.at(line, usage("Line too long"))
+			return line, l.at(line, errUsage("Line too long"))
 		}
 		if err != nil && err != io.EOF {
 			return line, l.readError(err)
@@ -178,7 +176,7 @@ func (l *LoadFile) eachOf(part io.Reader, p *Parser, program string, readJSON Re
 func (l *LoadFile) at(line int, err error) error {
 	var bad *UsageError
 	if !errors.As(err, &bad) {
-		bad = usage(err.Error())
+		bad = errUsage(err.Error())
 	}
 	bad.File, bad.Line = l.name, line
 	return bad
@@ -199,7 +197,7 @@ func (p *Parser) parseLine(words *wordSplitter, program string, text []byte, cmd
 		return err
 	}
 	if !loadable(cmd) {
-		return usage("Cannot use command `" + commandName(cmd) + "' with --load-file")
+		return errUsage("Cannot use command `" + commandName(cmd) + "' with --load-file")
 	}
 	// Words behind a # are a comment; options in it count, as for conntrack-tools.
 	if rest := p.scan.Words(); len(rest) > 0 && rest[0][:min(1, len(rest[0]))] != "#" {
@@ -217,7 +215,7 @@ func loadable(c *Command) bool {
 	return false
 }
 
-// commandName is how messages about load files call a command.
+// commandName returns the name of a command in messages about load files.
 func commandName(c *Command) string {
 	for _, d := range commands {
 		if d.op != c.Op {
@@ -235,8 +233,8 @@ func commandName(c *Command) string {
 	return "unknown"
 }
 
-// wordSplitter takes lines apart into words. It keeps its memory from line to
-// line; the words of one line are gone with the next.
+// wordSplitter splits lines into words. It reuses its memory: the words of a line are
+// valid until the next.
 type wordSplitter struct {
 	words    []string
 	unquoted []byte // the text of words that had quotes
@@ -266,10 +264,10 @@ func (w *wordSplitter) split(program string, line []byte) ([]string, error) {
 			word = w.unquoted[from:]
 		}
 		if len(word) > maxLoadWord {
-			return nil, usage("Parameter too long!")
+			return nil, errUsage("Parameter too long!")
 		}
 		if len(w.words) > maxWords {
-			return nil, usage("too many arguments")
+			return nil, errUsage("too many arguments")
 		}
 		w.words = append(w.words, unsafe.String(unsafe.SliceData(word), len(word)))
 	}
@@ -293,13 +291,13 @@ func (w *wordSplitter) quoted(line []byte, i int) int {
 
 func isBlank(c byte) bool { return c == ' ' || c == '\t' }
 
-// checkedPart is the least of a load file that is worth a processor of its own.
+// checkedPart is the smallest part of a load file that is worth a separate goroutine.
 const checkedPart = 512 << 10
 
-// Check parses every line, as Each does, and returns the number of commands. A
-// long file is parsed by all processors at once: nothing is carried out before
-// all of it has been found right, so that is time that the user waits. The error
-// is the one that Each would find first; warnings come in the file's order.
+// Check parses every line, as Each does, and returns the number of commands. A long file
+// is parsed by all processors at once, since the user waits for the check before the
+// first line is carried out. The error is the one that Each would find first; warnings
+// come in the file's order.
 func (l *LoadFile) Check(ctx context.Context, p *Parser, program string, newJSON func() ReadJSON) (int, error) {
 	type part struct {
 		section  *io.SectionReader
@@ -349,7 +347,7 @@ func (l *LoadFile) Check(ctx context.Context, p *Parser, program string, newJSON
 	return commands, nil
 }
 
-// parts cuts the file into at most n parts of whole lines.
+// parts divides the file into at most n parts of whole lines.
 func (l *LoadFile) parts(n int) ([]*io.SectionReader, error) {
 	size, err := l.size()
 	if err != nil {
@@ -369,11 +367,11 @@ func (l *LoadFile) parts(n int) ([]*io.SectionReader, error) {
 		parts = append(parts, io.NewSectionReader(l.source, from, to-from))
 		from = to
 	}
-	// The last one ends where the file does then, whatever its size was said to be.
+	// The last part ends where the file ends when it is read, which may have grown.
 	return append(parts, io.NewSectionReader(l.source, from, math.MaxInt64-from)), nil
 }
 
-// size is the offset of the end.
+// size returns the offset of the end.
 func (l *LoadFile) size() (int64, error) {
 	switch f := l.source.(type) {
 	case *bytes.Reader:
@@ -388,8 +386,8 @@ func (l *LoadFile) size() (int64, error) {
 	return 0, l.readError(errors.New("of unknown size"))
 }
 
-// lineEnd returns the offset behind the first newline at or after an offset; a
-// line is never longer than what it looks at.
+// lineEnd returns the offset behind the first newline at or after an offset. It reads
+// maxLoadLine bytes, the length of the longest line.
 func (l *LoadFile) lineEnd(at int64) (int64, error) {
 	buf := make([]byte, maxLoadLine)
 	n, err := l.source.ReadAt(buf, at)

@@ -186,7 +186,7 @@ func TestLoadFileSources(t *testing.T) {
 	count(path, nil, lines+1)
 	count("-", strings.NewReader(text), lines)
 
-	// A file as standard input is read from where it stands.
+	// A file as standard input is read from its current offset.
 	f, err := os.Open(path)
 	if err != nil {
 		t.Fatal(err)
@@ -233,7 +233,7 @@ type errorReader struct{ err error }
 
 func (r errorReader) Read([]byte) (int, error) { return 0, r.err }
 
-func TestLoadFileStopsWhereToldTo(t *testing.T) {
+func TestLoadFileStopsAtTheCallersError(t *testing.T) {
 	l, err := OpenLoadFile("-", strings.NewReader("-D\n-F\n"))
 	if err != nil {
 		t.Fatal(err)

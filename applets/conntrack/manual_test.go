@@ -100,7 +100,7 @@ func (m *manual) finish() {
 	} else {
 		r = p.Wait(30 * time.Second)
 	}
-	said, err := os.ReadFile(filepath.Join(m.dirs[1], "err"))
+	stderr, err := os.ReadFile(filepath.Join(m.dirs[1], "err"))
 	if err != nil {
 		m.t.Fatal(err)
 	}
@@ -108,7 +108,7 @@ func (m *manual) finish() {
 	if events {
 		got += "^C\n"
 	}
-	got += string(said)
+	got += string(stderr)
 	want := strings.Join(m.printed, "\n")
 	if len(m.printed) > 0 {
 		want += "\n"
@@ -136,7 +136,7 @@ func normalizeExample(argv []string, text string) string {
 	return sortFlows(text)
 }
 
-// TestManualPage holds that groff has nothing to say about the man page.
+// TestManualPage checks that groff reports nothing about the man page.
 func TestManualPage(t *testing.T) {
 	path := filepath.Join("..", "..", "docs", "man", "conntrack.8")
 	lint := exec.Command("groff", "-man", "-Tutf8", "-ww", "-z", path)
@@ -186,7 +186,7 @@ func TestHelpNamesEverything(t *testing.T) {
 	}
 }
 
-// -V begins as conntrack-tools' does: puppet, ansible and the like read the number.
+// -V begins as in conntrack-tools: puppet, ansible and others read the number.
 func TestVersion(t *testing.T) {
 	if got, want := string(AppendVersion(nil)), "conntrack v1.4.9 (conntrack-tools), ctbox v"+version.Number+"\n"; got != want {
 		t.Errorf("%q, want %q", got, want)

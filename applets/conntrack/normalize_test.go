@@ -10,8 +10,7 @@ import (
 	"ctbox/internal/netnstest"
 )
 
-// normalize takes out of a run's output what cannot be the same in two
-// namespaces or at two times. This is all of it:
+// normalize removes from a run's output what differs between two namespaces or times:
 //
 //   - the version in front of messages;
 //   - the kernel's ids of flows, and netlink ports with the names of their
@@ -60,7 +59,7 @@ var substitutions = []substitution{
 	{regexp.MustCompile(`"portid":\d+(,"progname":"[^"]*")?`), `"portid":"#"`},
 }
 
-// timeouts are the places where a timeout stands.
+// timeouts match the places of timeouts.
 var timeouts = []*regexp.Regexp{
 	// TCP      6 431999 ESTABLISHED src=…
 	regexp.MustCompile(`(?m)(^(?:\[#\]\t)?(?:\s*\[[A-Z]+\] )?(?:ipv[46] +\d+ )?[a-z0-9]+ +\d+ )(\d+)( )`),
@@ -123,7 +122,7 @@ func sortFlows(text string) string {
 	return strings.Join(lines, "")
 }
 
-// isEnd tells the event of a flow that ended.
+// isEnd matches the event of a flow that ended.
 var isEnd = regexp.MustCompile(`^(\[#\]\t)?\[DESTROY\]|^<flow type="destroy">|^-D `)
 
 // sortEnds sorts runs of events of flows that ended.

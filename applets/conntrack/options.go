@@ -19,8 +19,8 @@ type command struct {
 	op    Op
 	short byte
 	long  []string // the first is the canonical one
-	// Kinds of the two forms. A table word is not an argument of either, but
-	// an attached one is taken as the table.
+	// Kinds of the two forms. A table word is not an argument of either, but an
+	// attached one is read as the table.
 	shortKind, longKind getopt.Kind
 	column              int  // in an option's rules, for the conntrack tables
 	expectColumn        int  // same for the expectation table; noColumn: refused
@@ -79,7 +79,7 @@ var commands = [...]command{
 	{OpStats, 'S', []string{"stats"}, getopt.None, getopt.None, colInfo, colExpectInfo, false,
 		"[TABLE]", "show the counters of each CPU"},
 	{OpTop, 0, []string{"top"}, getopt.None, getopt.Optional, colTop, noColumn, true,
-		"[OPTIONS]", "show again and again who has the most flows; on a terminal a letter chooses by what, else as JSON"},
+		"[OPTIONS]", "show repeatedly which addresses, ports and so on have the most flows: on a terminal as a screen, else as JSON"},
 	{OpHelp, 'h', []string{"help"}, getopt.None, getopt.None, colHelp, colHelp, false,
 		"[-p PROTO]", "show this help, and that of a protocol's options"},
 	{OpVersion, 'V', []string{"version"}, getopt.None, getopt.None, colInfo, colInfo, false,
@@ -91,7 +91,7 @@ var commands = [...]command{
 const (
 	loadShort = "-R"
 	loadLong  = "--load-file"
-	loadHelp  = "carry out the commands in FILE, one a line; - is standard input"
+	loadHelp  = "carry out the commands in FILE, one per line; - is standard input"
 )
 
 // group is a section of the help.
@@ -115,19 +115,19 @@ var groupTitles = [groups]string{
 // option declares one generic option.
 type option struct {
 	bit   Option
-	short byte     // 0: none
+	short byte     // 0: no short form
 	long  []string // never empty
-	name  string   // what messages call it
+	name  string   // the name in messages
 	kind  getopt.Kind
-	// next says that the following word is the argument, if nothing is
-	// attached and it starts with neither - nor !.
+	// next reports that the following word is the argument, if no argument is attached
+	// and the word starts with neither - nor !.
 	next  bool
 	group group
-	arg   string // what the help calls the argument
+	arg   string // the argument's name in the help
 	help  string
 	// rules has a letter for each column: M mandatory, o optional, . refused,
-	// ~ never looked at, 3 a part of the pairs --src, --dst or --reply-src,
-	// --reply-dst, one of which must be there. Blanks are for the reader.
+	// ~ not checked, 3 a part of the pairs --src, --dst or --reply-src, --reply-dst,
+	// one of which must be complete. Blanks are for the reader.
 	rules string
 	set   func(p *Parser, o *option, arg string, given bool) error
 }
@@ -164,7 +164,7 @@ var options = [...]option{
 	{OptMaskDst, '}', []string{"mask-dst"}, "mask-dst", getopt.Required, false, groupCommon, "MASK",
 		"mask for the destination, written as an address", "o..oo..o .. .M....", (*Parser).setAddr},
 	{OptNATRange, 'a', []string{"nat-range"}, "nat-range", getopt.Required, false, groupCommon, "RANGE",
-		"ignored; there for old scripts", "~~~~~~~~ ~~ ~~~~~~", (*Parser).ignoreNATRange},
+		"ignored, for old scripts", "~~~~~~~~ ~~ ~~~~~~", (*Parser).ignoreNATRange},
 	{OptMark, 'm', []string{"mark"}, "mark", getopt.Required, false, groupConntrack, "MARK[/MASK]",
 		"mark", "ooooo..o .. ......", (*Parser).setMark},
 	{OptID, 'i', []string{"id"}, "id", getopt.Required, false, groupConntrack, "ID",
@@ -190,15 +190,15 @@ var options = [...]option{
 	{OptLabelAdd, '<', []string{"label-add"}, "label-add", getopt.Required, false, groupUpdate, "LABEL[,...]",
 		"labels to add", ".ooo.... .. ......", (*Parser).setLabels},
 	{OptLabelDel, '>', []string{"label-del"}, "label-del", getopt.Optional, true, groupUpdate, "[LABEL[,...]]",
-		"labels to take away; without any, all", "...o.... .. ......", (*Parser).setLabels},
+		"labels to remove; without an argument all", "...o.... .. ......", (*Parser).setLabels},
 	{OptOrigZone, '(', []string{"orig-zone"}, "orig-zone", getopt.Required, false, groupCommon, "ZONE",
 		"zone of the original direction", "ooo.o..o .. ......", (*Parser).setNumber},
 	{OptReplyZone, ')', []string{"reply-zone"}, "reply-zone", getopt.Required, false, groupCommon, "ZONE",
 		"zone of the reply direction", "ooo.o..o .. ......", (*Parser).setNumber},
 	{OptLabelMap, 'M', []string{"labelmap"}, "labelmap", getopt.Required, false, groupConntrack, "FILE",
 		"file with the names of labels", "o..oo..o .. ......", (*Parser).setLabelMap},
-	// The name shares no first letter with an older option, so that every
-	// abbreviation keeps its meaning.
+	// The names of options that conntrack-tools lacks differ from its own names in the
+	// first letter, so that every abbreviation keeps its meaning.
 	{OptQueueSize, 0, []string{"queue-size"}, "queue-size", getopt.Required, false, groupCommon, "BYTES",
 		"memory for events that wait to be printed", ".......o .. ....o.", (*Parser).setQueueSize},
 	// With --top only.
@@ -239,7 +239,7 @@ func genericOptions() []getopt.Option {
 	return all
 }
 
-// ruleMasks are an option table's rules for one column as sets of positions.
+// ruleMasks are the rules of an option table for one column, as sets of positions.
 type ruleMasks struct{ mandatory, refused uint64 }
 
 // genericRules and protocolRules are the tables' rules by column.
@@ -262,7 +262,7 @@ func makeGenericRules() (rules [columns]ruleMasks) {
 	rules[colTop] = rules[colList]
 	for i, o := range options {
 		switch o.bit {
-		case OptZero, OptOutput: // -o json is let through before
+		case OptZero, OptOutput: // checkRules accepts -o json before
 			rules[colTop].refused |= 1 << i
 		case OptRefresh, OptKey:
 			rules[colTop].refused &^= 1 << i
@@ -304,12 +304,12 @@ func (r *ruleMasks) firstViolation(given uint64) (position int, missing, violate
 }
 
 func illegal(name string) error {
-	return usage("Illegal option `--" + name + "' with this command")
+	return errUsage("Illegal option `--" + name + "' with this command")
 }
 
 func violation(name string, missing bool) error {
 	if missing {
-		return usage("You need to supply the `--" + name + "' option for this command")
+		return errUsage("You need to supply the `--" + name + "' option for this command")
 	}
 	return illegal(name)
 }
@@ -320,25 +320,25 @@ var genericPairs = [2]pair{
 	{uint64(OptReplySrc | OptReplyDst), "you have to specify `--reply-src' and `--reply-dst'"},
 }
 
-// checkPairs checks that given has all of the first or all of the second pair.
+// checkPairs checks that given contains the first or the second pair.
 func checkPairs(pairs *[2]pair, given uint64) error {
 	first, second := pairs[0].bits&given, pairs[1].bits&given
 	switch {
 	case first == pairs[0].bits || second == pairs[1].bits:
 		return nil
 	case first == 0 && second != 0:
-		return usage(pairs[1].missing)
+		return errUsage(pairs[1].missing)
 	default:
-		return usage(pairs[0].missing)
+		return errUsage(pairs[0].missing)
 	}
 }
 
-// checkRules looks for the first rule that the line violates, in the order of
-// conntrack-tools.
+// checkRules returns the error of the first rule that the line violates, in the order
+// of conntrack-tools.
 func (p *Parser) checkRules() error {
 	c := p.cmd
 	if c.Has(OptAnyNAT) && c.Has(OptSrcNAT|OptDstNAT) {
-		return usage("cannot specify `--src-nat' or `--dst-nat' with `--any-nat'")
+		return errUsage("cannot specify `--src-nat' or `--dst-nat' with `--any-nat'")
 	}
 	if p.command == nil {
 		if c.Given != 0 {
@@ -398,7 +398,7 @@ func (p *Parser) checkProtocol(col int) error {
 	}
 	proto := &protocols[p.proto]
 	if p.loading && protoCol == protoColCreate && p.protoOpts == 0 && slices.Contains(lossy[:], proto.number) {
-		return nil // so -o save writes a flow of a kernel that keeps no ports of it
+		return nil // -o save writes such a line where the kernel keeps no ports of the protocol
 	}
 	if i, missing, bad := protocolRules()[p.proto][protoCol].firstViolation(p.protoOpts); bad {
 		return violation(proto.options[i].long[0], missing)
@@ -414,27 +414,27 @@ func (p *Parser) checkProtocol(col int) error {
 const zeroConflicts = OptSrc | OptDst | OptReplySrc | OptReplyDst | OptProto | OptMark |
 	OptSecmark | OptStatus | OptZone | OptLabel | OptOrigZone | OptReplyZone
 
-// checkConflicts checks what options say about each other.
+// checkConflicts checks options that exclude or need each other.
 func (p *Parser) checkConflicts() error {
 	c := p.cmd
 	if c.Table == TableExpect {
 		return nil
 	}
-	// A filter that is dropped with a warning leaves more flows to a command that
-	// changes them than the user meant.
-	if c.Op == OpDelete && p.dropped != "" || c.Op == OpUpdate && p.dropped == "--nat-range" {
-		return usage("`" + p.dropped + "' is no filter: use --src-nat or --dst-nat")
+	// Without a filter that is dropped with a warning, the command would change more
+	// flows than the user wants.
+	if c.Op == OpDelete && p.ignoredFilter != "" || c.Op == OpUpdate && p.ignoredFilter == "--nat-range" {
+		return errUsage("`" + p.ignoredFilter + "' is no filter: use --src-nat or --dst-nat")
 	}
 	if c.Table == TableConntrack && c.Has(OptZero) && c.Has(zeroConflicts) {
-		return usage("Can't use -z with filtering parameters")
+		return errUsage("Can't use -z with filtering parameters")
 	}
 	switch c.Op {
 	case OpList, OpDelete, OpUpdate, OpEvents, OpTop:
 		if c.Has(OptMaskSrc) && !c.Has(OptSrc) {
-			return usage("Can't use --mask-src without --src")
+			return errUsage("Can't use --mask-src without --src")
 		}
 		if c.Has(OptMaskDst) && !c.Has(OptDst) {
-			return usage("Can't use --mask-dst without --dst")
+			return errUsage("Can't use --mask-dst without --dst")
 		}
 	}
 	return nil
@@ -487,8 +487,8 @@ func appendProtocolHelp(dst []byte, proto string) []byte {
 	return append(dst, "  no options (unsupported)\n"...)
 }
 
-// spellings lists how an option can be written. The short forms that are
-// punctuation work, but they need quotes in a shell and are better not learnt.
+// spellings lists how an option can be written. It omits short forms that are
+// punctuation: they work, but need quotes in a shell.
 func spellings(short byte, long []string) string {
 	text := ""
 	if isAlnum(short) {

@@ -52,7 +52,7 @@ var matrixOptions = map[string]struct{ give, name string }{
 	"(": {"-( 5", "orig-zone"}, ")": {"-) 5", "reply-zone"}, "M": {"-M /dev/null", "labelmap"},
 }
 
-// ignoredFilter is what we say of -a where conntrack-tools drops it with a warning.
+// ignoredFilter is the error for -a, which conntrack-tools ignores with a warning.
 const ignoredFilter = "`--nat-range' is no filter: use --src-nat or --dst-nat"
 
 // matrixCase is a line that the matrix decides about.

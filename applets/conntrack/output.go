@@ -11,10 +11,9 @@ import (
 	"ctbox/nl/format"
 )
 
-// output writes standard output from a goroutine of its own, so that a slow
-// terminal or disk does not hold up the reading of a table. Its memory is
-// bounded: a few chunks wait, then the producer does. Methods are for one
-// goroutine.
+// output writes standard output from a separate goroutine, so that a slow terminal or
+// disk does not delay the reading of a table. Its memory is bounded: when all chunks are
+// full, the producer waits. Methods are for one goroutine.
 type output struct {
 	w    io.Writer
 	buf  []byte // the chunk being filled
@@ -23,8 +22,8 @@ type output struct {
 	done chan struct{}
 	err  error // of the writer; the producer's once done is closed, or from failed
 	fail chan error
-	// broken is closed when a write has failed, for who waits for something else
-	// and would not see it before there is more to write.
+	// broken is closed when a write has failed, for a producer that has nothing to write
+	// and would not notice.
 	broken chan struct{}
 }
 
@@ -65,8 +64,8 @@ func (o *output) run() {
 	}
 }
 
-// next is called after buf has got another line: a full chunk goes to the
-// writer. The error is that of an earlier write; the output is then useless.
+// next is called after a line was appended to buf: a full chunk goes to the writer. The
+// error is that of an earlier write; nothing more can be written then.
 func (o *output) next() error {
 	if len(o.buf) < outputChunk {
 		return o.err
@@ -74,7 +73,7 @@ func (o *output) next() error {
 	return o.flush()
 }
 
-// flush sends what there is to the writer and does not wait for it.
+// flush sends the chunk to the writer and does not wait for it.
 func (o *output) flush() error {
 	o.check()
 	if len(o.buf) == 0 || o.err != nil {
@@ -94,7 +93,7 @@ func (o *output) sync() error {
 	if err := o.flush(); err != nil {
 		return err
 	}
-	// With every chunk but the producer's own back, nothing is on its way.
+	// When every chunk but the producer's own has come back, all is written.
 	var held [outputChunks - 1][]byte
 	for i := range held {
 		held[i] = <-o.free
@@ -114,7 +113,7 @@ func (o *output) check() {
 	}
 }
 
-// close writes what is left and ends the writer. It may be called twice.
+// close writes the rest and ends the writer. It may be called twice.
 func (o *output) close() error {
 	if o.full == nil {
 		return o.err
@@ -140,7 +139,7 @@ func (e *writeError) Error() string {
 
 func (e *writeError) Unwrap() error { return e.err }
 
-// quiet reports whether the reader of a pipe has simply gone.
+// quiet reports whether the reader of the pipe has closed it, which needs no message.
 func (e *writeError) quiet() bool { return errors.Is(e.err, syscall.EPIPE) }
 
 // printer writes the flows or expectations of one command.
@@ -151,11 +150,11 @@ type printer struct {
 	footer  string
 	begun   bool
 	entries uint64 // printed so far
-	ticks   uint   // calls of clock
+	ticks   uint   // calls of updateTime
 }
 
-// newPrinter makes the printer for a command's -o. XML that is no whole
-// document, that of -D and -U, has neither header nor footer.
+// newPrinter makes the printer for a command's -o. The XML of -D and -U is no whole
+// document and has neither header nor footer.
 func newPrinter(out *output, c *Command) *printer {
 	p := &printer{out: out, style: format.Style{
 		Extended:   c.Output&OutExtended != 0,
@@ -177,7 +176,7 @@ func newPrinter(out *output, c *Command) *printer {
 		// Any option about labels shows them, not just -o labels.
 		p.style.Labels = c.LabelMap.names[:]
 	}
-	// Which command shows what is conntrack-tools' choice.
+	// These commands show times in conntrack-tools.
 	p.style.Timestamp = c.Output&OutTimestamp != 0 && (c.Op == OpEvents || c.Table == TableExpect)
 	switch c.Op {
 	case OpList, OpGet, OpEvents:
@@ -237,7 +236,7 @@ func (p *printer) begin() {
 	}
 }
 
-// finish ends the document, if it was begun, and waits for the writer.
+// finish ends the document, if it has begun, and waits for the writer.
 func (p *printer) finish() error {
 	if p.begun {
 		p.out.buf = append(p.out.buf, p.footer...)
@@ -245,9 +244,8 @@ func (p *printer) finish() error {
 	return p.out.sync()
 }
 
-// clock keeps the style's Now close to the time, without asking for the time
-// at every flow.
-func (p *printer) clock() {
+// updateTime keeps the style's Now close to the time without a system call per flow.
+func (p *printer) updateTime() {
 	if p.ticks%64 == 0 {
 		p.style.Now = time.Now().UnixNano()
 	}

@@ -19,9 +19,8 @@ func peerPrefix() string {
 	return "conntrack v1.4.9 (conntrack-tools): "
 }
 
-// parityLines are command lines for which the peer and we agree: on
-// the message, its exit status and the warnings in front of it, or on there
-// being nothing wrong. None of them waits for events.
+// parityLines are command lines for which ctbox prints the same message and warnings as
+// the peer, with the same exit status, or which both accept. No line waits for events.
 const parityLines = `
 -p tcp
 -z
@@ -426,8 +425,8 @@ func beforeMessage(stderr string) string {
 	return warnings
 }
 
-// TestDifferencesAreListed holds that each difference that a script announces
-// is a row of docs/differences.md, and that a row's id stands for it alone.
+// TestDifferencesAreListed checks that each difference that a script announces is a row
+// of docs/differences.md, and that the ids of rows are unique.
 func TestDifferencesAreListed(t *testing.T) {
 	text, err := os.ReadFile(filepath.Join("..", "..", "docs", "differences.md"))
 	if err != nil {

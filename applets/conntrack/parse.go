@@ -12,20 +12,19 @@ import (
 	"ctbox/nl/ctnetlink"
 )
 
-// Parser turns command lines into Commands. It keeps memory between lines, so
-// that parsing a load file allocates nothing for a line without labels. A
-// Parser is for one goroutine.
+// Parser turns command lines into Commands. It reuses memory between lines: parsing a
+// load file allocates nothing for a line without labels. A Parser is for one goroutine.
 type Parser struct {
-	// Warnings takes the lines that conntrack-tools prints while it parses:
-	// options that are ignored, a label file that cannot be read.
+	// Warnings receives the lines that conntrack-tools prints while it parses: about
+	// options that are ignored and a label file that cannot be read.
 	Warnings io.Writer
 	// Posix is POSIXLY_CORRECT: the first word ends the options.
 	Posix bool
-	// ProtocolsFile is where names of protocols are looked up, protocols(5).
+	// ProtocolsFile is the file with names of protocols, protocols(5).
 	ProtocolsFile string
-	// LabelFile is the label file without --labelmap.
+	// LabelFile is the default of --labelmap.
 	LabelFile string
-	// ServicesFile is where names of ports are looked up, services(5).
+	// ServicesFile is the file with names of ports, services(5).
 	ServicesFile string
 
 	scan          getopt.Scanner
@@ -34,20 +33,20 @@ type Parser struct {
 	labelMaps     map[string]*LabelMap
 
 	// The line being parsed.
-	cmd          *Command
-	command      *command // nil before the command
-	proto        int      // index in protocols, or noProtocol
-	protoOpts    uint64   // its options given, by position in its table
-	notStatus    uint32   // -u bits that must be clear
-	dropped      string   // the last filter that was ignored with a warning
-	loading      bool     // the line is one of a load file
-	labelFile    string   // --labelmap, if hasLabelFile
-	hasLabelFile bool
-	labelArgs    []labelArg
+	cmd           *Command
+	command       *command // nil before the command
+	proto         int      // index in protocols, or noProtocol
+	protoOpts     uint64   // its options given, by position in its table
+	notStatus     uint32   // -u bits that must be clear
+	ignoredFilter string   // the last filter that was ignored with a warning
+	loading       bool     // the line is one of a load file
+	labelFile     string   // --labelmap, if hasLabelFile
+	hasLabelFile  bool
+	labelArgs     []labelArg
 }
 
-// labelArg is the argument of a label option: names are looked up only after
-// all options, when the label file is known.
+// labelArg is the argument of a label option. Names are looked up after all options are
+// parsed, when the label file is known.
 type labelArg struct {
 	opt Option
 	arg string
@@ -84,21 +83,21 @@ func (p *Parser) Parse(argv []string, cmd *Command) error {
 	}
 	if words := p.scan.Words(); len(words) > 0 {
 		if p.command == nil {
-			return usage("unknown command `" + words[0] + "'")
+			return errUsage("unknown command `" + words[0] + "'")
 		}
 		return surplus(words[0])
 	}
 	return nil
 }
 
-// surplus refuses a word that belongs to no option. conntrack-tools ignores such
-// words, so that "-D conntrack tcp" deletes every flow.
-func surplus(word string) error { return usage("unexpected word `" + word + "'") }
+// surplus is the error for a word that belongs to no option. conntrack-tools ignores
+// such words, so that "-D conntrack tcp" deletes every flow.
+func surplus(word string) error { return errUsage("unexpected word `" + word + "'") }
 
 func (p *Parser) parse(argv []string, cmd *Command) error {
 	p.cmd = cmd
 	p.command, p.proto = nil, noProtocol
-	p.protoOpts, p.notStatus, p.dropped = 0, 0, ""
+	p.protoOpts, p.notStatus, p.ignoredFilter = 0, 0, ""
 	p.labelFile, p.hasLabelFile = "", false
 	p.labelArgs = p.labelArgs[:0]
 
@@ -108,7 +107,7 @@ func (p *Parser) parse(argv []string, cmd *Command) error {
 		if err != nil {
 			var bad *getopt.Error
 			if errors.As(err, &bad) {
-				return usage(bad.Error())
+				return errUsage(bad.Error())
 			}
 			return err
 		}
@@ -139,8 +138,7 @@ func (p *Parser) setOption(o *option, m getopt.Match) error {
 	return o.set(p, o, arg, given)
 }
 
-// nextWord takes the next element if it can be the argument of an option that
-// may go without.
+// nextWord takes the next element if it can be an optional argument.
 func (p *Parser) nextWord() (string, bool) {
 	word, ok := p.scan.Operand()
 	if !ok || word != "" && (word[0] == '-' || word[0] == '!') {
@@ -167,14 +165,14 @@ func (p *Parser) setCommand(c *command, m getopt.Match) error {
 	}
 	table := TableConntrack
 	if given {
-		// A wrong table is said even of a command that is one too many.
+		// A wrong table is reported even for a second command.
 		var err error
 		if table, err = tableOf(c, word); err != nil {
 			return err
 		}
 	}
 	if p.command != nil {
-		return usage("Invalid commands combination")
+		return errUsage("Invalid commands combination")
 	}
 	p.command = c
 	p.cmd.Op, p.cmd.Table = c.op, table
@@ -187,17 +185,17 @@ func tableOf(c *command, word string) (Table, error) {
 	table, ok := tableNamed(word)
 	switch {
 	case !ok:
-		return 0, usage("unknown type `" + word + "'")
+		return 0, errUsage("unknown type `" + word + "'")
 	case table == TableExpect && c.expectColumn == noColumn:
-		return 0, usage("Can't do --" + c.long[0] + " on expectations")
+		return 0, errUsage("Can't do --" + c.long[0] + " on expectations")
 	case (table == TableDying || table == TableUnconfirmed) && c.op != OpList:
-		return 0, usage("Can't do that command with tables `dying' and `unconfirmed'")
+		return 0, errUsage("Can't do that command with tables `dying' and `unconfirmed'")
 	}
 	return table, nil
 }
 
-// tableNamed returns the first table whose name begins with word. The empty word, of
-// a script whose variable is not set, is none.
+// tableNamed returns the first table whose name begins with word. The empty word, of a
+// script whose variable is not set, names no table.
 func tableNamed(word string) (Table, bool) {
 	for _, t := range tableNames {
 		if word != "" && strings.HasPrefix(t.name, word) {
@@ -210,8 +208,8 @@ func tableNamed(word string) (Table, bool) {
 // noProtocol is Parser.proto without -p, and for protocols without options.
 const noProtocol = -1
 
-// protocolOption handles an option of the protocol that -p named. When -p was
-// given twice, the names of both are known and the last one's table rules.
+// protocolOption handles an option of the protocol that -p names. After a second -p the
+// options of both protocols are known, and the rules of the last one apply.
 func (p *Parser) protocolOption(m getopt.Match) error {
 	from, i := (m.Code-codeProtocol)/protoStride, (m.Code-codeProtocol)%protoStride
 	if from != p.proto {
@@ -239,8 +237,8 @@ func protoOptionNamed(proto int, name string) int {
 	return -1
 }
 
-// switchProtocol makes proto the protocol whose options and rules count.
-// Options given for another one before must be proto's, too.
+// switchProtocol makes proto the protocol whose options and rules apply. Options given
+// before must exist for proto, too.
 func (p *Parser) switchProtocol(proto int) error {
 	if p.proto == proto {
 		return nil
@@ -282,7 +280,7 @@ func (p *Parser) defaultFamily() uint8 {
 	return nl.FamilyIPv4
 }
 
-// completeStatus makes the status to compare or to send from what -u said.
+// completeStatus derives the status to compare or to send from the bits of -u.
 func (p *Parser) completeStatus() {
 	f := &p.cmd.Flow
 	switch p.cmd.Op {
@@ -300,7 +298,7 @@ func (p *Parser) completeStatus() {
 	}
 }
 
-// completeTuples makes what a command sends out of what the line gave.
+// completeTuples derives what a command sends from the options of the line.
 func (p *Parser) completeTuples() {
 	c := p.cmd
 	if c.Table == TableExpect {
@@ -317,9 +315,9 @@ func (p *Parser) completeTuples() {
 	}
 }
 
-// completeCreated fills a new flow's two tuples: whatever part was not given
-// for a direction, be it addresses, ports or zone, is what the other direction
-// says. With -n or -g the kernel translates the reply tuple from there.
+// completeCreated fills in a new flow's two tuples: addresses, ports and zone that were
+// not given for one direction are those of the other, inverted. With -n or -g the kernel
+// translates the reply tuple.
 func (p *Parser) completeCreated() {
 	c := p.cmd
 	f := &c.Flow
@@ -328,11 +326,11 @@ func (p *Parser) completeCreated() {
 	fill(&f.Orig, &f.Reply)
 	fill(&f.Reply, &f.Orig)
 	if ctnetlink.IsICMP(f.Orig.Proto) {
-		// The kernel insists on an id; without --icmp-id it is 0.
+		// The kernel requires an id; without --icmp-id it is 0.
 		f.Orig.Has |= ctnetlink.TupleICMPID
 		f.Reply.Has |= ctnetlink.TupleICMPID
 		if (f.Orig.Proto == ctnetlink.ProtoICMPv6) != (c.Family == nl.FamilyIPv6) {
-			// The kernel tracks neither ICMP over IPv6 nor ICMPv6 over IPv4: it is to refuse.
+			// The kernel tracks neither ICMP over IPv6 nor ICMPv6 over IPv4 and shall refuse.
 			f.Reply.ICMPType = ctnetlink.NoICMPAnswer
 		}
 	}
@@ -341,8 +339,8 @@ func (p *Parser) completeCreated() {
 	c.setUpNAT(ctnetlink.HasNATDst, &f.NATDst, c.DstNAT)
 }
 
-// completeWanted fills the tuple that a flow is looked up by: the original one
-// if its addresses are there, else the reply.
+// completeWanted fills in the tuple by which a flow is looked up: the original one if it
+// has addresses, else the reply.
 func (p *Parser) completeWanted() {
 	c := p.cmd
 	f := &c.Flow
@@ -361,7 +359,7 @@ func addProto(t *ctnetlink.Tuple, proto, family uint8) {
 	t.Has |= ctnetlink.TupleProto
 }
 
-// fill gives t each part of the opposite tuple that t lacks, inverted.
+// fill copies to t each field that t lacks from the opposite tuple, inverted.
 func fill(t, opposite *ctnetlink.Tuple) {
 	const portTuple = ctnetlink.TupleAddrs | ctnetlink.TuplePorts
 	if t.Has&portTuple == portTuple {
@@ -393,8 +391,8 @@ func fill(t, opposite *ctnetlink.Tuple) {
 	t.Has |= lacks & (ctnetlink.TupleAddrs | ctnetlink.TuplePorts | ctnetlink.TupleICMP)
 }
 
-// The TCP tracker did not see the start of a flow made by hand, so it must not
-// insist on windows; one that is closing has seen a FIN or RST.
+// The TCP tracker has not seen the start of a flow made by hand, so it must not check
+// windows. A flow that is closing has seen a FIN or RST.
 const (
 	tcpFlagsOpen    = ctnetlink.TCPFlagBeLiberal | ctnetlink.TCPFlagSACK
 	tcpFlagsClosing = tcpFlagsOpen | ctnetlink.TCPFlagCloseInit
@@ -413,8 +411,8 @@ func (p *Parser) addTCPFlags() {
 	f.Has |= ctnetlink.HasTCPFlagsOrig | ctnetlink.HasTCPFlagsReply
 }
 
-// setUpNAT makes a NAT option a part of a new flow. Without an address it asks
-// for nothing; the kernel takes ports for TCP and UDP.
+// setUpNAT adds a NAT option to a new flow. Without an address the option has no effect;
+// the kernel accepts ports for TCP and UDP.
 func (c *Command) setUpNAT(has ctnetlink.Attr, to *ctnetlink.NAT, nat ctnetlink.NAT) {
 	if !nat.HasAddr {
 		return
@@ -426,12 +424,12 @@ func (c *Command) setUpNAT(has ctnetlink.Attr, to *ctnetlink.NAT, nat ctnetlink.
 	c.Flow.Has |= has
 }
 
-// completeExpect makes the expectation that the line describes.
+// completeExpect derives the expectation from the options of the line.
 func (p *Parser) completeExpect() {
 	c := p.cmd
 	x := &c.Expect
 	if ctnetlink.IsICMP(c.Flow.Orig.Proto) {
-		// The options of ICMP are refused, but the kernel wants the fields.
+		// The options of ICMP are refused, but the kernel requires the fields.
 		c.Flow.Orig.Has |= ctnetlink.TupleICMP
 	}
 	switch c.Op {

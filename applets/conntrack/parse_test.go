@@ -11,8 +11,7 @@ import (
 	"ctbox/applets/internal/getopt"
 )
 
-// words takes a test's command line apart: blanks separate, single quotes
-// group.
+// words splits a test's command line: blanks separate words, single quotes group.
 func words(line string) []string {
 	argv := []string{"conntrack"}
 	for line = strings.TrimLeft(line, " "); line != ""; line = strings.TrimLeft(line, " ") {
@@ -57,18 +56,17 @@ func parseLine(t testing.TB, p *Parser, line string) (c Command, text string, st
 	return c, bad.Text, bad.Status
 }
 
-// accepted stands for no message.
+// accepted is the message of a line that is accepted.
 const accepted = ""
 
-// TestMessages has every message of the command line that conntrack-tools
-// 1.4.9 has and the 1.4.7 of the parity test lacks or words otherwise, and the
-// ones that are ours.
+// TestMessages has every message about the command line of conntrack-tools 1.4.9 that
+// 1.4.7, the second peer of the parity test, lacks or words otherwise, and ctbox's own.
 func TestMessages(t *testing.T) {
 	for _, c := range []struct {
 		line, text string
 		status     int
 	}{
-		// Numbers are checked since 1.4.9; numbers_test.go has those that it does not check.
+		// Numbers are checked since 1.4.9; arguments_test.go has those that it does not check.
 		{"-L -w 10", accepted, 0},
 		{"-L -w 0x10", accepted, 0},
 		{"-L -w 010", accepted, 0},
@@ -173,8 +171,8 @@ func TestMessages(t *testing.T) {
 	}
 }
 
-// TestAbbreviations holds the abbreviations that 1.4.9 understands: an option
-// of ours must not make one ambiguous.
+// TestAbbreviations checks the abbreviations that 1.4.9 accepts: no option of ctbox's own
+// may make one ambiguous.
 func TestAbbreviations(t *testing.T) {
 	for _, line := range []string{
 		"--count", "--co", "--dum", "--du expect", "--cr -h", "--de", "--g -h", "--fl", "--ad -h", "--up",
@@ -193,7 +191,7 @@ func TestAbbreviations(t *testing.T) {
 	}
 }
 
-// TestAmbiguous holds prefixes that 1.4.9 refuses.
+// TestAmbiguous checks prefixes that 1.4.9 refuses.
 func TestAmbiguous(t *testing.T) {
 	for _, line := range []string{
 		"-L --sr 192.0.2.1", "-L --ma 1", "-L --d 1", "--c", "--f", "-L --z", "-L --re 1", "-L -p tcp --stat NONE",
@@ -209,7 +207,7 @@ func TestAmbiguous(t *testing.T) {
 }
 
 // TestOwnOptionsKeepAbbreviations compares every prefix of every long option
-// of 1.4.9 with and without our own options beside it.
+// of 1.4.9 with and without the options that are ctbox's own.
 func TestOwnOptionsKeepAbbreviations(t *testing.T) {
 	var theirs []getopt.Option
 	for _, o := range genericOptions() {
@@ -266,8 +264,8 @@ func TestUsageErrorMessage(t *testing.T) {
 		err  *UsageError
 		want string
 	}{
-		{usage("x"), program + "x\n" + try},
-		{refused("x"), program + "x\n"},
+		{errUsage("x"), program + "x\n" + try},
+		{errRefused("x"), program + "x\n"},
 		{&UsageError{Text: "x", Status: exitUsage, File: "f", Line: 3}, program + "f:3: x\n" + try},
 	} {
 		if got := string(c.err.AppendMessage(nil)); got != c.want {
@@ -276,8 +274,8 @@ func TestUsageErrorMessage(t *testing.T) {
 	}
 }
 
-// TestLabelFileWarnings: what cannot be read is said once, however many lines
-// need it.
+// TestLabelFileWarnings checks that an unreadable label file gets one warning, regardless
+// of how many lines need it.
 func TestLabelFileWarnings(t *testing.T) {
 	p, warnings := testParser(t)
 	for _, c := range []struct{ line, text, warning string }{
@@ -295,8 +293,8 @@ func TestLabelFileWarnings(t *testing.T) {
 	}
 }
 
-// TestProtocolThatBeginsWithADigit holds that only numbers are not looked up in
-// protocols(5): some systems have "3pc 34" there.
+// TestProtocolThatBeginsWithADigit checks that a name such as "3pc", which some systems
+// have in protocols(5), is not read as a number.
 func TestProtocolThatBeginsWithADigit(t *testing.T) {
 	p := NewParser(io.Discard, false)
 	p.ProtocolsFile = filepath.Join(t.TempDir(), "protocols")

@@ -20,15 +20,14 @@ import (
 	"ctbox/internal/netnstest"
 )
 
-// This file runs the program as a user does, where things go wrong: without
-// privileges, without room on the disk, without a reader, and beside others
-// that change the same table.
+// These tests run the program as a user does, under bad conditions: without privileges,
+// with a full disk, without a reader, and while others change the same table.
 
 const cannotWrite = "can't write to standard output: no space left on device"
 
-// TestNobody holds that a user without privileges gets one line and changes
-// nothing. Debian's program says the same, but for three commands.
-func TestNobody(t *testing.T) {
+// TestUnprivilegedUser checks that a user without privileges gets one line and changes
+// nothing. Debian's program prints the same, except for three commands.
+func TestUnprivilegedUser(t *testing.T) {
 	tw := netnstest.NewTwins(t, func(ns *netnstest.NS) { run(t, ns, "-I -t 1000 "+udp4) })
 	if err := os.Chmod(netnstest.BinDir(t), 0o755); err != nil {
 		t.Fatal(err)
@@ -46,11 +45,11 @@ func TestNobody(t *testing.T) {
 		theirs, ours := tw.Commands(nobody, "conntrack", strings.Fields(line)...)
 		want := normalize(theirs.Args[len(theirs.Args)-1:], tw.Theirs.Launch(theirs).Wait(30*time.Second))
 		got := normalize(ours.Args[len(ours.Args)-1:], tw.Ours.Launch(ours).Wait(30*time.Second))
-		said := "conntrack vX: Operation failed: " + sorry + "\n"
+		message := "conntrack vX: Operation failed: " + sorry + "\n"
 		if strings.HasPrefix(line, "-E") {
-			said = "conntrack vX: Can't open netlink socket: " + sorry + "\n"
+			message = "conntrack vX: Can't open netlink socket: " + sorry + "\n"
 		}
-		if got != (netnstest.Result{Stderr: said, Code: 1}) {
+		if got != (netnstest.Result{Stderr: message, Code: 1}) {
 			t.Errorf("%s: %+v", line, got)
 		}
 		if (got != want) != (ids != "") {
@@ -73,8 +72,8 @@ func TestNobody(t *testing.T) {
 	})
 }
 
-// TestFullDisk holds that output which could not be written is no success, and
-// that -D has deleted nothing then.
+// TestFullDisk checks that a run fails whose output cannot be written, and that -D then
+// deletes nothing.
 func TestFullDisk(t *testing.T) {
 	ns := netnstest.New(t, "full")
 	fillTable(t, ns, 4000)
@@ -86,7 +85,7 @@ func TestFullDisk(t *testing.T) {
 		"-L", "-L -o extended,id", "-L -o xml", "-L -o save", "-L -o json", "-L -p tcp", "-G " + strings.TrimSuffix(tcp4, " --state ESTABLISHED"),
 		"-C", "-S", "-C -o json", "-V", "-h", "-h -p tcp", "-D", "-D -p tcp", "-D -o xml", "-D -o json",
 	} {
-		if r := toFull(line); r.Code != 1 || !strings.HasSuffix(r.Stderr, said(cannotWrite)) {
+		if r := toFull(line); r.Code != 1 || !strings.HasSuffix(r.Stderr, onStderr(cannotWrite)) {
 			t.Errorf("%s to a full disk: %+v", line, r)
 		}
 	}
@@ -96,12 +95,12 @@ func TestFullDisk(t *testing.T) {
 	p := ns.Start("sh", "-c", "exec "+netnstest.Applet(t, "conntrack")+" -E >/dev/full")
 	netnstest.Eventually(t, 10*time.Second, "-E listens", func() bool { return ns.Subscribers() == 1 })
 	run(t, ns, "-I -t 1000 "+udp6)
-	if r := p.Wait(10 * time.Second); r.Code != 1 || !strings.HasSuffix(r.Stderr, said(cannotWrite)) {
+	if r := p.Wait(10 * time.Second); r.Code != 1 || !strings.HasSuffix(r.Stderr, onStderr(cannotWrite)) {
 		t.Errorf("-E to a full disk: %+v", r)
 	}
 }
 
-// TestBrokenPipe holds that a reader who has enough is not answered.
+// TestBrokenPipe checks that a run ends without a message when its reader closes the pipe.
 func TestBrokenPipe(t *testing.T) {
 	ns := netnstest.New(t, "pipe")
 	fillTable(t, ns, 6000)
@@ -131,11 +130,11 @@ func TestBrokenPipe(t *testing.T) {
 	}
 }
 
-// changedWarning is said when the kernel says so; the table may change here.
+// changedWarning is printed when the kernel reports that the table changed during a dump.
 const changedWarning = "WARNING: the table changed while it was read; flows may be missing or doubled.\n"
 
-// TestDeletersRace has several -D at one table. Each flow is deleted and
-// counted by one of them; that the others find it gone is no error.
+// TestDeletersRace runs several -D on one table. Each flow is deleted and counted by one
+// of them; the others do not report an error.
 func TestDeletersRace(t *testing.T) {
 	ns := netnstest.New(t, "race")
 	const flows, deleters = 12000, 4
@@ -155,14 +154,14 @@ func TestDeletersRace(t *testing.T) {
 		deleted += n
 		printed += strings.Count(r.Stdout, "\n")
 	}
-	// What a reader missed for the others' changes is still there. Each has
-	// printed its first flow before it knew whether it was still there.
+	// Flows that a dump missed because of concurrent changes remain. Each run prints its
+	// first flow before deleting it.
 	if left := entries(t, ns); deleted+left != flows || printed < deleted || printed > deleted+deleters {
 		t.Errorf("%d flows: %d deleted, %d printed, %d left", flows, deleted, printed, left)
 	}
 }
 
-// TestUpdateRacesDelete updates flows that another one deletes.
+// TestUpdateRacesDelete updates flows while another run deletes them.
 func TestUpdateRacesDelete(t *testing.T) {
 	ns := netnstest.New(t, "race")
 	fillTable(t, ns, 8000)
@@ -177,7 +176,7 @@ func TestUpdateRacesDelete(t *testing.T) {
 	summaryNumber(t, strings.ReplaceAll(r.Stderr, changedWarning, ""), "flow entries have been deleted.")
 }
 
-// summaryNumber is the number in a summary, which is all that was said.
+// summaryNumber returns the number in a summary, which must be the only message.
 func summaryNumber(t *testing.T, stderr, what string) int {
 	t.Helper()
 	m := regexp.MustCompile(`^` + regexp.QuoteMeta(messagePrefix) + `(\d+) ` + regexp.QuoteMeta(what) + `\n$`).FindStringSubmatch(stderr)
@@ -188,8 +187,8 @@ func summaryNumber(t *testing.T, stderr, what string) int {
 	return n
 }
 
-// TestListWhileTheTableChanges holds that -L shows all flows that were there
-// all the time, or says that it may have missed some.
+// TestListWhileTheTableChanges checks that -L shows all flows that exist during the whole
+// dump, or prints that it may have missed some.
 func TestListWhileTheTableChanges(t *testing.T) {
 	ns := netnstest.New(t, "churn")
 	const stable = 2000
@@ -223,8 +222,8 @@ func TestListWhileTheTableChanges(t *testing.T) {
 	churn.Wait()
 }
 
-// TestStoppedListener has the kernel drop events: the listener stands still
-// while they happen. What it prints and what it says it lost are all of them.
+// TestStoppedListener makes the kernel drop events: the listener is stopped while they
+// happen. The events that it prints and those that it reports as lost are all events.
 func TestStoppedListener(t *testing.T) {
 	const flows = 20000
 	for _, c := range []struct {
@@ -249,15 +248,15 @@ func TestStoppedListener(t *testing.T) {
 			}
 			netnstest.Eventually(t, 30*time.Second, "it has read all", func() bool { return idle(t, ns, p) })
 			r := p.Stop(syscall.SIGINT)
-			printed, told := countEvents(t, r.Stdout, strings.HasSuffix(c.args, "json"))
-			lost := lossSaid(t, r.Stderr)
+			printed, reported := countEvents(t, r.Stdout, strings.HasSuffix(c.args, "json"))
+			lost := lossReported(t, r.Stderr)
 			if printed+lost != flows || (lost > 0) != c.loses {
 				t.Errorf("%d made, %d printed, %d lost: %s", flows, printed, lost, r.Stderr)
 			}
-			if strings.HasSuffix(c.args, "json") && told != lost {
-				t.Errorf("%d lost, %d of them told in the stream", lost, told)
+			if strings.HasSuffix(c.args, "json") && reported != lost {
+				t.Errorf("%d lost, %d of them reported in the stream", lost, reported)
 			}
-			if want := said(fmt.Sprintf("%d flow events have been shown.", printed)); r.Code != 0 || !strings.HasSuffix(r.Stderr, want) {
+			if want := onStderr(fmt.Sprintf("%d flow events have been shown.", printed)); r.Code != 0 || !strings.HasSuffix(r.Stderr, want) {
 				t.Errorf("status %d: %s", r.Code, r.Stderr)
 			}
 		})
@@ -265,7 +264,7 @@ func TestStoppedListener(t *testing.T) {
 }
 
 // TestStoppedListenerOnAnOldKernel is the same where the kernel counts no dropped events
-// (before Linux 4.12): each loss is said, with a number that it is at least.
+// (before Linux 4.12): each loss is reported, with a lower bound.
 func TestStoppedListenerOnAnOldKernel(t *testing.T) {
 	const flows = 20000
 	ns := netnstest.New(t, "stopped")
@@ -278,7 +277,7 @@ func TestStoppedListenerOnAnOldKernel(t *testing.T) {
 	if err := syscall.Kill(p.Pid(), syscall.SIGCONT); err != nil {
 		t.Fatal(err)
 	}
-	netnstest.Eventually(t, 30*time.Second, "the loss is said", func() bool { return strings.Contains(p.Stderr.String(), "at least") })
+	netnstest.Eventually(t, 30*time.Second, "the loss is reported", func() bool { return strings.Contains(p.Stderr.String(), "at least") })
 	r := p.Stop(syscall.SIGINT)
 	printed, _ := countEvents(t, r.Stdout, false)
 	m := regexp.MustCompile(`WARNING: at least \d+ events lost, (\d+) in all\.`).FindAllStringSubmatch(r.Stderr, -1)
@@ -288,13 +287,13 @@ func TestStoppedListenerOnAnOldKernel(t *testing.T) {
 	if lost, _ := strconv.Atoi(m[len(m)-1][1]); printed == flows || lost == 0 || printed+lost > flows {
 		t.Errorf("%d made, %d printed, at least %d lost: %s", flows, printed, lost, r.Stderr)
 	}
-	if want := said(fmt.Sprintf("%d flow events have been shown.", printed)); r.Code != 0 || !strings.HasSuffix(r.Stderr, want) {
+	if want := onStderr(fmt.Sprintf("%d flow events have been shown.", printed)); r.Code != 0 || !strings.HasSuffix(r.Stderr, want) {
 		t.Errorf("status %d: %s", r.Code, r.Stderr)
 	}
 }
 
-// countEvents counts the events in a stream, and those that it says were lost.
-func countEvents(t *testing.T, stdout string, isJSON bool) (printed, told int) {
+// countEvents counts the events in a stream, and those that it reports as lost.
+func countEvents(t *testing.T, stdout string, isJSON bool) (printed, reported int) {
 	t.Helper()
 	if !isJSON {
 		return strings.Count(stdout, "[NEW]") + strings.Count(stdout, `<flow type="new">`), 0
@@ -308,17 +307,17 @@ func countEvents(t *testing.T, stdout string, isJSON bool) (printed, told int) {
 			t.Fatalf("%v: %s", err, line)
 		}
 		if e.Event == "lost" {
-			told += e.Messages
+			reported += e.Messages
 		} else {
 			printed++
 		}
 	}
-	return printed, told
+	return printed, reported
 }
 
-// lossSaid is how many events were said to be lost: the parts, which must be the
-// whole.
-func lossSaid(t *testing.T, stderr string) int {
+// lossReported returns the number of events reported as lost: the sum of the parts, which
+// must equal the total.
+func lossReported(t *testing.T, stderr string) int {
 	t.Helper()
 	lost := 0
 	for _, m := range regexp.MustCompile(`WARNING: (\d+) events lost, (\d+) in all\.`).FindAllStringSubmatch(stderr, -1) {
@@ -331,9 +330,9 @@ func lossSaid(t *testing.T, stderr string) int {
 	return lost
 }
 
-// TestInterrupted ends commands by a signal while they wait for who reads their
-// output: the lines that are printed are whole, what was changed is said, and the
-// status is the one that a shell gives a program that the signal kills.
+// TestInterrupted ends commands by a signal while they wait for the reader of their
+// output: the printed lines are complete, the changes are summarised, and the exit status
+// is that of a program killed by the signal.
 func TestInterrupted(t *testing.T) {
 	const flows = 60000 // far more than pipe and buffers hold
 	file := filepath.Join(t.TempDir(), "load")
@@ -362,7 +361,7 @@ func TestInterrupted(t *testing.T) {
 				}
 			},
 			"-R " + file: func(t *testing.T, ns *netnstest.NS, printed []string, stderr string) {
-				want := said(file + ": interrupted; at least 1 of 3 lines were carried out")
+				want := onStderr(file + ": interrupted; at least 1 of 3 lines were carried out")
 				if left := entries(t, ns); stderr != want || left != flows+1 || len(printed) > flows {
 					t.Errorf("%d flows left; %s", left, stderr)
 				}
@@ -385,9 +384,8 @@ func TestInterrupted(t *testing.T) {
 	}
 }
 
-// interrupt runs a command that prints more than a pipe holds, sends it the signal
-// before anything is read but the first line, and reads the rest when it has taken
-// it.
+// interrupt runs a command that prints more than a pipe holds, sends the signal after
+// reading the first line, and reads the rest once the process has handled the signal.
 func interrupt(t *testing.T, ns *netnstest.NS, line string, sig syscall.Signal) (stdout, stderr string, status int) {
 	t.Helper()
 	reader, writer, err := os.Pipe()
@@ -418,8 +416,8 @@ func interrupt(t *testing.T, ns *netnstest.NS, line string, sig syscall.Signal) 
 
 var pendingSignals = regexp.MustCompile(`(?m)^ShdPnd:\t([0-9a-f]+)$`)
 
-// pending reports whether a signal to a process waits to be taken (proc(5)). A process
-// that has ended has taken it.
+// pending reports whether a signal to a process is pending (proc(5)). It is not if the
+// process has ended.
 func pending(t *testing.T, pid int, sig syscall.Signal) bool {
 	t.Helper()
 	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))

@@ -18,8 +18,8 @@ type protocol struct {
 	name    string
 	number  uint8
 	options []protoOption
-	// pairs: where rules say so, all of the first or all of the second must be
-	// there.
+	// pairs are options of which, for -I, -A and -G, the first or the second pair must be
+	// complete.
 	pairs [2]pair
 }
 
@@ -28,8 +28,7 @@ type protoOption struct {
 	long []string // the first is the one in messages
 	arg  string
 	help string
-	// rules has a letter for each column of protoColumns, with the meaning of
-	// option.rules.
+	// rules has a letter for each of the protoColumns, with the meaning of option.rules.
 	rules string
 	apply func(p *Parser, o *protoOption, arg string) error
 }
@@ -48,11 +47,10 @@ const (
 // pair is a set of options that must be given together.
 type pair struct {
 	bits    uint64 // by position in the table
-	missing string // the message when some are there, or none at all
+	missing string // the message when the pair is incomplete
 }
 
-// protocols are the ones with options of their own, in the order of
-// conntrack-tools' list.
+// protocols are the protocols with options, in the order of conntrack-tools.
 var protocols = [...]protocol{
 	{name: "tcp", number: ctnetlink.ProtoTCP, pairs: portPairs, options: slices.Concat(ports[:6], []protoOption{
 		{[]string{"state"}, "STATE", "TCP state, such as ESTABLISHED", "ooMo..", setTCPState},
@@ -75,7 +73,7 @@ var protocols = [...]protocol{
 	{name: "gre", number: ctnetlink.ProtoGRE, pairs: keyPairs, options: keys},
 }
 
-// unknownProtocol stands for every protocol without options.
+// unknownProtocol is the name of every protocol without options.
 const unknownProtocol = "unknown"
 
 const (
@@ -83,8 +81,7 @@ const (
 	secondPair = 1<<2 | 1<<3
 )
 
-// The messages name options that do not exist: that is how conntrack-tools
-// words them.
+// The messages are conntrack-tools', which names options that do not exist.
 var (
 	portPairs = [2]pair{
 		{firstPair, "you have to specify `--sport' and `--dport'"},
@@ -130,8 +127,8 @@ func icmpOptions(name string) []protoOption {
 	}
 }
 
-// protocolSets has the scanner's options of each protocol. They are made when a
-// command line names one: most do not.
+// protocolSets has the scanner's options of each protocol. They are made on first use,
+// since most command lines name no protocol.
 var protocolSets = sync.OnceValue(makeProtocolSets)
 
 func makeProtocolSets() *[len(protocols)]*getopt.Set {
@@ -149,18 +146,18 @@ func makeProtocolSets() *[len(protocols)]*getopt.Set {
 	return sets
 }
 
-// place is a tuple that an option writes to.
-type place uint8
+// tupleRole is the tuple that an option sets.
+type tupleRole uint8
 
 const (
-	orig place = iota
+	orig tupleRole = iota
 	reply
 	mask
 	expected
 )
 
-func (p *Parser) tuple(at place) *ctnetlink.Tuple {
-	switch at {
+func (p *Parser) tuple(role tupleRole) *ctnetlink.Tuple {
+	switch role {
 	case orig:
 		return &p.cmd.Flow.Orig
 	case reply:
@@ -172,7 +169,7 @@ func (p *Parser) tuple(at place) *ctnetlink.Tuple {
 	}
 }
 
-// side is which end of a tuple an option writes to.
+// side is the end of a tuple that an option sets.
 type side uint8
 
 const (
@@ -190,21 +187,21 @@ func setEnd(t *ctnetlink.Tuple, end side, v uint16) {
 	t.Has |= ctnetlink.TupleDstPort
 }
 
-// setPort reads a port: a decimal number, or a service's name but for a mask.
-func setPort(at place, end side) func(*Parser, *protoOption, string) error {
+// setPort reads a port: a decimal number or, except for a mask, the name of a service.
+func setPort(role tupleRole, end side) func(*Parser, *protoOption, string) error {
 	return func(p *Parser, o *protoOption, arg string) error {
 		v, ok := wholeDecimal(arg, math.MaxUint16)
 		port := uint16(v)
-		if !ok && at == mask {
-			return notA(arg, "--"+o.long[0], "a number up to 65535")
+		if !ok && role == mask {
+			return badArgument(arg, "--"+o.long[0], "a number up to 65535")
 		}
 		if !ok {
 			port, ok = p.service(arg)
 		}
 		if !ok {
-			return notA(arg, "--"+o.long[0], "a port or a service of "+p.cmd.HelpProto)
+			return badArgument(arg, "--"+o.long[0], "a port or a service of "+p.cmd.HelpProto)
 		}
-		setEnd(p.tuple(at), end, port)
+		setEnd(p.tuple(role), end, port)
 		return nil
 	}
 }
@@ -225,13 +222,13 @@ func (p *Parser) service(name string) (uint16, bool) {
 }
 
 // setKey reads a GRE key: decimal, octal or hexadecimal.
-func setKey(at place, end side) func(*Parser, *protoOption, string) error {
+func setKey(role tupleRole, end side) func(*Parser, *protoOption, string) error {
 	return func(p *Parser, o *protoOption, arg string) error {
 		v, ok := wholeNumber(arg, math.MaxUint16)
 		if !ok {
-			return notA(arg, "--"+o.long[0], "a number up to 65535")
+			return badArgument(arg, "--"+o.long[0], "a number up to 65535")
 		}
-		setEnd(p.tuple(at), end, uint16(v))
+		setEnd(p.tuple(role), end, uint16(v))
 		return nil
 	}
 }
@@ -241,7 +238,7 @@ func setDecimal(most int64, set func(*ctnetlink.Flow, uint32)) func(*Parser, *pr
 	return func(p *Parser, o *protoOption, arg string) error {
 		v, ok := wholeDecimal(arg, most)
 		if !ok {
-			return notA(arg, "--"+o.long[0], "a number up to "+strconv.FormatInt(most, 10))
+			return badArgument(arg, "--"+o.long[0], "a number up to "+strconv.FormatInt(most, 10))
 		}
 		set(&p.cmd.Flow, uint32(v))
 		return nil
@@ -266,21 +263,20 @@ func setICMPID(f *ctnetlink.Flow, v uint32) {
 func setTCPState(p *Parser, _ *protoOption, arg string) error {
 	state, ok := ctnetlink.TCPStateNumber(arg)
 	if !ok {
-		return usage("unknown TCP state `" + arg + "'")
+		return errUsage("unknown TCP state `" + arg + "'")
 	}
 	p.cmd.Flow.TCPState = state
 	p.cmd.Flow.Has |= ctnetlink.HasTCPState
 	return nil
 }
 
-// SCTP's HEARTBEAT states are printed but not taken: the kernel no longer has
-// them.
+// SCTP's HEARTBEAT states are printed but not accepted: the kernel no longer has them.
 const lastSCTPState = 7
 
 func setSCTPState(p *Parser, _ *protoOption, arg string) error {
 	state, ok := ctnetlink.SCTPStateNumber(arg)
 	if !ok || state > lastSCTPState {
-		return usage("unknown SCTP state `" + arg + "'")
+		return errUsage("unknown SCTP state `" + arg + "'")
 	}
 	p.cmd.Flow.SCTPState = state
 	p.cmd.Flow.Has |= ctnetlink.HasSCTPState
@@ -300,7 +296,7 @@ func setReplyVtag(f *ctnetlink.Flow, v uint32) {
 func setDCCPState(p *Parser, _ *protoOption, arg string) error {
 	state, ok := ctnetlink.DCCPStateNumber(arg)
 	if !ok {
-		return usage("Unknown DCCP state `" + arg + "'")
+		return errUsage("Unknown DCCP state `" + arg + "'")
 	}
 	p.cmd.Flow.DCCPState = state
 	p.cmd.Flow.Has |= ctnetlink.HasDCCPState
@@ -317,11 +313,11 @@ func setDCCPRole(p *Parser, _ *protoOption, arg string) error {
 			return nil
 		}
 	}
-	return usage("Unknown DCCP role `" + arg + "'")
+	return errUsage("Unknown DCCP role `" + arg + "'")
 }
 
-// setProto resolves a protocol: one with options by its name, whatever the
-// case; any that protocols(5) names, then without options; a number.
+// setProto resolves a protocol: one with options by its name in either case, another by
+// its name in protocols(5), or any by its number.
 func (p *Parser) setProto(_ *option, arg string, _ bool) error {
 	index := noProtocol
 	number, ok := uint8(0), false
@@ -341,7 +337,7 @@ func (p *Parser) setProto(_ *option, arg string, _ bool) error {
 		}
 	}
 	if !ok {
-		return usage("`" + arg + "' unsupported protocol")
+		return errUsage("`" + arg + "' unsupported protocol")
 	}
 	if err := p.switchProtocol(index); err != nil {
 		return err
@@ -367,7 +363,7 @@ func protocolNumbered(number uint8) int {
 
 // protocolNamed looks a name or alias up in protocols(5).
 func (p *Parser) protocolNamed(name string) (uint8, bool) {
-	// Load files are full of numbers, and none is a protocol's name; but "3pc" is.
+	// Load files are full of numbers, which are no names of protocols; but "3pc" is one.
 	if _, number := wholeNumber(name, math.MaxUint64); number || name == "" {
 		return 0, false
 	}

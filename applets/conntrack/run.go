@@ -18,9 +18,8 @@ import (
 	"ctbox/nl/ctnetlink"
 )
 
-// Run is the applet: it carries out the command line argv and returns the exit
-// status. ctx ends the run in order: an event stream ends with its footer and
-// summary.
+// Run is the applet: it carries out the command line argv and returns the exit status.
+// When ctx ends, an event stream ends with its footer and summary.
 func Run(ctx context.Context, argv []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	_, posix := os.LookupEnv("POSIXLY_CORRECT")
 	s := &session{
@@ -47,17 +46,17 @@ type session struct {
 	stdout, stderr io.Writer
 	parser         *Parser
 	out            *output
-	asks           *nl.Conn // requests and dumps
+	requests       *nl.Conn // requests and dumps
 	changes        *nl.Conn // changes while a dump is read
 }
 
-// brief returns the context of a single request. The kernel answers it while it takes
-// it, so there is nothing to interrupt; not asking the session's context spares the
-// program that catches signals for it (see package main).
-func (s *session) brief() context.Context { return context.WithoutCancel(s.ctx) }
+// uncancelled returns the context of a single request. The kernel answers it during the
+// send, so there is nothing to interrupt; a context without Done spares the program the
+// catching of signals (see package main).
+func (s *session) uncancelled() context.Context { return context.WithoutCancel(s.ctx) }
 
 func (s *session) close() {
-	for _, c := range []*nl.Conn{s.asks, s.changes} {
+	for _, c := range []*nl.Conn{s.requests, s.changes} {
 		if c != nil {
 			c.Close()
 		}
@@ -67,19 +66,19 @@ func (s *session) close() {
 	}
 }
 
-// run carries out a command and says how it went.
+// run carries out a command, prints the summary or error, and returns the exit status.
 func (s *session) run(c *Command) int {
 	s.out = newOutput(s.stdout)
 	switch c.Op {
 	case OpNone, OpHelp:
 		s.out.buf = AppendHelp(s.out.buf, s.argv[0], c.HelpProto)
-		return s.end(s.out.sync())
+		return s.exitStatus(s.out.sync())
 	case OpVersion:
 		s.out.buf = AppendVersion(s.out.buf)
-		return s.end(s.out.sync())
+		return s.exitStatus(s.out.sync())
 	}
 	if c.Op == OpLoad {
-		return s.end(s.load(c.LoadFile))
+		return s.exitStatus(s.load(c.LoadFile))
 	}
 	n, err := s.execute(c)
 	if err != nil && !(partial(c) && (n > 0 || s.interrupted(err))) {
@@ -95,15 +94,15 @@ func (s *session) run(c *Command) int {
 	return exitOK
 }
 
-func (s *session) end(err error) int {
+func (s *session) exitStatus(err error) int {
 	if err != nil {
 		return s.fail(err)
 	}
 	return exitOK
 }
 
-// execute carries out one command and returns how many entries it was about.
-// Entries are printed; the summary is the caller's.
+// execute carries out one command and returns the number of entries. It prints the
+// entries; the caller prints the summary.
 func (s *session) execute(c *Command) (uint64, error) {
 	expect := c.Table == TableExpect
 	switch c.Op {
@@ -137,11 +136,11 @@ func (s *session) execute(c *Command) (uint64, error) {
 	case OpTop:
 		return 0, s.top(c)
 	}
-	return 0, fmt.Errorf("command %d is not one that can be carried out", c.Op)
+	return 0, fmt.Errorf("command %d cannot be carried out", c.Op)
 }
 
-// partial reports whether a failed command may have done a part of its work,
-// which is then said before the error.
+// partial reports whether a failed command may have done a part of its work, so that the
+// summary precedes the error.
 func partial(c *Command) bool {
 	return c.Op == OpDelete || c.Op == OpUpdate || c.Op == OpEvents
 }
@@ -155,8 +154,8 @@ func wantsMatch(c *Command) bool {
 	return false
 }
 
-// summaries are what is said after a command, behind the number of entries.
-// They are never in the singular: scripts know them so.
+// summaries are printed after a command, behind the number of entries. They are always
+// in the plural, as scripts expect.
 var summaries = map[Op]struct{ flows, expects string }{
 	OpList:   {" flow entries have been shown.", " expectations have been shown."},
 	OpGet:    {" flow entries have been shown.", ""},
@@ -178,13 +177,12 @@ func (s *session) summary(c *Command, n uint64) {
 	}
 }
 
-// interrupted reports whether err is nothing but the user's having ended the run.
+// interrupted reports whether err only reports that the user has ended the run.
 func (s *session) interrupted(err error) bool {
 	return s.ctx.Err() != nil && errors.Is(err, context.Canceled)
 }
 
-// exitInterrupted is the status of a command that a signal has ended, as a shell
-// gives it.
+// exitInterrupted returns the status that a shell gives a command ended by a signal.
 func (s *session) exitInterrupted() int {
 	var by interface{ Signal() syscall.Signal }
 	if errors.As(context.Cause(s.ctx), &by) {
@@ -193,7 +191,7 @@ func (s *session) exitInterrupted() int {
 	return exitFailed
 }
 
-// fail says what went wrong in one line and returns the exit status.
+// fail prints err in one line and returns the exit status.
 func (s *session) fail(err error) int {
 	var bad *UsageError
 	var write *writeError
@@ -215,11 +213,11 @@ func (s *session) warn(format string, args ...any) {
 	fmt.Fprintf(s.stderr, format+"\n", args...)
 }
 
-// ask returns the socket for requests and dumps, opening it the first time.
-func (s *session) ask() (*nl.Conn, error) { return open(&s.asks) }
+// requestConn returns the socket for requests and dumps, which it opens on first use.
+func (s *session) requestConn() (*nl.Conn, error) { return open(&s.requests) }
 
-// change returns the socket for changes that are made while a dump is read.
-func (s *session) change() (*nl.Conn, error) { return open(&s.changes) }
+// changeConn returns the socket for changes that are made while a dump is read.
+func (s *session) changeConn() (*nl.Conn, error) { return open(&s.changes) }
 
 func open(c **nl.Conn) (*nl.Conn, error) {
 	if *c == nil {
@@ -232,12 +230,12 @@ func open(c **nl.Conn) (*nl.Conn, error) {
 	return *c, nil
 }
 
-// refused makes the kernel's refusal of c the user's message; other errors
-// stay as they are.
-func (s *session) refused(c *Command, err error) error {
+// explain turns the kernel's refusal of c into the user's message. It returns other
+// errors unchanged.
+func (s *session) explain(c *Command, err error) error {
 	var k *nl.Error
-	var said *refusal
-	if !errors.As(err, &k) || errors.As(err, &said) {
+	var explained *refusal
+	if !errors.As(err, &k) || errors.As(err, &explained) {
 		return err
 	}
 	r := &refusal{op: c.Op, table: c.Table, err: err}
@@ -249,8 +247,7 @@ func (s *session) refused(c *Command, err error) error {
 
 const hintNoConntrack = "this kernel has no nf_conntrack_netlink"
 
-// noConntrack finds out whether the kernel refuses everything, even a request
-// that has nothing to be invalid.
+// noConntrack reports whether the kernel refuses even a request without parameters.
 func (s *session) noConntrack() bool {
 	conn, err := nl.Dial(nl.Config{})
 	if err != nil {
@@ -276,12 +273,12 @@ const (
 	exitUsage  = 2 // the command line
 )
 
-// UsageError is a command line that is not understood or not allowed. Nothing
-// has been done.
+// UsageError is the error of a command line that is not understood or not allowed.
+// Nothing has been done.
 type UsageError struct {
 	Text   string
 	Status int // the exit status, exitUsage or exitFailed
-	// File and Line say where a load file's line is wrong; "" is the command line.
+	// File and Line are the place in a load file; File is "" for the command line.
 	File string
 	Line int
 }
@@ -293,8 +290,8 @@ func (e *UsageError) Error() string {
 	return e.File + ":" + strconv.Itoa(e.Line) + ": " + e.Text
 }
 
-// AppendMessage appends what is printed on stderr: the text with the program in
-// front and, for errors of usage proper, a pointer to the help.
+// AppendMessage appends what is printed on stderr: the program's name, the text and, for
+// exit status 2, a pointer to the help.
 func (e *UsageError) AppendMessage(dst []byte) []byte {
 	dst = append(dst, messagePrefix...)
 	dst = append(dst, e.Error()...)
@@ -305,26 +302,26 @@ func (e *UsageError) AppendMessage(dst []byte) []byte {
 	return dst
 }
 
-// usage makes an error of usage, exit status 2.
-func usage(text string) *UsageError { return &UsageError{Text: text, Status: exitUsage} }
+// errUsage returns the error of a wrong command line, exit status 2.
+func errUsage(text string) *UsageError { return &UsageError{Text: text, Status: exitUsage} }
 
-// refused makes an error of usage that conntrack-tools counts as a failure,
-// exit status 1.
-func refused(text string) *UsageError { return &UsageError{Text: text, Status: exitFailed} }
+// errRefused returns the error of a command line for which conntrack-tools has exit
+// status 1.
+func errRefused(text string) *UsageError { return &UsageError{Text: text, Status: exitFailed} }
 
-// refusal is what the kernel said to a command, in conntrack(8)'s words.
+// refusal is the kernel's error for a command, in the words of conntrack(8).
 type refusal struct {
 	op    Op
 	table Table
 	err   error
-	hint  string // what we know beyond that, in parentheses
+	hint  string // the reason, if known, printed in parentheses
 }
 
 func (r *refusal) Unwrap() error { return r.err }
 
-// Error is "Operation failed: TEXT" in the words of conntrack-tools. What the
-// kernel itself explained (its extended acknowledgement) follows in
-// parentheses, so that programs which look for the text in front still find it.
+// Error is "Operation failed: TEXT" in the words of conntrack-tools. The kernel's own
+// explanation (its extended acknowledgement) follows in parentheses, where programs that
+// match the text still find it in front.
 func (r *refusal) Error() string {
 	text := "Operation failed: " + r.text()
 	var k *nl.Error
@@ -343,7 +340,7 @@ func (r *refusal) text() string {
 		return r.err.Error()
 	}
 	if r.hint == hintFixedTimeout {
-		return strerror.Text(errno) // it is not the user's privilege that is missing
+		return strerror.Text(errno) // no privilege is missing
 	}
 	on := onConntrack
 	if r.table == TableExpect {
@@ -357,7 +354,7 @@ func (r *refusal) text() string {
 	return strerror.Text(errno)
 }
 
-// errENOTSUPP is the kernel's own number, which the C library has no name for.
+// errENOTSUPP is the kernel's internal error number, for which the C library has no name.
 const errENOTSUPP = unix.Errno(524)
 
 const (
@@ -373,8 +370,7 @@ type refusalText struct {
 	text  string
 }
 
-// refusalTexts are looked through in order; what is not here has strerror(3)'s
-// text.
+// refusalTexts are searched in order. Other errors have the text of strerror(3).
 var refusalTexts = [...]refusalText{
 	{unix.EPERM, onConntrack | onExpect, nil, "sorry, you must be root or get CAP_NET_ADMIN capability to do this"},
 	{errENOTSUPP, onConntrack, []Op{OpList}, "function not implemented"},

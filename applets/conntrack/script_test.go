@@ -226,7 +226,7 @@ func (s *script) interrupt(where string) {
 	s.compare(where, false, normalize(events, results[0]), normalize(events, results[1]))
 }
 
-// idle reports whether the process waits for events and there are none left.
+// idle reports whether the process waits for events and has read all of them.
 func idle(t testing.TB, ns *netnstest.NS, p *netnstest.Process) bool {
 	var sockets []byte
 	var err error
@@ -248,10 +248,9 @@ func idle(t testing.TB, ns *netnstest.NS, p *netnstest.Process) bool {
 	return strings.HasPrefix(after, "S")
 }
 
-// compare holds theirs against ours, but for the differences that were
-// announced, and writes down what is right. changes says that the command may
-// have changed the tables; what nobody should have changed is looked at when the
-// script ends.
+// compare compares the results of both programs, except for the announced differences, and
+// records the expected transcript. changes reports that the command may have changed the
+// tables; after other commands they are compared only at the end of the script.
 func (s *script) compare(where string, changes bool, theirs, ours netnstest.Result) {
 	differs := s.differs
 	s.differs = nil
@@ -307,7 +306,7 @@ func difference(theirs, ours []string) string {
 	return all.String()
 }
 
-// transcript is a result as it stands in a script.
+// transcript is a result in the form of a script.
 func transcript(r netnstest.Result) []string {
 	lines := slices.Concat(prefixed("    ", r.Stdout), prefixed("2: ", r.Stderr))
 	if r.Code != 0 {

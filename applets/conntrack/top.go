@@ -12,17 +12,17 @@ import (
 	"ctbox/nl/ctnetlink"
 )
 
-// defaultRefresh is how often the table is read without --refresh.
+// defaultRefresh is the default of --refresh.
 const defaultRefresh = 2 * time.Second
 
-// topJSONRows is how many keys an object of the stream has.
+// topJSONRows is the number of keys in an object of the stream.
 const topJSONRows = 20
 
-// top shows what the flows that match do, until the context ends or the user
-// has enough: painted on a terminal, else as a stream of JSON objects.
+// top shows the keys with the most flows until the context ends or the user quits:
+// painted on a terminal, else as a stream of JSON objects.
 func (s *session) top(c *Command) error {
 	t := &top{session: s, command: c, filter: newFilter(c), kind: c.TopKey, sort: c.TopSort,
-		every: c.Refresh, fresh: make(chan error, 1), again: make(chan struct{}, 1)}
+		every: c.Refresh, readings: make(chan error, 1), wake: make(chan struct{}, 1)}
 	if t.every == 0 {
 		t.every = defaultRefresh
 	}
@@ -56,27 +56,27 @@ func (s *session) top(c *Command) error {
 	return t.show(ctx, scr)
 }
 
-// top is the state of a --top. One goroutine reads the table, again and again,
-// one takes the events, and a third, the caller's, shows.
+// top is the state of a --top. One goroutine reads the table repeatedly, one counts the
+// events, and the caller's goroutine shows the results.
 type top struct {
 	*session
-	command *Command
-	filter  *filter // the reader's
-	every   time.Duration
-	fresh   chan error    // from the reader: there is something new, or it has failed
-	again   chan struct{} // to the reader: do not wait
-	next    *tallies      // the reader's: the table as it is being read
+	command  *Command
+	filter   *filter // the reader's
+	every    time.Duration
+	readings chan error    // from the reader: a table was read, or reading has failed
+	wake     chan struct{} // to the reader: read at once
+	next     *tallies      // the reader's: the table as it is being read
 
 	mu       sync.Mutex
-	kind     uint8    // what is to be counted by
-	shown    uint8    // what now, before and happened are counted by
-	counting uint8    // what pending is counted by
-	now      *tallies // the table as it was read last,
-	before   *tallies // and the time before,
-	happened *tallies // and what happened between the two
-	pending  *tallies // what has happened since
+	kind     uint8    // the key that the user has chosen
+	shown    uint8    // the key of now, before and happened
+	counting uint8    // the key of pending
+	now      *tallies // the table as it was read last
+	before   *tallies // the table as it was read the time before
+	happened *tallies // the events between the two
+	pending  *tallies // the events since
 	at       time.Time
-	seconds  float64 // between now and before; 0 if before is no such thing
+	seconds  float64 // between before and now; 0 if before has another key
 	lost     uint64  // events
 	counted  bool    // some flow had counters
 	sort     topColumn
@@ -91,7 +91,7 @@ func (t *top) listen(ctx context.Context, sub *ctnetlink.Subscription) {
 	for {
 		var err error
 		if run, err = sub.Next(ctx, run); err != nil {
-			return // what there is to count is counted from the table alone
+			return // the table alone is counted from here on
 		}
 		t.mu.Lock()
 		kind := &topKinds[t.counting]
@@ -108,16 +108,15 @@ func (t *top) listen(ctx context.Context, sub *ctnetlink.Subscription) {
 	}
 }
 
-// read reads the table until the context ends or reading fails. A table that
-// takes long to read is read half of the time at most.
+// read reads the table repeatedly until the context ends or reading fails. A large table
+// takes at most half of the time.
 func (t *top) read(ctx context.Context) {
-	// The dump has a goroutine and buffers of its own each time: what is left
-	// is constant.
+
 	for {
 		begun := time.Now()
 		err := t.refresh()
 		select {
-		case t.fresh <- err:
+		case t.readings <- err:
 		case <-ctx.Done():
 			return
 		}
@@ -128,7 +127,7 @@ func (t *top) read(ctx context.Context) {
 		wait := time.NewTimer(max(t.every-took, took))
 		select {
 		case <-wait.C:
-		case <-t.again:
+		case <-t.wake:
 		case <-ctx.Done():
 		}
 		wait.Stop()
@@ -149,7 +148,7 @@ func (t *top) refresh() error {
 	t.mu.Unlock()
 	kind := &topKinds[counting]
 	t.next.reset()
-	var k topKey // one for all flows: it escapes
+	var k topKey // shared by all flows, since it escapes
 	_, err := t.dumpOnce(t.command, func(f *ctnetlink.Flow) error {
 		if t.filter.match(f) {
 			k = topKey{}
@@ -179,7 +178,7 @@ func (t *top) refresh() error {
 	return nil
 }
 
-// view takes the n first rows of what was read last.
+// view fills v with the n first rows of the last reading.
 func (t *top) view(v *topView, n int) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -194,7 +193,7 @@ func (t *top) stream(ctx context.Context) error {
 	var v topView
 	for {
 		select {
-		case err := <-t.fresh:
+		case err := <-t.readings:
 			if err != nil {
 				return t.ended(err)
 			}
@@ -211,12 +210,12 @@ func (t *top) stream(ctx context.Context) error {
 	}
 }
 
-// show paints the screen for every refresh and every letter.
+// show paints the screen for every refresh and every key pressed.
 func (t *top) show(ctx context.Context, scr *screen.Screen) error {
 	p := topPainter{every: t.every, command: t.argv}
 	for ready := false; ; {
 		select {
-		case err := <-t.fresh:
+		case err := <-t.readings:
 			if err != nil {
 				return t.ended(err)
 			}
@@ -239,7 +238,7 @@ func (t *top) show(ctx context.Context, scr *screen.Screen) error {
 	}
 }
 
-// press does what a letter stands for.
+// press carries out the command of a letter.
 func (t *top) press(letter byte) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -252,14 +251,14 @@ func (t *top) press(letter byte) {
 		if topKinds[i].letter == letter && t.kind != uint8(i) {
 			t.kind = uint8(i)
 			select {
-			case t.again <- struct{}{}:
+			case t.wake <- struct{}{}:
 			default:
 			}
 		}
 	}
 }
 
-// ended is nil where reading ended because the context did.
+// ended returns nil if reading ended because the context did, else err.
 func (t *top) ended(err error) error {
 	if t.ctx.Err() != nil && errors.Is(err, context.Cause(t.ctx)) {
 		return nil

@@ -198,7 +198,7 @@ func TestTopCountsBytes(t *testing.T) {
 	bytes, packets, rows := 0.0, 0.0, 0.0
 	s.until("10 packets", func(o *topObject) bool {
 		if o.Bytes == nil {
-			// The first flow with counters may have come and gone unseen.
+			// The first flow with counters may have ended between two readings.
 			return false
 		}
 		bytes += *o.Bytes * o.Seconds
@@ -478,7 +478,7 @@ func TestTopOnATerminal(t *testing.T) {
 	}
 }
 
-// sane waits for the shell and holds that its terminal is as it was before.
+// sane waits for the shell and checks that its terminal is as it was before.
 func (p *pane) sane(when string) {
 	p.t.Helper()
 	p.typed("", "Enter")

@@ -9,8 +9,8 @@ import (
 	"ctbox/nl/format"
 )
 
-// topKey is what flows are counted by: an address, or a number, with what makes
-// it one (the protocol of a port, the family of an address).
+// topKey is what flows are counted by: an address with its family, or a number, which
+// may be a port with its protocol.
 type topKey struct {
 	addr   ctnetlink.Addr
 	number uint32
@@ -18,8 +18,8 @@ type topKey struct {
 	proto  uint8
 }
 
-// tally is a sum over flows: of those in the table, or of what happened to some.
-// Packets and bytes are those of both directions.
+// tally is a sum over flows in the table, or over events. Packets and bytes are those of
+// both directions.
 type tally struct {
 	flows, ended   uint64
 	packets, bytes uint64
@@ -38,13 +38,13 @@ func (t *tally) count(f *ctnetlink.Flow) {
 	}
 }
 
-// maxTopKeys bounds the memory of a tallies. The kernel lists its table in an
-// order as good as random, so a key with one in a thousand flows is among the
-// first ones but for odds of one in ten million.
+// maxTopKeys bounds the memory of a tallies. The kernel lists its table in a practically
+// random order, so a key with one in a thousand flows is missed with a probability of
+// one in ten million.
 const maxTopKeys = 16384
 
-// tallies has a tally for each key. Its memory is kept from one use to the next
-// and grows with the number of keys, up to maxTopKeys, never with the flows.
+// tallies has a tally for each key. Its memory is reused and grows with the number of
+// keys, up to maxTopKeys, never with the flows.
 type tallies struct {
 	index   map[topKey]uint32
 	keys    []topKey
@@ -63,7 +63,7 @@ func (t *tallies) reset() {
 	t.all, t.left, t.counted = tally{}, tally{}, false
 }
 
-// at returns the tally of k, or the common one when there is no more room.
+// at returns the tally of k, or the common one beyond maxTopKeys.
 func (t *tallies) at(k *topKey) *tally {
 	i, ok := t.index[*k]
 	if ok {
@@ -77,8 +77,8 @@ func (t *tallies) at(k *topKey) *tally {
 	return &t.rows[len(t.rows)-1]
 }
 
-// find returns the tally of k, a zero one if there is none, and whether that can
-// be trusted: one beyond maxTopKeys is not known.
+// find returns the tally of k, a zero one if k was not counted, and whether that is
+// certain: keys beyond maxTopKeys are not known.
 func (t *tallies) find(k *topKey) (tally, bool) {
 	if i, ok := t.index[*k]; ok {
 		return t.rows[i], true
@@ -111,8 +111,8 @@ func (t *tallies) event(k *topKey, f *ctnetlink.Flow, ended bool) {
 // topColumn is one of the numbers of a row.
 type topColumn uint8
 
-// The columns, in the order in which they are shown. All but the flows are rates
-// a second.
+// The columns, in the order in which they are shown. All but the flows are rates per
+// second.
 const (
 	topFlows topColumn = iota
 	topNew
@@ -128,18 +128,17 @@ type topRow struct {
 	values [topColumns]float64
 }
 
-// balance is how many more flows have begun and not ended, by the events so far,
-// than there are in the table. It is not 0 when flows end without an event, as
-// those do that began before somebody listened (nf_conntrack_events=2), when
-// events were lost, and for a moment when the table was read before or after
-// the events of a flow.
+// balance returns the number of flows that have begun and not ended according to the
+// events, less those in the table. It is not 0 when flows end without an event, as those
+// do that began before a listener existed (nf_conntrack_events=2), when events were
+// lost, and temporarily when the table was read before or after the events of a flow.
 func balance(now, before, events tally) int64 {
 	return before.owed + int64(events.flows-events.ended) - int64(now.flows-before.flows)
 }
 
-// rates fills in a row from the table now and before, and from the events since.
-// What the balance has gained has ended without an event, what it has lost has
-// begun without one: so nothing is counted twice when it comes late.
+// rates computes a row from the table now and before, and from the events between. An
+// increase of the balance are flows that ended without an event, a decrease flows that
+// began without one; so an event that arrives late is not counted twice.
 func rates(now, before, events tally, seconds float64) (v [topColumns]float64) {
 	v[topFlows] = float64(now.flows)
 	if seconds <= 0 {
@@ -150,7 +149,7 @@ func rates(now, before, events tally, seconds float64) (v [topColumns]float64) {
 	ended := int64(events.ended) + max(owed, 0) - max(before.owed, 0)
 	v[topNew] = float64(max(began, 0)) / seconds
 	v[topEnded] = float64(max(ended, 0)) / seconds
-	// What ended has taken its counters out of the table.
+	// The counters of ended flows are no longer in the table.
 	v[topPackets] = float64(less(now.packets+events.packets, before.packets)) / seconds
 	v[topBytes] = float64(less(now.bytes+events.bytes, before.bytes)) / seconds
 	return v
@@ -167,7 +166,7 @@ func (t *tallies) settle(before, events *tallies) {
 	}
 }
 
-// less is a-b, or 0.
+// less returns a-b, or 0 if b is larger.
 func less(a, b uint64) uint64 {
 	if a < b {
 		return 0
@@ -175,17 +174,17 @@ func less(a, b uint64) uint64 {
 	return a - b
 }
 
-// topView is what a refresh has found.
+// topView is the result of a refresh.
 type topView struct {
 	kind    uint8 // index in topKinds
 	sort    topColumn
 	at      time.Time
-	seconds float64 // since the refresh before; 0: there are no rates yet
+	seconds float64 // since the refresh before; 0: no rates yet
 	keys    int
 	all     [topColumns]float64
 	left    uint64 // flows whose keys were not kept
 	lost    uint64 // events, since the beginning
-	counted bool   // there are counters
+	counted bool   // some flow had counters
 	rows    []topRow
 }
 
@@ -203,7 +202,7 @@ func (v *topView) best(now, before, events *tallies, n int) {
 		happened, _ := events.find(k)
 		v.insert(topRow{*k, rates(now.rows[i], was, happened, seconds)}, n)
 	}
-	// Keys whose flows have all come and gone, or gone.
+	// Keys whose flows have all ended.
 	for _, t := range [...]*tallies{events, before} {
 		for i := range t.rows {
 			k := &t.keys[i]
@@ -219,7 +218,7 @@ func (v *topView) best(now, before, events *tallies, n int) {
 	}
 }
 
-// insert puts a row where it belongs among the best n.
+// insert inserts a row at its place among the best n.
 func (v *topView) insert(r topRow, n int) {
 	i := len(v.rows)
 	for i > 0 && v.before(&r, &v.rows[i-1]) {
@@ -251,7 +250,7 @@ func (v *topView) before(a, b *topRow) bool {
 	return a.key.proto < b.key.proto
 }
 
-// topKind is something that flows can be counted by.
+// topKind is a kind of key that flows can be counted by.
 type topKind struct {
 	word   string // of --key, and in the view
 	letter byte
@@ -269,7 +268,7 @@ var topKinds = [...]topKind{
 	{"port", 'p', portKey, portText, portJSON},
 	{"protocol", 'l', func(k *topKey, f *ctnetlink.Flow) { k.proto, _ = f.Proto() }, protoText, protoJSON},
 	{"zone", 'z', zoneKey, numberText, func(o *jsonout.Object, k *topKey) { o.Uint("zone", uint64(k.number)) }},
-	{"mark", 'm', func(k *topKey, f *ctnetlink.Flow) { k.number = present(f.Has&ctnetlink.HasMark != 0, f.Mark) }, numberText,
+	{"mark", 'm', func(k *topKey, f *ctnetlink.Flow) { k.number = orZero(f.Has&ctnetlink.HasMark != 0, f.Mark) }, numberText,
 		func(o *jsonout.Object, k *topKey) { o.Uint("mark", uint64(k.number)) }},
 }
 

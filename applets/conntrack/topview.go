@@ -9,11 +9,11 @@ import (
 	"ctbox/internal/jsonout"
 )
 
-// topLow is the number of lines below which a screen has no sums and remarks: the
-// rows take their place.
+// topLow is the number of lines below which a screen shows rows instead of sums and
+// remarks.
 const topLow = 8
 
-// topRows is how many rows there is room for on a screen of height lines.
+// topRows returns how many rows fit on a screen of height lines.
 func topRows(height int) int {
 	if height < topLow {
 		return max(height-3, 0)
@@ -21,7 +21,7 @@ func topRows(height int) int {
 	return height - 5
 }
 
-// topPainter makes the lines of the screen. It keeps its memory.
+// topPainter makes the lines of the screen. It reuses its memory.
 type topPainter struct {
 	view    topView
 	every   time.Duration
@@ -74,7 +74,7 @@ func (p *topPainter) paint(width, height int, ready bool) [][]byte {
 		p.line()
 	}
 	keys := p.line()
-	// First what ends it: a narrow terminal has no room for the end of the line.
+	// The key that quits comes first: a narrow terminal cuts the end of the line.
 	*keys = join(*keys, "q quit  by: ")
 	for i := range topKinds {
 		*keys = join(append(*keys, topKinds[i].letter), " ", topKinds[i].word, "  ")
@@ -96,7 +96,7 @@ func (v *topView) appendSums(dst []byte) []byte {
 	return dst
 }
 
-// appendRemarks says what the rows do not have.
+// appendRemarks appends what the rows do not show.
 func (v *topView) appendRemarks(dst []byte) []byte {
 	dst = strconv.AppendInt(dst, int64(v.keys), 10)
 	if v.keys == 1 {
@@ -116,7 +116,7 @@ func (v *topView) appendRemarks(dst []byte) []byte {
 	return dst
 }
 
-// join appends the parts. It is a call for the sake of the binary's size.
+// join appends the parts. It is not inlined, to keep the binary small.
 //
 //go:noinline
 func join(dst []byte, parts ...string) []byte {
@@ -126,18 +126,18 @@ func join(dst []byte, parts ...string) []byte {
 	return dst
 }
 
-// knows reports whether there is anything to show in a column.
+// knows reports whether the values of a column are known.
 func (v *topView) knows(c topColumn) bool {
 	return c == topFlows || v.seconds > 0 && (c < topPackets || v.counted)
 }
 
 const (
-	topKeyWidth    = 18 // an IPv4 address and two blanks: at least
+	topKeyWidth    = 18 // minimum: an IPv4 address and two blanks
 	topColumnWidth = 12
 )
 
-// measure finds the columns that there is room for beside the keys: from the
-// left, and in the last place the one that is sorted by if it would not be seen.
+// measure finds the columns that fit beside the keys: from the left, and last the one
+// that rows are sorted by if it would not fit.
 func (p *topPainter) measure(width int) {
 	v := &p.view
 	p.keyWidth = topKeyWidth
@@ -158,8 +158,8 @@ func (p *topPainter) measure(width int) {
 	p.keyWidth = max(min(p.keyWidth, width-len(p.columns)*topColumnWidth), 1)
 }
 
-// title has the letter that sorts by a column in front of its name, and a star
-// between them where it is sorted by.
+// title writes the titles of the columns: the letter that sorts by the column and its
+// name, with a star between them for the current one.
 func (p *topPainter) title(width int) {
 	l := p.line()
 	*l = join(*l, screen.Bold, strings.ToUpper(topKinds[p.view.kind].word))
@@ -191,7 +191,7 @@ func (p *topPainter) row(r *topRow) {
 	}
 }
 
-// cut makes what was painted fit.
+// cut shortens the lines to the size of the screen.
 func (p *topPainter) cut(width, height int) [][]byte {
 	lines := p.lines[:min(p.used, height)]
 	for i, l := range lines {
@@ -202,7 +202,7 @@ func (p *topPainter) cut(width, height int) [][]byte {
 	return lines
 }
 
-// printable is an argument of the command line on the screen.
+// printable returns an argument of the command line without control characters.
 func printable(arg string) string {
 	return strings.Map(func(r rune) rune {
 		if r < ' ' || r > '~' {
@@ -212,7 +212,7 @@ func printable(arg string) string {
 	}, arg)
 }
 
-// appendJSON writes what a refresh has found as an object.
+// appendJSON appends the result of a refresh as an object.
 func (v *topView) appendJSON(dst []byte) []byte {
 	o := jsonout.Object{Dst: dst}
 	o.Begin()
@@ -234,7 +234,7 @@ func (v *topView) appendJSON(dst []byte) []byte {
 	return o.Dst
 }
 
-// values leaves out what is not known.
+// values writes the columns whose values are known.
 func (v *topView) values(o *jsonout.Object, values *[topColumns]float64) {
 	for c := range topColumns {
 		switch {

@@ -35,7 +35,7 @@ func (tr *traffic) close() {
 //	tcp FROM TO    a connection that has carried a line each way
 //	nat FROM TO AT the same, where a rule translates TO to AT
 //	udp FROM TO    a question and its answer
-//	lost FROM TO   a UDP packet that nobody answers
+//	lost FROM TO   a UDP packet without an answer
 //	icmp FROM TO   an echo and its reply; the port of FROM is the id
 //	ftp FROM TO PORT   a control connection over which the client offers PORT
 //
@@ -110,7 +110,7 @@ func (tr *traffic) stream(from, to, at string, lines ...string) error {
 	return nil
 }
 
-// say sends a line on one end of a connection and reads it at the other.
+// say writes a line at one end of a connection and reads it at the other.
 func say(from io.Writer, to net.Conn, line string) error {
 	if _, err := io.WriteString(from, line); err != nil {
 		return err

@@ -74,8 +74,8 @@ func (s *session) helper(argv0 string, inv invocation) error {
 	}
 }
 
-// addHelper makes the kernel's entry of a helper, without a queue and disabled:
-// rules can name it from now on, and conntrackd brings it to life.
+// addHelper creates the kernel's entry of a helper, without a queue and disabled: rules
+// can name it, and conntrackd enables it later.
 func (s *session) addHelper(inv invocation) error {
 	key, known, err := parseBuiltin(inv.args)
 	if err != nil {
@@ -93,7 +93,7 @@ func (s *session) addHelper(inv invocation) error {
 	}))
 }
 
-// familyWarning says that a helper is of no use for the family in args; "" if it is.
+// familyWarning returns a warning that a helper is useless for the family in args, or "".
 func familyWarning(args []string, key cthelper.Key, known *helper.Helper) string {
 	if known.Supports(uint8(key.Family)) {
 		return ""
@@ -101,8 +101,8 @@ func familyWarning(args []string, key cthelper.Key, known *helper.Helper) string
 	return prefix + "warning: helper " + known.Name + " never expects anything over " + args[1] + "\n"
 }
 
-// disableHelper makes the kernel accept a helper's packets instead of queueing
-// them; the rest of the entry stays as it is.
+// disableHelper makes the kernel accept a helper's packets instead of queueing them. The
+// rest of the entry does not change.
 func (s *session) disableHelper(inv invocation) error {
 	key, _, err := parseBuiltin(inv.args)
 	if err != nil {
@@ -117,7 +117,7 @@ func (s *session) disableHelper(inv invocation) error {
 	}))
 }
 
-// getHelper shows the first helper that the key stands for.
+// getHelper shows the first helper that the key selects.
 func (s *session) getHelper(inv invocation, key cthelper.Key) error {
 	if key.Family != 0 && key.Proto == 0 {
 		found, err := s.helpersOf(key)
@@ -153,8 +153,8 @@ func (s *session) deleteHelpers(inv invocation, key cthelper.Key) error {
 	return nil
 }
 
-// helpersOf finds the helpers with a name and a family, at least one. The
-// kernel's own lookup wants the protocol, too.
+// helpersOf finds the helpers with the key's name and family, at least one. The kernel's
+// own lookup needs the protocol, too.
 func (s *session) helpersOf(key cthelper.Key) ([]cthelper.Helper, error) {
 	var found []cthelper.Helper
 	err := cthelper.List(s.ctx, s.conn, func(h *cthelper.Helper) error {
@@ -205,12 +205,12 @@ func parseKey(args []string) (cthelper.Key, error) {
 	return key, nil
 }
 
-// helperProtocols are the protocols with helpers, in no other spelling.
+// helperProtocols are the protocols with helpers, in their only spelling.
 var helperProtocols = map[string]uint8{"tcp": ctnetlink.ProtoTCP, "udp": ctnetlink.ProtoUDP}
 
-// parseBuiltin reads NAME FAMILY PROTOCOL of a helper that conntrackd has. What the
-// kernel has to know of it is equal to conntrack-tools' to the number: an entry
-// that one program made is one that the other's daemon can take over.
+// parseBuiltin reads NAME FAMILY PROTOCOL of a helper that conntrackd has. The helper's
+// numbers in the kernel are those of conntrack-tools, so that an entry made by one
+// program can be used by the other's daemon.
 func parseBuiltin(args []string) (cthelper.Key, *helper.Helper, error) {
 	key, err := parseKey(args[:3])
 	if err != nil {

@@ -23,7 +23,7 @@ import (
 	"ctbox/nl"
 )
 
-// command is what is to be done, in the order in which abbreviations are
+// command is the command of a command line. The order is that in which abbreviations are
 // looked up.
 type command uint8
 
@@ -46,13 +46,13 @@ const (
 	subTimeout subsystem = iota
 	subHelper
 	subVersion
-	subHelp // never found: "helper" begins with it, and comes first
+	subHelp // never found: "helper" begins with it and comes first
 )
 
 var subsystems = []string{"timeout", "helper", "version", "help"}
 
-// lookup finds the first entry that begins with word. There is no such thing as an
-// ambiguous word. The empty word, of a script whose variable is not set, is none.
+// lookup finds the first entry that begins with word, so that no word is ambiguous. The
+// empty word, of a script whose variable is not set, is not found.
 func lookup(table []string, word string) (int, bool) {
 	for i, entry := range table {
 		if word != "" && strings.HasPrefix(entry, word) {
@@ -78,8 +78,8 @@ type usageError string
 
 func (e usageError) Error() string { return string(e) }
 
-// argError is a mistake in a command's parameters. The text is conntrack-tools'
-// own where that has one, a second line with the syntax included.
+// argError is a mistake in a command's parameters. The text is that of conntrack-tools
+// where it has one, including a second line with the syntax.
 type argError string
 
 func (e argError) Error() string { return string(e) }
@@ -93,9 +93,8 @@ type invocation struct {
 	json      bool
 }
 
-// parse understands the words that say what to do: command and subsystem, or in
-// the order of old versions subsystem and command. Parameters are the later
-// words in either case; they are not looked at, but for -o json.
+// parse reads command and subsystem, or in the order of old versions subsystem and
+// command. The words behind them are the parameters, of which it reads only -o json.
 func parse(argv []string) (invocation, error) {
 	var inv invocation
 	words := argv[min(1, len(argv)):]
@@ -145,8 +144,8 @@ func parse(argv []string) (invocation, error) {
 
 func isFormatOption(word string) bool { return word == "-o" || word == "--output" }
 
-// leadingFormat takes -o FORMAT from the front. conntrack-tools has no command
-// of that name.
+// leadingFormat removes -o FORMAT from the front. conntrack-tools has no command of that
+// name.
 func leadingFormat(words []string) (format string, rest []string, ok bool) {
 	if len(words) < 2 || !isFormatOption(words[0]) {
 		return "", words, false
@@ -154,8 +153,8 @@ func leadingFormat(words []string) (format string, rest []string, ok bool) {
 	return words[1], words[2:], true
 }
 
-// trailingFormat takes -o FORMAT from the end, where the commands that show
-// something have too many words for conntrack-tools.
+// trailingFormat removes -o FORMAT from the end. To conntrack-tools, commands that show
+// something have too many words then.
 func trailingFormat(words []string) (format string, rest []string, ok bool) {
 	n := len(words) - 2
 	if n < 0 || !isFormatOption(words[n]) {
@@ -164,7 +163,7 @@ func trailingFormat(words []string) (format string, rest []string, ok bool) {
 	return words[n+1], words[:n], true
 }
 
-// session is what the commands work with.
+// session is the state of one run of the program.
 type session struct {
 	ctx       context.Context
 	conn      *nl.Conn
@@ -190,7 +189,7 @@ func Run(ctx context.Context, argv []string, _ io.Reader, stdout, stderr io.Writ
 		}
 		s.out.WriteString(versionText)
 	} else {
-		// Before the parameters are looked at, as conntrack-tools does it.
+		// As in conntrack-tools, before the parameters are read.
 		if s.conn, err = nl.Dial(nl.Config{}); err != nil {
 			fmt.Fprintf(stderr, "%scannot open netlink: %s\n", prefix, socketError(err))
 			return exitNoSocket
@@ -202,7 +201,7 @@ func Run(ctx context.Context, argv []string, _ io.Reader, stdout, stderr io.Writ
 			err = s.helper(argv[0], inv)
 		}
 	}
-	// What was shown before the error is good.
+	// What was shown before the error is valid.
 	if flushed := s.out.Flush(); err == nil && flushed != nil {
 		err = errors.New("write output: " + systemText(flushed))
 	}
@@ -240,8 +239,8 @@ func systemText(err error) string {
 	return err.Error()
 }
 
-// socketError words why there is no socket: the C library's text, and what is
-// missing where the kernel has no nfnetlink at all.
+// socketError returns why the socket could not be opened: the C library's text, and what
+// is missing if the kernel lacks nfnetlink.
 func socketError(err error) string {
 	text := systemText(err)
 	if errors.Is(err, syscall.EPROTONOSUPPORT) {

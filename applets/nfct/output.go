@@ -9,9 +9,9 @@ import (
 	"ctbox/nl/cttimeout"
 )
 
-// The JSON form: one object on one line for each policy or helper. Names and
-// meanings are a promise to programs and stand in docs/nfct.md. What the kernel
-// did not send is absent.
+// The JSON form is one object on one line for each policy or helper. docs/nfct.md
+// specifies names and meanings, which do not change. What the kernel did not send is
+// absent.
 
 // object writes the members of JSON objects.
 type object struct{ jsonout.Object }
@@ -78,8 +78,8 @@ func (o *object) proto(proto uint8) {
 	}
 }
 
-// protocolName is ctnetlink.ProtoName with the name for all other protocols, and ""
-// for one without a name.
+// protocolName returns ctnetlink.ProtoName, "generic" for cttimeout.Generic, or "" for a
+// protocol without a name.
 func protocolName(proto uint8) string {
 	if proto == cttimeout.Generic {
 		return "generic"
@@ -90,7 +90,7 @@ func protocolName(proto uint8) string {
 	return ""
 }
 
-// familyName is the family as the command line has it.
+// familyName returns the family as it is written on the command line.
 func familyName(family uint16) string {
 	for name, number := range families {
 		if number == family {
@@ -100,9 +100,9 @@ func familyName(family uint16) string {
 	return strconv.Itoa(int(family))
 }
 
-// appendPolicy appends a timeout policy as nfct(8) prints it. A line stands for
-// each attribute that is there; of the timeouts all that the protocol has names
-// for, 0 for one that the kernel did not send.
+// appendPolicy appends a timeout policy as nfct(8) prints it: a line for each attribute
+// that is present, and a line for each timeout of the protocol, 0 for one that the
+// kernel did not send.
 func appendPolicy(dst []byte, p *cttimeout.Policy) []byte {
 	if p.Has&cttimeout.HasName != 0 {
 		dst = append(append(append(dst, '.'), p.Name...), " = {\n"...)

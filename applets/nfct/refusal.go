@@ -15,10 +15,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A refusal's line begins as conntrack-tools has it, "netlink error: " and the
-// C library's text, and ends with the reason in parentheses. Error numbers mean
-// something else for every request, so the reasons are told where the request
-// is known.
+// The message of a refusal begins as in conntrack-tools, with "netlink error: " and the
+// C library's text, and ends with the reason in parentheses. The same error number has
+// different reasons for different requests.
 
 // timeoutRefusal explains the error, if any, of a request about p. p is nil for
 // a request about the whole table.
@@ -87,11 +86,11 @@ var protocolOptions = map[uint8]string{
 	ctnetlink.ProtoUDPLite: "CONFIG_NF_CT_PROTO_UDPLITE",
 }
 
-// refusal is an error of the kernel and what it means.
+// refusal is an error of the kernel and its reason.
 type refusal struct {
 	err    error  // *nl.Error
 	reason string // may be empty
-	hint   string // a line of its own, without the program's name; may be empty
+	hint   string // a second line, without the program's name; may be empty
 }
 
 func (r refusal) Error() string {
@@ -119,9 +118,9 @@ func (r refusal) Error() string {
 
 func (r refusal) Unwrap() error { return r.err }
 
-// kernelError tells refusals of the kernel, with their number, from everything
-// else that a request may end with, which it words as a line. notRead is that
-// line's beginning when the answer could not be understood.
+// kernelError returns the number of an error that the kernel sent, or 0 and the message
+// for any other error of a request. notRead begins the message for an answer that could
+// not be decoded.
 func (s *session) kernelError(err error, notRead argError) (unix.Errno, error) {
 	if err == nil {
 		return 0, nil
@@ -140,7 +139,7 @@ func (s *session) kernelError(err error, notRead argError) (unix.Errno, error) {
 	return 0, errors.New(string(notRead) + " (" + err.Error() + ")")
 }
 
-// lacks reports whether the kernel has nothing of a subsystem.
+// lacks reports whether the kernel lacks a subsystem.
 func (s *session) lacks(available func(context.Context, *nl.Conn) (bool, error)) bool {
 	ok, err := available(s.ctx, s.conn)
 	return err == nil && !ok

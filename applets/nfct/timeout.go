@@ -112,9 +112,8 @@ func (s *session) showPolicy(p *cttimeout.Policy) error {
 	return nil
 }
 
-// parsePolicy reads FAMILY PROTOCOL [STATE SECONDS]..., at least the first two,
-// from left to right: the first mistake is the one that is told, and a last
-// state without its seconds comes after all others.
+// parsePolicy reads FAMILY PROTOCOL [STATE SECONDS]..., at least the first two. It
+// returns the first mistake from the left; a last state without seconds comes last.
 func (s *session) parsePolicy(args []string) (*cttimeout.Policy, error) {
 	family, ok := families[args[0]]
 	if !ok {
@@ -143,7 +142,7 @@ func (s *session) parsePolicy(args []string) (*cttimeout.Policy, error) {
 	return p, nil
 }
 
-// families are the layer-3 protocols, in no other spelling.
+// families are the layer-3 protocols, in their only spelling.
 var families = map[string]uint16{"inet": nl.FamilyIPv4, "inet6": nl.FamilyIPv6}
 
 // trackedNames are names of the protocols with a connection tracking of their
@@ -161,7 +160,7 @@ var trackedNames = map[string]uint8{
 	"generic": cttimeout.Generic,
 }
 
-// protocolNamed looks name up in protocols(5) first. Numbers are no names.
+// protocolNamed looks name up in protocols(5), then in trackedNames. It takes no numbers.
 func protocolNamed(file, name string) (uint8, bool) {
 	if text, err := os.ReadFile(file); err == nil {
 		if number, ok := protofile.Parse(string(text))[name]; ok {
@@ -172,10 +171,9 @@ func protocolNamed(file, name string) (uint8, bool) {
 	return number, ok
 }
 
-// parseSeconds reads a timeout. conntrack-tools takes anything that begins with
-// a number, and anything else as 0; a policy that ends flows at once because of
-// a typing error helps nobody, and neither does one whose seconds the kernel
-// folded to something else.
+// parseSeconds reads a timeout. conntrack-tools accepts anything that begins with a
+// number and reads anything else as 0, so that a typing error makes a policy that ends
+// flows at once. It also accepts seconds that overflow in the kernel.
 func parseSeconds(arg string, longest uint32) (uint32, error) {
 	v, rest, ok := cnum.Int(arg)
 	if !ok || rest != "" {
@@ -187,8 +185,8 @@ func parseSeconds(arg string, longest uint32) (uint32, error) {
 	return uint32(v), nil
 }
 
-// longestTimeout is the largest timeout in seconds that the kernel keeps as it
-// is: it multiplies by its ticks a second, in 32 bits. The resolution of the
+// longestTimeout returns the largest timeout in seconds that does not overflow in the
+// kernel, which multiplies it by its ticks per second in 32 bits. The resolution of the
 // coarse clock is one tick.
 func longestTimeout() uint32 {
 	var tick unix.Timespec

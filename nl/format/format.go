@@ -1,10 +1,10 @@
 // Package format writes flows and expectations for people and for programs: as
-// conntrack(8)'s text, as a command line that makes the flow again (save), as
-// XML and as JSON. It reads the JSON back.
+// conntrack(8)'s text, as a command line that creates the flow again (save), as XML and
+// as JSON. It also reads the JSON.
 //
-// Everything appends to a buffer of the caller and allocates nothing else, so
-// that listing a table of a million flows costs no garbage. Nothing here does
-// I/O, reads a clock or looks up a time zone: the caller hands them in.
+// Its functions append to a buffer of the caller and allocate nothing else, so that
+// listing a table of a million flows makes no garbage. The package does no I/O, reads no
+// clock and looks up no time zone: the caller passes time and zone.
 package format
 
 import (
@@ -19,8 +19,8 @@ import (
 // Format is one of the ways to write a flow or an expectation.
 type Format uint8
 
-// Text is the default of conntrack(8). Expectations have no Save form: they are
-// written as Text there, as is what feature.JSON leaves out.
+// Text is the default of conntrack(8). Expectations have no Save form and are written as
+// Text, and so is JSON in a build without it (feature.JSON).
 const (
 	Text Format = iota
 	Save
@@ -39,60 +39,57 @@ const (
 	Destroy
 )
 
-// Event is what a line says beyond the entry itself.
+// Event is the event that an entry was part of.
 type Event struct {
 	Type EventType
-	// Time is nanoseconds since the epoch: when the kernel made the event if it
-	// says so, else when it was received. 0 means unknown.
+	// Time is in nanoseconds since the epoch: when the kernel made the event, if it sent
+	// that, else when the event was received. 0 means unknown.
 	Time int64
-	// PortID is the netlink port of the process that caused the event; 0 is
-	// the kernel.
+	// PortID is the netlink port of the process that caused the event; 0 is the kernel's.
 	PortID uint32
-	// Progname is the name of that process, empty when it isn't known.
+	// Progname is the name of that process, or "" if it is unknown.
 	Progname string
 }
 
-// listed is the Event of an entry that is merely listed.
+// listed is the Event of an entry that is only listed.
 var listed = &Event{}
 
-// Style says how to write. The zero value is conntrack(8)'s default text. A
+// Style is how entries are written. The zero value is conntrack(8)'s default text. A
 // Style is not changed by writing and may be shared.
 type Style struct {
 	Format Format
 
 	Extended   bool // layer-3 columns (Text)
-	Timestamp  bool // time of the event in front (Text), <when> (XML)
+	Timestamp  bool // time of the event before it (Text), <when> (XML)
 	ID         bool // id=N (Text); XML and JSON always have it
 	KTimestamp bool // start and stop of the flow (Text, XML); JSON always has them
 
 	// Delete makes Save write a listed flow as a deletion.
 	Delete bool
 
-	// Labels are the names of label bits by bit; an empty one has no name. A nil
-	// slice means that names were not asked for, and then Text and XML show no
-	// labels at all.
+	// Labels are the names of label bits by bit; "" is a bit without a name. If Labels is
+	// nil, Text and XML show no labels.
 	Labels []string
 
-	// Now is the time that ages are counted to, in nanoseconds since the epoch.
-	// It must not lie before the start of the flows by more than the time since
-	// it was taken; a flow that is younger than Now has the age 0.
+	// Now is the time for computing ages, in nanoseconds since the epoch. A flow that
+	// started after Now has the age 0.
 	Now int64
 
 	// Location is the time zone of the dates in Text and XML; nil is UTC.
 	Location *time.Location
 
-	// Without and WithoutExpect are attributes to leave out even when they are
-	// there, such as the counters of a cached copy.
+	// Without and WithoutExpect are attributes to omit even if they are present, such as
+	// the counters of a cached copy.
 	Without       ctnetlink.Attr
 	WithoutExpect ctnetlink.ExpectAttr
 }
 
-// CacheWithout is Style.Without for a copy of a flow that is kept outside the
-// kernel, where these grow stale at once (conntrackd(8) -i and -e).
+// CacheWithout is Style.Without for a copy of a flow outside the kernel, where these
+// attributes are out of date (conntrackd(8) -i and -e).
 const CacheWithout = ctnetlink.HasTimeout | ctnetlink.HasUse | ctnetlink.HasCountersOrig | ctnetlink.HasCountersReply
 
 // AppendFlow appends f to dst in the style s, without a final newline, and
-// returns the extended buffer. e may be nil for a flow that is merely listed.
+// returns the extended buffer. e may be nil for a flow that is only listed.
 func AppendFlow(dst []byte, f *ctnetlink.Flow, s *Style, e *Event) []byte {
 	if e == nil {
 		e = listed
@@ -123,13 +120,12 @@ func AppendExpect(dst []byte, x *ctnetlink.Expect, s *Style, e *Event) []byte {
 			return appendExpectJSON(dst, x, s, e)
 		}
 	}
-	// Text does not say who caused an expectation's event, as it does for flows.
+	// Unlike for flows, Text does not show the process that caused the event.
 	return appendExpectText(dst, x, s, e)
 }
 
-// age is the number of whole seconds since start, and up to stop when the flow
-// has ended. Both ends are cut to seconds first, as in the text of
-// conntrack-tools.
+// age returns the number of whole seconds from start to now, or to stop if the flow has
+// ended. As in conntrack-tools, both are truncated to seconds first.
 func (s *Style) age(start, stop uint64, stopped bool) uint64 {
 	end := uint64(max(s.Now, 0))
 	if stopped {
@@ -141,7 +137,7 @@ func (s *Style) age(start, stop uint64, stopped bool) uint64 {
 	return end/1e9 - start/1e9
 }
 
-// local is the time ns, in nanoseconds since the epoch, in the style's zone.
+// local returns the time ns, in nanoseconds since the epoch, in the style's zone.
 func (s *Style) local(ns int64) time.Time {
 	loc := s.Location
 	if loc == nil {
@@ -150,7 +146,7 @@ func (s *Style) local(ns int64) time.Time {
 	return time.Unix(ns/1e9, ns%1e9).In(loc)
 }
 
-// tupleProto is the protocol by which a tuple's layer-4 fields are written.
+// tupleProto returns the protocol that decides how a tuple's layer-4 fields are written.
 func tupleProto(t *ctnetlink.Tuple) uint8 {
 	if t.Has&ctnetlink.TupleProto == 0 {
 		return 0
@@ -187,9 +183,9 @@ func appendOctet(dst []byte, b byte) []byte {
 	return append(dst, '0'+b/100, '0'+b/10%10, '0'+b%10)
 }
 
-// appendIPv6 follows RFC 5952, but for addresses that end in an IPv4 address:
-// mapped ones, and those whose first six words alone are zero, have a dotted
-// tail. So ::1.2.3.4 is what RFC 5952 would have as ::102:304.
+// appendIPv6 follows RFC 5952, except that mapped addresses, and those of which exactly
+// the first six words are zero, end in dotted form: ::1.2.3.4, where RFC 5952 has
+// ::102:304.
 func appendIPv6(dst []byte, a *ctnetlink.Addr) []byte {
 	var words [8]uint16
 	for i := range words {

@@ -9,9 +9,9 @@ import (
 	"ctbox/nl/ctnetlink"
 )
 
-// The JSON form: one object a flow, an expectation or another record, on one
-// line. Names and meanings are a promise to programs and stand in docs/json.md.
-// A member is there only when the kernel sent the attribute.
+// The JSON form is one object on one line for each flow, expectation or other record.
+// docs/json.md specifies names and meanings, which do not change. A member is present
+// only if the kernel sent the attribute.
 
 // eventNames are the values of "event".
 var eventNames = [...]string{New: "new", Update: "update", Destroy: "destroy"}
@@ -244,8 +244,8 @@ func (o *object) state(f *ctnetlink.Flow, has ctnetlink.Attr) {
 	o.Token("state", name)
 }
 
-// labels writes the numbers of the labels that are set and, if the caller gave
-// names, the names.
+// labels writes the numbers of the labels that are set and, if names is not nil, their
+// names.
 func (o *object) labels(f *ctnetlink.Flow, names []string) {
 	o.Name("labels")
 	o.Dst = append(o.Dst, '[')
@@ -343,7 +343,7 @@ func (o *object) adjustments(f *ctnetlink.Flow, has ctnetlink.Attr) {
 		}
 		o.End()
 	}
-	// The kernel sends it with every flow that could have one.
+	// The kernel sends the attribute with every flow that could have it.
 	if has&ctnetlink.HasSynproxy != 0 && f.Synproxy != (ctnetlink.Synproxy{}) {
 		o.Name("synproxy")
 		o.Begin()
@@ -433,8 +433,8 @@ func AppendCountJSON(dst []byte, table string, count uint64) []byte {
 	return o.Dst
 }
 
-// AppendLostJSON appends the record that stands in a stream of events where the
-// kernel dropped messages. e.Time is when that was noticed.
+// AppendLostJSON appends the record for messages that the kernel dropped from a stream
+// of events. e.Time is when the loss was noticed.
 func AppendLostJSON(dst []byte, messages uint64, e *Event) []byte {
 	o := newObject(dst)
 	o.Begin()

@@ -11,7 +11,7 @@ import (
 	"ctbox/nl/ctnetlink"
 )
 
-// u32 makes the reader of a number of 32 bits.
+// u32 returns a reader of a 32-bit number.
 func u32(field func(*ctnetlink.Flow) *uint32, bit ctnetlink.Attr) func(*FlowReader) {
 	return func(r *FlowReader) {
 		*field(r.f) = uint32(r.s.uint(math.MaxUint32))
@@ -19,7 +19,7 @@ func u32(field func(*ctnetlink.Flow) *uint32, bit ctnetlink.Attr) func(*FlowRead
 	}
 }
 
-// u8 makes the reader of a number up to limit.
+// u8 returns a reader of a number up to limit.
 func u8(limit uint64, field func(*ctnetlink.Flow) *uint8, bit ctnetlink.Attr) func(*FlowReader) {
 	return func(r *FlowReader) {
 		*field(r.f) = uint8(r.s.uint(limit))
@@ -27,7 +27,7 @@ func u8(limit uint64, field func(*ctnetlink.Flow) *uint8, bit ctnetlink.Attr) fu
 	}
 }
 
-// within makes the reader of an object with the members ms.
+// within returns a reader of an object with the members ms.
 func within(ms members) func(*FlowReader) {
 	return func(r *FlowReader) { r.object(ms) }
 }
@@ -191,7 +191,7 @@ func (r *FlowReader) readTuple(index int, t *ctnetlink.Tuple, counters *ctnetlin
 	r.object(tupleMembers)
 }
 
-// readTupleProto reads a tuple's own protocol; null says that it has none.
+// readTupleProto reads a tuple's own protocol; null is a tuple without a protocol.
 func (r *FlowReader) readTupleProto() {
 	r.tupleProtos[r.tupleIndex] = tupleOwn
 	if r.s.null() {
@@ -239,8 +239,8 @@ func parseAddr(text []byte, a *ctnetlink.Addr) (family uint8, ok bool) {
 	if len(text) == 0 || bytes.IndexByte(text, '%') >= 0 {
 		return 0, false
 	}
-	// ParseAddr keeps its text only in the error and in the zone, and neither is
-	// kept here; a copy would be the one allocation of a line.
+	// ParseAddr keeps its text only in the error and in the zone, which are dropped here.
+	// A copy would be the only allocation for a line.
 	addr, err := netip.ParseAddr(unsafe.String(&text[0], len(text)))
 	if err != nil {
 		return 0, false

@@ -11,9 +11,8 @@ import (
 	"ctbox/nl/ctnetlink"
 )
 
-// FlowReader reads flows from JSON lines. The zero value is ready. It keeps
-// memory between lines, so reading a file allocates nothing per line; it must
-// not be used by two goroutines at once.
+// FlowReader reads flows from JSON lines. The zero value is ready. It reuses memory, so
+// that reading a file allocates nothing per line. It is for one goroutine.
 type FlowReader struct {
 	s scanner
 	f *ctnetlink.Flow
@@ -37,20 +36,19 @@ type FlowReader struct {
 	stateAt int
 }
 
-// tupleProtoState is what a tuple says about its protocol.
+// tupleProtoState is where a tuple's protocol comes from.
 type tupleProtoState uint8
 
 const (
 	tupleAbsent   tupleProtoState = iota
 	tupleInherits                 // the flow's
-	tupleOwn                      // its own, or explicitly none
+	tupleOwn                      // its own, which may be null
 )
 
-// Flow sets f to the flow in line, which AppendFlow wrote or a program that
-// follows docs/json.md, and e to its event's type, time and port. Members that
-// are not known are skipped; known ones must have the right type and may occur
-// once. Attributes that the line doesn't have are absent in f. The error is a
-// *SyntaxError; f and e are then half filled.
+// Flow sets f to the flow in line, written by AppendFlow or as docs/json.md specifies,
+// and e to its event's type, time and port. Unknown members are skipped; known ones must
+// have the right type and may occur once. Attributes that the line lacks are absent in f.
+// The error is a *SyntaxError; f and e are then partly filled.
 func (r *FlowReader) Flow(line []byte, f *ctnetlink.Flow, e *Event) error {
 	scratch := r.s.scratch
 	*r = FlowReader{s: scanner{line: line, scratch: scratch}, f: f, e: e}
@@ -71,7 +69,7 @@ func (r *FlowReader) Flow(line []byte, f *ctnetlink.Flow, e *Event) error {
 	return nil
 }
 
-// finish settles what depends on members in any order.
+// finish sets what depends on several members, which may come in any order.
 func (r *FlowReader) finish() {
 	f := r.f
 	if !r.protoKnown && r.protoNamed {
@@ -88,7 +86,7 @@ func (r *FlowReader) finish() {
 		}
 	}
 	if f.Orig.Has == 0 && f.Reply.Has == 0 {
-		r.s.fail(0, "no flow: neither original nor reply is there")
+		r.s.fail(0, "no flow: original and reply are missing")
 		return
 	}
 	if f.Orig.Family != nl.FamilyUnspec && f.Reply.Family != nl.FamilyUnspec && f.Orig.Family != f.Reply.Family {
@@ -113,7 +111,7 @@ func (r *FlowReader) setState() {
 	case ctnetlink.ProtoDCCP:
 		number, ok = ctnetlink.DCCPStateNumber(string(text))
 	default:
-		r.s.fail(r.stateAt, "state of a protocol that has none")
+		r.s.fail(r.stateAt, "state of a protocol without states")
 		return
 	}
 	if !ok {
@@ -147,13 +145,13 @@ func decimal8(text []byte) (uint8, bool) {
 	return uint8(v), len(text) > 0 && v <= 255
 }
 
-// members are the names that an object may have, in the order of AppendFlow.
+// members are the possible members of an object, in the order of AppendFlow.
 type members []struct {
 	name string
 	read func(*FlowReader)
 }
 
-// find returns the index of a name, looking from the index next on, or -1.
+// find returns the index of a name, searching from the index next on, or -1.
 func (ms members) find(name []byte, next int) int {
 	for range ms {
 		if next >= len(ms) {
@@ -200,7 +198,7 @@ func (r *FlowReader) object(ms members) {
 	}
 }
 
-// SyntaxError is a line that is no JSON, or JSON that is no flow.
+// SyntaxError is the error of a line that is not JSON, or not a flow.
 type SyntaxError struct {
 	Column  int // byte of the line, from 1
 	Problem string
@@ -213,18 +211,17 @@ func (e *SyntaxError) Error() string {
 // maxDepth is how deep the values of unknown members may be nested.
 const maxDepth = 100
 
-// scanner reads JSON (RFC 8259) off one line. After the first problem it is at
-// the end of the line and every method returns a zero value, so that callers
-// check err once.
+// scanner reads JSON (RFC 8259) from one line. After the first problem it is at the end
+// of the line and every method returns a zero value, so that callers check err once.
 type scanner struct {
 	line []byte
 	at   int
 	err  *SyntaxError
 
-	scratch []byte // the last string, if it had escapes; memory is reused
+	scratch []byte // the last string, if it had escapes; reused
 }
 
-// fail notes a problem at the offset at.
+// fail sets err to a problem at the offset at, unless err is already set.
 func (s *scanner) fail(at int, problem string) {
 	if s.err == nil {
 		s.err = &SyntaxError{at + 1, problem}
@@ -232,8 +229,8 @@ func (s *scanner) fail(at int, problem string) {
 	s.at = len(s.line)
 }
 
-// peek skips white space and returns the next byte without taking it; 0 is the
-// end of the line.
+// peek skips white space and returns the next byte without consuming it; 0 is the end of
+// the line.
 func (s *scanner) peek() byte {
 	for s.at < len(s.line) {
 		switch c := s.line[s.at]; c {
@@ -246,7 +243,7 @@ func (s *scanner) peek() byte {
 	return 0
 }
 
-// take takes the byte c if it is next.
+// take consumes the byte c if it is next.
 func (s *scanner) take(c byte) bool {
 	if s.peek() != c || s.at >= len(s.line) {
 		return false
@@ -255,14 +252,14 @@ func (s *scanner) take(c byte) bool {
 	return true
 }
 
-// expect takes the byte c; problem is what to say if another is there.
+// expect consumes the byte c; problem is the error if the next byte is another.
 func (s *scanner) expect(c byte, problem string) {
 	if !s.take(c) {
 		s.fail(s.at, problem)
 	}
 }
 
-// null takes a null if one is next.
+// null consumes a null if one is next.
 func (s *scanner) null() bool {
 	if s.peek() != 'n' {
 		return false
@@ -370,8 +367,8 @@ func (s *scanner) seconds() uint64 {
 	return v*1e9 + nanos
 }
 
-// digits reads a number without sign, fraction and exponent. A number that
-// doesn't fit is the largest one.
+// digits reads a number without sign, fraction and exponent. A number that overflows is
+// math.MaxUint64.
 func (s *scanner) digits() (uint64, bool) {
 	start, v := s.at, uint64(0)
 	for s.at < len(s.line) {
@@ -390,7 +387,7 @@ func (s *scanner) digits() (uint64, bool) {
 	return v, n == 1 || n > 1 && s.line[start] != '0'
 }
 
-// fraction reports whether the number just read goes on.
+// fraction reports whether a fraction or exponent follows the number just read.
 func (s *scanner) fraction() bool {
 	if s.at >= len(s.line) {
 		return false

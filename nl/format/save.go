@@ -14,9 +14,8 @@ var saveStatus = maskedBits{
 	{ctnetlink.StatusFixedTimeout, "FIXED_TIMEOUT"},
 }
 
-// appendFlowSave writes the conntrack(8) options that make, change or delete
-// the flow. Mark, labels and helper are not part of it, as
-// with conntrack-tools; JSON has them.
+// appendFlowSave writes the conntrack(8) options that create, change or delete the flow.
+// As in conntrack-tools it omits mark, labels and helper; JSON has them.
 func appendFlowSave(dst []byte, f *ctnetlink.Flow, s *Style, e *Event) []byte {
 	has := f.Has &^ s.Without
 	switch {
@@ -76,8 +75,8 @@ func appendFlowSave(dst []byte, f *ctnetlink.Flow, s *Style, e *Event) []byte {
 	return trimSpace(dst)
 }
 
-// appendSaveAddrs writes the addresses; one that NAT has changed is written as
-// the NAT that changes it.
+// appendSaveAddrs writes the addresses. One that NAT has changed is written as a NAT
+// option.
 func appendSaveAddrs(dst []byte, f *ctnetlink.Flow, has ctnetlink.Attr) []byte {
 	option := func(name string, family uint8, a *ctnetlink.Addr) {
 		dst = append(AppendAddr(append(dst, name...), family, a), ' ')

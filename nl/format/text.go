@@ -8,7 +8,7 @@ import (
 	"ctbox/nl/ctnetlink"
 )
 
-// prefixes are the event's marks in front of a line of text.
+// prefixes mark the event at the beginning of a line of text.
 var prefixes = [...]string{New: "    [NEW] ", Update: " [UPDATE] ", Destroy: "[DESTROY] "}
 
 // appendFlowText writes the fields of a flow in the order of conntrack-tools. Each is followed by
@@ -101,7 +101,7 @@ func appendFlowText(dst []byte, f *ctnetlink.Flow, s *Style, e *Event) []byte {
 	return trimSpace(dst)
 }
 
-// stateName is the name of the layer-4 state, if the flow has one.
+// stateName returns the name of the layer-4 state, if the flow has one.
 func stateName(f *ctnetlink.Flow, has ctnetlink.Attr) (string, bool) {
 	switch {
 	case has&ctnetlink.HasTCPState != 0:
@@ -114,9 +114,9 @@ func stateName(f *ctnetlink.Flow, has ctnetlink.Attr) (string, bool) {
 	return "", false
 }
 
-// appendTupleText writes addresses and layer-4 fields, or nothing for a tuple
-// that isn't there. Layer-4 fields that the kernel did not send are zero: so it
-// is for a protocol without a tracker (DCCP since Linux 6.18).
+// appendTupleText writes addresses and layer-4 fields, or nothing for an absent tuple.
+// Layer-4 fields that the kernel did not send, as for a protocol without a tracker (DCCP
+// since Linux 6.18), are written as zero.
 func appendTupleText(dst []byte, t *ctnetlink.Tuple, proto uint8, srcName, dstName string) []byte {
 	if t.Family == nl.FamilyIPv4 || t.Family == nl.FamilyIPv6 {
 		dst = AppendAddr(append(dst, srcName...), t.Family, &t.Src)
@@ -142,8 +142,8 @@ func appendCounters(dst []byte, c *ctnetlink.Counters) []byte {
 	return appendNumber(appendNumber(dst, "packets=", c.Packets), "bytes=", c.Bytes)
 }
 
-// appendLabels writes the names of the labels that are set. With no name to
-// show the equals sign is missing too, as conntrack-tools has it.
+// appendLabels writes the names of the labels that are set. As in conntrack-tools, the
+// equals sign is omitted if no label has a name.
 func appendLabels(dst []byte, f *ctnetlink.Flow, names []string) []byte {
 	dst = append(dst, "labels"...)
 	sep := byte('=')
@@ -156,7 +156,7 @@ func appendLabels(dst []byte, f *ctnetlink.Flow, names []string) []byte {
 	return append(dst, ' ')
 }
 
-// appendPort writes which process caused the event, if the kernel did not.
+// appendPort writes the process that caused the event, unless it was the kernel.
 func appendPort(dst []byte, e *Event) []byte {
 	if e.PortID == 0 {
 		return dst

@@ -24,14 +24,14 @@ var flowTags = [...]string{
 	Destroy: `<flow type="destroy">`,
 }
 
-// independent are the attributes whose presence makes the third meta element.
+// independent are the attributes of which any adds the third meta element.
 const independent = ctnetlink.HasTCPState | ctnetlink.HasSCTPState | ctnetlink.HasDCCPState | ctnetlink.HasTimeout | ctnetlink.HasMark |
 	ctnetlink.HasSecmark | ctnetlink.HasSecctx | ctnetlink.HasZone | ctnetlink.HasUse | ctnetlink.HasStatus | ctnetlink.HasID | ctnetlink.HasLabels |
 	ctnetlink.HasTimestampStart | ctnetlink.HasTimestampStop
 
-// appendFlowXML writes one flow element. It says more than
-// conntrack-tools in two places: SCTP and DCCP states have their own names, and
-// the layer4 element of ICMP has its type, code and id.
+// appendFlowXML writes one flow element. It adds to conntrack-tools' form in two places:
+// SCTP and DCCP states have their own names, and the layer4 element of ICMP has type,
+// code and id.
 func appendFlowXML(dst []byte, f *ctnetlink.Flow, s *Style, e *Event) []byte {
 	has := f.Has &^ s.Without
 	dst = append(dst, flowTags[e.Type]...)
@@ -176,7 +176,7 @@ func appendIndependentXML(dst []byte, f *ctnetlink.Flow, has ctnetlink.Attr, s *
 		dst = append(dst, `</timestamp>`...)
 	}
 	if has&ctnetlink.HasTimestampStart != 0 {
-		// Of an ended flow the difference is cut to seconds, not its ends.
+		// For an ended flow the difference is truncated to seconds, not start and stop.
 		age := s.age(f.TimestampStart, f.TimestampStop, stopped)
 		if stopped && f.TimestampStop > f.TimestampStart {
 			age = (f.TimestampStop - f.TimestampStart) / 1e9
@@ -213,8 +213,8 @@ func appendTextXML(dst []byte, tag string, text []byte) []byte {
 	return append(append(append(dst, '<', '/'), tag...), '>')
 }
 
-// appendEscapedXML writes a text as XML 1.0 character data. Characters that XML
-// can't hold, and bytes that are no UTF-8, become U+FFFD.
+// appendEscapedXML writes a text as XML 1.0 character data. Characters that XML does not
+// allow, and bytes that are not UTF-8, become U+FFFD.
 func appendEscapedXML(dst, text []byte) []byte {
 	for len(text) > 0 {
 		c := text[0]

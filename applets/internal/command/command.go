@@ -19,7 +19,7 @@ import (
 type Command struct {
 	Name        string
 	Usage       string // what the command does, in one line
-	Description string // what else the help says; lines end where they are to end
+	Description string // the rest of the help, with its line breaks
 	Options     []Option
 	// Misused is the exit status for a command line that is wrong.
 	Misused int
@@ -31,7 +31,7 @@ type Command struct {
 type Option struct {
 	Name  string   // without dashes, as all names here
 	Names []string // other names
-	Usage string   // what the option does; the argument's name stands in back quotes
+	Usage string   // what the option does, with the argument's name in back quotes
 	On    *bool    // set by an option that takes no argument
 	Text  *string  // set to the argument of an option that takes one, which is never ""
 }

@@ -62,11 +62,10 @@ func New(options []Option) *Set {
 	return s
 }
 
-// Error is a word that is not an option, or an option whose argument is missing.
+// Error is an unknown option, or an option whose argument is missing.
 //
-// Word is the element before the scan position, which is what C programs print:
-// the offending element, but for an unknown letter inside a bundle the element
-// before the bundle.
+// Word is the element before the scan position, which C programs print: the wrong
+// element or, for an unknown letter inside a bundle, the element before the bundle.
 type Error struct {
 	Word    string
 	Missing bool // the argument is missing; else the option is unknown
@@ -86,7 +85,7 @@ const End = -1
 type Match struct {
 	Code   int
 	Arg    string
-	HasArg bool // false for an Optional argument that is not there
+	HasArg bool // false if an Optional argument is absent
 }
 
 // maxSets bounds the sets in use on one command line.
@@ -100,8 +99,8 @@ type Scanner struct {
 	rest  string   // letters of a bundle not yet looked at
 	posix bool
 
-	// args[firstWord:lastWord] are words skipped so far, that will end up
-	// behind all options.
+	// args[firstWord:lastWord] are the words skipped so far, which move behind all
+	// options.
 	firstWord, lastWord int
 
 	sets  [maxSets]*Set
@@ -120,9 +119,9 @@ func (s *Scanner) Start(set *Set, argv []string, posix bool) {
 	s.sets[0], s.nsets = set, 1
 }
 
-// Add makes the options of set known from here on, too; a name that an earlier
-// set has means the option of the later one. It reports whether there was room;
-// a set that is known already needs none.
+// Add adds the options of set to those known from the scan position on. Of equal names
+// the one in the later set counts. It reports whether the set is known now: at most
+// maxSets are.
 func (s *Scanner) Add(set *Set) bool {
 	for _, have := range s.sets[:s.nsets] {
 		if have == set {
@@ -137,9 +136,9 @@ func (s *Scanner) Add(set *Set) bool {
 	return true
 }
 
-// Operand returns the element at the scan position, if there is one, for
-// options that take the next word as their argument by rules of their own;
-// Take steps over it. Inside a bundle the position is still on the bundle.
+// Operand returns the element at the scan position, if one is left, for options with
+// special rules about the next word; Take steps over it. Inside a bundle the position is
+// that of the bundle.
 func (s *Scanner) Operand() (string, bool) {
 	if s.next >= len(s.args) {
 		return "", false
@@ -291,7 +290,7 @@ func (s *Scanner) longOption(word string) (Match, error) {
 
 // find returns the long option that name is, or abbreviates.
 func (s *Scanner) find(name string) (Option, bool) {
-	// An added set is asked first: its options are what mostly follows.
+	// The sets added last come first: they most likely have the next option.
 	for n := s.nsets - 1; n >= 0; n-- {
 		set := s.sets[n]
 		if i, ok := set.byName[name]; ok {

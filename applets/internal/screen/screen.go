@@ -1,7 +1,6 @@
-// Package screen is a terminal's whole screen for a view that is painted again
-// and again, with single letters as commands: what top(1) has. It speaks the
-// few sequences of ECMA-48 and xterm that every terminal emulator and the
-// kernel's console know, and reads no terminal database.
+// Package screen paints a terminal's whole screen repeatedly, with single letters as
+// commands, like top(1). It uses the few sequences of ECMA-48 and xterm that every
+// terminal emulator and the kernel's console know, and reads no terminal database.
 package screen
 
 import (
@@ -27,8 +26,8 @@ type Screen struct {
 	buf   []byte
 }
 
-// Redraw comes from Events in the place of a letter when the terminal has
-// another size, or is ours again after a stop.
+// Redraw comes from Events instead of a letter when the terminal has a new size, or is
+// taken again after a stop.
 const Redraw byte = 0
 
 const (
@@ -44,12 +43,11 @@ func IsTerminal(f *os.File) bool {
 	return term.IsTerminal(int(f.Fd()))
 }
 
-// Open takes the terminal: letters typed come at once and are not shown, and
-// the screen is another one, until Close. in may be something else than a
-// terminal, or nil; then no letter comes.
+// Open takes the terminal until Close: letters typed arrive at once and are not echoed,
+// and the alternate screen is shown. If in is nil or no terminal, no letters arrive.
 //
-// The terminal is given back before a signal stops or ends the process. SIGINT
-// and SIGTERM are the caller's: it must see to it that Close is called.
+// The terminal is given back before a signal stops or ends the process. The caller
+// handles SIGINT and SIGTERM and must call Close.
 func Open(in, out *os.File) (*Screen, error) {
 	s := &Screen{in: in, out: out, events: make(chan byte, 16), signals: make(chan os.Signal, 16)}
 	if in == nil || !term.IsTerminal(int(in.Fd())) {
@@ -70,7 +68,7 @@ func Open(in, out *os.File) (*Screen, error) {
 // Events are the letters typed, and Redraw.
 func (s *Screen) Events() <-chan byte { return s.events }
 
-// Size returns columns and lines; 80 and 24 where the terminal does not say.
+// Size returns columns and lines; 80 and 24 if the terminal's size is unknown.
 func (s *Screen) Size() (width, height int) {
 	width, height, err := term.GetSize(int(s.out.Fd()))
 	if err != nil || width == 0 || height == 0 {
@@ -79,8 +77,8 @@ func (s *Screen) Size() (width, height int) {
 	return width, height
 }
 
-// Paint shows lines, from the top. They must be no longer and no more than Size
-// has room for, and without control characters other than Bold and Plain.
+// Paint shows lines, from the top. They must fit into Size and have no control
+// characters other than Bold and Plain.
 func (s *Screen) Paint(lines [][]byte) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -100,7 +98,7 @@ func (s *Screen) Paint(lines [][]byte) error {
 	return err
 }
 
-// Bold and Plain stand around what is to be shown in reverse.
+// Bold and Plain begin and end text in reverse video.
 const (
 	Bold  = "\x1b[7m"
 	Plain = "\x1b[0m"
@@ -140,7 +138,7 @@ func (s *Screen) giveBack() {
 	}
 }
 
-// watch does what signals ask for.
+// watch handles signals.
 func (s *Screen) watch() {
 	for sig := range s.signals {
 		switch sig {
@@ -168,7 +166,7 @@ func (s *Screen) isGivenBack() bool {
 	return !s.taken
 }
 
-// send drops what nobody takes: the next one says the same.
+// send drops the event if the channel is full: the next event causes the same redraw.
 func (s *Screen) send(event byte) {
 	select {
 	case s.events <- event:
@@ -176,11 +174,11 @@ func (s *Screen) send(event byte) {
 	}
 }
 
-// keySignals are the keys that a terminal turns into signals to its foreground process
-// group. In raw mode they come as bytes.
+// keySignals are the keys for which a terminal sends signals to its foreground process
+// group. In raw mode they arrive as bytes.
 var keySignals = [' ']unix.Signal{'C' & 0x1f: unix.SIGINT, 'Z' & 0x1f: unix.SIGTSTP, '\\' & 0x1f: unix.SIGQUIT}
 
-// read ends with the process, or the terminal.
+// read passes on what is typed until the process or the terminal ends.
 func (s *Screen) read() {
 	var b [1]byte
 	for {
@@ -196,7 +194,7 @@ func (s *Screen) read() {
 	}
 }
 
-// AppendRight fills up with blanks so that text ends at end.
+// AppendRight appends text, right-aligned so that it ends at column end.
 //
 //go:noinline
 func AppendRight(dst, text []byte, end int) []byte {
@@ -207,8 +205,7 @@ func AppendRight(dst, text []byte, end int) []byte {
 	return append(dst, text...)
 }
 
-// AppendNumber writes a count exactly, and a rate with what can be read at a
-// glance: 0.5, 12, 3400, 34.0k, 1.2M.
+// AppendNumber appends a count exactly, and a rate shortened: 0.5, 12, 3400, 34.0k, 1.2M.
 func AppendNumber(dst []byte, n float64, exact bool) []byte {
 	unit := 0
 	for ; !exact && unit < 4 && (n >= 10000 || unit > 0 && n >= 1000); unit++ {
