@@ -46,7 +46,7 @@ func (m *Alarm) RefreshDelay() time.Duration {
 func (m *Alarm) SetIncomplete(time.Duration, uint32) {}
 
 // Withheld implements Machine.
-func (m *Alarm) Withheld(Object) { m.seq-- }
+func (m *Alarm) Withheld(o Object) { m.seq--; m.unsent(o) }
 
 // RequestResync implements Machine. The mode has no such request.
 func (m *Alarm) RequestResync(time.Duration) {}
@@ -77,7 +77,7 @@ func (m *Alarm) Receive(_ time.Duration, _ int, _ netip.Addr, h wire.Header) (Ve
 func (m *Alarm) Tick(time.Duration) Events { return 0 }
 
 // Deadline implements Machine.
-func (m *Alarm) Deadline() time.Duration { return None }
+func (m *Alarm) Deadline() time.Duration { return m.waitDeadline() }
 
 // Next implements Machine.
 func (m *Alarm) Next() (Send, bool) {
@@ -87,6 +87,7 @@ func (m *Alarm) Next() (Send, bool) {
 	}
 	s := Send{Header: wire.Header{Seq: m.seq}, Object: m.named(i, e)}
 	m.seq++
+	e.held = !e.dead
 	m.done(i, e)
 	return s, true
 }
@@ -95,4 +96,4 @@ func (m *Alarm) Next() (Send, bool) {
 func (m *Alarm) Sent(time.Duration) {}
 
 // Stats implements Machine.
-func (m *Alarm) Stats() Stats { return Stats{Transmit: m.transmit.len} }
+func (m *Alarm) Stats() Stats { return Stats{Transmit: m.transmit.len, Waiting: m.waitingLen()} }

@@ -48,6 +48,13 @@
 // use again, the owner sends the end and calls Changed for the new flow, which is then
 // sent after it.
 //
+// # Delays
+//
+// An object that has just begun may wait before it is sent (Wait): until its delay has passed,
+// which NextWaited reports, until the owner calls Changed, or until it is Deleted, and then it is
+// never sent. The owner does not call Changed for a waiting object because a dead one has the
+// same tuple: the peers have never heard of the waiting one.
+//
 // # FT-FW
 //
 // A process numbers all its messages in one sequence, of any kind and over any link. The

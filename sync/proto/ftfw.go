@@ -297,7 +297,7 @@ func (m *FTFW) Tick(now time.Duration) Events {
 
 // Deadline implements Machine.
 func (m *FTFW) Deadline() time.Duration {
-	d := min(m.alive, m.resync.deadline(), m.notice.deadline())
+	d := min(m.alive, m.resync.deadline(), m.notice.deadline(), m.waitDeadline())
 	if m.peer.present(m.now) {
 		d = min(d, m.bulk.deadline())
 	}
@@ -311,7 +311,7 @@ func (m *FTFW) Deadline() time.Duration {
 func (m *FTFW) Stats() Stats {
 	s := m.stats
 	s.Transmit, s.Resend, s.ResendLimit = m.transmit.len+m.background.len, m.resend.len, m.config.Resend
-	s.Controls = len(m.controls) - m.free.len
+	s.Controls, s.Waiting = len(m.controls)-m.free.len, m.waitingLen()
 	return s
 }
 

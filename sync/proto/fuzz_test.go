@@ -11,6 +11,7 @@ import (
 // kind, changes, time. Whatever comes, the queues stay consistent and bounded.
 func FuzzMachines(f *testing.F) {
 	f.Add([]byte{0, 1, 10, 0x30, 5, 1, 2, 2, 3, 3, 4, 4, 10, 0x08, 1, 2})
+	f.Add([]byte{12, 3, 1, 11, 1, 0, 11, 2, 1, 4, 1, 6, 20, 13, 9, 5, 11, 1, 0, 3, 1, 5, 2})
 	f.Add([]byte{0, 0, 0, 0x20, 1, 0, 1, 1, 2, 1, 3, 5, 9, 0, 10, 0x04, 0, 4})
 	f.Fuzz(func(t *testing.T, ops []byte) {
 		for _, m := range []Machine{
@@ -39,7 +40,7 @@ func drive(t *testing.T, m Machine, ops []byte) {
 		return Object{Table: Table(b >> 4 & 1), Handle: uint64(b%objects) | 7<<32}
 	}
 	for len(ops) > 0 {
-		switch next() % 11 {
+		switch next() % 14 {
 		case 0, 1, 2:
 			h := wire.Header{Type: wire.Type(next() & 0xf), Flags: wire.Flags(next()), Seq: 100 + wire.Seq(int8(next()))}
 			if h.Ranged() {
@@ -89,6 +90,19 @@ func drive(t *testing.T, m Machine, ops []byte) {
 			m.Sent(now)
 		case 10:
 			m.SetIncomplete(now, uint32(next()%3))
+		case 11:
+			o := object()
+			delete(dead, o)
+			m.Wait(now, o, Class(next()%uint8(Classes)))
+		case 12:
+			m.SetDelays([Classes]time.Duration{time.Duration(next()) * time.Second, time.Second, time.Duration(next()%2) * time.Second})
+		case 13:
+			for o, ok := m.NextWaited(now); ok; o, ok = m.NextWaited(now) {
+				m.Changed(o)
+				if m.Waits(o) {
+					t.Fatalf("%+v waits although it was queued", o)
+				}
+			}
 		}
 		for {
 			o, ok := m.NextReleased()
@@ -101,7 +115,7 @@ func drive(t *testing.T, m Machine, ops []byte) {
 			delete(dead, o)
 		}
 		st := m.Stats()
-		if st.Transmit+st.Resend > 2*objects+st.Controls || st.ResendLimit > 0 && st.Resend > st.ResendLimit {
+		if st.Transmit+st.Resend+st.Waiting > 2*objects+st.Controls || st.ResendLimit > 0 && st.Resend > st.ResendLimit {
 			t.Fatalf("queues out of bounds: %+v", st)
 		}
 		if m, ok := m.(*FTFW); ok {
@@ -113,7 +127,11 @@ func drive(t *testing.T, m Machine, ops []byte) {
 // checkLists walks all lists both ways and compares what they say of themselves.
 func checkLists(t *testing.T, m *FTFW) {
 	inBulk := 0
-	for _, l := range []*list{&m.transmit, &m.background, &m.resend, &m.released, &m.free} {
+	lists := []*list{&m.transmit, &m.background, &m.resend, &m.released, &m.free}
+	for c := range m.waiting {
+		lists = append(lists, &m.waiting[c])
+	}
+	for _, l := range lists {
 		n, controls, prev := 0, 0, none
 		for i := l.head; i != none; i = m.at(i).next {
 			e := m.at(i)

@@ -41,7 +41,7 @@ func NewNoTrack(now time.Duration, first wire.Seq, startupResync bool) *NoTrack 
 func (m *NoTrack) SetIncomplete(now time.Duration, lost uint32) { m.notice.set(now, lost) }
 
 // Withheld implements Machine.
-func (m *NoTrack) Withheld(Object) { m.seq-- }
+func (m *NoTrack) Withheld(o Object) { m.seq--; m.unsent(o) }
 
 // RequestResync implements Machine.
 func (m *NoTrack) RequestResync(time.Duration) {
@@ -63,7 +63,11 @@ func (m *NoTrack) BeginBulk(now time.Duration) bool {
 }
 
 // Bulk implements Machine.
-func (m *NoTrack) Bulk(o Object) { m.Changed(o) }
+func (m *NoTrack) Bulk(o Object) {
+	if !m.Waits(o) {
+		m.Changed(o)
+	}
+}
 
 // EndBulk implements Machine.
 func (m *NoTrack) EndBulk() { m.bulk.running = false }
@@ -112,7 +116,7 @@ func (m *NoTrack) Tick(now time.Duration) Events {
 
 // Deadline implements Machine.
 func (m *NoTrack) Deadline() time.Duration {
-	return min(m.alive, m.bulk.deadline(), m.notice.deadline())
+	return min(m.alive, m.bulk.deadline(), m.notice.deadline(), m.waitDeadline())
 }
 
 // Next implements Machine.
@@ -131,6 +135,7 @@ func (m *NoTrack) Next() (Send, bool) {
 		}
 	} else {
 		s.Object = m.named(i, e)
+		e.held = !e.dead
 	}
 	m.done(i, e)
 	return s, true
@@ -151,6 +156,6 @@ func (m *NoTrack) Sent(now time.Duration) { m.alive = now + aliveInterval }
 func (m *NoTrack) Stats() Stats {
 	return Stats{
 		Lost: m.lost, Before: m.before, Resyncs: m.asked, Bulks: m.bulks,
-		Transmit: m.transmit.len, Controls: len(m.controls) - m.free.len,
+		Transmit: m.transmit.len, Waiting: m.waitingLen(), Controls: len(m.controls) - m.free.len,
 	}
 }

@@ -83,6 +83,11 @@ type Machine interface {
 	Changed(o Object)
 	Deleted(o Object)
 	Dropped(o Object)
+	// SetDelays, Wait, Waits and NextWaited delay new objects, see queues.
+	SetDelays(d [Classes]time.Duration)
+	Wait(now time.Duration, o Object, c Class)
+	Waits(o Object) bool
+	NextWaited(now time.Duration) (Object, bool)
 	// Withheld takes back the object that Next returned last, because it can't be
 	// encoded or must not be sent. The next message uses its number.
 	Withheld(o Object)
@@ -108,7 +113,8 @@ type Machine interface {
 	Receive(now time.Duration, link int, from netip.Addr, h wire.Header) (Verdict, Events)
 	// Tick does what is due. It may be called at any time.
 	Tick(now time.Duration) Events
-	// Deadline returns when the owner has to call Tick, if no other call changes it.
+	// Deadline returns when the owner has to call Tick, and NextWaited, if no other call
+	// changes it.
 	Deadline() time.Duration
 
 	// Next returns the next message that may be transmitted now, if there is one.
@@ -139,6 +145,7 @@ type Stats struct {
 	Third     netip.Addr // the last of those nodes
 
 	Transmit, Resend int // queue lengths
+	Waiting          int // objects that are not to be sent yet
 	ResendLimit      int
 	Controls         int // queued control messages
 }

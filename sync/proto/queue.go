@@ -1,6 +1,10 @@
 package proto
 
-import "ctbox/sync/wire"
+import (
+	"time"
+
+	"ctbox/sync/wire"
+)
 
 // id identifies an element: its table in the two top bits, its slot in the others.
 type id uint32
@@ -27,6 +31,7 @@ const (
 	resend               // sent, until it is acknowledged
 	released             // dead and no longer needed, for NextReleased
 	free                 // an unused control message
+	waiting              // not to be sent yet; one list for each Class
 )
 
 // element is the machine's state of an object or control message, with its links in a
@@ -79,6 +84,9 @@ type queues struct {
 
 	transmit, background, resend, released list
 
+	waiting [Classes]list
+	delays  [Classes]time.Duration
+
 	index seqIndex // of resend; FTFW only
 }
 
@@ -88,6 +96,9 @@ func (q *queues) init() {
 		name queueName
 	}{{&q.free, free}, {&q.transmit, transmit}, {&q.background, background}, {&q.resend, resend}, {&q.released, released}} {
 		*l.list = list{name: l.name, head: none, tail: none}
+	}
+	for c := range q.waiting {
+		q.waiting[c] = list{name: waiting + queueName(c), head: none, tail: none}
 	}
 }
 
@@ -122,8 +133,10 @@ func (q *queues) list(name queueName) *list {
 		return &q.released
 	case free:
 		return &q.free
+	case unqueued:
+		return nil
 	}
-	return nil
+	return &q.waiting[name-waiting]
 }
 
 // append appends the element, which is in no list, to l.
@@ -244,11 +257,15 @@ func (q *queues) Changed(o Object) {
 	}
 }
 
-// Deleted queues o's end. The owner keeps o's slot, and what it needs to encode the end,
-// until NextReleased returns o.
+// Deleted queues o's end, unless o was waiting. The owner keeps o's slot, and what it needs to
+// encode the end, until NextReleased returns o.
 func (q *queues) Deleted(o Object) {
 	i, e := q.object(o)
 	q.setDead(i, e, true)
+	if e.waits() {
+		q.move(&q.released, i, e)
+		return
+	}
 	if e.queue != transmit {
 		q.move(&q.transmit, i, e)
 	}
@@ -259,7 +276,7 @@ func (q *queues) Deleted(o Object) {
 func (q *queues) Dropped(o Object) {
 	i, e := q.object(o)
 	q.remove(i, e)
-	e.dead = false
+	e.dead, e.held = false, false
 }
 
 // NextReleased returns an object that was Deleted and whose end needs no further

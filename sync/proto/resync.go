@@ -155,6 +155,9 @@ func (m *FTFW) BeginBulk(now time.Duration) bool {
 // queued before. Changes go first, and the number of unacknowledged messages is limited.
 func (m *FTFW) Bulk(o Object) {
 	i, e := m.object(o)
+	if e.waits() {
+		return
+	}
 	if e.queue == transmit {
 		m.move(&m.transmit, i, e)
 	} else {

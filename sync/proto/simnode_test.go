@@ -34,6 +34,7 @@ type daemon struct {
 	asked    int  // how often numbers of entries that differed made it ask for everything
 	met      bool // and the last number of the peer was
 	lastSeen wire.Seq
+	delays   [Classes]time.Duration
 }
 
 type slot struct {
@@ -43,6 +44,9 @@ type slot struct {
 	used    bool
 	gen     uint32
 	refresh time.Duration // ALARM: when to tell it again
+	began   time.Duration
+	waits   bool // it may be sent when the delay has passed
+	unsaid  bool // it ended while it waited
 }
 
 type entry struct {
@@ -68,6 +72,7 @@ func (d *daemon) boot() {
 	d.ext = map[uint16]entry{}
 	d.bulkAt, d.met = -1, false
 	d.sweep, d.agrees = Sweep{}, Agreement{}
+	d.m.SetDelays(d.delays)
 	for key := d.base; key < d.base+simKeys; key++ {
 		if v, ok := d.table[key]; ok {
 			d.insert(key, v)
@@ -119,12 +124,23 @@ func (d *daemon) changed(key uint16) {
 		sl := &d.slots[t][i]
 		sl.version, sl.state = version, wire.FlowUpdate
 		d.arm(t, i)
-		d.m.Changed(d.object(t, i))
+		if o := d.object(t, i); !d.m.Waits(o) || d.s.chance(20) {
+			sl.waits = false // it is assured now
+			d.m.Changed(o)
+		}
 	case there:
-		d.m.Changed(d.insert(key, version))
+		o := d.insert(key, version)
+		sl := &d.slots[t][uint32(o.Handle)]
+		sl.began = d.s.now
+		if sl.waits = d.delays[classOf(key)] > 0 && d.s.chance(90); sl.waits {
+			d.m.Wait(d.s.now, o, classOf(key))
+		} else {
+			d.m.Changed(o)
+		}
 	case known:
 		// The dead object keeps its slot; a new flow of that key gets another.
 		d.slots[t][i].state = wire.FlowDelete
+		d.slots[t][i].unsaid = d.m.Waits(d.object(t, i))
 		delete(d.index, key)
 		d.m.Deleted(d.object(t, i))
 	}
@@ -144,7 +160,24 @@ func (d *daemon) timer() {
 		d.alarms()
 		d.alarmsAt = d.s.now + simAlarms
 	}
+	for o, ok := d.m.NextWaited(d.s.now); ok; o, ok = d.m.NextWaited(d.s.now) {
+		sl := &d.slots[o.Table][uint32(o.Handle)]
+		if early := sl.began + d.delays[classOf(sl.key)] - d.s.now; early > 0 {
+			d.s.t.Errorf("node %d: the wait of flow %d ends %v before its time", d.id, sl.key, early)
+		}
+		sl.waits = false
+		d.m.Changed(o)
+	}
 	d.pump()
+}
+
+func classOf(key uint16) Class { return Class(key % uint16(Classes)) }
+
+// checkWait checks that an object is not sent while it waits, nor after it has ended unsent.
+func (d *daemon) checkWait(sl *slot) {
+	if sl.waits || sl.unsaid {
+		d.s.t.Errorf("node %d: flow %d is sent, although it waits (%v) or has ended before (%v)", d.id, sl.key, sl.waits, sl.unsaid)
+	}
 }
 
 // simAlarms is how often the timers of ALARM's objects are looked at.
@@ -152,7 +185,7 @@ const simAlarms = 200 * time.Millisecond
 
 func (d *daemon) deadline() time.Duration {
 	if _, ok := d.m.(*Alarm); ok {
-		return d.alarmsAt
+		return min(d.alarmsAt, d.m.Deadline())
 	}
 	return d.m.Deadline()
 }
@@ -172,7 +205,7 @@ func (d *daemon) alarms() {
 	for t := range d.slots {
 		for i := range d.slots[t] {
 			sl := &d.slots[t][i]
-			if sl.used && sl.state != wire.FlowDelete && sl.refresh <= d.s.now {
+			if sl.used && sl.state != wire.FlowDelete && sl.refresh <= d.s.now && !d.m.Waits(d.object(Table(t), uint32(i))) {
 				d.m.Changed(d.object(Table(t), uint32(i)))
 				d.arm(Table(t), uint32(i))
 			}
@@ -365,8 +398,9 @@ func (d *daemon) pump() {
 			d.s.t.Errorf("node %d: Next returned %+v, whose slot holds %+v", d.id, send.Object, *sl)
 			continue
 		}
+		d.checkWait(sl)
 		send.Header.Type = sl.state
-		if i, alive := d.index[sl.key]; alive && sl.state == wire.FlowDelete {
+		if i, alive := d.index[sl.key]; alive && sl.state == wire.FlowDelete && !d.m.Waits(d.object(send.Object.Table, i)) {
 			// The end of an old flow may be sent after a new flow of its tuple:
 			// send the new one again.
 			d.m.Changed(d.object(send.Object.Table, i))
