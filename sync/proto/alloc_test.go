@@ -7,7 +7,7 @@ import (
 	"ctbox/sync/wire"
 )
 
-// greeted returns a machine that has a peer, which has heard its HELLO.
+// greeted returns a machine whose peer has answered its HELLO.
 func greeted(window int) *FTFW {
 	m := NewFTFW(0, FTFWConfig{FirstSeq: 0, Window: window})
 	m.queueControl(control{flags: wire.Alive})
@@ -78,7 +78,7 @@ func TestChangeAllocations(t *testing.T) {
 	}
 }
 
-// BenchmarkFTFWChange is the way of one change: queued, sent, acknowledged.
+// BenchmarkFTFWChange queues, sends and acknowledges one change.
 func BenchmarkFTFWChange(b *testing.B) {
 	const batch = 100000
 	m := greeted(300)
@@ -89,8 +89,7 @@ func BenchmarkFTFWChange(b *testing.B) {
 	}
 }
 
-// BenchmarkFTFWReceive is one received data message, with the acknowledgements
-// that belong to it.
+// BenchmarkFTFWReceive receives one data message and sends the acknowledgements that follow.
 func BenchmarkFTFWReceive(b *testing.B) {
 	m := greeted(300)
 	seq, from := wire.Seq(1), address(1)
@@ -105,7 +104,7 @@ func BenchmarkFTFWReceive(b *testing.B) {
 	}
 }
 
-// BenchmarkNoTrackReceive is the same in the mode NOTRACK.
+// BenchmarkNoTrackReceive does the same in the mode NOTRACK.
 func BenchmarkNoTrackReceive(b *testing.B) {
 	m := NewNoTrack(0, 1, false)
 	seq, from := wire.Seq(1), address(1)

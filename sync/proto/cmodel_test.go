@@ -7,9 +7,9 @@ import (
 	"ctbox/sync/wire"
 )
 
-// cDaemon is a model of the C daemon in FT-FW mode, flaws included: one receive state, a HELLO that empties the resend queue
-// each time, an unsigned window, control messages that keep their flags when they
-// are sent again.
+// cDaemon is a model of the C daemon in FT-FW mode with its faults: one receive state, every
+// HELLO empties the resend queue, the window is unsigned, and control messages keep their
+// flags when they are resent.
 type cDaemon struct {
 	s      *sim
 	id     int
@@ -31,7 +31,7 @@ type cDaemon struct {
 	win        uint32
 	ackFrom    wire.Seq
 	ackFromSet bool
-	hello      int // 0 init, 1 say, 2 done
+	hello      int // 0 unsent, 1 sending, 2 answered
 	sayBack    bool
 	alarm      time.Duration
 	packer     *wire.Packer
@@ -105,7 +105,7 @@ func (d *cDaemon) changed(key uint16) {
 	d.drain()
 }
 
-// queue puts an element into the transmit queue, from wherever it was.
+// queue moves an element to the transmit queue.
 func (d *cDaemon) queue(e *cElement) {
 	if e.inTx {
 		return
@@ -207,7 +207,7 @@ func (d *cDaemon) transmit(e *cElement) {
 	d.rs = append(d.rs, e)
 }
 
-// forget drops an element from the resend queue, and a dead object with it.
+// forget drops an element from the resend queue; if its object is dead, it drops that too.
 func (d *cDaemon) forget(e *cElement) {
 	d.rs = without(d.rs, e)
 	e.inRs = false

@@ -7,8 +7,8 @@ import (
 	"ctbox/sync/wire"
 )
 
-// A commit is announced at once, with its age, to a peer that marks its bulks; to a C
-// daemon ALIVEs stay plain.
+// A commit is announced at once, with its age, to a peer that marks its bulks. A C daemon gets
+// ALIVEs without a notice.
 func TestCommitIsAnnounced(t *testing.T) {
 	for _, ctbox := range []bool{true, false} {
 		m := greeted(300)

@@ -46,7 +46,7 @@ func ExampleMachine() {
 			transmit(i, now)
 		}
 	}
-	// What is acknowledged has left the resend queue.
+	// Acknowledged messages have left the resend queue.
 	fmt.Println("unacknowledged:", nodes[0].Stats().Resend)
 
 	// Output:

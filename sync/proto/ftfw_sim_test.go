@@ -69,8 +69,8 @@ func TestFTFWConverges(t *testing.T) {
 	})
 }
 
-// TestFTFWConvergesWithCDaemon: a lossy network between a node of ours and one
-// of C. Once both are up, nothing stays lost in either direction.
+// TestFTFWConvergesWithCDaemon checks that between a node of ctbox and a C daemon on a lossy
+// network no change stays lost in either direction, once both are up.
 func TestFTFWConvergesWithCDaemon(t *testing.T) {
 	forSeeds(t, func(s *sim) {
 		ours, c := s.addDaemon(randomFTFW(s, 131072)), s.addCDaemon(uint32(2+s.rng.IntN(10)), 131072)
@@ -95,8 +95,8 @@ func TestFTFWConvergesWithCDaemon(t *testing.T) {
 	})
 }
 
-// TestFTFWRestartsWithCDaemon: with restarts a C daemon keeps what went while it
-// did not listen, but nothing is missing or outdated once a bulk was asked of it.
+// TestFTFWRestartsWithCDaemon checks that with restarts nothing is missing or outdated once a
+// bulk was requested. A C daemon keeps flows that ended while it did not run.
 func TestFTFWRestartsWithCDaemon(t *testing.T) {
 	forSeeds(t, func(s *sim) {
 		ours, c := s.addDaemon(randomFTFW(s, 131072)), s.addCDaemon(uint32(2+s.rng.IntN(10)), 131072)
@@ -118,8 +118,8 @@ func TestFTFWRestartsWithCDaemon(t *testing.T) {
 	})
 }
 
-// TestFTFWStartsAfterCDaemon: a C daemon that runs tells a node that starts nothing
-// by itself. Nobody asks here; the node must.
+// TestFTFWStartsAfterCDaemon checks that a node that starts requests a resync, because a
+// running C daemon sends nothing to it unasked.
 func TestFTFWStartsAfterCDaemon(t *testing.T) {
 	forSeeds(t, func(s *sim) {
 		ours, c := s.addDaemon(randomFTFW(s, 131072)), s.addCDaemon(uint32(2+s.rng.IntN(10)), 131072)
@@ -128,7 +128,7 @@ func TestFTFWStartsAfterCDaemon(t *testing.T) {
 		}
 		ours.boot()
 		c.boot()
-		s.run(4*time.Second + s.randomTime(time.Second)) // its greeting is over
+		s.run(4*time.Second + s.randomTime(time.Second)) // its HELLO has been answered
 		ours.crash()
 		s.run(s.now + s.randomTime(5*time.Second))
 		s.faults.loss = s.rng.IntN(30)

@@ -8,7 +8,7 @@ import (
 )
 
 // FuzzMachines drives the machines with any sequence of inputs: headers of any
-// kind, changes, time. Whatever comes, the queues stay consistent and bounded.
+// kind, changes, time. The queues must stay consistent and bounded.
 func FuzzMachines(f *testing.F) {
 	f.Add([]byte{0, 1, 10, 0x30, 5, 1, 2, 2, 3, 3, 4, 4, 10, 0x08, 1, 2})
 	f.Add([]byte{12, 3, 1, 11, 1, 0, 11, 2, 1, 4, 1, 6, 20, 13, 9, 5, 11, 1, 0, 3, 1, 5, 2})
@@ -124,7 +124,7 @@ func drive(t *testing.T, m Machine, ops []byte) {
 	}
 }
 
-// checkLists walks all lists both ways and compares what they say of themselves.
+// checkLists walks all lists in both directions and compares them with their counts.
 func checkLists(t *testing.T, m *FTFW) {
 	inBulk := 0
 	lists := []*list{&m.transmit, &m.background, &m.resend, &m.released, &m.free}

@@ -7,7 +7,7 @@ import (
 	"ctbox/sync/wire"
 )
 
-// addGroup makes nodes that share a multicast group, each with flows of its own.
+// addGroup adds nodes that share a multicast group, each with its own flows.
 func (s *sim) addGroup(n int, make func(time.Duration, wire.Seq) Machine) []*daemon {
 	var group []*daemon
 	for i := range n {
@@ -20,8 +20,7 @@ func (s *sim) addGroup(n int, make func(time.Duration, wire.Seq) Machine) []*dae
 
 func newNoTrack(now time.Duration, first wire.Seq) Machine { return NewNoTrack(now, first, true) }
 
-// TestNoTrackReplicates: on a network that loses nothing all nodes know of
-// all flows.
+// TestNoTrackReplicates checks that on a network without losses all nodes have all flows.
 func TestNoTrackReplicates(t *testing.T) {
 	forSeeds(t, func(s *sim) {
 		group := s.addGroup(2+s.rng.IntN(3), newNoTrack)
@@ -42,8 +41,8 @@ func TestNoTrackReplicates(t *testing.T) {
 	})
 }
 
-// TestNoTrackBulkRepairs: what was lost comes with the next bulk; flows that went
-// meanwhile may stay.
+// TestNoTrackBulkRepairs checks that the next bulk brings everything that was lost. Flows that
+// ended meanwhile may stay.
 func TestNoTrackBulkRepairs(t *testing.T) {
 	forSeeds(t, func(s *sim) {
 		group := s.addGroup(2+s.rng.IntN(3), newNoTrack)
@@ -59,8 +58,8 @@ func TestNoTrackBulkRepairs(t *testing.T) {
 	})
 }
 
-// TestAlarmConverges: whatever was lost, after the longest refresh and timeout all
-// nodes hold exactly what the other kernels have.
+// TestAlarmConverges checks that, after any losses, all nodes hold exactly what the other
+// kernels have once the longest refresh period and timeout have passed.
 func TestAlarmConverges(t *testing.T) {
 	forSeeds(t, func(s *sim) {
 		group := s.addGroup(2+s.rng.IntN(3), func(_ time.Duration, first wire.Seq) Machine {

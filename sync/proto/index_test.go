@@ -45,9 +45,8 @@ func TestFindBySequenceNumber(t *testing.T) {
 	}
 }
 
-// BenchmarkAcknowledgement is an acknowledgement, or a report of missing messages, that
-// is about one message in the middle of a resend queue of that length and finds it gone
-// already: what it costs to look.
+// BenchmarkAcknowledgement measures the search for one message in the middle of a resend
+// queue, for an ACK or NACK of a message that has left the queue already.
 func BenchmarkAcknowledgement(b *testing.B) {
 	for _, length := range []int{1000, 131071} {
 		for _, kind := range []wire.Flags{wire.Ack, wire.Nack} {

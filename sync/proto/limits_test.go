@@ -69,7 +69,7 @@ func TestSetLimits(t *testing.T) {
 func TestNackForGivenUpMessages(t *testing.T) {
 	for _, c := range []struct {
 		name   string
-		from   wire.Seq // of the first of the ten changes, which is 0 here
+		from   wire.Seq // relative to the first of the ten changes
 		to     wire.Seq
 		wanted bool
 	}{
@@ -176,7 +176,7 @@ func TestBulkOverflow(t *testing.T) {
 		}
 	}
 	before := bulk()
-	change(m, objects+1, objects+6000) // and all of the bulk that was sent is gone
+	change(m, objects+1, objects+6000) // displaces everything that the bulk has sent
 	acknowledge(now)
 	for drain(m); m.Pending() > 0; drain(m) {
 		acknowledge(now)

@@ -27,8 +27,8 @@ const (
 	patience     = 30 * time.Second
 )
 
-// remote stands in the simulation for Debian's daemon at the other end of a real
-// socket. Its kernel is a real one.
+// remote represents, in the simulation, Debian's daemon at the other end of a real socket.
+// Its kernel is real.
 type remote struct {
 	t     *testing.T
 	sock  *net.UDPConn
@@ -52,7 +52,7 @@ func (r *remote) datagram(_ int, b []byte) {
 	}
 }
 
-// changed makes the real kernel hold what the table does.
+// changed applies the table's entry to the real kernel.
 func (r *remote) changed(key uint16) {
 	f := flowOf(key, r.table[key])
 	_, there := r.table[key]
@@ -68,7 +68,7 @@ func (r *remote) changed(key uint16) {
 	}
 }
 
-// live is a node of ours with model caches, in real time, and Debian's daemon.
+// live is a node of ctbox with model caches, in real time, and Debian's daemon.
 type live struct {
 	*sim
 	ours   *daemon
@@ -94,7 +94,7 @@ func newLive(t *testing.T, a, b *netnstest.NS, make func(time.Duration, wire.Seq
 	return l
 }
 
-// step lets our node live for a moment.
+// step runs ctbox's node for a moment.
 func (l *live) step() {
 	l.run(time.Since(l.start))
 	buf := make([]byte, 65536)
@@ -118,7 +118,7 @@ func (l *live) step() {
 	}
 }
 
-// until lets our node live until cond holds.
+// until runs ctbox's node until cond holds.
 func (l *live) until(what string, cond func() bool) {
 	l.t.Helper()
 	deadline := time.Now().Add(patience)
@@ -130,8 +130,8 @@ func (l *live) until(what string, cond func() bool) {
 	}
 }
 
-// externalOf is the external cache of Debian's daemon, by key. It runs the client
-// at most every 200 ms.
+// externalOf returns a function that reads the external cache of Debian's daemon, by key. It
+// runs the client at most every 200 ms.
 func externalOf(d *peertest.Daemon) func() map[uint16]uint32 {
 	line := regexp.MustCompile(`sport=(\d+) dport=53 .*mark=(\d+)`)
 	var last time.Time
@@ -153,7 +153,7 @@ func externalOf(d *peertest.Daemon) func() map[uint16]uint32 {
 	}
 }
 
-// linkedPair is two namespaces with a dedicated link, Debian's daemon in the first.
+// linkedPair makes two namespaces with a dedicated link, and starts Debian's daemon in the first.
 func linkedPair(t *testing.T, mode string) (a, b *netnstest.NS, d *peertest.Daemon) {
 	a, b = netnstest.New(t, "a"), netnstest.New(t, "b")
 	netnstest.Link(t,
@@ -170,8 +170,8 @@ func linkedPair(t *testing.T, mode string) (a, b *netnstest.NS, d *peertest.Daem
 	return a, b, d
 }
 
-// TestFTFWWithDebian: our machine and Debian's daemon on a real link, with losses
-// both ways, resyncs and restarts of either.
+// TestFTFWWithDebian replicates between ctbox's machine and Debian's daemon on a real link,
+// with losses in both directions, resyncs and restarts of both.
 func TestFTFWWithDebian(t *testing.T) {
 	a, b, d := linkedPair(t, "Mode FTFW { ACKWindowSize 10 }")
 	l := newLive(t, a, b, func(now time.Duration, first wire.Seq) Machine {
@@ -230,7 +230,7 @@ func TestFTFWWithDebian(t *testing.T) {
 	}
 }
 
-// TestNoTrackWithDebian and TestAlarmWithDebian: the simple modes, both ways.
+// TestNoTrackWithDebian and TestAlarmWithDebian replicate in the other modes, in both directions.
 func TestNoTrackWithDebian(t *testing.T) {
 	a, b, d := linkedPair(t, "Mode NOTRACK {\n}")
 	testSimpleMode(t, newLive(t, a, b, newNoTrack), d)
@@ -246,7 +246,7 @@ func TestAlarmWithDebian(t *testing.T) {
 func testSimpleMode(t *testing.T, l *live, d *peertest.Daemon) {
 	theirExternal := externalOf(d)
 	for range 10 {
-		l.change(l.remote) // before we listen
+		l.change(l.remote) // before ctbox's node receives
 	}
 	l.ours.boot()
 	for range 60 {

@@ -32,7 +32,7 @@ type Send struct {
 	// Control is set for a control message. Otherwise the message is that of Object.
 	Control bool
 	Object  Object
-	// Notice is the body of an ALIVE. The zero value stands for no body.
+	// Notice is the body of an ALIVE. The zero value means no body.
 	Notice wire.Notice
 }
 

@@ -2,6 +2,6 @@
 
 package proto
 
-// The simulations have one goroutine: the race detector makes them ten times slower
-// and has nothing to see.
+// The simulations have one goroutine: the race detector cannot find anything in them and makes
+// them ten times slower.
 const defaultSeeds = 50

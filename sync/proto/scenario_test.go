@@ -30,7 +30,7 @@ var rewrite = flag.Bool("rewrite", false, "write what the scenarios do into thei
 //	bulk NAME OBJECT…                sends a bulk of these objects
 //	wait DURATION                    lets time pass
 //	deliver [N]                      the first N messages on the network arrive, or all
-//	lose [N]                         they do not
+//	lose [N]                         the first N messages are lost, or all
 //	copy                             the first message arrives, and stays on the network
 //	late                             the first message goes to the end
 //	inject NAME FROM LINK HEADER     a message from an address: "A 192.0.2.9 0 NEW 17"
@@ -61,7 +61,7 @@ func TestScenarios(t *testing.T) {
 	}
 }
 
-// firstDifference shows where two texts part.
+// firstDifference returns the first lines in which two texts differ.
 func firstDifference(want, got string) string {
 	w, g := strings.Split(want, "\n"), strings.Split(got, "\n")
 	i := 0
@@ -74,7 +74,7 @@ func firstDifference(want, got string) string {
 	return fmt.Sprintf("line %d\n-- want\n%s\n-- got\n%s", i+1, show(w), show(g))
 }
 
-// runScenario returns the text with the results as they are.
+// runScenario returns the text with the actual results.
 func runScenario(t *testing.T, text string) string {
 	sc := &scenario{t: t}
 	var out strings.Builder
@@ -295,7 +295,7 @@ func (sc *scenario) wait(d time.Duration) {
 	}
 }
 
-// pump puts what the machine has to send on the network.
+// pump puts the machine's messages on the network.
 func (sc *scenario) pump(n *actor) {
 	any := false
 	for {
@@ -336,7 +336,7 @@ func (sc *scenario) pump(n *actor) {
 
 func objectName(o Object) string { return fmt.Sprintf("%c%d", "fe"[o.Table], o.Handle) }
 
-// arrive gives a message to all other nodes.
+// arrive delivers a message to all other nodes.
 func (sc *scenario) arrive(f flight) {
 	for _, n := range sc.nodes {
 		if n != f.from {

@@ -22,8 +22,7 @@ var (
 	seedsFlag = flag.Uint64("seeds", defaultSeeds, "how many seeds each simulation runs with")
 )
 
-// forSeeds runs a simulation with many seeds, each of which it can be repeated
-// with.
+// forSeeds runs a simulation with many seeds. A seed repeats its run.
 func forSeeds(t *testing.T, run func(s *sim)) {
 	first, last := uint64(1), *seedsFlag
 	if *seedFlag != 0 {
@@ -38,8 +37,8 @@ func forSeeds(t *testing.T, run func(s *sim)) {
 	}
 }
 
-// sim is nodes on a network with faults, in virtual time. Everything that is
-// random comes from the seed.
+// sim is a set of nodes on a network with faults, in virtual time. The seed determines
+// everything random.
 type sim struct {
 	t      *testing.T
 	rng    *rand.Rand
@@ -53,11 +52,10 @@ type sim struct {
 	trace  bool
 }
 
-// faults are what the network does to a datagram; the probabilities are in
-// percent.
+// faults are the faults of the network; probabilities are in percent.
 type faults struct {
 	loss, duplicate, garble int
-	delay                   time.Duration // the most; datagrams overtake each other
+	delay                   time.Duration // the longest; datagrams overtake each other
 	forge                   bool          // garbled datagrams arrive: there are no checksums
 }
 
@@ -68,7 +66,7 @@ type simNode interface {
 	datagram(from int, b []byte)
 	timer()
 	deadline() time.Duration
-	changed(key uint16) // the kernel's entry of that key is new, changed or gone
+	changed(key uint16) // the kernel's entry with this key is new, changed or removed
 	external() map[uint16]uint32
 	kernel() map[uint16]uint32
 	running() bool
@@ -78,7 +76,7 @@ type simNode interface {
 
 type task struct {
 	at     time.Duration
-	serial int // keeps tasks of one time in order
+	serial int // orders tasks with equal times
 	run    func()
 }
 
@@ -100,7 +98,7 @@ func newSim(t *testing.T, seed uint64) *sim {
 	rng := rand.New(rand.NewPCG(seed, 1))
 	s := &sim{t: t, rng: rng, epoch: rng.Uint32(), trace: *seedFlag != 0}
 	if s.chance(30) {
-		s.epoch = -uint32(1 + rng.IntN(300)) // the numbers wrap around on the way
+		s.epoch = -uint32(1 + rng.IntN(300)) // the numbers wrap around during the run
 	}
 	return s
 }
@@ -144,10 +142,10 @@ func (s *sim) run(end time.Duration) {
 	}
 }
 
-// pair reports whether the nodes are two and hear nothing but each other.
+// pair reports whether there are exactly two nodes and the network forges nothing.
 func (s *sim) pair() bool { return len(s.nodes) == 2 && !s.faults.forge }
 
-// chance is true in percent of the cases.
+// chance returns true with a probability of percent.
 func (s *sim) chance(percent int) bool { return s.rng.IntN(100) < percent }
 
 func (s *sim) randomTime(most time.Duration) time.Duration {
@@ -192,7 +190,7 @@ func (s *sim) transmit(from int, b []byte) {
 	}
 }
 
-// describe tells a datagram's messages.
+// describe returns a datagram's messages as text.
 func describe(b []byte) string {
 	var c wire.Counters
 	var out []string
@@ -228,10 +226,10 @@ func describeHeader(h wire.Header) string {
 	return text
 }
 
-// address is a node's on every link.
+// address returns a node's address, the same on every link.
 func address(node int) netip.Addr { return netip.AddrFrom4([4]byte{192, 0, 2, byte(node + 1)}) }
 
-// flowOf is the flow that stands for a key and the version of its contents.
+// flowOf returns the flow for a key and the version of its contents.
 func flowOf(key uint16, version uint32) ctnetlink.Flow {
 	return ctnetlink.Flow{
 		Has: ctnetlink.HasMark,
@@ -243,11 +241,11 @@ func flowOf(key uint16, version uint32) ctnetlink.Flow {
 	}
 }
 
-// simKeys is how many different flows a node's kernel can have. Where more than
-// two nodes share a group each has its own.
+// simKeys is the number of different flows that a node's kernel can have. If more than two
+// nodes share a group, each has its own keys.
 const simKeys = 40
 
-// boot starts all nodes within the time and fills their kernels before.
+// boot fills the kernels and starts all nodes within the time.
 func (s *sim) boot(within time.Duration) {
 	for _, n := range s.nodes {
 		for range s.rng.IntN(20) {
@@ -257,7 +255,7 @@ func (s *sim) boot(within time.Duration) {
 	}
 }
 
-// others is what a node's external cache is to be: all that the other kernels have.
+// others returns what a node's external cache should hold: the flows of all other kernels.
 func (s *sim) others(n simNode) map[uint16]uint32 {
 	all := map[uint16]uint32{}
 	for _, other := range s.nodes {
@@ -268,7 +266,7 @@ func (s *sim) others(n simNode) map[uint16]uint32 {
 	return all
 }
 
-// change changes a node's kernel in a random way and tells its daemon.
+// change changes a node's kernel at random and informs its daemon.
 func (s *sim) change(n simNode) {
 	first, end := n.keys()
 	key := first + uint16(s.rng.IntN(int(end-first)))
@@ -287,7 +285,7 @@ func (s *sim) change(n simNode) {
 func (s *sim) trouble(end time.Duration, changes, restarts int) {
 	for range changes {
 		n := s.nodes[s.rng.IntN(len(s.nodes))]
-		// Changes come in bursts, that transmission has to coalesce.
+		// Changes come in bursts, which the transmission must coalesce.
 		burst := 1 + s.rng.IntN(6)
 		s.after(s.randomTime(end), func() {
 			for range burst {
@@ -308,7 +306,7 @@ func (s *sim) trouble(end time.Duration, changes, restarts int) {
 	}
 }
 
-// same compares a node's external cache with what it is to be.
+// same compares a node's external cache with what it should hold.
 func (s *sim) same(what string, want, got map[uint16]uint32) {
 	s.t.Helper()
 	if maps.Equal(want, got) {
@@ -322,7 +320,7 @@ func (s *sim) same(what string, want, got map[uint16]uint32) {
 	}
 }
 
-// covers is same but for flows that are left over.
+// covers is same, but allows additional flows.
 func (s *sim) covers(what string, want, got map[uint16]uint32) {
 	s.t.Helper()
 	for k, v := range want {

@@ -7,7 +7,7 @@ import (
 	"ctbox/sync/wire"
 )
 
-// daemon is a node of ours with model caches.
+// daemon is a node of ctbox with model caches.
 type daemon struct {
 	s    *sim
 	id   int
@@ -31,8 +31,8 @@ type daemon struct {
 	strange  int // how often a third node was reported
 	sweep    Sweep
 	agrees   Agreement
-	asked    int  // how often numbers of entries that differed made it ask for everything
-	met      bool // and the last number of the peer was
+	asked    int  // resyncs requested because the numbers of entries differed
+	met      bool // the peer's last number was equal
 	lastSeen wire.Seq
 	delays   [Classes]time.Duration
 }
@@ -43,9 +43,9 @@ type slot struct {
 	state   wire.Type // FlowNew, FlowUpdate, FlowDelete
 	used    bool
 	gen     uint32
-	refresh time.Duration // ALARM: when to tell it again
+	refresh time.Duration // ALARM: when to announce it again
 	began   time.Duration
-	waits   bool // it may be sent when the delay has passed
+	waits   bool // it may not be sent before the delay has passed
 	unsaid  bool // it ended while it waited
 }
 
@@ -61,7 +61,7 @@ func (s *sim) addDaemon(make func(now time.Duration, first wire.Seq) Machine) *d
 	return d
 }
 
-// tableOf spreads the keys over both tables.
+// tableOf distributes the keys to both tables.
 func tableOf(key uint16) Table { return Table(key & 1) }
 
 func (d *daemon) boot() {
@@ -144,7 +144,7 @@ func (d *daemon) changed(key uint16) {
 		delete(d.index, key)
 		d.m.Deleted(d.object(t, i))
 	}
-	// Events of one moment share a transmission.
+	// Events at the same time share a transmission.
 	d.s.after(0, func() {
 		if d.up {
 			d.pump()
@@ -180,7 +180,7 @@ func (d *daemon) checkWait(sl *slot) {
 	}
 }
 
-// simAlarms is how often the timers of ALARM's objects are looked at.
+// simAlarms is the interval at which the timers of ALARM's objects are checked.
 const simAlarms = 200 * time.Millisecond
 
 func (d *daemon) deadline() time.Duration {
@@ -193,14 +193,14 @@ func (d *daemon) deadline() time.Duration {
 // simCacheTimeout is how long ALARM keeps an external entry.
 const simCacheTimeout = 20 * time.Second
 
-// arm sets the timer after which ALARM tells an object again.
+// arm sets the timer after which ALARM announces an object again.
 func (d *daemon) arm(t Table, i uint32) {
 	if a, ok := d.m.(*Alarm); ok {
 		d.slots[t][i].refresh = d.s.now + a.RefreshDelay()
 	}
 }
 
-// alarms tells again and forgets what it is time for.
+// alarms announces and removes the objects whose timers have expired.
 func (d *daemon) alarms() {
 	for t := range d.slots {
 		for i := range d.slots[t] {
@@ -226,8 +226,8 @@ func (d *daemon) datagram(from int, b []byte) {
 		}
 		verdict, events := d.m.Receive(d.s.now, d.s.rng.IntN(max(d.links, 1)), address(from), msg.Header)
 		d.noteOrder(events)
-		// What the events enclose begins after an earlier and ends before a
-		// later message.
+		// BulkBegan takes effect before this message is applied, BulkComplete after the
+		// messages before it.
 		d.happened(events)
 		switch {
 		case verdict == Apply:
@@ -239,8 +239,7 @@ func (d *daemon) datagram(from int, b []byte) {
 	d.pump()
 }
 
-// noteOrder checks that the last sequence number never goes back within a life
-// of the peer.
+// noteOrder checks that the last sequence number never decreases until the peer restarts.
 func (d *daemon) noteOrder(events Events) {
 	m, ok := d.m.(*FTFW)
 	if !ok {
@@ -254,7 +253,7 @@ func (d *daemon) noteOrder(events Events) {
 	d.lastSeen = m.peer.last
 }
 
-// notice compares what the peer says that it has announced with what came.
+// notice compares the number of entries that the peer has announced with those received.
 func (d *daemon) notice(body []byte) {
 	var n wire.Notice
 	if wire.ParseNotice(body, &n) != nil || n.Has&wire.HasHeld == 0 {
@@ -319,7 +318,7 @@ func (d *daemon) happened(e Events) {
 	}
 }
 
-// sweepOut removes what a complete bulk has left out, if that is to be believed.
+// sweepOut removes the entries that a complete bulk has left out, if Sweep says so.
 func (d *daemon) sweepOut(unasked bool) {
 	left := 0
 	for _, x := range d.ext {
@@ -345,14 +344,14 @@ func (d *daemon) removeGone() {
 	}
 }
 
-// checkGone checks that what is removed after a bulk is not what the peer has.
+// checkGone checks that an entry that is removed after a bulk no longer exists at the peer.
 func (d *daemon) checkGone(key uint16, version uint32) {
 	if peer := d.s.nodes[1-d.id%2]; d.s.pair() && peer.kernel()[key] == version {
 		d.s.t.Errorf("node %d: flow %d is taken for gone and is not", d.id, key)
 	}
 }
 
-// bulkSlice tells a few objects, and the rest a little later.
+// bulkSlice sends a few objects of the bulk, and the rest a little later.
 func (d *daemon) bulkSlice() {
 	m := d.m
 	for range 7 {
@@ -378,7 +377,7 @@ func (d *daemon) bulkSlice() {
 	})
 }
 
-// pump transmits what there is.
+// pump transmits everything that is queued.
 func (d *daemon) pump() {
 	for d.release(); ; {
 		pending := d.m.Pending()
@@ -438,7 +437,7 @@ func (d *daemon) release() {
 	}
 }
 
-// check holds the bounds of the queues.
+// check checks the bounds of the queues.
 func (d *daemon) check() {
 	st := d.m.Stats()
 	objects := len(d.slots[Flows]) + len(d.slots[Expects])

@@ -8,7 +8,7 @@ import (
 func TestSweep(t *testing.T) {
 	const many = Handful + 1
 	type step struct {
-		left, announced int // announced < 0: judge; else the peer's number, beside 100 here
+		left, announced int // announced < 0: call Judge; otherwise the peer's number, compared with 100 here
 		unasked         bool
 		want            SweepVerdict
 	}
@@ -45,7 +45,7 @@ func TestSweep(t *testing.T) {
 func TestAgreement(t *testing.T) {
 	var a Agreement
 	now := time.Duration(0)
-	// run compares once a second until it is lost, and returns the seconds that took.
+	// run compares once a second until a resync is due, and returns the seconds until then.
 	run := func(announced, here, most int) int {
 		for i := range most {
 			now += time.Second

@@ -6,19 +6,19 @@
 //
 //   - in a function given to Do, which any goroutine may call;
 //   - between Lock (or TryLock) and Unlock, for a goroutine that reads a socket and
-//     deals with what it has read itself: handing it to another goroutine would wake a
-//     second thread for every few flows;
+//     processes the input itself: handing it to another goroutine would wake a second
+//     thread for every few flows;
 //   - in the Run of a Source, and in the functions of Timers and Steps, which the loop
 //     calls;
 //   - in the function that ends a task (Go).
 //
 // Work is cut into slices: no holder keeps the lock for longer than a fraction of a
-// millisecond, however many flows there are. Before the lock is given up, by a reader
-// or by the loop, Flush is called: it sends what the slice has produced.
+// millisecond, regardless of the number of flows. Before a reader or the loop releases the
+// lock, flush is called: it sends what the slice has produced.
 //
-// Time stands still while the lock is held: Now is that of the moment at which it was
-// taken. It is monotonic and counts from the Scheduler's start, so that a step of the
-// wall clock moves no timer.
+// Now does not change while the lock is held: it is the time at which the lock was taken. It
+// is monotonic and counts from the Scheduler's start, so that a step of the wall clock moves
+// no timer.
 package sched
 
 import (
@@ -28,16 +28,16 @@ import (
 	"time"
 )
 
-// ErrStopped is the error of Do once the Scheduler has stopped or is about to.
+// ErrStopped is the error of Do after the Scheduler has stopped or while it stops.
 var ErrStopped = errors.New("the daemon is shutting down")
 
 // Never is the Due of a Source that has nothing to do.
 const Never = time.Duration(1<<63 - 1)
 
-// Source is a part of a node that has work of its own to do at certain times.
+// Source is a part of a node that has work at certain times.
 type Source interface {
-	// Due returns when there is something to do, on the Scheduler's clock. A time
-	// that has passed means now.
+	// Due returns the time of the next work, on the Scheduler's clock. A time in the
+	// past means now.
 	Due() time.Duration
 	// Run does a slice of what is due. An error ends the Scheduler's Run.
 	Run() error
@@ -48,7 +48,7 @@ type Source interface {
 type Scheduler struct {
 	flush   func()
 	start   time.Time
-	lock    chan struct{} // full while held: those who wait are served in order
+	lock    chan struct{} // full while held: waiting goroutines get it in order
 	calls   chan func()
 	wakeup  chan struct{}
 	watched <-chan struct{} // Watch
@@ -63,14 +63,13 @@ type Scheduler struct {
 	sources []Source
 	steps   []func() (more bool)
 	running map[*Task]struct{}
-	guests  int         // holders that have let others in between (Yield)
+	guests  int         // holders that have released the lock in Yield
 	alarm   *time.Timer // wakes the loop
 	armed   time.Duration
 }
 
-// New returns a Scheduler whose lock is held by the caller until it calls Run, which
-// may be another goroutine. flush is called with the lock held whenever a slice of work
-// has ended.
+// New returns a Scheduler whose lock the caller holds until Run is called, possibly by another
+// goroutine. flush is called with the lock held at the end of every slice of work.
 func New(flush func()) *Scheduler {
 	s := &Scheduler{
 		flush:   flush,
@@ -87,20 +86,20 @@ func New(flush func()) *Scheduler {
 	return s
 }
 
-// Add has Run look after a Source from now on.
+// Add adds a Source, which Run serves from now on.
 func (s *Scheduler) Add(source Source) { s.sources = append(s.sources, source) }
 
-// Watch has the loop call f whenever c has something. There is one such channel; Watch is
-// for before Run.
+// Watch makes the loop call f whenever c can be received from. It must be called before Run,
+// for at most one channel.
 func (s *Scheduler) Watch(c <-chan struct{}, f func()) { s.watched, s.watcher = c, f }
 
-// Start is the wall-clock time at which the Scheduler's clock began.
+// Start returns the wall-clock time at which the Scheduler's clock began.
 func (s *Scheduler) Start() time.Time { return s.start }
 
-// Now is the time since Start at which the lock was taken.
+// Now returns the time, since Start, at which the lock was taken.
 func (s *Scheduler) Now() time.Duration { return s.now.Sub(s.start) }
 
-// Lock takes the lock, unless ended is closed before: then it returns false.
+// Lock takes the lock and returns true, or returns false if ended is closed first.
 func (s *Scheduler) Lock(ended <-chan struct{}) bool {
 	select {
 	case s.lock <- struct{}{}:
@@ -111,7 +110,7 @@ func (s *Scheduler) Lock(ended <-chan struct{}) bool {
 	}
 }
 
-// TryLock takes the lock if nobody has it.
+// TryLock takes the lock if it is free.
 func (s *Scheduler) TryLock() bool {
 	select {
 	case s.lock <- struct{}{}:
@@ -122,15 +121,15 @@ func (s *Scheduler) TryLock() bool {
 	}
 }
 
-// Unlock ends what Lock or TryLock began. What became due meanwhile wakes the loop.
+// Unlock releases the lock after Lock or TryLock. It wakes the loop if work has become due.
 func (s *Scheduler) Unlock() {
 	s.flush()
 	s.arm()
 	<-s.lock
 }
 
-// Yield lets a call of Do and one waiting reader in between two slices of work. The
-// holder must be prepared for what they change.
+// Yield lets a call of Do and one waiting reader run between two slices of the holder's work.
+// The holder must expect that they change the state.
 func (s *Scheduler) Yield() {
 	s.guests++
 	select {
@@ -138,15 +137,14 @@ func (s *Scheduler) Yield() {
 		call()
 	default:
 	}
-	// A channel serves those who wait in order, so that one of them has had the lock
-	// when this comes back.
+	// A channel serves waiting goroutines in order, so one of them has had the lock when
+	// this returns.
 	<-s.lock
 	s.lock <- struct{}{}
 	s.guests--
 }
 
-// Wake has the loop look after the Sources soon. Any goroutine may call it, without
-// the lock.
+// Wake makes the loop check the Sources soon. Any goroutine may call it, without the lock.
 func (s *Scheduler) Wake() {
 	select {
 	case s.wakeup <- struct{}{}:
@@ -154,12 +152,12 @@ func (s *Scheduler) Wake() {
 	}
 }
 
-// Do calls f with the lock held and waits for it: one call for a slice of work, never
-// one for a flow. Any goroutine may call it that does not hold the lock. The error is
-// ctx's, or ErrStopped; f has not been called then.
+// Do calls f with the lock held and waits for it. It is for a slice of work, not for a single
+// flow. Any goroutine that does not hold the lock may call it. If the error is not nil, it is
+// ctx's or ErrStopped, and f was not called.
 func (s *Scheduler) Do(ctx context.Context, f func()) error {
 	if ctx.Err() != nil {
-		return context.Cause(ctx) // of several ways a select takes any
+		return context.Cause(ctx) // a select would choose any ready case
 	}
 	done := make(chan struct{})
 	select {
@@ -169,24 +167,24 @@ func (s *Scheduler) Do(ctx context.Context, f func()) error {
 	case <-s.stopped:
 		return ErrStopped
 	}
-	// The loop has taken the call and will not leave it undone.
+	// The loop has taken the call and will complete it.
 	<-done
 	return nil
 }
 
-// Stopped is closed when the Scheduler has stopped: calls of Do are in vain then.
+// Stopped returns a channel that is closed when the Scheduler has stopped, after which Do fails.
 func (s *Scheduler) Stopped() <-chan struct{} { return s.stopped }
 
-// Step has work called once in each turn of the loop, until it returns false, so that a
-// walk over a million entries holds up nothing. Several are done one after the other.
+// Step makes the loop call work once per iteration until it returns false, so that a walk over
+// a million entries delays nothing else. Several Steps run one after the other.
 func (s *Scheduler) Step(work func() (more bool)) { s.steps = append(s.steps, work) }
 
-// Steps is the number of those that have not ended.
+// Steps returns the number of Steps that have not ended.
 func (s *Scheduler) Steps() int { return len(s.steps) }
 
-// Run does what is due until ctx ends or a Source returns an error, which it returns;
-// at the end of ctx it returns nil. Before it returns, closing is called with the lock
-// held and all tasks have ended.
+// Run is the loop. It does what is due until ctx ends, when it returns nil, or until a Source
+// returns an error, which it returns. Before it returns, closing is called with the lock held,
+// and all tasks have ended.
 func (s *Scheduler) Run(ctx context.Context, begin, closing func()) error {
 	ctx, cancel := context.WithCancel(ctx)
 	s.ctx = ctx
@@ -194,8 +192,8 @@ func (s *Scheduler) Run(ctx context.Context, begin, closing func()) error {
 	err := s.loop(ctx)
 	cancel()
 	close(s.stopped)
-	// A reader in the middle of its work may have let the loop have the lock (Yield),
-	// and nobody else can give it back.
+	// A reader may have yielded the lock to the loop in the middle of its work, and only
+	// the loop can give it back.
 	for s.guests > 0 {
 		<-s.lock
 		s.lock <- struct{}{}
@@ -224,7 +222,7 @@ func (s *Scheduler) loop(ctx context.Context) error {
 }
 
 // Turn does a slice of everything that is due: the loop's work between two sleeps. Tests
-// that have no loop call it, too.
+// without a running loop call it too.
 func (s *Scheduler) Turn() error {
 	for _, source := range s.sources {
 		if source.Due() <= s.Now() {
@@ -244,7 +242,7 @@ func (s *Scheduler) step() {
 	}
 }
 
-// sleep gives the lock up until the loop has something to do.
+// sleep releases the lock until the loop has something to do.
 func (s *Scheduler) sleep(ctx context.Context) (err error) {
 	var call func()
 	rang := false
@@ -270,7 +268,7 @@ func (s *Scheduler) sleep(ctx context.Context) (err error) {
 	return err
 }
 
-// Due is when the loop next has something to do.
+// Due returns the time at which the loop next has something to do.
 func (s *Scheduler) Due() time.Duration {
 	if len(s.steps) > 0 {
 		return s.Now()
@@ -282,8 +280,8 @@ func (s *Scheduler) Due() time.Duration {
 	return next
 }
 
-// arm sets the time at which the loop wakes. Due times mostly move away; an alarm that
-// rings too early costs less than setting it anew each time.
+// arm sets the time at which the loop wakes. Due times mostly move into the future: an alarm
+// that fires too early costs less than resetting it each time.
 func (s *Scheduler) arm() {
 	if next := s.Due(); next < s.armed && s.alarm != nil {
 		s.alarm.Reset(max(next-s.Now(), 0))

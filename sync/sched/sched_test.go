@@ -15,7 +15,7 @@ func TestMain(m *testing.M) { os.Exit(netnstest.RunTests(m)) }
 
 const patience = 20 * time.Second
 
-// running starts a Scheduler whose loop runs until the test ends.
+// running starts a Scheduler and runs its loop until the test ends.
 func running(t *testing.T, flush func()) *Scheduler {
 	t.Helper()
 	s := New(flush)
@@ -43,7 +43,7 @@ func await(t *testing.T, what string, c <-chan struct{}) {
 
 func nothing() {}
 
-// A reader gives up when its socket is closed by code that holds the lock.
+// A reader stops waiting for the lock when code that holds the lock closes its socket.
 func TestLockEnds(t *testing.T) {
 	s := New(nothing)
 	ended, returned := make(chan struct{}), make(chan struct{})
@@ -60,8 +60,7 @@ func TestLockEnds(t *testing.T) {
 	}
 }
 
-// What a reader leaves to be done wakes the loop, which slept for longer; each slice
-// ends with a flush.
+// Work that a reader leaves wakes the sleeping loop; each slice ends with a flush.
 func TestReaderWakesTheLoop(t *testing.T) {
 	flushed := make(chan struct{}, 100)
 	s := running(t, func() {
@@ -92,7 +91,7 @@ func TestReaderWakesTheLoop(t *testing.T) {
 	await(t, "the timer", rung)
 }
 
-// Yield lets a reader as well as a call in between.
+// Yield lets both a reader and a call of Do run.
 func TestYield(t *testing.T) {
 	s := New(nothing)
 	served := make(chan string, 2)
@@ -115,8 +114,8 @@ func TestYield(t *testing.T) {
 	}
 }
 
-// A reader that has let the loop have the lock gets it back also from a loop that has
-// ended by then: the end waits for the reader.
+// A reader that has yielded the lock to the loop gets it back even if the loop ends meanwhile:
+// the end waits for the reader.
 func TestEndLetsAReaderFinish(t *testing.T) {
 	s := New(nothing)
 	ctx, cancel := context.WithCancel(t.Context())

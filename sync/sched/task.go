@@ -5,15 +5,15 @@ import (
 	"time"
 )
 
-// Task is a long piece of work that runs beside the loop, in a goroutine of its own.
-// Its fields are guarded by the Scheduler's lock.
+// Task is a long piece of work in a goroutine of its own. The Scheduler's lock guards its
+// fields.
 type Task struct {
 	Kind  Kind
 	Began time.Duration // on the Scheduler's clock
 	Done  uint64        // entries so far
 }
 
-// Kind is what a task does, with the words of conntrack-tools' child processes.
+// Kind is the kind of a task, with the words for conntrack-tools' child processes.
 type Kind uint8
 
 // The kinds of tasks.
@@ -30,10 +30,10 @@ func (s *Scheduler) Register(kind Kind) *Task {
 	return t
 }
 
-// Unregister ends what Register began.
+// Unregister removes a task that Register listed.
 func (s *Scheduler) Unregister(t *Task) { delete(s.running, t) }
 
-// Tasks calls each for every task that runs, in no particular order.
+// Tasks calls each for every running task, in no particular order.
 func (s *Scheduler) Tasks(each func(*Task)) {
 	for t := range s.running {
 		each(t)
@@ -56,14 +56,13 @@ func (s *Scheduler) Go(kind Kind, work func(ctx context.Context, t *Task) error,
 	}()
 }
 
-// Stopping reports whether Run is about to end: what fails then fails for that reason.
+// Stopping reports whether Run is about to end, which is then the reason for other failures.
 func (s *Scheduler) Stopping() bool { return s.ctx.Err() != nil }
 
-// Context is that of Run, for what runs beside the loop but is no task.
+// Context returns the context of Run, for goroutines that are not tasks.
 func (s *Scheduler) Context() context.Context { return s.ctx }
 
-// Beside runs f in a goroutine of its own, which Run waits for at its end, when ctx
-// ends. It is for a worker that is no task.
+// Beside runs f in a goroutine that is not a task. Run waits for it at its end; ctx ends then.
 func (s *Scheduler) Beside(f func(ctx context.Context)) {
 	s.tasks.Go(func() { f(s.ctx) })
 }

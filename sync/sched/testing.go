@@ -5,21 +5,21 @@ import (
 	"time"
 )
 
-// What follows is for tests of rooms that have no loop running and turn the Scheduler by
-// hand, holding its lock.
+// The functions below are for tests of packages that use a Scheduler without a running loop.
+// The tests hold its lock.
 
-// SetNow stops the clock at a time.
+// SetNow stops the clock at the given time.
 func (s *Scheduler) SetNow(at time.Duration) { s.now = s.start.Add(at) }
 
-// SetContext sets the context of tasks in the place of Run's.
+// SetContext sets the context of tasks instead of Run's.
 func (s *Scheduler) SetContext(ctx context.Context) { s.ctx = ctx }
 
-// RunSteps does all slices of all Steps.
+// RunSteps runs all Steps to their end.
 func (s *Scheduler) RunSteps() {
 	for len(s.steps) > 0 {
 		s.step()
 	}
 }
 
-// RunStep does one slice of the oldest Step.
+// RunStep runs one slice of the oldest Step.
 func (s *Scheduler) RunStep() { s.step() }
