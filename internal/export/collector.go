@@ -1,0 +1,262 @@
+package export
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"sync"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// collector sends IPFIX messages over UDP or TCP.
+type collector struct {
+	to      Destination
+	sender  *sender
+	session *Session
+	data    *Message // records that are not sent yet
+	control *Message // statistics
+	refresh time.Duration
+	lost    func() (observed, lost uint64) // flows seen, events lost
+
+	mu   sync.Mutex
+	conn net.Conn // nil while closed; mu guards the pointer
+
+	templatesDue, statisticsDue time.Time
+}
+
+const (
+	statisticsPeriod = 10 * time.Second
+	// dialPatience is how long a connection may take to be opened.
+	dialPatience = 5 * time.Second
+	// refusal is how long a new UDP socket waits for the news that nobody listens.
+	refusal = 100 * time.Millisecond
+	// tcpMessage is the size of messages over TCP: few system calls, and little to send
+	// again after a reset.
+	tcpMessage = 16 << 10
+	// udpMost is the largest datagram where the path allows more: that of an Ethernet.
+	udpMost = 1500
+	// udpLeast is for a path whose MTU is unknown (RFC 7011, section 10.3.3).
+	udpLeast = 512
+)
+
+func newCollector(to Destination, s *sender, x *IPFIX, domain uint32, refresh time.Duration, lost func() (observed, lost uint64)) *collector {
+	session := NewSession(x, domain)
+	return &collector{to: to, sender: s, session: session, data: session.NewMessage(udpLeast), control: session.NewMessage(udpLeast),
+		refresh: refresh, lost: lost}
+}
+
+func dial(ctx context.Context, network, address string) (net.Conn, error) {
+	d := net.Dialer{Timeout: dialPatience}
+	conn, err := d.DialContext(ctx, network, address)
+	return conn, short(err)
+}
+
+// short removes from an error of package net what the name of the exporter says already.
+func short(err error) error {
+	var op *net.OpError
+	if errors.As(err, &op) {
+		var call *os.SyscallError
+		if errors.As(op.Err, &call) {
+			return fmt.Errorf("%s: %w", op.Op, call.Err)
+		}
+		return fmt.Errorf("%s: %w", op.Op, op.Err)
+	}
+	return err
+}
+
+func (c *collector) open(ctx context.Context) error {
+	if c.conn == nil {
+		network := "udp"
+		if c.to.TCP {
+			network = "tcp"
+		}
+		conn, err := dial(ctx, network, c.to.Collector)
+		if err != nil {
+			return err
+		}
+		c.mu.Lock()
+		c.conn = conn
+		c.mu.Unlock()
+		c.session.Restart()
+	}
+	err := c.begin()
+	if err != nil {
+		c.close(err)
+	}
+	return err
+}
+
+// begin sends what a collector needs first. Over UDP these messages, which may be lost without
+// harm, also show whether somebody listens.
+func (c *collector) begin() error {
+	if c.to.TCP {
+		c.data.SetSize(tcpMessage)
+		if raw, err := c.conn.(syscall.Conn).SyscallConn(); err == nil {
+			_ = raw.Control(func(fd uintptr) {
+				_ = unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, int(slow/time.Millisecond))
+			})
+		}
+	} else {
+		c.data.SetSize(c.datagram())
+	}
+	if err := c.sendTemplates(); err != nil {
+		return err
+	}
+	if err := c.sendStatistics(); err != nil || c.to.TCP {
+		return err
+	}
+	_ = c.conn.SetReadDeadline(time.Now().Add(refusal))
+	var b [1]byte
+	_, err := c.conn.Read(b[:])
+	if ne, ok := err.(net.Error); err == nil || ok && ne.Timeout() {
+		return nil
+	}
+	return short(err)
+}
+
+// datagram returns how many bytes a datagram carries on the path to the collector.
+func (c *collector) datagram() int {
+	headers, level, option := 20+8, unix.IPPROTO_IP, unix.IP_MTU
+	if a, ok := c.conn.RemoteAddr().(*net.UDPAddr); ok && a.IP.To4() == nil {
+		headers, level, option = 40+8, unix.IPPROTO_IPV6, unix.IPV6_MTU
+	}
+	size := udpLeast
+	raw, err := c.conn.(syscall.Conn).SyscallConn()
+	if err != nil {
+		return size
+	}
+	_ = raw.Control(func(fd uintptr) {
+		if mtu, err := unix.GetsockoptInt(int(fd), level, option); err == nil && mtu > headers {
+			size = min(mtu, udpMost) - headers
+		}
+	})
+	return size
+}
+
+// send sends a message.
+func (c *collector) send(m *Message) error {
+	c.mu.Lock()
+	select {
+	case <-c.sender.stopping:
+	default:
+		_ = c.conn.SetWriteDeadline(time.Now().Add(slow))
+	}
+	c.mu.Unlock()
+	b := m.Bytes(time.Now().Unix())
+	n, err := c.conn.Write(b)
+	if err != nil {
+		return short(err)
+	}
+	c.sender.count.messages.Add(1)
+	c.sender.count.bytes.Add(uint64(n))
+	return nil
+}
+
+func (c *collector) sendTemplates() error {
+	c.templatesDue = time.Now().Add(c.refresh)
+	return c.session.Templates(c.data.size, c.send)
+}
+
+func (c *collector) sendStatistics() error {
+	c.statisticsDue = time.Now().Add(statisticsPeriod)
+	_, thrown, _ := c.sender.queue.state()
+	s := Statistics{Messages: c.sender.count.messages.Load(), Records: c.sender.count.records.Load(), Thrown: thrown}
+	s.Observed, s.Lost = c.lost()
+	c.control.clear()
+	c.control.AddStatistics(&s)
+	if err := c.send(c.control); err != nil {
+		return err
+	}
+	c.control.Done()
+	return nil
+}
+
+func (c *collector) pump() error {
+	if c.to.TCP && c.hasEnded() {
+		return errClosed
+	}
+	for {
+		full := false
+		c.sender.queue.take(func(id uint16, record []byte) bool {
+			full = !c.data.Add(id, record)
+			return !full
+		})
+		if c.data.Records() == 0 {
+			return nil
+		}
+		if err := c.send(c.data); err != nil {
+			return err
+		}
+		c.sender.count.records.Add(uint64(c.data.Records()))
+		c.data.Done()
+		if !full {
+			return nil
+		}
+	}
+}
+
+// hasEnded reports whether the collector has closed the connection: what would be written then
+// would be lost.
+func (c *collector) hasEnded() (ended bool) {
+	raw, err := c.conn.(syscall.Conn).SyscallConn()
+	if err != nil {
+		return false
+	}
+	_ = raw.Control(func(fd uintptr) {
+		var b [1]byte
+		n, _, err := unix.Recvfrom(int(fd), b[:], unix.MSG_DONTWAIT)
+		ended = err == nil && n == 0 || err != nil && !errors.Is(err, unix.EAGAIN) && !errors.Is(err, unix.EINTR)
+	})
+	return ended
+}
+
+func (c *collector) due() time.Time {
+	if !c.to.TCP && c.templatesDue.Before(c.statisticsDue) {
+		return c.templatesDue
+	}
+	return c.statisticsDue
+}
+
+func (c *collector) periodic(now time.Time) error {
+	if c.to.TCP && c.hasEnded() {
+		return errClosed
+	}
+	if !c.to.TCP && !c.templatesDue.After(now) {
+		c.data.SetSize(c.datagram())
+		if err := c.sendTemplates(); err != nil {
+			return err
+		}
+	}
+	if c.statisticsDue.After(now) {
+		return nil
+	}
+	return c.sendStatistics()
+}
+
+// close keeps a UDP socket that nobody listens to: another one, with another port, would be
+// another session.
+func (c *collector) close(failure error) {
+	if !c.to.TCP && errors.Is(failure, unix.ECONNREFUSED) {
+		return
+	}
+	c.mu.Lock()
+	conn := c.conn
+	c.conn = nil
+	c.mu.Unlock()
+	if conn != nil {
+		conn.Close()
+	}
+}
+
+func (c *collector) interrupt(grace time.Duration) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.conn != nil {
+		_ = c.conn.SetWriteDeadline(time.Now().Add(grace))
+	}
+}
