@@ -57,6 +57,7 @@ type FTFW struct {
 	peer   peer
 	resync resync
 	bulk   bulk
+	gaps   gaps
 	notice announcer
 	held   [2]int // objects of each table that the peer holds once everything has arrived
 	// dropped is set while the peer may hold objects that were dropped here without an
@@ -104,7 +105,7 @@ func (m *FTFW) SetIncomplete(now time.Duration, lost uint32) { m.notice.set(now,
 // Next implements Machine.
 func (m *FTFW) Next() (Send, bool) {
 	i, e, ok := m.pop(&m.transmit)
-	if !ok && m.resend.len < m.bulkWindow() {
+	if !ok && m.bulkRoom() > 0 {
 		i, e, ok = m.pop(&m.background)
 	}
 	if !ok {
@@ -184,6 +185,10 @@ func (m *FTFW) unsure() {
 func (m *FTFW) knowHeld() {
 	m.notice.held = m.peer.ctbox && !m.dropped && !m.bulk.running
 	m.notice.committed = m.peer.ctbox && m.committed > 0
+	if m.bulk.running && !m.notice.bulk {
+		m.notice.due = max(m.notice.due, m.now+aliveInterval) // the mark comes first
+	}
+	m.notice.bulk = m.bulk.running
 }
 
 // Committed notes that this node has ended a commit, and announces it to a ctbox peer at once
@@ -197,6 +202,9 @@ func (m *FTFW) Committed(now time.Duration) {
 }
 
 func (m *FTFW) fillHeld(n *wire.Notice) {
+	if m.notice.bulk {
+		n.Has |= wire.HasBulk
+	}
 	if m.notice.held {
 		n.Has |= wire.HasHeld
 		n.HeldFlows, n.HeldExpects = uint32(m.held[Flows]), uint32(m.held[Expects])
@@ -209,10 +217,17 @@ func (m *FTFW) fillHeld(n *wire.Notice) {
 
 // Pending implements Machine.
 func (m *FTFW) Pending() int {
-	if room := m.bulkWindow() - m.resend.len; room > 0 {
-		return m.transmit.len + min(m.background.len, room)
+	return m.transmit.len + min(m.background.len, max(0, m.bulkRoom()))
+}
+
+// bulkRoom returns how many objects of a bulk may be sent now. If none is unacknowledged
+// there is room for one: acknowledgements of both nodes may always leave one control message
+// unacknowledged.
+func (m *FTFW) bulkRoom() int {
+	if m.resend.len == m.resend.controls {
+		return max(1, m.bulkWindow()-m.resend.len)
 	}
-	return m.transmit.len
+	return m.bulkWindow() - m.resend.len
 }
 
 // bulkWindow returns how far a bulk may fill the resend queue: so far that an
@@ -264,6 +279,7 @@ func (m *FTFW) giveUp(i id, e *element) {
 			m.resync.sent = false
 		case c.flags == wire.Nack:
 			// The messages that it reported missing will not be resent.
+			m.gaps.close(c.number)
 			m.resync.want(m.now)
 		}
 	}

@@ -54,8 +54,10 @@ func (m *FTFW) Receive(now time.Duration, link int, from netip.Addr, h wire.Head
 	switch kind {
 	case wire.KindData:
 		verdict = Apply
+		p.dataAt = now
 	case wire.KindAck:
 		m.acknowledged(now, h.From, h.To)
+		m.settleUnmarked(now)
 	case wire.KindNack:
 		m.stats.NacksReceived++
 		events |= m.missed(now, h.From, h.To)
@@ -129,6 +131,7 @@ func (m *FTFW) queueAnswer(c control) {
 	if m.transmit.controls < maxControls {
 		if c.flags == wire.Nack {
 			m.stats.NacksSent++
+			c.number = m.gaps.open(m.now)
 		}
 		m.queueControl(c)
 	} else if c.flags == wire.Nack {
@@ -141,8 +144,13 @@ func (m *FTFW) queueAnswer(c control) {
 func (m *FTFW) acknowledged(now time.Duration, from, to wire.Seq) {
 	m.eachSent(from, to, func(i id, e *element) {
 		m.remove(i, e)
-		if i.isControl() && m.resync.is(m.control(i)) {
-			m.resync.granted = true
+		if i.isControl() {
+			switch c := m.control(i); {
+			case m.resync.is(c):
+				m.resync.granted, m.resync.grantedAt = true, now
+			case c.flags == wire.Nack:
+				m.gaps.close(c.number)
+			}
 		}
 		m.outOfBulk(e)
 		m.done(i, e)

@@ -41,6 +41,30 @@ func randomFaults(s *sim) faults {
 	return f
 }
 
+// runSettling lets time pass until end and calls check now and then, except in the first
+// seconds: what was lost last is noticed with the next message.
+func (s *sim) runSettling(end time.Duration, check func()) {
+	s.run(s.now + 2*time.Second)
+	for s.now < end && !s.t.Failed() {
+		check()
+		s.run(s.now + time.Duration(50+s.rng.IntN(1000))*time.Millisecond)
+	}
+}
+
+// believes checks that d holds what other's kernel has if its receipt says so.
+func (s *sim) believes(what string, d *daemon, other simNode) {
+	if r := d.m.(*FTFW).Receipt(s.now); r.Copy == CopyArrived && r.Gaps == 0 {
+		s.covers(what+", by the receipt", other.kernel(), d.external())
+	}
+}
+
+// arrived checks that d knows that it has everything.
+func (s *sim) arrived(d *daemon) {
+	if r := d.m.(*FTFW).Receipt(s.now); r.Copy != CopyArrived || r.Gaps != 0 {
+		s.t.Errorf("node %d has everything, and its receipt is %+v", d.id, r)
+	}
+}
+
 // TestFTFWConverges checks that after any faults and restarts, each node holds exactly what
 // the other's kernel has, once the network has been quiet for a while.
 func TestFTFWConverges(t *testing.T) {
@@ -55,12 +79,17 @@ func TestFTFWConverges(t *testing.T) {
 		s.run(20 * time.Second)
 		s.logf("quiet")
 		s.faults = faults{}
-		s.run(20*time.Second + quiet)
+		s.runSettling(20*time.Second+quiet, func() {
+			s.believes("a at b", b, a)
+			s.believes("b at a", a, b)
+		})
 		if t.Failed() {
 			return
 		}
 		s.same("a at b", a.table, b.external())
 		s.same("b at a", b.table, a.external())
+		s.arrived(a)
+		s.arrived(b)
 		for _, d := range []*daemon{a, b} {
 			if st := d.m.Stats(); st.Resend > 8 {
 				t.Errorf("node %d: %d messages in the resend queue after quiet", d.id, st.Resend)
@@ -83,11 +112,12 @@ func TestFTFWConvergesWithCDaemon(t *testing.T) {
 		s.run(20 * time.Second)
 		s.logf("quiet")
 		s.faults = faults{}
-		s.run(20*time.Second + quiet)
+		s.runSettling(20*time.Second+quiet, func() { s.believes("the C daemon's at ours", ours, c) })
 		if t.Failed() {
 			return
 		}
 		s.same("the C daemon's at ours", c.table, ours.external())
+		s.arrived(ours)
 		s.same("ours at the C daemon", ours.table, c.external())
 		if len(c.rs) > 20 {
 			t.Errorf("%d messages in the C daemon's resend queue after quiet", len(c.rs))

@@ -15,6 +15,7 @@ type announcer struct {
 	on         bool   // announce lost events
 	held       bool   // announce how many entries the peer should hold
 	committed  bool   // announce the last commit
+	bulk       bool   // announce that a bulk is under way
 	due        time.Duration
 }
 
@@ -36,7 +37,7 @@ func (a *announcer) set(now time.Duration, lost uint32) {
 
 // deadline returns when a notice is due.
 func (a *announcer) deadline() time.Duration {
-	if !a.on && !a.held && !a.committed {
+	if !a.on && !a.held && !a.committed && !a.bulk {
 		return None
 	}
 	return a.due

@@ -22,6 +22,7 @@ type peer struct {
 	addrs     [maxLinks]netip.Addr
 	strangers []netip.Addr
 	heard     time.Duration
+	dataAt    time.Duration // when the last flow or expectation came
 	began     time.Duration // when this process of the peer started
 
 	have  bool

@@ -73,7 +73,7 @@ type list struct {
 type control struct {
 	flags    wire.Flags // without Hello and HelloBack
 	from, to wire.Seq   // as the header has them
-	number   uint64     // of a RESYNC
+	number   uint64     // of a RESYNC or NACK
 }
 
 // queues are the lists of a machine and the elements in them.

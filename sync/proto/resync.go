@@ -14,25 +14,28 @@ type resync struct {
 	number   uint64        // of the last request
 	sent     bool          // the request is queued or sent
 	granted  bool          // the peer has acknowledged it
+	answered bool          // and then a C daemon has sent all that it has
 	begun    bool          // the peer has marked the beginning of a bulk
 	greeted  bool          // the request has to wait for the answer to our HELLO
 	bulk     wire.Seq      // the number of the last bulk that began, if seen
 	seen     bool
 	next     time.Duration // the earliest time of the next request
 	interval time.Duration
+
+	grantedAt time.Duration
 }
 
 // want starts a new request for everything, which replaces any earlier one.
 func (r *resync) want(now time.Duration) {
 	r.wanted, r.since = true, now
-	r.sent, r.granted, r.begun, r.greeted = false, false, false, false
+	r.sent, r.granted, r.answered, r.begun, r.greeted = false, false, false, false, false
 }
 
 // begin records that the peer has begun a bulk.
 func (r *resync) begin(now time.Duration, number wire.Seq) {
 	// A C daemon answers without marks, so a request to one stays wanted.
 	r.expected = r.wanted && now-r.since < maxResyncInterval
-	r.wanted, r.sent, r.granted, r.begun = true, true, true, true
+	r.wanted, r.sent, r.granted, r.begun, r.answered = true, true, true, true, false
 	r.bulk, r.seen = number, true
 	r.next = now + maxResyncInterval
 }
@@ -92,7 +95,7 @@ func (m *FTFW) tickResync(now time.Duration) Events {
 
 func (m *FTFW) ask(now time.Duration) {
 	r := &m.resync
-	r.sent, r.granted, r.begun = true, false, false
+	r.sent, r.granted, r.answered, r.begun = true, false, false, false
 	r.since = now
 	r.next = now + r.interval
 	r.interval = min(2*r.interval, maxResyncInterval)
@@ -111,6 +114,7 @@ func (m *FTFW) marked(now time.Duration, h wire.Header) Events {
 	}
 	switch {
 	case !h.IsMark():
+		m.settleUnmarked(now)
 	case h.Flags&wire.BulkBegin != 0 && (m.peer.overtaken(now, h.Seq) || r.seen && h.From == r.bulk):
 		// The mark is late or a copy. Objects of the bulk have arrived before it, and
 		// would seem to be gone at the peer.
@@ -142,6 +146,7 @@ func (m *FTFW) BeginBulk(now time.Duration) bool {
 		return false
 	}
 	b.running, b.queued, b.failed, b.overflown, b.dropped = true, false, false, false, false
+	m.now = now
 	m.knowHeld()
 	b.number++
 	b.due = now + bulkInterval

@@ -35,6 +35,7 @@ var rewrite = flag.Bool("rewrite", false, "write what the scenarios do into thei
 //	late                             the first message goes to the end
 //	inject NAME FROM LINK HEADER     a message from an address: "A 192.0.2.9 0 NEW 17"
 //	unacknowledged NAME              lists the resend queue
+//	receipt NAME                     what it has received of what the peer has
 //	stats NAME
 func TestScenarios(t *testing.T) {
 	files, err := filepath.Glob("testdata/scenarios/*.txt")
@@ -176,6 +177,9 @@ func (sc *scenario) command(words []string) {
 				sc.printf("object %d", u.Seq)
 			}
 		}
+	case "receipt":
+		r := sc.node(args[0]).m.(*FTFW).Receipt(sc.now)
+		sc.printf("%s: %s, %d gaps, %v late", args[0], [...]string{"no copy", "requested", "granted", "arrived"}[r.Copy], r.Gaps, r.Late)
 	case "stats":
 		sc.printf("%+v", sc.node(args[0]).m.Stats())
 	default:
@@ -318,6 +322,9 @@ func (sc *scenario) pump(n *actor) {
 		if s.Notice.Has&wire.HasHeld != 0 {
 			what = strings.TrimSpace(fmt.Sprint(what, " held ", s.Notice.HeldFlows, "+", s.Notice.HeldExpects))
 		}
+		if s.Notice.Has&wire.HasBulk != 0 {
+			what = strings.TrimSpace(what + " bulk")
+		}
 		sc.printf("%v %s sends %s", sc.now, n.name, strings.TrimSpace(describeHeader(s.Header)+" "+what))
 		sc.net = append(sc.net, flight{n, s.Header, what})
 	}
@@ -347,6 +354,9 @@ func (sc *scenario) arrive(f flight) {
 
 func (sc *scenario) receive(n *actor, link int, from netip.Addr, h wire.Header, what string) {
 	v, e := n.m.Receive(sc.now, link, from, h)
+	if m, ok := n.m.(*FTFW); ok && what != "" && h.CarriesNotice() {
+		m.Noticed()
+	}
 	text := [...]string{"apply", "handled", "ignore", "bad header", "bad type"}[v]
 	if e != 0 {
 		text += ", " + eventNames(e)

@@ -256,10 +256,14 @@ func (d *daemon) noteOrder(events Events) {
 // notice compares the number of entries that the peer has announced with those received.
 func (d *daemon) notice(body []byte) {
 	var n wire.Notice
-	if wire.ParseNotice(body, &n) != nil || n.Has&wire.HasHeld == 0 {
+	if wire.ParseNotice(body, &n) != nil || n.Has == 0 {
 		return
 	}
 	m := d.m.(*FTFW)
+	m.Noticed()
+	if n.Has&wire.HasHeld == 0 {
+		return
+	}
 	if d.sweep.Announced(int(n.HeldFlows+n.HeldExpects), len(d.ext)) == Remove {
 		d.removeGone()
 	}

@@ -10,6 +10,7 @@ const (
 	HasIncomplete NoticeHas = 1 << iota // Incomplete
 	HasHeld                             // HeldFlows and HeldExpects
 	HasCommitted                        // Committed
+	HasBulk                             // a bulk of the sender is under way; it has no value
 )
 
 // Notice is the body of an ALIVE: what a ctbox node announces about itself. C daemons
@@ -34,6 +35,7 @@ const (
 	noticeIncomplete = 1
 	noticeHeld       = 2
 	noticeCommitted  = 3
+	noticeBulk       = 9
 )
 
 // noticeFieldLen is the size of a field's number and length.
@@ -64,6 +66,9 @@ func AppendNotice(dst []byte, h Header, n *Notice) []byte {
 	if n.Has&HasCommitted != 0 {
 		dst = append(dst, 0, noticeCommitted, 0, 4)
 		dst = binary.BigEndian.AppendUint32(dst, n.Committed)
+	}
+	if n.Has&HasBulk != 0 {
+		dst = append(dst, 0, noticeBulk, 0, 0)
 	}
 	setLength(dst, start)
 	return dst
@@ -100,7 +105,9 @@ func ParseNotice(body []byte, n *Notice) error {
 		case number == noticeCommitted && size == 4:
 			got.Has |= HasCommitted
 			got.Committed = binary.BigEndian.Uint32(value)
-		case number == noticeIncomplete || number == noticeHeld || number == noticeCommitted:
+		case number == noticeBulk && size == 0:
+			got.Has |= HasBulk
+		case number == noticeBulk || number == noticeIncomplete || number == noticeHeld || number == noticeCommitted:
 			return ErrNotice
 		}
 	}

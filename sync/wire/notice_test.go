@@ -15,6 +15,7 @@ var notices = []struct {
 	{"held", "1a 10 00 18 00 00 00 07 63 74 62 78 00 02 00 08 00 00 00 c8 00 00 00 03",
 		Notice{Has: HasHeld, HeldFlows: 200, HeldExpects: 3}},
 	{"committed", "1a 10 00 14 00 00 00 07 63 74 62 78 00 03 00 04 00 00 05 dc", Notice{Has: HasCommitted, Committed: 1500}},
+	{"bulk", "1a 10 00 10 00 00 00 07 63 74 62 78 00 09 00 00", Notice{Has: HasBulk}},
 	{"both", "1a 10 00 20 00 00 00 07 63 74 62 78 00 01 00 04 00 00 00 01 00 02 00 08 00 00 00 c8 00 00 00 03",
 		Notice{Has: HasIncomplete | HasHeld, Incomplete: 1, HeldFlows: 200, HeldExpects: 3}},
 }
@@ -48,12 +49,13 @@ func TestNoticeIsJudged(t *testing.T) {
 		{"magic alone", "63 74 62 78", Notice{}, nil},
 		{"unknown field", "63 74 62 78 ff ff 00 03 01 02 03 00 00 01 00 04 00 00 00 05", Notice{Has: HasIncomplete, Incomplete: 5}, nil},
 		{"unknown field without its padding", "63 74 62 78 00 01 00 04 00 00 00 05 ff ff 00 01 09", Notice{Has: HasIncomplete, Incomplete: 5}, nil},
-		{"unknown field without a value", "63 74 62 78 00 09 00 00 00 01 00 04 00 00 00 05", Notice{Has: HasIncomplete, Incomplete: 5}, nil},
+		{"unknown field without a value", "63 74 62 78 00 7e 00 00 00 01 00 04 00 00 00 05", Notice{Has: HasIncomplete, Incomplete: 5}, nil},
 		{"the last of two counts", "63 74 62 78 00 01 00 04 00 00 00 05 00 01 00 04 00 00 00 06", Notice{Has: HasIncomplete, Incomplete: 6}, nil},
 		{"cut in a number", "63 74 62 78 00 01 00 04 00 00 00 05 00", Notice{}, ErrNotice},
 		{"cut in a value", "63 74 62 78 00 01 00 04 00 00 05", Notice{}, ErrNotice},
 		{"longer than the message", "63 74 62 78 00 07 ff ff 00 00 00 00", Notice{}, ErrNotice},
 		{"incomplete of two bytes", "63 74 62 78 00 01 00 02 00 05 00 00", Notice{}, ErrNotice},
+		{"bulk of four bytes", "63 74 62 78 00 09 00 04 00 00 00 05", Notice{}, ErrNotice},
 		{"held of four bytes", "63 74 62 78 00 02 00 04 00 00 00 05", Notice{}, ErrNotice},
 	} {
 		n := Notice{Has: HasHeld, HeldFlows: 9}
