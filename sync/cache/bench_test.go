@@ -21,12 +21,12 @@ var shapes = []struct {
 	{"external/IPv6", true, externalFlow},
 }
 
-// scatter is a bijection on the numbers below a million: an order that no cache of
-// the processor foresees.
+// scatter is a bijection on the numbers below a million, in an order that defeats the CPU's
+// caches.
 func scatter(i int) uint32 { return uint32(i) * 2654435761 % million }
 
-// BenchmarkMemory prints what the process's heap grows by for a flow, index, slack
-// and all, and what one garbage collection takes with a million of them.
+// BenchmarkMemory reports the growth of the process's heap per flow, index and slack included,
+// and the time of one garbage collection with a million flows.
 func BenchmarkMemory(b *testing.B) {
 	for _, s := range shapes {
 		b.Run(s.name, func(b *testing.B) {
@@ -116,7 +116,7 @@ func BenchmarkTurnover(b *testing.B) {
 	}
 }
 
-// BenchmarkList goes through a million flows in slices of 256.
+// BenchmarkList iterates over a million flows in slices of 256.
 func BenchmarkList(b *testing.B) {
 	c := NewFlows(Config{})
 	fill(c, 0, million, false, internalFlow)
@@ -136,7 +136,7 @@ func BenchmarkList(b *testing.B) {
 	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/million, "ns/flow")
 }
 
-// BenchmarkRefresh is ALARM's load: a million timers, each armed again when it ends.
+// BenchmarkRefresh simulates ALARM's load: a million timers, each armed again when it ends.
 func BenchmarkRefresh(b *testing.B) {
 	c := NewFlows(Config{Timers: true})
 	fill(c, 0, million, false, internalFlow)

@@ -72,7 +72,7 @@ func TestExpects(t *testing.T) {
 	}
 }
 
-// Many expectations, so that memory comes and goes.
+// The table grows and shrinks with many expectations.
 func TestExpectsChurn(t *testing.T) {
 	c := NewExpects(Config{})
 	var handles []Handle

@@ -11,7 +11,7 @@ import (
 
 const t0 = 100 * time.Second
 
-// internalFlow is flow i as the kernel's events give it: TCP, source NAT, id.
+// internalFlow sets f to flow i as in the kernel's events: TCP, source NAT, id.
 func internalFlow(f *ctnetlink.Flow, i uint32, ipv6 bool) {
 	f.Reset()
 	tuple(&f.Orig, i, ipv6)
@@ -25,7 +25,7 @@ func internalFlow(f *ctnetlink.Flow, i uint32, ipv6 bool) {
 	f.TCPWScaleOrig, f.TCPWScaleRepl = 7, 7
 }
 
-// externalFlow is the same flow as a peer tells of it.
+// externalFlow sets f to the same flow as in a peer's message.
 func externalFlow(f *ctnetlink.Flow, i uint32, ipv6 bool) {
 	f.Reset()
 	tuple(&f.Orig, i, ipv6)
@@ -90,7 +90,7 @@ func TestIdentity(t *testing.T) {
 			if (a == b) != c.same {
 				t.Errorf("%s, IPv6 %t: same flow = %v, want %v", name, ipv6, a == b, c.same)
 			}
-			// Two flows may have one hash.
+			// Two flows may have the same hash.
 			slot, k := tab.slot(a), must(keyOfFlow(f))
 			if found := tab.find(&k, tab.heads.at(slot).hash); (found == slot) != c.same {
 				t.Errorf("%s, IPv6 %t: with an equal hash it is found = %v, want %v", name, ipv6, found == slot, c.same)
@@ -99,7 +99,7 @@ func TestIdentity(t *testing.T) {
 	}
 }
 
-// Two GRE flows between the same hosts are two flows where the keys are known.
+// Two GRE flows between the same hosts are different flows if their keys are known.
 func TestGREKeys(t *testing.T) {
 	c := NewFlows(Config{})
 	var f ctnetlink.Flow
@@ -114,15 +114,15 @@ func TestGREKeys(t *testing.T) {
 	if h := c.FindTuple(&f.Orig, 0); !c.Load(h, &f) || f.Orig.SrcPort != 2 || f.Orig.DstPort != 102 {
 		t.Fatalf("keys %d, %d after Load", f.Orig.SrcPort, f.Orig.DstPort)
 	}
-	f.Orig.Has &^= ctnetlink.TuplePorts // as a peer sends it
+	f.Orig.Has &^= ctnetlink.TuplePorts // as in a peer's message
 	f.Orig.SrcPort, f.Orig.DstPort = 0, 0
 	if h := c.FindTuple(&f.Orig, 0); h != 0 {
 		t.Fatal("a flow without keys found one with keys")
 	}
 }
 
-// A dead flow keeps its contents and makes way for a new one with its tuple.
-func TestDeadAndSuccessor(t *testing.T) {
+// A dead flow keeps its contents while a new flow with its tuple is inserted.
+func TestDeadFlowAndItsSuccessor(t *testing.T) {
 	c := NewFlows(Config{})
 	var f ctnetlink.Flow
 	internalFlow(&f, 1, true)
@@ -144,8 +144,8 @@ func TestDeadAndSuccessor(t *testing.T) {
 	}
 }
 
-// A million entries come and go; the memory comes and goes with them.
-func TestMemoryIsGivenBack(t *testing.T) {
+// The memory of a million entries is freed when they are removed.
+func TestMemoryIsFreed(t *testing.T) {
 	const n = 20000
 	c := NewFlows(Config{Timers: true})
 	empty := c.Bytes()
@@ -186,7 +186,7 @@ func TestMemoryIsGivenBack(t *testing.T) {
 	}
 }
 
-// What is there all the time is visited exactly once, whatever else happens.
+// An iteration visits an entry that stays in the table exactly once, despite other changes.
 func TestCursor(t *testing.T) {
 	r := rand.New(rand.NewPCG(7, 7))
 	c := NewFlows(Config{})
@@ -255,7 +255,7 @@ func TestIndexGrowth(t *testing.T) {
 	}
 }
 
-// More distinct security contexts than are kept: the flow stays, the text goes.
+// Beyond the limit of distinct security contexts, flows are stored without theirs.
 func TestTooManyContexts(t *testing.T) {
 	c := NewFlows(Config{})
 	var f ctnetlink.Flow
@@ -270,9 +270,8 @@ func TestTooManyContexts(t *testing.T) {
 	}
 }
 
-// CacheTimeout may be as long as the configuration has numbers, which is how some write
-// "never". A timer that is longer than the wheel's clock has room for must not end at
-// once.
+// CacheTimeout can be the largest number of the configuration, which some use for "never". A
+// timer that is longer than the wheel's range must not end at once.
 func TestLongestTimer(t *testing.T) {
 	const longest = (1<<31 - 1) * time.Second
 	c := NewFlows(Config{Timers: true})
@@ -296,7 +295,7 @@ func TestLongestTimer(t *testing.T) {
 	}
 }
 
-// In the steady state nothing allocates.
+// Operations in the steady state cause no allocations.
 func TestAllocs(t *testing.T) {
 	for name, ipv6 := range map[string]bool{"IPv4": false, "IPv6": true} {
 		c := NewFlows(Config{Timers: true})

@@ -11,8 +11,7 @@ import (
 	"ctbox/nl/ctnetlink"
 )
 
-// model is the table as one would write it without a thought for speed: the
-// reference that the real one is compared with.
+// model is a simple, slow implementation of the table, with which the real one is compared.
 type model struct {
 	limit int
 	live  map[key]*object
@@ -31,7 +30,7 @@ type object struct {
 	sweep            int
 }
 
-// canon returns f as the table keeps it: absent fields zero, and nothing it drops.
+// canon returns f as the table stores it: absent fields are zero, and unstored ones absent.
 func canon(f *ctnetlink.Flow) ctnetlink.Flow {
 	var c ctnetlink.Flow
 	c.Has = kept(f.Has, f.Orig.Proto)
@@ -105,7 +104,7 @@ func equal(a, b *ctnetlink.Flow) bool {
 	return fmt.Sprintf("%+v", *a) == fmt.Sprintf("%+v", *b)
 }
 
-// merged is the rule of an update, attribute by attribute.
+// merged applies an update, attribute by attribute.
 func merged(old, new ctnetlink.Flow) ctnetlink.Flow {
 	m := old
 	m.Has |= new.Has
@@ -115,7 +114,7 @@ func merged(old, new ctnetlink.Flow) ctnetlink.Flow {
 	if new.Master.Has != 0 {
 		m.Master = new.Master
 	}
-	// What new has not is zero in it, so that its fields can be told by its bits.
+	// The absent fields of new are zero, so its bits describe its fields.
 	n := new
 	for _, c := range []struct {
 		bit  ctnetlink.Attr
@@ -173,7 +172,7 @@ func (m *model) put(f *ctnetlink.Flow, now time.Duration, replace bool) (*object
 		m.stats.Updated++
 		after := o.flow
 		before.Timeout, after.Timeout = 0, 0
-		// A timeout that appears is a change.
+		// An added timeout is a change.
 		if equal(&before, &after) {
 			return o, Unchanged
 		}
@@ -190,7 +189,7 @@ func (m *model) put(f *ctnetlink.Flow, now time.Duration, replace bool) (*object
 	return o, Created
 }
 
-// script turns bytes into operations, so that a fuzzer can write them.
+// script derives operations from bytes, so that a fuzzer can generate them.
 type script []byte
 
 func (s *script) next() byte {
@@ -236,7 +235,7 @@ func (s *script) tuple(ipv6 bool, proto uint8) ctnetlink.Tuple {
 	return t
 }
 
-// flow makes a flow out of a few addresses and ports, so that keys repeat.
+// flow returns a flow with one of a few addresses and ports, so that keys repeat.
 func (s *script) flow() *ctnetlink.Flow {
 	var f ctnetlink.Flow
 	b := s.next()
@@ -292,12 +291,12 @@ func (s *script) flow() *ctnetlink.Flow {
 	return &f
 }
 
-// play runs a script against the table and the model and compares them all along.
+// play runs a script against the table and the model and compares them after each operation.
 func play(t *testing.T, s script, limit int) {
 	m := &model{limit: limit, live: map[key]*object{}, dead: map[Handle]*object{}}
 	c := NewFlows(Config{Limit: limit, Timers: true})
 	now := 1000 * time.Second
-	var handles []Handle // all ever given
+	var handles []Handle // all that were ever returned
 	pick := func() Handle {
 		if len(handles) == 0 {
 			return 0
@@ -518,7 +517,7 @@ func randomScript(seed uint64, n int) script {
 	return s
 }
 
-// TestModel plays random scripts; a failure names the seed that repeats it.
+// TestModel plays random scripts. A failure names its seed, which repeats it.
 func TestModel(t *testing.T) {
 	for seed := range uint64(60) {
 		limit := []int{0, 5, 300}[seed%3]

@@ -100,7 +100,7 @@ func setL4(t *ctnetlink.Tuple, p l4, bits ctnetlink.Attr) {
 	t.Has |= ctnetlink.TupleSrcPort*ctnetlink.TupleAttr(bits&1) | ctnetlink.TupleDstPort*ctnetlink.TupleAttr(bits>>1&1)
 }
 
-// whole is what a complete tuple has besides its layer-4 part and a zone.
+// whole is the set of fields of a complete tuple, without its layer-4 part and zone.
 const whole = ctnetlink.TupleSrc | ctnetlink.TupleDst | ctnetlink.TupleProto
 
 // key is the identity of a flow among nodes. Unlike ctnetlink.FlowKey it has no id, which

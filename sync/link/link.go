@@ -105,7 +105,7 @@ type seen struct {
 	source atomic.Pointer[netip.Addr] // the address that datagrams leave from
 }
 
-// sockets is what an open link has: the sockets of one transport, and their goroutines.
+// sockets are the sockets of one transport, with their goroutines.
 type sockets interface {
 	send(p *wire.Packer)
 	status(s *Stats)

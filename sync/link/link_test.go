@@ -16,7 +16,7 @@ import (
 	"ctbox/sync/wire"
 )
 
-// site is a namespace with a link in it.
+// site is a namespace with a link.
 type site struct {
 	ns      *netnstest.NS
 	link    *Link

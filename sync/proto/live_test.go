@@ -141,7 +141,7 @@ func externalOf(d *peertest.Daemon) func() map[uint16]uint32 {
 			return got
 		}
 		got = map[uint16]uint32{}
-		for l := range strings.Lines(d.Tell("-e")) {
+		for l := range strings.Lines(d.Command("-e")) {
 			if m := line.FindStringSubmatch(l); m != nil {
 				key, _ := strconv.ParseUint(m[1], 10, 16)
 				mark, _ := strconv.ParseUint(m[2], 10, 32)
@@ -200,7 +200,7 @@ func TestFTFWWithDebian(t *testing.T) {
 	l.faults.loss = 0
 	l.until("both know all after losses", equal)
 
-	d.Tell("-n")
+	d.Command("-n")
 	l.until("the end of our bulk", func() bool { return l.ours.m.Stats().Bulks > 0 && l.ours.m.Stats().Transmit == 0 })
 	l.until("both know all after their resync", equal)
 
@@ -211,7 +211,7 @@ func TestFTFWWithDebian(t *testing.T) {
 	l.until("we know all after a restart", func() bool { return maps.Equal(l.remote.table, l.ours.external()) })
 
 	if n := d.Malformed(); n != 0 {
-		t.Errorf("conntrackd refused %d messages:\n%s", n, d.Tell("-s", "network"))
+		t.Errorf("conntrackd refused %d messages:\n%s", n, d.Command("-s", "network"))
 	}
 	d.Stop()
 	changes(5)
@@ -257,7 +257,7 @@ func testSimpleMode(t *testing.T, l *live, d *peertest.Daemon) {
 		return maps.Equal(l.remote.table, l.ours.external()) && maps.Equal(l.ours.table, theirExternal())
 	})
 	if n := d.Malformed(); n != 0 {
-		t.Errorf("conntrackd refused %d messages:\n%s", n, d.Tell("-s", "network"))
+		t.Errorf("conntrackd refused %d messages:\n%s", n, d.Command("-s", "network"))
 	}
 	if c := l.ours.counters; c.Malformed() != 0 {
 		t.Errorf("we refused messages of conntrackd: %+v", c)

@@ -8,7 +8,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-// everything returns a flow of the protocol with all that the wire carries for it.
+// everything returns a flow of the protocol with every attribute that the wire carries for it.
 func everything(proto uint8) ctnetlink.Flow {
 	f := ctnetlink.Flow{
 		Has: ctnetlink.HasStatus | ctnetlink.HasTimeout | ctnetlink.HasMark | ctnetlink.HasZone | ctnetlink.HasSeqAdjOrig | ctnetlink.HasSeqAdjReply |
@@ -35,8 +35,8 @@ func everything(proto uint8) ctnetlink.Flow {
 	return f
 }
 
-// An attribute that the kernel did not send is absent on the other side, too: a
-// receiver that took it for a zero would write that over what it knows.
+// An attribute that the kernel did not send is absent at the receiver too. A receiver that took
+// it for zero would overwrite the value that it has.
 func TestAbsentAttributesTravelAsAbsent(t *testing.T) {
 	const seqAdj = ctnetlink.HasSeqAdjOrig | ctnetlink.HasSeqAdjReply
 	for _, proto := range []uint8{ctnetlink.ProtoTCP, ctnetlink.ProtoUDP, ctnetlink.ProtoSCTP, ctnetlink.ProtoDCCP} {
@@ -58,7 +58,7 @@ func TestAbsentAttributesTravelAsAbsent(t *testing.T) {
 				if diff := cmp.Diff(f, got); diff != "" {
 					t.Errorf("protocol %d (-want +got):\n%s", proto, diff)
 				}
-			case ctnetlink.HasStatus: // the C daemon's parser wants one
+			case ctnetlink.HasStatus: // the C daemon's parser requires it
 				want |= bit
 			case ctnetlink.HasTCPState, ctnetlink.HasSCTPState, ctnetlink.HasDCCPState: // one group
 				want &^= ctnetlink.TCPAttrs | ctnetlink.SCTPAttrs | ctnetlink.DCCPAttrs
@@ -86,7 +86,7 @@ func TestAbsentAttributesTravelAsAbsent(t *testing.T) {
 	}
 }
 
-// nextAttrBit returns the lowest bit of all above bit, 0 if there is none.
+// nextAttrBit returns the lowest set bit of all above bit, or 0.
 func nextAttrBit(all, bit ctnetlink.Attr) ctnetlink.Attr {
 	rest := all
 	if bit != 0 {
@@ -110,7 +110,7 @@ func TestAbsentAttributesOfExpectations(t *testing.T) {
 			t.Fatal(err)
 		}
 		want := x.Has
-		if bit == ctnetlink.ExpectHasFlags { // the C daemon's always have some
+		if bit == ctnetlink.ExpectHasFlags { // the C daemon always sends flags
 			want |= bit
 			if got.Flags != 0 {
 				t.Errorf("absent flags are %#x", got.Flags)
@@ -122,8 +122,8 @@ func TestAbsentAttributesOfExpectations(t *testing.T) {
 	}
 }
 
-// The reply tuple of a flow that only one side of is translated differs in that
-// side, but what the kernel says counts.
+// Translations follow the status bits. The reply tuple can differ from the original one in a
+// side that the status does not mark as translated.
 func TestTranslationsAreThoseOfTheStatus(t *testing.T) {
 	f := ctnetlink.Flow{
 		Has:  ctnetlink.HasStatus,

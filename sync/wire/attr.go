@@ -11,8 +11,8 @@ import (
 // attrHeaderLen is the size of an attribute's length and number.
 const attrHeaderLen = 4
 
-// PayloadError says why the attributes of a message, and with them the whole message,
-// were refused. It counts as Counters.BadPayload.
+// PayloadError is the reason why the attributes of a message, and with them the whole message,
+// are refused. It counts as Counters.BadPayload.
 type PayloadError string
 
 func (e PayloadError) Error() string { return "malformed payload: " + string(e) }
@@ -157,8 +157,8 @@ func parsePorts(t *ctnetlink.Tuple, p []byte) {
 	t.Has |= ctnetlink.TuplePorts
 }
 
-// parseText copies NUL-terminated text into dst, zeroes after it, and returns its
-// length, or -1 where the NUL is missing or dst too small for text and NUL.
+// parseText copies NUL-terminated text into dst, zeroes the rest of dst, and returns the
+// text's length. It returns -1 if the NUL is missing or dst is too small for text and NUL.
 func parseText(dst, p []byte) int {
 	n := bytes.IndexByte(p, 0)
 	if n < 0 || n >= len(dst) {

@@ -6,7 +6,7 @@ import (
 	"ctbox/nl/ctnetlink"
 )
 
-// typicalFlow is what most of a firewall's table looks like to a sender.
+// typicalFlow returns a flow like most of a firewall's table.
 func typicalFlow() *ctnetlink.Flow {
 	f := flowDumps[0].flow
 	f.Has |= ctnetlink.HasMark | ctnetlink.HasCountersOrig | ctnetlink.HasCountersReply | ctnetlink.HasID
@@ -15,7 +15,7 @@ func typicalFlow() *ctnetlink.Flow {
 	return &f
 }
 
-func TestNothingIsAllocatedForAMessage(t *testing.T) {
+func TestMessageAllocations(t *testing.T) {
 	flow, expect := typicalFlow(), expectDump()
 	p := NewPacker(1472)
 	var c Counters
@@ -54,7 +54,7 @@ func TestNothingIsAllocatedForAMessage(t *testing.T) {
 				}
 			}
 		}
-		// What is refused costs nothing either.
+		// A refused message causes no allocation either.
 		if ParseFlow(nil, &got) == nil {
 			t.Fatal("an empty message was taken")
 		}
@@ -89,7 +89,7 @@ func BenchmarkParseFlow(b *testing.B) {
 	}
 }
 
-// BenchmarkPacker is a whole batch: 1000 flows into datagrams.
+// BenchmarkPacker packs a batch of 1000 flows into datagrams.
 func BenchmarkPacker(b *testing.B) {
 	f := typicalFlow()
 	p := NewPacker(1472)

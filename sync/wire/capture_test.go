@@ -14,12 +14,12 @@ import (
 
 // capturedMessage is one message that Debian's conntrackd sent.
 type capturedMessage struct {
-	step string // what made it
+	step string // the test step that caused it
 	raw  []byte
 }
 
-// captureFile holds messages that TestDebianDaemons captured, one a line after
-// "# " and the step that made them.
+// captureFile has messages that TestDebianDaemons captured, one per line, after "# " and the
+// step that caused them.
 var captureFile = filepath.Join("testdata", "conntrackd-1.4.7.hex")
 
 func capturedMessages(t testing.TB) []capturedMessage {
@@ -45,9 +45,8 @@ func capturedMessages(t testing.TB) []capturedMessage {
 	return out
 }
 
-// checkRoundTrip parses a message of a C daemon and encodes it again: the bytes
-// must be the same but for the zero ports that the C daemon sends with
-// translated ICMP flows.
+// checkRoundTrip parses a message of a C daemon and encodes it again. The bytes must be equal,
+// except for the zero ports that the C daemon sends with translated ICMP flows.
 func checkRoundTrip(t *testing.T, m capturedMessage) Header {
 	t.Helper()
 	var c Counters
@@ -98,7 +97,7 @@ func withoutZeroPorts(msg []byte) []byte {
 	return out
 }
 
-func TestCapturedMessagesSurviveByteForByte(t *testing.T) {
+func TestCapturedMessagesRoundTrip(t *testing.T) {
 	seen := map[Type]int{}
 	flags := Flags(0)
 	for _, m := range capturedMessages(t) {

@@ -24,7 +24,7 @@ func readDescription(t *testing.T) string {
 
 var attributeRow = regexp.MustCompile(`(?m)^\| (\d+) \| [A-Z0-9_]+ \| ((?:up to )?\d+) \|`)
 
-// The tables of attributes in the description are those of the receiver.
+// The attribute tables in docs/sync-protocol.md match the receiver's.
 func TestDescriptionHasTheAttributes(t *testing.T) {
 	text := readDescription(t)
 	for _, tt := range []struct {
@@ -57,7 +57,7 @@ func TestDescriptionHasTheAttributes(t *testing.T) {
 
 var exampleBytes = regexp.MustCompile(`^(?:[0-9a-f]{2} )*[0-9a-f]{2}(?:$|  )`)
 
-// Every example is one message, and data among them is what this package writes.
+// Every example in docs/sync-protocol.md is one message, and this package writes the same data messages.
 func TestDescriptionHasGoodExamples(t *testing.T) {
 	blocks := strings.Split(readDescription(t), "```message\n")[1:]
 	if len(blocks) == 0 {

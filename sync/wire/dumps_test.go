@@ -12,8 +12,8 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-// unhex reads annotated hex: white space, "|" and all from "#" to the line's end
-// are left out.
+// unhex decodes annotated hex. It ignores white space, "|" and everything from "#" to the end
+// of a line.
 func unhex(t testing.TB, s string) []byte {
 	t.Helper()
 	var digits strings.Builder
@@ -64,19 +64,18 @@ var (
 	outer  = v4(198, 51, 100, 1) // the firewall's address towards the server
 )
 
-// flowDump is a message as a C daemon sends it and the flow that is in it.
+// flowDump is a message of a C daemon and the flow that it contains.
 type flowDump struct {
 	name   string
 	hex    string
 	header Header
 	enc    Encoder
 	flow   ctnetlink.Flow  // as received
-	reply  ctnetlink.Tuple // at the sender's kernel; flow's translations follow from it
+	reply  ctnetlink.Tuple // in the sender's kernel; the flow's translations follow from it
 }
 
-// flowDumps are messages of conntrackd, with addresses of the
-// documentation ranges; those with small sequence numbers were put together from
-// attributes of several.
+// flowDumps are messages of conntrackd, with documentation addresses. Messages with small
+// sequence numbers are composed of attributes of several messages.
 var flowDumps = []flowDump{
 	{
 		name: "TCP new with source NAT",
@@ -268,7 +267,7 @@ var flowDumps = []flowDump{
 	},
 }
 
-func TestFlowDumpsAreMadeAndRead(t *testing.T) {
+func TestFlowDumpsRoundTrip(t *testing.T) {
 	for _, d := range flowDumps {
 		t.Run(d.name, func(t *testing.T) {
 			raw := unhex(t, d.hex)
@@ -330,7 +329,7 @@ func expectDump() ctnetlink.Expect {
 	return x
 }
 
-func TestExpectDumpIsMadeAndRead(t *testing.T) {
+func TestExpectDumpRoundTrip(t *testing.T) {
 	raw := unhex(t, expectHex)
 	want := expectDump()
 	h := Header{Type: ExpectNew, Seq: 0x6b038d51}
@@ -353,8 +352,8 @@ func TestExpectDumpIsMadeAndRead(t *testing.T) {
 	}
 }
 
-// A C daemon on a kernel that does not track DCCP sends ports that its memory
-// happened to hold, other ones with every message.
+// A C daemon on a kernel that does not track DCCP sends uninitialised memory as ports,
+// different in every message.
 func TestPortsOfUntrackedDCCPAreIgnored(t *testing.T) {
 	raw := unhex(t, `00 0c 00 00 c0 00 02 02 c6 33 64 02 | 00 08 00 05 00 00 00 08 | 00 05 00 02 21 00 00 00 | 00 08 00 03 00 00 0b b8`)
 	var f ctnetlink.Flow
@@ -366,7 +365,7 @@ func TestPortsOfUntrackedDCCPAreIgnored(t *testing.T) {
 	}
 }
 
-func TestIPv6ExpectationGetsItsTranslationBack(t *testing.T) {
+func TestIPv6ExpectationKeepsItsTranslation(t *testing.T) {
 	want := expectDump()
 	for _, tup := range []*ctnetlink.Tuple{&want.Master, &want.Tuple, &want.Mask, &want.NATTuple} {
 		tup.Family = nl.FamilyIPv6

@@ -9,8 +9,8 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-// FuzzDatagram feeds whole datagrams: walking ends,
-// and whatever parses can be sent on and parses to the same again.
+// FuzzDatagram reads whole datagrams. Reading must end, and every message that parses can be
+// encoded again and parses to the same.
 func FuzzDatagram(f *testing.F) {
 	for _, d := range flowDumps {
 		f.Add(unhex(f, d.hex))
@@ -79,9 +79,9 @@ func resendExpect(t *testing.T, h Header, x *ctnetlink.Expect) {
 	}
 }
 
-// carried is what the wire carries of a tuple: a message may have ports, or ICMP's
-// fields, that nobody sends for its protocol; and ports of DCCP that are not known
-// are zeros there (complete).
+// carried returns the part of a tuple that the wire carries. A message may have ports or ICMP
+// fields that its protocol does not have, and unknown ports of DCCP are sent as zeros (see
+// complete).
 func carried(t ctnetlink.Tuple) ctnetlink.Tuple {
 	if !hasWirePorts(t.Proto) || t.Proto == ctnetlink.ProtoDCCP && t.SrcPort == 0 && t.DstPort == 0 {
 		t.SrcPort, t.DstPort, t.Has = 0, 0, t.Has&^ctnetlink.TuplePorts
@@ -92,8 +92,8 @@ func carried(t ctnetlink.Tuple) ctnetlink.Tuple {
 	return t
 }
 
-// FuzzFlow is the way of a flow from one kernel to another: what is sent of any
-// flow parses, and to the same as far as the wire carries it.
+// FuzzFlow encodes any flow. The message must parse to the same flow, as far as the wire
+// carries it.
 func FuzzFlow(f *testing.F) {
 	for _, d := range flowDumps {
 		f.Add(unhex(f, d.hex)[HeaderLen:], uint32(0x19f), "ftp", uint8(3), uint16(7))

@@ -38,7 +38,7 @@ func ftfw(local, peer string) string {
 	}`, local, peer)
 }
 
-// sniffer sees the messages on an interface, both ways.
+// sniffer captures the messages on an interface, in both directions.
 type sniffer struct {
 	t    *testing.T
 	fd   int
@@ -60,7 +60,7 @@ func sniff(t *testing.T, ns *netnstest.NS) *sniffer {
 	return s
 }
 
-// poll takes what has come and returns the number of messages seen so far.
+// poll reads the captured packets and returns the number of messages so far.
 func (s *sniffer) poll() int {
 	buf := make([]byte, 65536)
 	for {
@@ -88,7 +88,7 @@ func (s *sniffer) poll() int {
 	}
 }
 
-// await runs do and waits until a message that is wanted comes after it.
+// await runs do and waits for a wanted message after it.
 func (s *sniffer) await(step string, do func(), want func(h Header) bool) []byte {
 	s.t.Helper()
 	at := s.poll()
@@ -114,7 +114,7 @@ func flagIs(flag Flags) func(Header) bool {
 	return func(h Header) bool { return h.Flags&flag != 0 }
 }
 
-// kernel changes the connection tracking table of a namespace and hears of it.
+// kernel changes the flow table of a namespace and receives its events.
 type kernel struct {
 	t      *testing.T
 	conn   *nl.Conn
@@ -140,8 +140,7 @@ func (k *kernel) do(r nl.Request) {
 	}
 }
 
-// created is the message that we would send of the next new object that the
-// kernel tells of.
+// created returns the message that ctbox would send for the kernel's next new object.
 func (k *kernel) created() []byte {
 	k.t.Helper()
 	var out []byte
@@ -180,7 +179,7 @@ func (k *kernel) created() []byte {
 	return out
 }
 
-// liveFlow is a flow that the test makes in the kernel.
+// liveFlow is a flow that the test creates in the kernel.
 type liveFlow struct {
 	step string
 	flow ctnetlink.Flow
@@ -272,10 +271,9 @@ func liveExpect() ctnetlink.Expect {
 	return x
 }
 
-// TestDebianDaemons lets two of Debian's conntrackd replicate and looks at every
-// message: what the sender makes of a new flow is what we would send of the
-// kernel's event, and every message survives parsing and encoding. With -update
-// the messages become testdata.
+// TestDebianDaemons checks every message between two of Debian's conntrackd. For a new flow
+// the sender's message must equal the one that ctbox would send for the kernel's event, and
+// every message must survive parsing and encoding. With -update the messages become testdata.
 func TestDebianDaemons(t *testing.T) {
 	a, b := netnstest.New(t, "a"), netnstest.New(t, "b")
 	netnstest.Link(t,
@@ -312,7 +310,7 @@ func TestDebianDaemons(t *testing.T) {
 	change.Mark, change.Status = 42, ctnetlink.StatusConfirmed|ctnetlink.StatusSeenReply|ctnetlink.StatusAssured
 	s.await("update", func() { k.do(nl.Request{Type: ctnetlink.TypeFlowNew, Family: nl.FamilyIPv4, Attrs: change.Append}) }, typeIs(FlowUpdate))
 
-	s.await("resync with the kernel and bulk", func() { da.Tell("-R"); da.Tell("-B") }, typeIs(ExpectUpdate))
+	s.await("resync with the kernel and bulk", func() { da.Command("-R"); da.Tell("-B") }, typeIs(ExpectUpdate))
 
 	b.NFT(`add rule ip filter in udp dport 3780 drop`)
 	lost := ctnetlink.Flow{Orig: ports(tuple4(ctnetlink.ProtoUDP, client, server), 44444, 53)}
@@ -322,7 +320,7 @@ func TestDebianDaemons(t *testing.T) {
 		k.do(nl.Request{Type: ctnetlink.TypeExpectDelete, Family: nl.FamilyIPv4, Attrs: (&ctnetlink.Expect{Tuple: expect.Tuple, Mask: expect.Mask, Master: expect.Master}).Append})
 	}, flagIs(Nack))
 	s.await("acknowledgement", func() {}, flagIs(Ack))
-	s.await("resync request", func() { db.Tell("-n") }, flagIs(Resync))
+	s.await("resync request", func() { db.Command("-n") }, flagIs(Resync))
 	s.await("deletes", func() {
 		k.do(nl.Request{Type: ctnetlink.TypeFlowDelete, Family: nl.FamilyIPv6, Attrs: (&ctnetlink.Flow{}).Append})
 	}, typeIs(FlowDelete))
@@ -338,8 +336,8 @@ func TestDebianDaemons(t *testing.T) {
 	}
 }
 
-// compareBodies compares two messages but for their headers, and but for the
-// zero ports of theirs that ours has not.
+// compareBodies compares two messages without their headers, and without the zero ports that
+// only the C daemon sends.
 func compareBodies(t *testing.T, step string, ours, theirs []byte) {
 	t.Helper()
 	if want := withoutZeroPorts(theirs); !bytes.Equal(ours[HeaderLen:], want[HeaderLen:]) {

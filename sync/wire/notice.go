@@ -2,7 +2,7 @@ package wire
 
 import "encoding/binary"
 
-// NoticeHas says which fields of a Notice are set.
+// NoticeHas is the set of fields that a Notice has.
 type NoticeHas uint8
 
 // The fields of a Notice.
@@ -17,13 +17,13 @@ const (
 // and older ctbox nodes skip the body by the length field.
 type Notice struct {
 	Has NoticeHas
-	// Incomplete is how many events of its kernel the sender has lost and not yet
-	// made up for; 0 is none.
+	// Incomplete is the number of its kernel's events that the sender has lost and not
+	// yet made up for.
 	Incomplete uint32
-	// HeldFlows and HeldExpects are how many entries the sender has announced, up to
-	// this message, and not ended.
+	// HeldFlows and HeldExpects are the numbers of entries that the sender has
+	// announced, up to this message, and not ended.
 	HeldFlows, HeldExpects uint32
-	// Committed is how many milliseconds ago the sender has ended its last commit.
+	// Committed is the time in milliseconds since the end of the sender's last commit.
 	Committed uint32
 }
 

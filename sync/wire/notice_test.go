@@ -5,7 +5,7 @@ import (
 	"testing"
 )
 
-// notices are ALIVEs with a body as they are on the wire.
+// notices are encoded ALIVEs with a body.
 var notices = []struct {
 	name, hex string
 	notice    Notice
@@ -37,7 +37,7 @@ func TestNoticeOnTheWire(t *testing.T) {
 	}
 }
 
-func TestNoticeIsJudged(t *testing.T) {
+func TestMalformedNotices(t *testing.T) {
 	for _, c := range []struct {
 		name, hex string
 		want      Notice
@@ -65,9 +65,9 @@ func TestNoticeIsJudged(t *testing.T) {
 	}
 }
 
-// With nothing to announce, or beside flags that older receivers look at, an ALIVE is
-// what it has always been.
-func TestPlainAliveStaysAsItWas(t *testing.T) {
+// An ALIVE has no body if there is nothing to announce, or if it has flags that older receivers
+// check.
+func TestPlainAliveHasNoBody(t *testing.T) {
 	for _, c := range []struct {
 		flags  Flags
 		notice Notice
@@ -86,7 +86,7 @@ func TestPlainAliveStaysAsItWas(t *testing.T) {
 	}
 }
 
-func TestNothingIsAllocatedForANotice(t *testing.T) {
+func TestNoticeAllocations(t *testing.T) {
 	n := notices[len(notices)-1].notice
 	var buf []byte
 	var c Counters
@@ -105,7 +105,7 @@ func TestNothingIsAllocatedForANotice(t *testing.T) {
 	}
 }
 
-// FuzzNotice: what parses is written again and parses to the same.
+// FuzzNotice checks that a notice that parses can be encoded again and parses to the same.
 func FuzzNotice(f *testing.F) {
 	for _, n := range notices {
 		f.Add(unhex(f, n.hex)[HeaderLen:])

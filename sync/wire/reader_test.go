@@ -10,7 +10,7 @@ import (
 	"ctbox/nl/ctnetlink"
 )
 
-// verdicts is what became of the messages in some bytes.
+// verdicts are the results of reading some bytes.
 type verdicts struct {
 	seqs     []Seq // of the messages that Next returned
 	counters Counters
@@ -27,8 +27,8 @@ func walk(r Reader) verdicts {
 	}
 }
 
-// The vectors that a C daemon was seen to judge.
-func TestFramingIsJudgedLikeTheCDaemon(t *testing.T) {
+// The vectors for which the verdict of a C daemon was observed.
+func TestFramingVerdictsAreTheCDaemons(t *testing.T) {
 	const good = "1a 10 00 08 00 00 00 07"
 	for _, c := range []struct {
 		name string
@@ -94,7 +94,7 @@ const (
 	someFlow  = someAddrs + someProto + somePorts
 )
 
-func TestPayloadsThatAreRefused(t *testing.T) {
+func TestRefusedPayloads(t *testing.T) {
 	for _, c := range []struct {
 		name string
 		hex  string
@@ -136,7 +136,7 @@ func TestPayloadsThatAreRefused(t *testing.T) {
 	}
 }
 
-func TestExpectPayloadsThatAreRefused(t *testing.T) {
+func TestRefusedExpectPayloads(t *testing.T) {
 	whole := unhex(t, expectHex)[HeaderLen:]
 	without := func(num uint16) []byte {
 		var out []byte
@@ -178,9 +178,9 @@ func TestExpectPayloadsThatAreRefused(t *testing.T) {
 	}
 }
 
-func TestWhatDoesNotBelongIsDropped(t *testing.T) {
+func TestForeignAttributesAreDropped(t *testing.T) {
 	var f ctnetlink.Flow
-	body := unhex(t, someAddrs+"00 05 00 02 01 00 00 00"+ // ICMP with everything
+	body := unhex(t, someAddrs+"00 05 00 02 01 00 00 00"+ // ICMP with every attribute
 		"00 05 00 16 08 000000 00 05 00 17 00 000000 00 06 00 18 34 12 0000"+
 		somePorts+"00 05 00 04 03 000000 00 06 00 0e 4400 0000 00 05 00 11 03 000000"+
 		"00 08 00 0b 00010002")
@@ -191,7 +191,7 @@ func TestWhatDoesNotBelongIsDropped(t *testing.T) {
 	if f.Has != 0 || f.Orig != want || f.Master != (ctnetlink.Tuple{}) {
 		t.Errorf("has %b, original %+v, master %+v", f.Has, f.Orig, f.Master)
 	}
-	body = unhex(t, someAddrs+"00 05 00 02 06 00 00 00"+somePorts+ // TCP with what others have
+	body = unhex(t, someAddrs+"00 05 00 02 06 00 00 00"+somePorts+ // TCP with other protocols' attributes
 		"00 05 00 16 08 000000 00 05 00 17 00 000000 00 06 00 18 34 12 0000"+
 		"00 05 00 11 03 000000 00 08 00 12 00000001 00 05 00 14 03 000000 00 05 00 15 01 000000")
 	f.Reset()
@@ -204,7 +204,7 @@ func TestWhatDoesNotBelongIsDropped(t *testing.T) {
 	}
 }
 
-func TestWindowScalesAreCut(t *testing.T) {
+func TestWindowScalesAreLimited(t *testing.T) {
 	var f ctnetlink.Flow
 	body := unhex(t, someAddrs+"00 05 00 02 06 00 00 00"+somePorts+"00 05 00 19 0f 000000 00 05 00 1a ff 000000")
 	if err := ParseFlow(body, &f); err != nil || f.TCPWScaleOrig != 14 || f.TCPWScaleRepl != 14 {
@@ -235,7 +235,7 @@ func TestNothingIsSentThatACDaemonRefuses(t *testing.T) {
 	}
 }
 
-func TestTranslationOfTheMessageBeforeIsGone(t *testing.T) {
+func TestParseForgetsTheLastTranslation(t *testing.T) {
 	var f ctnetlink.Flow
 	tcp := someAddrs + "00 05 00 02 06 00 00 00" + somePorts
 	for _, c := range []struct{ name, attrs, next string }{

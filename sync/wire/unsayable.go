@@ -5,24 +5,24 @@ import (
 	"ctbox/nl/ctnetlink"
 )
 
-// Unsayable is why version 1 has no true message for a flow or an expectation. A
-// message that leaves out what it has no place for would name something else at the
-// receiver, and a commit would create that.
+// Unsayable is the reason why version 1 cannot represent a flow or an expectation. A message
+// without the missing part would identify a different object at the receiver, and a commit
+// would create that one.
 type Unsayable uint8
 
-// The reasons. Sayable is none.
+// The reasons. Sayable means that version 1 can represent the object.
 const (
 	Sayable      Unsayable = iota
-	OneWayZone             // a zone of one direction: two such flows would be one
-	GREKeys                // GRE with keys (PPTP): would be the flow without keys
-	UDPLitePorts           // UDP-Lite: the flow of ports 0
-	ICMPID                 // the identifier is translated: no reply would be recognised
-	ExpectZone             // an expectation in a zone: another one, of the zone 0
-	ExpectNAT6             // an expectation with NAT of IPv6: the one without NAT
-	Reasons                // how many there are, Sayable included
+	OneWayZone             // a zone of one direction: two such flows would become one
+	GREKeys                // GRE with keys (PPTP): would become the flow without keys
+	UDPLitePorts           // UDP-Lite: would become the flow of ports 0
+	ICMPID                 // translated ICMP identifier: replies would not be recognised
+	ExpectZone             // an expectation in a zone: would become one of zone 0
+	ExpectNAT6             // an IPv6 expectation with NAT: would become one without NAT
+	Reasons                // the number of reasons, Sayable included
 )
 
-// UnsayableFlow returns why version 1 cannot say what f is.
+// UnsayableFlow returns the reason why version 1 cannot represent f, or Sayable.
 func UnsayableFlow(f *ctnetlink.Flow) Unsayable {
 	o, r := &f.Orig, &f.Reply
 	if (o.Has|r.Has)&ctnetlink.TupleZone != 0 {
@@ -34,7 +34,7 @@ func UnsayableFlow(f *ctnetlink.Flow) Unsayable {
 			return GREKeys
 		}
 	case ctnetlink.ProtoUDPLite:
-		// Kernels from Linux 7.2 on know no ports of it, and there is one flow.
+		// Kernels from Linux 7.2 on do not know its ports and have a single flow.
 		if o.Has&ctnetlink.TuplePorts != 0 && o.SrcPort|o.DstPort != 0 {
 			return UDPLitePorts
 		}
@@ -46,7 +46,7 @@ func UnsayableFlow(f *ctnetlink.Flow) Unsayable {
 	return Sayable
 }
 
-// UnsayableExpect returns why version 1 cannot say what x is.
+// UnsayableExpect returns the reason why version 1 cannot represent x, or Sayable.
 func UnsayableExpect(x *ctnetlink.Expect) Unsayable {
 	switch {
 	case x.Has&ctnetlink.ExpectHasZone != 0 && x.Zone != 0:

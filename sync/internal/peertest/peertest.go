@@ -1,5 +1,5 @@
-// Package peertest runs Debian's conntrackd in a test's network namespace, as the
-// peer that our side of the replication has to get on with.
+// Package peertest runs Debian's conntrackd in a test's network namespace as a replication
+// peer.
 package peertest
 
 import (
@@ -26,8 +26,8 @@ type Daemon struct {
 	config string
 }
 
-// Start starts conntrackd in the namespace. sync is the contents of the
-// configuration's Sync clause. The daemon ends with the test, if not before.
+// Start starts conntrackd in the namespace. sync is the contents of the configuration's Sync
+// clause. The daemon is stopped at the end of the test, if not earlier.
 func Start(t testing.TB, ns *netnstest.NS, sync string) *Daemon {
 	t.Helper()
 	dir := t.TempDir()
@@ -58,15 +58,15 @@ func (d *Daemon) Restart() {
 	d.Process = d.ns.Start(program, "-C", d.config)
 }
 
-// Stop ends the daemon and waits for that.
+// Stop stops the daemon and waits for its end.
 func (d *Daemon) Stop() {
 	d.t.Helper()
 	d.Process.Stop(unix.SIGTERM)
 }
 
-// Tell runs conntrackd as a client of the daemon ("-n", "-s", "network") and
-// returns its output. The test fails if the client does.
-func (d *Daemon) Tell(args ...string) string {
+// Command runs conntrackd as a client of the daemon ("-n", "-s", "network") and returns its
+// output. The test fails if the client does.
+func (d *Daemon) Command(args ...string) string {
 	d.t.Helper()
 	return d.ns.Must(program, append([]string{"-C", d.config}, args...)...)
 }
@@ -76,10 +76,10 @@ func (d *Daemon) Answers() bool {
 	return d.ns.Run("", program, "-C", d.config, "-s", "runtime").Code == 0
 }
 
-// Malformed is the number of messages that the daemon has refused.
+// Malformed returns the number of messages that the daemon has refused.
 func (d *Daemon) Malformed() int {
 	d.t.Helper()
-	stats := d.Tell("-s", "network")
+	stats := d.Command("-s", "network")
 	m := regexp.MustCompile(`Malformed messages:\s+(\d+)`).FindStringSubmatch(stats)
 	if m == nil {
 		d.t.Fatalf("peertest: no count of malformed messages in:\n%s", stats)
