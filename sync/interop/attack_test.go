@@ -12,8 +12,7 @@ import (
 	"ctbox/sync/wire"
 )
 
-// attacks are what a host on the dedicated link can send. Each fills datagrams
-// until it is told that these are enough.
+// attacks are kinds of datagrams that a host on the dedicated link can send.
 var attacks = []struct {
 	name string
 	// datagrams that make sense only together, or are slow to handle, are fewer.
@@ -40,26 +39,26 @@ var attacks = []struct {
 	{"a million flows", 1000000 / flowsAtOnce, func(a *attacker) []byte { return a.news(flowsAtOnce) }},
 }
 
-// flowsAtOnce is how many flows of an attacker go into a datagram.
+// flowsAtOnce is the number of an attacker's flows per datagram.
 const flowsAtOnce = 16
 
-// attacker makes datagrams from a seed.
+// attacker generates datagrams from a seed.
 type attacker struct {
 	random *rand.Rand
 	seq    uint32
 	flow   uint32
 	tape   [][]byte
-	// pattern is the message of a flow whose number and source are still to come.
+	// pattern is the message of a flow, without its number and source.
 	pattern []byte
 }
 
-// number is the next sequence number, now and then any.
+// number returns the next sequence number, sometimes a random one.
 func (a *attacker) number() wire.Seq {
 	a.seq++
 	return wire.Seq(a.seq)
 }
 
-// news is new flows that nobody has seen.
+// news appends new flows.
 func (a *attacker) news(n int) (b []byte) {
 	if a.pattern == nil {
 		f := sides[1].flow(1)
@@ -90,7 +89,7 @@ func (a *attacker) control(flags wire.Flags, from, to uint32) []byte {
 	return wire.AppendControl(nil, wire.Header{Type: wire.Control, Flags: flags, Seq: a.number(), From: wire.Seq(from), To: wire.Seq(to)})
 }
 
-// answer acknowledges, or reports missing, what was never sent and what was.
+// answer appends ACKs and NACKs of messages that were or were not sent.
 func (a *attacker) answer() []byte {
 	flags := [...]wire.Flags{wire.Ack, wire.Nack, wire.Nack | wire.Hello, wire.Ack | wire.Nack}[a.random.IntN(4)]
 	now := uint32(time.Now().Unix())
@@ -107,20 +106,20 @@ func (a *attacker) noise() []byte {
 	return b
 }
 
-// mutation is a few messages with a few wrong bytes, some of which are lengths.
+// mutation appends a few messages with a few wrong bytes, some of them in lengths.
 func (a *attacker) mutation() []byte {
 	b := a.news(3)
 	for range 1 + a.random.IntN(4) {
 		at := a.random.IntN(len(b))
 		if a.random.IntN(2) == 0 {
-			at = a.random.IntN(24) // where headers are
+			at = a.random.IntN(24) // in the headers
 		}
 		b[at] = byte(a.random.Uint32())
 	}
 	return b
 }
 
-// oversize is the largest datagram there is: of many messages, or of one.
+// oversize appends the largest possible datagram, of many messages or of one.
 func (a *attacker) oversize() []byte {
 	const largest = 65507
 	if a.random.IntN(2) == 0 {
@@ -133,8 +132,8 @@ func (a *attacker) oversize() []byte {
 	return b[:min(len(b), largest-a.random.IntN(1000))]
 }
 
-// absurdity is a message of a flow or expectation whose attributes have the right
-// sizes and any content at all.
+// absurdity appends a message of a flow or expectation whose attributes have the right sizes
+// and random contents.
 func (a *attacker) absurdity() []byte {
 	sizes := [...]int{8, 32, 1, 4, 1, 4, 4, 4, 8, 32, 1, 4, 4, 4, 2, 2, 24, 1, 4, 4, 1, 1, 1, 1, 2, 1, 1, 12, 1024, 16, 16, 12, 2}
 	types := []wire.Type{wire.FlowNew, wire.FlowUpdate, wire.FlowDelete, wire.ExpectNew, wire.ExpectDelete}
@@ -155,7 +154,7 @@ func (a *attacker) absurdity() []byte {
 		}
 	}
 	if t <= wire.FlowDelete {
-		// What makes a flow complete, so that it is not refused at once.
+		// With these attributes a flow is complete, so it is not refused at once.
 		for _, number := range []int{a.random.IntN(2), 2, 3} {
 			add(number, sizes[number])
 		}
@@ -173,10 +172,9 @@ func (a *attacker) absurdity() []byte {
 	return b
 }
 
-// TestAttack sends a daemon everything that a host on the dedicated link could
-// send, in the name of its peer. The daemon takes no more memory than HashLimit
-// allows, no more time than the packets are worth, writes no more log than that,
-// dies of nothing, and has the peer's flows afterwards.
+// TestAttack sends a daemon everything that a host on the dedicated link can send, from the
+// peer's address. The daemon uses no more memory than HashLimit allows, bounded time and log,
+// survives, and has the peer's flows afterwards.
 func TestAttack(t *testing.T) {
 	tried := modes
 	if !netnstest.Long {
@@ -210,8 +208,8 @@ func TestAttack(t *testing.T) {
 	}
 }
 
-// TestAttackFromElsewhere is the same from an address that is not the peer's: it
-// is refused before anybody looks at it.
+// TestAttackFromElsewhere sends the same from another address than the peer's: every message
+// is refused by its source.
 func TestAttackFromElsewhere(t *testing.T) {
 	t.Parallel()
 	p := newPair(t)
@@ -240,8 +238,8 @@ func TestAttackFromElsewhere(t *testing.T) {
 	}
 }
 
-// TestAttackOverTCP is the same on a link of TCP, where whoever connects takes the
-// place of the peer's connection, and where a byte that is wrong takes the connection.
+// TestAttackOverTCP sends the same over a TCP link, where a new connection replaces the peer's
+// and a wrong byte ends the connection.
 func TestAttackOverTCP(t *testing.T) {
 	t.Parallel()
 	p := newPair(t)
@@ -278,7 +276,7 @@ func TestAttackOverTCP(t *testing.T) {
 			t.Errorf("%s takes %v of CPU, more than %v", attack.name, used, most)
 		}
 	}
-	for range 1000 { // connections that say nothing
+	for range 1000 { // connections without data
 		connect().Close()
 	}
 	if kib := residentOf(p.a.daemon.process.Pid()); kib > 160<<10 {
@@ -294,8 +292,8 @@ func TestAttackOverTCP(t *testing.T) {
 	p.a.follows(p.b, "after the attack")
 }
 
-// TestRefusedInjections: where what a peer says goes to the kernel at once the kernel
-// refuses what is absurd. The log names some of it, and the counters have all.
+// TestRefusedInjections checks that without an external cache the kernel refuses absurd flows.
+// The log names some of them, and the counters have all.
 func TestRefusedInjections(t *testing.T) {
 	t.Parallel()
 	p := newPair(t)
@@ -307,10 +305,10 @@ func TestRefusedInjections(t *testing.T) {
 		send(t, conn, a.absurdity())
 	}
 	netnstest.Eventually(t, patience, "the kernel has refused many", func() bool {
-		return strings.Count(p.a.daemon.log(), "could not ") == 10 // as many as it names in a minute
+		return strings.Count(p.a.daemon.log(), "could not ") == 10 // the limit per minute
 	})
 	p.makeFlows(2000, 2010)
-	p.a.daemon.client("-n") // the numbers that were forged are above the peer's
+	p.a.daemon.client("-n") // the forged sequence numbers are above the peer's
 	netnstest.Eventually(t, patience, "the kernel has the peer's flows", func() bool {
 		there := p.a.kernel.entries()
 		for e := range p.b.kernel.entries() {
@@ -325,7 +323,7 @@ func TestRefusedInjections(t *testing.T) {
 	}
 }
 
-// makeFlows makes flows with these ports on both sides.
+// makeFlows creates flows with these ports on both sides.
 func (p *pair) makeFlows(from, to uint16) {
 	p.t.Helper()
 	p.each(func(n, _ *node) {
@@ -351,7 +349,7 @@ func (n *node) dialFrom(addr string, to *node) (conn net.Conn) {
 	return conn
 }
 
-// send sends a datagram as soon as there is room for it.
+// send sends a datagram as soon as the socket has room for it.
 func send(t *testing.T, conn net.Conn, b []byte) {
 	t.Helper()
 	if _, err := conn.Write(b); err != nil {
@@ -359,7 +357,7 @@ func send(t *testing.T, conn net.Conn, b []byte) {
 	}
 }
 
-// survived holds a's daemon to having lived through it all.
+// survived checks that a's daemon still works.
 func (p *pair) survived(m mode, most int) {
 	t := p.t
 	t.Helper()
@@ -379,7 +377,7 @@ func (p *pair) survived(m mode, most int) {
 		}
 	}
 	t.Logf("%d lines of log, %d resyncs served", strings.Count(d.log(), "\n"), d.statistics().Replication.ResyncsServed)
-	// Absurd flows are no flows for the kernel; trying that does no harm.
+	// The kernel refuses absurd flows; a commit of them does no harm.
 	d.request(commitAll)
 	p.makeFlows(2000, 2100)
 	p.a.daemon.client("-f", "external")

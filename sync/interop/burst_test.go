@@ -17,8 +17,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// shipped returns the configuration that we ship for FT-FW, with me's and peer's addresses
-// and the files of d in the place of the example's.
+// shipped returns the shipped example configuration for FT-FW with the addresses of me and
+// peer and the files of d.
 func shipped(t testing.TB, me, peer *side, d *daemon) string {
 	t.Helper()
 	root, err := netnstest.ModuleRoot()
@@ -52,8 +52,8 @@ func shipped(t testing.TB, me, peer *side, d *daemon) string {
 	return config
 }
 
-// newShippedPair starts two firewalls with the configuration that we ship. general is
-// added to its General clause.
+// newShippedPair starts two firewalls with the shipped example configuration. general is added
+// to its General clause.
 func newShippedPair(t testing.TB, general string) *pair {
 	t.Helper()
 	p := newPair(t)
@@ -80,7 +80,7 @@ func (s *side) burstFlow(i int) ctnetlink.Flow {
 	return f
 }
 
-// burstLines are what conntrack -R reads to create some of a side's flows.
+// burstLines returns the input of conntrack -R that creates some of a side's flows.
 func (s *side) burstLines(from, to int) string {
 	var b strings.Builder
 	for i := from; i < to; i++ {
@@ -92,10 +92,10 @@ func (s *side) burstLines(from, to int) string {
 	return b.String()
 }
 
-// TestTakeoverInBursts kills the active node in the middle of bursts of 4,000 changes.
-// What its kernel had, and its daemon has had the time to announce, the backup commits, or
-// it says that events are missing; also with the buffer of the files that we shipped
-// before, and where that may not grow.
+// TestTakeoverInBursts kills the active node in the middle of bursts of 4,000 changes. The
+// backup commits every flow that the active node had time to announce, or reports that events
+// are missing; also with the smaller buffer of earlier example files, with and without
+// permission to grow.
 func TestTakeoverInBursts(t *testing.T) {
 	const burst = 4000
 	for _, c := range []struct{ name, general string }{
@@ -126,7 +126,7 @@ func TestTakeoverInBursts(t *testing.T) {
 				}
 			}()
 			count := 0
-			for range 3 { // bursts, or more that nobody waited for
+			for range 3 { // consecutive bursts without a wait
 				select {
 				case count = <-made:
 				case <-ended:
@@ -134,8 +134,8 @@ func TestTakeoverInBursts(t *testing.T) {
 				}
 			}
 			// Events and messages keep their order: once the backup has a flow that began
-			// later it has been sent whatever was to be sent of the earlier ones. Where the
-			// event of that flow itself is lost, another one is tried.
+			// later, everything about the earlier flows has been sent. If the event of that
+			// flow itself is lost, another flow is tried.
 			sentinel := uint16(0)
 			netnstest.Eventually(t, patience, "the backup has a flow that began after the bursts", func() bool {
 				if sentinel < 500 {
@@ -173,9 +173,9 @@ func TestTakeoverInBursts(t *testing.T) {
 	}
 }
 
-// TestLostEventsAreSaid loses events for good: both nodes say it until the kernel's table
-// has been read, and then the backup has what was lost.
-func TestLostEventsAreSaid(t *testing.T) {
+// TestLostEventsAreReported loses events for good: both nodes report it until the kernel's
+// table has been read, after which the backup has everything.
+func TestLostEventsAreReported(t *testing.T) {
 	t.Parallel()
 	p := newPair(t)
 	p.start(programs{ours, ours}, syncClause(modes[0], transports[0], ""),
@@ -218,8 +218,8 @@ func TestLostEventsAreSaid(t *testing.T) {
 	})
 }
 
-// TestBurstOfPackets sends 20,000 SYNs of as many connections through a firewall with the
-// configuration that we ship, as fast as it takes them. No event of the kernel's is lost.
+// TestBurstOfPackets sends 20,000 SYNs of as many connections, as fast as possible, through a
+// firewall with the shipped example configuration. No event of the kernel is lost.
 func TestBurstOfPackets(t *testing.T) {
 	t.Parallel()
 	const packets = 20000
@@ -231,11 +231,11 @@ func TestBurstOfPackets(t *testing.T) {
 	p.a.ns.Sysctl("net.ipv4.ip_forward", "1")
 	p.a.ns.Sysctl("net.ipv4.conf.all.rp_filter", "0")
 	p.a.ns.Sysctl("net.ipv4.conf.wan0.rp_filter", "0")
-	inside := netnstest.New(t, "inside") // takes nothing: the frames are for another address
+	inside := netnstest.New(t, "inside") // accepts nothing: the frames are for another address
 	netnstest.Link(t, netnstest.End{NS: p.a.ns, Dev: "lan0"}, netnstest.End{NS: inside, Dev: "lan0"})
 	p.a.ns.IP("route", "add", p.a.host4(server)+"/32", "dev", "lan0")
 	p.a.ns.IP("neigh", "add", p.a.host4(server), "lladdr", "02:00:5e:00:53:01", "dev", "lan0")
-	outside.Must("ping", "-c", "1", "-W", "10", "192.0.2.162") // the neighbour is known
+	outside.Must("ping", "-c", "1", "-W", "10", "192.0.2.162") // resolves the neighbour
 	var fd int
 	var err error
 	outside.Do(func() { fd, err = unix.Socket(unix.AF_INET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.IPPROTO_RAW) })
@@ -274,14 +274,14 @@ func TestBurstOfPackets(t *testing.T) {
 	if began < packets/2 {
 		t.Errorf("only %d of %d packets made a flow", began, packets)
 	}
-	p.told = true // the ping is a flow of neither side
+	p.told = true // the ping's flow belongs to neither side
 	p.b.follows(p.a, "after the burst")
 	if status = p.a.daemon.statistics().Kernel; status.Lost != 0 {
 		t.Errorf("%d events were lost", status.Lost)
 	}
 }
 
-// syn is the IPv4 packet that begins a connection. The kernel fills in the header's
+// syn returns the IPv4 packet that begins a connection. The kernel fills in the header's
 // checksum (raw(7)).
 func syn(of *ctnetlink.Tuple) []byte {
 	b := make([]byte, 40)

@@ -7,9 +7,8 @@ import (
 	"time"
 )
 
-// The requests of the control socket that the tests send themselves: asking many
-// times a second through the client program would keep the processors from what
-// is tested.
+// The requests that the tests send to the control socket themselves: starting the client
+// program many times a second would take the CPU time that the tested programs need.
 const (
 	dumpInternal    = 16
 	dumpExternal    = 17
@@ -25,8 +24,8 @@ const (
 	commitAll       = 46
 )
 
-// request sends a number to the control socket and returns the answer. Both
-// programs speak alike.
+// request sends a number to the control socket and returns the answer. Both programs use the
+// same protocol.
 func (d *daemon) request(number uint32) (string, error) {
 	conn, err := net.DialTimeout("unix", d.path("ctl"), patience)
 	if err != nil {
@@ -41,7 +40,7 @@ func (d *daemon) request(number uint32) (string, error) {
 	return string(text), err
 }
 
-// ask is request for a daemon that has to answer.
+// ask is request for a daemon that must answer.
 func (d *daemon) ask(number uint32) string {
 	d.t.Helper()
 	text, err := d.request(number)

@@ -13,10 +13,10 @@ import (
 	"ctbox/internal/netnstest"
 )
 
-// patience is how long anything may take that has to happen.
+// patience is the longest time that a test waits for a condition.
 const patience = 40 * time.Second
 
-// program is whose conntrackd runs.
+// program is the implementation of a conntrackd.
 type program string
 
 const (
@@ -31,8 +31,8 @@ func (p program) path(t testing.TB) string {
 	return netnstest.Peer(t, "conntrackd")
 }
 
-// daemon is a conntrackd in a namespace with its files. Its methods belong to the
-// test's goroutine.
+// daemon is a conntrackd in a namespace, with its files. Only the test's goroutine may call its
+// methods.
 type daemon struct {
 	t       testing.TB
 	ns      *netnstest.NS
@@ -42,8 +42,8 @@ type daemon struct {
 	process *netnstest.Process
 }
 
-// newDaemon writes the configuration: sync is what its Sync clause contains,
-// general what is added to the General clause.
+// newDaemon writes the configuration: sync is the contents of its Sync clause, general is added
+// to its General clause.
 func newDaemon(t testing.TB, ns *netnstest.NS, p program, sync, general string) *daemon {
 	t.Helper()
 	d := &daemon{t: t, ns: ns, program: p, dir: shortDir(t)}
@@ -51,8 +51,8 @@ func newDaemon(t testing.TB, ns *netnstest.NS, p program, sync, general string) 
 	return d
 }
 
-// shortDir is a directory for the test's files whose name leaves room for a
-// socket's (107 bytes, unix(7)).
+// shortDir returns a directory for the test's files whose name is short enough for a socket's
+// path (107 bytes, unix(7)).
 func shortDir(t testing.TB) string {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "interop")
@@ -65,8 +65,8 @@ func shortDir(t testing.TB) string {
 
 func (d *daemon) path(name string) string { return filepath.Join(d.dir, name) }
 
-// configure writes another configuration, for the next start. What general says
-// comes last and so overrides what stands here.
+// configure writes another configuration for the next start. general comes last and overrides
+// the clauses before it.
 func (d *daemon) configure(sync, general string) {
 	d.t.Helper()
 	d.expects = strings.Contains(sync, "ExpectationSync")
@@ -98,8 +98,8 @@ func (d *daemon) launch() {
 	d.process = d.ns.Start(d.program.path(d.t), "-C", d.path("conf"))
 }
 
-// start starts the daemon and waits until it answers: from then on it misses no
-// event and no message.
+// start starts the daemon and waits until it answers. From then on it receives all events and
+// messages.
 func (d *daemon) start() {
 	d.t.Helper()
 	d.launch()
@@ -127,8 +127,8 @@ func (d *daemon) stop() {
 	}
 }
 
-// kill ends the daemon as a power failure would. Debian's daemon does not start
-// again before somebody has removed its lock; ours does.
+// kill ends the daemon like a power failure. Debian's daemon does not start again until its
+// lock is removed; ctbox's does.
 func (d *daemon) kill() {
 	d.t.Helper()
 	d.process.Stop(syscall.SIGKILL)
@@ -139,13 +139,13 @@ func (d *daemon) kill() {
 	}
 }
 
-// client runs the daemon's own program as its client and returns what it prints.
+// client runs the daemon's program as its client and returns the output.
 func (d *daemon) client(args ...string) string {
 	d.t.Helper()
 	return d.ns.Must(d.program.path(d.t), append([]string{"-C", d.path("conf")}, args...)...)
 }
 
-// commit has the daemon commit its external caches, all of them.
+// commit makes the daemon commit all its external caches.
 func (d *daemon) commit() {
 	d.t.Helper()
 	if r := d.ns.Run("", d.program.path(d.t), "-C", d.path("conf"), "-c"); r.Code != 0 {
@@ -153,7 +153,7 @@ func (d *daemon) commit() {
 	}
 }
 
-// log returns the log file, "" if there is none yet.
+// log returns the contents of the log file, "" if it does not exist yet.
 func (d *daemon) log() string {
 	b, err := os.ReadFile(d.path("log"))
 	if err != nil && !os.IsNotExist(err) {

@@ -11,8 +11,8 @@ import (
 	"ctbox/nl/format"
 )
 
-// An entry is a line of a cache's dump as far as the wire carries it: without
-// the reply tuple, ages, and what says the same as its absence.
+// An entry is the part of a line of a cache's dump that the wire carries: without the reply
+// tuple, ages, and fields that mean the same as their absence.
 type entry = string
 
 var (
@@ -23,14 +23,13 @@ var (
 	reply   = regexp.MustCompile(` src=\S+ dst=\S+( (sport|dport|type|code|id|srckey|dstkey)=\w+)*`)
 )
 
-// entryOf is the entry of a line of text.
+// entryOf returns the entry of a line.
 func entryOf(line string) entry {
 	if strings.HasPrefix(line, "proto=") {
 		return strings.TrimSpace(ages.ReplaceAllString(line, "")) // an expectation
 	}
 	line = nothing.ReplaceAllString(ages.ReplaceAllString(strings.TrimSpace(line), ""), "")
-	// A flow of the internal cache has a reply tuple, one of the external cache
-	// has not.
+	// A flow in the internal cache has a reply tuple, one in the external cache does not.
 	if at := address.FindAllStringIndex(line, 2); len(at) == 2 {
 		line = line[:at[1][0]] + reply.ReplaceAllString(line[at[1][0]:], "")
 	}
@@ -41,7 +40,7 @@ func entryOf(line string) entry {
 	return strings.Join(strings.Fields(line), " ")
 }
 
-// entriesOf turns a dump into a set.
+// entriesOf returns the entries of a dump as a set.
 func entriesOf(dump string) map[entry]bool {
 	set := map[entry]bool{}
 	for line := range strings.Lines(dump) {
@@ -50,7 +49,7 @@ func entriesOf(dump string) map[entry]bool {
 	return set
 }
 
-// entryOfFlow is the entry that a flow of the kernel becomes.
+// entryOfFlow returns the entry of a kernel's flow.
 func entryOfFlow(f *ctnetlink.Flow) entry {
 	f.Reply = ctnetlink.Tuple{}
 	return entryOf(string(format.AppendFlow(nil, f, &format.Style{Without: format.CacheWithout | ctnetlink.HasTimestampStart}, nil)))
@@ -60,7 +59,7 @@ func entryOfExpect(x *ctnetlink.Expect) entry {
 	return entryOf(string(format.AppendExpect(nil, x, &format.Style{WithoutExpect: ctnetlink.ExpectHasTimeout}, nil)))
 }
 
-// difference says what is in one set only.
+// difference describes the elements that only one of the sets has.
 func difference(want, got map[entry]bool) string {
 	var lines []string
 	for e := range want {

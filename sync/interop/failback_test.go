@@ -9,8 +9,8 @@ import (
 	"ctbox/nl/ctnetlink"
 )
 
-// translated is a flow whose source is translated to an address that both nodes of a pair
-// share, as a firewall pair does, and to that port.
+// translated returns a flow whose source is translated to this port of an address that both
+// nodes of a pair share.
 func translated(port, natPort uint16) ctnetlink.Flow {
 	f := sides[0].flow(port)
 	f.Has |= ctnetlink.HasNATSrc
@@ -19,8 +19,8 @@ func translated(port, natPort uint16) ctnetlink.Flow {
 	return f
 }
 
-// takeOver does what primary-backup.sh does on both nodes: to is the primary now. backupFirst
-// says whether the other node steps down before.
+// takeOver does the same as primary-backup.sh on both nodes: to becomes the primary. With
+// backupFirst the other node steps down first.
 func takeOver(from, to *node, backupFirst bool) {
 	down := func() {
 		from.daemon.client("-t")
@@ -37,7 +37,7 @@ func takeOver(from, to *node, backupFirst bool) {
 	}
 }
 
-// ports are those of the kernel's flows, which tell them apart here.
+// ports returns the ports of the kernel's flows, which identify them here.
 func (k *kernel) ports() map[uint16]bool {
 	k.t.Helper()
 	set := map[uint16]bool{}
@@ -47,7 +47,7 @@ func (k *kernel) ports() map[uint16]bool {
 	return set
 }
 
-// comparePorts says what is missing in got and what is too much.
+// comparePorts reports the ports that are missing in got and those in excess.
 func comparePorts(want, got map[uint16]bool) (missing, stale int) {
 	for port := range want {
 		if !got[port] {
@@ -63,8 +63,8 @@ func comparePorts(want, got map[uint16]bool) (missing, stale int) {
 }
 
 // TestFailBack takes over from node to node twenty times, within PurgeTimeout, while flows
-// begin and end and take each other's translated ports. After each commit the kernel has
-// exactly the flows that live: none is missing, none has come back, none was kept out.
+// begin and end and reuse each other's translated ports. After each commit the kernel has
+// exactly the live flows: no flow is missing, no ended flow is back, no flow was refused.
 func TestFailBack(t *testing.T) {
 	for _, mode := range []string{"FTFW {\n}", "NOTRACK {\n}"} {
 		t.Run(mode[:4], func(t *testing.T) {
@@ -113,7 +113,7 @@ func TestFailBack(t *testing.T) {
 				for len(live) < living {
 					begin()
 				}
-				// What this node's own traffic begins while it is the backup stays.
+				// Flows of this node's own traffic that begin while it is the backup stay.
 				port++
 				f := sides[1].flow(port)
 				backup.kernel.create(&f)
@@ -140,8 +140,8 @@ func TestFailBack(t *testing.T) {
 	}
 }
 
-// TestFailBackFromDebian: all that version 1 says is that a C daemon announced a flow and
-// then ended it.
+// TestFailBackFromDebian does the same with a C daemon, which only announces a flow and then
+// its end.
 func TestFailBackFromDebian(t *testing.T) {
 	t.Parallel()
 	p := newPair(t)
@@ -173,8 +173,8 @@ func TestFailBackFromDebian(t *testing.T) {
 	}
 }
 
-// TestOnlyTheActiveNodeEnds: a node that steps down and takes over again, while the other
-// never did, keeps every flow, although the copies that the other still has end there.
+// TestOnlyTheActiveNodeEnds checks that a node keeps every flow when it steps down and takes over
+// again while the other node never did, although the other node's copies end.
 func TestOnlyTheActiveNodeEnds(t *testing.T) {
 	t.Parallel()
 	p := newPair(t)
@@ -203,7 +203,7 @@ func TestOnlyTheActiveNodeEnds(t *testing.T) {
 			f := translated(port, 20000+port)
 			p.b.kernel.remove(&f)
 		}
-		// What comes behind these ends on the wire has arrived.
+		// A message sent after these ends has arrived.
 		f := p.b.flow(last)
 		p.b.kernel.create(&f)
 		netnstest.Eventually(t, patience, "the ends have arrived", func() bool { return p.a.external()[entryOfFlow(&f)] })
@@ -222,8 +222,8 @@ func TestOnlyTheActiveNodeEnds(t *testing.T) {
 	}
 }
 
-// TestOwnFlowsStay: a flow that a backup's own traffic has begun stays when the peer ends
-// its flow of the same tuple.
+// TestOwnFlowsStay checks that a flow of a backup's own traffic stays when the peer's flow with
+// the same tuple ends.
 func TestOwnFlowsStay(t *testing.T) {
 	t.Parallel()
 	p := newPair(t)

@@ -10,8 +10,8 @@ import (
 	"ctbox/nl/ctnetlink"
 )
 
-// TestBadWire changes flows while the wire loses, repeats, swaps and spoils
-// packets. Afterwards FT-FW has to have repaired everything, over every transport.
+// TestBadWire changes flows while the wire loses, duplicates, reorders and corrupts packets.
+// Afterwards FT-FW must have recovered everything, over every transport.
 func TestBadWire(t *testing.T) {
 	for _, c := range []struct {
 		name       string
@@ -40,13 +40,13 @@ func overBadWire(t *testing.T, f faults, tr transport, who programs) {
 	p := newUnlinkedPair(t)
 	w := p.connect(faults{})
 	p.start(who, syncClause(modes[0], tr, ""), "")
-	// The C daemon notices no loss before the greetings are over.
+	// The C daemon detects no loss before the exchange of HELLOs is complete.
 	p.each(func(n, _ *node) { f := n.flow(1); n.kernel.create(&f) })
 	p.replicated("before the faults")
 	w.set(f)
 	flows := p.churn(func() { w.awaitMore(t, 2) })
-	// A last change of every flow tells a receiver of what it missed, if the wire
-	// lets it through: the C daemon repairs no other loss than one that it hears of.
+	// A last change of every flow makes a receiver detect earlier losses, if it arrives: the C
+	// daemon only recovers from a loss that a later message reveals.
 	w.set(faults{})
 	p.each(func(n, _ *node) {
 		for i := range flows[n] {
@@ -59,8 +59,8 @@ func overBadWire(t *testing.T, f faults, tr transport, who programs) {
 	}
 }
 
-// churn creates, changes and removes flows on both sides; between is called
-// after each round. It returns those that are left.
+// churn creates, changes and removes flows on both sides and returns the remaining ones.
+// between is called after each round.
 func (p *pair) churn(between func()) map[*node][]ctnetlink.Flow {
 	p.t.Helper()
 	const rounds, perRound = 20, 20
@@ -83,7 +83,7 @@ func (p *pair) churn(between func()) map[*node][]ctnetlink.Flow {
 	return left
 }
 
-// flow is a plain TCP flow of the side.
+// flow returns a plain TCP flow of the side.
 func (s *side) flow(port uint16) ctnetlink.Flow {
 	f := ctnetlink.Flow{Has: ctnetlink.HasStatus | ctnetlink.HasTimeout | ctnetlink.HasTCPState, Status: ctnetlink.StatusConfirmed | ctnetlink.StatusSeenReply | ctnetlink.StatusAssured,
 		Timeout: 3000, TCPState: ctnetlink.TCPStateEstablished}
@@ -96,13 +96,13 @@ func (s *side) flow(port uint16) ctnetlink.Flow {
 	return f
 }
 
-// marked is the change that gives f a mark.
+// marked returns the change that gives f a mark.
 func marked(f *ctnetlink.Flow, mark uint32) *ctnetlink.Flow {
 	return &ctnetlink.Flow{Orig: f.Orig, Has: ctnetlink.HasMark, Mark: mark}
 }
 
-// TestFailover takes the first of two dedicated links away: replication goes on
-// over the second, and comes back when that one is taken.
+// TestFailover removes the first of two dedicated links: replication continues over the second,
+// and returns to the first when the second is removed.
 func TestFailover(t *testing.T) {
 	for _, who := range pairings {
 		t.Run(who.String(), func(t *testing.T) {
@@ -133,10 +133,9 @@ func TestFailover(t *testing.T) {
 	}
 }
 
-// TestTranslatedTupleTaken commits a flow whose translated address and port
-// another flow of the backup has by now. Where the C daemon has the kernel pick
-// another port in silence, that flow fails by name and is counted; the rest is
-// committed.
+// TestTranslatedTupleTaken commits a flow whose translated address and port another flow of the
+// backup uses. That flow fails, is named and counted; the rest is committed. (With the C daemon
+// the kernel picks another port, without a message.)
 func TestTranslatedTupleTaken(t *testing.T) {
 	t.Parallel()
 	p := newPair(t)
@@ -163,8 +162,8 @@ func TestTranslatedTupleTaken(t *testing.T) {
 	}
 }
 
-// TestLimitReached: a peer with more flows than HashLimit allows does no harm,
-// and what is too much is counted.
+// TestLimitReached checks that a peer with more flows than HashLimit does no harm, and that the
+// excess flows are counted.
 func TestLimitReached(t *testing.T) {
 	const limit, flows = 64, 100
 	for _, who := range pairings {
@@ -185,8 +184,8 @@ func TestLimitReached(t *testing.T) {
 	}
 }
 
-// TestLimitWhileAway: the ends of flows that no peer acknowledges do not keep new flows
-// out of the cache, and the peer that comes back is told of those.
+// TestLimitWhileAway checks that ended flows whose ends no peer acknowledges do not keep new
+// flows out of the cache, and that a returning peer gets the new flows.
 func TestLimitWhileAway(t *testing.T) {
 	const limit = 64
 	t.Parallel()
@@ -202,7 +201,7 @@ func TestLimitWhileAway(t *testing.T) {
 			p.a.kernel.create(&f)
 			p.a.kernel.remove(&f)
 		}
-		// What the daemon hears of in one go it has not sent yet.
+		// The daemon has not sent anything while it reads a batch of events.
 		f := p.a.flow(uint16(1000 + i))
 		p.a.kernel.create(&f)
 		netnstest.Eventually(t, patience, "a knows a flow that began while b is away", func() bool { return p.a.internal()[entryOfFlow(&f)] })
@@ -241,9 +240,9 @@ func TestOverrun(t *testing.T) {
 	p.b.follows(p.a, "after the overrun")
 }
 
-// TestCommitLosesNothing commits more flows than the buffer has room for events: the
-// internal cache is the kernel's table all the same, and not only when an overrun would
-// be repaired otherwise.
+// TestCommitLosesNothing commits more flows than the buffer has room for events. The internal
+// cache must equal the kernel's table anyway, without waiting for the resynchronisation after
+// an overrun.
 func TestCommitLosesNothing(t *testing.T) {
 	t.Parallel()
 	const flows = 5000

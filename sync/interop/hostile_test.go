@@ -9,8 +9,8 @@ import (
 	"ctbox/internal/netnstest"
 )
 
-// TestGarbage sends a daemon what no peer would send, from the peer's own address:
-// every kind is counted under its name, and replication goes on.
+// TestGarbage sends a daemon malformed messages from the peer's address: every kind has its
+// counter, and replication continues.
 func TestGarbage(t *testing.T) {
 	t.Parallel()
 	p := newPair(t)
@@ -61,8 +61,8 @@ func TestGarbage(t *testing.T) {
 	p.replicated("after the garbage")
 }
 
-// TestStranger: messages of a host that is not the configured peer are refused,
-// which is counted and said once.
+// TestStranger checks that messages from another host than the configured peer are refused,
+// counted and reported once.
 func TestStranger(t *testing.T) {
 	t.Parallel()
 	p := newPair(t)
@@ -92,8 +92,8 @@ func TestStranger(t *testing.T) {
 	}
 }
 
-// TestThirdNode: an FT-FW node that comes to the multicast group of two others is
-// ignored by both, said once by each, and spoils nothing.
+// TestThirdNode checks that two FT-FW nodes ignore a third one in their multicast group, report
+// it once each, and keep replicating.
 func TestThirdNode(t *testing.T) {
 	for _, who := range []program{ours, debian} {
 		t.Run(string(who), func(t *testing.T) {
@@ -132,8 +132,8 @@ func TestThirdNode(t *testing.T) {
 	}
 }
 
-// TestMissingInterface: a daemon starts without its dedicated interface, uses it
-// when it comes, and again when it was taken away and has come back.
+// TestMissingInterface checks that a daemon starts without its dedicated interface, uses it when
+// it appears, and again after it was removed and created anew.
 func TestMissingInterface(t *testing.T) {
 	t.Parallel()
 	p := newUnlinkedPair(t)
@@ -177,7 +177,7 @@ func TestLinkFlap(t *testing.T) {
 	}
 }
 
-// TestSilentClient: clients that connect and say nothing hold up nobody.
+// TestSilentClient checks that clients that connect and send nothing do not delay others.
 func TestSilentClient(t *testing.T) {
 	t.Parallel()
 	p := newPair(t)

@@ -29,7 +29,7 @@ func openKernel(t testing.TB, ns *netnstest.NS) *kernel {
 	return k
 }
 
-// create makes a flow that is not there yet.
+// create creates a flow that does not exist.
 func (k *kernel) create(f *ctnetlink.Flow) {
 	k.t.Helper()
 	r := nl.Request{Type: ctnetlink.TypeFlowNew, Flags: unix.NLM_F_CREATE | unix.NLM_F_EXCL, Family: f.Family(), Attrs: f.Append}
@@ -38,7 +38,7 @@ func (k *kernel) create(f *ctnetlink.Flow) {
 	}
 }
 
-// change makes the kernel's flow have the attributes of f besides its tuples.
+// change sets the attributes of f, besides its tuples, in the kernel's flow.
 func (k *kernel) change(f *ctnetlink.Flow) {
 	k.t.Helper()
 	if err := k.conn.Do(k.t.Context(), nl.Request{Type: ctnetlink.TypeFlowNew, Family: f.Family(), Attrs: f.Append}, nil); err != nil {
@@ -63,7 +63,7 @@ func (k *kernel) flush() {
 	}
 }
 
-// flows is the table.
+// flows returns the table of flows.
 func (k *kernel) flows() []ctnetlink.Flow {
 	k.t.Helper()
 	var all []ctnetlink.Flow
@@ -76,7 +76,7 @@ func (k *kernel) flows() []ctnetlink.Flow {
 	return all
 }
 
-// expects is the table of expectations.
+// expects returns the table of expectations.
 func (k *kernel) expects() []ctnetlink.Expect {
 	k.t.Helper()
 	var all []ctnetlink.Expect
@@ -91,7 +91,7 @@ func (k *kernel) expects() []ctnetlink.Expect {
 	return all
 }
 
-// entries is the table as the wire describes it.
+// entries returns the table of flows in the form of entries.
 func (k *kernel) entries() map[entry]bool {
 	k.t.Helper()
 	set := map[entry]bool{}
@@ -101,7 +101,7 @@ func (k *kernel) entries() map[entry]bool {
 	return set
 }
 
-// expectEntries is the table of expectations as daemons print it.
+// expectEntries returns the table of expectations as daemons print it.
 func (k *kernel) expectEntries() map[entry]bool {
 	k.t.Helper()
 	set := map[entry]bool{}
@@ -115,7 +115,7 @@ func (k *kernel) expectEntries() map[entry]bool {
 // replica has one flow between two hosts at most.
 func keyless(proto uint8) bool { return proto == ctnetlink.ProtoGRE || proto == ctnetlink.ProtoUDPLite }
 
-// identity is what tells flows of one table apart, as far as the wire carries it.
+// identity is the part of a flow's identity that the wire carries.
 type identity struct {
 	tuple ctnetlink.Tuple
 	zone  uint16
@@ -134,16 +134,16 @@ func identityOf(f *ctnetlink.Flow) identity {
 	return id
 }
 
-// replicatedStatus are the bits that a commit restores. Whether translation hooks
-// were asked (…_DONE) is each kernel's own.
+// replicatedStatus are the bits that a commit restores. The bits that record whether NAT was
+// set up (…_DONE) belong to each kernel.
 const replicatedStatus = ctnetlink.StatusExpected | ctnetlink.StatusSeenReply | ctnetlink.StatusAssured | ctnetlink.StatusConfirmed |
 	ctnetlink.StatusSrcNAT | ctnetlink.StatusDstNAT | ctnetlink.StatusSeqAdjust | ctnetlink.StatusFixedTimeout
 
-// slack is how many seconds a timeout may be off after a commit.
+// slack is the largest difference of a timeout after a commit, in seconds.
 const slack = 100
 
-// compareFlows says how the flow that a commit made differs from the original.
-// committer is whose commit it was: Debian's spoils the last byte of an SCTP tag.
+// compareFlows describes how a committed flow differs from the original. committer is the
+// program that committed it: Debian's corrupts the last byte of an SCTP tag.
 func compareFlows(want, got *ctnetlink.Flow, committer program) string {
 	field := func(what string, want, got any) string {
 		if want == got {
@@ -174,8 +174,8 @@ func compareFlows(want, got *ctnetlink.Flow, committer program) string {
 	return d
 }
 
-// present is value if f has the attribute, else the zero value: the kernel leaves
-// out what is zero.
+// present returns value if f has the attribute, otherwise the zero value: the kernel omits
+// zero attributes.
 func present[T any](f *ctnetlink.Flow, has ctnetlink.Attr, value T) T {
 	if f.Has&has == 0 {
 		var zero T

@@ -21,20 +21,19 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// load makes, changes and ends flows of a side at a steady rate through ctnetlink,
-// the oldest first. Which change comes when depends on the seed alone; the clock
-// only says how many.
+// load creates, changes and ends flows of a side at a steady rate through ctnetlink, the oldest
+// first. The seed alone determines the order of changes; the clock only their number.
 type load struct {
 	side   *side
 	conn   *nl.Conn
 	random *rand.Rand
 	rate   int // changes a second
-	target int // flows that live at one time
+	target int // simultaneous flows
 	steady bool
-	atOnce int // changes are made so many at a time at least
+	atOnce int // smallest number of changes per batch
 
-	// The flows first to next-1 live, as far as the load knows. acked is what the
-	// kernel has confirmed, with the time.
+	// The flows first to next-1 exist, as far as the load knows. acked are the states
+	// that the kernel has confirmed, with their times.
 	first, next uint32
 	mu          sync.Mutex
 	acked       []ack
@@ -45,20 +44,20 @@ type load struct {
 	err     error // valid after done
 }
 
-// ack says that the kernel had the flows first to next-1 at that time.
+// ack records that the kernel had the flows first to next-1 at that time.
 type ack struct {
 	at          time.Time
 	first, next uint32
 }
 
-// newLoad is a load that has not begun.
+// newLoad returns a load that does not run yet.
 func newLoad(n *node, seed uint64, rate, target int) *load {
 	l := &load{side: n.side, random: rand.New(rand.NewPCG(seed, 3)), rate: rate, target: target}
 	l.moveTo(n)
 	return l
 }
 
-// moveTo has the load work on another node's kernel, while it does not run.
+// moveTo moves a stopped load to another node's kernel.
 func (l *load) moveTo(n *node) {
 	var err error
 	l.conn, err = nl.Dial(nl.Config{NetNS: n.ns.FD()})
@@ -69,10 +68,10 @@ func (l *load) moveTo(n *node) {
 	n.kernel.t.Cleanup(func() { conn.Close() })
 }
 
-// tick is how often a load works.
+// tick is the interval between a load's batches.
 const tick = 20 * time.Millisecond
 
-// begin lets the load run until end.
+// begin runs the load until end.
 func (l *load) begin() {
 	ctx, stop := context.WithCancel(context.Background())
 	l.stop, l.done = stop, make(chan struct{})
@@ -82,7 +81,7 @@ func (l *load) begin() {
 	}()
 }
 
-// end stops the load and waits for what the kernel was asked.
+// end stops the load and waits for the kernel's answers.
 func (l *load) end() error {
 	l.stop()
 	<-l.done
@@ -104,14 +103,14 @@ func (l *load) run(ctx context.Context) error {
 			continue
 		}
 		done += due
-		// After a pause of the machine what was missed is not made up for in one go.
+		// After a pause of the machine the missed changes are not made up for at once.
 		if err := l.burst(min(due, max(l.rate/4, l.atOnce))); err != nil {
 			return err
 		}
 	}
 }
 
-// burst makes n changes as fast as the kernel takes them.
+// burst makes n changes as fast as possible.
 func (l *load) burst(n int) error {
 	p := l.conn.NewPipeline(context.Background(), l.complete)
 	b, err := p.Batch()
@@ -132,8 +131,7 @@ func (l *load) burst(n int) error {
 	return errors.Join(err, p.Close())
 }
 
-// complete looks at what the kernel refused: flows that somebody flushed are gone,
-// and those that a commit has brought are there.
+// complete checks the kernel's refusals: a flow may have been flushed, or created by a commit.
 func (l *load) complete(b *nl.Batch) error {
 	for _, f := range b.Failures() {
 		if !errors.Is(f.Err, unix.ENOENT) && !errors.Is(f.Err, unix.EEXIST) && !errors.Is(f.Err, unix.EBUSY) {
@@ -148,8 +146,8 @@ func (l *load) complete(b *nl.Batch) error {
 	return nil
 }
 
-// change is the next change: a flow begins, changes or ends, a third each once
-// there are enough. A steady load takes turns.
+// change queues the next change. Once the target is reached, a third each are new flows,
+// changes and ends. A steady load alternates between them.
 func (l *load) change() nl.Request {
 	live := l.next - l.first
 	kind := l.random.IntN(3)
@@ -175,7 +173,7 @@ func (l *load) change() nl.Request {
 	return nl.Request{Type: ctnetlink.TypeFlowDelete, Family: f.Family(), Attrs: (&ctnetlink.Flow{Orig: f.Orig}).Append}
 }
 
-// fill makes flows until the target is reached.
+// fill creates flows until the target is reached.
 func (l *load) fill() error {
 	from := l.next
 	l.next = l.first + uint32(l.target)
@@ -185,7 +183,7 @@ func (l *load) fill() error {
 	}), p.Close())
 }
 
-// submit asks the same for the flows from to to-1.
+// submit sends the same request for the flows from to to-1.
 func (l *load) submit(p *nl.Pipeline, from, to uint32, request func(*ctnetlink.Flow) nl.Request) error {
 	b, err := p.Batch()
 	for i := from; err == nil && i < to; i++ {
@@ -205,9 +203,8 @@ func (l *load) submit(p *nl.Pipeline, from, to uint32, request func(*ctnetlink.F
 	return p.Submit(b)
 }
 
-// numbered is flow number i of a side: TCP and UDP, both families, translated in
-// every way. Neither original nor reply tuples meet as long as not more than
-// 400,000 flows in a row live.
+// numbered returns flow number i of a side: TCP and UDP, both families, all kinds of NAT. The
+// tuples of any 400,000 consecutive flows are distinct, in both directions.
 func (s *side) numbered(i uint32) ctnetlink.Flow {
 	const perDestination, destinations = 50000, 8
 	turn, low := i/perDestination, uint16(i%perDestination)
@@ -250,15 +247,14 @@ func (s *side) numbered(i uint32) ctnetlink.Flow {
 	return f
 }
 
-// connections are real TCP connections through a firewall, translated at both
-// ends, one after the other.
+// connections are consecutive real TCP connections through a firewall, translated at both ends.
 type connections struct {
 	stop  chan struct{}
 	done  sync.WaitGroup
 	count atomic.Int64
 }
 
-// startConnections makes so many connections a second until end.
+// startConnections opens connections at this rate per second until end.
 func (n *node) startConnections(rate int) *connections {
 	t := n.kernel.t
 	t.Helper()
@@ -330,7 +326,7 @@ func (c *connections) dial(n *node, every time.Duration) {
 	}
 }
 
-// usage is what a process takes at one moment.
+// usage is a process's use of resources at one moment.
 type usage struct {
 	pid     int
 	rss     int // KiB

@@ -1,11 +1,9 @@
-// Package interop holds the tests of whole daemons: our conntrackd beside
-// Debian's, and beside another of ours, each on a real kernel in a network
-// namespace of its own, with real traffic, over links that work and links that
-// do not.
+// Package interop tests whole daemons: pairs of ctbox's conntrackd, or of ctbox's and Debian's,
+// each on a real kernel in a network namespace of its own, with real traffic, over good and
+// bad links.
 //
-// A pair is two such firewalls. The matrix lets one scenario run on every
-// combination of mode, transport, address family and programs; the other tests
-// are about one fault each.
+// A pair is two such firewalls. The matrix runs one scenario on every combination of mode,
+// transport, address family and programs; each of the other tests is about one fault.
 package interop
 
 import (
@@ -16,9 +14,8 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	// Pairs wait most of the time, for a timer of the protocol or of a daemon,
-	// so more of them than there are processors run at once. The command line
-	// has the last word.
+	// Pairs mostly wait for timers of the protocol or of a daemon, so more tests than
+	// CPUs run in parallel. The command line can override this.
 	flag.Set("test.parallel", "6")
 	netnstest.Main(m)
 }

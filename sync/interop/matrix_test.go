@@ -14,8 +14,8 @@ import (
 type mode struct {
 	name    string
 	options string
-	// dialogue says that nodes can ask each other for everything (-n, -B). In
-	// ALARM mode everything is told again and again instead.
+	// dialogue is set if nodes can request everything (-n, -B). In ALARM mode everything
+	// is announced periodically instead.
 	dialogue bool
 }
 
@@ -47,8 +47,8 @@ func syncClause(m mode, tr transport, more string) func(me, peer *side) string {
 
 const withExpects = "Options {\n\tExpectationSync on\n}"
 
-// chosen are the combinations that stand for the others where not all are run: each mode
-// beside either program, and one of each other transport and family.
+// chosen is the subset of combinations for short runs: each mode with both programs, and one of
+// each other transport and family.
 var chosen = []string{"TCP-IPv4/ours+Debian", "FTFW/multicast-IPv6/ours+Debian"}
 
 func isChosen(name string) bool {
@@ -81,10 +81,9 @@ func TestMatrix(t *testing.T) {
 	}
 }
 
-// connected waits, in NOTRACK mode, until n has heard its peer and, over TCP, is
-// connected both ways: what was sent before would be lost. The node that has
-// started last must be asked; the other one may not know yet that its connections
-// are dead.
+// connected waits, in NOTRACK mode, until n has heard its peer and, over TCP, is connected in
+// both directions: earlier messages would be lost. n must be the node that was started last;
+// the other node may not have noticed yet that its connections are dead.
 func (n *node) connected(m mode, tr transport) {
 	n.daemon.t.Helper()
 	if m.name != "NOTRACK" {
@@ -100,7 +99,7 @@ func (n *node) connected(m mode, tr transport) {
 	})
 }
 
-// scenario is what flows, operators and machines do to a pair.
+// scenario is a sequence of changes by flows, operators and machines.
 type scenario struct {
 	*pair
 	mode      mode
@@ -120,7 +119,7 @@ func (s *scenario) run() {
 	s.remove()
 }
 
-// create makes all samples on both sides at once.
+// create creates all samples on both sides.
 func (s *scenario) create() {
 	s.t.Helper()
 	s.samples = map[*node][]sample{}
@@ -150,15 +149,15 @@ func (s *scenario) change() {
 	s.replicated("changed")
 }
 
-// traffic adds flows and expectations that the kernels make themselves.
+// traffic adds flows and expectations of real traffic.
 func (s *scenario) traffic() {
 	s.t.Helper()
 	s.each(func(n, _ *node) { n.startTraffic() })
 	s.replicated("real traffic")
 }
 
-// askAgain empties the external caches and lets them be filled again: a asks b for
-// everything, and then tells b everything without being asked.
+// askAgain empties the external caches and fills them again: a requests everything from b, and
+// then sends everything to b unasked.
 func (s *scenario) askAgain() {
 	s.t.Helper()
 	s.a.daemon.client("-f", "external")
@@ -173,8 +172,8 @@ func (s *scenario) askAgain() {
 	}
 }
 
-// restart ends b in an orderly way and a by force. What each knew of the other
-// comes back, because it asks or because it is told.
+// restart stops b and kills a. Each gets the other's flows back, by its own request or
+// unasked.
 func (s *scenario) restart() {
 	s.t.Helper()
 	s.b.daemon.stop()
@@ -189,8 +188,8 @@ func (s *scenario) restart() {
 	s.replicated("a was killed and started")
 }
 
-// flushKernel empties a's kernel. b has to keep what it knows: it may be b that
-// told a to let go.
+// flushKernel empties a's kernel. b must keep its entries of a: the flush may be part of b's
+// takeover.
 func (s *scenario) flushKernel() {
 	s.t.Helper()
 	known := about(s.b.external(), s.a.side)
@@ -198,7 +197,7 @@ func (s *scenario) flushKernel() {
 	netnstest.Eventually(s.t, patience, "the kernel and the internal cache of a are empty", func() bool {
 		return len(s.a.kernel.flows()) == 0 && len(s.a.internal()) == 0
 	})
-	// What b hears of next comes after anything that the flush made a say.
+	// The next flow that b receives comes after every message that the flush caused.
 	f := s.samples[s.a][0].flow
 	f.Orig.SrcPort++
 	f.Reply = f.Orig.Inverted()
@@ -223,8 +222,8 @@ func (s *scenario) commit() {
 	if s.t.Failed() {
 		s.t.Logf("logs:\n%s\n%s", s.a.daemon.log(), s.b.daemon.log())
 	}
-	// What was committed is told with everything else, which a peer that has just
-	// started may still be asking for.
+	// Committed flows are part of a bulk, and a peer that has just started may still be
+	// requesting one.
 	s.told = true
 	s.replicated("committed")
 	s.each(func(n, _ *node) {
@@ -259,7 +258,7 @@ func (s *scenario) compareKernels(from, to *node) {
 
 func (s *scenario) compareExpects(from, to *node) {
 	s.t.Helper()
-	// Debian's daemon restores neither class nor translation.
+	// Debian's daemon restores neither class nor NAT of expectations.
 	whole := to.daemon.program == ours
 	there := map[string]bool{}
 	for _, x := range to.kernel.expects() {

@@ -10,7 +10,7 @@ import (
 	"ctbox/sync/wire"
 )
 
-// rawPeer stands in a node's place: the test writes and reads its messages.
+// rawPeer replaces a node: the test writes and reads its messages.
 type rawPeer struct {
 	t    testing.TB
 	conn *net.UDPConn
@@ -19,7 +19,7 @@ type rawPeer struct {
 	buf  []byte // the datagram being written
 }
 
-// newRawPeer takes b's address and port.
+// newRawPeer uses b's address and port.
 func newRawPeer(p *pair) *rawPeer {
 	p.t.Helper()
 	r := &rawPeer{t: p.t, seq: 1000, to: &net.UDPAddr{IP: net.ParseIP(p.a.link(4, 0)), Port: 3780}}
@@ -34,7 +34,7 @@ func newRawPeer(p *pair) *rawPeer {
 	return r
 }
 
-// header is that of the next message.
+// header returns the header of the next message.
 func (r *rawPeer) header(typ wire.Type, flags wire.Flags) wire.Header {
 	r.seq++
 	return wire.Header{Type: typ, Flags: flags, Seq: r.seq}
@@ -44,7 +44,7 @@ func (r *rawPeer) control(flags wire.Flags, notice wire.Notice) {
 	r.buf = wire.AppendNotice(r.buf, r.header(wire.Control, flags), &notice)
 }
 
-// flow announces a flow of the node in whose place the peer is.
+// flow announces a flow of the replaced node.
 func (r *rawPeer) flow(n *node, port uint16) {
 	r.t.Helper()
 	f := n.flow(port)
@@ -54,7 +54,7 @@ func (r *rawPeer) flow(n *node, port uint16) {
 	}
 }
 
-// send sends what was written as one datagram.
+// send sends the written messages as one datagram.
 func (r *rawPeer) send() {
 	r.t.Helper()
 	if _, err := r.conn.WriteTo(r.buf, r.to); err != nil {
@@ -63,7 +63,7 @@ func (r *rawPeer) send() {
 	r.buf = r.buf[:0]
 }
 
-// await reads messages until one is what it looks for.
+// await reads messages until wanted returns true.
 func (r *rawPeer) await(what string, is func(wire.Header) bool) {
 	r.t.Helper()
 	var c wire.Counters
@@ -88,8 +88,8 @@ func (r *rawPeer) await(what string, is func(wire.Header) bool) {
 	}
 }
 
-// TestNotices: an ALIVE with a body between two plain ones moves no counter, and no
-// number is missed, neither by a C daemon nor by ours.
+// TestNotices checks that an ALIVE with a body between two plain ones changes no error counter
+// and leaves no gap in the numbers, neither in a C daemon nor in ctbox's.
 func TestNotices(t *testing.T) {
 	for _, who := range []program{debian, ours} {
 		for _, mode := range []string{"FTFW {\n}", "NOTRACK {\n}"} {
@@ -132,14 +132,14 @@ func TestNotices(t *testing.T) {
 	}
 }
 
-// troubles are the lines of `-s network` that count what is wrong with messages.
+// troubles are the lines of `-s network` that count malformed and lost messages.
 func troubles(d *daemon) string {
 	d.t.Helper()
 	text, _, _ := strings.Cut(d.ask(statsNetwork), "traffic")
 	return text
 }
 
-// bulk announces flows with these ports as everything.
+// bulk sends a bulk of flows with these ports.
 func (r *rawPeer) bulk(n *node, number wire.Seq, ports ...uint16) {
 	r.t.Helper()
 	mark := func(flag wire.Flags) {
@@ -158,10 +158,10 @@ func (r *rawPeer) bulk(n *node, number wire.Seq, ports ...uint16) {
 
 func isResync(h wire.Header) bool { return h.Kind() == wire.KindResync }
 
-// TestBulkThatEmptiesTheCache: 32 bytes in the peer's name, the marks around a bulk with
-// the next numbers, remove nothing and make the node ask. So does a bulk that was asked
-// for and leaves nearly everything out; only when the peer says so again it is believed,
-// and each step is in the log.
+// TestBulkThatEmptiesTheCache checks that 32 forged bytes, the marks around a bulk with the next
+// numbers, remove nothing and cause a request. A requested bulk that leaves out nearly
+// everything also causes another request; only a second such bulk removes the entries. The log
+// has each step.
 func TestBulkThatEmptiesTheCache(t *testing.T) {
 	t.Parallel()
 	p := newPair(t)
@@ -192,8 +192,8 @@ func TestBulkThatEmptiesTheCache(t *testing.T) {
 	external("the forged bulk removes nothing", 100)
 	peer.bulk(p.b, 9, ports...)
 
-	// A bulk that was not asked for, as -B sends, and that leaves out a few: asked again,
-	// the peer says the same, and they go.
+	// An unrequested bulk, as -B sends it, leaves out a few entries: they are removed after a
+	// requested bulk leaves them out too.
 	peer.bulk(p.b, 10, ports[3:]...)
 	logged("leaves out 3 of 100 entries")
 	peer.await("a RESYNC", isResync)
@@ -213,8 +213,9 @@ func TestBulkThatEmptiesTheCache(t *testing.T) {
 	}
 }
 
-// TestLostAcknowledgedFlows: the peer takes flows for delivered that never came, as after a
-// forged acknowledgement. The number that it announces tells, and everything is asked for.
+// TestLostAcknowledgedFlows checks that flows that never arrived, although the peer takes them
+// for delivered, are detected by the number of entries that it announces, as after a forged
+// acknowledgement: a resync follows.
 func TestLostAcknowledgedFlows(t *testing.T) {
 	t.Parallel()
 	p := newPair(t)

@@ -9,17 +9,17 @@ import (
 	"ctbox/nl/ctnetlink"
 )
 
-// clause is a Sync clause over sync0 with IPv4 and UDP.
+// clause returns a Sync clause over sync0 with IPv4 and UDP.
 func clause(mode, options string) func(me, peer *side) string {
 	return func(me, peer *side) string {
 		return fmt.Sprintf("Mode %s\n%s%s\n", mode, udp(4, 0, "sync0", "")(me, peer), options)
 	}
 }
 
-// both are the orders of a pair where the two nodes have different roles.
+// both runs a test with both assignments of the programs to two different roles.
 var both = []programs{{ours, ours}, {ours, debian}, {debian, ours}}
 
-// startRoles starts a with the one clause and b with the other.
+// startRoles starts a with one clause and b with the other.
 func (p *pair) startRoles(who programs, a, b func(me, peer *side) string, general string) {
 	p.t.Helper()
 	p.a.daemon = newDaemon(p.t, p.a.ns, who[0], a(p.a.side, p.b.side), general)
@@ -28,7 +28,7 @@ func (p *pair) startRoles(who programs, a, b func(me, peer *side) string, genera
 	p.b.daemon.start()
 }
 
-// TestWithoutInternalCache: kernel events are sent as they come.
+// TestWithoutInternalCache checks DisableInternalCache: events are sent as they arrive.
 func TestWithoutInternalCache(t *testing.T) {
 	for _, who := range both {
 		t.Run(who.String(), func(t *testing.T) {
@@ -47,8 +47,8 @@ func TestWithoutInternalCache(t *testing.T) {
 	}
 }
 
-// TestExpectationsWithoutInternalCache: expectations are sent, shown and counted as
-// flows are; conntrack-tools does nothing of that.
+// TestExpectationsWithoutInternalCache checks that expectations are sent, shown and counted like
+// flows, which conntrack-tools does not do.
 func TestExpectationsWithoutInternalCache(t *testing.T) {
 	p := newPair(t)
 	p.startRoles(programs{ours, ours}, clause("NOTRACK {\n DisableInternalCache on\n}", withExpects), clause("NOTRACK {\n}", withExpects), "")
@@ -69,7 +69,7 @@ func TestExpectationsWithoutInternalCache(t *testing.T) {
 	p.b.follows(p.a, "asked for everything")
 }
 
-// TestWithoutExternalCache: what a peer says goes to the kernel at once.
+// TestWithoutExternalCache checks DisableExternalCache: received flows go to the kernel at once.
 func TestWithoutExternalCache(t *testing.T) {
 	for _, mode := range []string{"FTFW", "NOTRACK"} {
 		for _, who := range both {
@@ -122,9 +122,9 @@ func (p *pair) lifeOfFlow(replicated func(when string)) {
 	replicated("removed")
 }
 
-// TestCommitIsNotTold: what a commit does to the kernel is no news for the peer,
-// which has told it.
-func TestCommitIsNotTold(t *testing.T) {
+// TestCommitIsNotAnnounced checks that the changes of a commit are not announced to the peer
+// that the flows came from.
+func TestCommitIsNotAnnounced(t *testing.T) {
 	for _, who := range both {
 		t.Run(who.String(), func(t *testing.T) {
 			t.Parallel()
@@ -142,8 +142,8 @@ func TestCommitIsNotTold(t *testing.T) {
 	}
 }
 
-// TestTimeouts: CommitTimeout is what a committed flow gets, and PurgeTimeout
-// when -t takes a kernel's flows away.
+// TestTimeouts checks that a committed flow gets CommitTimeout, and that -t flushes the kernel
+// after PurgeTimeout.
 func TestTimeouts(t *testing.T) {
 	for _, who := range both {
 		t.Run(who.String(), func(t *testing.T) {
@@ -164,8 +164,7 @@ func TestTimeouts(t *testing.T) {
 	}
 }
 
-// TestStartupResync: a node that starts gets everything without being asked to
-// ask.
+// TestStartupResync checks that a node requests everything at its start.
 func TestStartupResync(t *testing.T) {
 	for _, mode := range []string{"FTFW", "NOTRACK"} {
 		for _, who := range both {
@@ -184,9 +183,9 @@ func TestStartupResync(t *testing.T) {
 	}
 }
 
-// TestStartIsNoticed: a node that has started is told everything without being asked
-// to ask, also by a C daemon, which tells nobody by itself.
-func TestStartIsNoticed(t *testing.T) {
+// TestStartingNodeGetsEverything checks that a node that starts gets everything without a
+// command, also from a C daemon, which sends nothing unasked.
+func TestStartingNodeGetsEverything(t *testing.T) {
 	for _, who := range pairings {
 		t.Run(who.String(), func(t *testing.T) {
 			t.Parallel()
@@ -201,8 +200,8 @@ func TestStartIsNoticed(t *testing.T) {
 	}
 }
 
-// TestWindowTracking: with TCPWindowTracking a committed flow has the window
-// scales of the origin, and without it the kernel is told to be liberal.
+// TestWindowTracking checks that a committed flow has the origin's window scales with
+// TCPWindowTracking, and the flag BE_LIBERAL without it.
 func TestWindowTracking(t *testing.T) {
 	for _, on := range []string{"on", "off"} {
 		for _, who := range both {
@@ -213,7 +212,7 @@ func TestWindowTracking(t *testing.T) {
 				f := p.a.flow(1)
 				f.Has |= ctnetlink.HasTCPWScaleOrig | ctnetlink.HasTCPWScaleReply | ctnetlink.HasTCPFlagsOrig | ctnetlink.HasTCPFlagsReply
 				f.TCPWScaleOrig, f.TCPWScaleRepl = 7, 10
-				// The kernel shows a scale that its flag says to be there.
+				// The kernel sends a scale only if its flag is set.
 				f.TCPFlagsOrig = ctnetlink.TCPFlags{Value: ctnetlink.TCPFlagWindowScale, Mask: ctnetlink.TCPFlagWindowScale}
 				f.TCPFlagsReply = f.TCPFlagsOrig
 				p.a.kernel.create(&f)
@@ -225,8 +224,8 @@ func TestWindowTracking(t *testing.T) {
 				}
 				got := &flows[0]
 				if on == "on" && who[1] == debian {
-					// It asks for the scales without the flags that the kernel
-					// wants to see with them, and so restores none.
+					// It sets the scales without the flags that the kernel requires
+					// with them, and so restores no scale.
 					return
 				}
 				scaled := got.TCPWScaleOrig == 7 && got.TCPWScaleRepl == 10
@@ -239,9 +238,9 @@ func TestWindowTracking(t *testing.T) {
 	}
 }
 
-// TestFilters: what the filter ignores is not replicated, whichever side of the
-// kernel applies it, and what it let in is let out again: Debian's daemon keeps a
-// flow for ever whose last state its filter ignores.
+// TestFilters checks that ignored flows are not replicated, with the filter in the kernel or in
+// the daemon, and that the ends of replicated flows always are. (Debian's daemon keeps a flow
+// forever if its filter ignores the last state.)
 func TestFilters(t *testing.T) {
 	for _, where := range []string{"Userspace", "Kernelspace"} {
 		t.Run(where, func(t *testing.T) {
@@ -296,7 +295,7 @@ func TestFilters(t *testing.T) {
 	}
 }
 
-// TestPolling: without events the kernel's table is read every PollSecs.
+// TestPolling checks that without events the kernel's table is read every PollSecs.
 func TestPolling(t *testing.T) {
 	t.Parallel()
 	p := newPair(t)

@@ -22,23 +22,22 @@ type node struct {
 type pair struct {
 	t    testing.TB
 	a, b *node
-	// told is set when each may have been told of its own flows by the other,
-	// which has committed them.
+	// told is set when each node may have received its own flows from the other, which
+	// has committed them.
 	told bool
 }
 
-// programs are whose daemons a pair runs, a's first.
+// programs are the implementations of a pair's daemons, a's first.
 type programs [2]program
 
 func (p programs) String() string { return fmt.Sprintf("%s+%s", p[0], p[1]) }
 
-// pairings are the two ways to replace a daemon of conntrack-tools: one after the
-// other, and both. Either node of a pair is the origin of flows and the replica of
-// the other's, so that the order does not matter.
+// pairings are the mixed pair and the pair of ctbox daemons. Each node of a pair is the origin
+// of flows and the replica of the other's, so the order does not matter.
 var pairings = []programs{{ours, debian}, {ours, ours}}
 
-// newPair makes the two firewalls, without daemons. Both track and translate
-// flows, but not the replication itself.
+// newPair creates the two firewalls, without daemons. Both track and translate flows, except
+// the replication itself.
 func newPair(t testing.TB) *pair {
 	t.Helper()
 	p := newUnlinkedPair(t)
@@ -59,12 +58,12 @@ func newNode(t testing.TB, p *pair, s *side) *node {
 	ns := netnstest.New(t, s.name)
 	ns.NFT(rules(s))
 	for _, proto := range []string{"udp", "icmp", "icmpv6"} {
-		// The scenario's own exchanges outlive it also on a slow machine.
+		// The flows of the scenario's traffic outlive it, also on a slow machine.
 		ns.Sysctl("net.netfilter.nf_conntrack_"+proto+"_timeout", "600")
 	}
 	for _, what := range []string{"unacknowledged", "max_retrans"} {
-		// While data is on its way the kernel gives a connection less time, and
-		// tells no event when that is over: what a replica has may be either.
+		// While data is unacknowledged the kernel gives a connection a shorter timeout,
+		// and sends no event when that ends: a replica may have either.
 		ns.Sysctl("net.netfilter.nf_conntrack_tcp_timeout_"+what, "432000")
 	}
 	return &node{side: s, pair: p, ns: ns, kernel: openKernel(t, ns)}
@@ -79,7 +78,7 @@ func (p *pair) link(dev string, i int) {
 	netnstest.Link(p.t, end(p.a), end(p.b))
 }
 
-// link is the address on dedicated link number i.
+// link returns the address on dedicated link number i.
 func (s *side) link(family, i int) string {
 	last := s.link4[len(s.link4)-1:]
 	if family == 6 {
@@ -88,8 +87,8 @@ func (s *side) link(family, i int) string {
 	return fmt.Sprintf("192.0.2.%d", 32*i+int(last[0]-'0'))
 }
 
-// rules make the kernel track everything but the dedicated links, translate what
-// the scenario's own traffic goes to, follow FTP, and have room for labels.
+// rules make the kernel track everything except the dedicated links, translate the scenario's
+// traffic, follow FTP, and reserve room for labels.
 func rules(s *side) string {
 	return fmt.Sprintf(`
 table inet firewall {
@@ -104,7 +103,7 @@ table inet firewall {
 `, s.host4(server), s.host4(server+1), s.host4(100), s.outside)
 }
 
-// start starts the daemons of both, with a Sync clause made for each.
+// start starts both daemons with their Sync clauses.
 func (p *pair) start(who programs, sync func(me, peer *side) string, general string) {
 	p.t.Helper()
 	p.a.daemon = newDaemon(p.t, p.a.ns, who[0], sync(p.a.side, p.b.side), general)
@@ -115,14 +114,14 @@ func (p *pair) start(who programs, sync func(me, peer *side) string, general str
 	p.b.daemon.awaitAnswer()
 }
 
-// each is both nodes with the respective other one.
+// each iterates over both nodes, each with the other one.
 func (p *pair) each(do func(from, to *node)) {
 	p.t.Helper()
 	do(p.a, p.b)
 	do(p.b, p.a)
 }
 
-// external is the external cache, and internal the internal one.
+// external returns the external cache, internal the internal one.
 func (n *node) external() map[entry]bool { return entriesOf(n.daemon.ask(dumpExternal)) }
 func (n *node) internal() map[entry]bool { return entriesOf(n.daemon.ask(dumpInternal)) }
 
@@ -161,7 +160,7 @@ func (n *node) follows(from *node, when string) {
 	})
 }
 
-// udp, multicast and tcp are the clauses of a dedicated link.
+// udp, multicast and tcp return the clauses of a dedicated link.
 func udp(family, i int, dev string, option string) func(me, peer *side) string {
 	return func(me, peer *side) string {
 		return fmt.Sprintf("UDP %[6]s {\n\tIPv%[1]d_address %[2]s\n\tIPv%[1]d_Destination_Address %[3]s\n\tPort %[5]d\n\tInterface %[4]s\n\tChecksum on\n}\n",

@@ -10,7 +10,7 @@ import (
 	"time"
 )
 
-// field is the number behind a label of a file in /proc, 0 if it is not there.
+// field returns the number behind a label of a file in /proc, 0 without the label.
 func field(text []byte, label string) int {
 	_, rest, _ := bytes.Cut(text, []byte(label))
 	fields := bytes.Fields(rest)
@@ -21,13 +21,13 @@ func field(text []byte, label string) int {
 	return n
 }
 
-// residentOf is the memory of a process in KiB.
+// residentOf returns the resident memory of a process in KiB.
 func residentOf(pid int) int {
 	status, _ := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
 	return field(status, "VmRSS:")
 }
 
-// cpuOf is the time that a process has run so far (proc_pid_stat(5)).
+// cpuOf returns the CPU time that a process has used (proc_pid_stat(5)).
 func cpuOf(pid int) time.Duration {
 	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
 	if err != nil {
@@ -40,8 +40,7 @@ func cpuOf(pid int) time.Duration {
 	return time.Duration(user+system) * time.Second / hertz
 }
 
-// statistics are what a daemon of ours counts (docs/conntrackd.md), as far as the
-// tests ask for it.
+// statistics are the counters of ctbox's daemon (docs/conntrackd.md) that the tests use.
 type statistics struct {
 	Caches map[string]struct {
 		Flows struct{ Active, Objects, Memory uint64 }

@@ -9,9 +9,8 @@ import (
 	"ctbox/nl/ctnetlink"
 )
 
-// side is one of a pair's two firewalls, or of three: what is behind it. Flows of
-// different sides have no address in common, so that the table of a firewall that has
-// committed tells whose flow is whose.
+// side is the networks behind a firewall of a pair, or of three. Flows of different sides have
+// no address in common, so that each flow of a firewall that has committed can be attributed.
 type side struct {
 	name    string
 	net4    string // beginning of an IPv4 address
@@ -58,10 +57,10 @@ func parseAddr(s string) (family uint8, a ctnetlink.Addr) {
 func (s *side) host4(n int) string { return fmt.Sprint(s.net4, n) }
 func (s *side) host6(n int) string { return fmt.Sprint(s.net6, n) }
 
-// server is the number of the host that all flows of a side go to.
+// server is the host number of the destination of all flows of a side.
 const server = 200
 
-// sample is a flow that the scenario makes, changes and removes.
+// sample is a flow that the scenario creates, changes and removes.
 type sample struct {
 	name string
 	flow ctnetlink.Flow
@@ -100,7 +99,7 @@ func (s *side) samples() []sample {
 			t.Has |= ctnetlink.TuplePorts
 			t.SrcPort, t.DstPort = port, 80
 		case ctnetlink.ProtoGRE:
-			t.Has |= ctnetlink.TuplePorts // without keys: others are not replicated
+			t.Has |= ctnetlink.TuplePorts // without keys: GRE with keys is not replicated
 		}
 		switch proto {
 		case ctnetlink.ProtoTCP:

@@ -8,8 +8,8 @@ import (
 	"ctbox/internal/netnstest"
 )
 
-// TestSilentPeer: a rule that drops a peer's messages, or a peer that is dead, is in the
-// log, in -s network and -s link, and an error for the doctor; and its end is in the log.
+// TestSilentPeer checks that the log, -s network, -s link and the doctor report a peer whose
+// messages are dropped or that is dead, and that the log has the end of the silence.
 func TestSilentPeer(t *testing.T) {
 	t.Parallel()
 	p := newPair(t)
@@ -38,8 +38,8 @@ func TestSilentPeer(t *testing.T) {
 	}
 }
 
-// doctor holds that the doctor has a finding of that check and severity, with that text in
-// what it has seen.
+// doctor checks that the doctor reports a finding of this check and severity whose evidence
+// contains text.
 func (n *node) doctor(severity, check, seen string) {
 	n.daemon.t.Helper()
 	r := n.ns.Run("", netnstest.Applet(n.daemon.t, "ctbox"), "doctor", "--json", "--for", "conntrackd", "-C", n.daemon.path("conf"))

@@ -17,14 +17,14 @@ var (
 	soakRate   = flag.Int("soak.rate", 5000, "its changes a second")
 )
 
-// soaked is what was seen of a daemon in one period.
+// soaked are the measurements of a daemon in one period.
 type soaked struct {
 	usage
 	perEvent time.Duration // CPU
 }
 
-// TestSoak replicates the same load for long and prints what the daemons take. It
-// fails if that grows.
+// TestSoak replicates the same load for a long time and prints the daemons' use of resources.
+// It fails if that grows.
 func TestSoak(t *testing.T) {
 	p := newPair(t)
 	p.start(programs{ours, ours}, clause("FTFW {\n}", ""), "")
@@ -79,8 +79,8 @@ func TestSoak(t *testing.T) {
 
 func micro(d time.Duration) float64 { return float64(d.Nanoseconds()) / 1000 }
 
-// flat compares the last quarter of a soak with the second. In the first the
-// runtime still finds out how much memory it wants.
+// flat compares the last quarter of a soak with the second. In the first the runtime's heap
+// still settles.
 func flat(t *testing.T, d *daemon, all []soaked) {
 	t.Helper()
 	quarter := len(all) / 4
@@ -102,7 +102,7 @@ func flat(t *testing.T, d *daemon, all []soaked) {
 		{"MiB of memory", func(s soaked) float64 { return float64(s.rss) / 1024 }, 1.1, 2},
 		{"threads", func(s soaked) float64 { return float64(s.threads) }, 1, 2},
 		{"files", func(s soaked) float64 { return float64(s.files) }, 1, 0.5},
-		// Others may use the machine meanwhile, and caches are cold then.
+		// Other programs may use the machine meanwhile and evict the CPU's caches.
 		{"us of CPU an event", func(s soaked) float64 { return micro(s.perEvent) }, 1.5, 1},
 	} {
 		early, late := mean(all[quarter:2*quarter], c.of), mean(all[len(all)-quarter:], c.of)
@@ -112,7 +112,7 @@ func flat(t *testing.T, d *daemon, all []soaked) {
 	}
 }
 
-// goroutines ends a daemon of ours and returns how many goroutines it had.
+// goroutines ends a daemon of ctbox and returns its number of goroutines.
 func (d *daemon) goroutines() int {
 	d.t.Helper()
 	r := d.process.Stop(syscall.SIGQUIT)

@@ -14,8 +14,8 @@ func with(link func(me, peer *side) string, clauses ...string) func(me, peer *si
 	}
 }
 
-// TestPeerWithTwoAddresses: a C daemon sends from the first address of its interface,
-// whichever its peer sends to.
+// TestPeerWithTwoAddresses checks Accept with a C daemon, which sends from the first address of
+// its interface, whichever address its peer sends to.
 func TestPeerWithTwoAddresses(t *testing.T) {
 	t.Parallel()
 	const second = "192.0.2.12"
@@ -38,8 +38,8 @@ func TestPeerWithTwoAddresses(t *testing.T) {
 	}
 }
 
-// TestRelay: a program on a firewall's loopback interface sends what the daemon says to
-// several nodes, and to the daemon what these say.
+// TestRelay checks Accept with a relay on a firewall's loopback interface, which passes the
+// daemon's messages to several nodes and theirs to the daemon.
 func TestRelay(t *testing.T) {
 	t.Parallel()
 	const daemon, relay = "127.0.0.1", "127.0.0.2"
@@ -64,18 +64,18 @@ func TestRelay(t *testing.T) {
 	p.a.follows(third, "through the relay")
 }
 
-// newTrio is an unlinked pair and a third node, all three on one network.
+// newTrio returns an unlinked pair and a third node, all on one network.
 func newTrio(t *testing.T) (p *pair, third *node) {
 	t.Helper()
 	p = newUnlinkedPair(t)
-	p.told = true // of two others' flows, each
+	p.told = true // each receives the flows of two others
 	third = newNode(t, p, &sides[2])
 	connect(t, faults{}, 1, p.a, p.b, third)
 	return p, third
 }
 
-// startRelay passes on what arrives at the relay's address to all others, and what arrives
-// at the port of the node's own address to the daemon.
+// startRelay passes messages that arrive at the relay's address to all other nodes, and
+// messages that arrive at the port of the node's own address to the daemon.
 func startRelay(t *testing.T, n *node, relay, daemon string, others ...string) {
 	t.Helper()
 	listen := func(at string) (conn *net.UDPConn) {
@@ -108,8 +108,8 @@ func startRelay(t *testing.T, n *node, relay, daemon string, others ...string) {
 	go pass(outer, inner, daemon)
 }
 
-// TestSeveralPeers: Also sends to other nodes without a group, and hears them. A C daemon
-// has one peer.
+// TestSeveralPeers checks that Also sends to further nodes without a group and accepts their
+// messages. A C daemon has one peer.
 func TestSeveralPeers(t *testing.T) {
 	for _, m := range modes[1:] {
 		t.Run(m.name, func(t *testing.T) {

@@ -15,15 +15,14 @@ import (
 	"time"
 )
 
-// fault is one way to make a firewall's life hard. begin starts it, end, if there
-// is one, takes it back after a time.
+// fault is a disturbance of a firewall. begin starts it; end, if set, reverts it later.
 type fault struct {
 	name     string
 	lane     string // two faults of a lane do not overlap at one node
 	weight   int
-	shortest time.Duration // how long it lasts
+	shortest time.Duration // shortest duration
 	longest  time.Duration
-	begin    func(a *arena, n *node, arg uint32) string // says what it does
+	begin    func(a *arena, n *node, arg uint32) string // returns a description
 	end      func(a *arena, n *node)
 }
 
@@ -36,7 +35,7 @@ const (
 	laneControl = "control"
 )
 
-// wires are what a wire may do.
+// wires are the faults of a wire.
 var wires = []struct {
 	name   string
 	faults faults
@@ -49,7 +48,7 @@ var wires = []struct {
 	{"everything", faults{loss: 15, corrupt: 5, reorder: 10, duplicate: 10, replay: 5}},
 }
 
-// storms are the faults. A stop is scaled to the time there is.
+// storms are the faults. The duration of a stop is scaled to the available time.
 func storms(longestStop time.Duration) []fault {
 	second := time.Second
 	return []fault{
@@ -101,7 +100,7 @@ func storms(longestStop time.Duration) []fault {
 			}},
 		{name: "disk", lane: laneDisk, weight: 2, shortest: second / 2, longest: 3 * second,
 			begin: func(a *arena, n *node, _ uint32) string {
-				// Until nothing fits any more.
+				// Until the disk is full.
 				_ = os.WriteFile(n.daemon.path("disk/ballast"), make([]byte, 2*diskSize), 0o600)
 				return "full under the log"
 			},
@@ -112,7 +111,7 @@ func storms(longestStop time.Duration) []fault {
 	}
 }
 
-// tinyBuffer makes the kernel drop events. Only ours has to be kept from a larger buffer.
+// tinyBuffer makes the kernel drop events. Only ctbox's daemon needs a clause for that, since its buffer grows.
 func tinyBuffer(p program) string {
 	general := "NetlinkBufferSize 4096\n\tNetlinkBufferSizeMaxGrowth 4096\n"
 	if p == ours {
@@ -129,8 +128,8 @@ type step struct {
 	arg       uint32
 }
 
-// plan draws the faults of a round from random, which alone decides. Only the
-// lanes named are used, or all if none is.
+// plan draws the faults of a round from random alone, in the named lanes or, without names, in
+// all lanes.
 func plan(random *rand.Rand, all []fault, nodes int, long time.Duration, lanes ...string) []step {
 	total := 0
 	for _, f := range all {
@@ -150,7 +149,7 @@ func plan(random *rand.Rand, all []fault, nodes int, long time.Duration, lanes .
 		}
 		lane := fmt.Sprint(s.fault.lane, s.node)
 		if s.fault.lane == laneWire {
-			lane = laneWire // there is one
+			lane = laneWire // all nodes share one
 		}
 		if at < busy[lane] || len(lanes) > 0 && !slices.Contains(lanes, s.fault.lane) {
 			continue
@@ -161,7 +160,7 @@ func plan(random *rand.Rand, all []fault, nodes int, long time.Duration, lanes .
 	return steps
 }
 
-// storm carries a plan out.
+// storm executes a plan.
 func (a *arena) storm(steps []step) {
 	a.t.Helper()
 	type moment struct {
@@ -171,7 +170,7 @@ func (a *arena) storm(steps []step) {
 	var moments []moment
 	for _, s := range steps {
 		n := a.nodes[s.node]
-		// What takes the node's daemon away must not meet a command of ours.
+		// A fault that stops the node's daemon must not interrupt a command of the test.
 		moments = append(moments, moment{s.at, func() { a.note("%s: %s: %s", n.name, s.fault.name, s.fault.begin(a, n, s.arg)) }})
 		a.applied[s.fault.name]++
 		if s.fault.end != nil {
@@ -187,14 +186,14 @@ func (a *arena) storm(steps []step) {
 	}
 }
 
-// hammers are clients of a daemon's control socket that never rest.
+// hammers are clients that send requests to a daemon's control socket continuously.
 type hammers struct {
 	stop chan struct{}
 	done sync.WaitGroup
 }
 
-// harmless are requests that change nothing, and those that only make work. Any
-// number may be sent by anybody who may connect.
+// harmless are requests that change nothing, or only cause work. Every client that may connect
+// can send any number of them.
 var harmless = []uint32{dumpInternal, dumpExternal, statsFlows, statsNetwork, statsCache, statsRuntime, statsLink, statsQueue,
 	22, 23, 24, 25, 32, 35, 37, dumpInternalExp, dumpExternalExp}
 
@@ -217,7 +216,7 @@ func (a *arena) hammer(n *node, seed uint32) {
 	}
 }
 
-// rest ends the hammering of a node.
+// rest stops the hammers of a node.
 func (a *arena) rest(n *node) {
 	if h := a.hammering[n]; h != nil {
 		close(h.stop)
@@ -226,8 +225,8 @@ func (a *arena) rest(n *node) {
 	}
 }
 
-// strike is one client of the control socket. A rude one may send half a request
-// or nonsense, and go away before the answer: Debian's daemon waits for either.
+// strike is one client of the control socket. A rude one may send half a request or an invalid
+// one, and close before the answer: Debian's daemon would block on either.
 func strike(path string, random *rand.Rand, rude bool) {
 	time.Sleep(time.Duration(random.IntN(int(10 * time.Millisecond))))
 	conn, err := net.DialTimeout("unix", path, time.Second)
@@ -266,15 +265,15 @@ func (d *daemon) signal(s syscall.Signal) {
 	}
 }
 
-// logged is the end of the log that lies on the small disk.
+// logged returns the end of the log on the small disk.
 func (d *daemon) logged() string {
 	b, _ := os.ReadFile(d.path("disk/log"))
 	lines := strings.SplitAfter(string(b), "\n")
 	return strings.Join(lines[max(0, len(lines)-40):], "")
 }
 
-// kernelDrops is how many events the kernel has not delivered to the namespace's
-// only listener, by its own count (proc_net_netlink, the column Drops).
+// kernelDrops returns the number of events that the kernel has not delivered to the namespace's
+// only listener, by the kernel's count (column Drops of /proc/net/netlink).
 func (n *node) kernelDrops() (drops uint64) {
 	n.kernel.t.Helper()
 	var table []byte
@@ -291,8 +290,7 @@ func (n *node) kernelDrops() (drops uint64) {
 	return drops
 }
 
-// unheard is how many messages to the node of that name have been lost or spoilt
-// so far.
+// unheard returns the number of messages to this node that were lost or corrupted so far.
 func (w *badWire) unheard(name string) int {
 	w.mu.Lock()
 	defer w.mu.Unlock()

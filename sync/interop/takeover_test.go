@@ -26,13 +26,13 @@ var (
 	takeoverRate  = flag.Int("takeover.rate", 2000, "flows that begin in a second; as many change, and as many end")
 )
 
-// settled is how old what the dead primary's kernel knew must be for the backup to
-// have to know it.
+// settled is the age from which a change in the dead primary's kernel must be known to the
+// backup.
 const settled = 100 * time.Millisecond
 
-// TestTakeover kills the primary under load, with the configuration that we ship, lets the
-// backup take over, and goes on with the two in each other's role, again and again. What
-// is missing then the backup has to say.
+// TestTakeover repeatedly kills the primary under load, with the shipped example configuration,
+// lets the backup take over, and continues with exchanged roles. The backup must report missing
+// flows.
 func TestTakeover(t *testing.T) {
 	s := seed(t)
 	p := newShippedPair(t, "")
@@ -69,7 +69,7 @@ func TestTakeover(t *testing.T) {
 		if m > 0 && said == 0 {
 			t.Errorf("after kill %d %d flows are missing; logs:\n%s\n%s", kill+1, m, primary.daemon.log(), backup.daemon.log())
 		}
-		// As primary-backup.sh does; the other one comes back from a reset.
+		// Like primary-backup.sh; the other node comes back from a reset.
 		for _, command := range []string{"-f", "-R", "-B"} {
 			backup.daemon.client(command)
 		}
@@ -79,7 +79,7 @@ func TestTakeover(t *testing.T) {
 		primary, backup = backup, primary
 		l.moveTo(primary)
 		if m > 0 {
-			then.next = l.first // the load takes it that they are there
+			then.next = l.first // the load assumes that they exist
 		}
 		if err := l.repair(then); err != nil {
 			t.Fatal(err)
@@ -93,8 +93,8 @@ func TestTakeover(t *testing.T) {
 		at(0), at(50), at(95), at(100))
 }
 
-// awaitCopy waits until n's external cache has as many flows as the kernel of
-// another, whose load rests.
+// awaitCopy waits until n's external cache has as many flows as the kernel of another node,
+// whose load is stopped.
 func (n *node) awaitCopy(of *node) {
 	t := n.kernel.t
 	t.Helper()
@@ -104,7 +104,7 @@ func (n *node) awaitCopy(of *node) {
 	}
 	got := uint64(0)
 	netnstest.Eventually(t, 2*patience, n.daemon.name()+" has a copy of everything", func() bool {
-		time.Sleep(50 * time.Millisecond) // not to keep the daemon from it
+		time.Sleep(50 * time.Millisecond) // leaves the CPU to the daemon
 		got = n.daemon.statistics().Caches["external"].Flows.Active
 		return got == uint64(entries)
 	})

@@ -23,8 +23,7 @@ var (
 	arenaFlag   = flag.String("arena", "", "only arenas whose name contains this")
 )
 
-// seed is what the choices of this run are made from. It is the first that a run
-// prints.
+// seed determines the choices of this run. The run prints it first.
 func seed(t *testing.T) uint64 {
 	s := *seedFlag
 	if s == 0 {
@@ -40,7 +39,7 @@ type arena struct {
 	name  string
 	mode  mode
 	who   []program
-	share int // of the time, relative to the others
+	share int // of the time, relative to other arenas
 	rate  int // changes a second at each node
 	flows int // at each node
 
@@ -56,13 +55,13 @@ type arena struct {
 
 	journal   []string
 	applied   map[string]int
-	usages    map[int][]usage // of our daemons, by process id
-	asked     int             // times that an operator had to ask for everything
-	restarted int             // times that Debian's had to be restarted for that
-	died      int             // daemons of Debian's that died by themselves
-	drops     uint64          // events that the kernel dropped and our daemons counted
-	unheard   int             // messages that the wire kept from our daemons
-	counted   uint64          // as lost by our daemons, in the same rounds
+	usages    map[int][]usage // of ctbox's daemons, by process id
+	asked     int             // resyncs that an operator had to request
+	restarted int             // restarts of Debian's daemon that were necessary for that
+	died      int             // crashes of Debian's daemons
+	drops     uint64          // events that the kernel dropped and ctbox's daemons counted
+	unheard   int             // messages to ctbox's daemons that the wire lost
+	counted   uint64          // messages that ctbox's daemons counted as lost, in the same rounds
 }
 
 func arenas() []*arena {
@@ -76,8 +75,8 @@ func arenas() []*arena {
 	}
 }
 
-// TestTorture lets faults come at random over nodes that are busy. Whenever it is
-// quiet again what the nodes know must be true. See docs/reliability.md.
+// TestTorture disturbs busy nodes with random faults. After each round the nodes must agree
+// with the kernels. See docs/reliability.md.
 func TestTorture(t *testing.T) {
 	s := seed(t)
 	shares := 0
@@ -117,7 +116,7 @@ func (a *arena) run() {
 	for ; rounds < 2 || time.Since(a.begun) < a.long; rounds++ {
 		var lanes []string
 		if rounds%2 == 0 {
-			lanes = []string{laneWire, laneControl, laneDisk} // what is lost can be counted
+			lanes = []string{laneWire, laneControl, laneDisk} // in these lanes losses can be counted
 		}
 		a.round(plan(random, all, len(a.nodes), long, lanes...), lanes != nil, long)
 	}
@@ -127,15 +126,15 @@ func (a *arena) run() {
 		rounds, a.applied, a.changes(), a.connected(), a.asked, a.restarted, a.died, a.drops, a.unheard, a.counted)
 }
 
-// open makes nodes, wire and daemons.
+// open creates nodes, wire and daemons.
 func (a *arena) open() {
 	a.begun = time.Now()
 	a.hammering, a.applied, a.usages = map[*node]*hammers{}, map[string]int{}, map[int][]usage{}
 	p := &pair{t: a.t}
 	for i, who := range a.who {
 		n := newNode(a.t, p, &sides[i])
-		// Flows that begin while all daemons are down are to tell of their changes, too.
-		// Debian's has no other way to learn of these, ours looks at them minutes apart.
+		// Flows that begin while all daemons are down must cause events for their changes, too.
+		// Otherwise Debian's daemon never learns of these, and ctbox's only after minutes.
 		n.ns.Sysctl("net.netfilter.nf_conntrack_events", "1")
 		n.daemon = newDaemon(a.t, n.ns, who, "", "")
 		mountSmall(a.t, n.daemon.path("disk"))
@@ -149,10 +148,10 @@ func (a *arena) open() {
 	}
 }
 
-// diskSize is what the log has.
+// diskSize is the size of the log's disk.
 const diskSize = 1 << 20
 
-// mountSmall makes a small file system of its own there.
+// mountSmall mounts a small file system on the directory.
 func mountSmall(t *testing.T, path string) {
 	t.Helper()
 	err := os.Mkdir(path, 0o700)
@@ -188,8 +187,7 @@ func (a *arena) peerOf(n *node) *side {
 	return &sides[0]
 }
 
-// alive fails the test when a daemon of ours has died. One of Debian's is started
-// again.
+// alive fails the test if a daemon of ctbox has died. It restarts one of Debian's.
 func (a *arena) alive() {
 	a.t.Helper()
 	for _, n := range a.nodes {
@@ -198,7 +196,7 @@ func (a *arena) alive() {
 		}
 		r := n.daemon.process.Wait(time.Second)
 		if r.Code == 128+int(syscall.SIGKILL) || r.Code == 0 {
-			continue // we did that
+			continue // a fault did that
 		}
 		a.note("%s: died with status %d", n.daemon.name(), r.Code)
 		if n.daemon.program == ours {
@@ -210,8 +208,7 @@ func (a *arena) alive() {
 	}
 }
 
-// burst makes changes as fast as the kernel takes them, with a load of its own
-// whose flows last only so long.
+// burst makes changes as fast as possible, with a load of its own whose flows are short-lived.
 func (a *arena) burst(n *node, seed uint32) {
 	l := newLoad(n, uint64(seed), 0, 500)
 	l.first, l.next = 300000, 300000
@@ -234,7 +231,7 @@ func (a *arena) connected() (sum int64) {
 	return sum
 }
 
-// round is a storm over busy nodes, and the quiet after it.
+// round is a storm over busy nodes, followed by a quiet time.
 func (a *arena) round(steps []step, exact bool, long time.Duration) {
 	a.t.Helper()
 	a.note("round of %v, %d faults", long, len(steps))
@@ -275,10 +272,10 @@ func (a *arena) eachOurs(do func(*node)) {
 	}
 }
 
-// settle waits until all that the nodes know is true. In FT-FW and ALARM our
-// daemons get there by themselves. NOTRACK repeats nothing, Debian's daemon does
-// not notice every loss, and after many overruns the next comparison with the
-// kernel is minutes away: there an operator asks for everything, as one would.
+// settle waits until the caches of all nodes are right. In FT-FW and ALARM ctbox's daemons get
+// there by themselves. NOTRACK repeats nothing, Debian's daemon does not detect every loss, and
+// after many overruns the next comparison with the kernel is minutes away: in these cases
+// settle requests everything, as an operator would.
 func (a *arena) settle() {
 	a.t.Helper()
 	alone := 15 * time.Second
@@ -308,9 +305,9 @@ func (a *arena) settle() {
 	}
 }
 
-// askForAll is what an operator does about nodes that differ. Debian's daemon that
-// has heard a packet from a former life of its peer takes all that the peer says
-// for old, until it is restarted: that is for the second try.
+// askForAll is an operator's reaction to nodes that differ. A daemon of Debian's that has
+// received a packet from before its peer's restart takes all messages of the peer for old until
+// it is restarted itself: the second try does that.
 func (a *arena) askForAll(before int) {
 	a.t.Helper()
 	a.asked++
@@ -326,7 +323,7 @@ func (a *arena) askForAll(before int) {
 	for _, n := range a.nodes {
 		n.daemon.client("-f", "external")
 		if n.daemon.program == debian {
-			n.daemon.client("-f", "internal") // it keeps what it missed the end of
+			n.daemon.client("-f", "internal") // it keeps flows whose end it missed
 		}
 		n.daemon.client("-R")
 	}
@@ -347,8 +344,8 @@ func (a *arena) logs() string {
 	return s.String()
 }
 
-// untrue is the first difference between what a kernel has and what is known of
-// it, and whether an operator is needed to repair that.
+// untrue returns the first difference between a kernel and a cache of it, and whether an
+// operator is needed to correct that.
 func (a *arena) untrue() (diff string, mayAsk bool) {
 	a.t.Helper()
 	truth := map[*node]map[entry]bool{}
@@ -374,9 +371,8 @@ func (a *arena) untrue() (diff string, mayAsk bool) {
 	return "", false
 }
 
-// countLoss holds our daemons to it that they count what is lost: events that the
-// kernel dropped, and, where no daemon was started anew, messages that the wire
-// did not bring.
+// countLoss checks that ctbox's daemons count losses: events that the kernel dropped and, if no
+// daemon was restarted, messages that the wire lost.
 func (a *arena) countLoss(unheard map[*node]int, lost map[*node]uint64, exact bool) {
 	a.t.Helper()
 	a.eachOurs(func(n *node) {
@@ -387,7 +383,7 @@ func (a *arena) countLoss(unheard map[*node]int, lost map[*node]uint64, exact bo
 			a.drops += drops
 		}
 		if !exact || a.mode.name == "ALARM" {
-			return // ALARM has no sequence to tell a loss from
+			return // ALARM detects no losses by sequence numbers
 		}
 		missed := a.wire.unheard(n.name) - unheard[n]
 		a.unheard += missed
@@ -398,8 +394,8 @@ func (a *arena) countLoss(unheard map[*node]int, lost map[*node]uint64, exact bo
 	})
 }
 
-// commit has every node take over, and compares the kernels. What that has
-// brought is removed again.
+// commit makes every node take over, compares the kernels, and removes the committed flows
+// again.
 func (a *arena) commit() {
 	a.t.Helper()
 	for _, to := range a.nodes {
@@ -413,7 +409,7 @@ func (a *arena) commit() {
 	if a.t.Failed() {
 		a.t.FailNow()
 	}
-	// Only now: others may be told that these flows have ended.
+	// Not earlier: the removal announces the ends of these flows.
 	for _, n := range a.nodes {
 		for _, f := range n.kernel.flows() {
 			if !n.ownsTuple(&f.Orig) {
@@ -423,7 +419,7 @@ func (a *arena) commit() {
 	}
 }
 
-// compare holds the kernel of a node that has committed to that of another.
+// compare compares the kernel of a node that has committed with another node's.
 func (a *arena) compare(from, to *node) {
 	a.t.Helper()
 	there := map[identity]ctnetlink.Flow{}
@@ -452,7 +448,7 @@ func (a *arena) compare(from, to *node) {
 	}
 }
 
-// end lets all flows go and looks at what is left of the daemons.
+// end removes all flows and checks the daemons' final use of resources.
 func (a *arena) end() {
 	a.t.Helper()
 	for _, n := range a.nodes {

@@ -10,15 +10,14 @@ import (
 	"ctbox/nl/ctnetlink"
 )
 
-// client is the number of the host that the scenario's own traffic comes from.
+// client is the host number of the source of the scenario's traffic.
 const client = 100
 
-// traffic is what really runs through a firewall: connections that stay open.
-// They end with the test.
+// traffic is real connections through a firewall. They stay open until the test ends.
 type traffic struct{ n *node }
 
-// startTraffic lets a translated TCP connection, a UDP exchange over IPv6, a ping
-// and an FTP session that expects a data connection run inside a firewall.
+// startTraffic opens, through a firewall, a translated TCP connection, a UDP exchange over IPv6,
+// a ping, and an FTP session that expects a data connection.
 func (n *node) startTraffic() {
 	t := n.daemon.t
 	t.Helper()
@@ -47,8 +46,8 @@ func passive(addr string) string {
 	return fmt.Sprintf("227 Entering Passive Mode (%d,%d,%d,%d,%d,%d)\r\n", a[0], a[1], a[2], a[3], ftpData>>8, ftpData&0xff)
 }
 
-// exchange lets from say hello to the server that is reached at to and listens at
-// at; the server answers. Both ends stay open.
+// exchange sends a message from from to the server, which listens at at and is reached at to,
+// and an answer back. Both ends stay open.
 func (s traffic) exchange(network, from, to, at, answer string) {
 	t := s.n.daemon.t
 	t.Helper()
@@ -67,7 +66,7 @@ func (s traffic) exchange(network, from, to, at, answer string) {
 			check(ask(server, from, to, answer))
 			return
 		}
-		// Keep-alive probes would bring flows back that the scenario flushes.
+		// Keep-alive probes would recreate flows that the scenario flushes.
 		listener, err := (&net.ListenConfig{KeepAlive: -1}).Listen(t.Context(), network, at)
 		check(err)
 		keep(listener)
@@ -77,7 +76,7 @@ func (s traffic) exchange(network, from, to, at, answer string) {
 		server, err := listener.Accept()
 		check(err)
 		keep(server)
-		// The FTP helper looks at lines that follow another one.
+		// The FTP helper reads only lines that follow another line.
 		for _, text := range []string{"welcome\r\n", answer} {
 			check(pass(conn, server, "hello\r\n"))
 			check(pass(server, conn, text))
@@ -85,7 +84,7 @@ func (s traffic) exchange(network, from, to, at, answer string) {
 	})
 }
 
-// pass lets text go from one end of a connection to the other.
+// pass sends text from one end of a connection to the other.
 func pass(from io.Writer, to net.Conn, text string) error {
 	if _, err := io.WriteString(from, text); err != nil {
 		return err
@@ -95,8 +94,8 @@ func pass(from io.Writer, to net.Conn, text string) error {
 	return err
 }
 
-// ask sends a datagram and has it answered. While the system sets an address up
-// it may be lost, and a socket that has met a missing route never gets another.
+// ask sends a datagram and waits for an answer. While the system sets up an address the datagram
+// may be lost, and a socket that once had no route keeps failing.
 func ask(server net.PacketConn, from, to, answer string) error {
 	for deadline := time.Now().Add(patience); ; {
 		err := askOnce(server, from, to, answer)
@@ -129,7 +128,7 @@ func askOnce(server net.PacketConn, from, to, answer string) error {
 	return err
 }
 
-// expectKey is an expectation as the wire and both programs have it.
+// expectKey is the identity of an expectation on the wire and in both programs.
 func expectKey(x *ctnetlink.Expect, whole bool) string {
 	key := fmt.Sprintf("%+v %+v %+v flags=%d helper=%s", x.Master, x.Tuple, x.Mask, x.Flags, x.Helper.String())
 	if whole {

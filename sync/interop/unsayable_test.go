@@ -8,11 +8,11 @@ import (
 	"ctbox/nl/ctnetlink"
 )
 
-// TestFlowsThatTheWireCannotSay: two flows of equal tuple in different original zones, with
-// different translations, are two; version 1 would make them one without a zone. They, and
-// the others that a commit would make something else of, are not sent, which is said once
-// for each reason; and their ends remove nothing of the peer's.
-func TestFlowsThatTheWireCannotSay(t *testing.T) {
+// TestUnsayableFlowsAreNotSent checks that flows that version 1 cannot represent are not sent,
+// for example two flows with the same tuple in different original zones, which would become one
+// flow without a zone. Each reason is logged once, and the ends of such flows remove nothing at
+// the peer.
+func TestUnsayableFlowsAreNotSent(t *testing.T) {
 	for _, mode := range []string{"FTFW {\n}", "NOTRACK {\n}", "ALARM {\n\tRefreshTime 1\n}"} {
 		t.Run(strings.Fields(mode)[0], func(t *testing.T) {
 			t.Parallel()
@@ -31,7 +31,7 @@ func TestFlowsThatTheWireCannotSay(t *testing.T) {
 			}
 			for zone := uint16(3); zone <= 4; zone++ {
 				add(func(f *ctnetlink.Flow) {
-					*f = a.flow(1) // the tuple of one without a zone
+					*f = a.flow(1) // the tuple of a flow without a zone
 					f.Orig.Has, f.Orig.Zone = f.Orig.Has|ctnetlink.TupleZone, zone
 					f.Has |= ctnetlink.HasNATSrc
 					_, addr := parseAddr(a.host4(100 + int(zone)))
@@ -49,7 +49,7 @@ func TestFlowsThatTheWireCannotSay(t *testing.T) {
 					f.Reply = f.Orig.Inverted()
 				})
 			}
-			// What comes after them on the wire has arrived, so they have had their turn.
+			// A later message has arrived, so these would have been sent before.
 			last := a.flow(100)
 			a.kernel.create(&last)
 			has := func(when string, want int) {

@@ -7,17 +7,16 @@ import (
 	"ctbox/nl/ctnetlink"
 )
 
-// TestUpgrade brings a running pair from Debian's daemons to ours and back, one node
-// at a time and always the one that has no traffic, which then takes over: every
-// flow is there at the end.
+// TestUpgrade changes a running pair from Debian's daemons to ctbox's and back, one node at a
+// time, always the one without traffic, which then takes over. No flow is lost.
 func TestUpgrade(t *testing.T) {
 	t.Parallel()
 	p := newPair(t)
 	p.start(programs{debian, debian}, clause("FTFW {\n}", ""), "")
 	u := &upgrade{pair: p, port: 20000}
 	for _, s := range p.a.samples() {
-		// Of protocols whose ports the wire does not carry a replica can't know
-		// which flow it is.
+		// The wire does not carry the ports of these protocols, so a replica cannot identify
+		// their flows.
 		if !keyless(s.flow.Orig.Proto) {
 			u.create(p.a, s.flow)
 		}
@@ -44,8 +43,8 @@ func TestUpgrade(t *testing.T) {
 
 type upgrade struct {
 	*pair
-	port uint16           // the last that grow used
-	made []ctnetlink.Flow // that have not ended
+	port uint16           // the last port that grow used
+	made []ctnetlink.Flow // created and not ended
 }
 
 func (u *upgrade) create(n *node, f ctnetlink.Flow) {
@@ -54,7 +53,7 @@ func (u *upgrade) create(n *node, f ctnetlink.Flow) {
 	u.made = append(u.made, f)
 }
 
-// grow lets flows begin and change at the primary, and as many end as it can spare.
+// grow creates and changes flows at the primary, and ends some.
 func (u *upgrade) grow(primary *node, count int) {
 	u.t.Helper()
 	for range count {
@@ -69,11 +68,11 @@ func (u *upgrade) grow(primary *node, count int) {
 	}
 }
 
-// replace puts the other program on the backup. Traffic goes on meanwhile.
+// replace starts the other program on the backup. Traffic continues meanwhile.
 func (u *upgrade) replace(n *node, to program, primary *node) {
 	u.t.Helper()
 	n.daemon.stop()
-	n.kernel.flush() // what conntrackd -t does in time
+	n.kernel.flush() // as conntrackd -t does after PurgeTimeout
 	u.grow(primary, 100)
 	n.daemon.program = to
 	n.daemon.start()
@@ -82,7 +81,7 @@ func (u *upgrade) replace(n *node, to program, primary *node) {
 	u.copied(primary, n, "after the replacement")
 }
 
-// copied waits until the backup knows all that the primary's kernel has.
+// copied waits until the backup has all flows of the primary's kernel.
 func (u *upgrade) copied(primary, backup *node, when string) {
 	u.t.Helper()
 	diff := ""
@@ -98,7 +97,7 @@ func (u *upgrade) copied(primary, backup *node, when string) {
 	})
 }
 
-// switchOver does what primary-backup.sh does on the new primary.
+// switchOver does the same as primary-backup.sh on the new primary.
 func (u *upgrade) switchOver(primary, backup *node) {
 	u.t.Helper()
 	backup.daemon.commit()

@@ -13,31 +13,29 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// faults are what a bad wire does to frames, each in per cent of them. It does
-// what tc-netem(8) does, on kernels that are built without. A frame of replay is
-// followed by one that was on the wire before, at any time since it is there.
+// faults are the faults of a bad wire, as percentages of frames. The wire does the same as
+// tc-netem(8), on kernels without it. After a frame with replay, an earlier frame is repeated.
 type faults struct{ loss, duplicate, reorder, corrupt, replay int }
 
-// badWire is a cable between two interfaces, or a switch between more, that spoils
-// IP packets. It passes them on from interface to interface of a namespace of its
-// own.
+// badWire is a cable between two interfaces, or a switch between several, that corrupts and
+// loses IP packets. It forwards them between interfaces of a namespace of its own.
 type badWire struct {
 	mu     sync.Mutex
 	faults faults
 	random *rand.Rand
 	passed int
-	spoilt int            // of them, in whatever way
-	killed map[string]int // messages that did not reach the node of that name
-	tape   [][]byte       // for replay: some of what was on the wire
+	spoilt int            // packets with any fault
+	killed map[string]int // messages that did not reach a node, by its name
+	tape   [][]byte       // for replay: some earlier frames
 }
 
-// connect puts a bad wire between the two nodes in place of the dedicated link.
+// connect replaces the dedicated link between the two nodes by a bad wire.
 func (p *pair) connect(f faults) *badWire {
 	p.t.Helper()
 	return connect(p.t, f, 1, p.a, p.b)
 }
 
-// connect puts a bad wire between all nodes. seed makes its choices.
+// connect puts a bad wire between all nodes. seed determines its faults.
 func connect(t testing.TB, f faults, seed uint64, nodes ...*node) *badWire {
 	t.Helper()
 	w := &badWire{faults: f, random: rand.New(rand.NewPCG(seed, 2)), killed: map[string]int{}}
@@ -47,8 +45,8 @@ func connect(t testing.TB, f faults, seed uint64, nodes ...*node) *badWire {
 		dev := "end" + n.name
 		netnstest.Link(t, netnstest.End{NS: n.ns, Dev: "sync0", Addrs: []string{n.link(4, 0) + "/27", n.link(6, 0) + "/64"}},
 			netnstest.End{NS: middle, Dev: dev})
-		// The sender must write whole checksums: they are how a receiver knows
-		// a spoilt packet.
+		// The sender must write complete checksums, by which a receiver detects a
+		// corrupted packet.
 		n.ns.Do(func() { checksumInSoftware(t, "sync0") })
 		middle.Do(func() { ends[i] = wireEnd{name: n.name, fd: openEnd(t, dev)} })
 	}
@@ -73,7 +71,7 @@ func connect(t testing.TB, f faults, seed uint64, nodes ...*node) *badWire {
 	return w
 }
 
-// wireEnd is the interface that leads to a node.
+// wireEnd is an interface that leads to a node.
 type wireEnd struct {
 	name string
 	fd   int // a packet socket
@@ -151,27 +149,27 @@ func forward(from int, to []*lane, stop <-chan struct{}) {
 	}
 }
 
-// lane is a wire's way from one end to another.
+// lane is one direction of a wire, from one end to another.
 type lane struct {
 	wire *badWire
 	end  wireEnd
-	late []byte // a frame that is reordered: it waits for the next one
+	late []byte // a reordered frame, which waits for the next one
 }
 
 func (l *lane) write(frame []byte) {
 	if frame != nil {
-		// What the other end has no room for is lost, as on any wire.
+		// A frame for which the other end has no room is lost, as on any wire.
 		_, _ = unix.Write(l.end.fd, frame)
 	}
 }
 
-// idle lets go of what waits when no next frame comes.
+// idle sends a waiting frame if no other frame follows.
 func (l *lane) idle() {
 	l.write(l.late)
 	l.late = nil
 }
 
-// carry spoils a frame as the wire's faults are and passes it on.
+// carry applies the wire's faults to a frame and forwards it.
 func (l *lane) carry(frame []byte) {
 	f := l.wire.spoil(l.end.name, frame)
 	switch {
@@ -189,11 +187,11 @@ func (l *lane) carry(frame []byte) {
 	l.write(f.stale)
 }
 
-// fate is what becomes of a frame.
+// fate is the result of the faults for a frame.
 type fate struct {
-	frame              []byte // perhaps with a wrong bit
+	frame              []byte // possibly with a wrong bit
 	lost, twice, waits bool
-	stale              []byte // comes after it
+	stale              []byte // an earlier frame that follows it
 }
 
 const (
@@ -202,7 +200,7 @@ const (
 	tapeLen     = 4096
 )
 
-// spoil decides what happens to a frame on its way to a node.
+// spoil decides about the faults of a frame to a node.
 func (w *badWire) spoil(to string, frame []byte) fate {
 	f := fate{frame: frame}
 	if len(frame) < etherHeader+ipHeaders || frame[12] != 0x08 && frame[12] != 0x86 || frame[13] == 0x06 {
@@ -217,7 +215,7 @@ func (w *badWire) spoil(to string, frame []byte) fate {
 	}
 	corrupt := chance(w.faults.corrupt)
 	if corrupt {
-		f.frame = append([]byte(nil), frame...) // it may go to other ends, too
+		f.frame = append([]byte(nil), frame...) // other ends may get it, too
 		at := etherHeader + ipHeaders + w.random.IntN(len(frame)-etherHeader-ipHeaders)
 		f.frame[at] ^= 1 << w.random.IntN(8)
 	}
@@ -234,8 +232,8 @@ func (w *badWire) spoil(to string, frame []byte) fate {
 	return f
 }
 
-// record keeps a frame for replay. A full tape forgets a frame at random, so that
-// it has some of every age.
+// record stores a frame for replay. On a full tape it replaces a random frame, so that the tape
+// has frames of every age.
 func (w *badWire) record(frame []byte) {
 	frame = append([]byte(nil), frame...)
 	if len(w.tape) < tapeLen {
@@ -245,7 +243,7 @@ func (w *badWire) record(frame []byte) {
 	}
 }
 
-// messagesIn is the number of messages in a frame of IPv4.
+// messagesIn returns the number of messages in an IPv4 frame.
 func messagesIn(frame []byte) (n int) {
 	if frame[12] != 0x08 {
 		return 0
@@ -259,21 +257,21 @@ func messagesIn(frame []byte) (n int) {
 	}
 }
 
-// set changes what the wire does.
+// set changes the wire's faults.
 func (w *badWire) set(f faults) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.faults = f
 }
 
-// carried is the number of packets so far.
+// carried returns the number of packets so far.
 func (w *badWire) carried() int {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return w.passed
 }
 
-// harm is the number of packets that the wire has spoilt.
+// harm returns the number of packets with faults so far.
 func (w *badWire) harm() int {
 	w.mu.Lock()
 	defer w.mu.Unlock()

@@ -310,7 +310,7 @@ func TestDebianDaemons(t *testing.T) {
 	change.Mark, change.Status = 42, ctnetlink.StatusConfirmed|ctnetlink.StatusSeenReply|ctnetlink.StatusAssured
 	s.await("update", func() { k.do(nl.Request{Type: ctnetlink.TypeFlowNew, Family: nl.FamilyIPv4, Attrs: change.Append}) }, typeIs(FlowUpdate))
 
-	s.await("resync with the kernel and bulk", func() { da.Command("-R"); da.Tell("-B") }, typeIs(ExpectUpdate))
+	s.await("resync with the kernel and bulk", func() { da.Command("-R"); da.Command("-B") }, typeIs(ExpectUpdate))
 
 	b.NFT(`add rule ip filter in udp dport 3780 drop`)
 	lost := ctnetlink.Flow{Orig: ports(tuple4(ctnetlink.ProtoUDP, client, server), 44444, 53)}
