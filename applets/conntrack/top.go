@@ -26,10 +26,7 @@ func (s *session) top(c *Command) error {
 	if t.every == 0 {
 		t.every = defaultRefresh
 	}
-	for _, table := range [...]**tallies{&t.next, &t.now, &t.before, &t.pending, &t.happened} {
-		*table = new(tallies)
-		(*table).reset()
-	}
+	t.reset()
 	sub, err := ctnetlink.Subscribe(ctnetlink.EventOptions{Groups: ctnetlink.GroupFlowNew | ctnetlink.GroupFlowDestroy, Filter: eventFilter(c)})
 	if err != nil {
 		return s.cannotListen(c, err)
@@ -66,6 +63,7 @@ type top struct {
 	readings chan error    // from the reader: a table was read, or reading has failed
 	wake     chan struct{} // to the reader: read at once
 	next     *tallies      // the reader's: the table as it is being read
+	earlier  *tallies      // the reader's: the events before this reading began
 
 	mu       sync.Mutex
 	kind     uint8    // the key that the user has chosen
@@ -80,6 +78,14 @@ type top struct {
 	lost     uint64  // events
 	counted  bool    // some flow had counters
 	sort     topColumn
+}
+
+// reset makes the tallies.
+func (t *top) reset() {
+	for _, table := range [...]**tallies{&t.next, &t.now, &t.before, &t.pending, &t.earlier, &t.happened} {
+		*table = new(tallies)
+		(*table).reset()
+	}
 }
 
 // listen counts events until the context ends.
@@ -139,15 +145,7 @@ func (t *top) read(ctx context.Context) {
 
 // refresh reads the table once.
 func (t *top) refresh() error {
-	t.mu.Lock()
-	counting := t.kind
-	if counting != t.counting {
-		t.counting = counting
-		t.pending.reset()
-	}
-	t.mu.Unlock()
-	kind := &topKinds[counting]
-	t.next.reset()
+	kind := &topKinds[t.beginReading()]
 	var k topKey // shared by all flows, since it escapes
 	_, err := t.dumpOnce(t.command, func(f *ctnetlink.Flow) error {
 		if t.filter.match(f) {
@@ -160,22 +158,41 @@ func (t *top) refresh() error {
 	if err != nil {
 		return err
 	}
+	t.endReading(time.Now())
+	return nil
+}
+
+// beginReading sets the events so far apart and returns the index of the key to count
+// by. A flow whose end arrives while the table is read may be in the table, too: its
+// event belongs to the next reading, so that its counters are not added twice.
+func (t *top) beginReading() uint8 {
+	t.next.reset()
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	at := time.Now()
+	if t.kind != t.counting {
+		t.counting = t.kind
+		t.pending.reset()
+	}
+	t.earlier, t.pending = t.pending, t.earlier
+	t.pending.reset()
+	return t.counting
+}
+
+// endReading makes the table that was read, and the events before, those that are shown.
+func (t *top) endReading(at time.Time) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
 	t.seconds = 0
-	if t.shown == counting && !t.at.IsZero() {
+	if t.shown == t.counting && !t.at.IsZero() {
 		t.seconds = at.Sub(t.at).Seconds()
 	}
-	t.shown, t.at = counting, at
+	t.shown, t.at = t.counting, at
 	t.before, t.now, t.next = t.now, t.next, t.before
-	t.happened, t.pending = t.pending, t.happened
-	t.pending.reset()
+	t.happened, t.earlier = t.earlier, t.happened
 	if t.seconds > 0 {
 		t.now.settle(t.before, t.happened)
 	}
 	t.counted = t.counted || t.now.counted || t.happened.counted
-	return nil
 }
 
 // view fills v with the n first rows of the last reading.
@@ -183,7 +200,7 @@ func (t *top) view(v *topView, n int) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	v.kind, v.sort, v.at, v.seconds, v.lost = t.shown, t.sort, t.at, t.seconds, t.lost
-	v.keys, v.left, v.counted = len(t.now.keys), t.now.left.flows, t.counted
+	v.keys, v.left, v.counted = t.now.size(), t.now.left.flows, t.counted
 	v.all = rates(t.now.all, t.before.all, t.happened.all, t.seconds)
 	v.best(t.now, t.before, t.happened, n)
 }

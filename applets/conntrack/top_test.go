@@ -5,10 +5,12 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -240,6 +242,101 @@ func TestTopRates(t *testing.T) {
 	}
 }
 
+// Flows begin, carry traffic and end while the table is read and events wait: however
+// the events and readings interleave, nothing is counted twice, for a key and for all,
+// and everything is counted once the events have arrived.
+func TestTopCountsEverythingOnce(t *testing.T) {
+	type flow struct {
+		key   topKey
+		bytes uint64
+	}
+	for seed := range uint64(300) {
+		r := rand.New(rand.NewPCG(seed, 1))
+		var tp top
+		tp.reset()
+		var live []*flow
+		var waiting []func() // events that have not arrived
+		var sent, began, ended, shownBytes, shownBegan, shownEnded float64
+		var perKey, shownPerKey [3]float64
+		old, delivered := 0, 0 // events that waited when the last reading ended, and deliveries since
+		deliver := func(n int) {
+			n = max(n, 0)
+			delivered += n
+			for _, event := range waiting[:n] {
+				event()
+			}
+			waiting = waiting[n:]
+		}
+		event := func(f *flow, end bool) {
+			final := ctnetlink.Flow{Has: ctnetlink.HasCountersOrig, CountersOrig: ctnetlink.Counters{Bytes: f.bytes}}
+			waiting = append(waiting, func() { tp.pending.event(&f.key, &final, end) })
+		}
+		happen := func() {
+			switch r.IntN(4) {
+			case 0:
+				f := &flow{key: topKey{number: uint32(r.IntN(3))}}
+				live = append(live, f)
+				began++
+				event(f, false)
+			case 1, 2:
+				if len(live) > 0 {
+					f := live[r.IntN(len(live))]
+					n := r.Uint64N(1000)
+					f.bytes += n
+					sent += float64(n)
+					perKey[f.key.number] += float64(n)
+				}
+			case 3:
+				if len(live) > 0 {
+					i := r.IntN(len(live))
+					ended++
+					event(live[i], true)
+					live = slices.Delete(live, i, i+1)
+				}
+			}
+			deliver(r.IntN(len(waiting) + 1))
+		}
+		start := time.Now()
+		for round := range 40 {
+			if round > 0 && round < 36 {
+				for range r.IntN(8) {
+					happen()
+				}
+			}
+			deliver(old - delivered) // those of the last reading arrive before the next
+			tp.beginReading()
+			// The kernel reaches one flow after the other.
+			for _, f := range slices.Clone(live) {
+				if round < 36 && r.IntN(3) == 0 {
+					happen()
+				}
+				if slices.Contains(live, f) {
+					tp.next.flow(&f.key, &ctnetlink.Flow{Has: ctnetlink.HasCountersOrig, CountersOrig: ctnetlink.Counters{Bytes: f.bytes}})
+				}
+			}
+			old, delivered = len(waiting), 0
+			tp.endReading(start.Add(time.Duration(round+1) * time.Second))
+			var v topView
+			tp.view(&v, 100)
+			shownBytes += v.all[topBytes]
+			shownBegan += v.all[topNew]
+			shownEnded += v.all[topEnded]
+			for _, row := range v.rows {
+				shownPerKey[row.key.number] += row.values[topBytes]
+			}
+			if shownBytes > sent {
+				t.Fatalf("seed %d, reading %d: %.0f of %.0f bytes", seed, round, shownBytes, sent)
+			}
+		}
+		if shownBytes > sent || shownEnded > ended || shownBegan > began {
+			t.Fatalf("seed %d: %.0f of %.0f bytes, %.0f of %.0f flows began, %.0f of %.0f ended", seed, shownBytes, sent, shownBegan, began, shownEnded, ended)
+		}
+		if diff := cmp.Diff(perKey, shownPerKey); diff != "" {
+			t.Fatalf("seed %d: bytes of the keys (-sent +shown): %s", seed, diff)
+		}
+	}
+}
+
 // More keys than are kept are counted together, and the memory stays.
 func TestTopBoundsKeys(t *testing.T) {
 	var now, before, events tallies
@@ -313,10 +410,7 @@ func TestTopAllocatesNothingPerFlow(t *testing.T) {
 		s.out = newOutput(io.Discard)
 		c := &Command{Op: OpTop}
 		tp := &top{session: s, command: c, filter: newFilter(c)}
-		for _, table := range [...]**tallies{&tp.next, &tp.now, &tp.before, &tp.pending, &tp.happened} {
-			*table = new(tallies)
-			(*table).reset()
-		}
+		tp.reset()
 		costs := make(map[int]float64)
 		for _, n := range []int{few, many} {
 			quietly(t, fmt.Sprint("-R ", plain, n))

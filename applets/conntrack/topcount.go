@@ -24,7 +24,8 @@ type tally struct {
 	flows, ended   uint64
 	packets, bytes uint64
 
-	owed int64 // of a table: see balance
+	owed                   int64  // of a table: see balance
+	owedPackets, owedBytes uint64 // of a table: see counted
 }
 
 func (t *tally) count(f *ctnetlink.Flow) {
@@ -149,29 +150,64 @@ func rates(now, before, events tally, seconds float64) (v [topColumns]float64) {
 	ended := int64(events.ended) + max(owed, 0) - max(before.owed, 0)
 	v[topNew] = float64(max(began, 0)) / seconds
 	v[topEnded] = float64(max(ended, 0)) / seconds
-	// The counters of ended flows are no longer in the table.
-	v[topPackets] = float64(less(now.packets+events.packets, before.packets)) / seconds
-	v[topBytes] = float64(less(now.bytes+events.bytes, before.bytes)) / seconds
+	packets, _ := counted(now.packets, before.packets, events.packets, before.owedPackets)
+	bytes, _ := counted(now.bytes, before.bytes, events.bytes, before.owedBytes)
+	v[topPackets] = float64(packets) / seconds
+	v[topBytes] = float64(bytes) / seconds
 	return v
 }
 
-// settle carries the balances over from the table before.
+// counted returns what was counted between two readings of a counter: the difference of
+// the tables, and the final values of flows that ended, which are in no table. A flow
+// that has left the table before its event has arrived takes away what was counted
+// before: what exceeds the traffic of the others is owed, and subtracted from the event
+// that comes next.
+func counted(now, before, ended, owed uint64) (sum, stillOwed uint64) {
+	now += ended - min(ended, owed)
+	if now < before {
+		return 0, before - now
+	}
+	return now - before, 0
+}
+
+// settle carries what is owed over from the table before. A key whose flows have all
+// ended stays for one more reading, for the events that have not arrived.
 func (t *tallies) settle(before, events *tallies) {
-	t.all.owed = balance(t.all, before.all, events.all)
+	t.all.settle(&before.all, &events.all)
 	for i := range t.rows {
 		if was, known := before.find(&t.keys[i]); known {
 			happened, _ := events.find(&t.keys[i])
-			t.rows[i].owed = balance(t.rows[i], was, happened)
+			t.rows[i].settle(&was, &happened)
+		}
+	}
+	for i := range before.rows {
+		k := &before.keys[i]
+		if _, ok := t.index[*k]; ok || before.rows[i].flows == 0 || len(t.rows) >= maxTopKeys {
+			continue
+		}
+		var gone tally
+		happened, _ := events.find(k)
+		gone.settle(&before.rows[i], &happened)
+		if gone != (tally{}) {
+			*t.at(k) = gone
 		}
 	}
 }
 
-// less returns a-b, or 0 if b is larger.
-func less(a, b uint64) uint64 {
-	if a < b {
-		return 0
+func (t *tally) settle(before, events *tally) {
+	t.owed = balance(*t, *before, *events)
+	_, t.owedPackets = counted(t.packets, before.packets, events.packets, before.owedPackets)
+	_, t.owedBytes = counted(t.bytes, before.bytes, events.bytes, before.owedBytes)
+}
+
+// size returns the number of keys that have flows.
+func (t *tallies) size() (n int) {
+	for i := range t.rows {
+		if t.rows[i].flows > 0 {
+			n++
+		}
 	}
-	return a - b
+	return n
 }
 
 // topView is the result of a refresh.
@@ -193,6 +229,9 @@ type topView struct {
 func (v *topView) best(now, before, events *tallies, n int) {
 	v.rows = v.rows[:0]
 	for i := range now.rows {
+		if now.rows[i].flows == 0 {
+			continue
+		}
 		k := &now.keys[i]
 		was, known := before.find(k)
 		seconds := v.seconds
@@ -206,7 +245,7 @@ func (v *topView) best(now, before, events *tallies, n int) {
 	for _, t := range [...]*tallies{events, before} {
 		for i := range t.rows {
 			k := &t.keys[i]
-			if _, ok := now.index[*k]; ok || v.seconds == 0 || now.left.flows > 0 {
+			if j, ok := now.index[*k]; ok && now.rows[j].flows > 0 || v.seconds == 0 || now.left.flows > 0 {
 				continue
 			}
 			was, known := before.find(k)
