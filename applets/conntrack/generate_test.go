@@ -34,23 +34,17 @@ func TestGenerated(t *testing.T) {
 
 	var ours []string
 	for i := range commands {
-		if commands[i].ours() {
+		if commands[i].added() {
 			ours = append(ours, "--"+commands[i].long[0])
 		}
 	}
 	for i := range options {
-		if options[i].ours() {
+		if options[i].added() {
 			ours = append(ours, "--"+options[i].long[0])
 		}
 	}
 	gen.Section(t, "../../docs/differences.md", "our conntrack options", "* Commands and options of conntrack: "+gen.Names(ours)+".\n")
 }
-
-// ours reports whether conntrack-tools lacks the command: its own commands have a letter.
-func (c *command) ours() bool { return c.short == 0 }
-
-// ours reports whether conntrack-tools lacks the option: its own options have a letter.
-func (o *option) ours() bool { return o.short == 0 }
 
 // spelled is one option as completion sees it.
 type spelled struct {

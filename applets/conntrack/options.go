@@ -197,8 +197,7 @@ var options = [...]option{
 		"zone of the reply direction", "ooo.o..o .. ......", (*Parser).setNumber},
 	{OptLabelMap, 'M', []string{"labelmap"}, "labelmap", getopt.Required, false, groupConntrack, "FILE",
 		"file with the names of labels", "o..oo..o .. ......", (*Parser).setLabelMap},
-	// The names of options that conntrack-tools lacks differ from its own names in the
-	// first letter, so that every abbreviation keeps its meaning.
+	// conntrack-tools lacks the options from here on; see added.
 	{OptQueueSize, 0, []string{"queue-size"}, "queue-size", getopt.Required, false, groupCommon, "BYTES",
 		"memory for events that wait to be printed", ".......o .. ....o.", (*Parser).setQueueSize},
 	// With --top only.
@@ -218,6 +217,12 @@ const (
 
 var genericSet = getopt.New(genericOptions())
 
+// added reports whether conntrack-tools lacks the command: its own commands have a letter.
+func (c *command) added() bool { return c.short == 0 }
+
+// added reports whether conntrack-tools lacks the option: its own options have a letter.
+func (o *option) added() bool { return o.short == 0 }
+
 func genericOptions() []getopt.Option {
 	all := make([]getopt.Option, 0, 2*(len(options)+len(commands)+1))
 	for i, o := range options {
@@ -225,7 +230,7 @@ func genericOptions() []getopt.Option {
 			all = append(all, getopt.Option{Short: o.short, Kind: o.kind, Code: codeOption + i})
 		}
 		for _, long := range o.long {
-			all = append(all, getopt.Option{Long: long, Kind: o.kind, Code: codeOption + i})
+			all = append(all, getopt.Option{Long: long, Kind: o.kind, Code: codeOption + i, Added: o.added()})
 		}
 	}
 	for i, c := range commands {
@@ -233,7 +238,7 @@ func genericOptions() []getopt.Option {
 			all = append(all, getopt.Option{Short: c.short, Kind: c.shortKind, Code: codeCommand + i})
 		}
 		for _, long := range c.long {
-			all = append(all, getopt.Option{Long: long, Kind: c.longKind, Code: codeCommand + i})
+			all = append(all, getopt.Option{Long: long, Kind: c.longKind, Code: codeCommand + i, Added: c.added()})
 		}
 	}
 	return all

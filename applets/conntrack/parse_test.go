@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"ctbox/applets/internal/getopt"
+	"ctbox/internal/netnstest"
 )
 
 // words splits a test's command line: blanks separate words, single quotes group.
@@ -211,8 +212,8 @@ func TestAmbiguous(t *testing.T) {
 func TestOwnOptionsKeepAbbreviations(t *testing.T) {
 	var theirs []getopt.Option
 	for _, o := range genericOptions() {
-		ours := o.Code < codeCommand && options[o.Code].ours() ||
-			o.Code >= codeCommand && commands[o.Code-codeCommand].ours()
+		ours := o.Code < codeCommand && options[o.Code].added() ||
+			o.Code >= codeCommand && commands[o.Code-codeCommand].added()
 		if !ours {
 			theirs = append(theirs, o)
 		}
@@ -231,6 +232,26 @@ func TestOwnOptionsKeepAbbreviations(t *testing.T) {
 		for n := 1; n <= len(o.Long); n++ {
 			if was, is := find(old, o.Long[:n]), find(genericSet, o.Long[:n]); was != is {
 				t.Errorf("--%s: was %d, is %d", o.Long[:n], was, is)
+			}
+		}
+	}
+}
+
+// No prefix of an option or command of ctbox's own has another meaning in conntrack-tools.
+func TestOwnOptionsAreUnknownToThePeer(t *testing.T) {
+	ns := netnstest.New(t, "prefixes")
+	for _, o := range genericOptions() {
+		for n := 1; o.Added && n <= len(o.Long); n++ {
+			args := []string{"-E", "--" + o.Long[:n] + "=x", "-h"} // refused at the latest for its two commands
+			if o.Kind == getopt.None {
+				args[1] = "--" + o.Long[:n]
+			}
+			theirs := ns.Peer("", "conntrack", args...)
+			if strings.Contains(theirs.Stderr, "unknown option") {
+				continue
+			}
+			if ours := ns.Run("", netnstest.Applet(t, "conntrack"), args...); strings.TrimPrefix(ours.Stderr, messagePrefix) != strings.TrimPrefix(theirs.Stderr, peerPrefix()) || ours.Code != theirs.Code {
+				t.Errorf("%q: %+v, the peer %+v", args, ours, theirs)
 			}
 		}
 	}

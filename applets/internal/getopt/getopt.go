@@ -28,6 +28,10 @@ type Option struct {
 	Long  string // the name without dashes, or "" for a short option
 	Kind  Kind
 	Code  int // what Scanner.Next returns; at least 0
+	// Added marks a long option that the original program lacks. Abbreviations of it
+	// are understood only if they abbreviate none of the others, so that each
+	// abbreviation of those keeps its meaning.
+	Added bool
 }
 
 // Set is a collection of options. It is not changed after New and may be used
@@ -297,22 +301,29 @@ func (s *Scanner) find(name string) (Option, bool) {
 			return set.long[i], true
 		}
 	}
-	var found Option
-	ok := false
+	found, n := s.abbreviated(name, false)
+	if n == 0 {
+		found, n = s.abbreviated(name, true)
+	}
+	return found, n == 1
+}
+
+// abbreviated returns the option that name abbreviates, among those that are added or
+// among the others, and how many it abbreviates: 0, 1, or 2 for more.
+func (s *Scanner) abbreviated(name string, added bool) (found Option, n int) {
 	for _, set := range s.sets[:s.nsets] {
 		for _, o := range set.long {
-			if !strings.HasPrefix(o.Long, name) {
+			if o.Added != added || !strings.HasPrefix(o.Long, name) {
 				continue
 			}
-			if ok && (o.Code != found.Code || o.Kind != found.Kind) {
-				return Option{}, false
-			}
-			if !ok {
-				found, ok = o, true
+			if n == 0 {
+				found, n = o, 1
+			} else if o.Code != found.Code || o.Kind != found.Kind {
+				return Option{}, 2
 			}
 		}
 	}
-	return found, ok
+	return found, n
 }
 
 func (s *Scanner) fail(missing bool) error {

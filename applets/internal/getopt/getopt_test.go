@@ -198,6 +198,28 @@ func TestScannerAllocatesNothing(t *testing.T) {
 	}
 }
 
+// An added option is found by its abbreviations only where they abbreviate no other one.
+func TestAddedOptions(t *testing.T) {
+	set := New([]Option{
+		{Long: "nat-range", Kind: Required, Code: 1}, {Long: "mark", Code: 2}, {Long: "mask", Code: 3},
+		{Long: "netns", Kind: Required, Code: 4, Added: true}, {Long: "match", Code: 5, Added: true},
+		{Long: "all", Code: 6, Added: true}, {Long: "also", Code: 7, Added: true},
+	})
+	for name, want := range map[string]int{
+		"n": 1, "na": 1, "ne": 4, "net": 4, "netns": 4, "m": 0, "ma": 0, "mat": 5, "mar": 2, "a": 0, "al": 0, "all": 6, "als": 7, "match": 5, "x": 0,
+	} {
+		var s Scanner
+		s.Start(set, []string{"prog", "--" + name, "x"}, false)
+		m, err := s.Next()
+		if err != nil {
+			m.Code = 0
+		}
+		if m.Code != want {
+			t.Errorf("--%s is option %d, want %d", name, m.Code, want)
+		}
+	}
+}
+
 // FuzzScanner checks that every element ends up somewhere: as an option, an
 // argument or a word, whatever the order.
 func FuzzScanner(f *testing.F) {
