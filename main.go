@@ -14,6 +14,7 @@ import (
 )
 
 func main() {
+	raiseNetAdmin()
 	table := applets.All()
 	if a, _ := applets.Pick(table, os.Args); a != nil && a.Run != nil {
 		setName(a.Name)

@@ -23,6 +23,8 @@ import (
 
 	"ctbox/applets"
 	"ctbox/internal/netnstest"
+
+	"golang.org/x/sys/unix"
 )
 
 // Started under the name ctbox, the test binary is main with applets of the
@@ -431,5 +433,52 @@ func TestListNamesWhatRuns(t *testing.T) {
 	}
 	for name := range strings.Lines(output(t, ctbox, "--list")) {
 		netnstest.Applet(t, strings.TrimSpace(name))
+	}
+}
+
+// The image's file has CAP_NET_ADMIN without the flag that makes it effective: any user
+// may run all commands with it, and the program starts where the capability cannot be had.
+func TestFileCapability(t *testing.T) {
+	program, err := os.ReadFile(netnstest.Applet(t, "ctbox"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	for path := dir; path != os.TempDir(); path = filepath.Dir(path) {
+		if err := os.Chmod(path, 0o755); err != nil { // for the other user
+			t.Fatal(err)
+		}
+	}
+	path := filepath.Join(dir, "ctbox")
+	if err := os.WriteFile(path, program, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	// A struct vfs_cap_data of revision 2: permitted CAP_NET_ADMIN (12), not effective.
+	netAdmin := []byte{3: 2, 5: 1 << (unix.CAP_NET_ADMIN - 8), 19: 0}
+	if err := unix.Setxattr(path, "security.capability", netAdmin, 0); err != nil {
+		t.Fatal(err)
+	}
+	ns := netnstest.New(t, "capability")
+	user := []string{"--reuid", "65534", "--regid", "65534", "--clear-groups"}
+	const sorry = "sorry, you must be root or get CAP_NET_ADMIN capability to do this"
+	for _, c := range []struct {
+		setpriv []string
+		args    string
+		code    int
+		stdout  string
+		stderr  string
+	}{
+		{user, "conntrack -C", 0, "0\n", ""},
+		{user, "nfct list timeout", 0, "", ""},
+		// no_new_privs, after the capability was lost: a program without it was started in between
+		{append(slices.Clone(user), "setpriv", "--no-new-privs"), "conntrack -C", 1, "", sorry},
+		{append([]string{"--bounding-set", "-net_admin"}, user...), "conntrack -C", 1, "", sorry},
+		{append([]string{"--bounding-set", "-net_admin"}, user...), "--version", 0, "ctbox v", ""},
+		{[]string{"--bounding-set", "-net_admin", "--inh-caps", "-net_admin"}, "--version", 0, "ctbox v", ""},
+	} {
+		r := ns.Run("", "setpriv", slices.Concat(c.setpriv, []string{path}, strings.Fields(c.args))...)
+		if r.Code != c.code || !strings.HasPrefix(r.Stdout, c.stdout) || !strings.Contains(r.Stderr, c.stderr) {
+			t.Errorf("setpriv %q ctbox %s: %+v", c.setpriv, c.args, r)
+		}
 	}
 }

@@ -125,12 +125,15 @@ func (b box) list() int {
 	return 0
 }
 
-// install makes the links in dir.
-func (b box) install(dir string) int {
+// placings are the options that put ctbox into the directory behind them.
+var placings = map[string]func(table []Applet, dir string) error{"install": Install, "copy": Copy}
+
+// place carries out the option of that name for dir.
+func (b box) place(option, dir string) int {
 	if dir == "" {
-		return b.misuse("--install needs a directory")
+		return b.misuse("--" + option + " needs a directory")
 	}
-	if err := Install(b.table, dir); err != nil {
+	if err := placings[option](b.table, dir); err != nil {
 		fmt.Fprintf(b.stderr, "ctbox: %v\n", err)
 		return 1
 	}

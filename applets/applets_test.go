@@ -98,9 +98,14 @@ func TestBox(t *testing.T) {
 		{[]string{"ctbox", "--install="}, 2, "", "ctbox: --install needs a directory (try ctbox --help)\n"},
 		{[]string{"ctbox", "--install", "a", "b"}, 2, "", "ctbox: --install takes one directory (try ctbox --help)\n"},
 		{[]string{"ctbox", "--install", "a", "alpha"}, 2, "", "ctbox: --install takes one directory (try ctbox --help)\n"},
+		{[]string{"ctbox", "--copy"}, 2, "", "ctbox: --copy needs an argument (try ctbox --help)\n"},
+		{[]string{"ctbox", "--copy="}, 2, "", "ctbox: --copy needs a directory (try ctbox --help)\n"},
+		{[]string{"ctbox", "--copy", "a", "b"}, 2, "", "ctbox: --copy takes one directory (try ctbox --help)\n"},
 		{[]string{"ctbox", "--list", "a"}, 2, "", "ctbox: --list takes no argument (try ctbox --help)\n"},
 		{[]string{"ctbox", "--version", "alpha"}, 2, "", "ctbox: --version takes no argument (try ctbox --help)\n"},
 		{[]string{"ctbox", "--install", "/nonexistent"}, 1, "", "/nonexistent: no such file or directory\n"},
+		{[]string{"ctbox", "--copy", "/nonexistent"}, 1, "", "/nonexistent: no such file or directory\n"},
+		{[]string{"ctbox", "--copy=/nonexistent"}, 1, "", "ctbox: copy: "},
 		{[]string{"ctbox", "help", "gamma"}, 2, "", "ctbox: no applet \"gamma\"; there is: alpha, beta, inside\n"},
 		{[]string{"ctbox", "help", "alpha", "beta"}, 2, "", "ctbox: help takes one command (try ctbox --help)\n"},
 		{[]string{"ctbox", "inside", "word"}, 5, "", "ctbox inside: unknown argument \"word\" (try ctbox inside --help)\n"},
@@ -156,8 +161,8 @@ func FuzzBox(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, line string) {
 		argv := append([]string{"ctbox"}, strings.Split(line, " ")...)
-		if strings.Contains(line, "install") {
-			return // it would make links
+		if strings.Contains(line, "install") || strings.Contains(line, "copy") {
+			return // it would make links or files
 		}
 		var stdout, stderr bytes.Buffer
 		code := Run(t.Context(), testTable, argv, strings.NewReader(""), &stdout, &stderr)

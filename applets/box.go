@@ -49,6 +49,7 @@ func (b box) app() *cli.App {
 		Flags: []cli.Flag{
 			&cli.BoolFlag{Name: "list", Usage: "print the commands that have links, each on its line", DisableDefaultText: true},
 			&cli.StringFlag{Name: "install", Usage: "make the links in `DIR`"},
+			&cli.StringFlag{Name: "copy", Usage: "copy this binary to `DIR` and make the links to it there"},
 			&cli.BoolFlag{Name: "version", Usage: "print the version", DisableDefaultText: true},
 			&cli.BoolFlag{Name: "help", Aliases: []string{"h"}, Usage: "show this help", DisableDefaultText: true},
 		},
@@ -79,8 +80,8 @@ func alone(c *cli.Context) error {
 	switch {
 	case c.NumFlags() > 1:
 		return errors.New("one option at a time")
-	case c.IsSet("install") && c.Args().Present():
-		return errors.New("--install takes one directory")
+	case c.NumFlags() == 1 && placings[c.FlagNames()[0]] != nil && c.Args().Present():
+		return fmt.Errorf("--%s takes one directory", c.FlagNames()[0])
 	case c.NumFlags() > 0 && c.Args().Present():
 		return fmt.Errorf("%s takes no argument", command.Dashed(c.FlagNames()[0]))
 	}
@@ -93,7 +94,9 @@ func (b box) bare(c *cli.Context) error {
 	case c.Args().Present():
 		return result(unknown(b.stderr, b.table, c.Args().First()))
 	case c.IsSet("install"):
-		return result(b.install(c.String("install")))
+		return result(b.place("install", c.String("install")))
+	case c.IsSet("copy"):
+		return result(b.place("copy", c.String("copy")))
 	case c.Bool("list"):
 		return result(b.list())
 	case c.Bool("version"):

@@ -22,16 +22,18 @@ func (b box) run(ctx context.Context, argv []string) int {
 	if a := b.find(word); a != nil {
 		return b.own(ctx, a.Command(), args)
 	}
-	if dir, ok := strings.CutPrefix(word, "--install="); ok {
-		word, args = "--install", append([]string{dir}, args...)
+	option, dir, hasValue := strings.Cut(strings.TrimPrefix(word, "--"), "=")
+	placing := strings.HasPrefix(word, "--") && placings[option] != nil
+	if placing && hasValue {
+		args = append([]string{dir}, args...)
 	}
 	switch {
-	case word == "--install" && len(args) == 0:
-		return b.misuse(command.Missing("install").Error())
-	case word == "--install" && len(args) == 1:
-		return b.install(args[0])
-	case word == "--install":
-		return b.misuse("--install takes one directory")
+	case placing && len(args) == 0:
+		return b.misuse(command.Missing(option).Error())
+	case placing && len(args) == 1:
+		return b.place(option, args[0])
+	case placing:
+		return b.misuse("--" + option + " takes one directory")
 	case word == "help" && len(args) == 1:
 		return b.help(ctx, args[0])
 	case word == "help" && len(args) > 1:
@@ -84,6 +86,7 @@ Usage: ctbox COMMAND [ARGUMENT]...
    or: COMMAND [ARGUMENT]...      by a link of that name to this binary
    or: ctbox --list               print the commands that have links, each on its line
    or: ctbox --install DIR        make the links in DIR
+   or: ctbox --copy DIR           copy this binary to DIR and make the links to it there
    or: ctbox --version
    or: ctbox --help
    or: ctbox help COMMAND

@@ -33,7 +33,7 @@ func TestCommandsOfUrfave(t *testing.T) {
 
 func TestCompletionOfTheBox(t *testing.T) {
 	for _, c := range []struct{ words, want string }{
-		{"", "alpha\nbeta\ninside\nhelp\n--list\n--install\n--version\n--help\n-h\n"},
+		{"", "alpha\nbeta\ninside\nhelp\n--list\n--install\n--copy\n--version\n--help\n-h\n"},
 		{"help", "alpha\nbeta\ninside\nhelp\n"},
 		{"inside", "--text\n-t\n--on\n--help\n-h\n"},
 		{"inside --o", "--text\n-t\n--on\n--help\n-h\n"},

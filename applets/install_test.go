@@ -1,10 +1,13 @@
 package applets
 
 import (
+	"bytes"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"golang.org/x/sys/unix"
 )
 
 // newBinary makes a file that stands for the running ctbox.
@@ -107,5 +110,96 @@ func TestInstallNeedsADirectory(t *testing.T) {
 		if err := install(testTable, dir, self); err == nil || !strings.Contains(err.Error(), dir) {
 			t.Errorf("install in %s: %v", dir, err)
 		}
+	}
+}
+
+func TestCopy(t *testing.T) {
+	self, dir := newBinary(t, t.TempDir()), t.TempDir()
+	// A capability of the image's file must not get to the node, where every user could
+	// run the copy.
+	netAdmin := []byte{3: 2, 5: 1 << (unix.CAP_NET_ADMIN - 8), 19: 0} // a struct vfs_cap_data
+	if err := unix.Setxattr(self, "security.capability", netAdmin, 0); err != nil {
+		t.Fatal(err)
+	}
+	old := filepath.Join(t.TempDir(), "ctbox")
+	if err := os.Symlink(old, filepath.Join(dir, "beta")); err != nil {
+		t.Fatal(err)
+	}
+	copied := filepath.Join(dir, "ctbox")
+	check := func() os.FileInfo {
+		t.Helper()
+		if err := copyBinary(testTable, dir, self); err != nil {
+			t.Fatal(err)
+		}
+		wantLink(t, filepath.Join(dir, "alpha"), "ctbox")
+		wantLink(t, filepath.Join(dir, "beta"), "ctbox")
+		want, err := os.ReadFile(self)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got, err := os.ReadFile(copied); err != nil || !bytes.Equal(got, want) {
+			t.Errorf("the copy has %q (%v), want %q", got, err, want)
+		}
+		info, err := os.Lstat(copied)
+		if err != nil || info.Mode() != 0o755 {
+			t.Fatalf("the copy has mode %v (%v)", info.Mode(), err)
+		}
+		if n, err := unix.Listxattr(copied, nil); err != nil || n != 0 {
+			t.Errorf("the copy has %d bytes of extended attributes (%v)", n, err)
+		}
+		if entries, err := os.ReadDir(dir); err != nil || len(entries) != 3 {
+			t.Errorf("%d entries, want 3 (%v)", len(entries), err)
+		}
+		return info
+	}
+	first := check()
+	if again := check(); !os.SameFile(first, again) {
+		t.Error("the same content was written again")
+	}
+	// A newer version: programs that run keep the old file. What an interrupted copy left is in the way.
+	if err := os.WriteFile(self, []byte("newer"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(temporary(copied), []byte("half of something longer"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if newer := check(); os.SameFile(first, newer) {
+		t.Error("the file was overwritten in place")
+	}
+	// The binary itself is in the directory.
+	if err := copyBinary(testTable, filepath.Dir(self), self); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestCopyRefusesWhatIsNotOurs(t *testing.T) {
+	for name, occupy := range map[string]func(dir string) (string, error){
+		"a program": func(dir string) (string, error) {
+			path := filepath.Join(dir, "beta")
+			return path, os.WriteFile(path, []byte("theirs"), 0o755)
+		},
+		"ctbox is a directory": func(dir string) (string, error) {
+			path := filepath.Join(dir, "ctbox")
+			return path, os.Mkdir(path, 0o755)
+		},
+		"ctbox is a link": func(dir string) (string, error) {
+			path := filepath.Join(dir, "ctbox")
+			return path, os.Symlink("/bin/true", path)
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			self, dir := newBinary(t, t.TempDir()), t.TempDir()
+			path, err := occupy(dir)
+			if err != nil {
+				t.Fatal(err)
+			}
+			err = copyBinary(testTable, dir, self)
+			if err == nil || !strings.Contains(err.Error(), path) || !strings.HasSuffix(err.Error(), "; nothing was changed") {
+				t.Errorf("error %v, want one that names %s", err, path)
+			}
+			if entries, err := os.ReadDir(dir); err != nil || len(entries) != 1 {
+				t.Errorf("%d entries, want 1 (%v)", len(entries), err)
+			}
+		})
 	}
 }

@@ -13,7 +13,7 @@ _ctbox() {
             ;;
         esac
         case ${COMP_WORDS[COMP_CWORD-1]} in
-        --install) compopt -o filenames 2>/dev/null; COMPREPLY=($(compgen -d -- "$cur")); return ;;
+        --install | --copy) compopt -o filenames 2>/dev/null; COMPREPLY=($(compgen -d -- "$cur")); return ;;
         -C | --config) compopt -o filenames 2>/dev/null; COMPREPLY=($(compgen -f -- "$cur")); return ;;
         --for) COMPREPLY=($(compgen -W 'conntrack conntrackd nfct' -- "$cur")); return ;;
         esac

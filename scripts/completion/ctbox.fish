@@ -11,3 +11,4 @@ end
 complete -c ctbox -n __ctbox_program -xa '(__fish_complete_subcommand)'
 complete -c ctbox -n 'not __ctbox_program' -xa '(__ctbox_ask)'
 complete -c ctbox -n 'not __ctbox_program' -l install -xa '(__fish_complete_directories)'
+complete -c ctbox -n 'not __ctbox_program' -l copy -xa '(__fish_complete_directories)'
