@@ -269,7 +269,7 @@ $(NFPM):
 	$(HOST) GOBIN=$(abspath $(BIN))/tools $(GO) install github.com/goreleaser/nfpm/v2/cmd/nfpm@$(@:$(BIN)/tools/nfpm-%=%)
 	@mv $(BIN)/tools/nfpm $@
 
-PACKAGED = amd64 arm64 armv7 mipsle-softfloat
+PACKAGED = amd64 arm64 armv7 mips-softfloat mipsle-softfloat
 
 # The time in the packages is that of the commit.
 .PHONY: packages

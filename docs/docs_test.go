@@ -13,7 +13,8 @@
 //	conntrackd.conf   checked by conntrackd --check
 //	nft               checked by nft -c
 //	sysctl            the parameters exist
-//	yaml              a Prometheus configuration, checked by promtool
+//	yaml              a Prometheus configuration, checked by promtool, or a Kubernetes Pod,
+//	                  which TestPods runs
 //	json              an object a line
 //	text, message     not looked at (message: by the tests of the codec)
 //
@@ -134,6 +135,9 @@ func (b *block) check(t *testing.T, net *network, path string) bool {
 			}
 		}
 	case "yaml":
+		if b.isPod() {
+			return false
+		}
 		m := net.machine(firstMachine)
 		m.write("/tmp/prometheus.yml", b.text)
 		if out, status := m.run("promtool check config --syntax-only /tmp/prometheus.yml"); status != 0 {

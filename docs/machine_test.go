@@ -155,7 +155,7 @@ rm -rf etc/conntrackd etc/keepalived
 for entry in tmp/*; do
 	case "$3/" in "/$entry/"*) continue ;; esac
 	case "$4/" in "/$entry/"*) continue ;; esac
-	rm -rf "$entry"
+	until rm -rf "$entry" 2>/dev/null; do :; done # others may be writing there
 done
 mkdir etc/conntrackd
 mkdir -p "./$3/bin" "./$5"

@@ -214,3 +214,33 @@ func TestTables(t *testing.T) {
 		}
 	}
 }
+
+// The commands in the Kubernetes page's table are run as they are by the script components.
+func TestComponents(t *testing.T) {
+	page, err := os.ReadFile(filepath.Join("..", "..", "docs", "quickstart-kubernetes.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	script, err := os.ReadFile(filepath.Join("testdata", "parity", "components.txt"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	commands := 0
+	for line := range strings.Lines(string(page)) {
+		if !strings.HasPrefix(line, "| ") {
+			continue
+		}
+		for _, part := range strings.Split(line, "`") {
+			if !strings.HasPrefix(part, "conntrack -") {
+				continue
+			}
+			commands++
+			if !strings.Contains(string(script), "\n$ "+part+"\n") {
+				t.Errorf("testdata/parity/components.txt does not run: %s", part)
+			}
+		}
+	}
+	if commands < 15 {
+		t.Errorf("the page's table has %d commands", commands)
+	}
+}

@@ -39,6 +39,9 @@ func archive(prefix string, files []file, at time.Time) []byte {
 		}
 		mkdir(path.Dir(name))
 		h := tar.Header{Typeflag: tar.TypeReg, Name: name, Mode: int64(f.mode), Size: int64(len(f.data)), ModTime: at}
+		if f.netAdmin {
+			h.PAXRecords = map[string]string{"SCHILY.xattr.security.capability": netAdminFile}
+		}
 		if f.link != "" {
 			h = tar.Header{Typeflag: tar.TypeSymlink, Name: name, Linkname: f.link, Mode: 0o777, ModTime: at}
 		}
@@ -98,13 +101,18 @@ func (j *job) blobOf(mediaType string, value any) (descriptor, error) {
 	return j.blob(mediaType, data)
 }
 
+// netAdminFile is the kernel's struct vfs_cap_data (linux/capability.h), revision 2: the
+// program may have CAP_NET_ADMIN, bit 12, which ctbox makes effective itself. With the
+// flag for that, containers without the capability could not start it.
+const netAdminFile = "\x00\x00\x00\x02" + "\x00\x10\x00\x00" + "\x00\x00\x00\x00" + "\x00\x00\x00\x00" + "\x00\x00\x00\x00"
+
 // image writes an image of nothing but ctbox and the places that the daemon needs.
 func (j *job) image(t target, binary string) (descriptor, error) {
 	data, err := os.ReadFile(binary)
 	if err != nil {
 		return descriptor{}, err
 	}
-	files := []file{{path: "/usr/sbin/ctbox", data: data, mode: 0o755}}
+	files := []file{{path: "/usr/sbin/ctbox", data: data, mode: 0o755, netAdmin: true}}
 	for _, applet := range applets {
 		files = append(files, file{path: "/usr/sbin/" + applet, link: "ctbox"})
 	}
@@ -130,7 +138,7 @@ func (j *job) image(t target, binary string) (descriptor, error) {
 		"annotations": object{"org.opencontainers.image.title": "ctbox", "org.opencontainers.image.version": version.Number,
 			"org.opencontainers.image.licenses": "MIT"},
 	})
-	manifest.Platform = &t.image
+	manifest.Platform = t.image
 	return manifest, err
 }
 
@@ -142,7 +150,9 @@ func (j *job) index(images []descriptor) error {
 	}
 	top, err := json.Marshal(object{"schemaVersion": 2, "mediaType": oci + "index.v1+json", "manifests": []object{{
 		"mediaType": list.MediaType, "digest": list.Digest, "size": list.Size,
-		"annotations": object{"org.opencontainers.image.ref.name": version.Number},
+		// The second is the whole name, which containerd takes.
+		"annotations": object{"org.opencontainers.image.ref.name": version.Number,
+			"io.containerd.image.name": "localhost/ctbox:" + version.Number},
 	}}})
 	if err != nil {
 		return err

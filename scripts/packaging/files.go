@@ -16,11 +16,13 @@ type file struct {
 	data   []byte
 	mode   os.FileMode
 	config bool // the administrator's, once it is there
+	// netAdmin gives the program CAP_NET_ADMIN, for every user (in an archive only).
+	netAdmin bool
 }
 
 // format is a kind of package, and what its distributions do in their own way.
 type format struct {
-	name    string
+	name    string   // the end of the file's name, and nfpm's name of the kind
 	zsh     string   // the directory of zsh's completions; "" for none of any shell
 	man     bool     // manuals, compressed
 	systemd string   // the directory of units; "" for none
@@ -28,16 +30,34 @@ type format struct {
 	logs    bool     // logrotate
 	instead []string // the packages of the distribution that ours replaces
 	as      string   // what is behind such a name to provide that version of it
+	needs   []string // packages of the distribution that ours depends on
+	wants   []string // and those that it uses where the distribution has them
+	release string   // what is behind the version
 }
 
 var formats = []format{
-	{name: "deb", zsh: "/usr/share/zsh/vendor-completions", man: true, systemd: "/lib/systemd/system", logs: true,
+	{name: "deb", release: "1", zsh: "/usr/share/zsh/vendor-completions", man: true, systemd: "/lib/systemd/system", logs: true,
 		instead: []string{"conntrack", "conntrackd", "nfct"}, as: " (= 1:1.4.9)"},
-	{name: "rpm", zsh: "/usr/share/zsh/site-functions", man: true, systemd: "/usr/lib/systemd/system", logs: true,
+	{name: "rpm", release: "1", zsh: "/usr/share/zsh/site-functions", man: true, systemd: "/usr/lib/systemd/system", logs: true,
 		instead: []string{"conntrack-tools"}, as: " = 1.4.9"},
-	{name: "apk", zsh: "/usr/share/zsh/site-functions", man: true, init: "conntrackd.openrc", logs: true,
+	{name: "apk", release: "1", zsh: "/usr/share/zsh/site-functions", man: true, init: "conntrackd.openrc", logs: true,
 		instead: []string{"conntrack-tools", "conntrack-tools-openrc"}, as: "=1.4.9"},
-	{name: "ipk", init: "conntrackd.procd", instead: []string{"conntrack", "conntrackd", "nfct"}},
+}
+
+// OpenWrt has the kernel's modules in packages. Its builds for small flash have no
+// kmod-nfnetlink-cttimeout, so nothing may depend on that.
+var (
+	openwrtModules = []string{"kmod-nf-conntrack-netlink", "kmod-nfnetlink-queue", "kmod-nfnetlink-cthelper"}
+	openwrtMaybe   = []string{"kmod-nfnetlink-cttimeout"}
+)
+
+// openwrtFormats are ipk, for opkg, and apk, which replaces opkg after OpenWrt 24.10. Both
+// name release 1 of the package r1.
+var openwrtFormats = []format{
+	{name: "ipk", init: "conntrackd.procd", release: "r1", instead: []string{"conntrack", "conntrackd", "nfct"},
+		needs: openwrtModules, wants: openwrtMaybe},
+	{name: "apk", init: "conntrackd.procd", release: "1", instead: []string{"conntrack", "conntrackd", "nfct"}, as: "=1.4.9",
+		needs: openwrtModules},
 }
 
 // whole is the tarball: everything, for whoever packs it himself.

@@ -3,6 +3,7 @@ package main
 import (
 	"path"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -13,7 +14,7 @@ func TestPackagedDocuments(t *testing.T) {
 	link := regexp.MustCompile(`\]\(([^)#:]+)(#[^)]*)?\)|<img[^>]* src="([^":]+)"`)
 	named := regexp.MustCompile("[` |](/(?:etc/conntrackd/examples|usr/share/doc|lib/systemd|usr/lib/systemd)/[A-Za-z0-9./_-]+)")
 	source := regexp.MustCompile(`scripts/(conntrackd|monitoring|keepalived\.conf|primary-backup\.sh|conntrackd\.service)`)
-	for _, f := range append(formats, whole) {
+	for _, f := range append(slices.Concat(formats, openwrtFormats), whole) {
 		files, err := (&job{root: "../.."}).files(f, "/dev/null")
 		if err != nil {
 			t.Fatal(err)

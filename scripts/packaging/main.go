@@ -1,5 +1,5 @@
 // Command packaging makes what ctbox is installed from, out of binaries that are
-// built already: deb, rpm, apk, ipk (by nfpm), a tarball, an OCI image layout and
+// built already: deb, rpm, apk and ipk (by nfpm), a tarball, an OCI image layout and
 // an SBOM, for each architecture. All times are SOURCE_DATE_EPOCH, so that two
 // runs over the same binaries write the same bytes.
 package main
@@ -11,21 +11,26 @@ import (
 	"path/filepath"
 	"strconv"
 	"time"
+
+	"ctbox/internal/version"
 )
 
 // target is an architecture, under the names that it has in different places.
 type target struct {
 	name    string // of the binary, ctbox-NAME, and of Go
-	nfpm    string
-	openwrt string // of the usual build of OpenWrt for it
-	image   platform
+	nfpm    string // "" where no distribution of deb, rpm or apk has it
+	openwrt []string
+	image   *platform // nil where containers are not run
 }
 
+// targets have the architectures of OpenWrt's package feeds that each binary runs on; another
+// of the same CPU is one more name.
 var targets = []target{
-	{"amd64", "amd64", "x86_64", platform{Architecture: "amd64", OS: "linux"}},
-	{"arm64", "arm64", "aarch64_generic", platform{Architecture: "arm64", OS: "linux"}},
-	{"armv7", "arm7", "arm_cortex-a7_neon-vfpv4", platform{Architecture: "arm", OS: "linux", Variant: "v7"}},
-	{"mipsle-softfloat", "mipsle", "mipsel_24kc", platform{Architecture: "mipsle", OS: "linux"}},
+	{"amd64", "amd64", []string{"x86_64"}, &platform{Architecture: "amd64", OS: "linux"}},
+	{"arm64", "arm64", []string{"aarch64_generic", "aarch64_cortex-a53"}, &platform{Architecture: "arm64", OS: "linux"}},
+	{"armv7", "arm7", []string{"arm_cortex-a7_neon-vfpv4"}, &platform{Architecture: "arm", OS: "linux", Variant: "v7"}},
+	{"mips-softfloat", "", []string{"mips_24kc"}, nil},
+	{"mipsle-softfloat", "", []string{"mipsel_24kc"}, nil},
 }
 
 type job struct {
@@ -58,15 +63,26 @@ func (j *job) run() error {
 	if err := os.RemoveAll(j.out); err != nil {
 		return err
 	}
-	if err := os.MkdirAll(j.out, 0o755); err != nil {
+	if err := os.MkdirAll(filepath.Join(j.out, "openwrt"), 0o755); err != nil {
 		return err
 	}
 	var images []descriptor
 	for _, t := range targets {
 		binary := filepath.Join(j.cross, "ctbox-"+t.name)
-		for _, format := range formats {
-			if err := j.pack(t, format, binary); err != nil {
-				return fmt.Errorf("%s for %s: %w", format.name, t.name, err)
+		if t.nfpm != "" {
+			for _, format := range formats {
+				out := fmt.Sprintf("ctbox_%s_%s.%s", version.Number, t.name, format.name)
+				if err := j.pack(t.nfpm, format, binary, out); err != nil {
+					return fmt.Errorf("%s for %s: %w", format.name, t.name, err)
+				}
+			}
+		}
+		for _, arch := range t.openwrt {
+			for _, format := range openwrtFormats {
+				out := fmt.Sprintf("openwrt/ctbox_%s-r1_%s.%s", version.Number, arch, format.name)
+				if err := j.pack(arch, format, binary, out); err != nil {
+					return fmt.Errorf("OpenWrt's %s for %s: %w", format.name, arch, err)
+				}
 			}
 		}
 		if err := j.tarball(t, binary); err != nil {
@@ -74,6 +90,9 @@ func (j *job) run() error {
 		}
 		if err := j.sbom(t, binary); err != nil {
 			return fmt.Errorf("SBOM for %s: %w", t.name, err)
+		}
+		if t.image == nil {
+			continue
 		}
 		image, err := j.image(t, binary)
 		if err != nil {

@@ -6,14 +6,16 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 
 	"ctbox/internal/version"
 )
 
 type object = map[string]any
 
-// pack makes one package with nfpm, whose configuration is YAML, which JSON is.
-func (j *job) pack(t target, f format, binary string) error {
+// pack makes the package at out, below j.out, with nfpm, whose configuration is YAML,
+// which JSON is. arch is the distribution's name of the architecture, or nfpm's.
+func (j *job) pack(arch string, f format, binary, out string) error {
 	files, err := j.files(f, binary)
 	if err != nil {
 		return err
@@ -45,14 +47,17 @@ func (j *job) pack(t target, f format, binary string) error {
 		provides = append(provides, name+f.as)
 	}
 	config := object{
-		"name": "ctbox", "arch": t.nfpm, "platform": "linux", "version": version.Number, "release": "1",
+		"name": "ctbox", "arch": arch, "platform": "linux", "version": version.Number, "release": f.release,
 		"section": "net", "priority": "optional", "license": "MIT", "mtime": j.epoch,
 		"maintainer":  "ctbox <ctbox@example.org>",
 		"description": "connection tracking tools in one static binary\nconntrack, conntrackd and nfct, in the place of conntrack-tools.",
 		"contents":    contents, "disable_globbing": true,
 		"provides": provides, "conflicts": f.instead, "replaces": f.instead,
+		"depends": f.needs, "recommends": f.wants,
 		"rpm": object{"buildhost": "localhost", "group": "System/Networking"},
-		"ipk": object{"arch": t.openwrt},
+	}
+	if f.name == "apk" { // its description is one line
+		config["description"], _, _ = strings.Cut(config["description"].(string), "\n")
 	}
 	scripts := object{}
 	for key, name := range map[string]string{"postinstall": "postinst", "preremove": "prerm", "postremove": "postrm"} {
@@ -73,8 +78,7 @@ func (j *job) pack(t target, f format, binary string) error {
 	if err := os.WriteFile(name, data, 0o644); err != nil {
 		return err
 	}
-	out := filepath.Join(j.out, fmt.Sprintf("ctbox_%s_%s.%s", version.Number, t.name, f.name))
-	cmd := exec.Command(j.nfpm, "package", "-f", name, "-p", f.name, "-t", out)
+	cmd := exec.Command(j.nfpm, "package", "-f", name, "-p", f.name, "-t", filepath.Join(j.out, out))
 	if said, err := cmd.CombinedOutput(); err != nil {
 		return fmt.Errorf("%w: %s", err, said)
 	}

@@ -4,6 +4,7 @@ package main
 
 import (
 	"archive/tar"
+	"bytes"
 	"compress/gzip"
 	"crypto/sha256"
 	"debug/buildinfo"
@@ -14,8 +15,11 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
+
+	"golang.org/x/sys/unix"
 )
 
 func run(t *testing.T, name string, args ...string) string {
@@ -126,7 +130,7 @@ func TestPackages(t *testing.T) {
 		}
 		run(t, "sh", "-ec", `tar -C "$1" --exclude=./.git --exclude=./bin -cf - . | tar -C "$2" -xf -`, "sh", root, copied)
 		first, second := sums(t, made), sums(t, makePackages(t, copied))
-		if len(first) < len(targets)*(len(formats)+2) || len(first) != len(second) {
+		if len(first) < len(targets)*(len(openwrtFormats)+2)+3*len(formats) || len(first) != len(second) {
 			t.Errorf("%d artefacts, then %d", len(first), len(second))
 		}
 		for name, sum := range first {
@@ -136,22 +140,20 @@ func TestPackages(t *testing.T) {
 		}
 	})
 	t.Run("deb", func(t *testing.T) { testDeb(t, filepath.Join(made, "ctbox_0.1.0_amd64.deb")) })
-	t.Run("ipk", func(t *testing.T) {
-		dir := t.TempDir()
-		run(t, "tar", "-C", dir, "-xzf", filepath.Join(made, "ctbox_0.1.0_amd64.ipk"))
-		run(t, "tar", "-C", dir, "-xzf", filepath.Join(dir, "data.tar.gz"))
-		control := run(t, "tar", "-xOzf", filepath.Join(dir, "control.tar.gz"), "./control")
-		for _, want := range []string{"Architecture: x86_64", "Provides: conntrack"} {
-			if !strings.Contains(control, want) {
-				t.Errorf("control has no %q:\n%s", want, control)
+	t.Run("OpenWrt", func(t *testing.T) { testOpenWrt(t, root, filepath.Join(made, "openwrt")) })
+	t.Run("image", func(t *testing.T) {
+		for _, t2 := range targets {
+			if t2.image == nil {
+				continue
+			}
+			dir := unpackImage(t, filepath.Join(made, "oci"), *t2.image)
+			wantMachine(t, filepath.Join(dir, "usr/sbin/ctbox"), filepath.Join(made, "..", "cross", "ctbox-"+t2.name))
+			if t2.name == "amd64" {
+				testTree(t, dir)
 			}
 		}
-		testTree(t, dir)
-		if !exists(filepath.Join(dir, "etc/init.d/conntrackd")) {
-			t.Error("no init script")
-		}
 	})
-	t.Run("image", func(t *testing.T) { testTree(t, unpackImage(t, filepath.Join(made, "oci"))) })
+	t.Run("containerd", func(t *testing.T) { testContainerd(t, root, made) })
 	t.Run("others", func(t *testing.T) {
 		if got := run(t, "rpm", "-qp", "--provides", "--requires", "--conflicts", filepath.Join(made, "ctbox_0.1.0_amd64.rpm")); !strings.Contains(got, "conntrack-tools") {
 			t.Errorf("the rpm: %s", got)
@@ -227,9 +229,183 @@ while read -r path; do if [ -e "$path" ] || [ -L "$path" ]; then echo "left: $pa
 `)
 }
 
-// unpackImage follows the layout from its index to the layer for amd64, checks
+// wantMachine fails unless the program is the one at want, whose machine is in its header.
+func wantMachine(t *testing.T, path, want string) {
+	t.Helper()
+	got, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	wanted, err := os.ReadFile(want)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !bytes.Equal(got, wanted) {
+		t.Errorf("%s is not %s", path, want)
+	}
+}
+
+// testOpenWrt looks into the packages for OpenWrt: Debian has neither opkg nor apk.
+func testOpenWrt(t *testing.T, root, dir string) {
+	feed, err := os.ReadFile(filepath.Join(root, "scripts/packaging/openwrt/Makefile"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, module := range slices.Concat(openwrtModules, openwrtMaybe) {
+		if !bytes.Contains(feed, []byte(module)) {
+			t.Errorf("the feed's Makefile does not depend on %s", module)
+		}
+	}
+	var names []string
+	for _, t2 := range targets {
+		cross := filepath.Join(dir, "..", "..", "cross", "ctbox-"+t2.name)
+		for _, arch := range t2.openwrt {
+			name := "ctbox_0.1.0-r1_" + arch
+			names = append(names, name+".apk", name+".ipk")
+			unpacked := t.TempDir()
+			run(t, "tar", "-C", unpacked, "-xzf", filepath.Join(dir, name+".ipk"))
+			run(t, "tar", "-C", unpacked, "-xzf", filepath.Join(unpacked, "data.tar.gz"))
+			wantMachine(t, filepath.Join(unpacked, "usr/sbin/ctbox"), cross)
+			if !exists(filepath.Join(unpacked, "etc/init.d/conntrackd")) {
+				t.Errorf("%s.ipk has no init script", name)
+			}
+			control := run(t, "tar", "-xOzf", filepath.Join(unpacked, "control.tar.gz"), "./control")
+			for _, want := range []string{"Version: 0.1.0-r1", "Architecture: " + arch, "Provides: conntrack, conntrackd, nfct", "Conflicts: conntrack, conntrackd, nfct",
+				"Depends: " + strings.Join(openwrtModules, ", "), "Recommends: " + strings.Join(openwrtMaybe, ", ")} {
+				if !strings.Contains(control, want+"\n") {
+					t.Errorf("%s.ipk: control has no %q:\n%s", name, want, control)
+				}
+			}
+			if t2.name == "amd64" {
+				testTree(t, unpacked)
+			}
+
+			unpacked = t.TempDir()
+			run(t, "tar", "-C", unpacked, "--warning=no-unknown-keyword", "-xzf", filepath.Join(dir, name+".apk"))
+			wantMachine(t, filepath.Join(unpacked, "usr/sbin/ctbox"), cross)
+			info, err := os.ReadFile(filepath.Join(unpacked, ".PKGINFO"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			wants := []string{"pkgver = 0.1.0-r1", "arch = " + arch, "provides = conntrack=1.4.9"}
+			for _, module := range openwrtModules {
+				wants = append(wants, "depend = "+module)
+			}
+			for _, want := range wants {
+				if !strings.Contains(string(info), want+"\n") {
+					t.Errorf("%s.apk: .PKGINFO has no %q:\n%s", name, want, info)
+				}
+			}
+			for line := range strings.Lines(string(info)) {
+				if !strings.Contains(line, " = ") && !strings.HasPrefix(line, "#") {
+					t.Errorf("%s.apk: .PKGINFO has the line %q", name, line)
+				}
+			}
+		}
+	}
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var have []string
+	for _, entry := range entries {
+		have = append(have, entry.Name())
+	}
+	slices.Sort(names)
+	if !slices.Equal(have, names) {
+		t.Errorf("packages for OpenWrt: %q, want %q", have, names)
+	}
+}
+
+// containerd runs the daemon with files of its own, then the commands that follow.
+// User 65532 gets the program from the file system that containerd made of the image. The
+// runtime's own specification, with the capability in the bounding set alone, is what a
+// process has whose container began with another program.
+const containerd = `
+mount -t tmpfs tmpfs /run
+cat >config.toml <<END
+version = 2
+root = "$PWD/root"
+state = "/run/containerd"
+disabled_plugins = ["io.containerd.grpc.v1.cri", "io.containerd.internal.v1.opt"]
+END
+containerd -c config.toml >log 2>&1 &
+export CONTAINERD_SNAPSHOTTER=native HOME=$PWD
+mkdir -p .config/containers
+echo '{"default":[{"type":"insecureAcceptAnything"}]}' >.config/containers/policy.json
+until ctr version >version 2>&1; do kill -0 $! || { cat log; exit 1; }; sleep 0.1; done
+COMMANDS
+image=localhost/ctbox:0.1.0
+ctr -n k8s.io images ls name==$image | grep 'linux/amd64.*linux/arm64'
+ctr -n k8s.io run --rm --net-host $image entrypoint | grep 'ctbox COMMAND'
+ctr -n k8s.io run --rm --net-host --cap-add CAP_NET_ADMIN $image root /usr/sbin/ctbox conntrack -C
+mkdir rootfs
+ctr -n k8s.io images mount $image rootfs
+runc spec
+user() {
+	jq --argjson privileges "$1" '.process.terminal = false | .process.user = {uid: 65532, gid: 65532} |
+		.process.args = ["/usr/sbin/ctbox", "conntrack", "-C"] | .process.noNewPrivileges = $privileges |
+		.process.capabilities = {bounding: ["CAP_NET_ADMIN"]} | .linux.namespaces |= map(select(.type != "network"))' config.json >new
+	mv new config.json
+	runc --root $PWD/runc run user
+}
+user false
+if user true; then exit 1; fi
+umount rootfs
+`
+
+// testContainerd imports the image into containerd and copies it with skopeo, by the
+// commands of the page about Kubernetes, and runs it.
+func testContainerd(t *testing.T, root, packages string) {
+	page, err := os.ReadFile(filepath.Join(root, "docs/quickstart-kubernetes.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var commands []string
+	for _, part := range strings.Split(string(page), "<!-- not run: make test-packages runs it -->\n```sh\n")[1:] {
+		block, _, _ := strings.Cut(part, "```")
+		commands = append(commands, block)
+	}
+	if len(commands) != 2 {
+		t.Fatalf("%d blocks of the page are for this test, want 2", len(commands))
+	}
+	dir := t.TempDir()
+	if err := os.Mkdir(filepath.Join(dir, "bin"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink(packages, filepath.Join(dir, "bin", "packages")); err != nil {
+		t.Fatal(err)
+	}
+	const registry = "docker://registry.example.org/ctbox:0.1.0"
+	all := strings.Join(commands, "")
+	if strings.Count(all, registry) != 1 {
+		t.Fatalf("the page's commands do not copy to %s", registry)
+	}
+	script := strings.Replace(containerd, "COMMANDS", strings.Replace(all, registry, "dir:$PWD/registry", 1), 1)
+	cmd := exec.CommandContext(t.Context(), "unshare", "--mount", "--net", "--pid", "--fork", "--kill-child", "--mount-proc", "bash", "-exc", script)
+	cmd.Dir = dir
+	out, err := cmd.CombinedOutput()
+	t.Logf("%s", out)
+	if err != nil {
+		log, _ := os.ReadFile(filepath.Join(dir, "log"))
+		t.Fatalf("%v\n%s", err, log)
+	}
+	if n := bytes.Count(out, []byte("\n0\n")); n != 2 {
+		t.Errorf("conntrack -C printed 0 %d times, want as root and as another user", n)
+	}
+	if !bytes.Contains(out, []byte("sorry, you must be root or get CAP_NET_ADMIN capability to do this")) {
+		t.Error("without new privileges another user had the capability")
+	}
+	// The registry has the images of all platforms.
+	blobs, err := os.ReadDir(filepath.Join(dir, "registry"))
+	if err != nil || len(blobs) < 9 {
+		t.Errorf("skopeo copied %d files (%v)", len(blobs), err)
+	}
+}
+
+// unpackImage follows the layout from its index to the layer for the platform, checks
 // every digest on the way, and unpacks the layer.
-func unpackImage(t *testing.T, layout string) string {
+func unpackImage(t *testing.T, layout string, on platform) string {
 	t.Helper()
 	type manifest struct {
 		Manifests, Layers []descriptor
@@ -258,10 +434,11 @@ func unpackImage(t *testing.T, layout string) string {
 		t.Fatal(err)
 	}
 	index := parse(read(parse(top).Manifests[0]))
-	if len(index.Manifests) != len(targets) || index.Manifests[0].Platform.Architecture != "amd64" {
-		t.Fatalf("index: %+v", index)
+	at := slices.IndexFunc(index.Manifests, func(d descriptor) bool { return *d.Platform == on })
+	if at < 0 {
+		t.Fatalf("index has nothing for %+v: %+v", on, index)
 	}
-	layer := read(parse(read(index.Manifests[0])).Layers[0])
+	layer := read(parse(read(index.Manifests[at])).Layers[0])
 	unpacked, err := gzip.NewReader(strings.NewReader(string(layer)))
 	if err != nil {
 		t.Fatal(err)
@@ -285,6 +462,9 @@ func unpackImage(t *testing.T, layout string) string {
 			var data []byte
 			if data, err = io.ReadAll(r); err == nil {
 				err = os.WriteFile(path, data, fs.FileMode(h.Mode))
+			}
+			if capability := h.PAXRecords["SCHILY.xattr.security.capability"]; err == nil && capability != "" {
+				err = unix.Setxattr(path, "security.capability", []byte(capability), 0)
 			}
 		}
 		if err != nil {
