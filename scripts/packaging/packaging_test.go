@@ -340,7 +340,7 @@ ctr -n k8s.io images ls name==$image | grep 'linux/amd64.*linux/arm64'
 ctr -n k8s.io run --rm --net-host $image entrypoint | grep 'ctbox COMMAND'
 ctr -n k8s.io run --rm --net-host --cap-add CAP_NET_ADMIN $image root /usr/sbin/ctbox conntrack -C
 mkdir rootfs
-ctr -n k8s.io images mount $image rootfs
+ctr -n k8s.io images mount --rw $image rootfs
 runc spec
 user() {
 	jq --argjson privileges "$1" '.process.terminal = false | .process.user = {uid: 65532, gid: 65532} |
