@@ -113,7 +113,7 @@ test-vm: all $(BIN)/vmtest ## test user-space helpers, in a virtual machine with
 	$(VM) $(BIN)/vmtest -test.v -test.timeout 14m -bin $(BIN) $(VMFLAGS)
 
 # Tests of what asks the kernel, under another one; compiled here, since emulation is slow.
-KERNELTESTS = nl/ctnetlink nl/cttimeout nl/cthelper nl/nfqueue conf sync/node sync/link applets/nfct applets/doctor
+KERNELTESTS = nl/ctnetlink nl/cttimeout nl/cthelper nl/nfqueue conf sync/follow sync/replicate sync/commit sync/node sync/link applets/nfct applets/doctor
 
 .PHONY: test-kernel
 test-kernel: all ## run the tests of what asks the kernel under KERNEL, in a virtual machine
@@ -214,7 +214,7 @@ emulated: ## run the codecs' and parsers' tests on other architectures, under qe
 .PHONY: test-386
 test-386: ## run the tests of what speaks with the kernel as a 32-bit program
 	@scripts/need test
-	CGO_ENABLED=0 GOARCH=386 $(GO) test -count=1 -p 1 -tags $(TAGS) ./internal/recvmmsg ./nl/... ./sync/link ./sync/node ./helpers
+	CGO_ENABLED=0 GOARCH=386 $(GO) test -count=1 -p 1 -tags $(TAGS) ./internal/recvmmsg ./nl/... ./sync/link ./sync/follow ./sync/replicate ./sync/commit ./sync/node ./helpers
 
 .PHONY: fuzz
 fuzz: ## fuzz every fuzz target for FUZZTIME

@@ -1,6 +1,8 @@
 package nl
 
 import (
+	"errors"
+	"fmt"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -203,4 +205,14 @@ func BeginMessage(dst []byte, typ Type, flags uint16, seq uint32, family, versio
 func EndMessage(dst []byte, at int) []byte {
 	native.PutUint32(dst[at:], uint32(len(dst)-at))
 	return dst
+}
+
+// Strerror returns the kernel's refusal that err wraps in the words of strerror(3), or else
+// err's own text.
+func Strerror(err error) string {
+	var refusal *Error
+	if errors.As(err, &refusal) {
+		return refusal.Strerror()
+	}
+	return fmt.Sprint(err)
 }

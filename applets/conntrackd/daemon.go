@@ -13,8 +13,6 @@ import (
 	"syscall"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"ctbox/applets/conntrackd/control"
 	"ctbox/applets/conntrackd/daemonize"
 	"ctbox/applets/conntrackd/logging"
@@ -22,9 +20,12 @@ import (
 	"ctbox/applets/conntrackd/sandbox"
 	"ctbox/conf"
 	"ctbox/helpers"
+	"ctbox/internal/daemonlog"
 	"ctbox/internal/strerror"
 	"ctbox/nl/ctnetlink"
 	"ctbox/sync/node"
+
+	"golang.org/x/sys/unix"
 )
 
 // runner is the part of *node.Node that the daemon uses. Run replicates until ctx ends, and
@@ -93,7 +94,7 @@ func runDaemon(ctx context.Context, cmd *command, console *logging.Log, stderr i
 		d.release()
 		return exitFailed
 	}
-	d.log.Log(ctx, node.LevelNotice, "initialization completed")
+	d.log.Log(ctx, daemonlog.LevelNotice, "initialization completed")
 	return d.run(ctx, parent)
 }
 
@@ -203,7 +204,7 @@ func (d *daemon) run(ctx context.Context, parent *daemonize.Parent) int {
 		})
 	}
 	d.metrics.serve(ctx, server, d.log)
-	d.log.Log(ctx, node.LevelNotice, startMessage(parent))
+	d.log.Log(ctx, daemonlog.LevelNotice, startMessage(parent))
 	if failed == nil {
 		beside.Go(func() { d.runHelpers(ctx, end) })
 		d.notifySystemd(ctx, &beside, mainPID(parent))
@@ -223,7 +224,7 @@ func (d *daemon) run(ctx context.Context, parent *daemonize.Parent) int {
 		d.log.Error(failed.Error())
 		return exitFailed
 	}
-	d.log.Log(ctx, node.LevelNotice, "---- shutdown received ----")
+	d.log.Log(ctx, daemonlog.LevelNotice, "---- shutdown received ----")
 	return exitOK
 }
 
@@ -268,7 +269,7 @@ func (d *daemon) confine(ctx context.Context) {
 	}
 	if err := sandbox.Enter(d.later()); err != nil {
 		text := strings.ReplaceAll(err.Error(), "\n", "; ")
-		d.log.Log(ctx, node.LevelNotice, "the sandbox is not complete: "+text)
+		d.log.Log(ctx, daemonlog.LevelNotice, "the sandbox is not complete: "+text)
 	}
 }
 

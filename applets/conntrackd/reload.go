@@ -12,7 +12,7 @@ import (
 	"ctbox/applets/conntrackd/daemonize"
 	"ctbox/applets/conntrackd/logging"
 	"ctbox/conf"
-	"ctbox/sync/node"
+	"ctbox/internal/daemonlog"
 )
 
 // reloader changes the configuration of a running daemon, on SIGHUP and on
@@ -75,7 +75,7 @@ func (r *reloader) run(ctx context.Context) (string, error) {
 	if len(changed) > 0 {
 		text = "reloaded " + r.file + ", changed: " + strings.Join(changed, ", ")
 	}
-	d.log.Log(ctx, node.LevelNotice, text)
+	d.log.Log(ctx, daemonlog.LevelNotice, text)
 	return text + "\n", nil
 }
 

@@ -52,6 +52,28 @@ const (
 	Malformed                // refused: addresses or protocol are missing, and with them the key
 )
 
+// Stored reports whether the insertion or update was not refused.
+func (o Outcome) Stored() bool { return o < Full }
+
+// Side is the tables of one side: what this node's kernel has, or what its peers have
+// announced. A table is nil where the side has none.
+type Side struct {
+	Flows   *Flows
+	Expects *Expects
+}
+
+// NewSide returns a Side with two empty tables.
+func NewSide(c Config) Side { return Side{NewFlows(c), NewExpects(c)} }
+
+// Tables is a set of the tables of a Side, or one of them.
+type Tables uint8
+
+// The tables.
+const (
+	FlowTable Tables = 1 << iota
+	ExpectTable
+)
+
 // Config holds the settings of a new table.
 type Config struct {
 	// Limit is the largest number of objects, dead ones included (HashLimit); 0 sets
@@ -74,4 +96,20 @@ type Stats struct {
 	Destroyed    uint64
 	CreateFailed uint64 // all refused insertions
 	NoSpace      uint64 // those refused because the table was full
+}
+
+// TableStatus counts what happened to a table, or to what takes a table's place: events
+// that are forwarded (Created, Updated, Destroyed), or changes that are injected into the
+// kernel, of which each kind may fail. Active, Objects, Limit, NoSpace and Bytes are of
+// tables only, whose updates and ends do not fail.
+type TableStatus struct {
+	Active  uint64 // objects that are not dead
+	Objects uint64 // all objects
+	Limit   uint64 // HashLimit; 0 for none
+	Bytes   uint64 // memory of the objects and their index
+
+	Created, CreateFailed    uint64
+	NoSpace                  uint64 // the part of CreateFailed that met the limit
+	Updated, UpdateFailed    uint64
+	Destroyed, DestroyFailed uint64
 }

@@ -1,20 +1,24 @@
-// Package node is a conntrackd node: the one place where the kernel's events, the
-// caches, the replication protocol and the links meet.
+// Package node is a conntrackd node. It wires the rooms to each other: follow (the kernel's
+// tables into the internal cache), replicate (the caches and the peers), commit (the external
+// cache into the kernel), which share one sched.Scheduler.
 //
-// What an operator may ask of a running node, and what it answers, is in
-// control.go and status.go. Every such method may be called by any goroutine,
-// many at once; each hands its question to the node's own goroutine and waits
-// there for its turn, and none holds up replication for longer than a slice of
-// work takes. A method returns ctx's error as soon as ctx ends, whatever the node
-// was about to do; once begun, a change of the kernel's table is finished all the
-// same. After the node has stopped every method returns ErrStopped.
+// Its methods are what an operator may ask of a running node (control.go, dump.go,
+// status.go). Any goroutine may call them, many at once. Each takes the lock for a slice of
+// work at a time, so that none holds up replication. A method returns ctx's error as soon as
+// ctx ends; a change of the kernel's table that has begun is finished all the same. After the
+// node has stopped every method returns ErrStopped.
 package node
 
 import (
+	"context"
 	"errors"
+	"fmt"
 	"time"
 
 	"ctbox/nl/ctnetlink"
+	"ctbox/sync/cache"
+	"ctbox/sync/commit"
+	"ctbox/sync/replicate"
 	"ctbox/sync/sched"
 )
 
@@ -24,8 +28,8 @@ var (
 	ErrStopped = sched.ErrStopped
 	// ErrUnsupported reports that this mode or configuration lacks the function: a
 	// commit in statistics mode, expectations without ExpectationSync. conntrack-tools
-	// does nothing in such a case and does not tell the client.
-	ErrUnsupported = errors.New("not supported in this mode")
+	// does nothing in such a case and reports success.
+	ErrUnsupported = commit.ErrUnsupported
 	// ErrCommitRunning reports that a commit is under way, beside which the request (a
 	// flush of the external cache) cannot be carried out.
 	ErrCommitRunning = errors.New("a commit is in progress")
@@ -38,16 +42,6 @@ type Cache uint8
 const (
 	Internal Cache = 1 << iota
 	External
-)
-
-// Tables is a set of tables, or one of them.
-type Tables uint8
-
-// The tables. Expects needs ExpectationSync: without, a method that is asked for
-// both does its work for Flows, and ErrUnsupported is its answer to Expects alone.
-const (
-	Flows Tables = 1 << iota
-	Expects
 )
 
 // Entry is one object of a cache, as Dump hands it out. Either Flow or Expect is
@@ -68,76 +62,211 @@ type Entry struct {
 	Expires   bool
 }
 
-// CommitResult is the outcome of a commit.
-type CommitResult struct {
-	Tables  Tables // that were committed
-	Flows   CommitCount
-	Expects CommitCount
-	Began   time.Time
-	Took    time.Duration
-	// Missing is how many events of the peers were lost and not yet made up, by their own
-	// account, when the commit began: what it has committed lacks these.
-	Missing uint64
-	// Refused names the first entries that failed, MaxRefused at most. It is not changed
-	// after the commit.
-	Refused []Refusal
+// do calls f with the lock held and returns its error, or that of the lock.
+func (n *Node) do(ctx context.Context, f func() error) error {
+	var refused error
+	err := n.sched.Do(ctx, func() { refused = f() })
+	return errors.Join(err, refused)
 }
 
-// MaxRefused is how many entries a CommitResult names.
-const MaxRefused = 20
-
-// Refusal is an entry that could not be committed.
-type Refusal struct {
-	Reason string // with the step that failed, as in the log
-	Entry  string // in one line
+// wait calls begin with the lock held, which starts work, and then waits until the work has
+// called ended with its error. If ctx ends before, the work goes on.
+func (n *Node) wait(ctx context.Context, begin func(ended func(error)) error) error {
+	result := make(chan error, 1)
+	if err := n.do(ctx, func() error { return begin(func(err error) { result <- err }) }); err != nil {
+		return err
+	}
+	select {
+	case err := <-result:
+		return err
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	case <-n.sched.Stopped():
+		return ErrStopped
+	}
 }
 
-// CommitCount counts the entries of one table. What existed already and was
-// replaced counts as committed.
-type CommitCount struct {
-	Committed uint64
-	Failed    uint64 // each named in the log
+// Commit writes the external caches into the kernel's tables (-c) and returns when that has
+// ended; commit.Committer.Start says how. Even with nothing to commit this node takes over,
+// so a purge that was scheduled when it became the backup is cancelled.
+func (n *Node) Commit(ctx context.Context, tables cache.Tables) (result commit.Result, err error) {
+	done := make(chan commit.Result, 1)
+	err = n.wait(ctx, func(ended func(error)) error {
+		asked := tables
+		if !n.expectSync {
+			tables &^= cache.ExpectTable
+		}
+		if n.replicator == nil || tables == 0 {
+			return ErrUnsupported
+		}
+		n.purge.Stop()
+		return n.committer.Start(asked, tables, func(r commit.Result, err error) { done <- r; ended(err) })
+	})
+	select {
+	case result = <-done:
+	default:
+	}
+	return result, err
 }
 
-// Failed is the number of entries that could not be committed.
-func (r *CommitResult) Failed() uint64 { return r.Flows.Failed + r.Expects.Failed }
+// Refill merges the kernel's tables into the internal cache (-R).
+func (n *Node) Refill(ctx context.Context, tables cache.Tables) error {
+	if n.mode == ModeNone {
+		return ErrUnsupported
+	}
+	return n.wait(ctx, func(ended func(error)) error {
+		tables, err := n.supported(tables)
+		if err != nil {
+			return err
+		}
+		if n.internal.Flows == nil {
+			n.log.Notice("resync is unsupported in this mode")
+			return ErrUnsupported
+		}
+		if tables&cache.FlowTable != 0 {
+			n.log.Notice("resync with master conntrack table")
+		}
+		if tables&cache.ExpectTable != 0 {
+			n.log.Notice("resync with master expect table")
+		}
+		n.follower.Refill(tables, ended)
+		return nil
+	})
+}
 
-// The control methods of a Node; they are implemented beside what they work on.
-//
-//	Status(ctx) (Status, error)
-//	ResendQueue(ctx) ([]Resend, error)
-//		FT-FW's queue in its order; ErrUnsupported in other modes.
-//	Dump(ctx, cache Cache, table Tables, each func(*Entry) error) error
-//		Calls each for every object of one table of one cache, from the
-//		caller's goroutine, reading the cache in slices. An object that is
-//		there from beginning to end is handed out exactly once; one that
-//		comes or goes meanwhile may be or not. each may block for as long as
-//		it likes, and nothing waits for it. An error from each ends the dump
-//		and is returned.
-//	Commit(ctx, Tables) (CommitResult, error)
-//		Returns when the commit has ended. Entries that fail are counted and
-//		are no error; a commit that could not go on to its end is one. If ctx
-//		ends before, the commit goes on. Whatever there is to
-//		commit, a purge that was scheduled is cancelled. While another commit is
-//		under way there is no second one: both return its result.
-//	Flush(ctx, Cache) error
-//		Empties caches, flows and expectations; the kernel's table stays, except
-//		that there is no internal cache with DisableInternalCache: then its
-//		flows are deleted from the kernel, as conntrack-tools does.
-//	FlushKernel(ctx, Tables) error
-//		Deletes what passes the filter from the kernel; returns when it is done.
-//	Refill(ctx, Tables) error
-//		-R: merges the kernel's tables into the internal cache.
-//	RequestResync(ctx) error
-//		-n: asks the peer for all it has.
-//	Bulk(ctx) error
-//		-B: sends all of the internal cache to the peers.
-//	SchedulePurge(ctx) error
-//		-t: flushes the kernel's table after PurgeTimeout, unless a commit or a
-//		flush comes first. No error if that was scheduled already.
-//
-//	Reconfigure(ctx, *conf.Config) error
-//		Changes what can be changed while the node runs.
-//
-// The node itself logs what conntrack-tools logs about these ("committing
-// conntrack cache", "flushing caches" …), see log.go for the levels.
+// supported returns those of tables that this node has.
+func (n *Node) supported(tables cache.Tables) (cache.Tables, error) {
+	if n.expectSync {
+		return tables, nil
+	}
+	if tables == cache.ExpectTable {
+		return 0, ErrUnsupported
+	}
+	return tables &^ cache.ExpectTable, nil
+}
+
+// Flush empties caches, flows and expectations (-f). The kernel's tables stay, except that
+// with DisableInternalCache the flows that pass the filter are deleted from the kernel in the
+// place of the internal cache, as conntrack-tools does.
+func (n *Node) Flush(ctx context.Context, which Cache) error {
+	if n.mode == ModeNone {
+		return ErrUnsupported
+	}
+	if err := n.do(ctx, func() error { return n.flushCaches(which) }); err != nil {
+		return err
+	}
+	if which&Internal != 0 && n.internal.Flows == nil {
+		return n.FlushKernel(ctx, cache.FlowTable)
+	}
+	return nil
+}
+
+func (n *Node) flushCaches(which Cache) error {
+	switch which {
+	case Internal:
+		n.log.Notice("flushing internal cache")
+	case External:
+		n.log.Notice("flushing external cache")
+	default:
+		n.log.Notice("flushing caches")
+	}
+	if which&External != 0 && n.committer != nil && n.committer.Running() {
+		n.log.Error("ignoring flush command, commit still in progress")
+		return ErrCommitRunning
+	}
+	if which&Internal != 0 {
+		n.purge.Stop()
+		n.flushInternal()
+	}
+	if which&External != 0 && n.replicator != nil {
+		n.replicator.FlushExternal()
+	}
+	return nil
+}
+
+// flushInternal empties the internal cache without announcing the ends.
+func (n *Node) flushInternal() {
+	if n.replicator != nil {
+		n.failback.StepUp()
+		n.replicator.ForgetInternal()
+	}
+	n.follower.Flush()
+}
+
+// FlushKernel deletes what passes the filter from the kernel's tables (-F).
+func (n *Node) FlushKernel(ctx context.Context, tables cache.Tables) error {
+	if n.mode == ModeNone {
+		return ErrUnsupported
+	}
+	return n.wait(ctx, func(ended func(error)) error {
+		tables, err := n.supported(tables)
+		if err != nil {
+			return err
+		}
+		if tables&cache.FlowTable != 0 {
+			n.log.Notice("flushing kernel conntrack table")
+		}
+		if tables&cache.ExpectTable != 0 {
+			n.log.Notice("flushing kernel expect table")
+		}
+		n.flusher.Start(tables, ended)
+		return nil
+	})
+}
+
+// SchedulePurge flushes the kernel's table after PurgeTimeout, unless a commit or a flush
+// comes first (-t). It is no error if that is scheduled already.
+func (n *Node) SchedulePurge(ctx context.Context) error {
+	return n.do(ctx, func() error {
+		if n.replicator == nil {
+			return ErrUnsupported
+		}
+		if n.purge.Pending() {
+			return nil
+		}
+		n.failback.StepDown()
+		n.purge.After(n.cfg.Sync.PurgeTimeout)
+		n.log.Notice(fmt.Sprintf("flushing conntrack table in %d secs", n.cfg.Sync.PurgeTimeout/time.Second))
+		return nil
+	})
+}
+
+// purgeKernel carries out a scheduled flush.
+func (n *Node) purgeKernel() {
+	n.log.Notice("flushing kernel conntrack table (scheduled)")
+	n.flushInternal()
+	n.flusher.Start(cache.FlowTable, func(error) {})
+}
+
+// RequestResync asks the peers for everything that they have (-n).
+func (n *Node) RequestResync(ctx context.Context) error {
+	return n.withDialogue(ctx, func() { n.replicator.RequestResync() })
+}
+
+// Bulk sends all of the internal cache to the peers (-B).
+func (n *Node) Bulk(ctx context.Context) error {
+	return n.withDialogue(ctx, func() { n.replicator.Bulk() })
+}
+
+// withDialogue does what only modes have in which nodes answer each other.
+func (n *Node) withDialogue(ctx context.Context, do func()) error {
+	if n.mode != ModeFTFW && n.mode != ModeNOTRACK {
+		return ErrUnsupported
+	}
+	return n.sched.Do(ctx, do)
+}
+
+// ResendQueue lists what the peer has not acknowledged yet, oldest first. It needs FT-FW.
+func (n *Node) ResendQueue(ctx context.Context) (queue []replicate.Resend, err error) {
+	err = n.do(ctx, func() error {
+		if n.replicator == nil {
+			return ErrUnsupported
+		}
+		var ok bool
+		if queue, ok = n.replicator.ResendQueue(); !ok {
+			return ErrUnsupported
+		}
+		return nil
+	})
+	return queue, err
+}

@@ -6,23 +6,25 @@ import (
 
 	"ctbox/nl"
 	"ctbox/nl/ctnetlink"
-	"ctbox/nl/format"
 	"ctbox/sync/cache"
+	"ctbox/sync/follow"
 	"ctbox/sync/sched"
 )
 
-// Dump calls each for every object of one table of one cache, in the caller's
-// goroutine. control.go has the contract.
-func (n *Node) Dump(ctx context.Context, which Cache, table Tables, each func(*Entry) error) error {
+// Dump calls each for every object of one table of one cache, in the caller's goroutine,
+// reading the cache in slices. An object that is there from beginning to end is handed out
+// exactly once; one that comes or goes meanwhile may be or not. each may block for as long as
+// it likes, and nothing waits for it. An error from each ends the dump and is returned.
+func (n *Node) Dump(ctx context.Context, which Cache, table cache.Tables, each func(*Entry) error) error {
 	side := &n.internal
 	if which == External {
 		side = &n.external
 	}
 	// The tables are made with the node and stay, so that asking which there
 	// are needs no turn of the loop.
-	live := which == Internal && n.bypass
-	if table == Expects && !n.expectSync ||
-		!live && (table == Expects && side.expects == nil || table == Flows && side.flows == nil) {
+	live := which == Internal && n.internal.Flows == nil && n.replicator != nil
+	if table == cache.ExpectTable && !n.expectSync ||
+		!live && (table == cache.ExpectTable && side.Expects == nil || table == cache.FlowTable && side.Flows == nil) {
 		return ErrUnsupported
 	}
 	var t *sched.Task
@@ -31,15 +33,18 @@ func (n *Node) Dump(ctx context.Context, which Cache, table Tables, each func(*E
 	}
 	defer n.sched.Do(context.WithoutCancel(ctx), func() { n.sched.Unregister(t) })
 	switch {
-	case live && table == Expects:
+	case live && table == cache.ExpectTable:
 		return n.dumpLiveExpects(ctx, each)
 	case live:
 		return n.dumpLiveFlows(ctx, each)
-	case table == Expects:
-		return dumpTable(ctx, n, t, side.expects, func(e *ctnetlink.Expect, entry *Entry) { entry.Expect = e }, each)
+	case table == cache.ExpectTable:
+		return dumpTable(ctx, n, t, side.Expects, func(e *ctnetlink.Expect, entry *Entry) { entry.Expect = e }, each)
 	}
-	return dumpTable(ctx, n, t, side.flows, func(f *ctnetlink.Flow, entry *Entry) { entry.Flow = f }, each)
+	return dumpTable(ctx, n, t, side.Flows, func(f *ctnetlink.Flow, entry *Entry) { entry.Flow = f }, each)
 }
+
+// sliceLen is how many entries are copied at once with the lock held.
+const sliceLen = 256
 
 // table is what Dump needs of a cache's table of T.
 type table[T any] interface {
@@ -69,7 +74,7 @@ func dumpTable[T any](ctx context.Context, n *Node, t *sched.Task, from table[T]
 				created, _, _ := from.Times(h)
 				e := &entries[filled]
 				*e = Entry{ActiveSince: now - created}
-				if n.alarm != nil && any(from) != any(n.internal.flows) && any(from) != any(n.internal.expects) {
+				if n.mode == ModeALARM && any(from) != any(n.internal.Flows) && any(from) != any(n.internal.Expects) {
 					at, ok := from.Deadline(h)
 					e.Expires, e.ExpiresIn = ok, at-now
 				}
@@ -93,11 +98,11 @@ func dumpTable[T any](ctx context.Context, n *Node, t *sched.Task, from table[T]
 // internal cache.
 func (n *Node) dumpLiveFlows(ctx context.Context, each func(*Entry) error) error {
 	var f ctnetlink.Flow
-	return n.dumpLive(ctx, ctnetlink.TypeFlowGet, func(m *nl.Message, filter *filter) error {
+	return n.dumpLive(ctx, ctnetlink.TypeFlowGet, func(m *nl.Message, filter *follow.Filter) error {
 		if err := f.Decode(m.Attrs); err != nil {
 			return err
 		}
-		if incomplete(&f) != "" || !filter.passes(&f, false) {
+		if follow.Incomplete(&f) != "" || !filter.Passes(&f, false) {
 			return nil
 		}
 		return each(&Entry{Flow: &f, Live: true})
@@ -106,11 +111,11 @@ func (n *Node) dumpLiveFlows(ctx context.Context, each func(*Entry) error) error
 
 func (n *Node) dumpLiveExpects(ctx context.Context, each func(*Entry) error) error {
 	var e ctnetlink.Expect
-	return n.dumpLive(ctx, ctnetlink.TypeExpectGet, func(m *nl.Message, filter *filter) error {
+	return n.dumpLive(ctx, ctnetlink.TypeExpectGet, func(m *nl.Message, filter *follow.Filter) error {
 		if err := e.Decode(m.Attrs); err != nil {
 			return err
 		}
-		if !filter.passesExpect(&e) {
+		if !filter.PassesExpect(&e) {
 			return nil
 		}
 		return each(&Entry{Expect: &e, Live: true})
@@ -119,9 +124,9 @@ func (n *Node) dumpLiveExpects(ctx context.Context, each func(*Entry) error) err
 
 // dumpLive calls each, beside the loop, with the messages of a table and the filter
 // of the moment.
-func (n *Node) dumpLive(ctx context.Context, table nl.Type, each func(*nl.Message, *filter) error) error {
-	var filter *filter
-	if err := n.sched.Do(ctx, func() { filter = n.filter }); err != nil {
+func (n *Node) dumpLive(ctx context.Context, table nl.Type, each func(*nl.Message, *follow.Filter) error) error {
+	var filter *follow.Filter
+	if err := n.sched.Do(ctx, func() { filter = n.follower.Filter() }); err != nil {
 		return err
 	}
 	c, err := nl.Dial(nl.Config{})
@@ -131,13 +136,4 @@ func (n *Node) dumpLive(ctx context.Context, table nl.Type, each func(*nl.Messag
 	defer c.Close()
 	_, err = c.Dump(ctx, ctnetlink.Dump{Type: table}.Request(), func(m *nl.Message) error { return each(m, filter) })
 	return err
-}
-
-// appendFlowLine and appendExpectLine name an entry in the log.
-func appendFlowLine(dst []byte, f *ctnetlink.Flow) []byte {
-	return format.AppendFlow(dst, f, &format.Style{Now: time.Now().UnixNano()}, nil)
-}
-
-func appendExpectLine(dst []byte, e *ctnetlink.Expect) []byte {
-	return format.AppendExpect(dst, e, &format.Style{}, nil)
 }

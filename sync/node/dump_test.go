@@ -8,12 +8,13 @@ import (
 
 	"ctbox/nl/ctnetlink"
 	"ctbox/sync/cache"
+	"ctbox/sync/internal/flowtest"
 	"ctbox/sync/sched"
 )
 
 // numbered sets f to one of four billion flows.
 func numbered(f *ctnetlink.Flow, i uint32) {
-	*f = tcp("192.0.2.1", "198.51.100.1")
+	*f = flowtest.TCP("192.0.2.1", "198.51.100.1")
 	binary.BigEndian.PutUint32(f.Orig.Src[:], i)
 	f.Reply = ctnetlink.Tuple{}
 }
@@ -35,16 +36,16 @@ func (s batches) Next(c *cache.Cursor, batch []cache.Handle) (int, bool) {
 // was there from beginning to end is handed out exactly once.
 func TestDumpOfAMillionFlowsStallsNothing(t *testing.T) {
 	const million = 1_000_000
-	external := caches{cache.NewFlows(cache.Config{}), cache.NewExpects(cache.Config{})}
+	external := cache.NewSide(cache.Config{})
 	var f ctnetlink.Flow
 	for i := range uint32(million) {
 		numbered(&f, i)
-		external.flows.Put(&f, 0)
+		external.Flows.Put(&f, 0)
 	}
-	n := committing(t, nil, external)
+	n := sleeping(t, external)
 	largest := 0
 	dump := func(each func(*Entry) error) error {
-		return dumpTable(t.Context(), n, &sched.Task{}, batches{n.external.flows, &largest}, func(f *ctnetlink.Flow, e *Entry) { e.Flow = f }, each)
+		return dumpTable(t.Context(), n, &sched.Task{}, batches{n.external.Flows, &largest}, func(f *ctnetlink.Flow, e *Entry) { e.Flow = f }, each)
 	}
 	standing, goOn, done := make(chan struct{}), make(chan struct{}), make(chan error, 1)
 	times := make([]uint8, million)
@@ -67,7 +68,7 @@ func TestDumpOfAMillionFlowsStallsNothing(t *testing.T) {
 	for i := range uint32(1000) {
 		if err := n.sched.Do(ctx, func() {
 			numbered(&f, million+i)
-			n.external.flows.Put(&f, n.sched.Now())
+			n.external.Flows.Put(&f, n.sched.Now())
 		}); err != nil {
 			t.Fatalf("flow %d of a peer meanwhile: %v", i, err)
 		}
@@ -79,7 +80,7 @@ func TestDumpOfAMillionFlowsStallsNothing(t *testing.T) {
 		}
 		return running
 	}
-	if err := n.Dump(ctx, External, Flows, func(*Entry) error {
+	if err := n.Dump(ctx, External, cache.FlowTable, func(*Entry) error {
 		if others++; others == 1 && tasks() != 1 {
 			t.Error("the dump is not among the tasks")
 		}

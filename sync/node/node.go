@@ -2,196 +2,105 @@ package node
 
 import (
 	"context"
-	"errors"
-	"fmt"
 	"log/slog"
-	"sync/atomic"
-	"time"
 
 	"ctbox/conf"
-	"ctbox/nl"
+	"ctbox/internal/daemonlog"
 	"ctbox/nl/ctnetlink"
 	"ctbox/sync/cache"
-	"ctbox/sync/proto"
+	"ctbox/sync/commit"
+	"ctbox/sync/follow"
+	"ctbox/sync/replicate"
 	"ctbox/sync/sched"
-	"ctbox/sync/wire"
-
-	"golang.org/x/sys/unix"
 )
 
-// Node is a running conntrackd. New makes it, Run runs it; its other methods may
-// be called by any goroutine while it runs.
+// Node is a running conntrackd: it wires the rooms to each other and answers the control
+// socket. New makes it, Run runs it; its other methods may be called by any goroutine while
+// it runs.
 //
-// The fields below the line are guarded by the lock of sched once Run has begun, unless
-// their comment says otherwise.
+// The fields below the line are guarded by the lock of sched once Run has begun. The rooms
+// are set by New and stay; each owns its state, and is used with the lock held.
 type Node struct {
-	log     *slog.Logger
-	ended   Ended // statistics mode: called for flows that end
-	restore restorer
-	mode    Mode
-
+	log   daemonlog.Log
 	sched *sched.Scheduler
+	mode  Mode
+
+	internal, external cache.Side
+	expectSync         bool
+
+	follower   *follow.Follower      // nil in ModeNone
+	flusher    *commit.Flusher       // nil in ModeNone
+	replicator *replicate.Replicator // nil without Sync, as are the three below
+	committer  *commit.Committer
+	failback   *commit.Failback
+	injector   *commit.Injector // nil except with DisableExternalCache
 
 	// ---
 
-	cfg *conf.Config // in force; immutable, Reconfigure replaces it
-
-	filter *filter // immutable, Reconfigure replaces it
-
-	conns struct{ commit, flush, remove *nl.Conn } // tasks use them, one at a time
-	own   map[uint32]origin                        // port ids of our own sockets
-
-	events    *ctnetlink.Subscription // nil when polling
-	taken     *ctnetlink.Events       // the last run, which Take reuses
-	arrived   atomic.Bool             // there may be events to take; its reader sets it without the lock
-	following bool                    // in the middle of a run, though another may hold the lock (Yield)
-	dropped   uint64
-	flow      ctnetlink.Flow // reused
-	expect    ctnetlink.Expect
-	known     ctnetlink.Flow
-
-	internal, external caches
-	expectSync         bool
-	bypass             bool // DisableInternalCache
-	traffic            Traffic
-	kernel             KernelStatus
-
-	machine  proto.Machine // nil without Sync
-	alarm    *proto.Alarm  // the machine in ALARM mode
-	notrack  *proto.NoTrack
-	encoder  wire.Encoder
-	packer   *wire.Packer
-	links    *links
-	received wire.Counters
-	bypassed struct{ flows, expects TableStatus }
-	replica  ReplicaStatus
-	peers    map[peerKey]*peer
-	hearing  hearing
-	injector *injector // DisableExternalCache
-
-	taskFailed  uint64
-	committing  bool
-	joined      []joiner // of the commit that is under way
-	commits     CommitsStatus
-	commitEnded time.Duration
-	flushing    bool
-	refilling   bool
-	filling     bool // the first refill has not ended yet
-	bulkWaits   bool // a bulk was asked for meanwhile
-	refillNext  []func()
-	ends        *ends // what events report during a dump; nil without one
-	untold      bool  // a reading found something that was not replicated
-	agreement   agreement
-	failback    failback
-	held        bool // messages wait for a slow link
-	behind      bool // messages have been waiting since behindSince
-	behindSince time.Duration
-	expiring    bool // more of ALARM's entries are due
-	expired     [sliceLen]cache.Handle
-	timers      timers
-
-	eventsSetting string        // net.netfilter.nf_conntrack_events, see silent.go
-	silentDelay   time.Duration // until the next look at flows without events
-	unnamed       map[cache.Handle]struct{}
-	unnamedLost   uint64        // events that were lost when the first of these was found
-	unnamedSaid   time.Duration // when the log last warned of these
-
-	overrunDelay, lastOverrun time.Duration
-	atLeast                   string // in front of that number, where the kernel does not count what it drops
-	grownOut                  bool   // said that the buffer can't grow further
-	burstBuffer               int    // what the event buffer grows to at once
-	limits                    limits
+	cfg        *conf.Config // in force; immutable, Reconfigure replaces it
+	purge      *sched.Timer // -t
+	taskFailed uint64
 }
 
-// caches are the tables of one side, nil where the side has none.
-type caches struct {
-	flows   *cache.Flows
-	expects *cache.Expects
-}
+// Ended is called by a node in statistics mode for each cached flow that has ended. f is
+// the flow of the kernel's event, counters included, or the cached flow where the end had
+// no event. Calls come one at a time with the node's lock held: Ended must not block, and
+// must not keep f.
+type Ended func(f *ctnetlink.Flow)
 
-// origin is the cause of a kernel event, known by the socket's port id.
-type origin uint8
-
-const (
-	foreign     origin = iota // the kernel itself, or another program
-	ownChange                 // our commit or flush: the caches follow, peers know already
-	ownInjector               // our injection of a peer's change: the caches do not follow
-)
-
-// timers are what the loop does by itself at a certain time.
-type timers struct {
-	purge   *sched.Timer // -t
-	resync  *sched.Timer // after an overrun
-	silent  *sched.Timer // the next look at flows without events
-	unnamed *sched.Timer // when flows that a look has found should have had an event
-	poll    *sched.Timer
-}
-
-// schedule sets up the node's scheduler; its timers are not set yet.
-func (n *Node) schedule() {
-	n.sched = sched.New(n.transmit)
-	n.timers = timers{
-		purge:   n.sched.NewTimer(n.purge),
-		resync:  n.sched.NewTimer(n.resync),
-		silent:  n.sched.NewTimer(n.readSilent),
-		unnamed: n.sched.NewTimer(n.judgeUnnamed),
-		poll:    n.sched.NewTimer(n.poll),
-	}
-}
-
-// addSources has the loop look after what New has opened.
-func (n *Node) addSources() {
-	if n.alarm != nil {
-		n.sched.Add(expirySource{n})
-	}
-	if n.machine != nil {
-		n.sched.Add(protocolSource{n})
-		n.sched.Add(hearingSource{n})
-	}
-	n.sched.Add(eventSource{n})
-}
+// FlowEnded makes an Ended a follow.Observer.
+func (e Ended) FlowEnded(f *ctnetlink.Flow) { e(f) }
 
 // New opens everything that cfg needs: kernel sockets, links. Nothing is replicated
 // before Run. ended, which may be nil, is for statistics mode.
 //
 // The error names what could not be opened, in conntrack-tools' words where those exist.
 func New(cfg *conf.Config, log *slog.Logger, ended Ended) (_ *Node, err error) {
-	n := &Node{
-		cfg:         cfg,
-		log:         log,
-		ended:       ended,
-		own:         map[uint32]origin{},
-		peers:       map[peerKey]*peer{},
-		burstBuffer: ctnetlink.BurstBuffer(ctnetlink.KernelMemory()),
-	}
-	n.schedule()
-	n.limits.open(n)
+	n := &Node{cfg: cfg, log: daemonlog.Log{Logger: log}}
+	n.sched = sched.New(n.flush, n.taskEnded)
+	n.purge = n.sched.NewTimer(n.purgeKernel)
 	defer func() {
 		if err != nil {
 			n.close()
 		}
 	}()
-	var helpers []string
-	if cfg.Sync != nil {
-		helpers = cfg.Sync.ExpectationHelpers
-	}
-	n.filter = newFilter(&cfg.General.Filter, helpers)
+	following := follow.Config{General: &cfg.General}
 	switch {
 	case cfg.Sync != nil:
-		if err := n.openSync(); err != nil {
+		if err := n.openSync(cfg.Sync); err != nil {
 			return nil, err
 		}
+		following.Cache, following.Announcer = n.internal, n.replicator
+		following.Expects, following.Helpers = cfg.Sync.ExpectationSync, cfg.Sync.ExpectationHelpers
+		following.Injects = n.injector != nil
 	case cfg.Stats != nil:
 		n.mode = ModeStats
-		n.internal.flows = cache.NewFlows(n.cacheConfig())
+		n.internal.Flows = cache.NewFlows(n.cacheConfig())
+		following.Cache, following.Announcer = n.internal, follow.Local{Cache: n.internal}
+		if ended != nil {
+			following.Observer = ended
+		}
 	default:
 		return n, nil // helpers, at most: no caches, no events
 	}
+	n.follower = follow.New(n.sched, n.log, following)
 	if err := n.openKernel(); err != nil {
 		return nil, err
 	}
-	n.addSources()
 	return n, nil
+}
+
+// flush ends a slice of work: what it has produced is sent.
+func (n *Node) flush() {
+	if n.replicator != nil {
+		n.replicator.Transmit()
+	}
+}
+
+// taskEnded reports a task that has failed.
+func (n *Node) taskEnded(what string, err error) {
+	n.taskFailed++
+	n.log.Error(what + ": " + err.Error())
 }
 
 func (n *Node) cacheConfig() cache.Config {
@@ -199,90 +108,65 @@ func (n *Node) cacheConfig() cache.Config {
 	return cache.Config{Limit: int(g.HashLimit), Buckets: int(g.HashSize)}
 }
 
-// openSync makes caches, protocol and links.
-func (n *Node) openSync() error {
-	s := n.cfg.Sync
+// modes are the modes of a Sync clause.
+var modes = map[conf.Mode]Mode{conf.ModeFTFW: ModeFTFW, conf.ModeALARM: ModeALARM, conf.ModeNOTRACK: ModeNOTRACK}
+
+// openSync makes what replicates: caches, protocol, links, and what changes the kernel.
+func (n *Node) openSync(s *conf.Sync) (err error) {
+	n.mode = modes[s.Mode]
 	n.expectSync = s.ExpectationSync
-	n.bypass = s.DisableInternalCache
-	n.restore = restorer{timeout: s.CommitTimeout, windowTracking: s.TCPWindowTracking}
-	n.encoder = wire.Encoder{OmitTimeout: s.CommitTimeout > 0, WindowTracking: s.TCPWindowTracking}
-	first := wire.Seq(n.sched.Start().Unix())
-	switch s.Mode {
-	case conf.ModeFTFW:
-		n.mode = ModeFTFW
-		n.machine = proto.NewFTFW(0, proto.FTFWConfig{
-			FirstSeq: first, Window: int(s.ACKWindowSize), Resend: int(s.ResendQueueSize), StartupResync: s.StartupResync,
-		})
-	case conf.ModeALARM:
-		n.mode = ModeALARM
-		n.alarm = proto.NewAlarm(first, s.RefreshTime, uint64(n.sched.Start().UnixNano()))
-		n.machine = n.alarm
-	default:
-		n.mode = ModeNOTRACK
-		n.notrack = proto.NewNoTrack(0, first, s.StartupResync)
-		n.machine = n.notrack
-	}
 	config := n.cacheConfig()
 	config.Timers = n.mode == ModeALARM
-	if n.bypass {
-		n.notice("disabling internal cache")
+	if s.DisableInternalCache {
+		n.log.Notice("disabling internal cache")
 	} else {
-		n.internal = caches{cache.NewFlows(config), cache.NewExpects(config)}
+		n.internal = cache.NewSide(config)
 	}
+	replicating := replicate.Config{Sync: s, Internal: n.internal}
 	if s.DisableExternalCache {
-		n.notice("disabling external cache")
-		injector, err := newInjector(n)
-		if err != nil {
+		n.log.Notice("disabling external cache")
+		if n.injector, err = commit.NewInjector(n.sched, n.log, s); err != nil {
 			return err
 		}
-		n.injector = injector
-		n.own[injector.conn.PortID()] = ownInjector
+		replicating.Injector = n.injector
 	} else {
-		n.external = caches{cache.NewFlows(config), cache.NewExpects(config)}
+		n.external = cache.NewSide(config)
 	}
-	return n.openLinks()
+	if n.failback, err = commit.NewFailback(n.sched, n.internal, n.external); err != nil {
+		return err
+	}
+	replicating.External, replicating.Takeover = n.external, n.failback
+	n.replicator = replicate.New(n.sched, n.log, replicating)
+	n.committer, err = commit.NewCommitter(n.sched, n.log, s, n.external, n.failback, commit.Hooks{
+		Began: func() { n.follower.CommitBegan() }, Ended: n.commitEnded, PeersMissing: n.replicator.PeersMissing,
+	})
+	if err != nil {
+		return err
+	}
+	return n.replicator.Open()
 }
 
-// openKernel opens the sockets to the kernel. The subscription to events precedes the
-// first reading of the tables, so that no change is missed in between.
+// openKernel opens what follows and flushes the kernel's tables.
 func (n *Node) openKernel() (err error) {
-	if n.conns.commit, err = nl.Dial(nl.Config{}); err != nil {
+	if n.flusher, err = commit.NewFlusher(n.sched, n.follower.Filter); err != nil {
 		return err
 	}
-	if n.conns.flush, err = nl.Dial(nl.Config{}); err != nil {
+	if err := follow.Probe(context.Background()); err != nil {
 		return err
 	}
-	// A kernel without ctnetlink accepts the subscription too, and then never sends an
-	// event; the table itself is read later.
-	if _, _, err := ctnetlink.Count(context.Background(), n.conns.commit); err != nil {
-		if errors.Is(err, unix.EINVAL) {
-			err = fmt.Errorf("%w (this kernel has no nf_conntrack_netlink)", err)
-		}
-		return fmt.Errorf("can't get kernel conntrack table: %w", err)
+	n.follower.Own(n.flusher.PortID())
+	if n.replicator != nil {
+		n.replicator.ReadFrom(n.follower)
+		// Not the failback's socket: the peer may have been sent what is removed (in a bulk
+		// that it asked for when it stepped down), and only the end takes it out of the
+		// peer's cache again.
+		n.follower.Own(n.committer.PortID())
 	}
-	if n.conns.remove, err = nl.Dial(nl.Config{}); err != nil {
-		return err
+	if n.injector != nil {
+		n.follower.Ignore(n.injector.PortID())
 	}
-	// Not conns.remove: the peer may have been sent what is removed (in a bulk that it asked
-	// for when it stepped down), and only the end takes it out of the peer's cache again.
-	n.own[n.conns.commit.PortID()] = ownChange
-	n.own[n.conns.flush.PortID()] = ownChange
-	g := &n.cfg.General
-	if g.PollInterval > 0 {
-		n.notice("running in polling mode")
-		n.kernel.BufferSize = uint64(g.NetlinkBufferSize)
-		if n.bypass {
-			n.log.Warn("PollSecs with DisableInternalCache replicates nothing: without a cache polling finds no changes")
-		}
-		return nil
-	}
-	if n.eventsSetting = eventsSetting(); n.eventsSetting == "0" {
-		n.warnOfNoEvents()
-	}
-	return n.subscribe()
+	return n.follower.Open()
 }
-
-func (n *Node) notice(text string) { n.log.Log(context.Background(), LevelNotice, text) }
 
 // Run replicates until ctx ends, and then closes everything. It returns nil then,
 // and an error when the node can't go on.
@@ -291,107 +175,85 @@ func (n *Node) Run(ctx context.Context) error { return n.sched.Run(ctx, n.begin,
 // begin starts what runs beside the loop, and the first reading of the kernel's tables.
 func (n *Node) begin() {
 	if n.injector != nil {
-		n.sched.Beside(n.injector.run)
+		n.sched.Beside(n.injector.Run)
 	}
-	if n.cfg.General.PollInterval > 0 && n.internal.flows != nil {
-		n.timers.poll.After(n.cfg.General.PollInterval)
+	if n.replicator != nil {
+		n.replicator.Begin(n.internal.Flows != nil)
 	}
-	if n.machine != nil {
-		n.hearing.next = n.sched.Now() + peerQuiet
-	}
-	if n.internal.flows != nil {
-		n.filling = true
-		n.startRefill(refill{tables: Flows | n.expectTables(), routine: true}, func(err error) {
-			n.filled(err)
-			n.retryRefill(err)
-		})
+	if n.follower != nil {
+		n.follower.Begin(n.filled)
 	}
 }
 
-// filled is called when the first reading of the kernel's tables has ended, with its error.
-func (n *Node) filled(err error) {
-	n.filling = false
-	n.watchSilent(err)
-	if n.bulkWaits {
-		n.bulkWaits = false
-		n.startBulk()
+// filled follows the first reading of the kernel's tables.
+func (n *Node) filled() {
+	if n.replicator != nil {
+		n.replicator.Filled()
 	}
 }
 
-// expectTables returns Expects where expectations are replicated, and 0 otherwise.
-func (n *Node) expectTables() Tables {
-	if n.expectSync && n.internal.expects != nil {
-		return Expects
+// commitEnded follows each commit.
+func (n *Node) commitEnded(tables cache.Tables) {
+	n.follower.CommitEnded()
+	if tables&cache.FlowTable != 0 {
+		n.failback.TookOver()
+		n.replicator.Committed()
 	}
-	return 0
-}
-
-// heldPoll is the period of checking whether a slow link can take more.
-const heldPoll = 2 * time.Millisecond
-
-// poll reads the kernel's tables, in the place of events (PollSecs).
-func (n *Node) poll() {
-	n.timers.poll.After(n.cfg.General.PollInterval)
-	if !n.refilling {
-		n.startRefill(refill{tables: Flows | n.expectTables(), send: true, all: true, sweep: true, routine: true}, nil)
-	}
-}
-
-// protocolSource is the part of the loop that keeps the protocol's time.
-type protocolSource struct{ n *Node }
-
-func (s protocolSource) Due() time.Duration {
-	due := s.n.machine.Deadline()
-	if s.n.held {
-		due = min(due, s.n.sched.Now()+heldPoll) // each turn of the loop tries the link again
-	}
-	return due
-}
-
-func (s protocolSource) Run() error {
-	s.n.protocolEvents(s.n.machine.Tick(s.n.sched.Now()))
-	return nil
-}
-
-// expirySource is the part of the loop that keeps ALARM's time.
-type expirySource struct{ n *Node }
-
-func (s expirySource) Due() time.Duration {
-	if s.n.expiring {
-		return s.n.sched.Now()
-	}
-	return s.n.nextExpiry()
-}
-
-func (s expirySource) Run() error {
-	s.n.expire(s.n.sched.Now())
-	return nil
 }
 
 // close releases what New opened.
 func (n *Node) close() {
-	if n.events != nil {
-		n.events.Close()
+	if n.follower != nil {
+		n.follower.Close()
 	}
-	if n.links != nil {
-		n.links.close()
+	if n.replicator != nil {
+		n.replicator.Close()
 	}
 	if n.injector != nil {
-		n.injector.close()
+		n.injector.Close()
 	}
-	for _, c := range []*nl.Conn{n.conns.commit, n.conns.flush, n.conns.remove} {
-		if c != nil {
-			c.Close()
-		}
+	if n.committer != nil {
+		n.committer.Close()
 	}
-	n.limits.close()
+	if n.failback != nil {
+		n.failback.Close()
+	}
+	if n.flusher != nil {
+		n.flusher.Close()
+	}
 }
 
-// errnoText returns the text of the kernel's refusal in the words of strerror(3).
-func errnoText(err error) string {
-	var refusal *nl.Error
-	if errors.As(err, &refusal) {
-		return refusal.Strerror()
+// Reconfigure puts another configuration in force. It may differ from the one before in
+// what a running daemon can change (conf.Change.Live); the rest must be the same. Caches,
+// sequence numbers and links go on as they are. After an error nothing has changed.
+// follow.Follower.Reconfigure says what a changed filter means.
+func (n *Node) Reconfigure(ctx context.Context, cfg *conf.Config) error {
+	return n.do(ctx, func() error { return n.reconfigure(cfg) })
+}
+
+// reconfigure is the part of Reconfigure that needs the lock.
+func (n *Node) reconfigure(cfg *conf.Config) error {
+	if n.follower != nil {
+		// This is the only step that can fail.
+		if err := n.follower.Reconfigure(&cfg.General); err != nil {
+			return err
+		}
 	}
-	return fmt.Sprint(err)
+	n.cfg = cfg
+	for _, side := range []cache.Side{n.internal, n.external} {
+		if side.Flows != nil {
+			side.Flows.SetLimit(int(cfg.General.HashLimit))
+		}
+		if side.Expects != nil {
+			side.Expects.SetLimit(int(cfg.General.HashLimit))
+		}
+	}
+	if n.replicator != nil {
+		n.replicator.Reconfigure(cfg.Sync)
+		n.committer.Reconfigure(cfg.Sync)
+	}
+	if n.injector != nil {
+		n.injector.Reconfigure(cfg.Sync)
+	}
+	return nil
 }

@@ -1,11 +1,16 @@
 package node
 
 import (
-	"net/netip"
+	"cmp"
+	"context"
+	"slices"
 	"time"
 
+	"ctbox/sync/cache"
+	"ctbox/sync/commit"
+	"ctbox/sync/follow"
+	"ctbox/sync/replicate"
 	"ctbox/sync/sched"
-	"ctbox/sync/wire"
 )
 
 // Mode is what a node does.
@@ -28,31 +33,27 @@ func (m Mode) Sync() bool { return m >= ModeFTFW }
 // changes after it was handed out. Counters count from the node's start.
 type Status struct {
 	Mode Mode
-	// ExpectationSync says whether the tables of expectations are there.
+	// ExpectationSync says whether the node has tables of expectations.
 	ExpectationSync bool
 
 	Internal, External CacheStatus // External is empty in statistics mode
 
-	Traffic  Traffic
-	Links    []LinkStatus // in the configuration's order
-	Wire     WireStatus
-	Queues   QueuesStatus
-	Kernel   KernelStatus
-	Peers    []PeerStatus // by address
-	Replica  ReplicaStatus
-	Commits  CommitsStatus
-	Tasks    []TaskStatus  // what runs beside the loop at this moment, the longest first
-	Uptime   time.Duration // since the node's start
-	TaskFail uint64        // tasks that ended with an error
+	Traffic          follow.Traffic
+	Kernel           KernelStatus
+	replicate.Status // empty in statistics mode
+	Commits          commit.Status
+	Tasks            []TaskStatus  // what runs beside the loop at this moment, the longest first
+	Uptime           time.Duration // since the node's start
+	TaskFail         uint64        // tasks that ended with an error
 }
 
 // CacheStatus is one cache with its two tables.
 type CacheStatus struct {
 	Kind           CacheKind
-	Flows, Expects TableStatus
+	Flows, Expects cache.TableStatus
 }
 
-// CacheKind says what stands where a cache would.
+// CacheKind is what a node has as a cache, or in its place.
 type CacheKind uint8
 
 // A cache may be replaced: the internal one by a bypass (DisableInternalCache:
@@ -65,151 +66,10 @@ const (
 	CacheInject
 )
 
-// TableStatus counts what happened to a table. Active, Objects, NoSpace and Bytes
-// are for CacheStored. CreateFailed counts for CacheInject too; UpdateFailed and
-// DestroyFailed only there: a cache's updates do not fail.
-type TableStatus struct {
-	Active  uint64 // objects that are not dead
-	Objects uint64 // all objects
-	Limit   uint64 // HashLimit; 0 for none
-	Bytes   uint64 // memory of the objects and their index
-
-	Created, CreateFailed    uint64
-	NoSpace                  uint64 // the part of CreateFailed that met the limit
-	Updated, UpdateFailed    uint64
-	Destroyed, DestroyFailed uint64
-}
-
-// Traffic sums both directions of ended flows that were cached; it needs
-// net.netfilter.nf_conntrack_acct.
-type Traffic struct{ Bytes, Packets uint64 }
-
-// Transport is how a link carries messages.
-type Transport uint8
-
-// The transports, with the names of the configuration's clauses.
-const (
-	Multicast Transport = iota
-	UDP
-	TCP
-)
-
-// LinkState is the state of a link's interface.
-type LinkState uint8
-
-// Down: not IFF_UP (or not there). NoCarrier: up without IFF_RUNNING.
-const (
-	LinkDown LinkState = iota
-	LinkNoCarrier
-	LinkRunning
-)
-
-// LinkStatus is one dedicated link.
-type LinkStatus struct {
-	Transport Transport
-	Interface string
-	State     LinkState
-	Active    bool // this link is the one that is used; the others wait
-
-	// Of TCP: whether the peer is connected to us, and we to it.
-	ServerConnected, ClientConnected bool
-
-	BytesSent, BytesRecv     uint64
-	PacketsSent, PacketsRecv uint64
-	ErrorsSent, ErrorsRecv   uint64
-	// Refused counts what came from a source that the configuration does not
-	// name; it is no part of the numbers above.
-	Refused uint64
-
-	Heard       bool          // a good message has come over it
-	LastMessage time.Duration // if Heard: since the last
-}
-
-// WireStatus counts messages that were refused, and what sequence numbers tell.
-type WireStatus struct {
-	Received wire.Counters
-	Lost     uint64 // messages that never came
-	Before   uint64 // messages that came again, or too late
-}
-
-// QueuesStatus is the queues and what is in them.
-type QueuesStatus struct {
-	Nodes  uint64 // elements of all queues that are no cached objects (control and error messages)
-	Queues []QueueStatus
-}
-
-// QueueStatus is one queue. Names are those of conntrack-tools (txqueue, errorq,
-// rsqueue); the order is that of its `-s queue`, newest made first.
-type QueueStatus struct {
-	Name    string
-	Len     uint64
-	Max     uint64 // elements that have room; 0 for no limit
-	NoSpace uint64 // elements refused for want of room
-}
-
-// Resend is one element of FT-FW's resend queue: a control message, or an object
-// of the internal cache.
-type Resend struct {
-	Control bool
-	Seq     wire.Seq
-	Flags   wire.Flags // of control messages
-}
-
 // KernelStatus counts what went over netlink.
 type KernelStatus struct {
-	Events        uint64 // received, filtered ones included
-	Filtered      uint64
-	UnknownEvents uint64 // of a type that means nothing here
-	FailedEvents  uint64 // events that could not be read
-	UnknownDumps  uint64
-	Overruns      uint64 // times that the kernel had to drop events
-	Lost          uint64 // events that the kernel dropped
-	Missing       uint64 // lost events that no reading of the kernel's tables has made up yet
-	Flushes       uint64 // of the kernel's tables, one a table
-	Resyncs       uint64 // with the kernel's tables, one a table; not those of the start and of polling
-	BufferSize    uint64 // of the event socket, bytes, as the kernel counts it
-	LimitReached  uint64 // times that EventIterationLimit gave peers and commands a turn between events
-}
-
-// PeerStatus is what was heard of one peer.
-type PeerStatus struct {
-	Addr        netip.AddrPort // port 0: C daemons send from any
-	LastMessage time.Duration  // since its last message
-	Messages    uint64         // received, good ones
-	Ignored     bool           // FT-FW is for two nodes, and this is a third one
-	Incomplete  uint64         // events of its kernel that it has lost and not yet made up for, as it says
-}
-
-// ReplicaStatus is replication towards the peers, and what was asked for again.
-type ReplicaStatus struct {
-	Sent      uint64 // messages, states and expectations
-	Received  uint64
-	Resent    uint64 // messages sent again
-	NacksSent uint64 // FT-FW: ranges reported missing, to the peer
-	NacksRecv uint64 // and by it
-	// ResyncsAsked and ResyncsServed count requests for everything, ours and
-	// the peers'.
-	ResyncsAsked, ResyncsServed uint64
-	// EndedByPeer counts flows that were deleted from the kernel because the peer, which
-	// has taken over, has ended them.
-	EndedByPeer uint64
-	// Unsaid counts messages that were not sent because the protocol has no place for
-	// what the flow or expectation is, by reason.
-	Unsaid    [wire.Reasons]uint64
-	GivenUp   uint64 // messages that a peer missed and that could not be sent again
-	ThirdNode uint64 // messages ignored because they came from a third FT-FW node
-
-	Pending uint64        // changes that are not sent yet
-	Lag     time.Duration // how long there have been some without a break; 0 without any
-	Unacked uint64        // FT-FW: sent, and not acknowledged yet
-}
-
-// CommitsStatus is about commits.
-type CommitsStatus struct {
-	Count   uint64        // commits that ended
-	Running bool          // one is under way
-	Last    CommitResult  // the last that ended, if Count is not 0
-	Age     time.Duration // since Last ended
+	follow.Status
+	Flushes uint64 // of the kernel's tables, one for each table
 }
 
 // TaskStatus is a long piece of work that runs beside the loop, where
@@ -218,4 +78,58 @@ type TaskStatus struct {
 	Type    sched.Kind
 	Running time.Duration // since its start
 	Done    uint64        // entries so far
+}
+
+// Status returns all numbers of this moment.
+func (n *Node) Status(ctx context.Context) (Status, error) {
+	var s Status
+	err := n.sched.Do(ctx, func() { s = n.snapshot() })
+	return s, err
+}
+
+func (n *Node) snapshot() Status {
+	s := Status{Mode: n.mode, ExpectationSync: n.expectSync, Uptime: n.sched.Now(), TaskFail: n.taskFailed}
+	n.sched.Tasks(func(t *sched.Task) {
+		s.Tasks = append(s.Tasks, TaskStatus{Type: t.Kind, Running: n.sched.Now() - t.Began, Done: t.Done})
+	})
+	slices.SortFunc(s.Tasks, func(a, b TaskStatus) int {
+		return cmp.Or(cmp.Compare(b.Running, a.Running), cmp.Compare(a.Type, b.Type), cmp.Compare(b.Done, a.Done))
+	})
+	s.Internal, s.External = n.cacheStatus(n.internal), n.cacheStatus(n.external)
+	if n.follower != nil {
+		s.Traffic = n.follower.Traffic()
+		s.Kernel = KernelStatus{Status: n.follower.Status(), Flushes: n.flusher.Flushes()}
+	}
+	if n.replicator == nil {
+		return s
+	}
+	s.Status, s.Commits = n.replicator.Status(), n.committer.Status()
+	s.Replica.EndedByPeer = n.failback.Removed()
+	if n.internal.Flows == nil {
+		s.Internal.Kind = CacheBypass
+		s.Internal.Flows, s.Internal.Expects = n.replicator.Forwarded()
+	}
+	if n.injector != nil {
+		s.External.Kind = CacheInject
+		s.External.Flows, s.External.Expects = n.injector.Status()
+	}
+	return s
+}
+
+func (n *Node) cacheStatus(side cache.Side) CacheStatus {
+	if side.Flows == nil {
+		return CacheStatus{}
+	}
+	s := CacheStatus{Kind: CacheStored, Flows: n.tableStatus(side.Flows.Stats(), side.Flows.Bytes())}
+	if side.Expects != nil {
+		s.Expects = n.tableStatus(side.Expects.Stats(), side.Expects.Bytes())
+	}
+	return s
+}
+
+func (n *Node) tableStatus(s cache.Stats, bytes int) cache.TableStatus {
+	return cache.TableStatus{
+		Active: uint64(s.Active), Objects: uint64(s.Objects), Limit: uint64(n.cfg.General.HashLimit), Bytes: uint64(bytes),
+		Created: s.Created, CreateFailed: s.CreateFailed, NoSpace: s.NoSpace, Updated: s.Updated, Destroyed: s.Destroyed,
+	}
 }

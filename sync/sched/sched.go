@@ -47,6 +47,7 @@ type Source interface {
 // the lock.
 type Scheduler struct {
 	flush   func()
+	failed  func(what string, err error)
 	start   time.Time
 	lock    chan struct{} // full while held: waiting goroutines get it in order
 	calls   chan func()
@@ -69,10 +70,12 @@ type Scheduler struct {
 }
 
 // New returns a Scheduler whose lock the caller holds until Run is called, possibly by another
-// goroutine. flush is called with the lock held at the end of every slice of work.
-func New(flush func()) *Scheduler {
+// goroutine. flush is called with the lock held at the end of every slice of work, and failed
+// when a task has ended with an error.
+func New(flush func(), failed func(what string, err error)) *Scheduler {
 	s := &Scheduler{
 		flush:   flush,
+		failed:  failed,
 		start:   time.Now(),
 		lock:    make(chan struct{}, 1),
 		calls:   make(chan func()),

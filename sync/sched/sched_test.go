@@ -18,7 +18,12 @@ const patience = 20 * time.Second
 // running starts a Scheduler and runs its loop until the test ends.
 func running(t *testing.T, flush func()) *Scheduler {
 	t.Helper()
-	s := New(flush)
+	return runningWith(t, flush, unexpected(t))
+}
+
+func runningWith(t *testing.T, flush func(), failed func(string, error)) *Scheduler {
+	t.Helper()
+	s := New(flush, failed)
 	ctx, cancel := context.WithCancel(context.Background())
 	var loop sync.WaitGroup
 	begun := make(chan struct{})
@@ -43,9 +48,14 @@ func await(t *testing.T, what string, c <-chan struct{}) {
 
 func nothing() {}
 
+// unexpected fails the test when a task fails.
+func unexpected(t *testing.T) func(string, error) {
+	return func(what string, err error) { t.Errorf("%s: %v", what, err) }
+}
+
 // A reader stops waiting for the lock when code that holds the lock closes its socket.
 func TestLockEnds(t *testing.T) {
-	s := New(nothing)
+	s := New(nothing, unexpected(t))
 	ended, returned := make(chan struct{}), make(chan struct{})
 	go func() {
 		if s.Lock(ended) {
@@ -93,7 +103,7 @@ func TestReaderWakesTheLoop(t *testing.T) {
 
 // Yield lets both a reader and a call of Do run.
 func TestYield(t *testing.T) {
-	s := New(nothing)
+	s := New(nothing, unexpected(t))
 	served := make(chan string, 2)
 	go func() { s.calls <- func() { served <- "call" } }()
 	go func() {
@@ -117,7 +127,7 @@ func TestYield(t *testing.T) {
 // A reader that has yielded the lock to the loop gets it back even if the loop ends meanwhile:
 // the end waits for the reader.
 func TestEndLetsAReaderFinish(t *testing.T) {
-	s := New(nothing)
+	s := New(nothing, unexpected(t))
 	ctx, cancel := context.WithCancel(t.Context())
 	closed := false
 	ended, finished := make(chan struct{}), make(chan struct{})
@@ -163,7 +173,7 @@ func (s *source) Run() error         { s.ran++; s.due = Never; return s.err }
 
 // A Source runs when it is due, and its error ends Run.
 func TestSources(t *testing.T) {
-	s := New(nothing)
+	s := New(nothing, unexpected(t))
 	due := &source{due: 0}
 	later := &source{due: time.Hour}
 	s.Add(due)
@@ -184,16 +194,20 @@ func TestSources(t *testing.T) {
 // A task runs without the lock, is listed while it does, and reports its end with the
 // lock held.
 func TestTasks(t *testing.T) {
-	s := running(t, nothing)
 	failed := errors.New("failed")
+	reported := ""
+	s := runningWith(t, nothing, func(what string, err error) { reported = what + ": " + err.Error() })
 	running, ended := make(chan struct{}), make(chan struct{})
 	begin := func() {
-		s.Go(KindFlush, func(ctx context.Context, task *Task) error {
+		s.Go(KindFlush, "flush", func(ctx context.Context, task *Task) error {
 			close(running)
 			return errors.Join(failed, s.Do(ctx, func() { task.Done += 7 }))
 		}, func(err error) {
 			if !errors.Is(err, failed) {
 				t.Errorf("ended by %v", err)
+			}
+			if reported != "flush: failed" {
+				t.Errorf("reported %q", reported)
 			}
 			s.Tasks(func(*Task) { t.Error("still listed") })
 			close(ended)
@@ -223,7 +237,7 @@ func TestLockAllocations(t *testing.T) {
 }
 
 func BenchmarkReader(b *testing.B) {
-	s := New(nothing)
+	s := New(nothing, func(string, error) {})
 	for range 8 {
 		s.NewTimer(nothing).Set(time.Hour)
 	}

@@ -41,9 +41,11 @@ func (s *Scheduler) Tasks(each func(*Task)) {
 }
 
 // Go starts work in a goroutine of its own, without the lock; its context ends when the
-// Scheduler's Run does. Then ended is called with the lock held and work's error. The
-// caller holds the lock, and must have been called by Run's loop or a Source.
-func (s *Scheduler) Go(kind Kind, work func(ctx context.Context, t *Task) error, ended func(error)) {
+// Scheduler's Run does. Then ended, if it is not nil, is called with the lock held and
+// work's error. An error is also reported to the function given to New, with what, the
+// name of the work. The caller holds the lock, and must have been called by Run's loop or
+// a Source.
+func (s *Scheduler) Go(kind Kind, what string, work func(ctx context.Context, t *Task) error, ended func(error)) {
 	t := s.Register(kind)
 	s.tasks.Add(1)
 	go func() {
@@ -51,7 +53,12 @@ func (s *Scheduler) Go(kind Kind, work func(ctx context.Context, t *Task) error,
 		err := work(s.ctx, t)
 		_ = s.Do(context.WithoutCancel(s.ctx), func() {
 			s.Unregister(t)
-			ended(err)
+			if err != nil && !s.Stopping() {
+				s.failed(what, err)
+			}
+			if ended != nil {
+				ended(err)
+			}
 		})
 	}()
 }

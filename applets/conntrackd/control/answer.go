@@ -10,6 +10,7 @@ import (
 	"ctbox/applets/conntrackd/report"
 	"ctbox/internal/feature"
 	"ctbox/nl/format"
+	"ctbox/sync/cache"
 	"ctbox/sync/node"
 )
 
@@ -19,12 +20,12 @@ var errUnknown = errors.New("unknown request")
 
 // commands are the requests that print nothing.
 var commands = map[Request]func(context.Context, Node) error{
-	FlushKernelFlows:   func(ctx context.Context, n Node) error { return n.FlushKernel(ctx, node.Flows) },
-	FlushKernelExpects: func(ctx context.Context, n Node) error { return n.FlushKernel(ctx, node.Expects) },
-	FlushKernelAll:     func(ctx context.Context, n Node) error { return n.FlushKernel(ctx, node.Flows|node.Expects) },
-	RefillFlows:        func(ctx context.Context, n Node) error { return n.Refill(ctx, node.Flows) },
-	RefillExpects:      func(ctx context.Context, n Node) error { return n.Refill(ctx, node.Expects) },
-	RefillAll:          func(ctx context.Context, n Node) error { return n.Refill(ctx, node.Flows|node.Expects) },
+	FlushKernelFlows:   func(ctx context.Context, n Node) error { return n.FlushKernel(ctx, cache.FlowTable) },
+	FlushKernelExpects: func(ctx context.Context, n Node) error { return n.FlushKernel(ctx, cache.ExpectTable) },
+	FlushKernelAll:     func(ctx context.Context, n Node) error { return n.FlushKernel(ctx, cache.FlowTable|cache.ExpectTable) },
+	RefillFlows:        func(ctx context.Context, n Node) error { return n.Refill(ctx, cache.FlowTable) },
+	RefillExpects:      func(ctx context.Context, n Node) error { return n.Refill(ctx, cache.ExpectTable) },
+	RefillAll:          func(ctx context.Context, n Node) error { return n.Refill(ctx, cache.FlowTable|cache.ExpectTable) },
 	FlushInternal:      func(ctx context.Context, n Node) error { return n.Flush(ctx, node.Internal) },
 	FlushExternal:      func(ctx context.Context, n Node) error { return n.Flush(ctx, node.External) },
 	FlushCaches:        func(ctx context.Context, n Node) error { return n.Flush(ctx, node.Internal|node.External) },
@@ -32,15 +33,15 @@ var commands = map[Request]func(context.Context, Node) error{
 	Bulk:               func(ctx context.Context, n Node) error { return n.Bulk(ctx) },
 	Resync:             func(ctx context.Context, n Node) error { return n.RequestResync(ctx) },
 	SchedulePurge:      func(ctx context.Context, n Node) error { return n.SchedulePurge(ctx) },
-	CommitFlows:        commit(node.Flows),
-	CommitExpects:      commit(node.Expects),
-	CommitAll:          commit(node.Flows | node.Expects),
+	CommitFlows:        commitAnswer(cache.FlowTable),
+	CommitExpects:      commitAnswer(cache.ExpectTable),
+	CommitAll:          commitAnswer(cache.FlowTable | cache.ExpectTable),
 }
 
-// commit returns a command that commits tables. It fails if the commit could not start or
+// commitAnswer returns a command that commits tables. It fails if the commit could not start or
 // did not finish. Single entries that could not be committed are only a Remark: cluster
 // managers undo a takeover whose commit fails, which does more harm than one lost flow.
-func commit(tables node.Tables) func(context.Context, Node) error {
+func commitAnswer(tables cache.Tables) func(context.Context, Node) error {
 	return func(ctx context.Context, n Node) error {
 		r, err := n.Commit(ctx, tables)
 		switch {
@@ -88,14 +89,14 @@ func ofNode(text func([]byte, *node.Status) []byte) func(*Server, []byte, *node.
 	return func(_ *Server, dst []byte, status *node.Status) []byte { return text(dst, status) }
 }
 
-func summary(t node.Tables) func(*Server, []byte, *node.Status) []byte {
+func summary(t cache.Tables) func(*Server, []byte, *node.Status) []byte {
 	return func(_ *Server, dst []byte, status *node.Status) []byte { return report.AppendSummary(dst, status, t) }
 }
 
 // statistics are the requests that print statistics, and the modes that answer them.
 var statistics = map[Request]stats{
-	StatsFlows:   {withTable, summary(node.Flows), report.All},
-	StatsExpects: {withExpects, summary(node.Expects), report.All},
+	StatsFlows:   {withTable, summary(cache.FlowTable), report.All},
+	StatsExpects: {withExpects, summary(cache.ExpectTable), report.All},
 	StatsCache:   {withTable, ofNode(report.AppendCaches), report.SectionCache},
 	StatsNetwork: {inSync, ofNode(report.AppendNetwork), report.SectionNetwork},
 	StatsLink:    {inSync, ofNode(report.AppendLinks), report.SectionLink},

@@ -20,13 +20,16 @@ import (
 	"testing"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"ctbox/applets/conntrackd/report"
 	"ctbox/internal/netnstest"
 	"ctbox/nl"
 	"ctbox/nl/ctnetlink"
+	"ctbox/sync/cache"
+	"ctbox/sync/commit"
 	"ctbox/sync/node"
+	"ctbox/sync/replicate"
+
+	"golang.org/x/sys/unix"
 )
 
 // fake is a Node that records its calls.
@@ -35,7 +38,7 @@ type fake struct {
 	asked  []string
 	status node.Status
 	err    error
-	commit node.CommitResult
+	commit commit.Result
 	dump   func(ctx context.Context, c node.Cache, each func(*node.Entry) error) error
 }
 
@@ -58,27 +61,27 @@ var tableNames = [...]string{1: "flows", 2: "expects", 3: "both"}
 var cacheNames = [...]string{1: "internal", 2: "external", 3: "both"}
 
 func (f *fake) Status(context.Context) (node.Status, error) { return f.status, nil }
-func (f *fake) ResendQueue(context.Context) ([]node.Resend, error) {
-	return []node.Resend{{Seq: 7}}, f.note("rsqueue")
+func (f *fake) ResendQueue(context.Context) ([]replicate.Resend, error) {
+	return []replicate.Resend{{Seq: 7}}, f.note("rsqueue")
 }
-func (f *fake) Dump(ctx context.Context, c node.Cache, t node.Tables, each func(*node.Entry) error) error {
+func (f *fake) Dump(ctx context.Context, c node.Cache, t cache.Tables, each func(*node.Entry) error) error {
 	f.note("dump-" + cacheNames[c] + "-" + tableNames[t])
 	if f.dump != nil {
 		return f.dump(ctx, c, each)
 	}
 	return f.err
 }
-func (f *fake) Commit(_ context.Context, t node.Tables) (node.CommitResult, error) {
+func (f *fake) Commit(_ context.Context, t cache.Tables) (commit.Result, error) {
 	err := f.note("commit-" + tableNames[t])
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return f.commit, err
 }
 func (f *fake) Flush(_ context.Context, c node.Cache) error { return f.note("flush-" + cacheNames[c]) }
-func (f *fake) FlushKernel(_ context.Context, t node.Tables) error {
+func (f *fake) FlushKernel(_ context.Context, t cache.Tables) error {
 	return f.note("kernel-" + tableNames[t])
 }
-func (f *fake) Refill(_ context.Context, t node.Tables) error {
+func (f *fake) Refill(_ context.Context, t cache.Tables) error {
 	return f.note("refill-" + tableNames[t])
 }
 func (f *fake) RequestResync(context.Context) error { return f.note("resync") }
@@ -164,7 +167,7 @@ func TestStatisticsByMode(t *testing.T) {
 	for r, where := range map[Request]int{21: sync | stats, 28: sync, 29: sync | stats, 30: sync | stats | none, 31: sync, 36: sync} {
 		for bit, mode := range modes {
 			d := serve(t, &Server{Node: &fake{status: node.Status{Mode: mode,
-				Internal: node.CacheStatus{Kind: node.CacheStored}, Links: []node.LinkStatus{{}}}}})
+				Internal: node.CacheStatus{Kind: node.CacheStored}, Status: replicate.Status{Links: []replicate.LinkStatus{{}}}}}})
 			text, err := d.ask(t, r)
 			if err != nil || (text != "") != (where&bit != 0) {
 				t.Errorf("request %d in mode %d: %q, %v", r, mode, text, err)
@@ -183,23 +186,23 @@ func TestOutcomes(t *testing.T) {
 	d := serve(t, &Server{})
 	for _, c := range []struct {
 		name   string
-		commit node.CommitResult
+		commit commit.Result
 		err    error
 		want   string // with a ! in front: a remark
 	}{
-		{"all well", node.CommitResult{Flows: node.CommitCount{Committed: 5}}, nil, ""},
-		{"some failed", node.CommitResult{Flows: node.CommitCount{Committed: 5, Failed: 2}, Expects: node.CommitCount{Failed: 1},
-			Refused: []node.Refusal{{Reason: "commit-create: No", Entry: "tcp 6"}, {Reason: "commit-create: Yes", Entry: "udp 17"}}}, nil,
+		{"all well", commit.Result{Flows: commit.Count{Committed: 5}}, nil, ""},
+		{"some failed", commit.Result{Flows: commit.Count{Committed: 5, Failed: 2}, Expects: commit.Count{Failed: 1},
+			Refused: []commit.Refusal{{Reason: "commit-create: No", Entry: "tcp 6"}, {Reason: "commit-create: Yes", Entry: "udp 17"}}}, nil,
 			"!3 of 8 entries can't be committed\ncommit-create: No: tcp 6\ncommit-create: Yes: udp 17\nthe log names 1 more\n"},
-		{"all failed", node.CommitResult{Flows: node.CommitCount{Failed: 1}, Refused: []node.Refusal{{Reason: "R", Entry: "E"}}}, nil,
+		{"all failed", commit.Result{Flows: commit.Count{Failed: 1}, Refused: []commit.Refusal{{Reason: "R", Entry: "E"}}}, nil,
 			"!1 of 1 entries can't be committed\nR: E\n"},
-		{"events are missing", node.CommitResult{Flows: node.CommitCount{Committed: 5}, Missing: 7}, nil,
+		{"events are missing", commit.Result{Flows: commit.Count{Committed: 5}, Missing: 7}, nil,
 			"!7 events of the peer were lost and not yet made up\n"},
-		{"both", node.CommitResult{Flows: node.CommitCount{Failed: 1}, Refused: []node.Refusal{{Reason: "R", Entry: "E"}}, Missing: 7}, nil,
+		{"both", commit.Result{Flows: commit.Count{Failed: 1}, Refused: []commit.Refusal{{Reason: "R", Entry: "E"}}, Missing: 7}, nil,
 			"!1 of 1 entries can't be committed\nR: E\n7 events of the peer were lost and not yet made up\n"},
-		{"nothing to commit in this mode", node.CommitResult{}, node.ErrUnsupported, ""},
-		{"the daemon ends", node.CommitResult{}, context.Canceled, node.ErrStopped.Error()},
-		{"it broke off", node.CommitResult{Flows: node.CommitCount{Committed: 5, Failed: 2}}, errors.New("no socket"), "no socket"},
+		{"nothing to commit in this mode", commit.Result{}, node.ErrUnsupported, ""},
+		{"the daemon ends", commit.Result{}, context.Canceled, node.ErrStopped.Error()},
+		{"it broke off", commit.Result{Flows: commit.Count{Committed: 5, Failed: 2}}, errors.New("no socket"), "no socket"},
 	} {
 		d.node.mu.Lock() // the server may not be done with the request before
 		d.node.commit, d.node.err = c.commit, c.err

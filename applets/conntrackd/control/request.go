@@ -12,7 +12,10 @@
 // A daemon that closes the connection without an answer does not know the number.
 package control
 
-import "ctbox/sync/node"
+import (
+	"ctbox/sync/cache"
+	"ctbox/sync/node"
+)
 
 // Request is the number that a client sends.
 type Request uint32
@@ -84,25 +87,25 @@ const (
 // DumpOf is the meaning of a request for the entries of a cache.
 type DumpOf struct {
 	Cache node.Cache
-	Table node.Tables
+	Table cache.Tables
 	Form  Form
 }
 
 // dumps are all requests for the entries of a cache.
 var dumps = map[Request]DumpOf{
-	DumpInternal:       {node.Internal, node.Flows, Text},
-	DumpExternal:       {node.External, node.Flows, Text},
-	DumpInternalExp:    {node.Internal, node.Expects, Text},
-	DumpExternalExp:    {node.External, node.Expects, Text},
-	DumpInternalXML:    {node.Internal, node.Flows, XML},
-	DumpExternalXML:    {node.External, node.Flows, XML},
-	DumpInternalExpXML: {node.Internal, node.Expects, XML},
-	DumpExternalExpXML: {node.External, node.Expects, XML},
+	DumpInternal:       {node.Internal, cache.FlowTable, Text},
+	DumpExternal:       {node.External, cache.FlowTable, Text},
+	DumpInternalExp:    {node.Internal, cache.ExpectTable, Text},
+	DumpExternalExp:    {node.External, cache.ExpectTable, Text},
+	DumpInternalXML:    {node.Internal, cache.FlowTable, XML},
+	DumpExternalXML:    {node.External, cache.FlowTable, XML},
+	DumpInternalExpXML: {node.Internal, cache.ExpectTable, XML},
+	DumpExternalExpXML: {node.External, cache.ExpectTable, XML},
 
-	DumpInternal | WithOutcome | AsJSON:    {node.Internal, node.Flows, JSON},
-	DumpExternal | WithOutcome | AsJSON:    {node.External, node.Flows, JSON},
-	DumpInternalExp | WithOutcome | AsJSON: {node.Internal, node.Expects, JSON},
-	DumpExternalExp | WithOutcome | AsJSON: {node.External, node.Expects, JSON},
+	DumpInternal | WithOutcome | AsJSON:    {node.Internal, cache.FlowTable, JSON},
+	DumpExternal | WithOutcome | AsJSON:    {node.External, cache.FlowTable, JSON},
+	DumpInternalExp | WithOutcome | AsJSON: {node.Internal, cache.ExpectTable, JSON},
+	DumpExternalExp | WithOutcome | AsJSON: {node.External, cache.ExpectTable, JSON},
 }
 
 // IsCommit reports whether the request is a commit.

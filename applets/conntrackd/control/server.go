@@ -14,22 +14,25 @@ import (
 	"sync/atomic"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"ctbox/applets/conntrackd/accept"
 	"ctbox/applets/conntrackd/report"
+	"ctbox/sync/cache"
+	"ctbox/sync/commit"
 	"ctbox/sync/node"
+	"ctbox/sync/replicate"
+
+	"golang.org/x/sys/unix"
 )
 
 // Node is the part of *node.Node that the server uses. The methods are documented there.
 type Node interface {
 	Status(context.Context) (node.Status, error)
-	ResendQueue(context.Context) ([]node.Resend, error)
-	Dump(ctx context.Context, cache node.Cache, table node.Tables, each func(*node.Entry) error) error
-	Commit(context.Context, node.Tables) (node.CommitResult, error)
+	ResendQueue(context.Context) ([]replicate.Resend, error)
+	Dump(ctx context.Context, cache node.Cache, table cache.Tables, each func(*node.Entry) error) error
+	Commit(context.Context, cache.Tables) (commit.Result, error)
 	Flush(context.Context, node.Cache) error
-	FlushKernel(context.Context, node.Tables) error
-	Refill(context.Context, node.Tables) error
+	FlushKernel(context.Context, cache.Tables) error
+	Refill(context.Context, cache.Tables) error
 	RequestResync(context.Context) error
 	Bulk(context.Context) error
 	SchedulePurge(context.Context) error

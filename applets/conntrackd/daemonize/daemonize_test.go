@@ -15,10 +15,10 @@ import (
 	"testing"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"ctbox/internal/netnstest"
 	"ctbox/internal/strerror"
+
+	"golang.org/x/sys/unix"
 )
 
 // TestMain makes the test binary a helper program when it is started under one of its

@@ -247,7 +247,7 @@ func (h withAttrs) WithAttrs(attrs []slog.Attr) slog.Handler {
 
 func (h withAttrs) WithGroup(string) slog.Handler { return h }
 
-// Handle implements slog.Handler. An attribute node.EntryKey becomes a line of
+// Handle implements slog.Handler. An attribute daemonlog.EntryKey becomes a line of
 // its own; others follow the message as key=value. Line breaks within a message
 // become spaces, so that a record is one line. Handle does not wait for a destination.
 func (l *Log) Handle(_ context.Context, r slog.Record) error {

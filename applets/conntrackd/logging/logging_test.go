@@ -18,10 +18,10 @@ import (
 	"testing"
 	"time"
 
-	"golang.org/x/sys/unix"
-
+	"ctbox/internal/daemonlog"
 	"ctbox/internal/netnstest"
-	"ctbox/sync/node"
+
+	"golang.org/x/sys/unix"
 )
 
 func read(t *testing.T, name string) string {
@@ -49,9 +49,9 @@ func TestLines(t *testing.T) {
 		l.Handle(context.Background(), r)
 	}
 	say(slog.LevelInfo, "configuring helper")
-	say(node.LevelNotice, "initialization completed\n")
+	say(daemonlog.LevelNotice, "initialization completed\n")
 	say(slog.LevelWarn, "two\nlines")
-	say(slog.LevelError, "commit-create: File exists", slog.String(node.EntryKey, "tcp      6 src=192.0.2.1"))
+	say(slog.LevelError, "commit-create: File exists", slog.String(daemonlog.EntryKey, "tcp      6 src=192.0.2.1"))
 	say(slog.LevelError, "other", slog.String("n", "5"))
 	l.Flush()
 	head := fmt.Sprintf("[Tue Nov  3 08:40:01 2026] (pid=%d) ", os.Getpid())

@@ -8,8 +8,8 @@ import (
 	"time"
 
 	"ctbox/conf"
+	"ctbox/internal/daemonlog"
 	"ctbox/internal/jsonout"
-	"ctbox/sync/node"
 )
 
 // Format is the format of a line of the log.
@@ -42,7 +42,7 @@ type level struct {
 var levels = [...]level{
 	{slog.LevelError, "ERROR", "error", severityError},
 	{slog.LevelWarn, "warning", "warning", severityWarning},
-	{node.LevelNotice, "notice", "notice", severityNotice},
+	{daemonlog.LevelNotice, "notice", "notice", severityNotice},
 	{slog.LevelInfo, "info", "info", severityInfo},
 }
 
@@ -58,7 +58,7 @@ func recordOf(r *slog.Record) record {
 	}
 	out.text = strings.ReplaceAll(strings.TrimRight(r.Message, "\n"), "\n", " ")
 	r.Attrs(func(a slog.Attr) bool {
-		if a.Key == node.EntryKey {
+		if a.Key == daemonlog.EntryKey {
 			out.entry = a.Value.String()
 		} else {
 			out.attrs = append(out.attrs, a)
@@ -111,7 +111,7 @@ func (r *record) appendJSON(dst []byte) []byte {
 		o.Text(a.Key, a.Value.String())
 	}
 	if r.entry != "" {
-		o.Text(node.EntryKey, r.entry)
+		o.Text(daemonlog.EntryKey, r.entry)
 	}
 	if r.repeated > 0 {
 		o.Uint("repeated", r.repeated)

@@ -13,9 +13,9 @@ import (
 	"testing/synctest"
 	"time"
 
-	"github.com/google/go-cmp/cmp"
+	"ctbox/internal/daemonlog"
 
-	"ctbox/sync/node"
+	"github.com/google/go-cmp/cmp"
 )
 
 // A line of the JSON log is an object that says all that the text says.
@@ -34,9 +34,9 @@ func TestJSON(t *testing.T) {
 		attrs []slog.Attr
 	}{
 		{slog.LevelInfo, "configuring helper", nil},
-		{node.LevelNotice, "initialization completed\n", nil},
+		{daemonlog.LevelNotice, "initialization completed\n", nil},
 		{slog.LevelWarn, "a \"name\" with \\, \x01 and \xff", nil},
-		{slog.LevelError, "commit-create: File exists", []slog.Attr{slog.String(node.EntryKey, "tcp      6 src=192.0.2.1")}},
+		{slog.LevelError, "commit-create: File exists", []slog.Attr{slog.String(daemonlog.EntryKey, "tcp      6 src=192.0.2.1")}},
 		{slog.LevelError, "other", []slog.Attr{slog.String("n", "5")}},
 	} {
 		r := slog.NewRecord(at, c.level, c.text, 0)
@@ -103,7 +103,7 @@ func TestRepeats(t *testing.T) {
 		for i := range 1000 {
 			log.Warn("again and again")
 			log.Error("again and again")
-			log.Error("commit-create: File exists", node.EntryKey, fmt.Sprint(i)) // each flow is named
+			log.Error("commit-create: File exists", daemonlog.EntryKey, fmt.Sprint(i)) // each flow is named
 		}
 		log.Info("another")
 		time.Sleep(repeatPeriod) // the bubble's time

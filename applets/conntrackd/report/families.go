@@ -1,6 +1,13 @@
 package report
 
-import "ctbox/sync/node"
+import (
+	"ctbox/sync/cache"
+	"ctbox/sync/commit"
+	"ctbox/sync/follow"
+	"ctbox/sync/link"
+	"ctbox/sync/node"
+	"ctbox/sync/replicate"
+)
 
 // families returns the table of all metrics, in the order of the output and of
 // docs/metrics.md. It is a function because a variable would stay in the binary of a build
@@ -12,15 +19,15 @@ func families() []family {
 			func(m *metricsWriter, s *node.Status, _ *Local) { m.seconds(s.Uptime) }},
 
 		{"conntrackd_cache_entries", "gauge", "", "Entries in a cache.",
-			ofTables(func(t *node.TableStatus) uint64 { return t.Active })},
+			ofTables(func(t *cache.TableStatus) uint64 { return t.Active })},
 		{"conntrackd_cache_objects", "gauge", "", "Entries in a cache, with those that ended and are not acknowledged yet.",
-			ofTables(func(t *node.TableStatus) uint64 { return t.Objects })},
+			ofTables(func(t *cache.TableStatus) uint64 { return t.Objects })},
 		{"conntrackd_cache_limit", "gauge", "", "Entries that a cache takes (HashLimit).",
-			ofTables(func(t *node.TableStatus) uint64 { return t.Limit })},
+			ofTables(func(t *cache.TableStatus) uint64 { return t.Limit })},
 		{"conntrackd_cache_memory_bytes", "gauge", "bytes", "Memory of a cache.",
-			ofTables(func(t *node.TableStatus) uint64 { return t.Bytes })},
+			ofTables(func(t *cache.TableStatus) uint64 { return t.Bytes })},
 		{"conntrackd_cache_full", "counter", "", "Entries that a cache refused because it held its limit.",
-			ofTables(func(t *node.TableStatus) uint64 { return t.NoSpace })},
+			ofTables(func(t *cache.TableStatus) uint64 { return t.NoSpace })},
 		{"conntrackd_cache_operations", "counter", "", "Changes that a cache, or the bypass or injector in its place, was asked for.",
 			func(m *metricsWriter, s *node.Status, _ *Local) {
 				for _, t := range tables(s) {
@@ -38,19 +45,19 @@ func families() []family {
 				}
 			}},
 		{"conntrackd_traffic_bytes", "counter", "bytes", "Bytes of flows that ended, both directions.",
-			ofTraffic(func(t *node.Traffic) uint64 { return t.Bytes })},
+			ofTraffic(func(t *follow.Traffic) uint64 { return t.Bytes })},
 		{"conntrackd_traffic_packets", "counter", "", "Packets of flows that ended, both directions.",
-			ofTraffic(func(t *node.Traffic) uint64 { return t.Packets })},
+			ofTraffic(func(t *follow.Traffic) uint64 { return t.Packets })},
 
 		{"conntrackd_link_up", "gauge", "", "1 if the link's interface is up and has a carrier.",
-			ofLinks(func(m *metricsWriter, l *node.LinkStatus, labels []string) {
-				m.flag(l.State == node.LinkRunning, labels...)
+			ofLinks(func(m *metricsWriter, l *replicate.LinkStatus, labels []string) {
+				m.flag(l.State == link.Running, labels...)
 			})},
 		{"conntrackd_link_active", "gauge", "", "1 for the link in use, 0 for one that waits.",
-			ofLinks(func(m *metricsWriter, l *node.LinkStatus, labels []string) { m.flag(l.Active, labels...) })},
+			ofLinks(func(m *metricsWriter, l *replicate.LinkStatus, labels []string) { m.flag(l.Active, labels...) })},
 		{"conntrackd_link_connected", "gauge", "", "TCP: 1 if the peer is connected to us (server), or we to it (client).",
-			ofLinks(func(m *metricsWriter, l *node.LinkStatus, labels []string) {
-				if l.Transport == node.TCP {
+			ofLinks(func(m *metricsWriter, l *replicate.LinkStatus, labels []string) {
+				if l.Transport == link.TCP {
 					m.flag(l.ServerConnected, append(labels, "side", "server")...)
 					m.flag(l.ClientConnected, append(labels, "side", "client")...)
 				}
@@ -62,7 +69,7 @@ func families() []family {
 		{"conntrackd_link_errors", "counter", "", "Packets that could not be sent or received.",
 			ofDirections(func(c *directionCounters) uint64 { return c.errors })},
 		{"conntrackd_link_refused", "counter", "", "Packets or connections from a source that the configuration does not name.",
-			ofLinks(func(m *metricsWriter, l *node.LinkStatus, labels []string) { m.number(l.Refused, labels...) })},
+			ofLinks(func(m *metricsWriter, l *replicate.LinkStatus, labels []string) { m.number(l.Refused, labels...) })},
 
 		{"conntrackd_messages_malformed", "counter", "", "Received messages that were refused, by reason.",
 			func(m *metricsWriter, s *node.Status, _ *Local) {
@@ -125,24 +132,24 @@ func families() []family {
 		{"conntrackd_replication_unacknowledged", "gauge", "", "Messages that the peer has not acknowledged yet.",
 			inSync(func(s *node.Status) uint64 { return s.Replica.Unacked })},
 		{"conntrackd_queue_length", "gauge", "", "Elements in a queue.",
-			ofQueues(func(m *metricsWriter, q *node.QueueStatus) { m.number(q.Len, "queue", q.Name) })},
+			ofQueues(func(m *metricsWriter, q *replicate.QueueStatus) { m.number(q.Len, "queue", q.Name) })},
 		{"conntrackd_queue_limit", "gauge", "", "Elements that a queue takes.",
-			ofQueues(func(m *metricsWriter, q *node.QueueStatus) {
+			ofQueues(func(m *metricsWriter, q *replicate.QueueStatus) {
 				if q.Max != 0 {
 					m.number(q.Max, "queue", q.Name)
 				}
 			})},
 		{"conntrackd_queue_full", "counter", "", "Elements that a queue had no room for.",
-			ofQueues(func(m *metricsWriter, q *node.QueueStatus) { m.number(q.NoSpace, "queue", q.Name) })},
+			ofQueues(func(m *metricsWriter, q *replicate.QueueStatus) { m.number(q.NoSpace, "queue", q.Name) })},
 
 		{"conntrackd_peer_age_seconds", "gauge", "seconds", "Time since a peer's last message.",
-			ofPeers(func(m *metricsWriter, p *node.PeerStatus, peer string) { m.seconds(p.LastMessage, "peer", peer) })},
+			ofPeers(func(m *metricsWriter, p *replicate.PeerStatus, peer string) { m.seconds(p.LastMessage, "peer", peer) })},
 		{"conntrackd_peer_messages", "counter", "", "Messages received from a peer.",
-			ofPeers(func(m *metricsWriter, p *node.PeerStatus, peer string) { m.number(p.Messages, "peer", peer) })},
+			ofPeers(func(m *metricsWriter, p *replicate.PeerStatus, peer string) { m.number(p.Messages, "peer", peer) })},
 		{"conntrackd_peer_ignored", "gauge", "", "1 for a third FT-FW node, whose messages are ignored.",
-			ofPeers(func(m *metricsWriter, p *node.PeerStatus, peer string) { m.flag(p.Ignored, "peer", peer) })},
+			ofPeers(func(m *metricsWriter, p *replicate.PeerStatus, peer string) { m.flag(p.Ignored, "peer", peer) })},
 		{"conntrackd_peer_events_missing", "gauge", "", "Events of its kernel that a peer has lost and not yet made up: the external cache lacks these.",
-			ofPeers(func(m *metricsWriter, p *node.PeerStatus, peer string) { m.number(p.Incomplete, "peer", peer) })},
+			ofPeers(func(m *metricsWriter, p *replicate.PeerStatus, peer string) { m.number(p.Incomplete, "peer", peer) })},
 
 		{"conntrackd_kernel_events", "counter", "", "Events received from the kernel, those of filtered flows too.",
 			ofKernel(func(k *node.KernelStatus) uint64 { return k.Events })},
@@ -172,18 +179,18 @@ func families() []family {
 		{"conntrackd_commit_running", "gauge", "", "1 while a commit is under way.",
 			inSync(func(s *node.Status) uint64 { return uint64(b2i(s.Commits.Running)) })},
 		{"conntrackd_last_commit_age_seconds", "gauge", "seconds", "Time since the last commit ended.",
-			lastCommit(func(m *metricsWriter, c *node.CommitsStatus) { m.seconds(c.Age) })},
+			lastCommit(func(m *metricsWriter, c *commit.Status) { m.seconds(c.Age) })},
 		{"conntrackd_last_commit_duration_seconds", "gauge", "seconds", "What the last commit took.",
-			lastCommit(func(m *metricsWriter, c *node.CommitsStatus) { m.seconds(c.Last.Took) })},
+			lastCommit(func(m *metricsWriter, c *commit.Status) { m.seconds(c.Last.Took) })},
 		{"conntrackd_last_commit_events_missing", "gauge", "", "Events of the peer that were lost and not yet made up when the last commit began.",
-			lastCommit(func(m *metricsWriter, c *node.CommitsStatus) { m.number(c.Last.Missing) })},
+			lastCommit(func(m *metricsWriter, c *commit.Status) { m.number(c.Last.Missing) })},
 		{"conntrackd_last_commit_entries", "gauge", "", "Entries of the last commit, by table and result.",
-			lastCommit(func(m *metricsWriter, c *node.CommitsStatus) {
+			lastCommit(func(m *metricsWriter, c *commit.Status) {
 				for _, t := range [...]struct {
-					table  node.Tables
+					table  cache.Tables
 					name   string
-					counts *node.CommitCount
-				}{{node.Flows, "flows", &c.Last.Flows}, {node.Expects, "expectations", &c.Last.Expects}} {
+					counts *commit.Count
+				}{{cache.FlowTable, "flows", &c.Last.Flows}, {cache.ExpectTable, "expectations", &c.Last.Expects}} {
 					if c.Last.Tables&t.table != 0 {
 						m.number(t.counts.Committed, "table", t.name, "result", "ok")
 						m.number(t.counts.Failed, "table", t.name, "result", "failed")

@@ -10,7 +10,11 @@ import (
 	"time"
 
 	"ctbox/internal/gen"
+	"ctbox/sync/cache"
+	"ctbox/sync/commit"
+	"ctbox/sync/link"
 	"ctbox/sync/node"
+	"ctbox/sync/replicate"
 	"ctbox/sync/sched"
 )
 
@@ -50,10 +54,12 @@ func number(v reflect.Value, next *int64) {
 // detected.
 func everything() (*node.Status, *Local) {
 	s := &node.Status{
-		Links:  make([]node.LinkStatus, 2),
-		Peers:  make([]node.PeerStatus, 1),
-		Tasks:  make([]node.TaskStatus, 1),
-		Queues: node.QueuesStatus{Queues: make([]node.QueueStatus, 1)},
+		Tasks: make([]node.TaskStatus, 1),
+		Status: replicate.Status{
+			Links:  make([]replicate.LinkStatus, 2),
+			Peers:  make([]replicate.PeerStatus, 1),
+			Queues: replicate.QueuesStatus{Queues: make([]replicate.QueueStatus, 1)},
+		},
 	}
 	l := &Local{}
 	next := int64(100)
@@ -61,14 +67,14 @@ func everything() (*node.Status, *Local) {
 	number(reflect.ValueOf(l).Elem(), &next)
 	s.Mode = node.ModeFTFW
 	s.Internal.Kind, s.External.Kind = node.CacheStored, node.CacheInject
-	s.Links[0].Transport, s.Links[0].Interface, s.Links[0].State = node.TCP, "sync0", node.LinkRunning
-	s.Links[1].Transport, s.Links[1].Interface, s.Links[1].State = node.UDP, "sync1", node.LinkNoCarrier
+	s.Links[0].Transport, s.Links[0].Interface, s.Links[0].State = link.TCP, "sync0", link.Running
+	s.Links[1].Transport, s.Links[1].Interface, s.Links[1].State = link.UDP, "sync1", link.NoCarrier
 	s.Links[1].Active = false
 	s.Peers[0].Addr = netip.MustParseAddrPort("192.0.2.2:3780")
 	s.Tasks[0].Type = sched.KindCommit
 	s.Queues.Queues[0].Name = "txqueue"
-	s.Commits.Last.Tables = node.Flows | node.Expects
-	s.Commits.Last.Refused = []node.Refusal{{Reason: "commit-create: File exists", Entry: "udp 17 30 src=192.0.2.1"}}
+	s.Commits.Last.Tables = cache.FlowTable | cache.ExpectTable
+	s.Commits.Last.Refused = []commit.Refusal{{Reason: "commit-create: File exists", Entry: "udp 17 30 src=192.0.2.1"}}
 	return s, l
 }
 

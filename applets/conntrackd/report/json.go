@@ -5,7 +5,11 @@ import (
 	"time"
 
 	"ctbox/internal/jsonout"
+	"ctbox/sync/cache"
+	"ctbox/sync/commit"
+	"ctbox/sync/link"
 	"ctbox/sync/node"
+	"ctbox/sync/replicate"
 	"ctbox/sync/wire"
 )
 
@@ -99,7 +103,7 @@ func helperCounts(h *Helpers) [8]namedCount {
 }
 
 // AppendResendQueueJSON appends `-s rsqueue` as a JSON object and a newline.
-func AppendResendQueueJSON(dst []byte, queue []node.Resend) []byte {
+func AppendResendQueueJSON(dst []byte, queue []replicate.Resend) []byte {
 	o := object{jsonout.Object{Dst: append(dst, '{')}}
 	o.List("resend_queue", len(queue), func(i int) {
 		e := &queue[i]
@@ -122,8 +126,8 @@ var cacheKinds = [...]string{node.CacheStored: "cache", node.CacheBypass: "bypas
 
 // The values of "transport" and "state", which metrics have as labels.
 var (
-	transportNames = [...]string{node.Multicast: "multicast", node.UDP: "udp", node.TCP: "tcp"}
-	linkStateNames = [...]string{node.LinkDown: "down", node.LinkNoCarrier: "no-carrier", node.LinkRunning: "running"}
+	transportNames = [...]string{link.Multicast: "multicast", link.UDP: "udp", link.TCP: "tcp"}
+	linkStateNames = [...]string{link.Down: "down", link.NoCarrier: "no-carrier", link.Running: "running"}
 )
 
 // object writes the members of JSON objects, one within another.
@@ -152,7 +156,7 @@ func (o *object) cache(name string, c *node.CacheStatus, expects bool) {
 	o.End()
 }
 
-func (o *object) table(name string, kind node.CacheKind, t *node.TableStatus) {
+func (o *object) table(name string, kind node.CacheKind, t *cache.TableStatus) {
 	o.Open(name)
 	if kind == node.CacheStored {
 		o.Uint("active", t.Active)
@@ -178,12 +182,12 @@ func (o *object) table(name string, kind node.CacheKind, t *node.TableStatus) {
 	o.End()
 }
 
-func (o *object) link(l *node.LinkStatus) {
+func (o *object) link(l *replicate.LinkStatus) {
 	o.Text("transport", transportNames[l.Transport])
 	o.Text("interface", l.Interface)
 	o.Text("state", linkStateNames[l.State])
 	o.Bool("active", l.Active)
-	if l.Transport == node.TCP {
+	if l.Transport == link.TCP {
 		o.Bool("server_connected", l.ServerConnected)
 		o.Bool("client_connected", l.ClientConnected)
 	}
@@ -205,7 +209,7 @@ type directionCounters struct {
 	bytes, packets, errors uint64
 }
 
-func linkCounters(l *node.LinkStatus) [2]directionCounters {
+func linkCounters(l *replicate.LinkStatus) [2]directionCounters {
 	return [...]directionCounters{
 		{"sent", l.BytesSent, l.PacketsSent, l.ErrorsSent},
 		{"received", l.BytesRecv, l.PacketsRecv, l.ErrorsRecv},
@@ -311,10 +315,10 @@ func (o *object) runtime(s *node.Status, l *Local) {
 		o.seconds("age", c.Age)
 		o.seconds("took", c.Last.Took)
 		o.Uint("missing", c.Last.Missing)
-		if c.Last.Tables&node.Flows != 0 {
+		if c.Last.Tables&cache.FlowTable != 0 {
 			o.committed("flows", &c.Last.Flows)
 		}
-		if c.Last.Tables&node.Expects != 0 {
+		if c.Last.Tables&cache.ExpectTable != 0 {
 			o.committed("expectations", &c.Last.Expects)
 		}
 		if refused := c.Last.Refused; len(refused) > 0 {
@@ -328,7 +332,7 @@ func (o *object) runtime(s *node.Status, l *Local) {
 	o.End()
 }
 
-func (o *object) committed(name string, c *node.CommitCount) {
+func (o *object) committed(name string, c *commit.Count) {
 	o.Open(name)
 	o.Uint("committed", c.Committed)
 	o.Uint("failed", c.Failed)

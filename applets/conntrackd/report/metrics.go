@@ -5,7 +5,11 @@ import (
 	"time"
 
 	"ctbox/internal/version"
+	"ctbox/sync/cache"
+	"ctbox/sync/commit"
+	"ctbox/sync/follow"
 	"ctbox/sync/node"
+	"ctbox/sync/replicate"
 )
 
 // MetricsFormat is a text format of metrics.
@@ -140,7 +144,7 @@ func (m *metricsWriter) seconds(d time.Duration, labels ...string) {
 // labeledTable is a table with the labels of its samples.
 type labeledTable struct {
 	kind   node.CacheKind
-	t      *node.TableStatus
+	t      *cache.TableStatus
 	labels []string
 }
 
@@ -164,7 +168,7 @@ func tables(s *node.Status) []labeledTable {
 }
 
 // ofTables returns a function that writes a sample for each cached table.
-func ofTables(n func(*node.TableStatus) uint64) func(*metricsWriter, *node.Status, *Local) {
+func ofTables(n func(*cache.TableStatus) uint64) func(*metricsWriter, *node.Status, *Local) {
 	return func(m *metricsWriter, s *node.Status, _ *Local) {
 		for _, t := range tables(s) {
 			if t.kind == node.CacheStored {
@@ -175,7 +179,7 @@ func ofTables(n func(*node.TableStatus) uint64) func(*metricsWriter, *node.Statu
 }
 
 // ofLinks returns a function that writes samples for each link.
-func ofLinks(sample func(m *metricsWriter, l *node.LinkStatus, labels []string)) func(*metricsWriter, *node.Status, *Local) {
+func ofLinks(sample func(m *metricsWriter, l *replicate.LinkStatus, labels []string)) func(*metricsWriter, *node.Status, *Local) {
 	return func(m *metricsWriter, s *node.Status, _ *Local) {
 		for i := range s.Links {
 			k := &s.Links[i]
@@ -189,7 +193,7 @@ func ofLinks(sample func(m *metricsWriter, l *node.LinkStatus, labels []string))
 
 // ofDirections returns a function that writes a sample for each link and direction.
 func ofDirections(n func(*directionCounters) uint64) func(*metricsWriter, *node.Status, *Local) {
-	return ofLinks(func(m *metricsWriter, l *node.LinkStatus, labels []string) {
+	return ofLinks(func(m *metricsWriter, l *replicate.LinkStatus, labels []string) {
 		for _, c := range linkCounters(l) {
 			m.number(n(&c), append(labels, "direction", c.direction)...)
 		}
@@ -197,7 +201,7 @@ func ofDirections(n func(*directionCounters) uint64) func(*metricsWriter, *node.
 }
 
 // ofPeers returns a function that writes a sample for each peer.
-func ofPeers(sample func(m *metricsWriter, p *node.PeerStatus, peer string)) func(*metricsWriter, *node.Status, *Local) {
+func ofPeers(sample func(m *metricsWriter, p *replicate.PeerStatus, peer string)) func(*metricsWriter, *node.Status, *Local) {
 	return func(m *metricsWriter, s *node.Status, _ *Local) {
 		for i := range s.Peers {
 			sample(m, &s.Peers[i], s.Peers[i].Addr.Addr().String())
@@ -206,7 +210,7 @@ func ofPeers(sample func(m *metricsWriter, p *node.PeerStatus, peer string)) fun
 }
 
 // ofQueues returns a function that writes a sample for each queue.
-func ofQueues(sample func(m *metricsWriter, q *node.QueueStatus)) func(*metricsWriter, *node.Status, *Local) {
+func ofQueues(sample func(m *metricsWriter, q *replicate.QueueStatus)) func(*metricsWriter, *node.Status, *Local) {
 	return func(m *metricsWriter, s *node.Status, _ *Local) {
 		for i := range s.Queues.Queues {
 			sample(m, &s.Queues.Queues[i])
@@ -249,7 +253,7 @@ func ofHelpers(n func(*Helpers) uint64) func(*metricsWriter, *node.Status, *Loca
 
 // ofTraffic returns a function that writes a sample of the traffic if the daemon follows the
 // kernel's tables.
-func ofTraffic(n func(*node.Traffic) uint64) func(*metricsWriter, *node.Status, *Local) {
+func ofTraffic(n func(*follow.Traffic) uint64) func(*metricsWriter, *node.Status, *Local) {
 	return func(m *metricsWriter, s *node.Status, _ *Local) {
 		if s.Mode != node.ModeNone {
 			m.number(n(&s.Traffic))
@@ -258,7 +262,7 @@ func ofTraffic(n func(*node.Traffic) uint64) func(*metricsWriter, *node.Status, 
 }
 
 // lastCommit returns a function that writes samples of the last commit, if there was one.
-func lastCommit(sample func(m *metricsWriter, c *node.CommitsStatus)) func(*metricsWriter, *node.Status, *Local) {
+func lastCommit(sample func(m *metricsWriter, c *commit.Status)) func(*metricsWriter, *node.Status, *Local) {
 	return func(m *metricsWriter, s *node.Status, _ *Local) {
 		if s.Commits.Count > 0 {
 			sample(m, &s.Commits)

@@ -7,6 +7,7 @@ package report
 import (
 	"strconv"
 
+	"ctbox/sync/cache"
 	"ctbox/sync/node"
 )
 
@@ -68,8 +69,8 @@ func appendPadded(dst []byte, n uint64, width int) []byte {
 }
 
 // of returns the cache's table for t.
-func of(c *node.CacheStatus, t node.Tables) *node.TableStatus {
-	if t == node.Expects {
+func of(c *node.CacheStatus, t cache.Tables) *cache.TableStatus {
+	if t == cache.ExpectTable {
 		return &c.Expects
 	}
 	return &c.Flows

@@ -11,39 +11,46 @@ import (
 	"testing"
 	"time"
 
-	"github.com/google/go-cmp/cmp"
-
 	"ctbox/nl"
 	"ctbox/nl/ctnetlink"
 	"ctbox/nl/format"
+	"ctbox/sync/cache"
+	"ctbox/sync/commit"
+	"ctbox/sync/follow"
+	"ctbox/sync/link"
 	"ctbox/sync/node"
+	"ctbox/sync/replicate"
 	"ctbox/sync/sched"
 	"ctbox/sync/wire"
+
+	"github.com/google/go-cmp/cmp"
 )
 
 // example returns a status with the numbers of the captured outputs.
 func example() *node.Status {
 	return &node.Status{
 		Mode: node.ModeFTFW,
-		Internal: node.CacheStatus{Kind: node.CacheStored, Flows: node.TableStatus{
+		Internal: node.CacheStatus{Kind: node.CacheStored, Flows: cache.TableStatus{
 			Active: 10, Objects: 11, Limit: 262144, Bytes: 4096, Created: 10}},
-		External: node.CacheStatus{Kind: node.CacheStored, Flows: node.TableStatus{
+		External: node.CacheStatus{Kind: node.CacheStored, Flows: cache.TableStatus{
 			Active: 10, Objects: 10, Created: 36, CreateFailed: 3, NoSpace: 2, Updated: 45, Destroyed: 26}},
-		Links: []node.LinkStatus{
-			{Transport: node.UDP, Interface: "sync1", State: node.LinkNoCarrier},
-			{Transport: node.Multicast, Interface: "sync0", State: node.LinkRunning, Active: true,
-				BytesSent: 584, BytesRecv: 2608, PacketsSent: 37, PacketsRecv: 53, Heard: true, LastMessage: 63 * time.Second},
-			{Transport: node.TCP, Interface: "sync2", ServerConnected: true, Refused: 4},
+		Status: replicate.Status{
+			Links: []replicate.LinkStatus{
+				{Transport: link.UDP, Interface: "sync1", State: link.NoCarrier},
+				{Transport: link.Multicast, Interface: "sync0", State: link.Running, Active: true,
+					BytesSent: 584, BytesRecv: 2608, PacketsSent: 37, PacketsRecv: 53, Heard: true, LastMessage: 63 * time.Second},
+				{Transport: link.TCP, Interface: "sync2", ServerConnected: true, Refused: 4},
+			},
+			Wire: replicate.WireStatus{Lost: 14, Before: 2, Received: wire.Counters{BadSize: 1, Truncated: 2}},
+			Queues: replicate.QueuesStatus{Nodes: 2, Queues: []replicate.QueueStatus{
+				{Name: "txqueue"}, {Name: "errorq", Len: 2, Max: 128, NoSpace: 1}}},
+			Replica: replicate.ReplicaStatus{Sent: 37, Received: 53, Pending: 5, Lag: 1500 * time.Millisecond},
+			Peers: []replicate.PeerStatus{{Addr: netip.MustParseAddrPort("192.0.2.2:3780"), Messages: 53,
+				LastMessage: 250 * time.Millisecond}},
 		},
-		Wire: node.WireStatus{Lost: 14, Before: 2, Received: wire.Counters{BadSize: 1, Truncated: 2}},
-		Queues: node.QueuesStatus{Nodes: 2, Queues: []node.QueueStatus{
-			{Name: "txqueue"}, {Name: "errorq", Len: 2, Max: 128, NoSpace: 1}}},
-		Kernel:  node.KernelStatus{Events: 7, Filtered: 1, Overruns: 2, Flushes: 3, Resyncs: 4, BufferSize: 212992},
-		Replica: node.ReplicaStatus{Sent: 37, Received: 53, Pending: 5, Lag: 1500 * time.Millisecond},
-		Peers: []node.PeerStatus{{Addr: netip.MustParseAddrPort("192.0.2.2:3780"), Messages: 53,
-			LastMessage: 250 * time.Millisecond}},
-		Commits: node.CommitsStatus{Count: 1, Age: time.Minute, Last: node.CommitResult{Tables: node.Flows,
-			Flows: node.CommitCount{Committed: 9, Failed: 1}, Took: 25 * time.Millisecond}},
+		Kernel: node.KernelStatus{Flushes: 3, Status: follow.Status{Events: 7, Filtered: 1, Overruns: 2, Resyncs: 4, BufferSize: 212992}},
+		Commits: commit.Status{Count: 1, Age: time.Minute, Last: commit.Result{Tables: cache.FlowTable,
+			Flows: commit.Count{Committed: 9, Failed: 1}, Took: 25 * time.Millisecond}},
 		Tasks:    []node.TaskStatus{{Type: sched.KindCommit, Running: time.Second, Done: 5}, {Type: sched.KindAny}},
 		Uptime:   26*time.Hour + 3*time.Minute + 59*time.Second,
 		TaskFail: 1,
@@ -78,8 +85,8 @@ message tracking:
 func TestText(t *testing.T) {
 	local := &Local{ReadFailed: 5, Unknown: 6}
 	bypass := example()
-	bypass.Internal = node.CacheStatus{Kind: node.CacheBypass, Flows: node.TableStatus{Created: 1, Updated: 2, Destroyed: 3}}
-	bypass.External = node.CacheStatus{Kind: node.CacheInject, Flows: node.TableStatus{Created: 1, CreateFailed: 2,
+	bypass.Internal = node.CacheStatus{Kind: node.CacheBypass, Flows: cache.TableStatus{Created: 1, Updated: 2, Destroyed: 3}}
+	bypass.External = node.CacheStatus{Kind: node.CacheInject, Flows: cache.TableStatus{Created: 1, CreateFailed: 2,
 		Updated: 3, UpdateFailed: 4, Destroyed: 5, DestroyFailed: 6}}
 	stats := example()
 	stats.Mode, stats.External = node.ModeStats, node.CacheStatus{}
@@ -88,7 +95,7 @@ func TestText(t *testing.T) {
 	for _, c := range []struct {
 		name, got, want string
 	}{
-		{"summary", string(AppendSummary(nil, example(), node.Flows)), summaryText},
+		{"summary", string(AppendSummary(nil, example(), cache.FlowTable)), summaryText},
 		{"bypass", string(AppendCaches(nil, bypass)), `internal bypass:
 connections new:		           1
 connections updated:		           2
@@ -121,7 +128,7 @@ cache:external	active objects:		          10
 		entry not found:	           0
 
 `},
-		{"stats", strings.SplitAfter(string(AppendSummary(nil, stats, node.Flows)), "Pckts\n\n")[0], `cache stats:
+		{"stats", strings.SplitAfter(string(AppendSummary(nil, stats, cache.FlowTable)), "Pckts\n\n")[0], `cache stats:
 current active connections:	          10
 connections created:		          10	failed:	           0
 connections updated:		           0	failed:	           0
@@ -214,7 +221,7 @@ maximum elements:		         128
 not enough space errors:	           1
 
 `},
-		{"resend queue", string(AppendResendQueue(nil, []node.Resend{{Control: true, Seq: 1795395626, Flags: wire.Ack}, {Seq: 5}})),
+		{"resend queue", string(AppendResendQueue(nil, []replicate.Resend{{Control: true, Seq: 1795395626, Flags: wire.Ack}, {Seq: 5}})),
 			"resent queue (len=2)\ncontrol -> seq:1795395626 flags:8\nobject -> seq:5\n"},
 		{"tasks", string(AppendTasks(nil, example(), 77)), "PID=77 type=commit\nPID=77 type=any\n"},
 	} {
@@ -594,11 +601,11 @@ func BenchmarkEntry(b *testing.B) {
 // Lost events follow the text of conntrack-tools, and only if some are not recovered.
 func TestMissingEvents(t *testing.T) {
 	s := example()
-	before := string(AppendSummary(nil, s, node.Flows))
-	s.Peers = append(s.Peers, node.PeerStatus{Incomplete: 1600}, node.PeerStatus{Incomplete: 50})
+	before := string(AppendSummary(nil, s, cache.FlowTable))
+	s.Peers = append(s.Peers, replicate.PeerStatus{Incomplete: 1600}, replicate.PeerStatus{Incomplete: 50})
 	s.Kernel.Missing = 3
 	want := before + "1650 events of the peer were lost and not yet made up\n\n3 events of this node were lost and not yet made up\n\n"
-	if diff := cmp.Diff(want, string(AppendSummary(nil, s, node.Flows))); diff != "" {
+	if diff := cmp.Diff(want, string(AppendSummary(nil, s, cache.FlowTable))); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
 	}
 }

@@ -4,13 +4,16 @@ import (
 	"strconv"
 	"time"
 
+	"ctbox/sync/cache"
+	"ctbox/sync/link"
 	"ctbox/sync/node"
+	"ctbox/sync/replicate"
 	"ctbox/sync/sched"
 )
 
-// AppendSummary appends `-s ct`, or with t node.Expects `-s expect`: both caches,
+// AppendSummary appends `-s ct`, or with t cache.ExpectTable `-s expect`: both caches,
 // traffic, the current link and lost messages.
-func AppendSummary(dst []byte, s *node.Status, t node.Tables) []byte {
+func AppendSummary(dst []byte, s *node.Status, t cache.Tables) []byte {
 	internal, external := cacheNames(s.Mode)
 	dst = appendCounts(dst, internal, &s.Internal, t)
 	dst = appendCounts(dst, external, &s.External, t)
@@ -50,7 +53,7 @@ func PeersMissing(s *node.Status) (events uint64) {
 }
 
 // appendCounts appends the counters of a cache, or of the bypass or injector in its place.
-func appendCounts(dst []byte, name string, c *node.CacheStatus, table node.Tables) []byte {
+func appendCounts(dst []byte, name string, c *node.CacheStatus, table cache.Tables) []byte {
 	t := of(c, table)
 	switch c.Kind {
 	case node.CacheStored:
@@ -85,7 +88,7 @@ func AppendCaches(dst []byte, s *node.Status) []byte {
 
 func appendDetail(dst []byte, name string, c *node.CacheStatus) []byte {
 	if c.Kind != node.CacheStored {
-		return appendCounts(dst, name, c, node.Flows)
+		return appendCounts(dst, name, c, cache.FlowTable)
 	}
 	t := &c.Flows
 	dst = append(append(dst, "cache:"...), name...)
@@ -156,9 +159,9 @@ func appendHeard(dst []byte, heard bool, ago time.Duration) []byte {
 }
 
 // transports are the names of the transports in text output.
-var transports = [...]string{node.Multicast: "multicast", node.UDP: "UDP", node.TCP: "TCP"}
+var transports = [...]string{link.Multicast: "multicast", link.UDP: "UDP", link.TCP: "TCP"}
 
-var linkStates = [...]string{node.LinkDown: "DOWN", node.LinkNoCarrier: "NO-CARRIER", node.LinkRunning: "RUNNING"}
+var linkStates = [...]string{link.Down: "DOWN", link.NoCarrier: "NO-CARRIER", link.Running: "RUNNING"}
 
 // appendCurrentLink appends the block of the link in use.
 func appendCurrentLink(dst []byte, s *node.Status) []byte {
@@ -169,7 +172,7 @@ func appendCurrentLink(dst []byte, s *node.Status) []byte {
 		}
 		dst = append(append(dst, transports[l.Transport]...), " traffic (active device="...)
 		dst = append(append(dst, l.Interface...), ')')
-		if l.Transport == node.TCP {
+		if l.Transport == link.TCP {
 			dst = append(append(dst, " server="...), connected(l.ServerConnected)...)
 			dst = append(append(dst, " client="...), connected(l.ClientConnected)...)
 		}
@@ -192,7 +195,7 @@ func role(active bool) string {
 	return "BACKUP"
 }
 
-func appendLinkCounters(dst []byte, l *node.LinkStatus) []byte {
+func appendLinkCounters(dst []byte, l *replicate.LinkStatus) []byte {
 	return appendFields(dst,
 		field{"", w20, l.BytesSent, " Bytes sent "}, field{"", w20, l.BytesRecv, " Bytes recv\n"},
 		field{"", w20, l.PacketsSent, " Pckts sent "}, field{"", w20, l.PacketsRecv, " Pckts recv\n"},
@@ -309,7 +312,7 @@ func AppendQueues(dst []byte, s *node.Status) []byte {
 }
 
 // AppendResendQueue appends `-s rsqueue`.
-func AppendResendQueue(dst []byte, queue []node.Resend) []byte {
+func AppendResendQueue(dst []byte, queue []replicate.Resend) []byte {
 	dst = append(strconv.AppendInt(append(dst, "resent queue (len="...), int64(len(queue)), 10), ")\n"...)
 	for i := range queue {
 		e := &queue[i]

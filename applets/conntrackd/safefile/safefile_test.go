@@ -8,9 +8,9 @@ import (
 	"path/filepath"
 	"testing"
 
-	"golang.org/x/sys/unix"
-
 	"ctbox/internal/netnstest"
+
+	"golang.org/x/sys/unix"
 )
 
 // stranger is the id of a user other than root and the one who runs the test.

@@ -1,0 +1,242 @@
+package commit
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"ctbox/nl"
+	"ctbox/nl/ctnetlink"
+	"ctbox/sync/cache"
+	"ctbox/sync/sched"
+
+	"golang.org/x/sys/unix"
+)
+
+// A node that has stepped down (-t) keeps its kernel's flows until PurgeTimeout, so that
+// it can take over again at once. Meanwhile the peer ends some of them. Left in the kernel
+// they would come back with the next takeover, be replicated as living, and with NAT keep
+// living ones out. So what the peer ends is removed from this kernel too, by the kernel's
+// id: a flow that began here meanwhile and has the same tuple stays.
+//
+// An end counts only from a peer that has taken over. A backup's flows end as well,
+// because no packet comes there, while they live here. A ctbox peer announces its last
+// commit, which has to be later than the last one here. From a C daemon the protocol has no
+// more than that it has announced the flow since then.
+
+// Failback removes from this node's kernel what the peer has ended. Its fields are guarded by
+// the lock of sched, which the caller of every method but clear holds. Without both caches
+// it does nothing.
+type Failback struct {
+	sched              *sched.Scheduler
+	internal, external cache.Side
+	conn               *nl.Conn
+	known              ctnetlink.Flow // reused
+	removed            uint64
+
+	down      bool          // this node has stepped down
+	committed time.Duration // the last commit here ended; 0: none
+	speaks    bool          // the peer announces its commits
+	peer      time.Duration // its last commit ended; 0: none that is known
+
+	// ends are what the peer has ended of this kernel's flows, until it is known what that
+	// means, or they are removed.
+	ends []endedFlow
+	// began are flows that began here since the node has stepped down.
+	began map[cache.Handle]struct{}
+
+	removing chan struct{} // closed when the removal that is under way ends; nil without
+}
+
+// endedFlow is a flow that the peer has ended and this kernel may have.
+type endedFlow struct {
+	at     time.Duration
+	handle cache.Handle // in the internal cache
+	orig   ctnetlink.Tuple
+	has    ctnetlink.Attr
+	zone   uint16
+	id     uint32
+}
+
+// maxEnds bounds what is remembered. What does not fit stays in the kernel, as without all
+// this.
+const maxEnds = 1 << 14
+
+// NewFailback returns the Failback of a node with these caches.
+func NewFailback(s *sched.Scheduler, internal, external cache.Side) (*Failback, error) {
+	c, err := nl.Dial(nl.Config{})
+	if err != nil {
+		return nil, err
+	}
+	return &Failback{sched: s, internal: internal, external: external, conn: c}, nil
+}
+
+// Close closes the socket.
+func (b *Failback) Close() { b.conn.Close() }
+
+// Removed returns how many flows were removed from the kernel because the peer, which has
+// taken over, has ended them.
+func (b *Failback) Removed() uint64 { return b.removed }
+
+// peerRules reports whether the peer has taken over since this node has.
+func (b *Failback) peerRules() bool { return b.peer > 0 && b.peer > b.committed }
+
+// StepDown notes that the peer takes over.
+func (b *Failback) StepDown() {
+	if b.down || b.internal.Flows == nil || b.external.Flows == nil {
+		return
+	}
+	b.down = true
+	b.began = map[cache.Handle]struct{}{}
+	b.settleEnds()
+}
+
+// StepUp notes that this node takes over or has nothing left to remove.
+func (b *Failback) StepUp() {
+	b.down = false
+	b.ends, b.began = nil, nil
+}
+
+// TookOver notes that a commit has ended here.
+func (b *Failback) TookOver() { b.committed = max(b.sched.Now(), 1) }
+
+// PeerStarted notes a new life of the peer, which has committed nothing yet.
+func (b *Failback) PeerStarted() { b.speaks, b.peer = false, 0 }
+
+// PeerAnnouncesCommits notes that the peer would announce a commit.
+func (b *Failback) PeerAnnouncesCommits() { b.speaks = true }
+
+// FlowBegan notes a flow that began in this kernel by itself.
+func (b *Failback) FlowBegan(h cache.Handle) {
+	if b.down && h != 0 {
+		b.began[h] = struct{}{}
+	}
+}
+
+// PeerCommitted notes that the peer's last commit ended so long ago.
+func (b *Failback) PeerCommitted(ago time.Duration) {
+	b.speaks = true
+	b.peer = max(b.sched.Now()-ago, 1)
+	b.settleEnds()
+}
+
+// PeerEnded notes a flow that the peer has ended and that has left the external cache, if it
+// was there; then announced is when the peer last announced it.
+func (b *Failback) PeerEnded(f *ctnetlink.Flow, announced time.Duration, there bool) {
+	rules := b.speaks && b.peerRules()
+	if !b.down && !rules || b.internal.Flows == nil || len(b.ends) >= maxEnds {
+		return
+	}
+	mine := b.internal.Flows.Find(f)
+	if mine == 0 || !b.internal.Flows.Load(mine, &b.known) || b.known.Has&ctnetlink.HasID == 0 {
+		return
+	}
+	if !b.speaks && (!there || announced < b.committed.Truncate(time.Second)) {
+		return
+	}
+	k := &b.known
+	b.ends = append(b.ends, endedFlow{b.sched.Now(), mine, k.Orig, k.Has & (ctnetlink.HasID | ctnetlink.HasZone), k.Zone, k.ID})
+	b.settleEnds()
+}
+
+// settleEnds begins the removal of what the peer has ended, once that is certain.
+func (b *Failback) settleEnds() {
+	if !b.down || len(b.ends) == 0 || b.removing != nil || b.speaks && !b.peerRules() {
+		return
+	}
+	gone := b.certain()
+	if len(gone) == 0 {
+		return
+	}
+	b.removing = make(chan struct{})
+	b.sched.Go(sched.KindAny, "removal of what the peer has ended", func(ctx context.Context, _ *sched.Task) error {
+		return b.remove(ctx, gone)
+	}, func(error) {
+		close(b.removing)
+		b.removing = nil
+		b.settleEnds()
+	})
+}
+
+// certain takes those of the ends that are to be removed, and forgets the others: what
+// the peer ended before it took over, and what it has announced again.
+func (b *Failback) certain() []endedFlow {
+	var gone []endedFlow
+	for _, e := range b.ends {
+		_, own := b.began[e.handle]
+		if !own && (!b.speaks || e.at >= b.peer) && b.external.Flows.FindTuple(&e.orig, e.zone) == 0 {
+			gone = append(gone, e)
+		}
+	}
+	b.ends = b.ends[:0]
+	return gone
+}
+
+// remove deletes flows from the kernel, named by tuple, zone and id. It runs beside
+// the loop.
+func (b *Failback) remove(ctx context.Context, gone []endedFlow) error {
+	var failed error
+	removed := len(gone)
+	p := b.conn.NewPipeline(ctx, func(b *nl.Batch) error {
+		for _, f := range b.Failures() {
+			removed--
+			if !errors.Is(f.Err, unix.ENOENT) {
+				failed = f.Err
+			}
+		}
+		return nil
+	})
+	batch, err := p.Batch()
+	var f ctnetlink.Flow
+	for _, e := range gone {
+		if err != nil {
+			break
+		}
+		f = ctnetlink.Flow{Orig: e.orig, Has: e.has, Zone: e.zone, ID: e.id}
+		batch.Add(nl.Request{Type: ctnetlink.TypeFlowDelete, Family: f.Orig.Family, Attrs: f.Append})
+		if batch.Full() {
+			if err = p.Submit(batch); err == nil {
+				batch, err = p.Batch()
+			}
+		}
+	}
+	if err == nil {
+		err = p.Submit(batch)
+	}
+	if err = cmp.Or(err, p.Close(), failed); err != nil {
+		return err
+	}
+	return b.sched.Do(ctx, func() { b.removed += uint64(removed) })
+}
+
+// clear is the first step of a commit: it removes what the peer has ended, and waits
+// for the removal that is under way.
+func (b *Failback) clear(ctx context.Context) error {
+	var gone []endedFlow
+	var removing chan struct{}
+	if err := b.sched.Do(ctx, func() {
+		removing = b.removing
+		if b.down && (!b.speaks || b.peerRules()) {
+			gone = b.certain()
+		}
+		b.StepUp()
+	}); err != nil {
+		return err
+	}
+	if removing != nil {
+		select {
+		case <-removing:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+	if len(gone) == 0 {
+		return nil
+	}
+	if err := b.remove(ctx, gone); err != nil {
+		return fmt.Errorf("remove what the peer has ended: %w", err)
+	}
+	return nil
+}

@@ -1,0 +1,367 @@
+package follow
+
+import (
+	"errors"
+	"fmt"
+	"time"
+
+	"ctbox/conf"
+	"ctbox/nl"
+	"ctbox/nl/ctnetlink"
+	"ctbox/sync/cache"
+	"ctbox/sync/sched"
+)
+
+// heldPoll is the period of checking whether a slow link can take more.
+const heldPoll = 2 * time.Millisecond
+
+// subscribe joins the kernel's events. The order of its log lines is conntrack-tools'.
+func (fo *Follower) subscribe() error {
+	g := fo.cfg
+	opts := ctnetlink.EventOptions{
+		Groups: ctnetlink.AllFlowEvents, Reliable: g.NetlinkEventsReliable, Filter: kernelFilter(g, fo.filter),
+		Coalesce: coalesce, Arrived: fo.eventsArrived,
+	}
+	if fo.expectSync {
+		opts.Groups |= ctnetlink.AllExpectEvents
+	}
+	if opts.Reliable {
+		fo.log.Notice("reliable ctnetlink event delivery is ENABLED.")
+	}
+	buffer, said := fo.eventBuffer(g)
+	opts.Buffer = buffer
+	if !g.NetlinkBufferSizeFixed {
+		opts.Backlog = min(ctnetlink.DefaultEventBacklog, fo.burstBuffer)
+	}
+	sub, err := ctnetlink.Subscribe(opts)
+	if errors.Is(err, ctnetlink.ErrFilterTooLong) {
+		fo.filterTooLong(err)
+		opts.Filter = nil
+		sub, err = ctnetlink.Subscribe(opts)
+	}
+	if err != nil {
+		return err
+	}
+	fo.events = sub
+	if !sub.CountsDrops() {
+		fo.atLeast = "at least "
+		fo.log.Notice("this kernel does not count the events that it drops (Linux 4.12 and later do): each overrun counts as one lost event")
+	}
+	switch {
+	case opts.Filter != nil:
+		fo.log.Notice("using kernel-space event filtering")
+	case g.Filter.Active():
+		fo.log.Notice("using user-space event filtering")
+	}
+	if said != "" {
+		fo.log.Notice(said)
+	}
+	fo.status.BufferSize = uint64(sub.Buffer())
+	fo.log.Notice(fmt.Sprintf("netlink event socket buffer size has been set to %d bytes", sub.Buffer()))
+	return nil
+}
+
+// kernelFilter returns the filter that the kernel applies to events, nil for none.
+func kernelFilter(g *conf.General, filter *Filter) *ctnetlink.EventFilter {
+	if !g.Filter.Active() || !g.Filter.Kernelspace {
+		return nil
+	}
+	return filter.kernel()
+}
+
+// filterEvents replaces the kernel's event filter with the configuration's.
+func (fo *Follower) filterEvents(g *conf.General, filter *Filter) error {
+	err := fo.events.SetFilter(kernelFilter(g, filter))
+	if errors.Is(err, ctnetlink.ErrFilterTooLong) {
+		fo.filterTooLong(err)
+		err = fo.events.SetFilter(nil)
+	}
+	return err
+}
+
+// filterTooLong logs that the kernel does not filter events. The node filters them in any
+// case.
+func (fo *Follower) filterTooLong(err error) {
+	fo.log.Warn("cannot set event filtering: " + err.Error() + ". Filtering in user space.")
+}
+
+// coalesce is how long a busy node lets changes gather: waking up for each change and
+// sending it alone costs more than everything else.
+const coalesce = 8 * time.Millisecond
+
+// eventsArrived is called by the reader of the events when there are some. If the lock
+// is free the reader follows a few runs itself, and leaves the rest to the loop so that it
+// can go on reading.
+func (fo *Follower) eventsArrived() {
+	fo.arrived.Store(true)
+	if !fo.sched.TryLock() {
+		fo.sched.Wake()
+		return
+	}
+	for i := 0; fo.mayTakeEvents() && i < inlineRuns; i++ {
+		if fo.takeEvents() != nil {
+			fo.sched.Wake() // the loop meets the error again, and ends by it
+			break
+		}
+	}
+	fo.sched.Unlock()
+}
+
+// eventSource is the part of the loop that follows the events which their reader has left.
+type eventSource struct{ *Follower }
+
+func (s eventSource) Due() time.Duration {
+	switch {
+	case !s.arrived.Load() || s.following:
+		return sched.Never
+	case s.busy():
+		return s.sched.Now() + heldPoll
+	default:
+		return s.sched.Now()
+	}
+}
+
+func (s eventSource) Run() error { return s.takeEvents() }
+
+// inlineRuns is how many runs of events their reader follows itself: usually one with
+// events and one without.
+const inlineRuns = 2
+
+// mayTakeEvents reports whether there are events to follow now. While a run is being
+// followed, and its holder lets others have the lock (Yield), nobody begins the next: the
+// order of a flow's events matters.
+func (fo *Follower) mayTakeEvents() bool { return fo.arrived.Load() && !fo.following && !fo.busy() }
+
+// busy reports whether events should wait until a link can take more.
+func (fo *Follower) busy() bool { return fo.forwards && fo.announcer.Busy() }
+
+// takeEvents follows one run of the kernel's events.
+func (fo *Follower) takeEvents() error {
+	// Cleared first: what arrives meanwhile sets it again.
+	fo.arrived.Store(false)
+	run, err := fo.events.Take(fo.taken)
+	fo.taken = run
+	if run == nil || err != nil {
+		if err != nil {
+			fo.arrived.Store(true)
+		}
+		return err
+	}
+	fo.arrived.Store(true) // there may be more
+	// Not run.Dropped: losses behind runs that still wait are announced now, too.
+	if dropped := fo.events.Dropped(); dropped != fo.dropped {
+		fo.overrun(dropped - fo.dropped)
+		fo.dropped = dropped
+	}
+	fo.following = true
+	defer func() { fo.following = false }()
+	since := uint32(0)
+	err = run.Each(func(m *nl.Message, _ time.Time) error {
+		fo.status.Events++
+		if ctnetlink.IsExpect(m) {
+			fo.expectEvent(m)
+		} else {
+			fo.flowEvent(m)
+		}
+		if since++; since > fo.cfg.EventIterationLimit {
+			since = 0
+			fo.status.LimitReached++
+			fo.sched.Yield()
+		}
+		return nil
+	})
+	if err != nil {
+		// The rest of the run can't be read. A reading of the tables makes up for it;
+		// replication goes on.
+		fo.status.FailedEvents++
+		fo.log.Error("read kernel events: " + err.Error())
+		fo.eventsLost(1)
+		fo.resyncLater()
+	}
+	return nil
+}
+
+// flowEvent handles one event of a flow.
+func (fo *Follower) flowEvent(m *nl.Message) {
+	f := &fo.flow
+	if m.Type != ctnetlink.TypeFlowNew && m.Type != ctnetlink.TypeFlowDelete {
+		fo.status.UnknownEvents++
+		return
+	}
+	from := fo.own[m.PortID]
+	if m.PortID == 0 {
+		from = foreign
+	}
+	if from == ownInjector {
+		return
+	}
+	if err := f.Decode(m.Attrs); err != nil {
+		fo.status.FailedEvents++
+		return
+	}
+	gone := ctnetlink.IsDelete(m)
+	if why := Incomplete(f); why != "" {
+		fo.status.Filtered++
+		fo.log.Error(why)
+		return
+	}
+	if !fo.filter.Passes(f, gone) {
+		fo.status.Filtered++
+		return
+	}
+	switch {
+	case fo.forwards:
+		fo.forwardFlow(m, from)
+	case gone:
+		fo.flowEnded(f, from == foreign)
+	case ctnetlink.IsNew(m):
+		fo.recordBegin(f)
+		f.Has &^= ctnetlink.HasCountersOrig | ctnetlink.HasCountersReply
+		fo.flowSeen(f, from, fo.cache.Flows.Replace)
+	default:
+		f.Has &^= ctnetlink.HasCountersOrig | ctnetlink.HasCountersReply
+		fo.flowSeen(f, from, fo.cache.Flows.Put)
+	}
+}
+
+// flowSeen stores a flow that an event has reported.
+func (fo *Follower) flowSeen(f *ctnetlink.Flow, from origin, put func(*ctnetlink.Flow, time.Duration) (cache.Handle, cache.Outcome)) {
+	fo.announcer.MakeRoom(cache.FlowTable)
+	h, outcome := put(f, fo.sched.Now())
+	if !outcome.Stored() {
+		return
+	}
+	fo.recordChange(h, f)
+	fo.named(h)
+	if from == foreign && (outcome == cache.Created || outcome == cache.Replaced) {
+		fo.announcer.FlowBegan(h)
+	}
+	fo.announcer.FlowStored(h, from == foreign)
+}
+
+// flowEnded handles a DESTROY event.
+func (fo *Follower) flowEnded(f *ctnetlink.Flow, announce bool) {
+	fo.recordEnd(f)
+	h := fo.cache.Flows.Find(f)
+	if h == 0 {
+		return
+	}
+	fo.named(h)
+	fo.countTraffic(f)
+	if fo.observer != nil {
+		fo.observer.FlowEnded(f)
+	}
+	fo.goneFlow(h, announce)
+}
+
+// countTraffic adds the counters that f's end carries.
+func (fo *Follower) countTraffic(f *ctnetlink.Flow) {
+	if f.Has&ctnetlink.HasCountersOrig != 0 {
+		fo.traffic.Bytes += f.CountersOrig.Bytes
+		fo.traffic.Packets += f.CountersOrig.Packets
+	}
+	if f.Has&ctnetlink.HasCountersReply != 0 {
+		fo.traffic.Bytes += f.CountersReply.Bytes
+		fo.traffic.Packets += f.CountersReply.Packets
+	}
+}
+
+// goneFlow kills a flow of the cache. If its end is announced the flow stays there as dead
+// until peers have it.
+func (fo *Follower) goneFlow(h cache.Handle, announce bool) {
+	if fo.cache.Flows.Kill(h) {
+		fo.announcer.FlowEnded(h, announce)
+	}
+}
+
+func (fo *Follower) goneExpect(h cache.Handle, announce bool) {
+	if fo.cache.Expects.Kill(h) {
+		fo.announcer.ExpectEnded(h, announce)
+	}
+}
+
+// forwardFlow passes on the event of a flow where there is no cache. What this node did
+// itself peers know.
+func (fo *Follower) forwardFlow(m *nl.Message, from origin) {
+	if ctnetlink.IsDelete(m) {
+		fo.countTraffic(&fo.flow)
+	}
+	if from == foreign {
+		fo.announcer.ForwardFlow(changeOf(m), &fo.flow)
+	}
+}
+
+// forwardExpect is forwardFlow for expectations.
+func (fo *Follower) forwardExpect(m *nl.Message, from origin) {
+	if from == foreign && fo.wantsExpect(&fo.expect) {
+		fo.announcer.ForwardExpect(changeOf(m), &fo.expect)
+	}
+}
+
+// changeOf returns what an event reports.
+func changeOf(m *nl.Message) cache.State {
+	switch {
+	case ctnetlink.IsDelete(m):
+		return cache.Dead
+	case ctnetlink.IsNew(m):
+		return cache.New
+	}
+	return cache.Alive
+}
+
+// expectEvent handles one event of an expectation.
+func (fo *Follower) expectEvent(m *nl.Message) {
+	e := &fo.expect
+	from := foreign
+	if m.PortID != 0 {
+		from = fo.own[m.PortID]
+	}
+	if from == ownInjector {
+		return
+	}
+	if err := e.Decode(m.Attrs); err != nil {
+		fo.status.FailedEvents++
+		return
+	}
+	if fo.forwards {
+		fo.forwardExpect(m, from)
+		return
+	}
+	table := fo.cache.Expects
+	if ctnetlink.IsDelete(m) {
+		fo.recordExpectEnd(e)
+		if h := table.Find(e); h != 0 {
+			fo.goneExpect(h, from == foreign)
+		}
+		return
+	}
+	if !fo.wantsExpect(e) {
+		return
+	}
+	put := table.Put
+	if ctnetlink.IsNew(m) {
+		fo.recordExpectBegin(e)
+		put = table.Replace
+	}
+	fo.expectSeen(e, from, put)
+}
+
+func (fo *Follower) expectSeen(e *ctnetlink.Expect, from origin, put func(*ctnetlink.Expect, time.Duration) (cache.Handle, cache.Outcome)) {
+	fo.announcer.MakeRoom(cache.ExpectTable)
+	if h, outcome := put(e, fo.sched.Now()); outcome.Stored() {
+		fo.announcer.ExpectStored(h, from == foreign)
+	}
+}
+
+// wantsExpect reports whether an expectation is replicated: its helper must be among the
+// configured ones (refusals are counted), and its master's flow must be cached.
+func (fo *Follower) wantsExpect(e *ctnetlink.Expect) bool {
+	if !fo.filter.PassesExpect(e) {
+		fo.status.Filtered++
+		return false
+	}
+	if fo.forwards {
+		return true
+	}
+	return fo.cache.Flows.FindTuple(&e.Master, e.Zone) != 0
+}

@@ -1,0 +1,216 @@
+package replicate
+
+import (
+	"fmt"
+	"net/netip"
+	"time"
+
+	"ctbox/nl/ctnetlink"
+	"ctbox/sync/cache"
+	"ctbox/sync/proto"
+	"ctbox/sync/wire"
+)
+
+// peerKey tells peers apart: by address, since C daemons send from any port.
+type peerKey = netip.Addr
+
+// peer is a node that sends to this one.
+type peer struct {
+	last     time.Duration
+	messages uint64
+	ignored  bool
+	silent   bool // and that was said
+
+	// incomplete is the peer's last notice of lost events, at noticed.
+	incomplete uint32
+	noticed    time.Duration
+}
+
+// noticeLasts is how long a notice of lost events holds without being repeated beside
+// plain ALIVEs: the message that revoked it may be lost.
+const noticeLasts = 3 * time.Second
+
+// takeMessage judges one received message and applies it.
+func (r *Replicator) takeMessage(link int, from netip.Addr, m *wire.Message) {
+	verdict, events := r.machine.Receive(r.sched.Now(), link, from, m.Header)
+	switch verdict {
+	case proto.Apply:
+		r.heard(link, from)
+		r.links.use(link)
+		r.apply(m)
+	case proto.Handled:
+		r.heard(link, from)
+		r.links.use(link)
+		if m.CarriesNotice() {
+			r.takeNotice(r.peers[from], m.Body)
+		}
+	case proto.Ignore:
+		if p := r.peers[from]; p != nil && p.ignored {
+			p.last = r.sched.Now()
+		}
+	case proto.BadHeader:
+		r.received.BadHeader++
+	case proto.BadType:
+		r.received.BadType++
+	}
+	r.protocolEvents(events)
+}
+
+// takeNotice applies what a peer's ALIVE announces about the peer.
+func (r *Replicator) takeNotice(p *peer, body []byte) {
+	var notice wire.Notice
+	if wire.ParseNotice(body, &notice) != nil {
+		r.received.BadPayload++
+		return
+	}
+	switch now := r.sched.Now(); {
+	case notice.Has&wire.HasIncomplete != 0:
+		p.incomplete, p.noticed = notice.Incomplete, now
+	case now-p.noticed >= noticeLasts:
+		p.incomplete = 0
+	}
+	if notice.Has&wire.HasCommitted != 0 {
+		r.takeover.PeerCommitted(time.Duration(notice.Committed) * time.Millisecond)
+	}
+	if notice.Has&wire.HasHeld != 0 {
+		r.takeover.PeerAnnouncesCommits()
+		r.compareHeld(&notice)
+	}
+}
+
+const maxPeers = 256
+
+func (r *Replicator) heard(link int, from netip.Addr) {
+	p := r.peers[from]
+	if p == nil {
+		if len(r.peers) >= maxPeers {
+			clear(r.peers)
+		}
+		p = &peer{}
+		r.peers[from] = p
+	}
+	if r.hearing.deaf || p.silent {
+		r.heardFrom(from, p)
+	}
+	r.links.heard[link] = r.sched.Now()
+	p.last, p.ignored = r.sched.Now(), false
+	p.messages++
+}
+
+// forgetNotices drops the notices of the peers' former lives.
+func (r *Replicator) forgetNotices() {
+	for _, p := range r.peers {
+		p.incomplete = 0
+	}
+}
+
+// thirdNode lists and logs a node beyond the two of FT-FW.
+func (r *Replicator) thirdNode() {
+	third := r.machine.Stats().Third
+	r.log.Warn(fmt.Sprintf("ignoring %v: FT-FW is for two nodes, and there is a peer already", third))
+	if _, known := r.peers[third]; known || len(r.peers) < maxPeers {
+		r.peers[third] = &peer{last: r.sched.Now(), ignored: true}
+	}
+}
+
+// apply applies a peer's message to the external caches, or with an injector to the kernel.
+func (r *Replicator) apply(m *wire.Message) {
+	now := r.sched.Now()
+	if m.Type.IsExpect() {
+		if err := wire.ParseExpect(m.Body, &r.expect); err != nil {
+			r.received.BadPayload++
+			return
+		}
+		r.replica.Received++
+		if r.injector != nil {
+			r.injector.Expect(m.Type, &r.expect)
+			return
+		}
+		r.applyExpect(m.Type, now)
+		return
+	}
+	if err := wire.ParseFlow(m.Body, &r.flow); err != nil {
+		r.received.BadPayload++
+		return
+	}
+	r.replica.Received++
+	if r.injector != nil {
+		r.injector.Flow(m.Type, &r.flow)
+		return
+	}
+	table := r.external.Flows
+	var h cache.Handle
+	var outcome cache.Outcome
+	switch m.Type {
+	case wire.FlowNew:
+		h, outcome = table.Replace(&r.flow, now)
+	case wire.FlowUpdate:
+		h, outcome = table.Put(&r.flow, now)
+	default:
+		r.endExternal(table.Find(&r.flow), &r.flow)
+		return
+	}
+	if r.alarm != nil && outcome.Stored() {
+		table.Arm(h, now, r.cfg.CacheTimeout)
+	}
+}
+
+// endExternal removes f, which the peer has ended, from the external cache, where h is its
+// entry.
+func (r *Replicator) endExternal(h cache.Handle, f *ctnetlink.Flow) {
+	_, announced, there := r.external.Flows.Times(h)
+	r.external.Flows.Delete(h)
+	r.takeover.PeerEnded(f, announced, there)
+}
+
+func (r *Replicator) applyExpect(typ wire.Type, now time.Duration) {
+	table := r.external.Expects
+	if typ == wire.ExpectDelete {
+		table.Delete(table.Find(&r.expect))
+		return
+	}
+	if h, outcome := table.Replace(&r.expect, now); r.alarm != nil && outcome.Stored() {
+		table.Arm(h, now, r.cfg.CacheTimeout)
+	}
+}
+
+// protocolEvents carries out and logs the protocol's events.
+func (r *Replicator) protocolEvents(e proto.Events) {
+	if e == 0 {
+		return
+	}
+	for _, row := range [...]struct {
+		event proto.Events
+		do    func()
+	}{
+		{proto.PeerStarted, r.peerStarted},
+		{proto.ThirdNode, r.thirdNode},
+		{proto.ResyncSent, func() { r.log.Notice("resync requested") }},
+		{proto.ResyncReceived, func() { r.replica.ResyncsServed++; r.log.Notice("resync requested by other node") }},
+		{proto.BulkBegan, r.beginExternalSweep},
+		{proto.BulkComplete, func() { r.endExternalSweep(e&proto.BulkUnasked != 0) }},
+		{proto.BulkWanted, r.Bulk},
+	} {
+		if e&row.event != 0 {
+			row.do()
+		}
+	}
+}
+
+// startedPeriod is how long the log only counts the starts of a peer that keeps
+// restarting.
+const startedPeriod = time.Minute
+
+func (r *Replicator) peerStarted() {
+	r.forgetNotices()
+	r.takeover.PeerStarted()
+	r.agreement.sweep.Reset()
+	r.agreement.numbers = proto.Agreement{}
+	if r.started.Admit(struct{}{}, struct{}{}) {
+		r.log.Notice("the peer has started")
+	}
+}
+
+func (r *Replicator) noticeStarts(_ struct{}, more uint64) {
+	r.log.Notice(fmt.Sprintf("%d more starts of the peer within a minute", more))
+}

@@ -1,0 +1,399 @@
+// Package replicate keeps the peers' copies of this node's flows, and this node's copies of
+// the peers' flows, over the dedicated links.
+//
+// A Replicator is the Announcer of a follow.Follower: it queues what has changed with the
+// protocol's state machine (package proto), encodes the contents of the internal cache at
+// the moment of transmission (send.go) and sends them over the current link (links.go). What
+// peers send goes through the state machine into the external cache, or to an Injector
+// (receive.go). With FT-FW sweep.go compares both nodes' accounts of the external cache, and
+// hearing.go warns of silent peers.
+package replicate
+
+import (
+	"context"
+	"math"
+	"time"
+
+	"ctbox/conf"
+	"ctbox/internal/daemonlog"
+	"ctbox/internal/loglimit"
+	"ctbox/nl/ctnetlink"
+	"ctbox/sync/cache"
+	"ctbox/sync/proto"
+	"ctbox/sync/sched"
+	"ctbox/sync/wire"
+)
+
+// Config is what a Replicator needs. It is fixed except for Sync (Reconfigure).
+type Config struct {
+	Sync *conf.Sync
+	// Internal has what is announced. Both tables are nil with DisableInternalCache: then
+	// the Source is read for bulks, and events are forwarded.
+	Internal cache.Side
+	// External takes what peers announce. Both tables are nil with DisableExternalCache:
+	// then it goes to the Injector. The Replicator owns this cache.
+	External cache.Side
+	Injector Injector // nil with an external cache
+	Takeover Takeover
+}
+
+// Injector carries out the changes that peers announce (DisableExternalCache). Its methods
+// are called with the lock held; they keep copies of their arguments.
+type Injector interface {
+	Flow(change wire.Type, f *ctnetlink.Flow)
+	Expect(change wire.Type, e *ctnetlink.Expect)
+	// Hand ends a series of calls of the two.
+	Hand()
+	// Full reports whether the links' readers should wait before they hand over more. It
+	// may be called without the lock.
+	Full() bool
+}
+
+// Takeover decides what the takeovers of peers mean for this node's kernel. Its methods are
+// called with the lock held.
+type Takeover interface {
+	// PeerEnded reports a flow that the peer has ended and that has left the external cache,
+	// if it was there; then announced is when the peer last announced it.
+	PeerEnded(f *ctnetlink.Flow, announced time.Duration, there bool)
+	// PeerCommitted reports that the peer's last commit ended so long ago.
+	PeerCommitted(ago time.Duration)
+	// PeerAnnouncesCommits reports that the peer would announce a commit.
+	PeerAnnouncesCommits()
+	// PeerStarted reports a new life of the peer.
+	PeerStarted()
+	// FlowBegan reports a flow of the internal cache that began in this kernel by itself.
+	FlowBegan(h cache.Handle)
+}
+
+// Source reads the kernel's tables for a bulk where there is no internal cache; see
+// follow.Follower.ReadLive.
+type Source interface {
+	ReadLive(flows func(*ctnetlink.Flow), expects func(*ctnetlink.Expect), wait func(context.Context) error, ended func())
+}
+
+// Replicator replicates with the peers. The fields below the line are guarded by the lock of
+// sched, which the caller of every method holds, except where the method says otherwise.
+type Replicator struct {
+	log      daemonlog.Log
+	sched    *sched.Scheduler
+	internal cache.Side
+	external cache.Side
+	injector Injector
+	takeover Takeover
+	source   Source // set before Begin
+	forwards bool   // DisableInternalCache
+	started  *loglimit.Limit[struct{}, struct{}]
+
+	// ---
+
+	cfg     *conf.Sync    // in force; immutable, Reconfigure replaces it
+	machine proto.Machine // one of the three below
+	ftfw    *proto.FTFW
+	alarm   *proto.Alarm
+	notrack *proto.NoTrack
+	encoder wire.Encoder
+	packer  *wire.Packer
+	links   *links
+	flow    ctnetlink.Flow // reused
+	expect  ctnetlink.Expect
+
+	received  wire.Counters
+	forwarded struct{ flows, expects cache.TableStatus }
+	replica   ReplicaStatus
+	peers     map[peerKey]*peer
+	hearing   hearing
+	agreement agreement
+
+	filling     bool // the first reading of the kernel's tables has not ended yet
+	bulkWaits   bool // a bulk was asked for meanwhile
+	held        bool // messages wait for a slow link
+	behind      bool // messages have been waiting since behindSince
+	behindSince time.Duration
+	expiring    bool // more of ALARM's entries are due
+	expired     [sliceLen]cache.Handle
+}
+
+// sliceLen is how many flows or expectations are handled at once with the lock held: a
+// fraction of a millisecond's work.
+const sliceLen = 256
+
+// New returns a Replicator, which sends and receives nothing before Open.
+func New(s *sched.Scheduler, log daemonlog.Log, c Config) *Replicator {
+	r := &Replicator{
+		log: log, sched: s, internal: c.Internal, external: c.External, injector: c.Injector, takeover: c.Takeover,
+		forwards: c.Internal.Flows == nil, cfg: c.Sync, peers: map[peerKey]*peer{},
+		encoder: wire.Encoder{OmitTimeout: c.Sync.CommitTimeout > 0, WindowTracking: c.Sync.TCPWindowTracking},
+	}
+	first := wire.Seq(s.Start().Unix())
+	switch c.Sync.Mode {
+	case conf.ModeFTFW:
+		r.ftfw = proto.NewFTFW(0, proto.FTFWConfig{
+			FirstSeq: first, Window: int(c.Sync.ACKWindowSize), Resend: int(c.Sync.ResendQueueSize), StartupResync: c.Sync.StartupResync,
+		})
+		r.machine = r.ftfw
+	case conf.ModeALARM:
+		r.alarm = proto.NewAlarm(first, c.Sync.RefreshTime, uint64(s.Start().UnixNano()))
+		r.machine = r.alarm
+	default:
+		r.notrack = proto.NewNoTrack(0, first, c.Sync.StartupResync)
+		r.machine = r.notrack
+	}
+	r.started = loglimit.New[struct{}](1, startedPeriod, r.noticeStarts)
+	return r
+}
+
+// Open opens the links.
+func (r *Replicator) Open() error {
+	if r.alarm != nil {
+		r.sched.Add(expirySource{r})
+	}
+	r.sched.Add(protocolSource{r})
+	r.sched.Add(hearingSource{r})
+	return r.openLinks()
+}
+
+// ReadFrom sets where bulks come from if there is no internal cache.
+func (r *Replicator) ReadFrom(source Source) { r.source = source }
+
+// Begin starts the watch for silent peers. If filling is set bulks wait for Filled.
+func (r *Replicator) Begin(filling bool) {
+	r.hearing.next = r.sched.Now() + peerQuiet
+	r.filling = filling
+}
+
+// Filled reports that the first reading of the kernel's tables has ended.
+func (r *Replicator) Filled() {
+	r.filling = false
+	if r.bulkWaits {
+		r.bulkWaits = false
+		r.Bulk()
+	}
+}
+
+// Close closes the links and logs what was held back.
+func (r *Replicator) Close() {
+	if r.links != nil {
+		r.links.close()
+	}
+	r.started.Close()
+}
+
+// Reconfigure puts another Sync in force.
+func (r *Replicator) Reconfigure(s *conf.Sync) {
+	r.cfg = s
+	r.encoder.OmitTimeout, r.encoder.WindowTracking = s.CommitTimeout > 0, s.TCPWindowTracking
+	if r.ftfw != nil {
+		r.ftfw.SetLimits(int(s.ACKWindowSize), int(s.ResendQueueSize))
+	}
+	if r.alarm != nil {
+		r.alarm.SetRefresh(s.RefreshTime)
+	}
+}
+
+// RequestResync asks the peers for everything that they have (-n).
+func (r *Replicator) RequestResync() {
+	r.log.Notice("resync requested")
+	r.machine.RequestResync(r.sched.Now())
+}
+
+// Committed announces that a commit has ended here.
+func (r *Replicator) Committed() {
+	if r.ftfw != nil {
+		r.ftfw.Committed(r.sched.Now())
+	}
+}
+
+// FlushExternal empties the external cache.
+func (r *Replicator) FlushExternal() {
+	if r.external.Flows == nil {
+		return
+	}
+	r.agreement.flushed = true
+	r.forgetNotices() // of what this cache lacks
+	r.external.Flows.Flush()
+	r.external.Expects.Flush()
+}
+
+// ForgetInternal removes all objects of the internal cache from the protocol's queues, for a
+// flush that announces no end.
+func (r *Replicator) ForgetInternal() {
+	if r.forwards {
+		return
+	}
+	r.forgetAll(proto.Flows, r.internal.Flows.Next)
+	r.forgetAll(proto.Expects, r.internal.Expects.Next)
+}
+
+func (r *Replicator) forgetAll(table proto.Table, next func(*cache.Cursor, []cache.Handle) (int, bool)) {
+	handles := make([]cache.Handle, sliceLen)
+	var cur cache.Cursor
+	for more := true; more; {
+		var got int
+		got, more = next(&cur, handles)
+		for _, h := range handles[:got] {
+			r.machine.Dropped(proto.Object{Table: table, Handle: uint64(h)})
+		}
+	}
+}
+
+// FlowStored queues h if announce is set. In ALARM every stored flow is announced
+// periodically in any case: peers drop flows that are not announced again.
+func (r *Replicator) FlowStored(h cache.Handle, announce bool) {
+	if announce {
+		r.machine.Changed(flowObject(h))
+	}
+	if r.alarm != nil {
+		r.internal.Flows.Arm(h, r.sched.Now(), r.alarm.RefreshDelay())
+	}
+}
+
+// ExpectStored is FlowStored for an expectation.
+func (r *Replicator) ExpectStored(h cache.Handle, announce bool) {
+	if announce {
+		r.machine.Changed(expectObject(h))
+	}
+	if r.alarm != nil {
+		r.internal.Expects.Arm(h, r.sched.Now(), r.alarm.RefreshDelay())
+	}
+}
+
+// FlowEnded queues the end of h if announce is set; the flow stays in the internal cache as
+// dead until the peers have its end.
+func (r *Replicator) FlowEnded(h cache.Handle, announce bool) { r.ended(flowObject(h), announce) }
+
+// ExpectEnded is FlowEnded for an expectation.
+func (r *Replicator) ExpectEnded(h cache.Handle, announce bool) { r.ended(expectObject(h), announce) }
+
+func (r *Replicator) ended(o proto.Object, announce bool) {
+	if announce {
+		r.machine.Deleted(o)
+		return
+	}
+	r.machine.Dropped(o)
+	r.release(o)
+}
+
+func (r *Replicator) release(o proto.Object) {
+	if o.Table == proto.Flows {
+		r.internal.Flows.Release(cache.Handle(o.Handle))
+	} else {
+		r.internal.Expects.Release(cache.Handle(o.Handle))
+	}
+}
+
+func flowObject(h cache.Handle) proto.Object {
+	return proto.Object{Table: proto.Flows, Handle: uint64(h)}
+}
+func expectObject(h cache.Handle) proto.Object {
+	return proto.Object{Table: proto.Expects, Handle: uint64(h)}
+}
+
+// FlowBegan passes on that h began in this kernel by itself.
+func (r *Replicator) FlowBegan(h cache.Handle) { r.takeover.FlowBegan(h) }
+
+// MakeRoom frees a slot in a full internal table that a dead object occupies: FT-FW keeps
+// dead objects until the peer, which may be away, has acknowledged their end.
+func (r *Replicator) MakeRoom(tables cache.Tables) {
+	if r.ftfw == nil {
+		return
+	}
+	var table interface{ Full() bool } = r.internal.Flows
+	if tables == cache.ExpectTable {
+		table = r.internal.Expects
+	}
+	for table.Full() && r.ftfw.MakeRoom() {
+		r.freeReleased()
+	}
+}
+
+// EventsMissing announces how many events of the kernel were lost and not made up for.
+func (r *Replicator) EventsMissing(events uint64) {
+	r.machine.SetIncomplete(r.sched.Now(), uint32(min(events, math.MaxUint32)))
+}
+
+// PeersMissing returns how many events the peers have lost and not yet made up for, by their
+// last notices.
+func (r *Replicator) PeersMissing() (events uint64) {
+	for _, p := range r.peers {
+		events += uint64(p.incomplete)
+	}
+	return events
+}
+
+// heldPoll is the period of checking whether a slow link can take more.
+const heldPoll = 2 * time.Millisecond
+
+// protocolSource is the part of the loop that keeps the protocol's time.
+type protocolSource struct{ *Replicator }
+
+func (s protocolSource) Due() time.Duration {
+	due := s.machine.Deadline()
+	if s.held {
+		due = min(due, s.sched.Now()+heldPoll) // each turn of the loop tries the link again
+	}
+	return due
+}
+
+func (s protocolSource) Run() error {
+	s.protocolEvents(s.machine.Tick(s.sched.Now()))
+	return nil
+}
+
+// expirySource is the part of the loop that keeps ALARM's time.
+type expirySource struct{ *Replicator }
+
+func (s expirySource) Due() time.Duration {
+	if s.expiring {
+		return s.sched.Now()
+	}
+	return s.nextExpiry()
+}
+
+func (s expirySource) Run() error {
+	s.expire(s.sched.Now())
+	return nil
+}
+
+// clocked is one of ALARM's tables with the action for objects whose timer has ended.
+type clocked struct {
+	table interface {
+		Expired(now time.Duration, batch []cache.Handle) (n int, more bool)
+		NextExpiry() (at time.Duration, ok bool)
+	}
+	due func(cache.Handle)
+}
+
+// clocks returns ALARM's tables: internal objects are announced again, external objects
+// that were not announced again expire.
+func (r *Replicator) clocks() [4]clocked {
+	return [4]clocked{
+		{r.internal.Flows, func(h cache.Handle) { r.internal.Flows.Settle(h); r.FlowStored(h, true) }},
+		{r.internal.Expects, func(h cache.Handle) { r.internal.Expects.Settle(h); r.ExpectStored(h, true) }},
+		{r.external.Flows, func(h cache.Handle) { r.external.Flows.Delete(h) }},
+		{r.external.Expects, func(h cache.Handle) { r.external.Expects.Delete(h) }},
+	}
+}
+
+// expire handles ALARM's ended timers, one slice of each table in a turn of the loop: a
+// million may end at once.
+func (r *Replicator) expire(now time.Duration) {
+	r.expiring = false
+	for _, c := range r.clocks() {
+		got, more := c.table.Expired(now, r.expired[:])
+		for _, h := range r.expired[:got] {
+			c.due(h)
+		}
+		r.expiring = r.expiring || more
+	}
+}
+
+// nextExpiry returns when expire next has something to do.
+func (r *Replicator) nextExpiry() time.Duration {
+	next := proto.None
+	for _, c := range r.clocks() {
+		if at, ok := c.table.NextExpiry(); ok {
+			next = min(next, at)
+		}
+	}
+	return next
+}
