@@ -141,7 +141,7 @@ func (i *Injector) Run(ctx context.Context) {
 type attempt uint8
 
 const (
-	plain    attempt = iota // create, update or delete, as the peer said
+	plain    attempt = iota // create, update or delete, as the peer announced it
 	creation                // an update of what isn't there
 	anew                    // delete, then create
 )
@@ -298,7 +298,7 @@ func (i *Injector) judge(orders []order, b *nl.Batch) (again []trial) {
 		}
 		switch {
 		case t.removal:
-			// Whether it helped, the creation behind it tells.
+			// The creation behind it shows whether the removal helped.
 		case o.typ == wire.FlowDelete || o.typ == wire.ExpectDelete:
 			if err == nil {
 				status.Destroyed++

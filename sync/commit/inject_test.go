@@ -29,7 +29,7 @@ func injecting(t *testing.T) *Injector {
 	return i
 }
 
-// carry has the kernel follow what the peer has told, in one slice.
+// carry carries out what the peer has announced, in one slice.
 func (i *Injector) carry(t *testing.T) {
 	t.Helper()
 	if err := i.carryOut(t.Context(), i.next); err != nil {
@@ -55,7 +55,7 @@ func (i *Injector) flowOf(t *testing.T, port uint16) (found ctnetlink.Flow) {
 	return found
 }
 
-// established is a flow as a peer tells it.
+// established returns a flow as a peer announces it.
 func established(port uint16) ctnetlink.Flow {
 	f := flowtest.TCP("192.0.2.1", "198.51.100.1")
 	f.Orig.SrcPort = port
@@ -106,7 +106,7 @@ func TestInjectNewFlowWithItsUpdate(t *testing.T) {
 	}
 }
 
-// A peer with a CommitTimeout tells no timeouts: the kernel's own stays.
+// A peer with a CommitTimeout announces no timeouts: the kernel's own stays.
 func TestInjectUpdateWithoutTimeout(t *testing.T) {
 	i := injecting(t)
 	f := established(1001)

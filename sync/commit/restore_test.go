@@ -86,7 +86,7 @@ func TestRestoredNATIsPinned(t *testing.T) {
 		t.Errorf("port only: %+v", out.NATSrc)
 	}
 
-	// C daemons tell ports of ICMP flows, zeroes; there is nothing to pin.
+	// C daemons announce ports of 0 for ICMP flows, which have no port to pin.
 	f.Orig.Proto, f.Orig.Has = ctnetlink.ProtoICMP, ctnetlink.TupleAddrs|ctnetlink.TupleProto|ctnetlink.TupleICMP
 	f.NATSrc = ctnetlink.NAT{HasPort: true}
 	r.flow(&out, &f, 0)

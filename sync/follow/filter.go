@@ -49,8 +49,8 @@ func Incomplete(f *ctnetlink.Flow) string {
 	return ""
 }
 
-// Passes reports whether f is to be replicated. gone says that f's end is told: a
-// state filter does not hide it, since what it had let in must be let out again.
+// Passes reports whether f is to be replicated. gone says that f has ended: the
+// state filter does not apply then, since the end of a replicated flow must be replicated, too.
 func (x *Filter) Passes(f *ctnetlink.Flow, gone bool) bool {
 	c := x.conf
 	if c.Protocol.Action != conf.NoAction {

@@ -138,7 +138,7 @@ type Follower struct {
 	commitEnded               time.Duration // when the last one ended; 0 without one
 	overrunDelay, lastOverrun time.Duration
 	atLeast                   string // in front of that number, where the kernel does not count what it drops
-	grownOut                  bool   // said that the buffer can't grow further
+	grownOut                  bool   // the log has that the buffer can't grow further
 	lost                      *loglimit.Limit[struct{}, struct{}]
 
 	timers struct {

@@ -178,7 +178,7 @@ func (fo *Follower) growBuffer() {
 	}
 }
 
-// resizeBuffer asks for a buffer of size bytes. A refusal is said once: without
+// resizeBuffer asks for a buffer of size bytes. A refusal is logged once: without
 // CAP_NET_ADMIN net.core.rmem_max is the most.
 func (fo *Follower) resizeBuffer(size uint64) {
 	err := fo.events.SetBuffer(int(size / 2)) // the kernel doubles it

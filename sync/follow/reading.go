@@ -244,7 +244,7 @@ func (fo *Follower) recordBegin(f *ctnetlink.Flow) {
 	}
 }
 
-// hasEnded reports whether an event has told the end of a flow that a dump shows.
+// hasEnded reports whether an event has reported the end of a flow that a dump shows.
 func (fo *Follower) hasEnded(f *ctnetlink.Flow) bool {
 	if fo.ends == nil || len(fo.ends.flows) == 0 || f.Has&ctnetlink.HasID == 0 {
 		return false

@@ -39,8 +39,8 @@ func TestDumpDoesNotReviveTheDead(t *testing.T) {
 	}
 }
 
-// What an event has told while the kernel's table is read is not undone by the part
-// of the table that was read before. What the event did not tell, the table does.
+// A reading of the kernel's table does not undo what an event has changed meanwhile. What the
+// event did not carry comes from the table.
 func TestDumpDoesNotUndoEvents(t *testing.T) {
 	fo := unwired()
 	f := flowtest.Flows(1)[0]

@@ -29,7 +29,7 @@ const (
 // hearing is the state of the watch for silent peers.
 type hearing struct {
 	next  time.Duration // the next look; 0 for never
-	deaf  bool          // said that nothing is heard of any peer
+	deaf  bool          // the log has that nothing is heard of any peer
 	since time.Duration // when the last of a peer was heard before that; 0 for the start
 	apart time.Duration // TCP: since when no peer has been connected; 0 for never
 }

@@ -18,8 +18,8 @@ type links struct {
 	all     []*link.Link
 	current int
 	heard   [conf.MaxLinks]time.Duration // when a message last came over each; 0 for never
-	said    []string                     // the last complaint about each link that is not open
-	none    bool                         // said that no link is available
+	said    []string                     // what was last logged about each link that is not open
+	none    bool                         // the log has that no link is available
 	monitor *link.Monitor
 }
 

@@ -14,8 +14,8 @@ import (
 	"ctbox/sync/wire"
 )
 
-// A link that can't be opened is said to be so once, and again when it was open
-// meanwhile: interfaces of others come and go all the time.
+// A link that can't be opened is logged once, and again after it was open meanwhile: other
+// interfaces come and go all the time.
 func TestLinkThatCannotBeOpenedIsSaidOnce(t *testing.T) {
 	var log bytes.Buffer
 	r := unwired(conf.ModeFTFW)

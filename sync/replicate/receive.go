@@ -11,7 +11,7 @@ import (
 	"ctbox/sync/wire"
 )
 
-// peerKey tells peers apart: by address, since C daemons send from any port.
+// peerKey identifies a peer by its address, since C daemons send from any port.
 type peerKey = netip.Addr
 
 // peer is a node that sends to this one.
@@ -19,7 +19,7 @@ type peer struct {
 	last     time.Duration
 	messages uint64
 	ignored  bool
-	silent   bool // and that was said
+	silent   bool // and the log has it
 
 	// incomplete is the peer's last notice of lost events, at noticed.
 	incomplete uint32

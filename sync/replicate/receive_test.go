@@ -11,7 +11,7 @@ import (
 )
 
 // What a peer has lost is known from its notice until it takes that back, starts
-// again, or has said nothing more of it for a while.
+// again, or has not repeated it for a while.
 func TestIncompletePeer(t *testing.T) {
 	r := unwired(conf.ModeFTFW)
 	r.links = &links{owner: r, all: []*link.Link{nil}}

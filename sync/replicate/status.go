@@ -41,7 +41,7 @@ type LinkStatus struct {
 	LastMessage time.Duration // if Heard: since the last
 }
 
-// WireStatus counts messages that were refused, and what sequence numbers tell.
+// WireStatus counts messages that were refused, and what the sequence numbers show.
 type WireStatus struct {
 	Received wire.Counters
 	Lost     uint64 // messages that never came

@@ -21,7 +21,7 @@ type agreement struct {
 }
 
 // beginExternalSweep and endExternalSweep enclose everything that the peer has: what it
-// did not announce in between is gone there, and the message that said so was lost.
+// did not announce in between is gone there, and the message that announced the end was lost.
 func (r *Replicator) beginExternalSweep() {
 	a := &r.agreement
 	a.bulk++

@@ -8,7 +8,7 @@ import (
 )
 
 // A bulk that begins before the sweep after the last one is over must not have
-// that sweep take what the new bulk has not told yet.
+// that sweep take what the new bulk has not announced yet.
 func TestSweepEndsWhenTheNextBegins(t *testing.T) {
 	r := unwired(conf.ModeFTFW)
 	all := flowtest.Flows(100 * sliceLen) // many slices, though nothing is to be removed
