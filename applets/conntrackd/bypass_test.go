@@ -16,8 +16,8 @@ import (
 	"ctbox/sync/wire"
 )
 
-// Without an internal cache what a slow TCP peer does not take yet waits in the
-// kernel and is not lost, events and bulks alike.
+// Without an internal cache, events and bulks that a slow TCP peer has not accepted wait in the
+// kernel and are not lost.
 func TestBypassWaitsForASlowPeer(t *testing.T) {
 	const count = 5000
 	near, far := netnstest.New(t, "cd"), netnstest.New(t, "cd")

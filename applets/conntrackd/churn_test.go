@@ -12,8 +12,8 @@ import (
 	"ctbox/internal/netnstest"
 )
 
-// churn makes and removes a cable that has nothing to do with replication, as a host of
-// containers does all the time.
+// churn creates and removes a veth pair that is unrelated to replication, like a host of
+// containers.
 func (h *host) churn() {
 	h.t.Helper()
 	h.IP("link", "add", "pod0", "type", "veth", "peer", "name", "pod1")
@@ -22,8 +22,8 @@ func (h *host) churn() {
 	h.IP("link", "del", "pod0")
 }
 
-// The daemon asks the kernel about an interface when one of its own has changed, and never
-// about others, nor when its state is asked for.
+// The daemon queries the kernel about an interface when one of its own has changed, never about
+// others and never for its statistics.
 func TestInterfaceChurnAsksNothing(t *testing.T) {
 	h := newHost(t)
 	config := h.configure("", ftfwTo("192.0.2.1", "192.0.2.2"))
@@ -49,14 +49,14 @@ func TestInterfaceChurnAsksNothing(t *testing.T) {
 	netnstest.Eventually(t, patience, "the link is down", func() bool {
 		return strings.Contains(h.Must(ours(t), "-C", config, "-s", "link"), " status=DOWN ")
 	})
-	// Going down is a few messages in a row: the interface, its carrier, its addresses.
+	// Setting an interface down causes several messages: the interface, its carrier, its addresses.
 	if n := requests(); n < 1 || n > 4 {
 		t.Errorf("%d requests after changes of other interfaces and one of ours, want 1 or a few", n)
 	}
 }
 
-// BenchmarkInterfaceChurn measures the CPU that a daemon takes when an interface of
-// somebody else is made and removed ten times a second.
+// BenchmarkInterfaceChurn measures the CPU time of a daemon while an unrelated interface is
+// created and removed ten times a second.
 func BenchmarkInterfaceChurn(b *testing.B) {
 	for _, others := range []int{10, 1000} {
 		b.Run(strconv.Itoa(others), func(b *testing.B) {
@@ -84,7 +84,7 @@ func BenchmarkInterfaceChurn(b *testing.B) {
 	}
 }
 
-// taskTime is the time that the threads of a process have run for (proc(5), schedstat).
+// taskTime returns the CPU time of a process's threads (proc(5), schedstat).
 func taskTime(t testing.TB, pid int) (sum time.Duration) {
 	files, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/schedstat", pid))
 	if err != nil || len(files) == 0 {

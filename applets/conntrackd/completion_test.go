@@ -12,7 +12,7 @@ import (
 	"ctbox/internal/gen"
 )
 
-// TestGenerated keeps the list of options that conntrack-tools lacks to the tables.
+// TestGenerated checks that the list of options that conntrack-tools lacks matches the tables.
 func TestGenerated(t *testing.T) {
 	ours := slices.Sorted(maps.Keys(ourOptions))
 	for _, letter := range slices.Sorted(maps.Keys(options)) {
@@ -25,8 +25,8 @@ func TestGenerated(t *testing.T) {
 	gen.Section(t, "../../docs/differences.md", "our conntrackd options", "* Options of conntrackd: "+gen.Names(ours)+".\n")
 }
 
-// The shells complete what the command line takes: bash is run, the scripts of the
-// others must name it.
+// The shells complete every option and keyword: bash is run; the scripts of the others must
+// contain them.
 func TestCompletion(t *testing.T) {
 	dir := filepath.Join("..", "..", "scripts", "completion")
 	complete := func(words ...string) []string {
@@ -72,7 +72,7 @@ func TestCompletion(t *testing.T) {
 	for letter, o := range options {
 		var words []string
 		for _, w := range o.words {
-			if w.note == "" { // the others are old names
+			if w.note == "" { // others are old names
 				words = append(words, w.text)
 			}
 		}

@@ -21,13 +21,13 @@ import (
 	"ctbox/nl/nfqueue"
 )
 
-// client runs our client and fails the test if it fails.
+// client runs ctbox's client and fails the test if it fails.
 func (h *host) client(args ...string) string {
 	h.t.Helper()
 	return h.Must(ours(h.t), append([]string{"-C", h.path("conntrackd.conf")}, args...)...)
 }
 
-// debiansBuffer is the clause with which ours has no event buffer of its own (S20).
+// debiansBuffer is the clause with which ctbox's daemon has the event buffer of Debian's (S20).
 func debiansBuffer(t testing.TB, bin string) string {
 	if bin == debian(t) {
 		return ""
@@ -35,8 +35,7 @@ func debiansBuffer(t testing.TB, bin string) string {
 	return " NetlinkBufferSizeFixed on\n"
 }
 
-// What a daemon says from its start to its end, on the console and in the file,
-// is what Debian's says.
+// From start to end, a daemon writes the same lines to the console and the file as Debian's.
 func TestLogIsDebians(t *testing.T) {
 	for name, clauses := range setups {
 		t.Run(name, func(t *testing.T) {
@@ -84,8 +83,8 @@ func TestFilesAreTheOwners(t *testing.T) {
 
 const lockedText = "[ERROR] lockfile `%s' exists, perhaps conntrackd already running?\n"
 
-// A second daemon does not start, whichever of the two is Debian's; the first one
-// is not disturbed.
+// A second daemon does not start, in any combination with Debian's, and does not disturb the
+// first one.
 func TestSecondStart(t *testing.T) {
 	for _, pair := range [][2]string{{"ours", "ours"}, {"debian", "ours"}, {"ours", "debian"}} {
 		t.Run(strings.Join(pair[:], " then "), func(t *testing.T) {
@@ -98,7 +97,7 @@ func TestSecondStart(t *testing.T) {
 				r := h.Run("", bin[pair[1]], args...)
 				want := fmt.Sprintf(lockedText, h.path("lock"))
 				if pair[1] == "debian" && len(args) == 3 {
-					want = "" // 1.4.7 keeps silent in the background
+					want = "" // 1.4.7 prints nothing in the background
 				}
 				if r.Code != 1 || unstamped(t, r.Stderr) != want {
 					t.Errorf("%q: %+v", args, r)
@@ -113,7 +112,7 @@ func TestSecondStart(t *testing.T) {
 	}
 }
 
-// After kill -9 the next daemon starts, on the lock and the socket of the dead.
+// After kill -9 the next daemon starts and replaces the lock and the socket of the killed one.
 func TestStartAfterKill(t *testing.T) {
 	for name, bin := range map[string]string{"ours": ours(t), "debian": debian(t)} {
 		t.Run(name, func(t *testing.T) {
@@ -136,8 +135,8 @@ func TestStartAfterKill(t *testing.T) {
 	}
 }
 
-// What keeps a daemon from starting is told in one line, in the foreground and in
-// the background, and nothing is left. --check foresees what does not depend on others.
+// A failing start prints one line, in the foreground and in the background, and leaves nothing
+// behind. --check reports failures that do not depend on other programs.
 func TestFailingStarts(t *testing.T) {
 	h := newHost(t)
 	for _, name := range []string{"file", "precious"} {
@@ -157,7 +156,7 @@ func TestFailingStarts(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	// A kernel without a packet's flow refuses to send it, but the queue is ours.
+	// A kernel without conntrack in NFQUEUE's messages refuses that option, but the queue is bound.
 	if err := queues.Bind(t.Context(), 7, 0); err != nil && !errors.Is(err, unix.EOPNOTSUPP) {
 		t.Fatal(err)
 	}
@@ -167,7 +166,7 @@ func TestFailingStarts(t *testing.T) {
 	for _, c := range []struct {
 		name, general, rest, want string
 		plain                     bool // no log line
-		host                      bool // it is this host that is in the way
+		host                      bool // the cause is this host
 	}{
 		{"logfile", " LogFile " + h.path("none/log"), "",
 			"ERROR: can't open logfile `" + h.path("none/log") + "'.Reason: No such file or directory\n", true, true},
@@ -231,8 +230,8 @@ func TestFailingStarts(t *testing.T) {
 	}
 }
 
-// A helper for a family that it expects nothing over starts as in conntrack-tools, with a
-// warning that names the place, in the daemon's log and from --check.
+// A helper for a family that it does not support starts, as in conntrack-tools, with a warning
+// that names the place, in the daemon's log and from --check.
 func TestHelperOfAnotherFamily(t *testing.T) {
 	h := newHost(t)
 	config := h.configure("", "Helper {\n Setup yes\n Type dhcpv6 inet udp {\n  QueueNum 7\n }\n Type dhcpv6 inet6 udp {\n  QueueNum 8\n }\n}")
@@ -243,7 +242,7 @@ func TestHelperOfAnotherFamily(t *testing.T) {
 	if r := h.Run("", ours(t), "-C", config, "-s"); strings.Contains(r.Stderr, "never") {
 		t.Errorf("-s: %+v", r)
 	}
-	// Where the kernel has no user-space helpers it ends by itself.
+	// On a kernel without user-space helpers the daemon ends by itself.
 	p := h.Start(ours(t), "-C", config)
 	netnstest.Eventually(t, patience, "the daemon says so", func() bool { return strings.Contains(p.Stderr.String(), "[warning] "+warning) })
 }
@@ -255,7 +254,7 @@ func TestWithoutPrivilege(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer os.RemoveAll(dir)
-	bin := filepath.Join(dir, "conntrackd") // where other users reach it
+	bin := filepath.Join(dir, "conntrackd") // accessible for other users
 	if out, err := os.ReadFile(ours(t)); err != nil || os.WriteFile(bin, out, 0o755) != nil {
 		t.Fatal(err)
 	}
@@ -300,7 +299,7 @@ func TestBackground(t *testing.T) {
 	if r != (netnstest.Result{}) {
 		t.Errorf("-d: %+v", r)
 	}
-	// It is there as soon as -d returns.
+	// It runs as soon as -d returns.
 	if got := h.client("-s", "runtime"); !strings.HasPrefix(got, "daemon uptime: 0 min\n") {
 		t.Errorf("-s runtime: %q", got)
 	}
@@ -315,7 +314,7 @@ func TestBackground(t *testing.T) {
 	if sid, _ := unix.Getsid(pid); sid != pid {
 		t.Errorf("it is in session %d", sid)
 	}
-	// When -k returns everything is gone: a new daemon starts at once.
+	// When -k returns everything is released: a new daemon starts at once.
 	h.client("-k")
 	if exists(h.path("lock")) || exists(h.path("ctl")) {
 		t.Error("after -k the lock or the socket is there")
@@ -347,7 +346,7 @@ func TestHangupReopensLogs(t *testing.T) {
 	}
 }
 
-// A terminal that is gone is no reason to end.
+// The daemon continues after its terminal has closed.
 func TestConsoleThatCloses(t *testing.T) {
 	h := newHost(t)
 	config := h.configure("", "Stats {\n}")
@@ -372,16 +371,15 @@ func TestConsoleThatCloses(t *testing.T) {
 	}
 }
 
-// What statistics mode logs of a flow that ends is what Debian's daemon beside it
-// logs: with events what the kernel sends with the end, counters included; with
-// polling what the cache knows.
+// In statistics mode both daemons log the same about ended flows: with events the attributes of
+// the destroy event, counters included; with polling those in the cache.
 func TestStatisticsLogIsDebians(t *testing.T) {
 	for name, general := range map[string]string{"events": "", "polling": " PollSecs 1"} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			h := newHost(t)
 			h.Sysctl("net.netfilter.nf_conntrack_acct", "1")
-			// With polling a daemon counts from when it polled; and 1.4.9 ends at the first
+			// With polling a daemon counts from its first poll; and 1.4.9 crashes at the first
 			// change of a flow whose event has a time (P24).
 			if name == "events" && netnstest.PeerInstalled() {
 				h.Sysctl("net.netfilter.nf_conntrack_timestamp", "1")
@@ -418,7 +416,7 @@ func TestStatisticsLogIsDebians(t *testing.T) {
 			insert("-p 89 -m 9")
 			h.Must("/usr/sbin/conntrack", "-U", "-f", "ipv4", "-p", "udp", "--sport", "53002", "-m", "0")
 			const flows = 9
-			// Debian's daemon may have polled half of them: what counts is what is known last.
+			// Debian's daemon may have polled half of them: only the last state matters.
 			for bin, d := range daemons {
 				netnstest.Eventually(t, patience, bin+" knows the flows", func() bool {
 					known := d.Must(debian(t), "-C", d.path("conntrackd.conf"), "-i")
@@ -450,7 +448,7 @@ func TestStatisticsLogIsDebians(t *testing.T) {
 	}
 }
 
-// systemd is told in the order in which it can believe it.
+// The messages to systemd arrive in an order that it accepts.
 func TestSystemd(t *testing.T) {
 	for _, background := range []bool{false, true} {
 		t.Run(fmt.Sprintf("background %v", background), func(t *testing.T) {
@@ -544,7 +542,7 @@ func TestSchedulerOfTheConfiguration(t *testing.T) {
 	q := h.start(ours(t), newHostConfig(h, " Scheduler {\n Type FIFO\n Priority 0\n}"))
 	want := "[warning] scheduler configuration failed: Invalid argument. Likely a bug in conntrackd, please report it. " +
 		"Continuing with system default scheduler.\n"
-	stop(t, q) // what it printed on two pipes is all there when it has ended
+	stop(t, q) // after its end both pipes have all of its output
 	if got := unstamped(t, q.Stderr.String()); got != want {
 		t.Errorf("said %q", got)
 	}
@@ -583,7 +581,7 @@ func TestJSONAndMetrics(t *testing.T) {
 	if !json.Valid([]byte(flows)) || !strings.Contains(flows, `"active_since":`) {
 		t.Errorf("-i -o json: %s", flows)
 	}
-	// Debian's daemon does not know these.
+	// Debian's daemon does not have these.
 	d := newHost(t)
 	config := d.configure("", "")
 	d.start(debian(t), config)
@@ -613,7 +611,7 @@ func TestCheck(t *testing.T) {
 		t.Errorf("%+v", r)
 	}
 	h.NFT("flush ruleset")
-	// 1 is for a file that is wrong everywhere, 2 for what only this host lacks.
+	// 1 is for a file that is wrong on every host, 2 for problems of this host only.
 	for _, c := range []struct {
 		name, text                string
 		status, alone             int // with --syntax
@@ -645,8 +643,8 @@ func TestCheck(t *testing.T) {
 	}
 }
 
-// Where the kernel counts no dropped events (before Linux 4.12) an overrun is noticed all
-// the same, and the internal cache becomes what the kernel has.
+// On a kernel that does not count dropped events (before Linux 4.12) an overrun is detected
+// anyway, and the internal cache is resynchronised with the kernel.
 func TestOverrunOnAnOldKernel(t *testing.T) {
 	const flows = 5000
 	h := newHost(t)
@@ -679,15 +677,14 @@ func TestOverrunOnAnOldKernel(t *testing.T) {
 	}
 }
 
-// While the disk of its log stands still, a daemon follows the table, answers, and ends
-// when it is asked to.
+// While the disk of its log blocks, a daemon follows the table, answers, and ends on request.
 func TestLogOnAHangingDisk(t *testing.T) {
 	h := newHost(t)
 	dir, freeze, thaw := netnstest.HangingDisk(t)
 	name := filepath.Join(dir, "log")
 	p := h.start(ours(t), h.configure(" LogFile "+name, "Stats {\n}"))
 	freeze()
-	for i := range 20 { // each logs a line, which the disk does not take
+	for i := range 20 { // each logs a line that the disk does not accept
 		if r := h.Run("", ours(t), "-C", h.path("conntrackd.conf"), "-R"); r.Code != 0 {
 			t.Fatalf("request %d: %+v", i, r)
 		}

@@ -11,11 +11,11 @@ import (
 	"ctbox/internal/netnstest"
 )
 
-// stranger is a local user who may write where the daemon's files are, as in
+// stranger is a local user who may write to the directory of the daemon's files, for example
 // /var/lock.
 const stranger = 65534
 
-// plant lays a symbolic link of the stranger to a file of root's.
+// plant creates a symbolic link, owned by the stranger, to a file of root's.
 func (h *host) plant(name string) (victim string) {
 	h.t.Helper()
 	victim = h.path("victim")
@@ -79,8 +79,8 @@ func TestPlantedLinkAtHangup(t *testing.T) {
 	stop(t, p)
 }
 
-// A configuration that others can change is used, and that is told: at the start
-// and by --check, but not with every command.
+// A configuration that other users can change is used, with a warning at the start and from
+// --check, but not with every command.
 func TestExposedConfiguration(t *testing.T) {
 	for _, c := range []struct {
 		name   string
@@ -117,7 +117,7 @@ func TestExposedConfiguration(t *testing.T) {
 			if r := h.Run("", ours(t), "-C", config, "-s"); r.Stderr != "" {
 				t.Errorf("-s: %s", r.Stderr)
 			}
-			stop(t, p) // what it printed on two pipes is all there when it has ended
+			stop(t, p) // after its end both pipes have all of its output
 			if got := unstamped(t, p.Stderr.String()); got != want {
 				t.Errorf("at the start: %q, want %q", got, want)
 			}

@@ -13,12 +13,11 @@ import (
 	"ctbox/internal/netnstest"
 )
 
-// leaving is the name under which the test binary is a daemon that tells what it
-// leaves.
+// leaving is the name under which the test binary runs a daemon and prints what it leaves behind.
 const leaving = "leaving"
 
-// leave runs the applet and prints the stacks of the goroutines, and the
-// descriptors, that are there when it has returned.
+// leave runs the applet and prints the stacks of the goroutines, and the descriptors, that exist
+// after its return.
 func leave(argv []string) int {
 	before := descriptors()
 	status := Run(context.Background(), argv, os.Stdin, os.Stdout, os.Stderr)
@@ -33,8 +32,7 @@ func leave(argv []string) int {
 	return status
 }
 
-// descriptors are the open ones of sockets and files. Those of Go's runtime have
-// neither.
+// descriptors returns the open descriptors of sockets and files, without those of Go's runtime.
 func descriptors() map[string]bool {
 	links, _ := filepath.Glob("/proc/self/fd/*")
 	all := make(map[string]bool)
@@ -46,8 +44,8 @@ func descriptors() map[string]bool {
 	return all
 }
 
-// When a daemon has ended nothing of it is left: what it was made of can be used
-// again and again in one process, as tests do.
+// A daemon leaves no goroutine and no descriptor behind, so that a process can run it repeatedly,
+// as tests do.
 func TestNothingIsLeft(t *testing.T) {
 	self, err := os.Executable()
 	if err != nil {
@@ -64,7 +62,7 @@ func TestNothingIsLeft(t *testing.T) {
 			if mode == "stats" {
 				clauses = strings.Replace(clauses, "Stats {", "Stats {\n LogFile "+h.path("stats"), 1)
 			}
-			// The sandbox is off: with the race detector there is none.
+			// Without the sandbox, which the race detector does not support.
 			config := h.configure(" LogFile "+h.path("log"), clauses)
 			p := h.Start(name, "-C", config, "--no-sandbox")
 			netnstest.Eventually(t, patience, "the daemon is started", func() bool {

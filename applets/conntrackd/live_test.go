@@ -15,8 +15,8 @@ import (
 	"ctbox/nl/ctnetlink"
 )
 
-// live are tests of clauses that a running daemon can change, by the clause: each changes
-// it by --reload and sees that the new value, and not the old one, is in force.
+// live are the tests of the clauses that a running daemon can change, by clause: each changes
+// it with --reload and checks that the new value is in force.
 var live = map[string]func(*testing.T){
 	"General HashLimit": func(t *testing.T) {
 		h := newHost(t)
@@ -151,7 +151,7 @@ var live = map[string]func(*testing.T){
 		p := h.start(ours(t), h.configure("", stats("stats")))
 		h.reloads("Stats LogFile", "", stats("stats2"))
 		h.end(1001)
-		stop(t, p) // writes what waits
+		stop(t, p) // writes the buffered lines
 		first, _ := os.ReadFile(h.path("stats"))
 		if second, _ := os.ReadFile(h.path("stats2")); len(first) > 0 || !strings.Contains(string(second), "sport=1001 ") {
 			t.Errorf("the first file has %s, the second %s", first, second)
@@ -181,7 +181,7 @@ var live = map[string]func(*testing.T){
 		if !b.isLiberal(1001) {
 			t.Error("before: windows are tracked")
 		}
-		// One node sends the scales of windows, the other one tells its kernel.
+		// One node sends window scales, the other one sets them in its kernel.
 		a.reloads("Sync Options TCPWindowTracking", "", sync("192.0.2.1", "on"))
 		a.insert("198.51.100.1", 1002)
 		b.caches("-e", map[int]bool{1002: true})
@@ -196,7 +196,7 @@ var live = map[string]func(*testing.T){
 		}
 	},
 	"Sync Mode FTFW ResendQueueSize": func(t *testing.T) {
-		h := newHost(t) // nobody acknowledges anything
+		h := newHost(t) // no peer acknowledges anything
 		const queue = `conntrackd_queue_length{queue="rsqueue"}`
 		h.start(ours(t), h.configure("", ofMode("FTFW", "192.0.2.1", "ResendQueueSize 2\n")))
 		h.flows(10)
@@ -245,7 +245,7 @@ var live = map[string]func(*testing.T){
 		a.reloads("Sync Mode RefreshTime", "", ofMode("ALARM", "192.0.2.1", "RefreshTime 1\n"))
 		a.insert("198.51.100.1", 1001)
 		b.caches("-e", map[int]bool{1001: true})
-		// What is left of a flow's time in the other cache falls until it is heard of again.
+		// The remaining time of a flow in the other cache decreases until it is announced again.
 		var least float64
 		netnstest.Eventually(t, patience, "the flow is sent again", func() bool {
 			var entry struct {
@@ -295,7 +295,7 @@ func TestLiveClauses(t *testing.T) {
 	}
 }
 
-// ofMode is a Sync clause of a mode, for a node of a pair.
+// ofMode returns a Sync clause with a mode, for a node of a pair.
 func ofMode(mode, own, clauses string) string {
 	peer := map[string]string{"192.0.2.1": "192.0.2.2", "192.0.2.2": "192.0.2.1"}[own]
 	return "Sync {\nMode " + mode + " {\n" + clauses + "}\nUDP {\nIPv4_address " + own + "\nIPv4_Destination_Address " + peer +
@@ -334,8 +334,8 @@ func purgeTimeout(t *testing.T, mode string) {
 	})
 }
 
-// startupResync is about the next start: a reload takes the clause, since it has nothing
-// to do before.
+// startupResync tests a clause that only matters at the next start: a reload accepts it without
+// doing anything.
 func startupResync(t *testing.T, mode string) {
 	h := newHost(t)
 	const asked = `conntrackd_resyncs_total{side="asked"}`
@@ -349,7 +349,7 @@ func startupResync(t *testing.T, mode string) {
 	h.reaches("it asks for everything", asked, 1)
 }
 
-// metric is the value of a sample of -s metrics, 0 where there is none.
+// metric returns the value of a sample of -s metrics, 0 without the sample.
 func (h *host) metric(sample string) float64 {
 	h.t.Helper()
 	for line := range strings.Lines(h.client("-s", "metrics")) {
@@ -369,7 +369,7 @@ func (h *host) reaches(what, sample string, least float64) {
 	netnstest.Eventually(h.t, patience, what+": "+sample, func() bool { return h.metric(sample) >= least })
 }
 
-// logs waits until a log has a text.
+// logs waits until a log contains a text.
 func (h *host) logs(name, text string) {
 	h.t.Helper()
 	netnstest.Eventually(h.t, patience, text+" is in "+name, func() bool {
@@ -378,7 +378,7 @@ func (h *host) logs(name, text string) {
 	})
 }
 
-// flows makes UDP flows, none of them twice, and returns how many there are in all.
+// flows creates n new UDP flows and returns the total number created.
 func (h *host) flows(n int) int {
 	h.t.Helper()
 	have := strings.Count(h.Must("/usr/sbin/conntrack", "-L", "-p", "udp"), "\n")
@@ -392,8 +392,8 @@ func (h *host) flows(n int) int {
 	return have + n
 }
 
-// burst makes flows while the daemon stands still, so that it finds all of their events at
-// once, and waits until it has followed some. It returns how many flows there are.
+// burst creates flows while the daemon is stopped, so that it reads all of their events at once,
+// and waits until it has processed some. It returns the total number of flows.
 func (h *host) burst(p *netnstest.Process) int {
 	h.t.Helper()
 	before := h.metric("conntrackd_kernel_events_total")
@@ -404,7 +404,7 @@ func (h *host) burst(p *netnstest.Process) int {
 	return all
 }
 
-// overrun is a burst that the event buffer has no room for.
+// overrun is a burst that does not fit into the event buffer.
 func (h *host) overrun(p *netnstest.Process) int {
 	h.t.Helper()
 	before := h.metric("conntrackd_kernel_overruns_total")
@@ -413,7 +413,7 @@ func (h *host) overrun(p *netnstest.Process) int {
 	return all
 }
 
-// end makes a flow that the daemon sees begin and end.
+// end creates a flow whose beginning and end the daemon sees.
 func (h *host) end(port int) {
 	h.t.Helper()
 	h.insert("198.51.100.1", port)
@@ -422,7 +422,7 @@ func (h *host) end(port int) {
 	h.caches("-i", map[int]bool{port: false})
 }
 
-// syslog runs a daemon whose system logger is the test, and returns what that was sent.
+// syslog runs a daemon whose system logger is the test, and returns the received messages.
 func (h *host) syslog(config string, meanwhile func()) string {
 	h.t.Helper()
 	l := h.listenSyslog()
@@ -433,7 +433,7 @@ func (h *host) syslog(config string, meanwhile func()) string {
 	return strings.Join(l.end(), "\n")
 }
 
-// flow looks at the kernel's flow from a port.
+// flow calls f with the kernel's flow from a port.
 func (h *host) flow(port uint16, look func(*ctnetlink.Flow)) {
 	h.t.Helper()
 	var conn *nl.Conn
@@ -455,7 +455,7 @@ func (h *host) flow(port uint16, look func(*ctnetlink.Flow)) {
 	}
 }
 
-// isLiberal reports whether the kernel does not judge a flow by its windows.
+// isLiberal reports whether the kernel does not check a flow's TCP windows.
 func (h *host) isLiberal(port uint16) (liberal bool) {
 	h.t.Helper()
 	h.flow(port, func(f *ctnetlink.Flow) { liberal = f.TCPFlagsOrig.Value&ctnetlink.TCPFlagBeLiberal != 0 })

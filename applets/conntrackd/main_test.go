@@ -18,16 +18,16 @@ func TestMain(m *testing.M) {
 	if filepath.Base(os.Args[0]) == leaving {
 		os.Exit(leave(os.Args))
 	}
-	// Daemons wait most of the time, so more tests than there are processors run at
-	// once. The command line has the last word.
+	// Daemons mostly wait, so more tests than CPUs run in parallel. The command line can
+	// override this.
 	flag.Set("test.parallel", "6")
 	netnstest.Main(m)
 }
 
-// debian returns the peer.
+// debian returns Debian's conntrackd.
 func debian(t testing.TB) string { return netnstest.Peer(t, "conntrackd") }
 
-// patience is more than anything here takes.
+// patience is longer than any step of these tests takes.
 const patience = 20 * time.Second
 
 // host is a namespace with a dedicated link and a directory for a daemon's files.
@@ -37,8 +37,8 @@ type host struct {
 	dir string
 }
 
-// newHost returns a host whose sync0 has the addresses 192.0.2.1 and
-// 2001:db8::1; what is behind it never answers.
+// newHost returns a host whose sync0 has the addresses 192.0.2.1 and 2001:db8::1. No host
+// answers on sync0.
 func newHost(t testing.TB) *host {
 	t.Helper()
 	h := &host{netnstest.New(t, "cd"), t, t.TempDir()}
@@ -53,11 +53,11 @@ func newHost(t testing.TB) *host {
 	return h
 }
 
-// path is the name of a file of the daemon.
+// path returns the path of a file of the daemon.
 func (h *host) path(name string) string { return filepath.Join(h.dir, name) }
 
-// configure writes a configuration and returns its name: that of the socket and
-// the lock, what is to be in General, and other clauses.
+// configure writes a configuration and returns its path. It consists of the clauses for socket
+// and lock, further clauses in General, and other clauses.
 func (h *host) configure(general, rest string) string {
 	h.t.Helper()
 	text := fmt.Sprintf("General {\n LockFile %s\n UNIX {\n  Path %s\n }\n%s\n}\n%s\n",
@@ -69,7 +69,7 @@ func (h *host) configure(general, rest string) string {
 	return name
 }
 
-// start runs a daemon in the foreground until its socket is there.
+// start starts a daemon in the foreground and waits for its socket.
 func (h *host) start(bin, config string) *netnstest.Process {
 	h.t.Helper()
 	p := h.Start(bin, "-C", config)
@@ -90,8 +90,7 @@ var (
 	id     = regexp.MustCompile(`<id>\d+`)
 )
 
-// unstamped removes time and pid from log lines, and fails the test if a line has
-// none.
+// unstamped removes time and pid from log lines, and fails the test if a line lacks them.
 func unstamped(t testing.TB, lines string) string {
 	t.Helper()
 	for line := range strings.Lines(lines) {
@@ -102,11 +101,10 @@ func unstamped(t testing.TB, lines string) string {
 	return stamp.ReplaceAllString(lines, "")
 }
 
-// age is how long ago a cache has got an entry, which may need another number of digits.
+// age matches the age of a cache's entry, whose number of digits may vary.
 var age = regexp.MustCompile(`(\[active since )\d+s\]`)
 
-// masked has number signs in place of numbers and the spaces that pad them, and
-// no ids of flows.
+// masked replaces numbers and their padding by number signs, and removes the ids of flows.
 func masked(text string) string {
 	text = id.ReplaceAllString(text, "<id>")
 	text = age.ReplaceAllString(text, "$1#s]")
@@ -124,7 +122,7 @@ func exists(name string) bool {
 	return err == nil
 }
 
-// stop ends a daemon in order and returns what it printed.
+// stop stops a daemon and returns its output.
 func stop(t testing.TB, p *netnstest.Process) string {
 	t.Helper()
 	if r := p.Stop(syscall.SIGTERM); r.Code != 0 {

@@ -16,7 +16,7 @@ import (
 	"ctbox/internal/netnstest"
 )
 
-// get fetches from the daemon's namespace; status 0 is no answer.
+// get fetches a URL from the daemon's namespace; status 0 means no answer.
 func (h *host) get(url string) (status int, body string) { return h.getAs(url, "*/*") }
 
 func (h *host) getAs(url, accept string) (status int, body string) {
@@ -35,13 +35,13 @@ func cutLast(s, sep string) (before, after string, found bool) {
 	return s[:i], s[i+len(sep):], true
 }
 
-// loopback is up, and listens on these.
+// loopback sets the loopback interface up. The tests use these addresses on it.
 const (
 	listen4 = " Metrics {\n  Listen 127.0.0.1:9107\n }\n"
 	listen6 = " Metrics {\n  Listen [::1]:9108\n }\n"
 )
 
-// names are the metrics of a text with their labels.
+// names returns the metrics of a text with their labels.
 func names(metrics string) []string {
 	var all []string
 	for line := range strings.Lines(metrics) {
@@ -52,8 +52,7 @@ func names(metrics string) []string {
 	return all
 }
 
-// The numbers over HTTP are those of the command, from within the sandbox, in every
-// mode.
+// HTTP and the command have the same metrics, in every mode and in the sandbox.
 func TestMetricsOverHTTP(t *testing.T) {
 	for name, clauses := range setups {
 		t.Run(name, func(t *testing.T) {
@@ -90,8 +89,8 @@ func TestMetricsOverHTTP(t *testing.T) {
 	}
 }
 
-// A reload moves the server, also to another family, and takes it away; what can't
-// be had changes nothing.
+// A reload moves the server, also to another address family, and stops it. An address that
+// cannot be bound changes nothing.
 func TestReloadMetrics(t *testing.T) {
 	h := newHost(t)
 	h.IP("link", "set", "lo", "up")
@@ -129,8 +128,7 @@ func TestReloadMetrics(t *testing.T) {
 	stop(t, p)
 }
 
-// A daemon that can't serve its metrics does not start, and a check tells what may be
-// wrong with them.
+// A daemon that can't serve its metrics does not start, and --check reports likely problems.
 func TestMetricsCheck(t *testing.T) {
 	h := newHost(t)
 	for listen, c := range map[string]struct {
@@ -161,8 +159,8 @@ func TestMetricsCheck(t *testing.T) {
 	}
 }
 
-// Debian's Prometheus scrapes the daemon, whose text it takes as a whole or not at all,
-// and evaluates our rules.
+// Debian's Prometheus, which accepts a text only as a whole, scrapes the daemon and evaluates the
+// alerting rules.
 func TestPrometheus(t *testing.T) {
 	h := newHost(t)
 	h.IP("link", "set", "lo", "up")
@@ -198,7 +196,7 @@ scrape_configs:
 		`conntrackd_cache_entries{cache="internal",table="flows"}`: "1",
 		`conntrackd_build_info{mode="ftfw"}`:                       "1",
 		`conntrackd_uptime_seconds > bool 0`:                       "1",
-		// The daemon has just been started, and its peer is not there.
+		// The daemon has just been started, without a peer.
 		`ALERTS{alertname="ConntrackdRestarted",alertstate="firing"}`: "1",
 		`ALERTS{alertname="ConntrackdNoPeer",alertstate="pending"}`:   "1",
 	} {
@@ -206,7 +204,7 @@ scrape_configs:
 	}
 }
 
-// monitoring is the name of a file of scripts/monitoring.
+// monitoring returns the path of a file in scripts/monitoring.
 func monitoring(t testing.TB, name string) string {
 	t.Helper()
 	root, err := netnstest.ModuleRoot()
@@ -216,8 +214,8 @@ func monitoring(t testing.TB, name string) string {
 	return filepath.Join(root, "scripts", "monitoring", name)
 }
 
-// The rules are right, fire when they should, and like the dashboard they are about
-// metrics that there are.
+// The alerting rules are valid and fire when they should. The rules and the dashboard use only
+// existing metrics.
 func TestRulesAndDashboard(t *testing.T) {
 	h := newHost(t)
 	for _, args := range [][]string{

@@ -11,8 +11,8 @@ import (
 	"ctbox/internal/netnstest"
 )
 
-// agent carries out what Pacemaker's agent ocf:heartbeat:conntrackd does in an action. It
-// fails at the first command that does not end with 0, whatever that has said.
+// agent runs the commands of an action of Pacemaker's agent ocf:heartbeat:conntrackd. It fails at
+// the first command whose exit status is not 0.
 func (h *host) agent(action string) error {
 	h.t.Helper()
 	for _, option := range map[string][]string{
@@ -27,15 +27,15 @@ func (h *host) agent(action string) error {
 	return nil
 }
 
-// translated makes a flow whose replies come to an address of the firewall's.
+// translated creates a flow whose replies go to an address of the firewall.
 func (h *host) translated(port int) {
 	h.t.Helper()
 	h.Must("/usr/sbin/conntrack", "-I", "-p", "tcp", "-s", "198.51.100.1", "-d", "203.0.113.1", "--sport", fmt.Sprint(port), "--dport", "80",
 		"--state", "ESTABLISHED", "-u", "ASSURED,SEEN_REPLY", "-t", "300", "-n", "203.0.113.100")
 }
 
-// A failover under Pacemaker goes through although the new primary's kernel refuses one
-// flow, which is named where people and machines look; and so does the way back.
+// A failover under Pacemaker succeeds although the new primary's kernel refuses one flow, which is
+// reported in the log and the statistics. The fail-back succeeds too.
 func TestPacemaker(t *testing.T) {
 	a, b := newPair(t)
 	a.configure(" LogFile "+a.path("log"), ftfwTo("192.0.2.1", "192.0.2.2"))
@@ -61,7 +61,7 @@ func TestPacemaker(t *testing.T) {
 	a.insert("198.51.100.1", 1001)
 	a.translated(1002)
 	b.caches("-e", map[int]bool{1001: true, 1002: true})
-	// The place of the translated flow's replies is taken on the other node.
+	// On the other node another flow has the reply tuple of the translated flow.
 	b.insert("203.0.113.100", 1002)
 
 	text, err := os.ReadFile(a.path("lock"))
@@ -72,7 +72,7 @@ func TestPacemaker(t *testing.T) {
 	if _, err := fmt.Sscan(string(text), &pid); err != nil {
 		t.Fatal(err)
 	}
-	syscall.Kill(pid, syscall.SIGKILL) // the primary's daemon; the cluster moves on
+	syscall.Kill(pid, syscall.SIGKILL) // the primary's daemon; the cluster fails over
 	refused := b.Run("", ours(t), "-C", b.path("conntrackd.conf"), "-c")
 	said := unstamped(t, refused.Stderr)
 	if refused.Code != 0 || refused.Stdout != "" || !strings.HasPrefix(said, "[warning] 1 of 2 entries can't be committed\n[warning] commit-create: ") ||
@@ -110,7 +110,7 @@ func TestPacemaker(t *testing.T) {
 		t.Errorf("%s", metrics)
 	}
 
-	// The node comes back, and the cluster moves back to it.
+	// The node comes back, and the cluster fails back to it.
 	act(a, "start", "demote", "monitor")
 	a.caches("-e", map[int]bool{1001: true})
 	act(b, "demote")
@@ -122,9 +122,9 @@ func TestPacemaker(t *testing.T) {
 	}
 }
 
-// A commit that cannot be done is an error: no daemon, one that ends meanwhile, and with
-// --strict one that does not tell.
-func TestCommitThatIsNotDone(t *testing.T) {
+// A commit fails without a daemon, with one that ends meanwhile, and with --strict if the daemon
+// does not report the outcome.
+func TestCommitFails(t *testing.T) {
 	h := newHost(t)
 	config := h.configure("", setups["notrack"])
 	if r := h.Run("", ours(t), "-C", config, "-c"); r.Code != 1 {
@@ -147,8 +147,9 @@ func TestCommitThatIsNotDone(t *testing.T) {
 	}
 }
 
-// A full disk is no reason for a monitor to take the daemon for dead.
-func TestAnswerThatCannotBeWritten(t *testing.T) {
+// A client that cannot write the answer, for example on a full disk, exits with 0, so that a
+// monitor does not take the daemon for dead.
+func TestAnswerOnAFullDisk(t *testing.T) {
 	h := newHost(t)
 	config := h.configure("", setups["notrack"])
 	h.start(ours(t), config)

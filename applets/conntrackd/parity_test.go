@@ -71,8 +71,8 @@ var setups = map[string]string{
 }`,
 }
 
-// commands are those of the client whose output shows the daemon's state, and
-// after them those that change it.
+// commands are the client's commands: first those that show the daemon's state, then those that
+// change it.
 var commands = []string{
 	"-s", "-s ct", "-s expect", "-s network", "-s cache", "-s runtime", "-s link", "-s multicast", "-s rsqueue", "-s process",
 	"-s queue", "-i", "-i ct", "-i expect", "-e", "-e expect", "-i -x", "-e -x", "-i expect -x",
@@ -80,20 +80,20 @@ var commands = []string{
 	"-c expect", "-s", "-s runtime",
 }
 
-// differences are outputs that differ on purpose, by setup and command, with
-// their number in docs/differences.md.
+// differences are outputs that differ on purpose, by setup and command, with their row in
+// docs/differences.md.
 var differences = map[string]string{
 	"bypass -i -x": "C3",
 }
 
-// added is what our daemon says of its peers behind the text of these commands (C15).
+// added matches the text about peers that ctbox's daemon appends for these commands (C15).
 var added = map[string]*regexp.Regexp{
 	"-s network": regexp.MustCompile(`(?s)peers:\n\t.*$`), "-s link": heardOver, "-s multicast": heardOver,
 }
 
 var heardOver = regexp.MustCompile(`(?s)peer:\n\t.*$`)
 
-// silence is the line about a peer that is not heard (S32); here there is none.
+// silence matches the line about a peer that is not heard (S32); these tests have no peer.
 var silence = regexp.MustCompile(`(?m)^.*nothing has been heard from .*\n`)
 
 func withoutSilence(lines string) string { return silence.ReplaceAllString(lines, "") }
@@ -101,12 +101,12 @@ func withoutSilence(lines string) string { return silence.ReplaceAllString(lines
 // unlogged are the lines of a setup that only one of the daemons logs.
 var unlogged = map[string]*regexp.Regexp{
 	"stats": regexp.MustCompile(`flushing (caches|(internal|external) cache)`), // C4
-	// Our flush of the internal cache that isn't there is one of the kernel's, and is
-	// called so; there are no children (C6).
+	// Without an internal cache, a flush of it is a flush of the kernel's table and is logged as
+	// one. ctbox has no child processes (C6).
 	"bypass": regexp.MustCompile(`flushing kernel conntrack table$|child process|resync is unsupported`),
 }
 
-// logged ends a daemon and returns what it logged on its console.
+// logged stops a daemon and returns the lines that it logged on its console.
 func logged(t *testing.T, setup string, p *netnstest.Process) []string {
 	t.Helper()
 	var lines []string
@@ -118,9 +118,8 @@ func logged(t *testing.T, setup string, p *netnstest.Process) []string {
 	return lines
 }
 
-// Debian's client and daemon, and ours, print the same and end with the same
-// status for every command in every mode; and our daemon answers Debian's client,
-// and Debian's daemon our client, as their own. Both log the same meanwhile.
+// For every command in every mode, Debian's and ctbox's client and daemon give the same output and
+// exit status, in all combinations of client and daemon. Both daemons log the same.
 func TestCommandsAreDebians(t *testing.T) {
 	for name, clauses := range setups {
 		t.Run(name, func(t *testing.T) {
@@ -174,11 +173,11 @@ func TestCommandsAreDebians(t *testing.T) {
 	}
 }
 
-// The numbers themselves are Debian's: those of the caches and of the kernel's events,
-// after flows that were there before, began, and ended.
+// The numbers of the caches and of the kernel's events equal Debian's, after flows that existed
+// before, began and ended.
 func TestNumbersAreDebians(t *testing.T) {
 	for _, c := range []struct{ name, general, clauses string }{
-		{"ftfw", "", setups["ftfw"]}, // nobody acknowledges the ends
+		{"ftfw", "", setups["ftfw"]}, // no peer acknowledges the ends
 		{"notrack", "", setups["notrack"]},
 		{"alarm", "", setups["alarm"]},
 		{"bypass", "", setups["bypass"]},
@@ -218,19 +217,19 @@ func TestNumbersAreDebians(t *testing.T) {
 	}
 }
 
-// alike reports whether two results differ in numbers at most.
+// alike reports whether two results are equal except for numbers.
 func alike(a, b netnstest.Result) bool {
 	a.Stdout, b.Stdout = masked(a.Stdout), masked(b.Stdout)
 	return a == b
 }
 
-// The command lines that never reach a daemon.
+// Invalid command lines give Debian's errors.
 func TestErrorsAreDebians(t *testing.T) {
 	h := newHost(t)
 	config := h.configure(" Nice -5", "")
 	for _, c := range []struct {
 		args []string
-		code int // where it is not 1.4.7's
+		code int // if it differs from 1.4.7's
 	}{
 		{args: []string{"-C", h.path("none"), "-s"}},
 		{args: []string{"-C", config, "-s"}},
@@ -241,7 +240,7 @@ func TestErrorsAreDebians(t *testing.T) {
 		{args: []string{"-s", "-x"}},
 		{args: []string{"-d", "-s"}},
 		{args: []string{"-h"}},
-		// 1.4.7 says 0 to these, 1.4.9 says 1.
+		// The exit status is 0 in 1.4.7 and 1 in 1.4.9.
 		{args: []string{"-c", "foo"}, code: 1},
 		{args: []string{"foo"}, code: 1},
 		{args: []string{"--help"}, code: 1},
@@ -256,8 +255,8 @@ func TestErrorsAreDebians(t *testing.T) {
 	}
 }
 
-// The usage is conntrack-tools' with further lines for ctbox's options; its first line
-// and that of -v differ from Debian's in the version's number only.
+// The usage has all lines of conntrack-tools and further ones for ctbox's options. Its first line
+// and that of -v differ from Debian's only in the version.
 func TestUsageHasDebiansLines(t *testing.T) {
 	h := newHost(t)
 	theirs := h.Run("", debian(t), "-h").Stdout

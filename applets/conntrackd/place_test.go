@@ -38,8 +38,8 @@ func threadNames(t *testing.T, pid int) string {
 	return strings.Join(all, " ")
 }
 
-// However the daemon is started, its name and that of each of its threads is conntrackd,
-// and so are the words that ps shows.
+// In every way of starting it, the daemon and each of its threads have the name conntrackd, and ps
+// shows the command line with that name.
 func TestNameOfTheProcess(t *testing.T) {
 	box := filepath.Join(filepath.Dir(ours(t)), "ctbox")
 	for _, c := range []struct {
@@ -79,8 +79,8 @@ func TestNameOfTheProcess(t *testing.T) {
 	}
 }
 
-// scriptsByName are what start scripts, monitors and package tests do with the daemon's name.
-// They run in a namespace of process ids of their own, where no other daemon can be meant.
+// scriptsByName are commands with which start scripts, monitors and package tests find the daemon
+// by name. They run in a PID namespace of their own, without other daemons.
 const scriptsByName = `
 daemon=$1 config=$2 lock=$3
 set -x
@@ -116,8 +116,8 @@ func (h *host) without(prepare string, args ...string) *netnstest.Process {
 	return h.Start("unshare", append([]string{"--mount", "sh", "-c", prepare + ` && exec "$0" "$@"`, ours(h.t)}, args...)...)
 }
 
-// A daemon in a root directory without /proc or without /dev/null starts, goes on with
-// the files that are there, opens its logs anew, and ends.
+// A daemon in a root directory without /proc or without /dev/null starts, reopens its logs, and
+// ends.
 func TestWithoutPartsOfTheSystem(t *testing.T) {
 	for name, prepare := range map[string]string{
 		"proc": "umount -l /proc",
@@ -161,7 +161,7 @@ func TestWithoutPartsOfTheSystem(t *testing.T) {
 				}
 				syscall.Kill(pid, syscall.SIGHUP)
 				netnstest.Eventually(t, patience, "the logs are opened anew", func() bool { return exists(h.path("log")) && exists(h.path("stats")) })
-				// And again, with files that are there already, as after logrotate's create.
+				// And again, with existing files, as after logrotate's create.
 				for _, name := range []string{"log", "stats"} {
 					if err := os.Rename(h.path(name), h.path(name+".2")); err != nil || os.WriteFile(h.path(name), nil, 0o600) != nil {
 						t.Fatal(err)

@@ -17,7 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// reload writes h's configuration anew and has the daemon read it.
+// reload rewrites h's configuration and makes the daemon read it.
 func (h *host) reload(general, rest string) netnstest.Result {
 	h.t.Helper()
 	h.configure(general, rest)
@@ -26,7 +26,7 @@ func (h *host) reload(general, rest string) netnstest.Result {
 	return r
 }
 
-// reloads is reload of a file that is taken; changed are the paths of the clauses.
+// reloads is reload for a file that must be accepted; changed are the paths of the changed clauses.
 func (h *host) reloads(changed, general, rest string) {
 	h.t.Helper()
 	want := netnstest.Result{Stdout: "reloaded " + h.path("conntrackd.conf") + ", changed: " + changed + "\n"}
@@ -38,14 +38,14 @@ func (h *host) reloads(changed, general, rest string) {
 	}
 }
 
-// insert makes a flow from an address.
+// insert creates a flow from an address.
 func (h *host) insert(from string, port int) {
 	h.t.Helper()
 	h.Must("/usr/sbin/conntrack", "-I", "-p", "tcp", "-s", from, "-d", "203.0.113.1",
 		"--sport", fmt.Sprint(port), "--dport", "80", "--state", "ESTABLISHED", "-t", "300")
 }
 
-// caches waits until a dump has some flows, by their ports, and not others.
+// caches waits until a dump has exactly the flows with these ports.
 func (h *host) caches(dump string, ports map[int]bool) {
 	h.t.Helper()
 	var text string
@@ -69,8 +69,8 @@ func ignore(address string) string {
 	return " Filter From %s {\n  Address Ignore {\n   IPv4_address " + address + "\n  }\n }\n"
 }
 
-// Another filter holds for new flows and for those that are cached already, both
-// ways, on this node and on its peer; nothing else of either is disturbed.
+// A changed filter applies to new flows and to cached ones, which are added or removed here and at
+// the peer. Nothing else changes on either node.
 func TestReloadFilter(t *testing.T) {
 	for _, where := range []string{"Userspace", "Kernelspace"} {
 		t.Run(where, func(t *testing.T) {
@@ -102,7 +102,7 @@ func TestReloadFilter(t *testing.T) {
 			a.caches("-i", map[int]bool{1001: true, 1002: true, 1003: true, 1004: true})
 			b.caches("-e", map[int]bool{1001: true, 1002: true, 1003: true, 1004: true})
 
-			// The kernel's events are those of this filter, too.
+			// The filter in the kernel has changed, too.
 			a.insert("198.51.100.1", 1005)
 			b.caches("-e", map[int]bool{1005: true})
 			after := a.replication()
@@ -117,7 +117,7 @@ func TestReloadFilter(t *testing.T) {
 	}
 }
 
-// Without an internal cache events follow another filter at once.
+// Without an internal cache a changed filter applies to events at once.
 func TestReloadFilterWithoutCache(t *testing.T) {
 	h := newHost(t)
 	h.start(ours(t), h.configure("", setups["bypass"]))
@@ -136,8 +136,8 @@ func TestReloadFilterWithoutCache(t *testing.T) {
 	filtered(1, "198.51.100.2", 1003)
 }
 
-// In ALARM mode another node forgets what does not pass any more, too, at once and
-// not when nobody has spoken of it for long.
+// In ALARM mode the other nodes remove flows that no longer pass at once, instead of after
+// CacheTimeout.
 func TestReloadFilterInAlarm(t *testing.T) {
 	a, b := newPair(t)
 	alarm := func(own string) string {
@@ -154,7 +154,7 @@ func TestReloadFilterInAlarm(t *testing.T) {
 	b.caches("-e", map[int]bool{1001: true, 1002: true})
 }
 
-// A flow that does not pass any more has not ended: statistics do not log it.
+// A flow that no longer passes the filter has not ended: statistics mode does not log it.
 func TestReloadFilterOfStatistics(t *testing.T) {
 	h := newHost(t)
 	stats := "Stats {\n LogFile " + h.path("stats") + "\n}"
@@ -172,7 +172,7 @@ func TestReloadFilterOfStatistics(t *testing.T) {
 	}
 }
 
-// A filter by state keeps what has passed it.
+// A filter by state keeps flows that have passed it before.
 func TestReloadStateFilter(t *testing.T) {
 	h := newHost(t)
 	h.start(ours(t), h.configure("", setups["notrack"]))
@@ -185,7 +185,7 @@ func TestReloadStateFilter(t *testing.T) {
 	h.caches("-i", map[int]bool{1001: true, 1002: false, 1003: true})
 }
 
-// The caches and the sequence numbers of FT-FW outlast any reload.
+// FT-FW's caches and sequence numbers survive every reload.
 func TestReloadKeepsReplication(t *testing.T) {
 	a, b := newPair(t)
 	a.start(ours(t), a.configure("", ftfwTo("192.0.2.1", "192.0.2.2")))
@@ -239,7 +239,7 @@ func TestReloadKeepsReplication(t *testing.T) {
 	}
 }
 
-// A reload that forbids or allows the event buffer's own size is in force at once.
+// A reload that fixes or releases the size of the event buffer applies at once.
 func TestReloadOfTheEventBuffer(t *testing.T) {
 	t.Parallel()
 	h := newHost(t)
@@ -271,8 +271,8 @@ func TestReloadOfTheEventBuffer(t *testing.T) {
 	}
 }
 
-// A file that is wrong, or asks for what needs a restart, changes nothing, and
-// says which clause it was.
+// A file that is invalid, or has changes that need a restart, changes nothing. The error names the
+// clause.
 func TestReloadRefused(t *testing.T) {
 	h := newHost(t)
 	const kept = "[ERROR] the configuration stays as it was\n"
@@ -305,8 +305,8 @@ func TestReloadRefused(t *testing.T) {
 			return strings.Contains(p.Stderr.String(), "[ERROR] reload: "+first+"\n")
 		})
 	}
-	// The client reads the file too, and finds the mistake itself; the daemon finds
-	// it on SIGHUP.
+	// The client also reads the file and reports the error itself; the daemon reports it on
+	// SIGHUP.
 	r := h.reload("", "Sync {\n Mod FTFW {\n}\n}")
 	const mistake = ":9:2: found \"Mod\", expected a clause of Sync or \"}\" (did you mean Mode?)\n"
 	if r.Code != 1 || r.Stderr != "[ERROR] "+config+mistake {
@@ -323,11 +323,11 @@ func TestReloadRefused(t *testing.T) {
 	netnstest.Eventually(t, patience, "SIGHUP without a file is refused", func() bool {
 		return strings.Contains(p.Stderr.String(), "[ERROR] reload: can't open config file `"+config+"'\n")
 	})
-	h.reloads("", " HashLimit 1000\n", setups["ftfw"]) // still what is in force
+	h.reloads("", " HashLimit 1000\n", setups["ftfw"]) // equals the configuration in force
 	stop(t, p)
 }
 
-// The logs go where the new file says, from none to some and back.
+// A reload opens, moves and closes the logs.
 func TestReloadLogs(t *testing.T) {
 	h := newHost(t)
 	read := func(name string) string {
@@ -350,7 +350,7 @@ func TestReloadLogs(t *testing.T) {
 	ended(1002)
 	h.reloads("General LogFile, Stats LogFile", " LogFile "+h.path("log2"), "Stats {\n LogFile "+h.path("stats2")+"\n}")
 	if text := read("stats"); !strings.Contains(text, "sport=1002") || strings.Contains(text, "sport=1001") {
-		t.Errorf("the statistics have %q", text) // all of it: closing writes what waits
+		t.Errorf("the statistics have %q", text) // complete: closing writes the buffered lines
 	}
 	ended(1003)
 	h.reloads("General LogFile, Stats LogFile", "", "Stats {\n}")
@@ -364,7 +364,7 @@ func TestReloadLogs(t *testing.T) {
 	stop(t, p)
 }
 
-// The form of the log changes with the next line, on the console too.
+// The format of the log changes with the next line, on the console too.
 func TestReloadLogFormat(t *testing.T) {
 	h := newHost(t)
 	p := h.start(ours(t), h.configure(" LogFile "+h.path("log"), ""))
@@ -389,7 +389,7 @@ func TestReloadLogFormat(t *testing.T) {
 	}
 }
 
-// SIGHUP opens the logs anew and reloads, and systemd sees it begin and end.
+// SIGHUP reopens the logs and reloads, and notifies systemd of begin and end.
 func TestReloadOnHangup(t *testing.T) {
 	h := newHost(t)
 	conn, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: h.path("notify"), Net: "unixgram"})
@@ -438,7 +438,7 @@ func TestReloadOnHangup(t *testing.T) {
 	stop(t, p)
 }
 
-// A daemon of conntrack-tools can't, and our client says so.
+// conntrack-tools' daemon can't reload, and ctbox's client reports that.
 func TestReloadOfDebians(t *testing.T) {
 	h := newHost(t)
 	h.start(debian(t), h.configure("", ""))
@@ -455,15 +455,15 @@ type replication struct {
 	NacksSent     int `json:"nacks_sent"`
 	GivenUp       int `json:"given_up"`
 
-	peers int // that have been heard
+	peers int // peers that were heard
 }
 
-// calm is longer than a node that lacks something waits before it asks for it.
+// calm is longer than a node waits before it requests missing messages.
 const calm = 7 * time.Second
 
-// settle waits until two nodes that have just been started have told each other all
-// that they have, and nothing more is on its way. Neither need ask the other: who
-// hears of a start tells everything by itself, which may come before the question.
+// settle waits until two nodes that have just been started have sent each other everything and no
+// message is in transit. A request is not necessary: a node sends everything when it detects the
+// start of its peer.
 func settle(a, b *host) {
 	a.t.Helper()
 	var before [2]replication
@@ -490,7 +490,7 @@ func (h *host) replication() replication {
 	return status.Replication
 }
 
-// kernel are the numbers of the daemon's events.
+// kernel returns the daemon's counters of kernel events.
 func (h *host) kernel() (k struct{ Events, Filtered, Overruns, Lost int }) {
 	h.t.Helper()
 	status := struct{ Kernel any }{&k}

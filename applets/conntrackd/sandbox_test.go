@@ -14,10 +14,10 @@ import (
 	"ctbox/internal/netnstest"
 )
 
-// confinement is what /proc/PID/status says of a thread.
+// confinement is the privileges of a thread in /proc/PID/status.
 type confinement struct{ inherited, permitted, effective, bounding, ambient, noNewPrivs, seccomp string }
 
-// confinements are those of a process's threads.
+// confinements returns the confinements of a process's threads.
 func confinements(t testing.TB, pid int) []confinement {
 	t.Helper()
 	threads, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/status", pid))
@@ -48,7 +48,7 @@ func confinements(t testing.TB, pid int) []confinement {
 	return all
 }
 
-// confinedTo is a thread with these capabilities only.
+// confinedTo returns the confinement of a thread with these capabilities only.
 func confinedTo(capabilities ...int) confinement {
 	const none = "0000000000000000"
 	set := uint64(0)
@@ -68,7 +68,7 @@ func checkConfined(t testing.TB, pid int, want confinement) {
 	}
 }
 
-// Every thread of a daemon has the least that its configuration needs.
+// Every thread of a daemon has only the privileges that its configuration needs.
 func TestConfined(t *testing.T) {
 	for name, clauses := range setups {
 		t.Run(name, func(t *testing.T) {
@@ -88,7 +88,7 @@ func TestConfined(t *testing.T) {
 
 func TestConfinedWithMore(t *testing.T) {
 	h := newHost(t)
-	// A log that logrotate gives to another user, and a port of root's.
+	// A log that logrotate gives to another user, and a privileged port.
 	if err := os.WriteFile(h.path("log"), nil, 0o640); err != nil {
 		t.Fatal(err)
 	}
@@ -116,7 +116,7 @@ func TestConfinedWithMore(t *testing.T) {
 		text, err := os.ReadFile(h.path("log"))
 		return err == nil && len(text) > 0
 	})
-	// The interface goes and comes back, and with it the socket on the port.
+	// The interface is removed and recreated, and with it the socket on the port.
 	h.IP("link", "del", "sync0")
 	h.IP("link", "add", "sync0", "type", "veth", "peer", "name", "far0")
 	h.IP("addr", "add", "192.0.2.1/24", "dev", "sync0")
@@ -128,7 +128,7 @@ func TestConfinedWithMore(t *testing.T) {
 	stop(t, p)
 }
 
-// udpSockets is the namespace's table of sockets.
+// udpSockets returns the namespace's table of UDP sockets.
 func (h *host) udpSockets() string { return h.Must("cat", "/proc/net/udp") }
 
 func TestConfinedInBackground(t *testing.T) {
@@ -155,9 +155,9 @@ func TestNoSandbox(t *testing.T) {
 	stop(t, p)
 }
 
-// refusals listens to the audit log, which has the system calls that a filter refuses
-// (seccomp(2), SECCOMP_FILTER_FLAG_LOG), and returns what it has of a process since
-// then. A kernel without such a log has none.
+// refusals listens to the audit log, which has the system calls that a filter refuses (seccomp(2),
+// SECCOMP_FILTER_FLAG_LOG), and returns a function that returns those of a process since then. On a
+// kernel without an audit log it returns nothing.
 func refusals(t testing.TB) func(pid int) []string {
 	t.Helper()
 	const (
@@ -170,7 +170,7 @@ func refusals(t testing.TB) func(pid int) []string {
 		return func(int) []string { return nil }
 	}
 	t.Cleanup(func() { unix.Close(fd) })
-	// Room for what other processes of the machine have in it.
+	// The buffer also receives the messages of the machine's other processes.
 	_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, 16<<20)
 	if err := unix.Bind(fd, &unix.SockaddrNetlink{Family: unix.AF_NETLINK, Groups: readLog}); err != nil {
 		t.Logf("no audit log: %v", err)
@@ -181,7 +181,7 @@ func refusals(t testing.TB) func(pid int) []string {
 		for {
 			n, _, err := unix.Recvfrom(fd, record, 0)
 			switch {
-			case err == unix.ENOBUFS: // some are missing, of others perhaps
+			case err == unix.ENOBUFS: // some are lost, possibly of other processes
 			case err != nil:
 				return found
 			case n < unix.NLMSG_HDRLEN || binary.NativeEndian.Uint16(record[4:]) != seccomp:
@@ -192,7 +192,7 @@ func refusals(t testing.TB) func(pid int) []string {
 	}
 }
 
-// Whatever a daemon does after its start, it stays confined and is refused nothing.
+// After its start a daemon stays confined, and the filter refuses none of its calls.
 func TestConfinedForGood(t *testing.T) {
 	refused := refusals(t)
 	a, b := newPair(t)
@@ -223,7 +223,7 @@ func TestConfinedForGood(t *testing.T) {
 	syscall.Kill(p.Pid(), syscall.SIGHUP)
 	netnstest.Eventually(t, patience, "the log is there again", func() bool { return exists(a.path("log2")) })
 
-	// The peer goes and comes back, and so does the interface.
+	// The peer and the interface are stopped and restarted.
 	q.Stop(syscall.SIGKILL)
 	a.insert("198.51.100.1", 1002)
 	b.start(ours(t), b.path("conntrackd.conf"))

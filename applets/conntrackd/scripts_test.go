@@ -12,7 +12,7 @@ import (
 
 const scripts = "../../scripts/"
 
-// The example configurations are what they claim to be, without a warning.
+// The example configurations have the mode of their name and cause no warnings.
 func TestExamples(t *testing.T) {
 	names, err := filepath.Glob(scripts + "conntrackd/*.conf")
 	if err != nil || len(names) < 7 {
@@ -33,8 +33,8 @@ func TestExamples(t *testing.T) {
 		if (base == "stats") != (cfg.Stats != nil) || (base == "helpers") != (cfg.Helper != nil) {
 			t.Errorf("%s has other clauses than its name says", name)
 		}
-		// Debian's client reads the whole file, too: what it says besides that
-		// there is no daemon is about interfaces that are not here.
+		// Debian's client reads the whole file, too. Besides the missing daemon it may only report
+		// missing interfaces.
 		h := newHost(t)
 		for line := range strings.Lines(unstamped(t, h.Run("", debian(t), "-C", name, "-s").Stderr)) {
 			if !strings.Contains(line, "can't connect") && !strings.HasSuffix(line, " is an invalid interface\n") {
@@ -44,8 +44,7 @@ func TestExamples(t *testing.T) {
 	}
 }
 
-// recorder stands in for conntrackd: it notes its arguments and fails as it is
-// told to.
+// recorder replaces conntrackd: it records its arguments and fails as configured.
 const recorder = `#!/bin/sh
 shift 2 # -C FILE
 printf '%s\n' "$*" >>"$RECORD"
@@ -63,7 +62,7 @@ func TestPrimaryBackupScript(t *testing.T) {
 	record, lock := filepath.Join(dir, "record"), filepath.Join(dir, "lock")
 	for _, c := range []struct {
 		arg, fails string
-		lock       string // content, "-" for none
+		lock       string // content, "-" for no file
 		locked     string // yes: a lock file keeps it from starting
 		want       string
 		code       int
@@ -73,9 +72,9 @@ func TestPrimaryBackupScript(t *testing.T) {
 		{"backup", "", "-", "", "-s -t -n", 0},
 		{"backup", "-s", "-", "", "-s -d -t -n", 0},
 		{"backup", "-s -d", "-", "", "-s -d -t -n", 1},
-		{"backup", "-s", "", "yes", "-s -d -d -t -n", 0},    // the lock of a dead daemon of conntrack-tools
-		{"backup", "-s", "77\n", "yes", "-s -d -t -n", 1},   // of one of ours, which knew better
-		{"backup", "-s -d -n", "", "", "-s -d -d -t -n", 1}, // the lock was not the reason
+		{"backup", "-s", "", "yes", "-s -d -d -t -n", 0},    // the lock of a dead conntrack-tools daemon
+		{"backup", "-s", "77\n", "yes", "-s -d -t -n", 1},   // a lock of ctbox's, which ctbox handles itself
+		{"backup", "-s -d -n", "", "", "-s -d -d -t -n", 1}, // the failure has another reason
 		{"fault", "", "-", "", "-t", 0},
 		{"fault", "-t", "-", "", "-t", 1},
 		{"", "", "-", "", "", 1},

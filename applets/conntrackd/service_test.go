@@ -30,8 +30,8 @@ func unitSettings(t testing.TB) (text string, settings map[string]string) {
 	return string(file), settings
 }
 
-// systemd takes the unit without a word, and rates it as no worse than a daemon
-// can be that administrates the network.
+// systemd accepts the unit without a warning, and its security rating is as good as possible for a
+// daemon that needs CAP_NET_ADMIN.
 func TestServiceUnit(t *testing.T) {
 	text, settings := unitSettings(t)
 	if settings["Type"] != "notify" || settings["WatchdogSec"] == "" || settings["NoNewPrivileges"] != "yes" {
@@ -50,8 +50,8 @@ func TestServiceUnit(t *testing.T) {
 	}
 }
 
-// A daemon that has from its start no more capabilities than the unit gives it
-// works. It cannot change its bounding set; everything else is as it should be.
+// A daemon that starts with the unit's capabilities works. It cannot change its bounding set, but
+// is confined otherwise.
 func TestServiceCapabilities(t *testing.T) {
 	numbers := map[string]int{"CAP_NET_ADMIN": unix.CAP_NET_ADMIN, "CAP_SYS_NICE": unix.CAP_SYS_NICE}
 	_, settings := unitSettings(t)

@@ -17,8 +17,7 @@ import (
 	"ctbox/nl/ctnetlink"
 )
 
-// What the configuration says of sockets is what the daemon's sockets have, and
-// those of Debian's daemon.
+// The sockets of ctbox's and Debian's daemon have the configured settings.
 func TestSettingsOfSockets(t *testing.T) {
 	const general = " NetlinkBufferSize 65536\n NetlinkBufferSizeMaxGrowth 131072\n NetlinkEventsReliable on\n"
 	link := func(more string) string { return strings.Replace(setups["bypass"], "Port 3780", "Port 3780\n"+more, 1) }
@@ -71,7 +70,7 @@ func TestSettingsOfSockets(t *testing.T) {
 // sockets are the settings of a daemon's sockets for events and of a UDP link.
 type sockets struct {
 	Events           eventSocket
-	Receiver, Sender int // buffers as the kernel counts them: twice what was asked for
+	Receiver, Sender int // buffers as the kernel counts them: twice the requested size
 	NoCheck          bool
 }
 
@@ -81,7 +80,7 @@ type eventSocket struct {
 	Reliable bool
 }
 
-// systemBuffer is what a new socket has.
+// systemBuffer returns the buffer size of a new socket.
 func systemBuffer(t *testing.T, option int) int {
 	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
@@ -100,7 +99,7 @@ func getsockopt(t *testing.T, fd, level, name int) int {
 	return value
 }
 
-// socketsOf looks at the sockets of a process.
+// socketsOf returns the settings of a process's sockets.
 func socketsOf(t *testing.T, pid int) (found sockets) {
 	t.Helper()
 	pidfd, err := unix.PidfdOpen(pid, 0)
@@ -150,8 +149,7 @@ func socketsOf(t *testing.T, pid int) (found sockets) {
 	return found
 }
 
-// What is said of the source of events, and in which order, is what Debian's daemon
-// says.
+// The log lines about the source of events, and their order, are Debian's.
 func TestEventLogIsDebians(t *testing.T) {
 	for name, general := range map[string]string{
 		"kernel":  " NetlinkEventsReliable on\n Filter From Kernelspace {\n  Protocol Accept {\n   TCP\n  }\n }\n",
@@ -178,7 +176,7 @@ func TestEventLogIsDebians(t *testing.T) {
 	}
 }
 
-// A filter that is too long for the kernel is one in user space.
+// A filter that is too long for the kernel is applied in user space.
 func TestLongFilter(t *testing.T) {
 	filter := func(addresses int) string {
 		text := " Filter From Kernelspace {\n  Address Ignore {\n"
@@ -213,8 +211,7 @@ func TestLongFilter(t *testing.T) {
 	}
 }
 
-// What goes to syslog, with which facility and severity, is what Debian's daemon
-// sends.
+// The messages to syslog, with facility and severity, are those of Debian's daemon.
 func TestSyslogIsDebians(t *testing.T) {
 	for _, c := range []struct{ name, general, stats string }{
 		{"general and stats", " Syslog local3\n", "Syslog local3"},
@@ -254,15 +251,14 @@ func TestSyslogIsDebians(t *testing.T) {
 	}
 }
 
-// syslogListener collects what is sent to a socket.
+// syslogListener collects the messages that are sent to a socket.
 type syslogListener struct {
 	conn *net.UnixConn
 	done chan struct{}
 	got  []string
 }
 
-// listenSyslog listens on the socket log in the directory dev, which has what a
-// daemon needs of /dev.
+// listenSyslog listens on the socket log in the directory dev, which replaces /dev for the daemon.
 func (h *host) listenSyslog() *syslogListener {
 	h.t.Helper()
 	if err := os.Mkdir(h.path("dev"), 0o755); err != nil {
@@ -291,13 +287,13 @@ func (h *host) listenSyslog() *syslogListener {
 	return l
 }
 
-// sentAt is how a message begins: what changes from one run to the next.
+// sentAt matches the parts of a message that change from run to run.
 var sentAt = regexp.MustCompile(`^(<\d+>)[A-Z][a-z]{2} [ \d]\d \d\d:\d\d:\d\d conntrack-tools\[\d+\]:`)
 
-// endOfSyslog is what the listener itself says last.
+// endOfSyslog is the listener's own last message.
 const endOfSyslog = "end"
 
-// end returns what has been sent when the sender has ended.
+// end returns the messages after the sender has ended.
 func (l *syslogListener) end() []string {
 	conn, err := net.DialUnix("unixgram", nil, l.conn.LocalAddr().(*net.UnixAddr))
 	if err != nil {

@@ -8,9 +8,9 @@ import (
 	"ctbox/internal/netnstest"
 )
 
-// silent makes flows that the kernel tells nothing of, as those are that begin while
-// nobody listens. Whether somebody does is the whole machine's to say, so events are
-// off meanwhile: it comes to the same.
+// silent creates flows without events, like flows that begin while no process listens. Whether a
+// process listens depends on the whole machine, so this function turns events off instead, with the
+// same effect.
 func (h *host) silent(ports ...int) {
 	h.t.Helper()
 	h.Sysctl("net.netfilter.nf_conntrack_events", "0")
@@ -21,8 +21,8 @@ func (h *host) silent(ports ...int) {
 	h.TakesSysctl("net.netfilter.nf_conntrack_events", "2")
 }
 
-// hasSilentFlows reports whether this kernel has the mode in which flows may have no
-// events (Linux 5.19): before, there is nothing to find.
+// hasSilentFlows reports whether this kernel has the mode in which flows can be without events
+// (Linux 5.19).
 func hasSilentFlows(t *testing.T) bool {
 	t.Helper()
 	has := netnstest.New(t, "mode").TakesSysctl("net.netfilter.nf_conntrack_events", "2")
@@ -32,11 +32,11 @@ func hasSilentFlows(t *testing.T) bool {
 	return has
 }
 
-// soon is when a daemon has looked at silent flows once, and once more on a busy
+// soon is the time in which a daemon has certainly checked silent flows once, and again on a busy
 // machine.
 const soon = 90 * time.Second
 
-// becomes waits until a dump has a text, or has it no more.
+// becomes waits until a dump contains a text, or no longer contains it.
 func (h *host) becomes(dump, text string, there bool) {
 	h.t.Helper()
 	netnstest.Eventually(h.t, soon, dump+": "+text, func() bool {
@@ -44,8 +44,8 @@ func (h *host) becomes(dump, text string, there bool) {
 	})
 }
 
-// Flows that began before the daemon may end and change without an event. Neither
-// this node nor its peer keeps what was.
+// Flows that began before the daemon can end and change without an event. This node and its peer
+// learn of that anyway.
 func TestSilentFlows(t *testing.T) {
 	if !hasSilentFlows(t) {
 		return
@@ -72,14 +72,14 @@ func TestSilentFlows(t *testing.T) {
 	}
 }
 
-// -R finds what has ended without an event, and the peer hears of it.
-func TestRefillTellsWhatHasEnded(t *testing.T) {
+// -R finds flows that ended without an event, and announces their ends to the peer.
+func TestRefillAnnouncesEndedFlows(t *testing.T) {
 	if !hasSilentFlows(t) {
 		return
 	}
 	t.Parallel()
 	a, b := newPair(t)
-	// In this mode nobody asks for everything by itself.
+	// In this mode no node requests everything by itself.
 	notrack := func(me, peer string) string { return strings.Replace(ftfwTo(me, peer), "FTFW", "NOTRACK", 1) }
 	a.silent(1001, 1002)
 	a.start(ours(t), a.configure("NetlinkOverrunResync Off", notrack("192.0.2.1", "192.0.2.2")))
@@ -95,7 +95,7 @@ func TestRefillTellsWhatHasEnded(t *testing.T) {
 	b.caches("-e", map[int]bool{1002: true})
 }
 
-// Where the kernel sends no events the daemon says so, finds flows all the same, and says
+// If the kernel sends no events, the daemon logs that, finds flows by reading the table, and logs
 // that no event has reported them.
 func TestNoEvents(t *testing.T) {
 	t.Parallel()
@@ -121,8 +121,8 @@ func TestNoEvents(t *testing.T) {
 	}
 }
 
-// A daemon that may trust the kernel, or that has been told not to read its tables
-// again, does not.
+// A daemon does not read the kernel's tables again if every flow has events, or if that is turned
+// off.
 func TestNoSilentFlows(t *testing.T) {
 	if !hasSilentFlows(t) {
 		return

@@ -11,7 +11,7 @@ import (
 	"ctbox/internal/netnstest"
 )
 
-// A counter's rate follows what the daemon does, in a pipe and on a terminal.
+// The rates of counters are right, in a pipe and on a terminal.
 func TestTop(t *testing.T) {
 	h := newHost(t)
 	h.start(ours(t), h.configure("", setups["notrack"]))

@@ -634,7 +634,7 @@ func TestListenerOfAnotherUserIsRefused(t *testing.T) {
 				return
 			}
 			conn.Write([]byte("all is well\x00"))
-			io.ReadFull(conn, make([]byte, 4)) // what is unread resets the connection
+			io.ReadFull(conn, make([]byte, 4)) // unread input would reset the connection
 			conn.Close()
 		}
 	}()
@@ -728,7 +728,7 @@ func TestCloseRemovesOnlyItsSocket(t *testing.T) {
 			t.Errorf("%s in the place of the socket: %v", name, err)
 		}
 	}
-	// Where there is nothing any more that is no error.
+	// A socket that was already removed is not an error.
 	path := filepath.Join(t.TempDir(), "ctl")
 	l, err := Listen(path)
 	if err == nil {

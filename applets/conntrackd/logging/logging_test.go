@@ -72,7 +72,7 @@ func TestLines(t *testing.T) {
 	}
 }
 
-func TestConsoleGoes(t *testing.T) {
+func TestConsoleCloses(t *testing.T) {
 	var out, err bytes.Buffer
 	l := New(&out, &err)
 	log := slog.New(l)
@@ -115,7 +115,7 @@ func TestConsoleThatHangs(t *testing.T) {
 	}
 	defer r.Close()
 	defer w.Close()
-	if _, err := unix.FcntlInt(w.Fd(), unix.F_SETPIPE_SZ, 4096); err != nil { // Fd makes it a blocking one, as a console is
+	if _, err := unix.FcntlInt(w.Fd(), unix.F_SETPIPE_SZ, 4096); err != nil { // Fd makes it blocking, like a console
 		t.Fatal(err)
 	}
 	l := New(w, w)
@@ -151,8 +151,8 @@ func TestConsoleThatHangs(t *testing.T) {
 	l.Close()
 }
 
-// A disk that stands still holds up neither the daemon nor its other destinations, and
-// the file gets the number of lines that it has missed later.
+// A disk that blocks delays neither the daemon nor its other destinations. Later the file gets
+// the number of lost lines.
 func TestDiskThatHangs(t *testing.T) {
 	dir, freeze, thaw := netnstest.HangingDisk(t)
 	name := filepath.Join(dir, "log")
@@ -191,8 +191,7 @@ func TestDiskThatHangs(t *testing.T) {
 	}
 }
 
-// A log that cannot be written does not keep the daemon from ending, and Reopen leads
-// away from it.
+// A log that cannot be written does not keep the daemon from ending, and Reopen replaces it.
 func TestHungLogEndsAndReopens(t *testing.T) {
 	dir, freeze, thaw := netnstest.HangingDisk(t)
 	moved := filepath.Join(dir, "log")
@@ -206,7 +205,7 @@ func TestHungLogEndsAndReopens(t *testing.T) {
 	freeze()
 	slog.New(l).Warn("two")
 	other := filepath.Join(t.TempDir(), "other")
-	old.name = other // the name now leads to a disk that works
+	old.name = other // the name now refers to a working disk
 	l.Reopen()
 	slog.New(l).Warn("three")
 	l.Flush()
@@ -276,7 +275,7 @@ func TestOpenFailsWithTheReasonAlone(t *testing.T) {
 	}
 }
 
-// A full disk costs lines, which are counted, and never a half one.
+// On a full disk lines are lost and counted; no partial line is written.
 func TestFullDisk(t *testing.T) {
 	dir := t.TempDir()
 	if err := unix.Mount("none", dir, "tmpfs", 0, "size=4096"); err != nil {
@@ -302,7 +301,7 @@ func TestFullDisk(t *testing.T) {
 	if whole == 0 || whole == 60 || !strings.HasSuffix(text, "\n") {
 		t.Fatalf("%d lines on a small disk, the end is %q", whole, text[max(0, len(text)-20):])
 	}
-	l.Flush() // what the file's goroutine says
+	l.Flush() // waits for the message of the file's goroutine
 	mu.Lock()
 	defer mu.Unlock()
 	if strings.Count(console.String(), "[ERROR] can't write to the logfile, lines are lost\n") != 1 {
@@ -322,8 +321,8 @@ func TestFullDisk(t *testing.T) {
 	}
 }
 
-// A named pipe is a log, too, whether anybody reads it or not: lines that it has no
-// room for are lost, and what is said of that is the same.
+// A named pipe can be a log, with or without a reader: lines that do not fit are lost and
+// counted as for a file.
 func TestNamedPipe(t *testing.T) {
 	name := filepath.Join(t.TempDir(), "log")
 	if err := unix.Mkfifo(name, 0o600); err != nil {
@@ -354,7 +353,7 @@ func TestNamedPipe(t *testing.T) {
 	// More than the buffer and the 64 KiB that a pipe holds (pipe(7)).
 	const n = 1000
 	sayMany(t, l, n, long)
-	// What the buffer had no room for and what waited too long are two counts.
+	// Lines that did not fit into the buffer and lines that waited too long are counted separately.
 	shown, lost := 0, 0
 	for shown+lost < n {
 		line := next()
@@ -376,7 +375,7 @@ func TestNamedPipe(t *testing.T) {
 	if got := next(); !strings.HasSuffix(got, "there is room again\n") {
 		t.Errorf("then %q", got)
 	}
-	// A reader that ends is no end of the log.
+	// The log continues after its reader has closed the pipe.
 	reader.Close()
 	log.Info("nobody reads again")
 	l.Close()
@@ -490,9 +489,9 @@ func TestSyslogThatHangs(t *testing.T) {
 	}
 }
 
-// Messages that the logger did not take are counted, and their number precedes the next
-// that it takes.
-func TestSyslogSaysWhatItLost(t *testing.T) {
+// Messages that the logger did not accept are counted, and their number precedes the next one
+// that it accepts.
+func TestSyslogReportsLostMessages(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "log")
 	s := NewSyslog(3 << 3)
 	s.socket = path
@@ -551,9 +550,9 @@ func TestFlowLogReopens(t *testing.T) {
 	}
 }
 
-// More flows end than the disk takes: what there is no room for is said.
-func TestFlowLogSaysWhatItLost(t *testing.T) {
-	name := filepath.Join(t.TempDir(), "fifo") // which nobody empties, until the end
+// If more flows end than the disk takes, the log has the number of lost lines.
+func TestFlowLogReportsLostLines(t *testing.T) {
+	name := filepath.Join(t.TempDir(), "fifo") // without a reader until the end
 	if err := unix.Mkfifo(name, 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -607,7 +606,7 @@ func (l locked) Write(b []byte) (int, error) {
 	return l.buf.Write(b)
 }
 
-func TestAddAllocatesNothing(t *testing.T) {
+func TestAddAllocations(t *testing.T) {
 	s := &spool{room: flowLogRoom, pending: batch{text: make([]byte, 0, 1<<20), lines: make([]line, 0, 1<<16)}}
 	s.changed.L = &s.mu
 	l := &FlowLog{spool: s}

@@ -18,7 +18,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-// A line of the JSON log is an object that says all that the text says.
+// A line of the JSON log is an object with all the information of the text.
 func TestJSON(t *testing.T) {
 	name := filepath.Join(t.TempDir(), "log")
 	var out, err bytes.Buffer
@@ -79,7 +79,7 @@ func TestJSON(t *testing.T) {
 	}
 }
 
-// lines are the messages of a log, and how often each stands there.
+// lines returns the messages of a log and how often each occurs.
 func lines(log string) map[string]int {
 	n := map[string]int{}
 	for line := range strings.Lines(log) {
@@ -90,8 +90,8 @@ func lines(log string) map[string]int {
 	return n
 }
 
-// What is said a few times is there as often; what is said again and again is
-// there a few times in every period, and then how often it was held back.
+// A line that is repeated a few times is always written. A line that is repeated often is
+// written a few times per period, followed by the number of suppressed lines.
 func TestRepeats(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var out, err bytes.Buffer
@@ -117,7 +117,7 @@ func TestRepeats(t *testing.T) {
 			t.Errorf("(-want +got):\n%s", diff)
 		}
 
-		// A new period begins with the lines themselves, and a quiet one has nothing.
+		// A new period begins with the lines themselves; one without repetitions reports nothing.
 		err.Reset()
 		for range repeatMost + 1 {
 			log.Warn("again and again")
@@ -132,7 +132,7 @@ func TestRepeats(t *testing.T) {
 	})
 }
 
-// What was held back is told at the end of a log, and in a JSON log by a member.
+// The end of a log reports suppressed lines; a JSON log has their number in a member.
 func TestRepeatsAtTheEnd(t *testing.T) {
 	name := filepath.Join(t.TempDir(), "log")
 	l := New(nil, nil)

@@ -20,7 +20,7 @@ import (
 	"ctbox/internal/netnstest"
 )
 
-// patience is more than anything here takes.
+// patience is longer than any step of these tests takes.
 const patience = 20 * time.Second
 
 // serve runs a server until the test ends and returns its address.
@@ -63,8 +63,8 @@ func dial(t testing.TB, addr string) *net.TCPConn {
 	return conn.(*net.TCPConn)
 }
 
-// ask sends text as it is and returns all that comes back, as the standard
-// library's client reads it, with its body.
+// ask sends text unchanged and returns the answer, read by the standard library's client, with
+// its body.
 func ask(t testing.TB, addr, text string) (*http.Response, string) {
 	t.Helper()
 	conn := dial(t, addr)
@@ -231,7 +231,7 @@ func TestFormats(t *testing.T) {
 	}
 }
 
-// However a request is cut into segments, it is the same.
+// A request may arrive in any number of segments.
 func TestRequestInPieces(t *testing.T) {
 	const request = "GET /metrics HTTP/1.1\r\n" + host + "rest"
 	head, err := readHead(iotest.OneByteReader(strings.NewReader(request)))
@@ -250,8 +250,8 @@ func TestRequestInPieces(t *testing.T) {
 	}
 }
 
-// Of requests in a row the first is answered, and the connection ends in order:
-// nothing of the answer is lost, and the client sees no reset.
+// Of pipelined requests only the first is answered. The connection is closed without a reset,
+// so that no part of the answer is lost.
 func TestPipelining(t *testing.T) {
 	large := bytes.Repeat([]byte("# a line of metrics\n"), 100_000)
 	addr := serve(t, &Server{Metrics: func(context.Context, bool) ([]byte, error) { return large, nil }})
@@ -261,7 +261,7 @@ func TestPipelining(t *testing.T) {
 	}
 }
 
-// The standard library's client finds nothing to complain of.
+// The standard library's client accepts the answers.
 func TestClient(t *testing.T) {
 	addr := serve(t, &Server{})
 	for range 3 {
@@ -280,8 +280,8 @@ func TestClient(t *testing.T) {
 	}
 }
 
-// A client that trickles its request in is told so when its time is over, and those
-// who come meanwhile are answered.
+// A client that sends its request too slowly gets an error when its time is over. Other clients
+// are answered meanwhile.
 func TestSlowClients(t *testing.T) {
 	addr := serve(t, &Server{readTimeout: 500 * time.Millisecond})
 	begin := time.Now()
@@ -291,7 +291,7 @@ func TestSlowClients(t *testing.T) {
 			if _, err := io.WriteString(slow, "A"); err != nil {
 				return
 			}
-			time.Sleep(20 * time.Millisecond) // this is what a slow client does
+			time.Sleep(20 * time.Millisecond) // the slowness of the client, not a wait of the test
 		}
 	}()
 	if response, _ := ask(t, addr, "GET /metrics HTTP/1.1\r\n"+host); response.StatusCode != 200 {
@@ -303,8 +303,8 @@ func TestSlowClients(t *testing.T) {
 	}
 }
 
-// A client that does not take its answer goes, and holds up nobody.
-func TestDeafClient(t *testing.T) {
+// A client that does not read its answer is dropped and does not delay others.
+func TestClientThatDoesNotRead(t *testing.T) {
 	large := bytes.Repeat([]byte("x"), 32<<20)
 	s := &Server{writeTimeout: 300 * time.Millisecond, Metrics: func(context.Context, bool) ([]byte, error) { return large, nil }}
 	addr := serve(t, s)
@@ -327,7 +327,7 @@ func TestDeafClient(t *testing.T) {
 	}
 }
 
-// There are never more than so many clients; one too many is told.
+// The number of clients is limited; a client above the limit gets an error.
 func TestTooManyClients(t *testing.T) {
 	addr := serve(t, &Server{})
 	var idle []*net.TCPConn
@@ -346,8 +346,8 @@ func TestTooManyClients(t *testing.T) {
 	})
 }
 
-// However many ask, the numbers are asked for a few times a second.
-func TestNumbersAreKept(t *testing.T) {
+// For any number of clients, metrics are collected at most a few times a second.
+func TestMetricsAreCached(t *testing.T) {
 	var asked atomic.Int64
 	s := &Server{Metrics: func(context.Context, bool) ([]byte, error) { return fmt.Appendf(nil, "%d", asked.Add(1)), nil }}
 	addr := serve(t, s)
@@ -365,15 +365,15 @@ func TestNumbersAreKept(t *testing.T) {
 	})
 }
 
-// Without numbers there is an answer, too.
-func TestNoNumbers(t *testing.T) {
+// If no metrics can be collected, the answer is an error.
+func TestNoMetrics(t *testing.T) {
 	s := &Server{Metrics: func(context.Context, bool) ([]byte, error) { return nil, errors.New("the daemon is shutting down") }}
 	if response, _ := ask(t, serve(t, s), "GET /metrics HTTP/1.1\r\n"+host); response.StatusCode != 503 {
 		t.Error(response.Status)
 	}
 }
 
-// A daemon that ends waits for nobody who has not asked yet.
+// A daemon that ends does not wait for clients without a request.
 func TestEnd(t *testing.T) {
 	l, err := Listen(netip.MustParseAddrPort("[::1]:0"))
 	if err != nil {
@@ -395,7 +395,7 @@ func TestEnd(t *testing.T) {
 	}
 }
 
-// FuzzRequest holds the parser to what the standard library's makes of a request.
+// FuzzRequest compares the parser with the standard library's.
 func FuzzRequest(f *testing.F) {
 	for _, s := range []string{
 		"GET /metrics HTTP/1.1\r\n" + host, "HEAD http://x/metrics?a HTTP/1.0\r\n\r\n", "POST /metrics HTTP/1.1\nHost: x\n\n",
@@ -425,7 +425,7 @@ func FuzzRequest(f *testing.F) {
 		if code != statusOK {
 			return
 		}
-		// What is answered is a request for the metrics to everybody else, too.
+		// A request that is answered must be a request for the metrics by the standard library, too.
 		r, err := http.ReadRequest(bufio.NewReader(bytes.NewReader(head)))
 		if err == nil && (r.URL.Path != path || r.Method != "GET" && r.Method != "HEAD") {
 			t.Fatalf("%q is taken for the metrics, and is %s %s", head, r.Method, r.URL)

@@ -13,7 +13,7 @@ import (
 	"ctbox/sync/wire"
 )
 
-// Section is a part of the numbers, as `-s` names it; JSON has them all, or one.
+// Section is a part of the statistics, with the name that `-s` uses.
 type Section uint8
 
 // The sections that JSON can be limited to.
@@ -28,9 +28,8 @@ const (
 	SectionHelpers
 )
 
-// AppendStatusJSON appends the numbers as one JSON object and a newline: those of
-// one section or All. Its members are listed in docs/conntrackd.md; the
-// programs that read them rely on their names.
+// AppendStatusJSON appends the statistics as one JSON object and a newline: one section or
+// All. docs/conntrackd.md lists its members; other programs rely on their names.
 func AppendStatusJSON(dst []byte, s *node.Status, l *Local, section Section) []byte {
 	o := object{jsonout.Object{Dst: append(dst, '{')}}
 	o.Text("mode", modeNames[s.Mode])
@@ -84,7 +83,7 @@ func AppendStatusJSON(dst []byte, s *node.Status, l *Local, section Section) []b
 	return append(o.Dst, '\n')
 }
 
-// helpers appends what `-s helpers` has.
+// helpers appends the section helpers.
 func (o *object) helpers(h *Helpers) {
 	o.Open("helpers")
 	for _, c := range helperCounts(h) {
@@ -93,7 +92,7 @@ func (o *object) helpers(h *Helpers) {
 	o.End()
 }
 
-// helperCounts are the numbers of helpers with their names in JSON.
+// helperCounts are the counters of helpers with their names in JSON.
 func helperCounts(h *Helpers) [8]namedCount {
 	return [...]namedCount{
 		{"packets", h.Packets}, {"unread", h.Unread}, {"dropped", h.Dropped}, {"rewritten", h.Rewritten},
@@ -216,7 +215,7 @@ func linkCounters(l *replicate.LinkStatus) [2]directionCounters {
 	}
 }
 
-// malformed are the reasons to refuse a message, as JSON and metrics name them.
+// malformed are the counters of refused messages, with the reasons' names in JSON and metrics.
 func malformed(s *node.Status) [6]namedCount {
 	c := &s.Wire.Received
 	return [...]namedCount{
@@ -229,8 +228,8 @@ func malformed(s *node.Status) [6]namedCount {
 	}
 }
 
-// unsaid are messages that were not sent because the protocol has no place for what they
-// are about, by reason.
+// unsaid are the counters of messages that were not sent because the protocol cannot represent
+// their objects, with the reasons' names.
 func unsaid(s *node.Status) [wire.Reasons - 1]namedCount {
 	u := &s.Replica.Unsaid
 	return [...]namedCount{

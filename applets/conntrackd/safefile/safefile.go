@@ -92,9 +92,8 @@ func openExisting(path string, flags int) (target string, _ *os.File, err error)
 	return "", file, err
 }
 
-// openSame opens by its name the file that st describes, where /proc is not mounted. If
-// the name has become another file's meanwhile the error is fs.ErrNotExist, and nothing
-// is open.
+// openSame opens by its name the file that st describes, for systems without /proc. If the name
+// meanwhile belongs to another file, the error is fs.ErrNotExist and no file is open.
 func openSame(path string, flags int, st *unix.Stat_t) (*os.File, error) {
 	file, err := os.OpenFile(path, flags|unix.O_NOFOLLOW, 0)
 	if errors.Is(err, unix.ELOOP) {
@@ -118,8 +117,8 @@ func openSame(path string, flags int, st *unix.Stat_t) (*os.File, error) {
 // isOurs reports whether a file is this process's user's or root's.
 func isOurs(st *unix.Stat_t) bool { return st.Uid == 0 || int(st.Uid) == os.Geteuid() }
 
-// follow returns the target of the link that is open as fd. The links of /proc,
-// where /dev/stdout ends, say, lead to what no path names: they are opened.
+// follow returns the target of the link that is open as fd. The links of /proc, to which
+// /dev/stdout leads for example, refer to files without a path: they are opened.
 func follow(path string, fd, flags int) (target string, _ *os.File, err error) {
 	if strings.HasPrefix(path, "/proc/") {
 		file, err := os.OpenFile(path, flags, 0)
@@ -132,7 +131,7 @@ func follow(path string, fd, flags int) (target string, _ *os.File, err error) {
 	}
 	target = string(name[:n])
 	if !filepath.IsAbs(target) {
-		// Not cleaned: what a .. in it means depends on the directory.
+		// Not cleaned: the meaning of a .. depends on the directory.
 		target = filepath.Dir(path) + "/" + target
 	}
 	return target, nil, nil

@@ -2,13 +2,13 @@ package sandbox
 
 import "golang.org/x/sys/unix"
 
-// always is no condition.
+// always is the empty condition.
 var always condition
 
-// calls are the system calls that the daemon makes once everything is open, those
-// that Go's runtime may make at any moment included, on every architecture. The
-// most frequent come first: older kernels go through the filter for each call. pid is
-// the process's id.
+// calls returns the system calls that the daemon makes after everything is open, on every
+// architecture, including those that Go's runtime may make at any time. The most frequent
+// come first, because older kernels walk through the filter for each call. pid is the
+// process's id.
 func calls(pid uint32) []call {
 	return []call{
 		{unix.SYS_FUTEX, always},
@@ -26,7 +26,7 @@ func calls(pid uint32) []call {
 		{unix.SYS_SETSOCKOPT, always},
 		{unix.SYS_PPOLL, always},
 
-		// Threads and their signals. Only threads are made, never a process.
+		// Threads and their signals. Threads can be created, processes cannot.
 		{unix.SYS_CLONE, condition{argument: cloneFlags, masked: unix.CLONE_THREAD, anyOf: []uint32{unix.CLONE_THREAD}}},
 		{unix.SYS_TGKILL, condition{argument: 0, anyOf: []uint32{pid}}},
 		{unix.SYS_RT_SIGRETURN, always},
@@ -58,7 +58,7 @@ func calls(pid uint32) []call {
 		{unix.SYS_EPOLL_CREATE1, always},
 		{unix.SYS_EVENTFD2, always},
 
-		// Sockets: links that come back, clients, the system's logger, the kernel.
+		// Sockets: reopened links, clients, the system's logger, the kernel.
 		{unix.SYS_ACCEPT4, always},
 		{unix.SYS_SOCKET, condition{argument: 0, anyOf: []uint32{unix.AF_UNIX, unix.AF_INET, unix.AF_INET6, unix.AF_NETLINK}}},
 		{unix.SYS_BIND, always},
@@ -68,8 +68,8 @@ func calls(pid uint32) []call {
 		{unix.SYS_GETSOCKNAME, always},
 		{unix.SYS_GETPEERNAME, always},
 
-		// Files: logs opened anew and cut to whole lines; at the end the lock and the
-		// socket go.
+		// Files: logs that are reopened and cut to whole lines; the lock and the socket,
+		// which are removed at the end.
 		{unix.SYS_OPENAT, always},
 		{unix.SYS_READLINKAT, always},
 		{unix.SYS_FSTAT, always},

@@ -16,7 +16,7 @@ type capabilities uint64
 
 func (c capabilities) has(number int) bool { return c&(1<<number) != 0 }
 
-// capabilities are those that must stay.
+// capabilities are the capabilities that a daemon with this work must keep.
 func (l *Later) capabilities() capabilities {
 	keep := capabilities(1 << unix.CAP_NET_ADMIN)
 	if slices.ContainsFunc(l.Ports, func(p uint16) bool { return p > 0 && p < 1024 }) {
@@ -25,16 +25,16 @@ func (l *Later) capabilities() capabilities {
 	if slices.ContainsFunc(l.Reads, func(path string) bool { return isOthers(path, 0o4, 0o1) }) {
 		keep |= 1 << unix.CAP_DAC_READ_SEARCH
 	}
-	// To write a file, and to make and remove it in its directory.
+	// Permissions to write a file, and to create and remove it in its directory.
 	if slices.ContainsFunc(l.Writes, func(path string) bool { return isOthers(path, 0o2, 0o3) }) {
 		keep |= 1 << unix.CAP_DAC_OVERRIDE
 	}
 	return keep
 }
 
-// isOthers reports whether root is let at the file by its privilege only: a log
-// that belongs to another user, or is in such a user's directory. The bits are what
-// is wanted of the file and of its directory.
+// isOthers reports whether root can access the file only with a capability: a log that
+// belongs to another user or is in another user's directory. The bits are the wanted
+// permissions of the file and of its directory.
 func isOthers(path string, bits, want os.FileMode) bool {
 	if path == "" {
 		return false
@@ -53,8 +53,8 @@ func isOthers(path string, bits, want os.FileMode) bool {
 	}
 }
 
-// permits reports whether the mode of a file lets this process do what the bits,
-// those for others, stand for.
+// permits reports whether the mode of a file gives this process the permissions in bits,
+// which are in the position of those for others.
 func permits(info os.FileInfo, bits os.FileMode) bool {
 	st, ok := info.Sys().(*syscall.Stat_t)
 	if !ok {
@@ -69,7 +69,7 @@ func permits(info os.FileInfo, bits os.FileMode) bool {
 	return info.Mode()&bits == bits
 }
 
-// dropCapabilities takes all but keep from every set of every thread.
+// dropCapabilities removes all capabilities except keep from every set of every thread.
 func dropCapabilities(keep capabilities) error {
 	head := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
 	var sets [2]unix.CapUserData // the low and the high half
@@ -77,8 +77,9 @@ func dropCapabilities(keep capabilities) error {
 		return err
 	}
 	permitted := capabilities(sets[0].Permitted) | capabilities(sets[1].Permitted)<<32
-	// The bounding set first, as that takes a capability. It is what other programs
-	// could gain, of which there will be none: without the capability it may stay.
+	// The bounding set comes first, because changing it needs a capability. It limits
+	// what executed programs can gain; since none will be executed, it may stay as it is
+	// without that capability.
 	if permitted.has(unix.CAP_SETPCAP) {
 		if err := dropBounding(keep); err != nil {
 			return err
@@ -104,7 +105,7 @@ func dropBounding(keep capabilities) error {
 	for number := range 64 {
 		is, err := unix.PrctlRetInt(unix.PR_CAPBSET_READ, uintptr(number), 0, 0, 0)
 		if err != nil {
-			return nil // the kernel has no more
+			return nil // the kernel's last capability was reached
 		}
 		if is == 1 && !keep.has(number) {
 			if err := onAllThreads(unix.PR_CAPBSET_DROP, uintptr(number)); err != nil {

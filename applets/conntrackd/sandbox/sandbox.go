@@ -1,8 +1,8 @@
-// Package sandbox takes from a running daemon what it needs no more: capabilities
-// (capabilities(7)), the way to gain privileges by another program
-// (PR_SET_NO_NEW_PRIVS), and most system calls (seccomp(2)). Whoever finds a way to
-// make the daemon do something else, by a packet say, has a process that can
-// change connection tracking and not much more.
+// Package sandbox removes privileges that a running daemon no longer needs: capabilities
+// (capabilities(7)), the possibility to gain privileges by executing a program
+// (PR_SET_NO_NEW_PRIVS), and most system calls (seccomp(2)). An attacker who takes over the
+// daemon, for example with a packet, controls a process that can change connection tracking
+// and not much more.
 package sandbox
 
 import (
@@ -13,33 +13,32 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Later is what a daemon will do after Enter that may take more than the least.
+// Later is the work that a daemon will do after Enter and that may need more privileges.
 type Later struct {
-	Reads  []string // files: the configuration; "" is none
-	Writes []string // files it opens, makes or removes: logs, lock, control socket
-	Ports  []uint16 // it binds: those of its links, whose interfaces may come back
+	Reads  []string // files: the configuration; "" is ignored
+	Writes []string // files that it opens, creates or removes: logs, lock, control socket
+	Ports  []uint16 // ports that it binds: those of its links, whose interfaces may be recreated
 }
 
-// Begin does that part of Enter which takes dozens of calls of every thread, each
-// with the whole program at a halt. It is called early, while there are few threads
-// and before they get a real-time policy: under that each halt can take a second, on
-// a machine with few processors, as nothing else comes to run. Enter tells of what
-// failed.
+// Begin does the part of Enter that makes dozens of calls in every thread, each while the
+// whole program is stopped. It is called early, while the program has few threads and before
+// they get a real-time policy: with that policy each stop can take a second on a machine with
+// few CPUs. Enter reports what failed.
 func Begin(later Later) {
 	if onAllThreads(unix.PR_SET_NO_NEW_PRIVS, 1) == nil {
 		_ = dropBounding(later.capabilities())
 	}
 }
 
-// Enter confines all threads of the process, and those to come, for good. It is
-// called when everything is open. An error tells what this system, or this
-// binary, does not have; the rest is in force.
+// Enter confines all threads of the process, present and future, permanently. It is called
+// when everything is open. An error names the parts that this system or binary does not
+// support; the others are in force.
 //
-// CAP_NET_ADMIN stays, where it is there: the kernel's tables and the sizes of
-// buffers take it. The scheduling policy does not: threads inherit it.
+// CAP_NET_ADMIN, if present, is kept: the kernel's tables and buffer sizes need it. The
+// scheduling policy needs no capability: threads inherit it.
 func Enter(later Later) error {
-	// PR_SET_NO_NEW_PRIVS is what everybody may do and every kernel since 3.5
-	// has; where it fails nothing else will do.
+	// Every user may set PR_SET_NO_NEW_PRIVS, and every kernel since 3.5 has it; if it
+	// fails, the rest fails too.
 	if err := onAllThreads(unix.PR_SET_NO_NEW_PRIVS, 1); err != nil {
 		if errors.Is(err, unix.ENOTSUP) {
 			err = errors.New("this binary was built with cgo")
@@ -56,7 +55,7 @@ func Enter(later Later) error {
 	return errors.Join(lacks...)
 }
 
-// onAllThreads is prctl(2) for what belongs to threads, in each of them.
+// onAllThreads calls prctl(2) in every thread.
 func onAllThreads(option int, argument uintptr) error {
 	if _, _, errno := syscall.AllThreadsSyscall6(unix.SYS_PRCTL, uintptr(option), argument, 0, 0, 0, 0); errno != 0 {
 		return errno

@@ -17,8 +17,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Started under these names the test binary is a process that tries all that
-// attempts lists, in the sandbox or outside, or one that works in it.
+// Started under one of these names, the test binary makes all attempts, in the sandbox or
+// outside, or does a daemon's work in it.
 func TestMain(m *testing.M) {
 	switch filepath.Base(os.Args[0]) {
 	case "confined":
@@ -45,8 +45,8 @@ func enter() {
 	}
 }
 
-// attempts are calls of a process that was taken over. Their arguments are such
-// that they fail outside of the sandbox, too, but otherwise.
+// attempts are calls of a process that was taken over. With their arguments they also fail
+// outside the sandbox, but with other errors.
 var attempts = []struct {
 	name string
 	do   func() error
@@ -96,13 +96,13 @@ var attempts = []struct {
 	}},
 	{"packet socket", func() error { _, err := unix.Socket(unix.AF_PACKET, 99, 0); return err }},
 	{"socket of another family", func() error { _, err := unix.Socket(unix.AF_ALG, 99, 0); return err }},
-	// What a capability is needed for. Outside it succeeds.
+	// Calls that need a capability. They succeed outside the sandbox.
 	{"raw socket", func() error { return closed(unix.Socket(unix.AF_INET, unix.SOCK_RAW, unix.IPPROTO_UDP)) }},
 	{"raw IPv6 socket", func() error { return closed(unix.Socket(unix.AF_INET6, unix.SOCK_RAW, unix.IPPROTO_UDP)) }},
 	{"privileged port", func() error {
 		fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM, 0)
 		if err != nil {
-			return nil // which is not what is expected
+			return nil // unexpected
 		}
 		defer unix.Close(fd)
 		return unix.Bind(fd, &unix.SockaddrInet4{Port: 1, Addr: [4]byte{127, 0, 0, 1}})
@@ -123,7 +123,7 @@ func closed(fd int, err error) error {
 	return err
 }
 
-// try makes every attempt on a thread that was there before and on a new one.
+// try makes every attempt on a thread that existed before Enter and on a new one.
 func try() {
 	for range 2 {
 		for _, a := range attempts {
@@ -142,7 +142,7 @@ func try() {
 	}
 }
 
-// work does what the daemon does, with many threads, and says what failed.
+// work does a daemon's work, with many threads, and reports failures.
 func work(dir string) {
 	log, err := os.OpenFile(filepath.Join(dir, "log"), os.O_WRONLY|os.O_APPEND|os.O_CREATE, 0o600)
 	if err != nil {
@@ -182,7 +182,7 @@ func work(dir string) {
 	}
 }
 
-// checkThread says what the calling thread should not have.
+// checkThread reports privileges that the calling thread should not have.
 func checkThread() {
 	status, err := os.ReadFile("/proc/thread-self/status")
 	if err != nil {
@@ -195,7 +195,7 @@ func checkThread() {
 	}
 }
 
-// built is this test binary without cgo, which the race detector brings.
+// built returns this test binary without cgo, which the race detector needs.
 var built struct {
 	once sync.Once
 	dir  string
@@ -217,7 +217,7 @@ func withoutCgo() (string, error) {
 	return filepath.Join(built.dir, name), built.err
 }
 
-// run starts the test binary under another name and returns what it prints.
+// run starts the test binary under another name and returns its output.
 func run(t *testing.T, name string, args ...string) string {
 	t.Helper()
 	bin, err := withoutCgo()
@@ -238,8 +238,8 @@ func runBinary(t *testing.T, bin, name string, args ...string) string {
 	return string(out)
 }
 
-// What must fail fails in the sandbox, and because of it.
-func TestAttempts(t *testing.T) {
+// Every attempt fails in the sandbox, and because of it.
+func TestAttemptsFail(t *testing.T) {
 	for _, c := range []struct{ name, want string }{{"confined", ": true"}, {"free", ": false"}} {
 		lines := strings.Split(strings.TrimSpace(run(t, c.name)), "\n")
 		if len(lines) != 2*len(attempts) {
@@ -259,7 +259,7 @@ func TestWork(t *testing.T) {
 	}
 }
 
-// Only without cgo can all threads be reached.
+// With cgo not all threads can be confined, which is an error.
 func TestCgo(t *testing.T) {
 	self, err := os.Executable()
 	if err != nil {
@@ -316,9 +316,9 @@ func TestCapabilities(t *testing.T) {
 	}
 }
 
-// Every call that Go's runtime has in its assembly is listed, on every
-// architecture, but for what it makes at its start or when a profile is taken.
-func TestRuntimeCalls(t *testing.T) {
+// The filter lists every system call in the assembly of Go's runtime, on every architecture,
+// except for calls at the start and of profiling.
+func TestRuntimeCallsAreListed(t *testing.T) {
 	const atStart = " BASE access arch_prctl brk faccessat gettimeofday kill mincore open pipe2 pselect6 setitimer setittimer timer_create timer_delete timer_settime timer_settime64 tkill mmap "
 	root, err := exec.Command("go", "env", "GOROOT").Output()
 	if err != nil {

@@ -11,45 +11,44 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Where struct seccomp_data (linux/seccomp.h) has what a filter looks at.
+// Offsets of the fields of struct seccomp_data (linux/seccomp.h) that the filter reads.
 const (
 	offsetNumber = 0
 	offsetArch   = 4
 	offsetArgs   = 16
 )
 
-// What a filter returns.
+// Results of a filter.
 const (
 	allow  = unix.SECCOMP_RET_ALLOW
 	refuse = unix.SECCOMP_RET_ERRNO | uint32(unix.EPERM)
 )
 
-// filterFlags are flags of seccomp(2), with fewer of them for older kernels: for all
-// threads; what is refused goes to the audit log (Linux 4.14); and no mitigation of
-// speculative stores (4.17), which costs time and is for programs that run the code
-// of others.
+// filterFlags are sets of flags of seccomp(2), smaller ones for older kernels. They apply the
+// filter to all threads, log refused calls to the audit log (Linux 4.14), and leave out the
+// mitigation of speculative stores (4.17), which costs time and is for programs that run
+// others' code.
 var filterFlags = [...]uintptr{
 	unix.SECCOMP_FILTER_FLAG_TSYNC | unix.SECCOMP_FILTER_FLAG_LOG | unix.SECCOMP_FILTER_FLAG_SPEC_ALLOW,
 	unix.SECCOMP_FILTER_FLAG_TSYNC | unix.SECCOMP_FILTER_FLAG_LOG,
 	unix.SECCOMP_FILTER_FLAG_TSYNC,
 }
 
-// condition is what the low half of an argument must be; the zero one holds
-// always.
+// condition is a condition on the low half of an argument; the zero condition always holds.
 type condition struct {
 	argument int
-	masked   uint32   // if not 0: the bits that count
+	masked   uint32   // if not 0: the bits that are compared
 	anyOf    []uint32 // one of these
 }
 
-// call is a system call that may be made.
+// call is a permitted system call.
 type call struct {
 	number uintptr
 	when   condition
 }
 
-// program returns the filter: each call with its condition in turn, and whatever is
-// left fails with EPERM.
+// program returns the filter: it permits each call if its condition holds; every other call
+// fails with EPERM.
 func program() ([]bpf.RawInstruction, error) {
 	p := []bpf.Instruction{
 		bpf.LoadAbsolute{Off: offsetArch, Size: 4},
@@ -67,7 +66,7 @@ func program() ([]bpf.RawInstruction, error) {
 	return bpf.Assemble(append(p, bpf.RetConstant{Val: refuse}))
 }
 
-// program returns what follows when the call is the one of the condition.
+// program returns the instructions for a call that has this condition.
 func (c *condition) program() []bpf.Instruction {
 	if len(c.anyOf) == 0 {
 		return []bpf.Instruction{bpf.RetConstant{Val: allow}}
@@ -81,13 +80,13 @@ func (c *condition) program() []bpf.Instruction {
 		p = append(p, bpf.ALUOpConstant{Op: bpf.ALUOpAnd, Val: c.masked})
 	}
 	for i, value := range c.anyOf {
-		// over the values that are left, and the refusal
+		// skips the remaining values and the refusal
 		p = append(p, bpf.JumpIf{Cond: bpf.JumpEqual, Val: value, SkipTrue: uint8(len(c.anyOf) - i)})
 	}
 	return append(p, bpf.RetConstant{Val: refuse}, bpf.RetConstant{Val: allow})
 }
 
-// filterCalls makes every system call fail that is not listed, in all threads.
+// filterCalls makes every system call that is not listed fail, in all threads.
 func filterCalls() error {
 	if auditArch == 0 {
 		return errors.New("the system calls of this architecture are not listed")
