@@ -7,6 +7,7 @@
 #   WITHOUT="nfct json" what `make minimal` leaves out
 #   FUZZTIME=20s        how long `make fuzz` stays at each target
 #   FUZZJOBS=2          how many targets it fuzzes at a time
+#   LONG=yes            `make test` with all cases, as CI runs it
 #   TORTURETIME=10m     how long `make torture` takes
 #   TORTUREFLAGS=       for torture, failover and soak: -seed N, -arena NAME
 
@@ -24,6 +25,9 @@ WITHOUT  ?= conntrackd nfct doctor helpers json metrics box
 TAGS       = urfave_cli_no_docs
 BUILDFLAGS = $(if $(RACE),-race) -tags $(TAGS) -trimpath -buildvcs=false -ldflags "-s -w -buildid="
 export CGO_ENABLED = $(if $(RACE),1,0)
+
+# a comma, for use in $(if)
+, := ,
 
 # for what runs on the machine that builds, whatever we build for
 HOST = GOOS= GOARCH= GOARM= GOMIPS=
@@ -66,20 +70,18 @@ $(BIN)/.settings: always
 # The tag root adds the tests of otherwise pure packages that need root or Debian's programs.
 RUNTESTS = $(HOST) $(GO) run -tags $(TAGS) ./scripts/runtests
 
+# With LONG=yes all cases run: what takes longer than `make test` may has the build tag long,
+# or asks netnstest.Long.
 .PHONY: test
 test: all ## run the tests (root: they make network namespaces); a few minutes
 	@scripts/need test
 	@[ "$$(id -u)" = 0 ] || { echo "make test: needs root, to make network namespaces" >&2; exit 1; }
-	$(RUNTESTS) -count=1 -p 1 -tags $(TAGS),root ./...
+	$(RUNTESTS) -count=1 -p 1 -timeout 20m -tags $(TAGS),$(if $(LONG),long$(,))root ./...
 	$(GO) test -count=1 -tags $(TAGS),no_box ./applets
 
-# What takes longer than `make test` has the build tag long, or asks netnstest.Long.
 .PHONY: test-long
-test-long: all ## run the tests with all their cases
-	@scripts/need test
-	@[ "$$(id -u)" = 0 ] || { echo "make test-long: needs root, to make network namespaces" >&2; exit 1; }
-	$(RUNTESTS) -count=1 -p 1 -timeout 20m -tags $(TAGS),long,root ./...
-	$(GO) test -count=1 -tags $(TAGS),no_box ./applets
+test-long: ## run the tests with all their cases: make test LONG=yes
+	@$(MAKE) --no-print-directory test LONG=yes
 
 # The peer is conntrack-tools 1.4.9, which scripts/peer.sh fetches. This is what can be had
 # cheaply of the comparison with the one that Debian 12 has.
