@@ -157,7 +157,7 @@ type trial struct {
 // and that no later order of the slice overtakes. Where an update overtakes a creation
 // that met another flow it has updated that one: it makes the flow anew itself.
 func (i *Injector) carryOut(ctx context.Context, orders []order) error {
-	last := make(map[flowKey]int, len(orders))
+	last := make(map[orderKey]int, len(orders))
 	todo := make([]trial, 0, len(orders))
 	for at := range orders {
 		last[keyOf(&orders[at])] = at
@@ -191,22 +191,17 @@ func (i *Injector) carryOut(ctx context.Context, orders []order) error {
 	return nil
 }
 
-// flowKey identifies the object of an order.
-type flowKey struct {
+// orderKey identifies the object of an order. A peer's flow has no id.
+type orderKey struct {
 	expect bool
-	tuple  ctnetlink.Tuple
-	zone   uint16
+	ctnetlink.FlowKey
 }
 
-func keyOf(o *order) flowKey {
+func keyOf(o *order) orderKey {
 	if o.typ.IsExpect() {
-		return flowKey{expect: true, tuple: o.expect.Tuple, zone: o.expect.Zone}
+		return orderKey{true, ctnetlink.FlowKey{Orig: o.expect.Tuple, Zone: o.expect.Zone}}
 	}
-	k := flowKey{tuple: o.flow.Orig}
-	if o.flow.Has&ctnetlink.HasZone != 0 {
-		k.zone = o.flow.Zone
-	}
-	return k
+	return orderKey{false, o.flow.Key()}
 }
 
 // submitTrials sends the requests of todo.

@@ -110,28 +110,18 @@ func (x *Filter) PassesExpect(e *ctnetlink.Expect) bool {
 func (x *Filter) kernel() *ctnetlink.EventFilter {
 	c := x.conf
 	var f ctnetlink.EventFilter
-	f.Protos.Action = action(c.Protocol.Action)
+	f.Protos.Action = c.Protocol.Action
 	for p := range 256 {
 		if c.Protocol.Protocols.Has(uint8(p)) {
 			f.Protos.Items = append(f.Protos.Items, uint8(p))
 		}
 	}
-	f.Prefixes = ctnetlink.List[netip.Prefix]{Action: action(c.Address.Action), Items: c.Address.Prefixes}
-	f.States.Action = action(c.State.Action)
+	f.Prefixes = ctnetlink.List[netip.Prefix]{Action: c.Address.Action, Items: c.Address.Prefixes}
+	f.States.Action = c.State.Action
 	for s := range uint8(16) {
 		if c.State.States.Has(s) {
 			f.States.Items = append(f.States.Items, s)
 		}
 	}
 	return &f
-}
-
-func action(a conf.Action) ctnetlink.ListAction {
-	switch a {
-	case conf.Accept:
-		return ctnetlink.Accept
-	case conf.Ignore:
-		return ctnetlink.Ignore
-	}
-	return ctnetlink.NoList
 }

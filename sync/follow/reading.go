@@ -172,31 +172,15 @@ const (
 // older state: without the record a flow that ended meanwhile would come back, one that
 // changed would change back, and no event would ever correct that.
 type ends struct {
-	flows   map[endedKey]struct{}
+	flows   map[ctnetlink.FlowKey]struct{}
 	expects map[expectKey]struct{}
 	changed map[cache.Handle]ctnetlink.Attr // the attributes that events have set
 	full    bool                            // an entry did not fit
 }
 
-// endedKey identifies a flow, also among flows that have the same tuple one after the
-// other. The kernel's id alone is a 32-bit hash, which two flows may share.
-type endedKey struct {
-	orig ctnetlink.Tuple
-	zone uint16
-	id   uint32
-}
-
-func keyOfEnded(f *ctnetlink.Flow) endedKey {
-	k := endedKey{orig: f.Orig, id: f.ID}
-	if f.Has&ctnetlink.HasZone != 0 {
-		k.zone = f.Zone
-	}
-	return k
-}
-
 // beginDump and endDump enclose a dump: the record exists in between.
 func (fo *Follower) beginDump() {
-	fo.ends = &ends{map[endedKey]struct{}{}, map[expectKey]struct{}{}, map[cache.Handle]ctnetlink.Attr{}, false}
+	fo.ends = &ends{map[ctnetlink.FlowKey]struct{}{}, map[expectKey]struct{}{}, map[cache.Handle]ctnetlink.Attr{}, false}
 }
 
 func (fo *Follower) endDump() {
@@ -232,7 +216,7 @@ func (fo *Follower) recordEnd(f *ctnetlink.Flow) {
 	switch {
 	case fo.ends == nil || f.Has&ctnetlink.HasID == 0:
 	case len(fo.ends.flows) < maxEnded:
-		fo.ends.flows[keyOfEnded(f)] = struct{}{}
+		fo.ends.flows[f.Key()] = struct{}{}
 	default:
 		fo.ends.full = true
 	}
@@ -240,7 +224,7 @@ func (fo *Follower) recordEnd(f *ctnetlink.Flow) {
 
 func (fo *Follower) recordBegin(f *ctnetlink.Flow) {
 	if fo.ends != nil && len(fo.ends.flows) > 0 && f.Has&ctnetlink.HasID != 0 {
-		delete(fo.ends.flows, keyOfEnded(f))
+		delete(fo.ends.flows, f.Key())
 	}
 }
 
@@ -249,7 +233,7 @@ func (fo *Follower) hasEnded(f *ctnetlink.Flow) bool {
 	if fo.ends == nil || len(fo.ends.flows) == 0 || f.Has&ctnetlink.HasID == 0 {
 		return false
 	}
-	_, ended := fo.ends.flows[keyOfEnded(f)]
+	_, ended := fo.ends.flows[f.Key()]
 	return ended
 }
 

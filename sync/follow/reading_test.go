@@ -138,7 +138,7 @@ func TestTooManyEndsAreReadAgain(t *testing.T) {
 	}{
 		{"ended flows", func(e *ends) {
 			for i := range uint32(maxEnded) {
-				e.flows[endedKey{id: i + 1}] = struct{}{}
+				e.flows[ctnetlink.FlowKey{ID: i + 1}] = struct{}{}
 			}
 		}, func(fo *follower) { fo.flowEnded(&f, true) }},
 		{"changed flows", func(e *ends) {

@@ -37,7 +37,7 @@ func (r *Replicator) openLinks() (err error) {
 	r.links = l
 	for i, c := range configured {
 		if missing := missingClause(c); missing != "" {
-			return fmt.Errorf("can't open channel socket: the %s link has no %s", transports[c.Transport], missing)
+			return fmt.Errorf("can't open channel socket: the %s link has no %s", c.Transport, missing)
 		}
 		if text := c.Misfit(r.cfg.Mode); text != "" {
 			return fmt.Errorf("can't open channel socket: %s", text)
@@ -80,11 +80,9 @@ func missingClause(c *conf.Link) string {
 	return ""
 }
 
-var transports = map[conf.Transport]link.Transport{conf.Multicast: link.Multicast, conf.UDP: link.UDP, conf.TCP: link.TCP}
-
 func linkConfig(c *conf.Link) link.Config {
 	return link.Config{
-		Transport: transports[c.Transport], Interface: c.Interface,
+		Transport: c.Transport, Interface: c.Interface,
 		Address: c.Address, Local: c.Local, Destination: c.Destination, Port: c.Port,
 		Accept: c.Accept, Also: c.Also,
 		SendBuffer: int(c.SndSocketBuffer), RecvBuffer: int(c.RcvSocketBuffer),
