@@ -133,10 +133,11 @@ func (s *session) cannotListen(c *Command, err error) error {
 // reportBuffer prints the size of the socket's buffer if the user asked for one, or if
 // the kernel granted less than a busy machine needs.
 func (s *session) reportBuffer(c *Command, granted int) {
+	wanted, _ := ctnetlink.DefaultEvents(ctnetlink.KernelMemory())
 	switch {
 	case c.Has(OptBufferSize):
 		s.warn("NOTICE: Netlink socket buffer size has been set to %d bytes.", granted)
-	case granted < ctnetlink.DefaultEventBuffer:
+	case granted < wanted:
 		s.warn("NOTICE: Netlink socket buffer size has been set to %d bytes; net.core.rmem_max allows no more.", granted)
 	}
 }

@@ -164,13 +164,13 @@ func TestPrivilege(t *testing.T) {
 		t.Fatal(err)
 	}
 	severity := "ok"
-	if 2*limit < ctnetlink.DefaultEventBuffer { // it then says that rmem_max allows no more
+	if limit < eventBuffer() { // it then says that rmem_max allows no more
 		severity = "warning"
 	}
 	if severity = seen(severity); severity == "note" {
 		wantFinding(t, all, "note", "event-buffer", "cannot be read")
 	} else {
-		wantFinding(t, all, severity, "event-buffer", "32 MiB")
+		wantFinding(t, all, severity, "event-buffer", size(uint64(eventBuffer())))
 	}
 
 	all, _ = examined(t, ns, []string{"prlimit", "--nofile=64"}, "--for", "conntrackd")

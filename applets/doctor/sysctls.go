@@ -89,14 +89,17 @@ func checkLiberal(h *host, r *report) {
 	strict.check(h, r, Note)
 }
 
-// eventBuffer is the limit below which conntrack -E gets a smaller buffer than it requests: the
-// kernel doubles the number.
-const eventBuffer = ctnetlink.DefaultEventBuffer / 2
+// eventBuffer returns the limit below which conntrack -E reports that its buffer is smaller
+// than it requested: the kernel doubles the number.
+func eventBuffer() int {
+	buffer, _ := ctnetlink.DefaultEvents(ctnetlink.KernelMemory())
+	return buffer / 2
+}
 
 // checkEventBuffer tries whether the kernel lets the caller exceed rmem_max, as event sockets
 // do.
 func checkEventBuffer(h *host, r *report) {
-	want := uint64(eventBuffer)
+	want := uint64(eventBuffer())
 	if h.cfg != nil {
 		want = uint64(h.cfg.General.NetlinkBufferSizeMaxGrowth)
 		if !h.cfg.General.NetlinkBufferSizeFixed {
@@ -108,7 +111,7 @@ func checkEventBuffer(h *host, r *report) {
 		return // reported by examine
 	}
 	defer unix.Close(fd)
-	if unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, eventBuffer) == nil {
+	if unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, eventBuffer()) == nil {
 		r.ok("event sockets may have any buffer")
 		return
 	}

@@ -32,6 +32,23 @@ func BurstBuffer(memory uint64) int {
 	return 1 << bits.Len64(share-1)
 }
 
+// DefaultEventBuffer and DefaultEventBacklog are DefaultEvents of a machine with 4 GiB of
+// memory and more. A busy kernel makes bursts of 100,000 events and more in a second.
+const (
+	DefaultEventBuffer  = 64 << 20
+	DefaultEventBacklog = 32 << 20
+)
+
+// DefaultEvents returns how many bytes of events wait for a slow consumer, unless it says
+// otherwise, on a machine with that much memory: in the socket, as is asked for (the
+// kernel reports twice that, BurstBuffer at most), and in the process. Memory is taken
+// only as events wait. A machine of 64 MiB has 4 MiB and 2 MiB: conntrack -E whose output
+// nobody reads then takes 12 MB, and the kernel 8 MiB, where it would be 72 MB and 128 MiB.
+func DefaultEvents(memory uint64) (buffer, backlog int) {
+	burst := BurstBuffer(memory)
+	return min(burst/2, DefaultEventBuffer), min(burst/4, DefaultEventBacklog)
+}
+
 // KernelMemory returns how much memory the kernel can use for itself, in bytes: all, or
 // on a 32-bit machine what is not high memory. It is 0 where the kernel does not say.
 func KernelMemory() uint64 {

@@ -29,25 +29,16 @@ const (
 	AllExpectEvents = GroupExpectNew | GroupExpectUpdate | GroupExpectDestroy
 )
 
-// DefaultEventBuffer and DefaultEventBacklog bound what waits for a slow
-// consumer: first in this process, then in the kernel. A busy kernel makes
-// bursts of 100,000 events and more in a second; both are limits, memory is
-// taken only as events wait.
-const (
-	DefaultEventBuffer  = 64 << 20
-	DefaultEventBacklog = 32 << 20
-)
-
 // EventOptions says what to receive and how much may wait.
 type EventOptions struct {
 	Groups Group
 	NetNS  int // as in nl.Config: whose events
-	// Buffer is the kernel's receive buffer in bytes, DefaultEventBuffer if 0.
+	// Buffer is the kernel's receive buffer in bytes, that of DefaultEvents if 0.
 	// It exceeds net.core.rmem_max only with CAP_NET_ADMIN; Subscription.Buffer
 	// tells what was granted.
 	Buffer int
 	// Backlog bounds the received events that wait in this process, in bytes,
-	// DefaultEventBacklog if 0.
+	// that of DefaultEvents if 0.
 	Backlog int
 	// Filter, if not nil, lets the kernel drop events that cannot match.
 	Filter *EventFilter
@@ -128,15 +119,19 @@ func Subscribe(opts EventOptions) (*Subscription, error) {
 	if err != nil {
 		return nil, err
 	}
+	buffer, backlog := DefaultEvents(KernelMemory())
+	if opts.Buffer == 0 {
+		opts.Buffer = buffer
+	}
+	if opts.Backlog == 0 {
+		opts.Backlog = backlog
+	}
 	if err := sock.subscribe(opts); err != nil {
 		sock.Close()
 		return nil, err
 	}
 	s := &Subscription{sock: sock, groups: opts.Groups, backlog: opts.Backlog, pause: opts.Coalesce,
 		tell: opts.Arrived, ready: make(chan struct{}, 1), done: make(chan struct{})}
-	if s.backlog == 0 {
-		s.backlog = DefaultEventBacklog
-	}
 	s.arrived = sync.NewCond(&s.mu)
 	if s.tell == nil {
 		s.tell = func() {
@@ -151,9 +146,6 @@ func Subscribe(opts EventOptions) (*Subscription, error) {
 }
 
 func (s *eventSocket) subscribe(opts EventOptions) error {
-	if opts.Buffer == 0 {
-		opts.Buffer = DefaultEventBuffer
-	}
 	if err := s.setBuffer(opts.Buffer); err != nil {
 		return err
 	}
