@@ -4,9 +4,9 @@
 #   GOARCH=arm64        builds for another machine (all of them: make cross)
 #   DESTDIR= PREFIX=    where `make install` installs to
 #   RACE=yes            builds with the race detector
-#   WITHOUT="nfct json" what `make minimal` leaves out
-#   FUZZTIME=20s        how long `make fuzz` stays at each target
-#   FUZZJOBS=2          how many targets it fuzzes at a time
+#   WITHOUT="nfct json" the parts that `make minimal` leaves out
+#   FUZZTIME=20s        how long `make fuzz` runs each target
+#   FUZZJOBS=2          how many targets it fuzzes in parallel
 #   LONG=yes            `make test` with all cases, as CI runs it
 #   TORTURETIME=10m     how long `make torture` takes
 #   TORTUREFLAGS=       for torture, failover and soak: -seed N, -arena NAME
@@ -40,24 +40,24 @@ SOURCES := go.mod $(wildcard go.sum) $(shell find . -name '*.go' -not -name '*_t
 .PHONY: all
 all: $(BIN)/ctbox ## build the static binary and the applets' links in ./bin
 
-# Not built again where nothing has changed, so that `sudo make install` after
-# `make` needs no Go in root's search path.
+# Nothing is rebuilt without a change, so that `sudo make install` after `make` needs no
+# Go in root's search path.
 $(BIN)/ctbox: $(SOURCES) Makefile $(BIN)/.settings
 	$(GO) build $(BUILDFLAGS) -o $@ .
 	@names=$$($(HOST) $(GO) run -tags $(TAGS) . --list) || exit 1; \
 	for name in $$names; do ln -sf ctbox $(BIN)/$$name || exit 1; done
 
-# docs/size.md says what each part takes.
+# docs/size.md has the size of each part.
 .PHONY: minimal
-minimal: ## build bin/minimal/ctbox, for small flash: without what WITHOUT names
+minimal: ## build bin/minimal/ctbox, for small flash, without the parts in WITHOUT
 	$(GO) build $(subst -tags $(TAGS),-tags "$(TAGS) $(WITHOUT:%=no_%)",$(BUILDFLAGS)) -o $(BIN)/minimal/ctbox .
 
 .PHONY: sizes
-sizes: ## print how much flash the builds take, the table of docs/size.md
+sizes: ## print the flash sizes of the builds, the table of docs/size.md
 	@scripts/need sizes
 	@MAKE="$(MAKE)" scripts/sizes.sh
 
-# What else a build depends on; the file changes when one of these does.
+# Further settings that a build depends on; the file changes when one of them does.
 SETTINGS = $(GOOS) $(GOARCH) $(GOARM) $(GOMIPS) $(GOFLAGS) $(RACE)
 
 .PHONY: always
@@ -65,13 +65,13 @@ $(BIN)/.settings: always
 	@mkdir -p $(BIN)
 	@echo '$(SETTINGS)' | cmp -s - $@ || echo '$(SETTINGS)' >$@
 
-# One package at a time (-p 1): several start daemons, load tables and wait for what
-# comes of it, and starve each other on a small machine.
+# One package at a time (-p 1): several packages start daemons and load tables, and would
+# starve each other on a small machine.
 # The tag root adds the tests of otherwise pure packages that need root or Debian's programs.
 RUNTESTS = $(HOST) $(GO) run -tags $(TAGS) ./scripts/runtests
 
-# With LONG=yes all cases run: what takes longer than `make test` may has the build tag long,
-# or asks netnstest.Long.
+# With LONG=yes all cases run. Slow tests have the build tag long, or run only some cases
+# if netnstest.Long is false.
 .PHONY: test
 test: all ## run the tests (root: they make network namespaces); a few minutes
 	@scripts/need test
@@ -83,8 +83,8 @@ test: all ## run the tests (root: they make network namespaces); a few minutes
 test-long: ## run the tests with all their cases: make test LONG=yes
 	@$(MAKE) --no-print-directory test LONG=yes
 
-# The peer is conntrack-tools 1.4.9, which scripts/peer.sh fetches. This is what can be had
-# cheaply of the comparison with the one that Debian 12 has.
+# The usual peer is conntrack-tools 1.4.9, which scripts/peer.sh fetches. This target runs
+# the quick comparisons with Debian 12's version instead.
 .PHONY: test-peer
 test-peer: all ## compare with the machine's own conntrack-tools, an older version
 	@scripts/need test
@@ -95,15 +95,15 @@ test-peer: all ## compare with the machine's own conntrack-tools, an older versi
 test-all: all ## run everything: all cases, races, faults, other kernels and machines, fuzzing, packages
 	@scripts/test-all.sh
 
-# The kernel of the machine at hand seldom has what user-space helpers need. Nothing
-# is compiled inside: emulation is slow.
+# Few machines have a kernel with the parts that user-space helpers need. The tests are
+# compiled outside of the virtual machine, because emulation is slow.
 #   KERNEL=7.2          another kernel than that of Debian 12, from 5.10 on; oldest, newest
 #   VMFLAGS=-test.run=TestFTP  some of the tests
 VMSHORT = -test.run=^(TestNfctHelpers|TestPolicy|TestTFTP|TestSANE|TestNoFlowsOverNetlink|TestUnregisteredHelperIsRefused)$$
 VM = scripts/vm.sh --timeout 900 $(if $(KERNEL),--kernel $(KERNEL)) --
 
 .PHONY: test-vm-short
-test-vm-short: all $(BIN)/vmtest ## the same, a part of it with the oldest and the newest kernel that there is
+test-vm-short: all $(BIN)/vmtest ## a part of test-vm, with the oldest and the newest kernel
 	@scripts/need test-vm
 	for kernel in oldest newest; do \
 		scripts/vm.sh --timeout 900 --kernel $$kernel -- $(BIN)/vmtest -test.v -test.timeout 14m -bin $(BIN) '$(VMSHORT)' || exit 1; \
@@ -114,11 +114,11 @@ test-vm: all $(BIN)/vmtest ## test user-space helpers, in a virtual machine with
 	@scripts/need test-vm
 	$(VM) $(BIN)/vmtest -test.v -test.timeout 14m -bin $(BIN) $(VMFLAGS)
 
-# Tests of what asks the kernel, under another one; compiled here, since emulation is slow.
+# Tests of the packages that use the kernel, under another kernel; compiled outside of the virtual machine.
 KERNELTESTS = nl/ctnetlink nl/cttimeout nl/cthelper nl/nfqueue conf sync/follow sync/replicate sync/commit sync/node sync/link applets/nfct applets/doctor
 
 .PHONY: test-kernel
-test-kernel: all ## run the tests of what asks the kernel under KERNEL, in a virtual machine
+test-kernel: all ## run the tests of packages that use the kernel under KERNEL, in a virtual machine
 	@scripts/need test test-vm
 	@scripts/peer.sh >/dev/null
 	@mkdir -p $(BIN)/kerneltest
@@ -140,22 +140,22 @@ bench-vm: all $(BIN)/vmtest ## measure user-space helpers against Debian's, in a
 $(BIN)/vmtest:
 	$(GO) test -c -tags $(TAGS),vm -o $@ ./helpers/vmtest
 
-# Whole daemons with the worst that can happen to them; docs/reliability.md has what
-# came of it. Quiet machines only: with others at work the times say little.
+# Tests of whole daemons under faults; docs/reliability.md has the results. The times are
+# meaningful on a quiet machine only.
 TORTURE = $(GO) test -count=1 -tags $(TAGS),torture -v -timeout 4h ./sync/interop $(TORTUREFLAGS)
 
 .PHONY: torture
-torture: ## let faults come at random over busy nodes, for TORTURETIME
+torture: ## disturb busy nodes with random faults, for TORTURETIME
 	@scripts/need test
 	$(TORTURE) -run '^TestTorture$$' -torture.time $(TORTURETIME)
 
 .PHONY: failover
-failover: ## kill the primary 50 times at 200,000 flows, and count what the backup lacks
+failover: ## kill the primary 50 times at 200,000 flows, and count the flows that the backup lacks
 	@scripts/need test
 	$(TORTURE) -run '^TestTakeover$$'
 
 .PHONY: soak
-soak: ## replicate a steady load for an hour: memory, threads and CPU must be flat
+soak: ## replicate a steady load for an hour: memory, threads and CPU must not grow
 	@scripts/need test
 	$(TORTURE) -run '^TestSoak$$'
 
@@ -181,7 +181,7 @@ $(STATICCHECK):
 
 # VULNDB=optional where the database can't be reached; see the script.
 .PHONY: vulncheck
-vulncheck: $(GOVULNCHECK) ## look for what the program calls among known vulnerabilities
+vulncheck: $(GOVULNCHECK) ## check the functions that the program calls for known vulnerabilities
 	@scripts/vulncheck.sh $(GOVULNCHECK) -tags $(TAGS) .
 
 $(GOVULNCHECK):
@@ -214,7 +214,7 @@ emulated: ## run the codecs' and parsers' tests on other architectures, under qe
 # qemu-user has no netfilter sockets, but a PC's kernel takes 32-bit programs (with
 # CONFIG_IA32_EMULATION), and its structures for them are those of a 32-bit kernel.
 .PHONY: test-386
-test-386: ## run the tests of what speaks with the kernel as a 32-bit program
+test-386: ## run the tests of packages that use the kernel as a 32-bit program
 	@scripts/need test
 	CGO_ENABLED=0 GOARCH=386 $(GO) test -count=1 -p 1 -tags $(TAGS) ./internal/recvmmsg ./nl/... ./sync/link ./sync/follow ./sync/replicate ./sync/commit ./sync/node ./helpers
 
@@ -223,7 +223,7 @@ fuzz: ## fuzz every fuzz target for FUZZTIME
 	@GO="$(GO)" TAGS="$(TAGS)" FUZZTIME="$(FUZZTIME)" JOBS="$(FUZZJOBS)" scripts/fuzz.sh
 
 .PHONY: demo
-demo: all ## show conntrack on a NAT firewall, and live connections that survive the death of one
+demo: all ## show conntrack on a NAT firewall, and live connections that survive a failover
 	@scripts/need demo
 	@scripts/demo-conntrack.sh
 	@scripts/demo-failover.sh
@@ -231,16 +231,16 @@ demo: all ## show conntrack on a NAT firewall, and live connections that survive
 # The packages whose tests write files: each has a TestGenerated. One at a time (-p 1),
 # because several write their section of docs/differences.md.
 .PHONY: generate
-generate: ## write completions, man pages, references and lists anew from the tables in the code
+generate: ## rewrite completions, man pages, references and lists from the tables in the code
 	$(HOST) $(GO) test -count=1 -p 1 -tags $(TAGS) -run '^TestGenerated' $$(grep -rlE '^func TestGenerated' --include='*_test.go' . | xargs -n1 dirname | sort -u) -update
 
 # The records that it draws from are made by scripts/pictures/record.sh.
 .PHONY: pictures
-pictures: ## draw docs/pictures anew
+pictures: ## redraw docs/pictures
 	$(HOST) $(GO) run -tags $(TAGS) ./scripts/pictures
 
 .PHONY: bench
-bench: all ## measure against Debian's conntrack and the kernel alone
+bench: all ## compare with Debian's conntrack and with the kernel alone
 	@scripts/need bench
 	$(HOST) $(GO) run -tags $(TAGS) ./scripts/bench -bin $(BIN) $(BENCHFLAGS)
 
@@ -281,7 +281,7 @@ packages: $(NFPM) $(PACKAGED:%=$(BIN)/cross/ctbox-%) ## make deb, rpm, apk, ipk,
 	@ls $(BIN)/packages
 
 .PHONY: test-packages
-test-packages: $(NFPM) ## install and remove the packages in a Debian of their own (needs its archive)
+test-packages: $(NFPM) ## install and remove the packages in a separate Debian (needs its archive)
 	@scripts/need test-packages
 	NFPM=$(abspath $(NFPM)) $(GO) test -count=1 -timeout 10m -tags $(TAGS),packages ./scripts/packaging
 
@@ -324,4 +324,4 @@ clean: ## remove what was built
 
 .PHONY: help
 help: ## list the targets
-	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' Makefile | expand -t 12
+	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/\1\t\2/p' Makefile | expand -t 12

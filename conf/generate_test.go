@@ -129,10 +129,10 @@ conntrackd.conf \- configuration of conntrackd
 .SH DESCRIPTION
 The configuration of
 .BR conntrackd (8),
-for the daemon and for the commands that speak to it. A clause is a keyword and
-what follows it; some have a block of clauses in braces. Blanks and line ends
+for the daemon and for the commands that connect to it. A clause is a keyword with
+its operands; some have a block of clauses in braces. Blanks and line ends
 separate words, a number sign starts a comment, and keywords are case-sensitive.
-There are no quotes: a path runs to the next blank.
+There are no quotes: a path ends at the next blank.
 .PP
 .B on
 and
@@ -141,28 +141,28 @@ may be
 .B yes
 and
 .BR no ,
-in any letter case. Of a clause that is given twice the last one counts, unless
-it says otherwise. A number's 0 stands for the default. Times are in seconds,
+in any letter case. If a clause is given twice, the last one counts unless its
+description says otherwise. The number 0 means the default. Times are in seconds,
 sizes in bytes.
 .PP
 .B conntrackd \-C
 .I file
 .B \-\-check
-says what is wrong with a file, and what is wrong with it on this host.
+reports errors in a file, and problems with it on this host.
 .PP
 A running daemon reads the file again with
 .BR "conntrackd \-\-reload" .
 It can change the clauses that are marked
-.IR reload ;
-if another one has changed it changes nothing.
+.IR reload .
+If any other clause has changed, it changes nothing.
 `
 
 const manTail = `.SH FILES
 .TP
 .I /etc/conntrackd/conntrackd.conf
-The file that is read unless
+The default file, if
 .B \-C
-names another.
+does not name another.
 .SH SEE ALSO
 .BR conntrackd (8),
 .BR nfct (8)

@@ -1,31 +1,31 @@
 #!/usr/bin/env python3
-"""The traffic of demo-failover.sh, both ends of it.
+"""Both ends of the traffic of demo-failover.sh.
 
 usage: demo-failover.py server ADDRESS
        demo-failover.py stream ADDRESS
        demo-failover.py ftp ADDRESS
 
 The server takes streams on TCP port 7 and FTP sessions (RFC 959) on port 21 and
-prints "ready". The clients read commands from standard input, one a line, and
-print one line for each; they end with status 1 as soon as anything is wrong.
+prints "ready". The clients read commands from standard input, one per line, and
+print one line for each; they exit with status 1 at the first error.
 
-stream sends numbered records all the time, has each one sent back, and checks
-every byte of it. Commands:
-    more    wait until 100 more records are back
-    end     no more records; check that all are back and what the server counted
+stream sends numbered records continuously, which the server echoes, and checks
+every byte of the echo. Commands:
+    more    wait until 100 more records are echoed
+    end     stop; check that all records are echoed, and the server's count
 
 ftp has two sessions. Commands:
     login       both log in, and the first one gets a file
-    announce    the server says where it waits for the first one (PASV), no more
-    upload      the second one begins to send a file, without end
-    fetch       the first one gets a file from where the server waits
+    announce    the server announces its port to the first one (PASV)
+    upload      the second one begins to send an endless file
+    fetch       the first one gets a file from the announced port
     finish      the second one ends its file; the server must have the same
     again       both get one more file, in active and in passive mode
 
-All but the last is passive mode. In active mode the firewall writes another
-address into the client's command, of another length, and the sequence numbers
-of what follows are shifted. The kernel tells nobody of that as it happens, so
-that no conntrackd can take it over.
+All but the last use passive mode. In active mode the firewall replaces the
+address in the client's command by one of another length, and adjusts the later
+sequence numbers. The kernel sends no event about that adjustment, so no
+conntrackd can replicate it in time.
 """
 
 import hashlib
@@ -63,7 +63,7 @@ def serve_stream(sock):
         received.update(data)
         count += len(data)
         sock.sendall(data)
-    # All is back; the summary is what the client compares its own with.
+    # Everything was echoed; the client compares this summary with its own.
     sock.sendall(b"%d %s\n" % (count, received.hexdigest().encode()))
     sock.close()
 
@@ -183,7 +183,7 @@ class Stream:
             pending += data
             with self.progress:
                 self.longest = max(self.longest, gap)
-                # Once all is sent, what does not fill a record is the summary.
+            !!    # After everything is sent, the bytes that do not fill a record are the summary.
                 while len(pending) >= RECORD:
                     if pending[:RECORD] != record(self.received):
                         raise ValueError("record %d did not come back as it was sent" % self.received)

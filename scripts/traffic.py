@@ -1,17 +1,17 @@
 #!/usr/bin/env python3
-"""Real TCP, UDP and SCTP traffic for the demo, both ends of it.
+"""Both ends of real TCP, UDP and SCTP traffic for the demo.
 
 usage: traffic.py server ADDRESS
        traffic.py client ADDRESS
 
-The server answers on TCP port 80, UDP port 53 and SCTP port 5000 and prints
-"ready" when it does. The client opens one connection of each kind and prints
-"ready" when all have had an answer. It keeps them open, says something more on
-the TCP connection for each line that it reads, and prints what came back.
-Both end when their standard input does.
+The server listens on TCP port 80, UDP port 53 and SCTP port 5000 and prints
+"ready". The client opens one connection of each kind and prints "ready" when
+all have been answered. It keeps them open, sends a message on the TCP
+connection for each line that it reads, and prints the answer. Both end at the
+end of their standard input.
 
-Where the kernel has SCTP, its sockets are used; elsewhere a raw socket makes
-the four-way handshake, which is all that connection tracking has to see.
+On a kernel with SCTP they use its sockets; otherwise a raw socket makes the
+four-way handshake, which is enough for connection tracking.
 """
 
 import socket

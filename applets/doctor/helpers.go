@@ -24,7 +24,7 @@ func checkHelperClash(h *host, r *report) {
 		if h.exists("sys/module/" + module) {
 			clash = true
 			r.add(Error, "the kernel has its own helper "+t.Name+" (module "+module+")",
-				"there can be only one of that name: conntrackd's Type "+t.Name+" is refused", "modprobe -r "+module+", and a line `blacklist "+module+"' in modprobe.d; a kernel with it built in needs another configuration")
+				"only one helper can have the name: conntrackd's Type "+t.Name+" is refused", "modprobe -r "+module+", and a line `blacklist "+module+"' in modprobe.d; a kernel with it built in needs another configuration")
 		}
 	}
 	if !clash {

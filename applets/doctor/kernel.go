@@ -88,7 +88,7 @@ func (p *part) have(h *host, r *report, s Severity, reason string) bool {
 }
 
 func checkConntrack(h *host, r *report) {
-	h.found = conntrackPart.have(h, r, Error, "no flow can be listed, changed or watched without it")
+	h.found = conntrackPart.have(h, r, Error, "without it no flow can be listed, changed or watched")
 }
 
 // checkDumpFilters reports by what the kernel can filter a dump.
@@ -98,7 +98,7 @@ func checkDumpFilters(h *host, r *report) {
 	}
 	can, err := ctnetlink.ProbeFeatures(h.ctx, nl.Config{})
 	if err != nil {
-		r.add(Note, "what the kernel can filter by is not known: "+err.Error(), "it was not checked", "")
+		r.add(Note, "the kernel's dump filters are not known: "+err.Error(), "it was not checked", "")
 		return
 	}
 	var lacks []string
@@ -116,7 +116,7 @@ func checkDumpFilters(h *host, r *report) {
 	}
 	if len(lacks) > 0 {
 		r.add(Note, "this kernel does not filter flows by "+strings.Join(lacks, ", "),
-			"conntrack then reads the whole table and filters it itself: as right, but slower", "")
+			"conntrack then reads the whole table and filters it itself: the result is the same, but slower", "")
 		return
 	}
 	r.ok("the kernel filters flows by status, addresses and ports, and zone")

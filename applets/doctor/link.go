@@ -62,7 +62,7 @@ func checkRoute(r *report, l *conf.Link, dev *iface.Interface, peer netip.Addr) 
 		r.add(Error, "the peer's address "+to+" is one of this host's", "the node would send to itself", "give the other node's address in conntrackd.conf")
 	case w.dev != dev.Index && !peer.IsLoopback():
 		r.add(Warning, "packets to the peer "+to+" do not leave through "+l.Interface+", but through "+w.name(),
-			"the link's interface is watched for its state, and another one carries the messages", "ip route add "+to+" dev "+l.Interface)
+			"conntrackd watches the state of the link's interface, but another one carries the messages", "ip route add "+to+" dev "+l.Interface)
 	case w.gateway:
 		r.add(Warning, "the peer "+to+" is behind a router",
 			"messages are not authenticated and not encrypted: the link should be a cable or a VLAN of its own", "")

@@ -136,12 +136,12 @@ func checkSenders(h *host, r *report) {
 		case err != nil:
 			return
 		case found:
-			r.ok("a rule looks at who sends to " + match)
+			r.ok("a rule checks which user sends to " + match)
 		case len(s.legacy) > 0:
-			r.add(Note, "no rule of nftables looks at who sends to "+match+"; those of iptables-legacy are not read",
+			r.add(Note, "no rule of nftables checks which user sends to "+match+"; those of iptables-legacy are not read",
 				everyUser, "iptables-legacy-save | grep owner")
 		default:
-			r.add(Note, "no rule looks at who sends to "+match, everyUser,
+			r.add(Note, "no rule checks which user sends to "+match, everyUser,
 				`nft 'add table inet sync; add chain inet sync out { type filter hook output priority 0; }; add rule inet sync out `+
 					match+` meta skuid != 0 drop'`)
 		}

@@ -15,13 +15,13 @@ func checkPrivilege(h *host, r *report) {
 	held, known := h.capability(unix.CAP_NET_ADMIN)
 	switch {
 	case said != answerDenied && (held || !known || said == answerYes):
-		r.ok("the caller may speak with connection tracking")
+		r.ok("the caller may use connection tracking")
 	case !held:
-		r.add(Error, "the caller lacks CAP_NET_ADMIN", "the kernel tells nothing of flows, rules and helpers without it, and changes none; what only it knows was not looked at",
+		r.add(Error, "the caller lacks CAP_NET_ADMIN", "without it the kernel neither shows nor changes flows, rules and helpers; checks that need the kernel were left out",
 			"run it as root, or with AmbientCapabilities=CAP_NET_ADMIN in the systemd unit")
 	case said == answerDenied:
-		r.add(Error, "the caller has CAP_NET_ADMIN, but in another user namespace than that of this network namespace: "+err.Error(),
-			"a capability counts where the network namespace was made, and what only the kernel knows was not looked at; "+userNamespaces(h),
+		r.add(Error, "the caller has CAP_NET_ADMIN, but in another user namespace than the one of this network namespace: "+err.Error(),
+			"a capability is valid only in the user namespace that created the network namespace; checks that need the kernel were left out; "+userNamespaces(h),
 			"run outside of the container, or give it a network namespace of its own")
 	}
 }

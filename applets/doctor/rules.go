@@ -135,7 +135,7 @@ func inputChain(chain []byte) string {
 
 const dropped = " (policy drop)"
 
-const noRules = "the kernel tracks connections only where a rule asks for it (ct in nft, -m conntrack or NAT in iptables): no packet makes a flow, or belongs to one"
+const noRules = "the kernel tracks connections only if a rule needs it (ct in nft, -m conntrack or NAT in iptables): packets create no flows"
 
 func checkRules(h *host, r *report) {
 	if !h.found {
@@ -190,10 +190,10 @@ func checkFirewall(h *host, r *report) {
 	switch {
 	case drops:
 		r.add(Note, "the peer's packets pass through "+strings.Join(s.input, ", "),
-			"what no rule accepts is dropped; whether a rule does, was not tried", strings.Join(ports, "; "))
+			"packets that no rule accepts are dropped; whether a rule accepts them was not tested", strings.Join(ports, "; "))
 	case len(s.input) > 0 || len(s.legacy) > 0:
-		r.ok("no chain at input drops what its rules leave: " + strings.Join(append(s.input, s.legacy...), ", "))
+		r.ok("no chain at input has the policy drop: " + strings.Join(append(s.input, s.legacy...), ", "))
 	default:
-		r.ok("no chain stands before the peer's packets")
+		r.ok("no chain at input can drop the peer's packets")
 	}
 }

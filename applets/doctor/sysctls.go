@@ -37,20 +37,20 @@ func (f *flag) check(h *host, r *report, s Severity) {
 
 var (
 	events = flag{"nf_conntrack_events", true,
-		"conntrack -E shows nothing, and conntrackd learns of no flow (but with PollSecs)", "CONFIG_NF_CONNTRACK_EVENTS"}
+		"conntrack -E shows nothing, and conntrackd sees flows only with PollSecs", "CONFIG_NF_CONNTRACK_EVENTS"}
 	acct = flag{"nf_conntrack_acct", true,
 		"flows have no packet and byte counts; only flows that begin later get them", ""}
 	timestamp = flag{"nf_conntrack_timestamp", true,
-		"flows have no time of begin and end, and events no time of the kernel's", "CONFIG_NF_CONNTRACK_TIMESTAMP"}
+		"flows have no start and end time, and events no kernel time", "CONFIG_NF_CONNTRACK_TIMESTAMP"}
 	loose = flag{"nf_conntrack_tcp_loose", false,
-		"after a takeover the kernel takes a TCP connection that it does not know for a new one, without its NAT, and in the way of the peer's flow", ""}
+		"after a takeover the kernel takes an unknown TCP connection for a new one, without NAT, and that flow keeps the peer's from being committed", ""}
 	strict = flag{"nf_conntrack_tcp_be_liberal", false,
-		"packets out of the window are not INVALID, in any connection", ""}
+		"packets outside the window are not INVALID in any connection", ""}
 	liberal = flag{"nf_conntrack_tcp_be_liberal", true,
-		"TCPWindowTracking is on, and sequence numbers are not replicated: after a takeover connections with data on the way may stall for good", ""}
+		"TCPWindowTracking is on, and sequence numbers are not replicated: after a takeover connections with data in transit may stall forever", ""}
 	// Removed in Linux 6.0, where it is always off.
 	autoHelper = flag{"nf_conntrack_helper", false,
-		"the kernel's helpers look into every connection to their port, and open ports for whoever speaks there; rules should say which: ct helper set, -j CT --helper", ""}
+		"the kernel's helpers read every connection to their port and open ports for any sender; rules should select the connections: ct helper set, -j CT --helper", ""}
 )
 
 func checkEvents(h *host, r *report) {
@@ -69,8 +69,8 @@ func checkSilentFlows(h *host, r *report) {
 	case !ok || v == "0": // reported by checkEvents
 	case v == "2":
 		r.add(Note, "net.netfilter."+name+" is 2",
-			"flows that begin while nobody listens, before conntrackd's start say, tell of no change and not of their end; "+
-				"conntrackd reads the table again now and then to find out", setting(name, "1"))
+			"flows that begin while no process listens, for example before conntrackd starts, cause no events, not even at their end; "+
+				"conntrackd reads the table again from time to time to find such ends", setting(name, "1"))
 	default:
 		r.ok("net.netfilter." + name + " is " + v)
 	}

@@ -24,7 +24,7 @@ func judgeClock(h *host, r *report, synchronised bool) {
 		r.ok("the clock is synchronised")
 		return
 	}
-	r.add(h.replicated(), "the clock is not synchronised", "logs and timestamps of the two nodes cannot be laid side by side",
+	r.add(h.replicated(), "the clock is not synchronised", "logs and timestamps of the two nodes cannot be compared",
 		"systemctl enable --now systemd-timesyncd (or chrony, ntpd)")
 }
 
@@ -56,7 +56,7 @@ func checkMemory(h *host, r *report) {
 	need := uint64(daemonize.MemoryNeed(h.cfg.General.HashLimit, caches))
 	seen := "caches of " + decimal(uint64(h.cfg.General.HashLimit)) + " flows take up to " + size(need) + ", and " + where + size(limit)
 	if need > limit-limit/10 {
-		r.add(Warning, seen, "the daemon would be killed in the minute when the table is full",
+		r.add(Warning, seen, "the daemon would be killed when the table is full",
 			"a lower HashLimit in conntrackd.conf, or a higher MemoryMax in the systemd unit")
 		return
 	}

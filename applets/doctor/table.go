@@ -32,7 +32,7 @@ func checkFull(h *host, r *report) {
 			"packets of new connections are dropped: nf_conntrack: table full", setting("nf_conntrack_max", decimal(2*limit)))
 	case n*100 >= limit*nearlyFull:
 		r.add(Warning, decimal(n)+" flows, "+decimal(n*100/limit)+" % of nf_conntrack_max "+decimal(limit),
-			"when the table is full packets of new connections are dropped", setting("nf_conntrack_max", decimal(2*limit)))
+			"when the table is full, packets of new connections are dropped", setting("nf_conntrack_max", decimal(2*limit)))
 	default:
 		r.ok(decimal(n) + " flows of at most " + decimal(limit))
 	}
@@ -45,7 +45,7 @@ func checkBuckets(h *host, r *report) {
 	case !ok || !known || buckets == 0:
 	case limit > longChains*buckets:
 		r.add(Warning, "nf_conntrack_max is "+decimal(limit)+" with "+decimal(buckets)+" buckets: "+decimal(limit/buckets)+" flows in each when it is full",
-			"every packet walks through such a chain; the longer it is the slower is everything, also listing",
+			"every packet walks through such a chain: long chains slow down everything, listing included",
 			setting("nf_conntrack_buckets", decimal(limit))+" (in the first network namespace; at boot: options nf_conntrack hashsize="+decimal(limit)+" in modprobe.d)")
 	default:
 		r.ok(decimal(buckets) + " buckets for at most " + decimal(limit) + " flows")
@@ -66,7 +66,7 @@ func checkTableMemory(h *host, r *report) {
 		r.add(Error, seen, "the machine runs out of memory before the table is full",
 			setting("nf_conntrack_max", decimal(memory/8/flowSize)))
 	case need > memory/4:
-		r.add(Warning, seen, "a flood of connections takes the memory from everything else",
+		r.add(Warning, seen, "a flood of connections takes the memory of everything else",
 			setting("nf_conntrack_max", decimal(memory/8/flowSize)))
 	default:
 		r.ok(seen)
@@ -103,13 +103,13 @@ type counter struct {
 var counters = [...]counter{
 	{10, "drop", Warning, "packets were dropped because the table was full or the kernel had no memory",
 		"raise nf_conntrack_max, or shorten timeouts (nfct timeout, nf_conntrack_*_timeout)"},
-	{11, "early_drop", Warning, "flows that were not ASSURED were thrown out to make room in a full table",
+	{11, "early_drop", Warning, "flows that were not ASSURED were removed to make room in a full table",
 		"raise nf_conntrack_max, or shorten timeouts (nfct timeout, nf_conntrack_*_timeout)"},
-	{9, "insert_failed", Note, "packets were dropped because another of the same flow, or of one that NAT gave the same tuple, came in first; with DNS over UDP it is two questions from one socket",
-		"more ports or addresses for source NAT (--random-fully), one query a socket (options single-request-reopen in resolv.conf)"},
-	{15, "chaintoolong", Warning, "packets were dropped because a bucket was full of flows: too few buckets, or somebody who aims at one",
+	{9, "insert_failed", Note, "packets were dropped because another packet of the same flow, or of a flow to which NAT gave the same tuple, was first; with DNS over UDP the cause is two queries from one socket",
+		"more ports or addresses for source NAT (--random-fully), one query per socket (options single-request-reopen in resolv.conf)"},
+	{15, "chaintoolong", Warning, "packets were dropped because a bucket was full of flows: too few buckets, or an attack on one bucket",
 		"raise nf_conntrack_buckets"},
-	{4, "invalid", Note, "packets that fit no flow and cannot begin one, or are out of the window: with rules that drop them, connections that stall",
+	{4, "invalid", Note, "packets that fit no flow and cannot begin one, or are outside the window: if rules drop them, connections stall",
 		"look at them: sysctl -w net.netfilter.nf_conntrack_log_invalid=255"},
 }
 
@@ -151,6 +151,6 @@ func judgeCounters(all []ctnetlink.CPUStats, r *report) {
 		r.add(c.severity, seen, c.reason, c.fix)
 	}
 	if quiet {
-		r.ok("no packet was dropped, thrown out or found INVALID on " + decimal(uint64(len(all))) + " CPUs")
+		r.ok("no packet was dropped or found INVALID and no flow removed on " + decimal(uint64(len(all))) + " CPUs")
 	}
 }

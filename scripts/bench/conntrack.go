@@ -53,7 +53,7 @@ func program(ns *namespace, prepare func() error, path string, args ...string) f
 	}
 }
 
-// alone is a contestant in this process.
+// alone is a contestant that runs in this process.
 func alone(prepare, run func() error) func() (cost, error) {
 	return func() (cost, error) {
 		if err := prepare(); err != nil {
@@ -75,7 +75,7 @@ func alone(prepare, run func() error) func() (cost, error) {
 
 const starts = 20 // a single one is too short to measure
 
-// startUp measures commands that have next to nothing to do.
+// startUp measures commands with almost no work.
 func (b *bench) startUp(ns *namespace, c *nl.Conn) error {
 	repeated := func(path, arg string) func() (cost, error) {
 		return func() (total cost, err error) {
@@ -132,7 +132,7 @@ func (b *bench) lists(ns *namespace, c *nl.Conn) error {
 	})
 }
 
-// memory measures what a table of a million flows costs.
+// memory measures the memory for a table of a million flows.
 func (b *bench) memory(ns *namespace, c *nl.Conn) error {
 	const flows = million
 	filled := func() error { return refill(c, flows) }
@@ -150,8 +150,8 @@ func (b *bench) memory(ns *namespace, c *nl.Conn) error {
 
 const changed = 200_000 // flows that -D, -U and -E are measured with
 
-// changeAll dumps the table and adds requests for each flow to a batch: the least
-// that -D and -U can do.
+// changeAll dumps the table and adds requests for each flow to a batch: the least work of -D and
+// -U.
 func changeAll(ns *namespace, c *nl.Conn, requests func(f *ctnetlink.Flow, b *nl.Batch)) error {
 	d, err := ns.dial()
 	if err != nil {

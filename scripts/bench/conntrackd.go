@@ -19,8 +19,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// conntrackd measures replication: an active node whose kernel gets flows, a
-// backup that is told, commits and takes over.
+// conntrackd measures replication: an active node whose kernel gets flows, and a backup that
+// receives them, commits and takes over.
 func (b *bench) conntrackd() error {
 	if !b.wanted("conntrackd") {
 		return nil
@@ -81,7 +81,7 @@ func (b *bench) newPair(path string, flows int) (active, backup *fwNode, err err
 	return pair[0], pair[1], nil
 }
 
-// shipped is the configuration that we ship, which the daemons run with.
+// shipped is the shipped example configuration, which the daemons use.
 const shipped = "scripts/conntrackd/ftfw.conf"
 
 var ipv4Address = regexp.MustCompile(`\d+\.\d+\.\d+\.\d+`)
@@ -133,7 +133,7 @@ func (n *fwNode) start(path string, self, peer, flows int) (err error) {
 	if err := n.configure(path, self, peer, flows); err != nil {
 		return err
 	}
-	// What a killed daemon has left would keep Debian's from starting.
+	// The files of a killed daemon would keep Debian's from starting.
 	for _, left := range []string{"lock", "ctl", "log"} {
 		_ = os.Remove(filepath.Join(n.dir, left))
 	}
@@ -178,7 +178,7 @@ func until(what string, limit time.Duration, cond func() bool) error {
 	}
 }
 
-// cpu and rss are what the process has used so far.
+// cpu and rss return the process's use of resources so far.
 func (n *fwNode) cpu() time.Duration {
 	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", n.daemon.Process.Pid))
 	if err != nil {
@@ -225,8 +225,8 @@ func (n *fwNode) packets() int {
 	return 0
 }
 
-// steadily makes flows at a rate that both daemons can follow, so that they are
-// compared at the same work. At a rate of 0 it goes as fast as the kernel takes them.
+// steadily creates flows at a rate that both daemons can follow, so that they do the same work.
+// At a rate of 0 it creates them as fast as possible.
 func steadily(c *nl.Conn, n, perSecond int) error {
 	ctx := context.Background()
 	p := c.NewPipeline(ctx, func(b *nl.Batch) error {
@@ -258,9 +258,9 @@ func steadily(c *nl.Conn, n, perSecond int) error {
 	return p.Close()
 }
 
-// settled is when a pair has told each other everything after its start. ctbox does
-// that a second time 5 seconds after the first, when asked for it meanwhile; flows that
-// exist by then would be replicated twice.
+// settled waits until the nodes of a pair have sent each other everything after their start.
+// ctbox does so a second time 5 seconds later if it was requested meanwhile; flows that exist by
+// then would be replicated twice.
 const settled = 7 * time.Second
 
 func (b *bench) replicate(name, path string, n int) error {

@@ -10,9 +10,8 @@ import (
 	"ctbox/nl/ctnetlink"
 )
 
-// discard is what a listing takes the kernel alone: one thread that asks for
-// the table over a blocking socket and throws away what it reads, 32 KiB at a
-// time, which is all that the kernel puts into one answer.
+// discard measures the kernel's own cost of a listing: one thread dumps the table over a blocking
+// socket and discards it, 32 KiB at a time, the size of the kernel's answers.
 func discard(ns *namespace) (cost, error) {
 	var took cost
 	err := ns.do(func() error {
@@ -54,7 +53,7 @@ func readTable(fd int) error {
 		if err != nil {
 			return fmt.Errorf("receive netlink dump: %w", err)
 		}
-		// The end stands in a message of its own, behind the entries.
+		// The end is a message of its own after the entries.
 		for b := buf[:n]; len(b) >= unix.NLMSG_HDRLEN; {
 			switch binary.NativeEndian.Uint16(b[4:]) {
 			case unix.NLMSG_DONE:

@@ -1,16 +1,15 @@
-// Command bench measures our programs against Debian's conntrack-tools on this
-// machine, in one run, each on a network namespace filled alike, and prints
-// tables of medians and ratios. Where it makes sense it also measures what the
-// kernel alone takes: a client that does the least that is possible.
+// Command bench compares ctbox with Debian's conntrack-tools on this machine, in one run, each
+// on a network namespace with the same flows, and prints tables of medians and ratios. Where it
+// makes sense it also measures the kernel alone, with a client that does the least possible.
 //
 //	go run ./scripts/bench [-runs N] [-flows N] [-only REGEXP] [-million] -bin DIR
 //
-// On a machine that others use as well, run it with `chrt -f 1` in front: the
-// contestants then go before everything else, all alike.
+// On a machine with other load, run it with `chrt -f 1`: all contestants then take precedence
+// over everything else.
 //
-// It needs root, Debian's conntrack in the path, and our binary in DIR. When
-// net.netfilter.nf_conntrack_max is too small it is raised and restored; nothing
-// else outside the namespaces that it makes is touched.
+// It needs root, Debian's conntrack in the path, and the ctbox binary in DIR. If
+// net.netfilter.nf_conntrack_max is too small it is raised and restored. Nothing else outside
+// the namespaces that it creates is changed.
 package main
 
 import (
@@ -92,7 +91,7 @@ func (b *bench) run(bin, only string) (err error) {
 	return b.conntrackd()
 }
 
-// wanted tells whether a row was asked for.
+// wanted reports whether a row was selected.
 func (b *bench) wanted(row string) bool { return b.only.MatchString(row) }
 
 func cpuModel() string {

@@ -13,14 +13,14 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// cost is what one run took.
+// cost is the cost of one run.
 type cost struct {
 	wall time.Duration
 	cpu  time.Duration // user and system
 	rss  int64         // KiB, largest resident set; 0 where it was not seen
 }
 
-// timed runs a command with its output thrown away.
+// timed runs a command and discards its output.
 func timed(cmd *exec.Cmd) (cost, error) {
 	null, err := os.OpenFile(os.DevNull, os.O_WRONLY, 0)
 	if err != nil {
@@ -47,7 +47,7 @@ func cpu(cmd *exec.Cmd) time.Duration {
 	return cmd.ProcessState.UserTime() + cmd.ProcessState.SystemTime()
 }
 
-// cpuUsed is the CPU time that this process or thread has used, as who says
+// cpuUsed returns the CPU time that this process or thread has used, depending on who
 // (RUSAGE_SELF, RUSAGE_THREAD).
 func cpuUsed(who int) (time.Duration, error) {
 	var u unix.Rusage
@@ -55,9 +55,8 @@ func cpuUsed(who int) (time.Duration, error) {
 	return time.Duration(u.Utime.Nano() + u.Stime.Nano()), err
 }
 
-// watchPeak follows the largest resident set of a process until the function it
-// returns is called. What wait4(2) reports would be no less than our own:
-// a process keeps the figure of the memory that it was started from.
+// watchPeak follows the largest resident set of a process until the returned function is called.
+// wait4(2) cannot be used: its figure includes this process's memory at the time of the fork.
 func watchPeak(pid int) func() int64 {
 	stop, peak := make(chan struct{}), make(chan int64)
 	go func() {
@@ -91,7 +90,7 @@ func highWater(path string) int64 {
 	return n
 }
 
-// median is the median of each figure by itself.
+// median returns the median of each figure separately.
 func median(costs []cost) cost {
 	return cost{
 		wall: time.Duration(middle(costs, func(c cost) int64 { return int64(c.wall) })),
@@ -109,14 +108,13 @@ func middle(costs []cost, key func(cost) int64) int64 {
 	return v[len(v)/2]
 }
 
-// contestants are measured in turn, so that what else the machine does hits all
-// alike. debian and kernel may be nil.
+// contestants are measured alternately, so that other load of the machine affects all of them.
+// debian and kernel may be nil.
 type contestants struct {
 	debian, ours, kernel func() (cost, error)
 }
 
-// attempts is how often Debian's program may try: its -U runs out of socket
-// buffer.
+// attempts is the number of tries for Debian's program, whose -U runs out of socket buffer.
 const attempts = 3
 
 const tableHead = `| work | Debian | ctbox | **ratio** | kernel alone | over kernel | CPU: Debian | ctbox | kernel | MiB: Debian | ctbox |
@@ -173,7 +171,7 @@ func (b *bench) compare(row string, c contestants) error {
 	return nil
 }
 
-// persistent tries a contestant again when it fails.
+// persistent repeats a contestant that fails.
 func persistent(run func() (cost, error)) (c cost, err error) {
 	for range attempts {
 		if c, err = run(); err == nil {

@@ -53,14 +53,14 @@ func (n *namespace) dial() (c *nl.Conn, err error) {
 	return c, err
 }
 
-// command is the program in the namespace; nsenter execs it, so that its pid,
-// times and memory are the program's.
+// command returns a command that runs the program in the namespace. nsenter executes it in its
+// own process, so the pid, times and memory are the program's.
 func (n *namespace) command(program string, args ...string) *exec.Cmd {
 	return exec.Command("nsenter", append([]string{"--net=/run/netns/" + n.name, program}, args...)...)
 }
 
-// flow is flow number i of a table: TCP, established, both directions, as a busy
-// firewall has them.
+// flow returns flow number i of a table: established TCP with both directions, like most flows
+// of a busy firewall.
 func flow(i int, f *ctnetlink.Flow) {
 	f.Reset()
 	f.Has = ctnetlink.HasTimeout | ctnetlink.HasStatus | ctnetlink.HasTCPState
@@ -72,8 +72,7 @@ func flow(i int, f *ctnetlink.Flow) {
 	f.Reply = f.Orig.Inverted()
 }
 
-// fill creates the first n flows that do not exist yet; it is also what the
-// kernel alone takes for a load.
+// fill creates the missing ones of the first n flows; it is also the kernel's own cost of a load.
 func fill(c *nl.Conn, n int) error { return create(c, n, flow) }
 
 // create creates n flows, which describe fills in.
@@ -128,8 +127,8 @@ func refill(c *nl.Conn, n int) error {
 
 const limitFile = "/proc/sys/net/netfilter/nf_conntrack_max"
 
-// raiseTableLimit makes room for n flows in each namespace. The limit is one
-// number for the whole machine.
+// raiseTableLimit makes room for n flows in each namespace. The limit applies to the whole
+// machine.
 func raiseTableLimit(n int) (restore func(), err error) {
 	old, err := os.ReadFile(limitFile)
 	if err != nil {

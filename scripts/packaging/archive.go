@@ -17,8 +17,7 @@ import (
 	"ctbox/internal/version"
 )
 
-// archive is a tar file of files, in the order of their paths, with the directories
-// that lead to them.
+// archive returns a tar file of files, sorted by path, with their directories.
 func archive(prefix string, files []file, at time.Time) []byte {
 	made := map[string]bool{".": true}
 	var out bytes.Buffer
@@ -45,7 +44,7 @@ func archive(prefix string, files []file, at time.Time) []byte {
 		if f.link != "" {
 			h = tar.Header{Typeflag: tar.TypeSymlink, Name: name, Linkname: f.link, Mode: 0o777, ModTime: at}
 		}
-		w.WriteHeader(&h) // to memory: nothing fails
+		w.WriteHeader(&h) // into memory: cannot fail
 		w.Write(f.data)
 	}
 	w.Close()
@@ -106,7 +105,7 @@ func (j *job) blobOf(mediaType string, value any) (descriptor, error) {
 // flag for that, containers without the capability could not start it.
 const netAdminFile = "\x00\x00\x00\x02" + "\x00\x10\x00\x00" + "\x00\x00\x00\x00" + "\x00\x00\x00\x00" + "\x00\x00\x00\x00"
 
-// image writes an image of nothing but ctbox and the places that the daemon needs.
+// image writes an image that contains only ctbox and the directories that the daemon needs.
 func (j *job) image(t target, binary string) (descriptor, error) {
 	data, err := os.ReadFile(binary)
 	if err != nil {
@@ -142,7 +141,7 @@ func (j *job) image(t target, binary string) (descriptor, error) {
 	return manifest, err
 }
 
-// index finishes the layout: one tag, by which each machine finds its image.
+// index completes the layout with one tag for the images of all platforms.
 func (j *job) index(images []descriptor) error {
 	list, err := j.blobOf("index.v1+json", object{"schemaVersion": 2, "mediaType": oci + "index.v1+json", "manifests": images})
 	if err != nil {
@@ -150,7 +149,7 @@ func (j *job) index(images []descriptor) error {
 	}
 	top, err := json.Marshal(object{"schemaVersion": 2, "mediaType": oci + "index.v1+json", "manifests": []object{{
 		"mediaType": list.MediaType, "digest": list.Digest, "size": list.Size,
-		// The second is the whole name, which containerd takes.
+		// The second is the full name, for containerd.
 		"annotations": object{"org.opencontainers.image.ref.name": version.Number,
 			"io.containerd.image.name": "localhost/ctbox:" + version.Number},
 	}}})
@@ -163,7 +162,7 @@ func (j *job) index(images []descriptor) error {
 	return os.WriteFile(filepath.Join(j.out, "oci", "oci-layout"), []byte(`{"imageLayoutVersion":"1.0.0"}`), 0o644)
 }
 
-// sbom writes what the binary says that it was made of, as CycloneDX 1.5.
+// sbom writes the modules that the binary was built from, as CycloneDX 1.5.
 func (j *job) sbom(t target, binary string) error {
 	info, err := buildinfo.ReadFile(binary)
 	if err != nil {

@@ -9,30 +9,30 @@ import (
 	"strings"
 )
 
-// file is what a package installs at one path: data, or a link to somewhere.
+// file is a file or symbolic link of a package.
 type file struct {
 	path   string
 	link   string
 	data   []byte
 	mode   os.FileMode
-	config bool // the administrator's, once it is there
+	config bool // a configuration file, which upgrades do not overwrite
 	// netAdmin gives the program CAP_NET_ADMIN, for every user (in an archive only).
 	netAdmin bool
 }
 
-// format is a kind of package, and what its distributions do in their own way.
+// format is a kind of package, with the conventions of its distributions.
 type format struct {
 	name    string   // the end of the file's name, and nfpm's name of the kind
-	zsh     string   // the directory of zsh's completions; "" for none of any shell
-	man     bool     // manuals, compressed
-	systemd string   // the directory of units; "" for none
+	zsh     string   // the directory of zsh's completions; "" for a package without completions
+	man     bool     // has manuals, compressed
+	systemd string   // the directory of units; "" for a package without units
 	init    string   // the init script, in scripts/packaging
-	logs    bool     // logrotate
-	instead []string // the packages of the distribution that ours replaces
-	as      string   // what is behind such a name to provide that version of it
-	needs   []string // packages of the distribution that ours depends on
-	wants   []string // and those that it uses where the distribution has them
-	release string   // what is behind the version
+	logs    bool     // has a file for logrotate
+	instead []string // the distribution's packages that this one replaces
+	as      string   // suffix of such a name that provides that version of it
+	needs   []string // the distribution's packages that this one depends on
+	wants   []string // and those that it recommends
+	release string   // suffix of the version
 }
 
 var formats = []format{
@@ -60,12 +60,12 @@ var openwrtFormats = []format{
 		needs: openwrtModules},
 }
 
-// whole is the tarball: everything, for whoever packs it himself.
+// whole is the tarball: all files, for people who build their own package.
 var whole = format{name: "tar.gz", zsh: "/usr/share/zsh/site-functions", man: true, systemd: "/usr/lib/systemd/system", logs: true}
 
 var applets = []string{"conntrack", "conntrackd", "nfct"}
 
-// files are what a package of the format has.
+// files returns the files of a package of the format.
 func (j *job) files(f format, binary string) ([]file, error) {
 	var all []file
 	var failed error
@@ -89,8 +89,8 @@ func (j *job) files(f format, binary string) ([]file, error) {
 	for _, applet := range applets {
 		all = append(all, file{path: "/usr/sbin/" + applet, link: "ctbox"})
 	}
-	// The daemon is not started by any package but where the administrator had one,
-	// so what it finds is the harmless mode: statistics.
+	// Only a package that replaces a running daemon starts it. The initial configuration
+	// is the harmless mode: statistics.
 	add("/etc/conntrackd/conntrackd.conf", filepath.Join(j.root, "scripts/conntrackd/stats.conf"), 0o644, true)
 	each("scripts/conntrackd/*.conf", func(from, base string) { add("/etc/conntrackd/examples/"+base, from, 0o644, true) })
 	if f.logs {
@@ -121,7 +121,7 @@ func (j *job) files(f format, binary string) ([]file, error) {
 		each("scripts/monitoring/*", func(from, base string) { add(docDir+"examples/monitoring/"+base, from, 0o644, false) })
 		for _, pattern := range []string{"*.md", "docs/*.md", "docs/*/*.md"} {
 			each(pattern, func(from, _ string) {
-				to, _ := filepath.Rel(j.root, from) // both are absolute, or neither is
+				to, _ := filepath.Rel(j.root, from) // cannot fail: both are absolute or both relative
 				add(docDir+to, from, 0o644, false)
 				last := &all[len(all)-1]
 				last.data = asInstalled(last.data, f)
@@ -132,11 +132,11 @@ func (j *job) files(f format, binary string) ([]file, error) {
 	return all, failed
 }
 
-// docDir is where a package has its documents, in the folders of the source tree so
-// that their links hold.
+// docDir is the directory of a package's documents. They are in the same folders as in the source
+// tree, so that their links are valid.
 const docDir = "/usr/share/doc/ctbox/"
 
-// asInstalled returns a page whose paths of the source tree are those of the package.
+// asInstalled returns a page with the source tree's paths replaced by the package's.
 func asInstalled(page []byte, f format) []byte {
 	return []byte(strings.NewReplacer(
 		"](LICENSE)", "](copyright)",
@@ -148,10 +148,10 @@ func asInstalled(page []byte, f format) []byte {
 	).Replace(string(page)))
 }
 
-// compress is gzip -9n.
+// compress compresses like gzip -9n.
 func compress(data []byte) []byte {
 	var out bytes.Buffer
-	w, _ := gzip.NewWriterLevel(&out, gzip.BestCompression) // the level is one that there is
+	w, _ := gzip.NewWriterLevel(&out, gzip.BestCompression) // a valid level: cannot fail
 	w.Write(data)
 	w.Close()
 	return out.Bytes()

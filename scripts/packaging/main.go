@@ -1,7 +1,6 @@
-// Command packaging makes what ctbox is installed from, out of binaries that are
-// built already: deb, rpm, apk and ipk (by nfpm), a tarball, an OCI image layout and
-// an SBOM, for each architecture. All times are SOURCE_DATE_EPOCH, so that two
-// runs over the same binaries write the same bytes.
+// Command packaging makes packages from binaries that are already built: deb, rpm, apk and ipk
+// (with nfpm), a tarball, an OCI image layout and an SBOM, for each architecture. All times are
+// SOURCE_DATE_EPOCH, so that two runs with the same binaries write the same bytes.
 package main
 
 import (
@@ -15,12 +14,12 @@ import (
 	"ctbox/internal/version"
 )
 
-// target is an architecture, under the names that it has in different places.
+// target is an architecture with its names in different places.
 type target struct {
 	name    string // of the binary, ctbox-NAME, and of Go
-	nfpm    string // "" where no distribution of deb, rpm or apk has it
+	nfpm    string // "" if no distribution with deb, rpm or apk has it
 	openwrt []string
-	image   *platform // nil where containers are not run
+	image   *platform // nil for an architecture without containers
 }
 
 // targets have the architectures of OpenWrt's package feeds that each binary runs on; another

@@ -13,8 +13,8 @@ import (
 
 type object = map[string]any
 
-// pack makes the package at out, below j.out, with nfpm, whose configuration is YAML,
-// which JSON is. arch is the distribution's name of the architecture, or nfpm's.
+// pack makes the package at out, below j.out, with nfpm. nfpm's configuration is YAML, of which
+// JSON is a subset. arch is the distribution's or nfpm's name of the architecture.
 func (j *job) pack(arch string, f format, binary, out string) error {
 	files, err := j.files(f, binary)
 	if err != nil {

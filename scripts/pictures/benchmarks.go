@@ -9,7 +9,7 @@ import (
 	"strings"
 )
 
-// benchmark is a row of the table: a work and how long it took whom.
+// benchmark is a row of the table: a work and its times.
 type benchmark struct {
 	work         string
 	peer, ours   string // as the page has them

@@ -157,7 +157,7 @@ func drawSoak(root string) (*svg, error) {
 	return s, nil
 }
 
-// dashboard is what is drawn of Grafana's JSON.
+// dashboard is the part of Grafana's JSON that is drawn.
 type dashboard struct {
 	Title  string
 	Panels []struct {
@@ -172,8 +172,8 @@ type dashboard struct {
 
 var legendLabel = regexp.MustCompile(`\{\{ *([a-z_]+) *\}\}`)
 
-// drawDashboard draws the panels of Grafana's dashboard at their places, with what a
-// Prometheus had for them.
+// drawDashboard draws the panels of Grafana's dashboard in their places, with recorded data of
+// Prometheus.
 func drawDashboard(root string) (*svg, error) {
 	text, err := os.ReadFile(filepath.Join(root, "scripts", "monitoring", "grafana-conntrackd.json"))
 	if err != nil {

@@ -1,7 +1,7 @@
-// Command pictures draws the pictures of the documents, docs/pictures/*.svg, from what
-// is checked in: the table of docs/benchmarks.md, Grafana's dashboard, and the records of
-// real runs in data/, which record.sh makes. `make pictures` runs it; its test fails when
-// a checked-in picture is not what it draws.
+// Command pictures draws the pictures of the documents, docs/pictures/*.svg, from checked-in
+// data: the table of docs/benchmarks.md, Grafana's dashboard, and the records of real runs in
+// data/, which record.sh makes. `make pictures` runs it; its test fails if a checked-in picture
+// differs.
 package main
 
 import (
@@ -11,7 +11,7 @@ import (
 	"path/filepath"
 )
 
-// pictures are the pictures by the names of their files. root is the source tree's.
+// pictures returns the pictures by file name. root is the root of the source tree.
 var pictures = []struct {
 	name string
 	draw func(root string) (*svg, error)

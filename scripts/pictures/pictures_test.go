@@ -14,7 +14,7 @@ import (
 
 const root = "../.."
 
-// The checked-in pictures are what the generator draws from the checked-in data.
+// The checked-in pictures match what the generator draws from the checked-in data.
 func TestPictures(t *testing.T) {
 	var names []string
 	for _, p := range pictures {
@@ -46,8 +46,8 @@ func TestPictures(t *testing.T) {
 	}
 }
 
-// check checks that a picture is well-formed, small, for both themes, and that its text
-// is text, inside the picture.
+// check checks that a picture is well-formed, small and made for both themes, and that its text
+// is inside the picture.
 func check(t *testing.T, s *svg) {
 	t.Helper()
 	data := s.bytes()

@@ -1,11 +1,11 @@
 #!/bin/bash
 # usage: scripts/pictures/record.sh top|demo|dashboard|soak LOG
 #
-# Records what the generator beside this script draws: data/top.ansi from conntrack --top
-# in a terminal of tmux, data/demo.cast from the failover demo, data/dashboard.json from
-# what Prometheus has of a pair of daemons, data/soak.csv from the output of `make soak`.
-# All but the last need root and bin/ (run make), and make network namespaces of their
-# own. Then run `make pictures`.
+# Records the data that the generator in this directory draws: data/top.ansi from conntrack
+# --top in a terminal of tmux, data/demo.cast from the failover demo, data/dashboard.json from
+# Prometheus watching a pair of daemons, data/soak.csv from the output of `make soak`. All but
+# the last need root and bin/ (run make), and create network namespaces. Then run `make
+# pictures`.
 set -euo pipefail
 PATH=$PATH:/usr/sbin:/sbin
 here=$(cd "$(dirname "$0")" && pwd)
@@ -20,8 +20,8 @@ tear_down() {
 	[ -z "${dir-}" ] || rm -rf "$dir"
 }
 
-# traffic has ten clients with unlike shares of RATE new UDP flows a second, through a NAT
-# firewall to a server that answers.
+# traffic starts ten clients that together open RATE new UDP flows per second, in different
+# shares, through a NAT firewall to a server that answers.
 traffic() {
 	trap tear_down EXIT
 	for n in client fw fw2 server; do ip netns add "$ns-$n"; ip -n "$ns-$n" link set lo up; done
@@ -66,7 +66,7 @@ traffic() {
 	pids="$pids $!"
 }
 
-# top takes a screen of conntrack --top after some refreshes.
+# top records a screen of conntrack --top after some refreshes.
 record_top() {
 	command -v tmux >/dev/null || { echo "record.sh: tmux is missing" >&2; exit 1; }
 	traffic 3000
@@ -78,8 +78,8 @@ record_top() {
 	printf '%s\n' "$screen" >"$here/data/top.ansi"
 }
 
-# demo has each line of the failover demo with the second in which it came: asciicast
-# version 2, the format of asciinema.
+# demo records each line of the failover demo with its time, in asciicast version 2, the format
+# of asciinema.
 record_demo() {
 	"$root/scripts/demo-failover.sh" ours-ours | python3 -c '
 import json, sys, time
@@ -91,8 +91,8 @@ for line in sys.stdin:
 	mv "$here/data/demo.new" "$here/data/demo.cast"
 }
 
-# dashboard has Prometheus watch a pair of daemons for three minutes, in the middle of
-# which the link between them fails for ten seconds, and asks it for what the panels show.
+# dashboard lets Prometheus watch a pair of daemons for three minutes, in the middle of which the
+# link between them fails for ten seconds, and queries the data of the panels.
 record_dashboard() {
 	command -v prometheus >/dev/null || { echo "record.sh: prometheus is missing" >&2; exit 1; }
 	dir=$(mktemp -d)
@@ -160,7 +160,7 @@ record_dashboard() {
 	mv "$dir/new" "$here/data/dashboard.json"
 }
 
-# soak takes the table that `make soak` prints.
+# soak extracts the table that `make soak` prints.
 record_soak() {
 	awk '
 		/changes a second of/ { print "# " $1 " changes a second of " $6 " flows" }

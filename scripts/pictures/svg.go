@@ -19,8 +19,8 @@ type svg struct {
 	css           string // of this picture alone
 }
 
-// A colour has a value for light pages and one for dark ones. "a" is what is ours or
-// active, "b" the other.
+// A colour has a value for light pages and one for dark ones. "a" is for ctbox or the active
+// node, "b" for the other.
 var colourValues = []struct{ name, light, dark string }{
 	{"page", "#fff", "#0d1117"},
 	{"text", "#1f2328", "#e6edf3"},
@@ -37,7 +37,7 @@ var colourValues = []struct{ name, light, dark string }{
 }
 
 // coloured are the rules that depend on the theme, with a colour's name after each $.
-// Values and not CSS variables, which not every renderer knows.
+// They have values instead of CSS variables, which not every renderer supports.
 const coloured = `text{fill:$text}.m{fill:$muted}.halo{stroke:$page}.page{fill:$page}.box{fill:$box;stroke:$line}.abox{fill:$abox;stroke:$a}
 .fa{fill:$a}.fb{fill:$b}.fc{fill:$c}.fd{fill:$d}.fe{fill:$e}.fbad{fill:$bad}.l{stroke:$line}.la{stroke:$a}.lb{stroke:$b}.lc{stroke:$c}.ld{stroke:$d}.le{stroke:$e}
 `

@@ -97,7 +97,7 @@ func drawTop(root string) (*svg, error) {
 	return s, nil
 }
 
-// words writes a line in pieces, so that columns stay where they are in every font.
+// words writes a line in pieces, so that columns are aligned in every font.
 func (s *svg) words(class string, column, row int, text string) {
 	start := -1
 	runes := []rune(text + "  ")
@@ -113,7 +113,7 @@ func (s *svg) words(class string, column, row int, text string) {
 	}
 }
 
-// drawFailover draws the recording of the failover demo: each line appears when it did.
+// drawFailover draws the recording of the failover demo: each line appears at its recorded time.
 func drawFailover(root string) (*svg, error) {
 	data, err := os.ReadFile(record(root, "demo.cast"))
 	if err != nil {

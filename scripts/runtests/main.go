@@ -1,9 +1,8 @@
-// Runtests compiles tests on all processors, runs `go test` with its arguments and says what it does while it does it: a
-// line for each package that has ended, and at least one in ten seconds that names the
-// test at work. What a test printed is shown where it has failed. A test that was skipped
-// is a failure, too: whatever did not run has not passed.
+// Runtests compiles tests on all CPUs, runs `go test` with its arguments and reports progress:
+// a line for each package that has ended, and at least every ten seconds a line that names the
+// running test. It shows the output of failed tests only. A skipped test is a failure.
 //
-// The exit status is 0 where every test has run and passed, else 1.
+// The exit status is 0 if every test has run and passed, otherwise 1.
 package main
 
 import (
@@ -20,7 +19,7 @@ import (
 	"time"
 )
 
-// every is how long nothing may be printed.
+// every is the longest time without output.
 const every = 10 * time.Second
 
 func main() {
@@ -53,7 +52,7 @@ type run struct {
 	bad      []string // what has failed or was skipped
 }
 
-// packageRun is a package whose tests run.
+// packageRun is a package whose tests are running.
 type packageRun struct {
 	began   time.Time
 	running []string            // its tests at work, in the order of their beginning
@@ -90,7 +89,7 @@ func (r *run) tests(args []string) error {
 	return r.end(cmd.Wait())
 }
 
-// buildArguments returns those of go test's arguments that say what is built.
+// buildArguments returns the arguments of go test that affect the build.
 func buildArguments(args []string) (build []string) {
 	for i, arg := range args {
 		if arg == "-race" || strings.HasPrefix(arg, "-tags") || i > 0 && args[i-1] == "-tags" ||
@@ -101,7 +100,7 @@ func buildArguments(args []string) (build []string) {
 	return build
 }
 
-// end says what came of it all.
+// end prints the result of the run.
 func (r *run) end(err error) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -112,7 +111,7 @@ func (r *run) end(err error) error {
 	return err
 }
 
-// beat names what is at work when nothing else was printed for a while.
+// beat names the running tests if nothing else was printed for a while.
 func (r *run) beat(done chan struct{}) {
 	tick := time.NewTicker(every / 4)
 	defer tick.Stop()
@@ -154,7 +153,7 @@ func (r *run) say(format string, args ...any) {
 	r.printed = time.Now()
 }
 
-// line takes a line of go test's output.
+// line processes a line of go test's output.
 func (r *run) line(line []byte) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -192,7 +191,7 @@ func (p *packageRun) stopped(test string) {
 	p.running = slices.DeleteFunc(p.running, func(name string) bool { return name == test })
 }
 
-// ended takes the end of a test, or of a package.
+// ended processes the end of a test or of a package.
 func (r *run) ended(p *packageRun, e *event) {
 	switch {
 	case e.Test != "":
@@ -207,7 +206,7 @@ func (r *run) ended(p *packageRun, e *event) {
 		delete(p.output, e.Test)
 		return
 	case e.Action == "fail":
-		// What belongs to no test: a panic, TestMain, or tests that never ended.
+		// Output that belongs to no test: a panic, TestMain, or tests that did not end.
 		r.bad = append(r.bad, e.Package)
 		r.say("FAIL %s (%.1f s)\n%s", e.Package, e.Elapsed, strings.Join(p.output[""], ""))
 		for _, test := range p.running {

@@ -7,7 +7,7 @@ import (
 	"time"
 )
 
-// fed returns what a run prints for these lines of go test, and its error.
+// fed returns the output of a run for these lines of go test, and its error.
 func fed(t *testing.T, lines string) (string, *run) {
 	t.Helper()
 	var out strings.Builder
@@ -55,7 +55,7 @@ func TestFailures(t *testing.T) {
 	}
 }
 
-// A package without tests is skipped, which is no test that was.
+// A package without tests does not count as a skipped test.
 func TestPackageWithoutTests(t *testing.T) {
 	out, r := fed(t, `{"Action":"start","Package":"a"}
 {"Action":"output","Package":"a","Output":"?   \ta\t[no test files]\n"}
