@@ -101,20 +101,25 @@ func ones(family uint8) (a ctnetlink.Addr) {
 // flow is replaced: a retransmitted packet announces the same one.
 func (e *expecter) create(ctx context.Context, free bool) error {
 	for range maxPorts {
-		err := e.request(ctx, ctnetlink.TypeExpectNew, unix.NLM_F_CREATE|unix.NLM_F_EXCL)
-		switch {
-		case errors.Is(err, unix.EEXIST) && (!free || e.isOurs(ctx)):
-			if err := e.remove(ctx); err != nil && !errors.Is(err, unix.ENOENT) {
-				return err
-			}
-			return e.request(ctx, ctnetlink.TypeExpectNew, unix.NLM_F_CREATE|unix.NLM_F_EXCL)
-		case free && (errors.Is(err, unix.EEXIST) || errors.Is(err, unix.EBUSY)):
-			e.nextPort()
-		default:
+		err := e.replace(ctx, free)
+		if !free || !isTaken(err) {
 			return err
 		}
+		e.nextPort()
 	}
 	return unix.EADDRINUSE
+}
+
+// replace creates e.x in place of the same flow's, or, unless free is set, of any flow's.
+func (e *expecter) replace(ctx context.Context, free bool) error {
+	err := e.request(ctx, ctnetlink.TypeExpectNew, unix.NLM_F_CREATE|unix.NLM_F_EXCL)
+	if !errors.Is(err, unix.EEXIST) || free && !e.isOurs(ctx) {
+		return err
+	}
+	if err := e.remove(ctx); err != nil && !errors.Is(err, unix.ENOENT) {
+		return err
+	}
+	return e.request(ctx, ctnetlink.TypeExpectNew, unix.NLM_F_CREATE|unix.NLM_F_EXCL)
 }
 
 // nextPort advances e.x to the next port to try. After 65535 comes 1024, the first
@@ -124,6 +129,91 @@ func (e *expecter) nextPort() {
 		e.x.Tuple.DstPort = 1023
 	}
 	e.x.Tuple.DstPort++
+}
+
+// createRun creates an expectation for each of n consecutive ports, from that of e.x on, and
+// appends them to made. If one is another flow's and free is set, all move to the next even
+// port. After an error none of them is left.
+func (e *expecter) createRun(ctx context.Context, made []ctnetlink.Expect, n int, free bool) ([]ctnetlink.Expect, error) {
+	first, before := e.x, len(made)
+	for range maxPorts {
+		err := e.createEach(ctx, &made, first, n, free)
+		if err == nil {
+			return made, nil
+		}
+		for _, x := range made[before:] {
+			e.x = x
+			_ = e.remove(ctx) // it expires otherwise
+		}
+		made = made[:before]
+		if !free || !isTaken(err) {
+			return made, err
+		}
+		first.Tuple.DstPort = nextRun(first.Tuple.DstPort, n)
+	}
+	return made, unix.EADDRINUSE
+}
+
+// createEach creates e.x for each of n ports from first's on.
+func (e *expecter) createEach(ctx context.Context, made *[]ctnetlink.Expect, first ctnetlink.Expect, n int, free bool) error {
+	for i := range uint16(n) {
+		e.x = first
+		e.x.Tuple.DstPort += i
+		if first.Has&ctnetlink.ExpectHasNAT != 0 {
+			e.x.NATTuple.SrcPort += i
+		}
+		err := e.replace(ctx, free)
+		if err != nil {
+			return err
+		}
+		*made = append(*made, e.x)
+	}
+	return nil
+}
+
+// nextRun returns the next even port with n-1 ports behind it. After the last comes 1024, the
+// first unprivileged one.
+func nextRun(port uint16, n int) uint16 {
+	next := int(port) + 2 - int(port&1)
+	if next+n > 1<<16 {
+		return 1024
+	}
+	return uint16(next)
+}
+
+// isTaken reports whether the kernel has refused an expectation because of another flow's.
+func isTaken(err error) bool { return errors.Is(err, unix.EEXIST) || errors.Is(err, unix.EBUSY) }
+
+// forget removes the expectations of p's flow.
+func (e *expecter) forget(ctx context.Context, p *helper.Packet) error {
+	of := ctnetlink.Expect{Master: p.Flow.Orig}
+	of.Master.Zone, of.Master.Has = 0, of.Master.Has&^ctnetlink.TupleZone
+	if p.Flow.Has&ctnetlink.HasZone != 0 && p.Flow.Zone != 0 {
+		of.Zone, of.Has = p.Flow.Zone, ctnetlink.ExpectHasZone
+	}
+	var all []ctnetlink.Expect
+	r := ctnetlink.Dump{Type: ctnetlink.TypeExpectGet, Family: of.Master.Family}.Request()
+	r.Attrs = of.Append
+	_, err := e.conn.Dump(ctx, r, func(m *nl.Message) error {
+		var x ctnetlink.Expect
+		if err := x.Decode(m.Attrs); err != nil {
+			return err
+		}
+		if sameTuple(x.Master, of.Master) {
+			all = append(all, x)
+		}
+		return nil
+	})
+	if errors.Is(err, unix.ENOENT) { // the flow has ended, and so have they
+		return nil
+	}
+	for _, x := range all {
+		e.x = x
+		if failed := e.remove(ctx); failed != nil && !errors.Is(failed, unix.ENOENT) {
+			err = errors.Join(err, failed)
+		}
+	}
+	return err
 }
 
 // find advances e.x to a port without an expectation of another flow. It is for
@@ -139,19 +229,29 @@ func (e *expecter) find(ctx context.Context) error {
 	return unix.EADDRINUSE
 }
 
-// isOurs reports whether the kernel's expectation of e.x's tuple belongs to the same flow,
-// for the same port of the same host.
+// isOurs reports whether the kernel's expectation of e.x's tuple belongs to the same flow, or to
+// another one between the same hosts, for the same port of the same host.
 func (e *expecter) isOurs(ctx context.Context) bool {
 	found, err := e.look(ctx)
 	return err == nil && found && e.same()
 }
 
 func (e *expecter) same() bool {
+	old := e.old.Master
+	if e.x.NATDir == uint32(helper.Original) {
+		// A service, which the same client sees at the same address: RTSP servers often have
+		// one pair of ports for all sessions.
+		old.SrcPort = e.x.Master.SrcPort
+	}
+	return sameTuple(old, e.x.Master) && e.old.NATTuple.SrcPort == e.x.NATTuple.SrcPort
+}
+
+// sameTuple compares addresses, ports and protocols.
+func sameTuple(a, b ctnetlink.Tuple) bool {
 	const ports = ctnetlink.TuplePorts | ctnetlink.TupleAddrs | ctnetlink.TupleProto
-	a, b := e.old.Master, e.x.Master
 	a.Has, b.Has = a.Has&ports, b.Has&ports
 	a.Zone, b.Zone = 0, 0
-	return a == b && e.old.NATTuple.SrcPort == e.x.NATTuple.SrcPort
+	return a == b
 }
 
 // look reads the kernel's expectation of e.x's tuple into e.old.

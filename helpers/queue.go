@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"ctbox/helpers/helper"
+	"ctbox/nl"
 	"ctbox/nl/ctnetlink"
 	"ctbox/nl/nfqueue"
 )
@@ -111,12 +112,69 @@ func (h *Host) answer(q *nfqueue.Packet) {
 	if p.private != p.before {
 		p.change.Helper, p.change.HelperInfo = p.flow.Helper, p.view.Private
 		p.change.Has |= ctnetlink.HasHelper | ctnetlink.HasHelperInfo
-		h.private.store(&p.flow, p.view.Private)
 	}
-	if p.change.Has != 0 || v.Expect != nil || v.Payload != nil {
+	if grown := len(v.Payload) - len(q.Payload); v.Payload != nil && v.Expect == nil && grown != 0 && h.adjusts() {
+		if err := h.adjust(grown); err != nil {
+			h.warn("helper `" + p.helper.Name + "': adjust sequence numbers: " + err.Error())
+			h.takeBack()
+			h.Stats.Dropped.Add(1)
+			h.queues.Answer(&nfqueue.Verdict{Queue: q.Queue, ID: q.ID, Drop: true})
+			return
+		}
+	} else if p.change.Has != 0 || v.Expect != nil || v.Payload != nil {
 		v.Flow = &p.change
 	}
+	if p.private != p.before {
+		h.private.store(&p.flow, p.view.Private)
+	}
 	h.queues.Answer(v)
+}
+
+// adjusts reports whether the sequence numbers behind a packet of another length are adjusted
+// here: those of IPv6, because the kernel (nf_ct_tcp_seqadj_set, seen with Linux 6.1) takes the
+// packet's number from where it would be if IPv6 had no header, and the connection stalls.
+func (h *Host) adjusts() bool {
+	return h.packet.view.IPv6() && h.packet.view.Protocol == unix.IPPROTO_TCP
+}
+
+// adjust has the kernel adjust the sequence numbers behind the packet, which has grown by so
+// many bytes, and makes the changes of the flow with the same request. The verdict must have
+// none, or the kernel adjusts them itself.
+func (h *Host) adjust(grown int) error {
+	p := &h.packet
+	change := p.change
+	change.Orig = p.flow.Orig
+	change.Orig.Zone, change.Orig.Has = 0, change.Orig.Has&^ctnetlink.TupleZone
+	key := ctnetlink.Flow{Orig: change.Orig}
+	if p.flow.Has&ctnetlink.HasZone != 0 && p.flow.Zone != 0 {
+		key.Zone, key.Has = p.flow.Zone, ctnetlink.HasZone
+		change.Zone, change.Has = key.Zone, change.Has|key.Has
+	}
+	// The offsets that came with the packet may be older than the last verdict.
+	var now ctnetlink.Flow
+	get := nl.Request{Type: ctnetlink.TypeFlowGet, Family: key.Orig.Family, Attrs: key.Append}
+	if err := h.expect.conn.Do(h.ctx, get, func(m *nl.Message) error { return now.Decode(m.Attrs) }); err != nil {
+		return err
+	}
+	var s ctnetlink.SeqAdj
+	if p.view.Dir() == helper.Original {
+		change.Has |= ctnetlink.HasSeqAdjOrig
+		if now.Has&ctnetlink.HasSeqAdjOrig != 0 {
+			s = now.SeqAdjOrig
+		}
+	} else {
+		change.Has |= ctnetlink.HasSeqAdjReply
+		if now.Has&ctnetlink.HasSeqAdjReply != 0 {
+			s = now.SeqAdjReply
+		}
+	}
+	// A packet that is sent again has been counted.
+	if s.OffsetBefore == s.OffsetAfter || int32(p.view.Seq-s.CorrectionPos) > 0 {
+		s = ctnetlink.SeqAdj{CorrectionPos: p.view.Seq, OffsetBefore: s.OffsetAfter, OffsetAfter: s.OffsetAfter + uint32(grown)}
+	}
+	change.SeqAdjOrig, change.SeqAdjReply = s, s // Has says which
+	set := nl.Request{Type: ctnetlink.TypeFlowNew, Family: key.Orig.Family, Attrs: change.Append}
+	return h.expect.conn.Do(h.ctx, set, nil)
 }
 
 // open decodes q into h.packet.
@@ -165,14 +223,20 @@ func (h *Host) open(q *nfqueue.Packet) error {
 func (h *Host) announce(q *nfqueue.Packet, v *nfqueue.Verdict) bool {
 	p := &h.packet
 	p.edits, p.made = p.edits[:0], p.made[:0]
-	if n := len(p.answer.Expect); n > helper.MaxExpect {
+	if p.answer.Forget {
+		if err := h.expect.forget(h.ctx, &p.view); err != nil {
+			h.warn("helper `" + p.helper.Name + "': remove expectations: " + err.Error())
+		}
+	}
+	if n := p.answer.Count(); n > helper.MaxExpect {
 		h.warn("helper `" + p.helper.Name + "': a packet announces more than " + strconv.Itoa(helper.MaxExpect) + " flows, none is expected")
 		return true
 	}
 	for i := range p.answer.Expect {
 		w := &p.answer.Expect[i]
-		h.Stats.Expectations.Add(1)
-		if err := h.makeExpectation(w, v); err != nil {
+		h.Stats.Expectations.Add(uint64(w.Span()))
+		port, err := h.makeExpectation(w, v)
+		if err != nil {
 			h.Stats.Refused.Add(1)
 			h.warn("helper `" + p.helper.Name + "': expectation refused: " + err.Error())
 			if p.answer.OnRefusal == helper.DropPacket {
@@ -183,12 +247,14 @@ func (h *Host) announce(q *nfqueue.Packet, v *nfqueue.Verdict) bool {
 		}
 		if w.Announced != nil && p.view.NATed() {
 			to := p.view.Dst(p.view.Dir().Other()).Addr()
-			p.edits = append(p.edits, w.Edit(netip.AddrPortFrom(to, h.expect.x.Tuple.DstPort)))
+			p.edits = w.AppendEdits(p.edits, netip.AddrPortFrom(to, port))
 		}
 	}
+	p.edits = append(p.edits, p.answer.Edits...)
 	if len(p.edits) == 0 {
 		return true
 	}
+	helper.SortEdits(p.edits)
 	var err error
 	if p.payload, err = p.view.Rewrite(p.payload[:0], p.edits); err != nil {
 		h.warn("helper `" + p.helper.Name + "': cannot rewrite packet: " + err.Error())
@@ -214,34 +280,41 @@ func (h *Host) takeBack() {
 
 var errOneOnly = errors.New("only one expectation can go with the first packet of a flow")
 
-// makeExpectation creates w in the kernel. The expectation travels with the verdict where
-// ctnetlink cannot create it or its reply is not needed: for the first packet of a flow,
-// which ctnetlink does not know yet; for an expected flow with a helper, which ctnetlink
-// refuses since Linux 6.18; and if the packet passes in any case, which saves a request. An
-// existing expectation of the flow is refreshed then. Otherwise ctnetlink creates it and
-// reports whether the kernel took it.
-func (h *Host) makeExpectation(w *helper.Expectation, v *nfqueue.Verdict) error {
+// makeExpectation creates w in the kernel and returns its port, the first one of several. The
+// expectation travels with the verdict where ctnetlink cannot create it or its reply is not
+// needed: for the first packet of a flow, which ctnetlink does not know yet; for an expected
+// flow with a helper, which ctnetlink refuses since Linux 6.18; and if the packet passes in any
+// case, which saves a request. An existing expectation of the flow is refreshed then. Otherwise
+// ctnetlink creates it and reports whether the kernel took it.
+func (h *Host) makeExpectation(w *helper.Expectation, v *nfqueue.Verdict) (port uint16, err error) {
 	p, e := &h.packet, &h.expect
 	e.build(&p.view, w)
 	confirmed := p.flow.Status&ctnetlink.StatusConfirmed != 0
 	free := w.Announced != nil && p.view.NATed()
 	together := !confirmed || w.Helper != "" || p.answer.OnRefusal == helper.AcceptPacket && !free
 	switch {
-	case together && v.Expect == nil:
+	case together && v.Expect == nil && w.Span() == 1:
 		if free {
 			if err := e.find(h.ctx); err != nil {
-				return err
+				return 0, err
 			}
 		}
 		e.sent = e.x
 		v.Expect = &e.sent
-		return nil
+		return e.x.Tuple.DstPort, nil
 	case !confirmed:
-		return errOneOnly
+		return 0, errOneOnly
 	}
-	err := e.create(h.ctx, free)
-	if err == nil {
-		p.made = append(p.made, e.x)
+	before := len(p.made)
+	if w.Span() == 1 {
+		if err = e.create(h.ctx, free); err == nil {
+			p.made = append(p.made, e.x)
+		}
+	} else {
+		p.made, err = e.createRun(h.ctx, p.made, w.Span(), free)
 	}
-	return err
+	if err != nil {
+		return 0, err
+	}
+	return p.made[before].Tuple.DstPort, nil
 }

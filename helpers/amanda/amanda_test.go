@@ -110,7 +110,7 @@ func TestRewrite(t *testing.T) {
 	Helper.Read(p, &a)
 	var edits []helper.Edit
 	for i, port := range []uint16{9, 65535, 1024} {
-		edits = append(edits, a.Expect[i].Edit(netip.AddrPortFrom(netip.MustParseAddr(firewall), port)))
+		edits = a.Expect[i].AppendEdits(edits, netip.AddrPortFrom(netip.MustParseAddr(firewall), port))
 	}
 	got, err := helper.AppendPayload(nil, p.Payload, edits)
 	if want := "CONNECT DATA 9 MESG 65535 INDEX 1024\nOPTIONS ;\n"; err != nil || string(got) != want {

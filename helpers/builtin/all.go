@@ -9,6 +9,7 @@ import (
 	"ctbox/helpers/helper"
 	"ctbox/helpers/mdns"
 	"ctbox/helpers/rpc"
+	"ctbox/helpers/rtsp"
 	"ctbox/helpers/sane"
 	"ctbox/helpers/slp"
 	"ctbox/helpers/ssdp"
@@ -23,6 +24,7 @@ var all = []*helper.Helper{
 	ftp.Helper,
 	mdns.Helper,
 	rpc.Helper,
+	rtsp.Helper,
 	sane.Helper,
 	slp.Helper,
 	ssdp.Helper,

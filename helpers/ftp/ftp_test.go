@@ -415,7 +415,7 @@ func FuzzRead(f *testing.F) {
 			if e.Src != netip.AddrPortFrom(p.Src(dir.Other()).Addr(), 0) || e.Dst.Addr() != p.Dst(dir.Other()).Addr() || e.Dst.Port() == 0 {
 				t.Fatalf("%v -> %v", e.Src, e.Dst)
 			}
-			edits = append(edits, e.Edit(netip.AddrPortFrom(p.Src(dir).Addr(), e.Dst.Port())))
+			edits = e.AppendEdits(edits, netip.AddrPortFrom(p.Src(dir).Addr(), e.Dst.Port()))
 		}
 		var err error
 		if p.Payload, err = helper.AppendPayload(nil, p.Payload, edits); err != nil {

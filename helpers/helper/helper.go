@@ -108,12 +108,26 @@ type Answer struct {
 	// OnRefusal is the verdict on a packet whose expectations the kernel refuses. The
 	// default accepts it; DropPacket makes TCP retransmit it.
 	OnRefusal Refusal
+	// Edits are changes of the payload that depend on no expectation, in any order. They must
+	// not overlap each other or an Announced part. If the flow is not translated there are none.
+	Edits []Edit
+	// Forget removes the flow's expectations that no flow has met yet, before those of Expect
+	// are created.
+	Forget bool
 }
 
-// MaxExpect is how many expectations a packet may announce. The packet's sender chooses the
-// number, and each costs requests to the kernel, dozens if its ports are taken. No protocol
-// here needs more than three.
+// MaxExpect is how many expectations a packet may announce, one for each port. The packet's
+// sender chooses the number, and each costs requests to the kernel, dozens if its ports are
+// taken. RTSP needs most of them: two for each stream of a session.
 const MaxExpect = 8
+
+// Count returns how many expectations of the kernel a has.
+func (a *Answer) Count() (n int) {
+	for i := range a.Expect {
+		n += a.Expect[i].Span()
+	}
+	return n
+}
 
 // Refusal is the verdict on a packet whose expectation could not be created.
 type Refusal uint8
@@ -127,7 +141,8 @@ const (
 // Reset empties a and keeps its memory for reuse.
 func (a *Answer) Reset() {
 	clear(a.Expect)
-	*a = Answer{Expect: a.Expect[:0]}
+	clear(a.Edits)
+	*a = Answer{Expect: a.Expect[:0], Edits: a.Edits[:0]}
 }
 
 // Expectation is a flow that a packet announces, as it will arrive at the firewall. Its
@@ -138,6 +153,10 @@ type Expectation struct {
 	Src netip.AddrPort
 	// Dst is the destination: the kernel compares all of it.
 	Dst netip.AddrPort
+	// Ports is the number of consecutive ports that are expected, from Dst's; 0 is one. The
+	// kernel gets an expectation for each. If one of several is taken, all are replaced by
+	// free ports, of which the first is even: RTP's and RTCP's (RFC 3550, section 11).
+	Ports int
 	// Permanent keeps the expectation after a match, until it expires
 	// (NF_CT_EXPECT_PERMANENT).
 	Permanent bool
@@ -152,6 +171,9 @@ type Expectation struct {
 	Announced *Announced
 }
 
+// Span returns the number of ports that e is about.
+func (e *Expectation) Span() int { return max(e.Ports, 1) }
+
 // NAT is the translation of an expected flow as its announcing flow is translated: the
 // kernel's nat-follow-master. With T the announcing flow's tuple of the direction opposite
 // to Dir, the source becomes T's destination, the destination T's source, and the
@@ -160,7 +182,7 @@ type NAT struct {
 	// Dir is the direction of the expected flow relative to the announcing one
 	// (CTA_EXPECT_NAT_DIR), usually the opposite of the packet's.
 	Dir Direction
-	// Port is the port on which the receiving host listens.
+	// Port is the port on which the receiving host listens, the first one of several.
 	Port uint16
 	// Follow names another NAT function of the kernel; "" is nat-follow-master, which also
 	// replaces a function whose module is not loaded.
@@ -176,10 +198,13 @@ type NAT struct {
 type Announced struct {
 	At, Len int // offset and length of the part in Packet.Payload
 	// Append appends the replacement. to is the receiving host as the other side sees it:
-	// the destination of the flow's tuple of the opposite direction.
+	// the destination of the flow's tuple of the opposite direction, with the first port that
+	// was free. Append may note the port in the flow's private data.
 	Append func(dst []byte, to netip.AddrPort) []byte
 	// Fix, if not nil, corrects fields that depend on the length. It changes payload, the
 	// new one, in place. grown is by how many bytes it is longer than the old one, negative
 	// if it is shorter.
 	Fix func(payload []byte, grown int)
+	// Next is another part of the packet with the same port, or nil.
+	Next *Announced
 }

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"net/netip"
+	"slices"
 
 	"golang.org/x/sys/unix"
 
@@ -17,10 +18,17 @@ type Edit struct {
 	Fix     func(payload []byte, grown int)
 }
 
-// Edit returns the change of the payload that announces to. Announced must not be nil.
-func (e *Expectation) Edit(to netip.AddrPort) Edit {
-	a := e.Announced
-	return Edit{At: a.At, Len: a.Len, Text: a.Append(nil, to), Fix: a.Fix}
+// AppendEdits appends the changes of the payload that announce to.
+func (e *Expectation) AppendEdits(dst []Edit, to netip.AddrPort) []Edit {
+	for a := e.Announced; a != nil; a = a.Next {
+		dst = append(dst, Edit{At: a.At, Len: a.Len, Text: a.Append(nil, to), Fix: a.Fix})
+	}
+	return dst
+}
+
+// SortEdits puts edits into the order of their offsets, as AppendPayload needs them.
+func SortEdits(edits []Edit) {
+	slices.SortStableFunc(edits, func(a, b Edit) int { return a.At - b.At })
 }
 
 // Errors of Rewrite.

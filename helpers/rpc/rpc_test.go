@@ -257,7 +257,7 @@ func TestOtherPort(t *testing.T) {
 		}
 		e := &a.Expect[0]
 		to := p.Dst(helper.Original)
-		payload, err := helper.AppendPayload(nil, p.Payload, []helper.Edit{e.Edit(netip.AddrPortFrom(to.Addr(), 2050))})
+		payload, err := helper.AppendPayload(nil, p.Payload, e.AppendEdits(nil, netip.AddrPortFrom(to.Addr(), 2050)))
 		if err != nil || string(payload) != unhex(t, c.want) {
 			t.Errorf("%x: %v, want %s", payload, err, c.want)
 		}

@@ -216,7 +216,7 @@ func TestRewrite(t *testing.T) {
 			if len(a.Expect) != 1 {
 				t.Fatalf("%d expectations", len(a.Expect))
 			}
-			got, err := helper.AppendPayload(nil, p.Payload, []helper.Edit{a.Expect[0].Edit(netip.MustParseAddrPort(c.to))})
+			got, err := helper.AppendPayload(nil, p.Payload, a.Expect[0].AppendEdits(nil, netip.MustParseAddrPort(c.to)))
 			if err != nil || string(got) != c.before+c.want {
 				t.Errorf("%q, %v, want %q", got, err, c.before+c.want)
 			}
@@ -303,7 +303,7 @@ func FuzzRead(f *testing.F) {
 			t.Fatalf("%q", payload[e.Announced.At:][:e.Announced.Len])
 		}
 		var err error
-		if p.Payload, err = helper.AppendPayload(nil, p.Payload, []helper.Edit{e.Edit(netip.AddrPortFrom(p.Src(helper.Reply).Addr(), e.Dst.Port()))}); err != nil {
+		if p.Payload, err = helper.AppendPayload(nil, p.Payload, e.AppendEdits(nil, netip.AddrPortFrom(p.Src(helper.Reply).Addr(), e.Dst.Port()))); err != nil {
 			t.Fatal(err)
 		}
 		if again := read(); len(again.Expect) != 1 || again.Expect[0].Dst != e.Dst {

@@ -92,6 +92,8 @@ var (
 	mdns   = kind{"mdns", "inet", "udp", 5353, 7, 0, ""}
 	rpcTCP = kind{"rpc", "inet", "tcp", 111, 8, 0, ""}
 	rpcUDP = kind{"rpc", "inet", "udp", 111, 9, 0, ""}
+	rtsp   = kind{"rtsp", "inet", "tcp", 554, 17, 0, ""}
+	rtsp6  = kind{"rtsp", "inet6", "tcp", 8554, 18, 0, ""}
 	sane   = kind{"sane", "inet", "tcp", 6566, 10, 0, ""}
 	slp    = kind{"slp", "inet", "udp", 427, 11, 0, ""}
 	ssdp   = kind{"ssdp", "inet", "udp", 1900, 12, 0, ""}
@@ -102,6 +104,7 @@ var (
 	tns     = kind{"tns", "inet", "tcp", 1521, 16, 0, ""}
 )
 
+// kinds are those that conntrack-tools has, too.
 var kinds = []kind{amanda, dhcpv6, ftp, ftp6, mdns, rpcTCP, rpcUDP, sane, slp, ssdp, ssdpTCP, tftp, tftp6, tns}
 
 func (k kind) object() string { return strings.Join([]string{k.name, k.family, k.protocol}, "-") }

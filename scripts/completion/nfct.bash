@@ -6,7 +6,7 @@ _nfct() {
     case $COMP_CWORD in
     1) words='list add delete get flush disable default-set default-get' ;;
     2) words='timeout helper version help' ;;
-    3) [[ ${COMP_WORDS[2]} == helper ]] && words='amanda dhcpv6 ftp mdns rpc sane slp ssdp tftp tns' ;;
+    3) [[ ${COMP_WORDS[2]} == helper ]] && words='amanda dhcpv6 ftp mdns rpc rtsp sane slp ssdp tftp tns' ;;
     esac
     case $((COMP_CWORD - first)) in
     0) words='inet inet6' ;;

@@ -9,7 +9,7 @@ function __nfct_word
 end
 complete -c nfct -n '__nfct_at 1' -a 'list add delete get flush disable default-set default-get'
 complete -c nfct -n '__nfct_at 2' -a 'timeout helper version help'
-complete -c nfct -n '__nfct_at 3; and __nfct_word 3 helper' -a 'amanda dhcpv6 ftp mdns rpc sane slp ssdp tftp tns'
+complete -c nfct -n '__nfct_at 3; and __nfct_word 3 helper' -a 'amanda dhcpv6 ftp mdns rpc rtsp sane slp ssdp tftp tns'
 complete -c nfct -n '__nfct_at 3; and __nfct_word 2 "default-*"' -a 'inet inet6'
 complete -c nfct -n '__nfct_at 4; and not __nfct_word 2 "default-*"' -a 'inet inet6'
 complete -c nfct -n '__nfct_at 4; and __nfct_word 2 "default-*"' -a 'dccp generic gre icmp icmpv6 sctp tcp udp udplite'

@@ -128,13 +128,17 @@ func (f *Flow) Packet(info helper.Info, payload string) *helper.Packet {
 //
 // with "nat" only where the flow is translated, which is "nat=reply:192.0.2.1:1234
 // by sip" for another function of the kernel than nat-follow-master, and " or drop"
-// at the end where a refusal drops the packet. The payload is the result if every port is
+// at the end where a refusal drops the packet. Several ports read "4000-4001", and "forget"
+// comes first where the flow's expectations are removed. The payload is the result if every port is
 // free. An error describes an answer that a helper must not give.
 func Text(p *helper.Packet, a *helper.Answer) (string, error) {
 	if a.Drop {
 		return "drop", nil
 	}
 	parts := []string{"accept"}
+	if a.Forget {
+		parts = append(parts, "forget")
+	}
 	if a.Timeout != 0 {
 		if a.Timeout < 0 || a.Timeout%time.Second != 0 {
 			return "", fmt.Errorf("timeout of %v", a.Timeout)
@@ -154,10 +158,17 @@ func Text(p *helper.Packet, a *helper.Answer) (string, error) {
 		parts = append(parts, text)
 		if e.Announced != nil && p.NATed() {
 			to := netip.AddrPortFrom(p.Dst(p.Dir().Other()).Addr(), e.Dst.Port())
-			edits = append(edits, e.Edit(to))
+			edits = e.AppendEdits(edits, to)
 		}
 	}
+	if len(a.Edits) > 0 {
+		if !p.NATed() {
+			return "", fmt.Errorf("a packet of a flow that is not translated is rewritten")
+		}
+		edits = append(edits, a.Edits...)
+	}
 	if len(edits) > 0 {
+		helper.SortEdits(edits)
 		payload, err := helper.AppendPayload(nil, p.Payload, edits)
 		if err != nil {
 			return "", err
@@ -180,10 +191,15 @@ func expectation(p *helper.Packet, e *helper.Expectation) (string, error) {
 		return "", fmt.Errorf("translation by %q to %v", e.NAT.Follow, e.NAT.Addr)
 	case e.NAT != nil && e.NAT.Addr.IsValid() && e.NAT.Addr.Is6() != p.IPv6():
 		return "", fmt.Errorf("translation to another family: %v", e.NAT.Addr)
+	case e.Ports < 0 || int(e.Dst.Port())+e.Span() > 1<<16 || e.NAT != nil && int(e.NAT.Port)+e.Span() > 1<<16:
+		return "", fmt.Errorf("expectation of %d ports from %d", e.Ports, e.Dst.Port())
 	case e.Announced != nil && e.NAT == nil:
 		return "", fmt.Errorf("expectation announced, and without NAT")
 	}
 	text := proto + " " + end(e.Src) + " -> " + end(e.Dst)
+	if e.Ports > 1 {
+		text += fmt.Sprint("-", int(e.Dst.Port())+e.Ports-1)
+	}
 	if e.Permanent {
 		text += " permanent"
 	}
