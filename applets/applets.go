@@ -42,6 +42,10 @@ type Applet struct {
 	Command func() *command.Command
 }
 
+// own returns the description of a command of ctbox's own, with the options that all of
+// them have.
+func (a *Applet) own() *command.Command { return a.Command().InNetNS() }
+
 // Linked returns the applets of the table that links are made for.
 func Linked(table []Applet) []Applet {
 	var linked []Applet

@@ -112,6 +112,8 @@ func TestBox(t *testing.T) {
 		{[]string{"ctbox", "inside", "--text"}, 5, "", "ctbox inside: --text needs an argument (try ctbox inside --help)\n"},
 		{[]string{"ctbox", "inside", "--text="}, 5, "", "ctbox inside: --text needs an argument (try ctbox inside --help)\n"},
 		{[]string{"ctbox", "inside", "-t", ""}, 5, "", "ctbox inside: --text needs an argument (try ctbox inside --help)\n"},
+		{[]string{"ctbox", "inside", "--netns", "/proc/thread-self/ns/net"}, 7, "text \"\" on false\n", ""},
+		{[]string{"ctbox", "inside", "--netns", "/nonexistent"}, 5, "", "ctbox inside: --netns /nonexistent: no such file or directory\n"},
 		{[]string{"ctbox", "inside", "--off"}, 5, "", "ctbox inside: unknown option \"--off\" (try ctbox inside --help)\n"},
 	} {
 		t.Run(strings.Join(c.argv, " "), func(t *testing.T) {

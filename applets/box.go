@@ -158,7 +158,7 @@ func (b box) command(a Applet) *cli.Command {
 			},
 		}
 	}
-	own := a.Command()
+	own := a.own()
 	cmd := &cli.Command{
 		Name: own.Name, Usage: own.Usage, Description: own.Description,
 		UsageText:       "ctbox " + own.Name + " [OPTION]...",

@@ -20,7 +20,7 @@ func (b box) run(ctx context.Context, argv []string) int {
 	}
 	word, args := argv[1], argv[2:]
 	if a := b.find(word); a != nil {
-		return b.own(ctx, a.Command(), args)
+		return b.own(ctx, a.own(), args)
 	}
 	option, dir, hasValue := strings.Cut(strings.TrimPrefix(word, "--"), "=")
 	placing := strings.HasPrefix(word, "--") && placings[option] != nil
@@ -72,7 +72,7 @@ func (b box) help(ctx context.Context, name string) int {
 	case a == nil:
 		return unknown(b.stderr, b.table, name)
 	case a.Command != nil:
-		fmt.Fprint(b.stdout, a.Command().Help())
+		fmt.Fprint(b.stdout, a.own().Help())
 		return 0
 	}
 	a.Run(ctx, []string{a.Name, a.Help}, b.stdin, b.stdout, b.stdout)

@@ -35,8 +35,8 @@ func TestCompletionOfTheBox(t *testing.T) {
 	for _, c := range []struct{ words, want string }{
 		{"", "alpha\nbeta\ninside\nhelp\n--list\n--install\n--copy\n--version\n--help\n-h\n"},
 		{"help", "alpha\nbeta\ninside\nhelp\n"},
-		{"inside", "--text\n-t\n--on\n--help\n-h\n"},
-		{"inside --o", "--text\n-t\n--on\n--help\n-h\n"},
+		{"inside", "--text\n-t\n--on\n--netns\n--help\n-h\n"},
+		{"inside --o", "--text\n-t\n--on\n--netns\n--help\n-h\n"},
 	} {
 		argv := append(append([]string{"ctbox"}, strings.Fields(c.words)...), "--generate-bash-completion")
 		var stdout, stderr bytes.Buffer

@@ -154,6 +154,14 @@ func (p *Parser) setTopKey(o *option, arg string, _ bool) error {
 	return nil
 }
 
+func (p *Parser) setNetNS(_ *option, arg string, _ bool) error {
+	if p.loading {
+		return errUsage("Cannot use --netns in a file of --load-file, but beside it")
+	}
+	p.cmd.NetNS = strings.Clone(arg)
+	return nil
+}
+
 func (p *Parser) setNothing(*option, string, bool) error { return nil }
 
 func (p *Parser) ignoreNATRange(*option, string, bool) error {

@@ -89,6 +89,7 @@ const (
 	OptQueueSize
 	OptRefresh
 	OptKey
+	OptNetNS
 )
 
 // Compared are the options by which a filter compares the fields of Command.Flow with
@@ -193,6 +194,8 @@ type Command struct {
 	// LabelMap names labels in the output; nil when no option asked for the
 	// label file, or it could not be read (the parser has printed a warning).
 	LabelMap *LabelMap
+
+	NetNS string // --netns, as netns.Open takes it: it counts with OptNetNS
 
 	HelpProto string // OpHelp with -p: the protocol's name, or "unknown"
 	LoadFile  string // OpLoad: a path, or "-"

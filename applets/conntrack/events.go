@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"ctbox/internal/feature"
+	"ctbox/internal/netns"
 	"ctbox/nl"
 	"ctbox/nl/ctnetlink"
 	"ctbox/nl/format"
@@ -22,6 +23,7 @@ import (
 // goroutine. Events that the kernel could not deliver are counted and reported.
 func (s *session) events(c *Command) (uint64, error) {
 	opts := eventOptions(c)
+	opts.NetNS = s.netns.FD()
 	sub, err := ctnetlink.Subscribe(opts)
 	if err != nil {
 		return 0, s.cannotListen(c, err)
@@ -34,6 +36,7 @@ func (s *session) events(c *Command) (uint64, error) {
 	s.reportBuffer(c, sub.Buffer())
 
 	w := &watcher{session: s, printer: newPrinter(s.out, c), filter: newFilter(c), expect: c.Table == TableExpect}
+	w.names.netns = s.netns
 	if !sub.CountsDrops() {
 		w.atLeast = "at least "
 	}
@@ -234,6 +237,7 @@ func (w *watcher) reportLoss(end bool) {
 // result, found or not, for a second: searching /proc for every event would cost more
 // than the event.
 type programNames struct {
+	netns *netns.Namespace // of the ports
 	known map[uint32]programName
 }
 
@@ -260,7 +264,9 @@ func (p *programNames) lookup(port uint32, now time.Time) string {
 		p.known = make(map[uint32]programName)
 	}
 	n := programName{at: now}
-	if inode, ok := portInode(port); ok {
+	var inode string
+	ok := false
+	if err := p.netns.Do(func() error { inode, ok = portInode(port); return nil }); err == nil && ok {
 		n.name = socketOwner(port, inode)
 	}
 	p.known[port] = n
@@ -270,8 +276,8 @@ func (p *programNames) lookup(port uint32, now time.Time) string {
 // netlinkNetfilter is the protocol number in /proc/net/netlink.
 const netlinkNetfilter = "12"
 
-// portInode returns the inode of the nfnetlink socket with the port, from
-// /proc/net/netlink: sk Eth Pid Groups Rmem Wmem Dump Locks Drops Inode.
+// portInode returns the inode of the nfnetlink socket with the port in the calling
+// thread's namespace, from /proc/net/netlink: sk Eth Pid Groups Rmem Wmem Dump Locks Drops Inode.
 func portInode(port uint32) (string, bool) {
 	table, err := os.ReadFile("/proc/thread-self/net/netlink")
 	if err != nil {

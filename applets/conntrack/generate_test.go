@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"ctbox/internal/gen"
+	"ctbox/internal/netnstest"
 )
 
 const completionScripts = "../../scripts/completion/"
@@ -53,6 +54,7 @@ type spelled struct {
 	values []string // what the argument can be; nil for anything
 	list   bool     // the argument is a comma list of values
 	file   bool     // the argument is a file
+	shell  string   // a command that prints what the argument can be
 	next   bool     // the argument can be left out
 	help   string
 }
@@ -108,6 +110,11 @@ func completedOption(o *option) spelled {
 		}
 	case OptLabelMap:
 		s.file = true
+	case OptLabel, OptLabelAdd, OptLabelDel:
+		s.list = true
+		s.shell = `sed -n "s/^[0-9][0-9]*[[:blank:]]*//p" ` + DefaultLabelFile + " 2>/dev/null"
+	case OptNetNS:
+		s.shell = "ls /run/netns 2>/dev/null"
 	}
 	return s
 }
@@ -158,6 +165,10 @@ func appendBash(dst []byte) []byte {
 		switch {
 		case s.file:
 			dst = append(dst, "    "+pattern+") compopt -o filenames 2>/dev/null; COMPREPLY=($(compgen -f -- \"$cur\")); return ;;\n"...)
+		case s.shell != "" && s.list:
+			dst = append(dst, "    "+pattern+") list=$("+s.shell+") ;;\n"...)
+		case s.shell != "":
+			dst = append(dst, "    "+pattern+") COMPREPLY=($(compgen -W \"$("+s.shell+")\" -- \"$cur\")); return ;;\n"...)
 		case s.list:
 			dst = append(dst, "    "+pattern+") list='"+values+"' ;;\n"...)
 		case s.values != nil:
@@ -246,6 +257,8 @@ func appendZshOption(dst []byte, indent string, s spelled) []byte {
 	switch {
 	case s.file:
 		action = "_files"
+	case s.shell != "":
+		action = `{compadd -- ${(f)"$(` + s.shell + `)"}}`
 	case s.list:
 		action = "_values -s , " + strings.ToLower(s.arg[:strings.IndexByte(s.arg, '[')]) + " " + strings.Join(s.values, " ")
 	case s.values != nil:
@@ -300,6 +313,8 @@ func appendFishOption(dst []byte, condition string, s spelled) []byte {
 	switch {
 	case s.file:
 		dst = append(dst, " -r -F"...)
+	case s.shell != "":
+		dst = append(dst, " -x -a '("+s.shell+")'"...)
 	case s.list:
 		// Each word, and each as a further one behind a comma.
 		dst = append(dst, ` -x -a '(__fish_complete_list , "string split \" \" \"`+strings.Join(s.values, " ")+`\"" "")'`...)
@@ -365,6 +380,7 @@ func manText(s string) string {
 
 // TestBashCompletion has bash complete the last word of command lines.
 func TestBashCompletion(t *testing.T) {
+	ns := netnstest.New(t, "completed")
 	for _, c := range []struct {
 		line string
 		with []string // all of these are offered
@@ -382,6 +398,7 @@ func TestBashCompletion(t *testing.T) {
 		{"-L -u ASSURED,U", []string{"ASSURED,UNSET", "ASSURED,UNREPLIED"}, nil},
 		{"-L -f ", []string{"ipv4", "ipv6"}, nil},
 		{"-L -s ", nil, []string{"-s", "conntrack"}},
+		{"-L --netns ", []string{ns.Name}, []string{"-s", "conntrack"}},
 	} {
 		words := strings.Split("conntrack "+c.line, " ")
 		run := exec.Command("bash", "-c",

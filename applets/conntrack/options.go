@@ -92,6 +92,7 @@ const (
 	loadShort = "-R"
 	loadLong  = "--load-file"
 	loadHelp  = "carry out the commands in FILE, one per line; - is standard input"
+	longNetNS = "netns" // may stand before or after the load command
 )
 
 // group is a section of the help.
@@ -205,6 +206,8 @@ var options = [...]option{
 		"how often --top reads the table: 2, or 0.5", "........ .. ......", (*Parser).setRefresh},
 	{OptKey, 0, []string{"key"}, "key", getopt.Required, false, groupCommon, "KEY[,SORT]",
 		"what --top counts flows by: source, destination, port, protocol, zone, mark; and sorts by: flows, new, ended, packets, bytes", "........ .. ......", (*Parser).setTopKey},
+	{OptNetNS, 0, []string{longNetNS}, longNetNS, getopt.Required, false, groupCommon, "NETNS",
+		"work in this network namespace: a name of ip-netns(8), a path, or a process id", "oooooooo oo oooooo", (*Parser).setNetNS},
 }
 
 // Codes of the scanner: options by index, then commands, then protocol options.

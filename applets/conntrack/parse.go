@@ -70,11 +70,18 @@ func NewParser(warnings io.Writer, posix bool) *Parser {
 func (p *Parser) Parse(argv []string, cmd *Command) error {
 	cmd.Reset()
 	p.loading = false
-	if len(argv) > 2 && (argv[1] == loadShort || argv[1] == loadLong) {
+	if netns, given, rest := cutNetNS(argv[min(1, len(argv)):]); len(rest) > 1 && (rest[0] == loadShort || rest[0] == loadLong) {
 		cmd.Op = OpLoad
-		cmd.LoadFile = argv[2]
-		if len(argv) > 3 {
-			return surplus(argv[3])
+		cmd.LoadFile = rest[1]
+		after, again, rest := cutNetNS(rest[2:])
+		if again {
+			netns = after
+		}
+		if len(rest) > 0 {
+			return surplus(rest[0])
+		}
+		if given || again {
+			cmd.Given, cmd.NetNS = OptNetNS, netns
 		}
 		return nil
 	}
@@ -88,6 +95,21 @@ func (p *Parser) Parse(argv []string, cmd *Command) error {
 		return surplus(words[0])
 	}
 	return nil
+}
+
+// cutNetNS removes --netns NETNS from the front of args.
+func cutNetNS(args []string) (netns string, given bool, rest []string) {
+	if len(args) == 0 {
+		return "", false, args
+	}
+	switch name, value, attached := strings.Cut(args[0], "="); {
+	case name != "--"+longNetNS:
+	case attached:
+		return value, true, args[1:]
+	case len(args) > 1:
+		return args[1], true, args[2:]
+	}
+	return "", false, args
 }
 
 // surplus is the error for a word that belongs to no option. conntrack-tools ignores

@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"ctbox/internal/netns"
 	"ctbox/internal/strerror"
 	"ctbox/internal/version"
 	"ctbox/nl"
@@ -46,8 +47,9 @@ type session struct {
 	stdout, stderr io.Writer
 	parser         *Parser
 	out            *output
-	requests       *nl.Conn // requests and dumps
-	changes        *nl.Conn // changes while a dump is read
+	netns          *netns.Namespace // of all sockets; nil without --netns
+	requests       *nl.Conn         // requests and dumps
+	changes        *nl.Conn         // changes while a dump is read
 }
 
 // uncancelled returns the context of a single request. The kernel answers it during the
@@ -64,6 +66,7 @@ func (s *session) close() {
 	if s.out != nil {
 		_ = s.out.close()
 	}
+	s.netns.Close()
 }
 
 // run carries out a command, prints the summary or error, and returns the exit status.
@@ -76,6 +79,12 @@ func (s *session) run(c *Command) int {
 	case OpVersion:
 		s.out.buf = AppendVersion(s.out.buf)
 		return s.exitStatus(s.out.sync())
+	}
+	if c.Has(OptNetNS) {
+		var err error
+		if s.netns, err = netns.Open(c.NetNS); err != nil {
+			return s.fail(fmt.Errorf("--netns %w", err))
+		}
 	}
 	if c.Op == OpLoad {
 		return s.exitStatus(s.load(c.LoadFile))
@@ -214,14 +223,14 @@ func (s *session) warn(format string, args ...any) {
 }
 
 // requestConn returns the socket for requests and dumps, which it opens on first use.
-func (s *session) requestConn() (*nl.Conn, error) { return open(&s.requests) }
+func (s *session) requestConn() (*nl.Conn, error) { return s.open(&s.requests) }
 
 // changeConn returns the socket for changes that are made while a dump is read.
-func (s *session) changeConn() (*nl.Conn, error) { return open(&s.changes) }
+func (s *session) changeConn() (*nl.Conn, error) { return s.open(&s.changes) }
 
-func open(c **nl.Conn) (*nl.Conn, error) {
+func (s *session) open(c **nl.Conn) (*nl.Conn, error) {
 	if *c == nil {
-		conn, err := nl.Dial(nl.Config{})
+		conn, err := nl.Dial(nl.Config{NetNS: s.netns.FD()})
 		if err != nil {
 			return nil, &failure{"Can't open handler", err}
 		}
@@ -249,7 +258,7 @@ const hintNoConntrack = "this kernel has no nf_conntrack_netlink"
 
 // noConntrack reports whether the kernel refuses even a request without parameters.
 func (s *session) noConntrack() bool {
-	conn, err := nl.Dial(nl.Config{})
+	conn, err := nl.Dial(nl.Config{NetNS: s.netns.FD()})
 	if err != nil {
 		return false
 	}

@@ -27,7 +27,8 @@ func (s *session) top(c *Command) error {
 		t.every = defaultRefresh
 	}
 	t.reset()
-	sub, err := ctnetlink.Subscribe(ctnetlink.EventOptions{Groups: ctnetlink.GroupFlowNew | ctnetlink.GroupFlowDestroy, Filter: eventFilter(c)})
+	sub, err := ctnetlink.Subscribe(ctnetlink.EventOptions{NetNS: s.netns.FD(),
+		Groups: ctnetlink.GroupFlowNew | ctnetlink.GroupFlowDestroy, Filter: eventFilter(c)})
 	if err != nil {
 		return s.cannotListen(c, err)
 	}

@@ -369,3 +369,20 @@ func TestManual(t *testing.T) {
 		t.Errorf("groff -ww: %v\n%s", err, out)
 	}
 }
+
+// With --netns the doctor finds what it finds inside: parameters, rules, table.
+func TestNetNS(t *testing.T) {
+	here, there := netnstest.New(t, "here"), netnstest.New(t, "there")
+	there.Track()
+	there.Sysctl("net.netfilter.nf_conntrack_acct", "1")
+	here.Sysctl("net.netfilter.nf_conntrack_acct", "0")
+	inside, code := examined(t, there, nil)
+	from, fromCode := examined(t, here, nil, "--netns", there.Name)
+	own, _ := examined(t, here, nil)
+	if !slices.Equal(inside, from) || code != fromCode {
+		t.Errorf("status %d, %+v; inside %d, %+v", fromCode, from, code, inside)
+	}
+	if slices.Equal(own, from) {
+		t.Errorf("the findings do not differ from those of the own namespace: %+v", own)
+	}
+}

@@ -61,7 +61,10 @@ _nfct() {
         [[ ${COMP_WORDS[2]} == timeout ]] && words='{protocols}'
         ;;
     esac
-    [[ ${COMP_WORDS[COMP_CWORD-1]} == -o ]] && words=json
+    case ${COMP_WORDS[COMP_CWORD-1]} in
+    -o) words=json ;;
+    --netns) words=$(ls /run/netns 2>/dev/null) ;;
+    esac
     COMPREPLY=($(compgen -W "$words" -- "$cur"))
 }
 complete -F _nfct nfct
@@ -77,6 +80,7 @@ case $words[3] in
 esac
 local -i family=5
 [[ $words[2] == default-* ]] && family=4
+[[ $words[CURRENT-1] == --netns ]] && { compadd -- ${(f)"$(ls /run/netns 2>/dev/null)"}; return }
 case $CURRENT in
   2) compadd {commands} ;;
   3) compadd {subsystems} ;;
@@ -104,6 +108,7 @@ complete -c nfct -n '__nfct_at 4; and __nfct_word 2 "default-*"' -a '{protocols}
 complete -c nfct -n '__nfct_at 5; and __nfct_word 3 timeout' -a '{protocols}'
 complete -c nfct -n '__nfct_at 5; and __nfct_word 3 helper' -a '{helper protocols}'
 complete -c nfct -s o -x -a json -d 'list and get as JSON'
+complete -c nfct -l netns -x -a '(ls /run/netns 2>/dev/null)' -d 'work in this network namespace'
 `
 
 // Bash completes the words that the command line takes at each place.

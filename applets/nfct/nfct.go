@@ -17,6 +17,7 @@ import (
 	"syscall"
 
 	"ctbox/internal/feature"
+	"ctbox/internal/netns"
 	"ctbox/internal/protofile"
 	"ctbox/internal/strerror"
 	"ctbox/internal/version"
@@ -91,17 +92,15 @@ type invocation struct {
 	word      string   // the second word, which one message has for a command
 	args      []string // the parameters
 	json      bool
+	own       ownOptions
 }
 
 // parse reads command and subsystem, or in the order of old versions subsystem and
-// command. The words behind them are the parameters, of which it reads only -o json.
+// command. The words behind them are the parameters, of which it reads only ctbox's own
+// options.
 func parse(argv []string) (invocation, error) {
 	var inv invocation
-	words := argv[min(1, len(argv)):]
-	format, rest, leading := leadingFormat(words)
-	if leading {
-		words = rest
-	}
+	words := inv.own.leading(argv[min(1, len(argv)):])
 	if len(words) < 2 {
 		return inv, usageError("")
 	}
@@ -122,18 +121,15 @@ func parse(argv []string) (invocation, error) {
 		}
 		inv.command, inv.subsystem = command(cmd), subsystem(sub)
 	}
-	inv.word, inv.args = words[1], words[2:]
+	inv.word = words[1]
 	shows := inv.command == cmdList || inv.command == cmdGet || inv.command == cmdDefaultGet
-	trailing := false
-	if shows && !leading {
-		format, inv.args, trailing = trailingFormat(inv.args)
-	}
+	inv.args = inv.own.trailing(words[2:], shows, inv.subsystem == subHelper && (inv.command == cmdGet || inv.command == cmdDelete))
 	switch {
-	case !leading && !trailing:
+	case !inv.own.hasFormat:
 	case !shows:
 		return inv, argError("-o goes with list, get and default-get")
-	case format != "json":
-		return inv, argError("unknown output format `" + format + "', there is only json")
+	case inv.own.format != "json":
+		return inv, argError("unknown output format `" + inv.own.format + "', there is only json")
 	case !feature.JSON:
 		return inv, argError("this ctbox was built without JSON")
 	default:
@@ -142,25 +138,66 @@ func parse(argv []string) (invocation, error) {
 	return inv, nil
 }
 
-func isFormatOption(word string) bool { return word == "-o" || word == "--output" }
-
-// leadingFormat removes -o FORMAT from the front. conntrack-tools has no command of that
-// name.
-func leadingFormat(words []string) (format string, rest []string, ok bool) {
-	if len(words) < 2 || !isFormatOption(words[0]) {
-		return "", words, false
-	}
-	return words[1], words[2:], true
+// ownOptions are the options that conntrack-tools lacks: -o FORMAT and --netns NETNS.
+type ownOptions struct {
+	format, netns       string
+	hasFormat, hasNetNS bool
 }
 
-// trailingFormat removes -o FORMAT from the end. To conntrack-tools, commands that show
-// something have too many words then.
-func trailingFormat(words []string) (format string, rest []string, ok bool) {
-	n := len(words) - 2
-	if n < 0 || !isFormatOption(words[n]) {
-		return "", words, false
+// leading removes the options in front of words. conntrack-tools has no commands of
+// these names.
+func (o *ownOptions) leading(words []string) []string {
+	for n := o.set(words); n > 0; n = o.set(words) {
+		words = words[n:]
 	}
-	return words[n+1], words[:n], true
+	return words
+}
+
+// trailing removes the options from the end of a command's parameters: -o from those of
+// commands that show something. To conntrack-tools each of these command lines is wrong.
+// An exception is a helper called --netns, whose name is the first of the parameters.
+func (o *ownOptions) trailing(args []string, shows, named bool) []string {
+	for {
+		n := len(args) - 1
+		if n < 0 || !strings.HasPrefix(args[n], netnsOption+"=") {
+			n--
+		}
+		if n < 0 || named && n == 0 && isNetNS(args[0]) || !shows && !isNetNS(args[n]) || o.hasFormat && isFormat(args[n]) || o.set(args[n:]) == 0 {
+			return args
+		}
+		args = args[:n]
+	}
+}
+
+const netnsOption = "--netns"
+
+func isFormat(word string) bool { return word == "-o" || word == "--output" }
+
+func isNetNS(word string) bool {
+	return word == netnsOption || strings.HasPrefix(word, netnsOption+"=")
+}
+
+// set reads the option that words begin with and returns how many words it takes, 0 if
+// they begin with something else.
+func (o *ownOptions) set(words []string) int {
+	if len(words) == 0 {
+		return 0
+	}
+	_, value, attached := strings.Cut(words[0], "=")
+	switch {
+	case isNetNS(words[0]) && attached:
+		o.netns, o.hasNetNS = value, true
+		return 1
+	case len(words) == 1:
+		return 0
+	case isNetNS(words[0]):
+		o.netns, o.hasNetNS = words[1], true
+		return 2
+	case isFormat(words[0]):
+		o.format, o.hasFormat = words[1], true
+		return 2
+	}
+	return 0
 }
 
 // session is the state of one run of the program.
@@ -189,8 +226,15 @@ func Run(ctx context.Context, argv []string, _ io.Reader, stdout, stderr io.Writ
 		}
 		s.out.WriteString(versionText)
 	} else {
+		var ns *netns.Namespace
+		if inv.own.hasNetNS {
+			if ns, err = netns.Open(inv.own.netns); err != nil {
+				return report(stderr, argv, fmt.Errorf("%s %w", netnsOption, err))
+			}
+			defer ns.Close()
+		}
 		// As in conntrack-tools, before the parameters are read.
-		if s.conn, err = nl.Dial(nl.Config{}); err != nil {
+		if s.conn, err = nl.Dial(nl.Config{NetNS: ns.FD()}); err != nil {
 			fmt.Fprintf(stderr, "%scannot open netlink: %s\n", prefix, socketError(err))
 			return exitNoSocket
 		}

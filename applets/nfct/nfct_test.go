@@ -16,9 +16,9 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-// -o json stands in front or at the end, where it takes no command away that
-// conntrack-tools has.
-func TestParseFormat(t *testing.T) {
+// -o json and --netns come in front or at the end, where they change no command line that
+// conntrack-tools accepts.
+func TestParseOwnOptions(t *testing.T) {
 	for _, tt := range []struct {
 		line string
 		want invocation
@@ -36,6 +36,15 @@ func TestParseFormat(t *testing.T) {
 		{"list timeout -o text", invocation{command: cmdList}, "unknown output format `text', there is only json"},
 		{"-o json add timeout x inet udp replied 1", invocation{command: cmdAdd, args: strings.Fields("x inet udp replied 1")},
 			"-o goes with list, get and default-get"},
+		{"list timeout --netns x -o json", invocation{command: cmdList, json: true, own: ownOptions{netns: "x", hasNetNS: true}}, ""},
+		{"--netns x -o json --netns=y list timeout", invocation{command: cmdList, json: true, own: ownOptions{netns: "y", hasNetNS: true}}, ""},
+		{"flush timeout --netns=", invocation{command: cmdFlush, own: ownOptions{hasNetNS: true}}, ""},
+		{"add timeout x inet udp replied 1 --netns a/b", invocation{command: cmdAdd, args: strings.Fields("x inet udp replied 1"),
+			own: ownOptions{netns: "a/b", hasNetNS: true}}, ""},
+		{"delete helper --netns inet", invocation{command: cmdDelete, subsystem: subHelper, args: []string{"--netns", "inet"}}, ""},
+		{"delete helper x --netns inet", invocation{command: cmdDelete, subsystem: subHelper, args: []string{"x"}, own: ownOptions{netns: "inet", hasNetNS: true}}, ""},
+		{"delete timeout --netns", invocation{command: cmdDelete, args: []string{"--netns"}}, ""},
+		{"--netns x", invocation{own: ownOptions{netns: "x", hasNetNS: true}}, ""},
 		{"-o json", invocation{}, ""},
 		{"-o json list", invocation{}, ""},
 	} {
@@ -44,11 +53,11 @@ func TestParseFormat(t *testing.T) {
 		if err != nil {
 			text = err.Error()
 		}
-		got.word = ""
+		got.word, got.own.format, got.own.hasFormat = "", "", false
 		if len(got.args) == 0 {
 			got.args = nil
 		}
-		if diff := cmp.Diff(tt.want, got, cmp.AllowUnexported(invocation{})); diff != "" || text != tt.err {
+		if diff := cmp.Diff(tt.want, got, cmp.AllowUnexported(invocation{}, ownOptions{})); diff != "" || text != tt.err {
 			t.Errorf("nfct %s: error %q, want %q (-want +got):\n%s", tt.line, text, tt.err, diff)
 		}
 	}

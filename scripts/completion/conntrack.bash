@@ -33,14 +33,16 @@ _conntrack() {
     -c|--secmark) return ;;
     -b|--buffer-size) return ;;
     -w|--zone) return ;;
-    -l|--label) return ;;
-    --label-add) return ;;
+    -l|--label) list=$(sed -n "s/^[0-9][0-9]*[[:blank:]]*//p" /etc/xtables/connlabel.conf 2>/dev/null) ;;
+    --label-add) list=$(sed -n "s/^[0-9][0-9]*[[:blank:]]*//p" /etc/xtables/connlabel.conf 2>/dev/null) ;;
+    --label-del) list=$(sed -n "s/^[0-9][0-9]*[[:blank:]]*//p" /etc/xtables/connlabel.conf 2>/dev/null) ;;
     --orig-zone) return ;;
     --reply-zone) return ;;
     -M|--labelmap) compopt -o filenames 2>/dev/null; COMPREPLY=($(compgen -f -- "$cur")); return ;;
     --queue-size) return ;;
     --refresh) return ;;
     --key) return ;;
+    --netns) COMPREPLY=($(compgen -W "$(ls /run/netns 2>/dev/null)" -- "$cur")); return ;;
     esac
     if [[ $list ]]; then
         COMPREPLY=($(compgen -P "${cur%"${cur##*,}"}" -W "$list" -- "${cur##*,}"))
@@ -51,19 +53,19 @@ _conntrack() {
     words=''
     for ((i = 1; i < COMP_CWORD; i++)); do
         case ${COMP_WORDS[i]} in
-        -L|--dump) [[ ${COMP_WORDS[i+1]} == e* ]] && words+=' -f --family -o --output' || words+=' -s --orig-src --src -d --orig-dst --dst -r --reply-src -q --reply-dst -p --protonum -u --status -z --zero --mask-src --mask-dst -m --mark -f --family -n --src-nat -g --dst-nat -o --output -c --secmark -j --any-nat -w --zone -l --label --orig-zone --reply-zone -M --labelmap' ;;
-        -G|--get) [[ ${COMP_WORDS[i+1]} == e* ]] && words+=' -s --orig-src --src -d --orig-dst --dst -r --reply-src -q --reply-dst -p --protonum' || words+=' -s --orig-src --src -d --orig-dst --dst -r --reply-src -q --reply-dst -p --protonum -i --id -o --output -l --label' ;;
-        -D|--delete) [[ ${COMP_WORDS[i+1]} == e* ]] && words+=' -s --orig-src --src -d --orig-dst --dst -r --reply-src -q --reply-dst -p --protonum' || words+=' -s --orig-src --src -d --orig-dst --dst -r --reply-src -q --reply-dst -p --protonum -t --timeout -u --status --mask-src --mask-dst -m --mark -i --id -f --family -n --src-nat -g --dst-nat -o --output -w --zone -l --label --orig-zone --reply-zone -M --labelmap' ;;
-        -I|--create) [[ ${COMP_WORDS[i+1]} == e* ]] && words+=' -s --orig-src --src -d --orig-dst --dst -r --reply-src -q --reply-dst -p --protonum -t --timeout -u --status --tuple-src --tuple-dst --mask-src --mask-dst' || words+=' -s --orig-src --src -d --orig-dst --dst -r --reply-src -q --reply-dst -p --protonum -t --timeout -u --status -m --mark -n --src-nat -g --dst-nat -w --zone --label-add --orig-zone --reply-zone' ;;
-        -A|--add) words+=' -s --orig-src --src -d --orig-dst --dst -r --reply-src -q --reply-dst -p --protonum -t --timeout -u --status -m --mark -n --src-nat -g --dst-nat -w --zone --label-add --orig-zone --reply-zone' ;;
-        -U|--update) words+=' -s --orig-src --src -d --orig-dst --dst -r --reply-src -q --reply-dst -p --protonum -t --timeout -u --status --mask-src --mask-dst -m --mark -i --id -f --family -n --src-nat -g --dst-nat -o --output -l --label --label-add --label-del -M --labelmap' ;;
-        -E|--event) [[ ${COMP_WORDS[i+1]} == e* ]] && words+=' -o --output --queue-size' || words+=' -s --orig-src --src -d --orig-dst --dst -r --reply-src -q --reply-dst -p --protonum -e --event-mask --mask-src --mask-dst -m --mark -f --family -n --src-nat -g --dst-nat -o --output -c --secmark -b --buffer-size -j --any-nat -w --zone -l --label --orig-zone --reply-zone -M --labelmap --queue-size' ;;
-        -F|--flush) [[ ${COMP_WORDS[i+1]} == e* ]] && words+=' ' || words+=' -f --family' ;;
-        -C|--counter) [[ ${COMP_WORDS[i+1]} == e* ]] && words+=' ' || words+=' ' ;;
-        -S|--stats) [[ ${COMP_WORDS[i+1]} == e* ]] && words+=' ' || words+=' ' ;;
-        --top) words+=' -s --orig-src --src -d --orig-dst --dst -r --reply-src -q --reply-dst -p --protonum -u --status --mask-src --mask-dst -m --mark -f --family -n --src-nat -g --dst-nat -c --secmark -j --any-nat -w --zone -l --label --orig-zone --reply-zone -M --labelmap --refresh --key' ;;
-        -h|--help) words+=' -p --protonum' ;;
-        -V|--version) words+=' ' ;;
+        -L|--dump) [[ ${COMP_WORDS[i+1]} == e* ]] && words+=' -f --family -o --output --netns' || words+=' -s --orig-src --src -d --orig-dst --dst -r --reply-src -q --reply-dst -p --protonum -u --status -z --zero --mask-src --mask-dst -m --mark -f --family -n --src-nat -g --dst-nat -o --output -c --secmark -j --any-nat -w --zone -l --label --orig-zone --reply-zone -M --labelmap --netns' ;;
+        -G|--get) [[ ${COMP_WORDS[i+1]} == e* ]] && words+=' -s --orig-src --src -d --orig-dst --dst -r --reply-src -q --reply-dst -p --protonum --netns' || words+=' -s --orig-src --src -d --orig-dst --dst -r --reply-src -q --reply-dst -p --protonum -i --id -o --output -l --label --netns' ;;
+        -D|--delete) [[ ${COMP_WORDS[i+1]} == e* ]] && words+=' -s --orig-src --src -d --orig-dst --dst -r --reply-src -q --reply-dst -p --protonum --netns' || words+=' -s --orig-src --src -d --orig-dst --dst -r --reply-src -q --reply-dst -p --protonum -t --timeout -u --status --mask-src --mask-dst -m --mark -i --id -f --family -n --src-nat -g --dst-nat -o --output -w --zone -l --label --orig-zone --reply-zone -M --labelmap --netns' ;;
+        -I|--create) [[ ${COMP_WORDS[i+1]} == e* ]] && words+=' -s --orig-src --src -d --orig-dst --dst -r --reply-src -q --reply-dst -p --protonum -t --timeout -u --status --tuple-src --tuple-dst --mask-src --mask-dst --netns' || words+=' -s --orig-src --src -d --orig-dst --dst -r --reply-src -q --reply-dst -p --protonum -t --timeout -u --status -m --mark -n --src-nat -g --dst-nat -w --zone --label-add --orig-zone --reply-zone --netns' ;;
+        -A|--add) words+=' -s --orig-src --src -d --orig-dst --dst -r --reply-src -q --reply-dst -p --protonum -t --timeout -u --status -m --mark -n --src-nat -g --dst-nat -w --zone --label-add --orig-zone --reply-zone --netns' ;;
+        -U|--update) words+=' -s --orig-src --src -d --orig-dst --dst -r --reply-src -q --reply-dst -p --protonum -t --timeout -u --status --mask-src --mask-dst -m --mark -i --id -f --family -n --src-nat -g --dst-nat -o --output -l --label --label-add --label-del -M --labelmap --netns' ;;
+        -E|--event) [[ ${COMP_WORDS[i+1]} == e* ]] && words+=' -o --output --queue-size --netns' || words+=' -s --orig-src --src -d --orig-dst --dst -r --reply-src -q --reply-dst -p --protonum -e --event-mask --mask-src --mask-dst -m --mark -f --family -n --src-nat -g --dst-nat -o --output -c --secmark -b --buffer-size -j --any-nat -w --zone -l --label --orig-zone --reply-zone -M --labelmap --queue-size --netns' ;;
+        -F|--flush) [[ ${COMP_WORDS[i+1]} == e* ]] && words+=' --netns' || words+=' -f --family --netns' ;;
+        -C|--counter) [[ ${COMP_WORDS[i+1]} == e* ]] && words+=' --netns' || words+=' --netns' ;;
+        -S|--stats) [[ ${COMP_WORDS[i+1]} == e* ]] && words+=' --netns' || words+=' --netns' ;;
+        --top) words+=' -s --orig-src --src -d --orig-dst --dst -r --reply-src -q --reply-dst -p --protonum -u --status --mask-src --mask-dst -m --mark -f --family -n --src-nat -g --dst-nat -c --secmark -j --any-nat -w --zone -l --label --orig-zone --reply-zone -M --labelmap --refresh --key --netns' ;;
+        -h|--help) words+=' -p --protonum --netns' ;;
+        -V|--version) words+=' --netns' ;;
         -p|--protonum)
             case ${COMP_WORDS[i+1]} in
             tcp) words+=' --sport --orig-port-src --dport --orig-port-dst --reply-port-src --reply-port-dst --mask-port-src --mask-port-dst --state --tuple-port-src --tuple-port-dst' ;;

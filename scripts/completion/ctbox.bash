@@ -15,6 +15,7 @@ _ctbox() {
         case ${COMP_WORDS[COMP_CWORD-1]} in
         --install | --copy) compopt -o filenames 2>/dev/null; COMPREPLY=($(compgen -d -- "$cur")); return ;;
         -C | --config) compopt -o filenames 2>/dev/null; COMPREPLY=($(compgen -f -- "$cur")); return ;;
+        --netns) COMPREPLY=($(compgen -W "$(ls /run/netns 2>/dev/null)" -- "$cur")); return ;;
         --for) COMPREPLY=($(compgen -W 'conntrack conntrackd nfct' -- "$cur")); return ;;
         esac
     fi

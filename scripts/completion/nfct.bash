@@ -15,7 +15,10 @@ _nfct() {
         [[ ${COMP_WORDS[2]} == timeout ]] && words='dccp generic gre icmp icmpv6 sctp tcp udp udplite'
         ;;
     esac
-    [[ ${COMP_WORDS[COMP_CWORD-1]} == -o ]] && words=json
+    case ${COMP_WORDS[COMP_CWORD-1]} in
+    -o) words=json ;;
+    --netns) words=$(ls /run/netns 2>/dev/null) ;;
+    esac
     COMPREPLY=($(compgen -W "$words" -- "$cur"))
 }
 complete -F _nfct nfct

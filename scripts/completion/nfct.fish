@@ -16,3 +16,4 @@ complete -c nfct -n '__nfct_at 4; and __nfct_word 2 "default-*"' -a 'dccp generi
 complete -c nfct -n '__nfct_at 5; and __nfct_word 3 timeout' -a 'dccp generic gre icmp icmpv6 sctp tcp udp udplite'
 complete -c nfct -n '__nfct_at 5; and __nfct_word 3 helper' -a 'tcp udp'
 complete -c nfct -s o -x -a json -d 'list and get as JSON'
+complete -c nfct -l netns -x -a '(ls /run/netns 2>/dev/null)' -d 'work in this network namespace'

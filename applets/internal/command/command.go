@@ -13,6 +13,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+
+	"ctbox/internal/netns"
 )
 
 // Command is one command.
@@ -25,6 +27,30 @@ type Command struct {
 	Misused int
 	// Run runs the command once its options are set, and returns the exit status.
 	Run func(ctx context.Context, stdout, stderr io.Writer) int
+}
+
+// InNetNS adds --netns to c, with which Run runs on a thread in that namespace. It
+// returns c. Goroutines that Run starts are in the caller's own namespace.
+func (c *Command) InNetNS() *Command {
+	spec, run := new(string), c.Run
+	c.Options = append(c.Options[:len(c.Options):len(c.Options)],
+		Option{Name: "netns", Usage: "work in the network namespace `NETNS`: a name of ip-netns(8), a path, or a process id", Text: spec})
+	c.Run = func(ctx context.Context, stdout, stderr io.Writer) int {
+		if *spec == "" {
+			return run(ctx, stdout, stderr)
+		}
+		status := c.Misused
+		ns, err := netns.Open(*spec)
+		if err == nil {
+			defer ns.Close()
+			err = ns.Do(func() error { status = run(ctx, stdout, stderr); return nil })
+		}
+		if err != nil {
+			fmt.Fprintf(stderr, "ctbox %s: --netns %v\n", c.Name, err)
+		}
+		return status
+	}
+	return c
 }
 
 // Option is one option of a command. Exactly one of On and Text is not nil.
