@@ -31,7 +31,7 @@ func Align(n int) int { return (n + 3) &^ 3 }
 //
 // Value points into Rest.
 type Attrs struct {
-	Rest  []byte // what has not been read yet
+	Rest  []byte // not read yet
 	Type  uint16 // of the current attribute, without its flag bits
 	Value []byte // its payload
 	Bad   bool   // the bytes ended in the middle of an attribute

@@ -14,8 +14,8 @@ const (
 	batchBytes = 64 << 10
 	batchMax   = 512
 
-	// What an acknowledgement and an answer may take of the receive buffer:
-	// the kernel charges a message's whole allocation.
+	// The charge of an acknowledgement and of an answer against the receive buffer: the
+	// kernel charges a message's whole allocation.
 	ackCharge    = 2 << 10
 	answerCharge = 8 << 10
 
@@ -33,7 +33,7 @@ type Failure struct {
 // Batch is a number of requests that go to the kernel in one system call. The
 // kernel carries them out in order; a refused one does not stop the rest.
 type Batch struct {
-	// Tag is the caller's, kept until the batch is reused.
+	// Tag is for the caller's use, kept until the batch is reused.
 	Tag any
 
 	buf      []byte
@@ -50,7 +50,7 @@ type Batch struct {
 
 type answer struct{ index, at int }
 
-// Len is the number of requests in the batch.
+// Len returns the number of requests in the batch.
 func (b *Batch) Len() int { return b.n }
 
 // Full reports whether the batch should be submitted before more is added.
@@ -58,9 +58,8 @@ func (b *Batch) Full() bool {
 	return b.n >= batchMax || len(b.buf) >= batchBytes-4096 || b.charge+answerCharge > b.limit
 }
 
-// Add appends a request and returns its index. Where the kernel answers the request
-// (as every subsystem does for its get message), Answers has the answer once the
-// batch is complete.
+// Add appends a request and returns its index. If the kernel answers the request, as every
+// subsystem answers its get message, Answers has the answer once the batch is complete.
 func (b *Batch) Add(r Request) int {
 	b.last = len(b.buf)
 	b.buf = r.append(b.buf, 0, 0)
@@ -76,7 +75,7 @@ func (b *Batch) Add(r Request) int {
 func (b *Batch) Failures() []Failure { return b.failures }
 
 // Answers calls each for every answer of a complete batch with the index of its
-// request. The Message is good until each returns.
+// request. The Message is valid until each returns.
 func (b *Batch) Answers(each func(index int, m *Message) error) error {
 	var m Message
 	for _, a := range b.answerAt {
@@ -96,9 +95,9 @@ func (b *Batch) reset() {
 	b.failures, b.answers, b.answerAt = b.failures[:0], b.answers[:0], b.answerAt[:0]
 }
 
-// Pipeline keeps batches of requests on their way to the kernel while the caller
-// prepares the next ones. It uses its Conn alone until Close has returned. Its
-// methods are for one goroutine.
+// Pipeline sends batches of requests to the kernel while the caller prepares the next ones.
+// It is the only user of its Conn until Close has returned. Its methods are for one
+// goroutine.
 type Pipeline struct {
 	conn     *Conn
 	complete func(*Batch) error
@@ -117,9 +116,9 @@ const pipelineDepth = 4
 // kernel has carried out, in the order of submission and in the goroutine that
 // calls the Pipeline's methods; its error ends the pipeline.
 //
-// Once ctx has ended no more is sent, and the Pipeline's error is ctx's. What had
-// been sent by then still comes to complete: the kernel carries a batch out while it
-// takes it, so its replies are there and nobody has to guess what was done.
+// Once ctx has ended nothing more is sent, and the Pipeline's error is ctx's. complete is
+// still called for batches that were sent before: the kernel carries out a batch during the
+// send, so its replies are available.
 func (c *Conn) NewPipeline(ctx context.Context, complete func(*Batch) error) *Pipeline {
 	p := &Pipeline{
 		conn:     c,
@@ -174,8 +173,8 @@ func (p *Pipeline) Batch() (*Batch, error) {
 	return b, nil
 }
 
-// Submit sends b on its way. The caller must not touch it again until it comes
-// to complete.
+// Submit passes b on to be sent. The caller must not use it again until complete is called
+// with it.
 func (p *Pipeline) Submit(b *Batch) error {
 	if p.err != nil {
 		return p.err

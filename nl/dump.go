@@ -7,7 +7,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Dump says which table to read.
+// Dump describes which table to read.
 type Dump struct {
 	Type   Type  // ctnetlink.TypeFlowGet …
 	Family uint8 // FamilyUnspec for all
@@ -16,10 +16,10 @@ type Dump struct {
 	Attrs func(dst []byte) []byte
 }
 
-// DumpInfo tells about a dump that has ended.
+// DumpInfo is the result of a dump that has ended.
 type DumpInfo struct {
-	// Interrupted is set when the kernel said that the table changed in a way
-	// that may have hidden or doubled entries (NLM_F_DUMP_INTR).
+	// Interrupted is set if the kernel reports that the table changed in a way that
+	// may have hidden or doubled entries (NLM_F_DUMP_INTR).
 	Interrupted bool
 }
 
@@ -29,10 +29,9 @@ const (
 	dumpChunks = 4
 )
 
-// Dump reads a table and hands over message by message. A goroutine of its own
-// reads ahead, at most a few hundred KiB, so that the kernel's work and each's
-// overlap; each runs in the caller's goroutine. An error of each ends the dump
-// and is returned; the Conn must then be closed.
+// Dump reads a table and calls each for every message, in the caller's goroutine. Another
+// goroutine reads ahead, at most a few hundred KiB, so that the kernel's work and that of
+// each overlap. An error of each ends the dump and is returned; the Conn must then be closed.
 func (c *Conn) Dump(ctx context.Context, d Dump, each func(*Message) error) (DumpInfo, error) {
 	seq := c.nextSeq()
 	if err := c.send(d.request(seq)); err != nil {
@@ -100,7 +99,7 @@ func (r *dumpReader) run(ctx context.Context) {
 			return
 		}
 		if buf == nil {
-			buf = make([]byte, dumpChunk) // small tables need few
+			buf = make([]byte, dumpChunk) // small tables need few chunks
 		}
 		n := 0
 		for !done && len(buf)-n >= dumpAnswer {

@@ -17,9 +17,9 @@ func message(typ, flags uint16, seq uint32, payload ...byte) []byte {
 	return append(native.AppendUint32(b, 0), payload...)
 }
 
-// A table that changes while it is read cannot be had on demand, so that these
-// are made by hand: what NLM_F_DUMP_INTR says, wherever it stands in the dump.
-func TestDumpsKnowTheirEnd(t *testing.T) {
+// A change of the table during a dump cannot be provoked, so these messages are made by hand:
+// NLM_F_DUMP_INTR is recognised anywhere in a dump.
+func TestScanOfADump(t *testing.T) {
 	entry := func(flags uint16, seq uint32) []byte {
 		return message(1<<8, unix.NLM_F_MULTI|flags, seq, FamilyIPv4, 0, 0, 0)
 	}

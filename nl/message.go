@@ -30,7 +30,7 @@ const (
 )
 
 // Message is one received nfnetlink message. Attrs points into the receive
-// buffer and is good until the function that was given the Message returns.
+// buffer and is valid until the function that received the Message returns.
 type Message struct {
 	Type   Type
 	Flags  uint16 // NLM_F_…
@@ -43,7 +43,7 @@ type Message struct {
 
 // Messages walks the netlink messages of a receive buffer.
 type Messages struct {
-	Rest []byte // what has not been read yet
+	Rest []byte // not read yet
 	Raw  []byte // the current message, headers included
 	Bad  bool   // the buffer ended within a message
 }
@@ -167,7 +167,7 @@ type Request struct {
 	Type    Type
 	Flags   uint16 // NLM_F_CREATE, NLM_F_EXCL …; NLM_F_REQUEST is implied
 	Family  uint8
-	Version uint8 // of nfgenmsg; 0 but for a flush that is to respect Family
+	Version uint8 // of nfgenmsg; 0, except for a flush that is limited to Family
 
 	// Attrs, if not nil, appends the encoded attributes to dst and returns the
 	// result, as a method such as (*ctnetlink.Flow).Append does. It is called

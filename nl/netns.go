@@ -7,9 +7,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// InNetNS calls f in the network namespace that the descriptor netns stands for, 0
-// for the caller's own. A socket that f opens stays in that namespace. f runs on a
-// thread of its own, which ends with it, so that no other goroutine ever runs there.
+// InNetNS calls f in the network namespace of the descriptor netns; 0 is the caller's own.
+// A socket that f opens stays in that namespace. f runs on a thread of its own, which ends
+// with it, so that no other goroutine ever runs there.
 func InNetNS(netns int, f func() error) error {
 	if netns == 0 {
 		return f()

@@ -1,10 +1,10 @@
 // Package nl is the netlink transport of nfnetlink: sockets, requests, dumps, batches,
-// and the codec of messages and attributes. What the messages say is the business of
-// the packages below this one: ctnetlink (flows, expectations, events), nfqueue
-// (packets), cttimeout and cthelper.
+// and the codec of messages and attributes. The packages below this one define the
+// messages: ctnetlink (flows, expectations, events), nfqueue (packets), cttimeout and
+// cthelper.
 //
 // Conn does the I/O: Do for one request, Dump for a table, Pipeline for many changes.
-// Nothing here prints, logs or knows of command lines.
+// The package does not print or log.
 //
 // Byte order: netlink and attribute headers are in the machine's order, payloads in
 // network order, with the exceptions that the packages below name.
@@ -21,9 +21,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Conn is a socket for requests to the kernel. One goroutine at a time may use
-// it; a Dump or Pipeline under way uses it until it has returned or was closed.
-// After a context ended a call the Conn has unread answers and must be closed.
+// Conn is a socket for requests to the kernel. One goroutine at a time may use it; a Dump
+// uses it until it returns, a Pipeline until it is closed. If a context has ended a call, the
+// Conn has unread answers and must be closed.
 type Conn struct {
 	nl     *netlink.Conn
 	raw    syscall.RawConn
@@ -48,7 +48,7 @@ type ioOp struct {
 // as answers wait.
 const requestRcvbuf = 2 << 20
 
-// Config says how to open a socket. The zero Config is the default.
+// Config is the settings of a socket. The zero Config is the default.
 type Config struct {
 	// NetNS is a descriptor of the network namespace in which the socket is opened,
 	// /run/netns/NAME for example; 0 is the namespace of the calling thread. The
@@ -65,7 +65,7 @@ func Dial(config Config) (*Conn, error) {
 		return nil, err
 	}
 	// Extended and capped acknowledgements came with Linux 4.12 and 4.3.
-	// Without them errors are terser, nothing else.
+	// Without them errors are less detailed.
 	_ = c.nl.SetOption(netlink.ExtendedAcknowledge, true)
 	_ = c.nl.SetOption(netlink.CapAcknowledge, true)
 	if err := c.setReceiveBuffer(requestRcvbuf); err != nil {
@@ -123,11 +123,11 @@ func (c *Conn) setReceiveBuffer(n int) error {
 // Close releases the socket. Calls under way return with an error.
 func (c *Conn) Close() error { return c.nl.Close() }
 
-// PortID is the socket's netlink port id: the PortID of the events that this
+// PortID returns the socket's netlink port id, which is the PortID of the events that this
 // Conn's requests cause.
 func (c *Conn) PortID() uint32 { return c.nl.PID() }
 
-// ReceiveBuffer is the receive buffer's size in bytes as the kernel reports it.
+// ReceiveBuffer returns the receive buffer's size in bytes as the kernel reports it.
 func (c *Conn) ReceiveBuffer() int { return c.rcvbuf }
 
 func (c *Conn) recv(buf []byte) ([]byte, error) {

@@ -95,7 +95,7 @@ func (o *Object) Text(name, v string) {
 	o.Dst = AppendString(o.Dst, v)
 }
 
-// Bytes writes a text that stands in a slice.
+// Bytes writes a text given as a slice.
 func (o *Object) Bytes(name string, v []byte) {
 	o.Name(name)
 	o.Dst = AppendString(o.Dst, v)

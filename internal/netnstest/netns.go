@@ -104,7 +104,7 @@ func (ns *NS) untune() {
 	})
 }
 
-// Path returns the file that stands for the namespace.
+// Path returns the file of the namespace.
 func (ns *NS) Path() string { return filepath.Join("/run/netns", ns.Name) }
 
 // FD returns a descriptor of the namespace, for setns and for the NetNS field

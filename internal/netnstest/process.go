@@ -139,7 +139,7 @@ func (p *Process) Wait(limit time.Duration) Result {
 	return Result{p.Stdout.String(), p.Stderr.String(), exitCode(p.t, p.cmd, p.err)}
 }
 
-// Output collects what a running process prints.
+// Output collects the output of a running process.
 type Output struct {
 	mu  sync.Mutex
 	buf bytes.Buffer

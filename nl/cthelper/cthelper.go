@@ -1,4 +1,4 @@
-// Package cthelper speaks with nfnetlink_cthelper, the kernel's table of
+// Package cthelper is the interface to nfnetlink_cthelper, the kernel's table of
 // user-space helpers: names that a firewall rule can give to flows, whose
 // packets then go to a queue where a program reads them
 // (linux/netfilter/nfnetlink_cthelper.h).
@@ -42,7 +42,7 @@ func Set(ctx context.Context, c *nl.Conn, h *Helper) error {
 }
 
 // Get returns the first helper with want's name, family and protocol, as far as
-// they are given; ENOENT if there is none. (For a name with family and protocol
+// they are given; ENOENT if it does not exist. (For a name with family and protocol
 // the kernel answers with success and no helper; that is ENOENT here, too.)
 func Get(ctx context.Context, c *nl.Conn, want Key) (*Helper, error) {
 	h := want.helper()

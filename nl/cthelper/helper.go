@@ -75,7 +75,7 @@ type Policy struct {
 	ExpectTimeout uint32 // seconds
 }
 
-// Key names a helper. Without a Family it stands for all helpers of that name.
+// Key names a helper. Without a Family it means all helpers of that name.
 type Key struct {
 	Name   string
 	Family uint16 // 0: any, and Proto is not looked at
@@ -143,7 +143,7 @@ func (p *Policy) encode(e *netlink.AttributeEncoder) error {
 	return nil
 }
 
-// Decode makes h what the attributes in b say, and nothing else. Attributes it
+// Decode sets h to the helper in the attributes b. Attributes it
 // does not know are skipped. The policies are in the order of their classes.
 func (h *Helper) Decode(b []byte) error {
 	*h = Helper{}

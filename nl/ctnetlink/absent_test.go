@@ -8,7 +8,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-// again returns what is read of f's request.
+// again encodes f as a request and decodes it.
 func again(t *testing.T, f *Flow) Flow {
 	t.Helper()
 	var got Flow
@@ -18,8 +18,8 @@ func again(t *testing.T, f *Flow) Flow {
 	return got
 }
 
-// An attribute that a flow does not have is not in the request either: the kernel
-// would set what nobody asked for, or refuse it.
+// An attribute that a flow does not have is not in the request either: the kernel would set
+// it, or refuse the request.
 func TestEachAttributeAlone(t *testing.T) {
 	tcp := fullFlow()
 	sctp := Flow{Has: HasSCTPState | HasSCTPVtagOrig | HasSCTPVtagReply, Orig: tcp.Orig}

@@ -11,12 +11,11 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// TestStreamAllocations holds dumps, batches and events to no allocation a
-// flow: buffers that grow at first are all that they may take, goroutines
-// included. One allocation a flow would be 1.
+// TestStreamAllocations checks that dumps, batches and events cause no allocation per flow,
+// only initial ones for buffers and goroutines. One allocation per flow would be 1.
 func TestStreamAllocations(t *testing.T) {
 	ns := netnstest.New(t, "allocs")
-	// Flows made before anybody listens have no events otherwise.
+	// Otherwise flows that are created before a process listens have no events.
 	ns.Sysctl("net.netfilter.nf_conntrack_events", "1")
 	c := dialIn(t, ns)
 	const (
@@ -70,7 +69,7 @@ func TestStreamAllocations(t *testing.T) {
 	})
 }
 
-// remark gives the first n flows a mark, with an answer for each.
+// remark sets a mark of the first n flows, with an answer for each.
 func remark(t *testing.T, c *nl.Conn, n int, mark uint32) {
 	t.Helper()
 	answers := 0

@@ -8,19 +8,19 @@ import (
 	"golang.org/x/net/bpf"
 )
 
-// EventFilter is what the kernel can decide about an event before it is queued:
-// a classic BPF program on the socket. Zero fields don't filter. An event that
-// lacks the attribute in question passes, so the receiver must check again; what
-// the filter drops could not have matched. Expectation events always pass.
+// EventFilter is the filter that the kernel applies to an event before it queues it: a
+// classic BPF program on the socket. Zero fields don't filter. An event without the
+// attribute in question passes, so the receiver must check again; events that the filter
+// drops cannot match. Expectation events always pass.
 type EventFilter struct {
 	Family uint8
-	Proto  uint8 // 0 does not filter; protocol 0 is no flow's
+	Proto  uint8 // 0 does not filter; no flow has protocol 0
 	// Src and Dst are prefixes of the original direction's addresses. A flow of
 	// the other family is dropped.
 	Src, Dst netip.Prefix
 
-	// Lists, all of which must let the event pass. With Accept what is on the
-	// list passes and nothing else does, with Ignore the other way round.
+	// Lists, all of which must let the event pass. With Accept only the events on the
+	// list pass, with Ignore only the others.
 	Protos   List[uint8]        // layer-4 protocols
 	Prefixes List[netip.Prefix] // original source or reply source
 	States   List[uint8]        // TCP states; destroy events always pass
@@ -32,7 +32,7 @@ type List[T any] struct {
 	Items  []T
 }
 
-// ListAction is what happens to an event that is on a List.
+// ListAction is the action for an event that is on a List.
 type ListAction uint8
 
 // The zero ListAction is that of a list that filters nothing.

@@ -52,8 +52,8 @@ func (p *program) require(val uint32) {
 // maxProgram is BPF_MAXINSNS of linux/bpf_common.h.
 const maxProgram = 4096
 
-// ErrFilterTooLong is that an EventFilter has more items than the kernel takes: more
-// than maxProgram instructions, or than net.core.optmem_max has room for.
+// ErrFilterTooLong is the error for an EventFilter with more items than the kernel accepts:
+// more than maxProgram instructions, or than fit into net.core.optmem_max.
 var ErrFilterTooLong = errors.New("event filter is too long for the kernel")
 
 // link completes the jumps.
@@ -185,7 +185,7 @@ func (p *program) lists(f *EventFilter) {
 	}
 	if f.States.Action != NoList {
 		next, found := p.newLabel(), p.newLabel()
-		// The message's low byte: a flow's end is told whatever its last state.
+		// The message's low byte: destroy events pass with any state.
 		p.add(bpf.LoadAbsolute{Off: messageByte(), Size: 1})
 		p.jumpIf(bpf.JumpEqual, uint32(TypeFlowDelete)&0xff, next)
 		p.nested(next, ctaProtoinfo, ctaProtoinfoTCP, ctaTCPState)
@@ -197,7 +197,7 @@ func (p *program) lists(f *EventFilter) {
 	}
 }
 
-// decide ends a list: what did not jump to found is not on it.
+// decide ends a list: an event that did not jump to found is not on it.
 func (p *program) decide(action ListAction, found, next label) {
 	if action == Accept {
 		p.add(bpfReject)
@@ -231,8 +231,8 @@ func (p *program) prefixes(l *List[netip.Prefix]) {
 	p.decide(l.Action, found, next)
 }
 
-// messageByte is the offset of the byte of nlmsg_type that tells the message;
-// the other one tells the subsystem.
+// messageByte returns the offset of the byte of nlmsg_type that has the message; the other
+// byte has the subsystem.
 func messageByte() uint32 {
 	if littleEndian {
 		return 4

@@ -1,4 +1,4 @@
-// Package ctnetlink speaks with the kernel's connection tracking: flows and
+// Package ctnetlink is the interface to the kernel's connection tracking: flows and
 // expectations, their statistics, dumps, changes and events
 // (linux/netfilter/nfnetlink_conntrack.h).
 //
@@ -23,9 +23,9 @@ var (
 )
 
 // The numbers of linux/netfilter/nfnetlink.h, nfnetlink_conntrack.h and
-// nf_conntrack_common.h that this package speaks. They are ABI: equal on every
-// architecture, never renumbered. They keep the kernel's order so that a reader
-// can hold the header beside them.
+// nf_conntrack_common.h that this package uses. They are ABI: equal on every
+// architecture, never renumbered. They are in the kernel's order, for comparison with the
+// header.
 
 // Netlink subsystems: the high byte of a message type.
 const (

@@ -244,7 +244,7 @@ func (f *Flow) appendFilter(dst []byte) []byte {
 	return nl.EndNest(dst, at)
 }
 
-// filterFlags are the CTA_FILTER bits of the tuple's present fields, but for IPv6
+// filterFlags returns the CTA_FILTER bits of the tuple's present fields, except for IPv6
 // addresses: the kernel (Linux 5.8 to 6.18 at least) takes the result of their
 // comparison for its opposite, and would leave out just the flows that match.
 func (t *Tuple) filterFlags() uint32 {
@@ -306,7 +306,7 @@ func (e *Expect) Append(dst []byte) []byte {
 	return dst
 }
 
-// littleEndian tells the order of the machine's own numbers.
+// littleEndian is true if the machine is little-endian.
 var littleEndian = native.Uint16([]byte{1, 0}) == 1
 
 // CommandVtag converts an SCTP verification tag between its value and the

@@ -19,8 +19,8 @@ const (
 )
 
 // BurstBuffer returns the receive buffer that holds the bursts of events of a machine
-// with that much memory, in bytes as the kernel reports a buffer: twice what it is asked
-// for. Memory is taken only while events wait in it.
+// with that much memory, in bytes as the kernel reports a buffer: twice the requested size.
+// Memory is used only while events wait in it.
 func BurstBuffer(memory uint64) int {
 	share := memory / burstMemoryShare
 	switch {
@@ -49,8 +49,8 @@ func DefaultEvents(memory uint64) (buffer, backlog int) {
 	return min(burst/2, DefaultEventBuffer), min(burst/4, DefaultEventBacklog)
 }
 
-// KernelMemory returns how much memory the kernel can use for itself, in bytes: all, or
-// on a 32-bit machine what is not high memory. It is 0 where the kernel does not say.
+// KernelMemory returns how much memory the kernel can use for itself, in bytes: all, or on a
+// 32-bit machine all but high memory. It is 0 if the kernel does not report it.
 func KernelMemory() uint64 {
 	var info unix.Sysinfo_t
 	if unix.Sysinfo(&info) != nil {

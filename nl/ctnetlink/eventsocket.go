@@ -27,7 +27,7 @@ type eventSocket struct {
 	memorySize uint32
 	dropped    dropCounter
 	counts     bool   // the kernel has SO_MEMINFO: dropped is exact
-	overruns   uint64 // else: how often the kernel reported ENOBUFS
+	overruns   uint64 // otherwise: how often the kernel reported ENOBUFS
 
 	reader *recvmmsg.Reader
 }
@@ -108,11 +108,11 @@ func (s *eventSocket) setBuffer(n int) error {
 	return nil
 }
 
-// setFilter installs a filter in the place of the one there is; nil is none.
+// setFilter replaces the filter; nil removes it.
 func (s *eventSocket) setFilter(f *EventFilter) error {
 	if f == nil {
 		err := unix.SetsockoptInt(s.fd, unix.SOL_SOCKET, unix.SO_DETACH_FILTER, 0)
-		if err != nil && !errors.Is(err, unix.ENOENT) { // there was none
+		if err != nil && !errors.Is(err, unix.ENOENT) { // ENOENT: it had no filter
 			return fmt.Errorf("detach event filter: %w", err)
 		}
 		return nil
@@ -140,8 +140,8 @@ func (s *eventSocket) attach(program []bpf.RawInstruction) error {
 	return nil
 }
 
-// drops returns the number of messages that the kernel could not queue on the socket;
-// at least that many where it does not count them. One goroutine at a time may call it.
+// drops returns the number of messages that the kernel could not queue on the socket, or a
+// lower bound if the kernel does not count them. One goroutine at a time may call it.
 func (s *eventSocket) drops() uint64 {
 	const drops = 8 // SK_MEMINFO_DROPS
 	if !s.counts || !s.readMemory() {
@@ -165,15 +165,15 @@ type dropCounter struct {
 	last  uint32
 }
 
-// advance takes what the kernel's counter says now and returns the whole number.
+// advance takes the present value of the kernel's counter and returns the whole number.
 func (d *dropCounter) advance(now uint32) uint64 {
 	d.total += uint64(now - d.last)
 	d.last = now
 	return d.total
 }
 
-// read takes what is queued, at most eventsPerRead datagrams, without waiting;
-// io.EOF says that nothing is. No datagram and no error say that messages were lost.
+// read reads the queued datagrams, at most eventsPerRead, without waiting. The error is io.EOF
+// if none is queued. No datagram and no error mean that messages were lost.
 func (s *eventSocket) read() (int, error) {
 	n, errno := s.reader.Read(uintptr(s.fd), eventsPerRead)
 	switch errno {
@@ -182,16 +182,16 @@ func (s *eventSocket) read() (int, error) {
 	case unix.EAGAIN:
 		return 0, io.EOF
 	case unix.ENOBUFS:
-		// The kernel says it once, for the first message that it could not queue,
-		// and drops what comes until the queue is empty.
+		// The kernel reports this once, for the first message that it could not queue,
+		// and drops all messages until the queue is empty.
 		s.overruns++
 		return 0, nil
 	}
 	return 0, errno
 }
 
-// wait returns when something is queued, the bell was rung, or the time is over;
-// a negative limit is none.
+// wait returns when something is queued, the bell was rung, or the time is over; a negative
+// limit means no limit.
 func (s *eventSocket) wait(limit time.Duration) error {
 	timeout := -1
 	if limit >= 0 {

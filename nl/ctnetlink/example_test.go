@@ -31,7 +31,7 @@ func ExampleDumpFlows() {
 			src := netip.AddrFrom4([4]byte(f.Orig.Src[:4]))
 			fmt.Println(ctnetlink.ProtoName(f.Orig.Proto), src, f.Orig.SrcPort)
 		}
-		return nil // f is good until here: f.Clone() keeps it
+		return nil // f is valid until here: f.Clone() keeps it
 	})
 	if err != nil {
 		log.Fatal(err)

@@ -33,7 +33,7 @@ type Expect struct {
 	Has ExpectAttr
 
 	Master Tuple // original tuple of the flow whose helper made it
-	Tuple  Tuple // what is expected, where Mask has ones
+	Tuple  Tuple // the expected tuple, in the bits that Mask sets
 	Mask   Tuple
 
 	Timeout uint32 // seconds left
@@ -43,8 +43,8 @@ type Expect struct {
 	Zone    uint16
 	Helper  Name
 
-	// NATTuple and NATDir say how to translate the expected flow: the original
-	// address and port, and the direction (0 original, 1 reply) they are for.
+	// NATTuple and NATDir are the translation of the expected flow: the original address
+	// and port, and their direction (0 original, 1 reply).
 	NATTuple Tuple
 	NATDir   uint32
 	Fn       [FnLen]byte // what the kernel runs on arrival; ends at the first NUL

@@ -7,17 +7,17 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Features are the kernel's abilities that requests depend on for safety: what
-// an older kernel ignores would act on the whole table.
+// Features are the kernel's abilities that requests depend on for safety: a request whose
+// filter an older kernel ignores would act on the whole table.
 type Features struct {
 	StatusFilter bool // CTA_STATUS_MASK in dumps (6.1 has it, 5.10 does not)
 	TupleFilter  bool // CTA_FILTER in dumps (Linux 5.8)
 	ZoneFilter   bool // CTA_ZONE in dumps and flushes (Linux 6.8)
 }
 
-// ProbeFeatures finds out what the kernel can do, by requests that change
-// nothing: a value that a kernel which knows the attribute must refuse. A kernel
-// that ignores it starts a dump, which the closing of a socket of its own ends.
+// ProbeFeatures detects the kernel's features with requests that change nothing: each has a
+// value that a kernel with the feature refuses. A kernel without it starts a dump, which is
+// ended by closing the socket.
 func ProbeFeatures(ctx context.Context, config nl.Config) (Features, error) {
 	var f Features
 	for _, probe := range [...]struct {

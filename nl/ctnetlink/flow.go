@@ -2,8 +2,8 @@ package ctnetlink
 
 import "ctbox/nl"
 
-// Attr is a bit of Flow.Has. Each stands for one attribute that the kernel may
-// or may not have sent, or that a request is to carry.
+// Attr is a bit of Flow.Has. Each bit is for one attribute that the kernel has sent, or that
+// a request is to contain.
 type Attr uint64
 
 // Attributes of a flow. The tuples have presence bits of their own.
@@ -67,7 +67,7 @@ func ForeignAttrs(proto uint8) Attr {
 }
 
 // Addr is an IPv4 address in its first four bytes (the rest zero) or an IPv6
-// address, in network order. The family stands beside it in the Tuple.
+// address, in network order. The family is in the Tuple.
 type Addr [16]byte
 
 // TupleAttr is a bit of Tuple.Has.
@@ -157,13 +157,13 @@ const NameLen = 16
 // stays free of pointers. It ends at the first NUL.
 type Name [NameLen]byte
 
-// Flow is one entry of the connection tracking table, or what a request says
-// about one. It is a value: everything common is in fixed arrays, so that a
-// decoder can reuse one Flow for millions of entries.
+// Flow is one entry of the connection tracking table, or the attributes of a request about
+// one. It is a value: everything common is in fixed arrays, so that a decoder can reuse one
+// Flow for millions of entries.
 //
 // Every attribute may be absent. A field means something only when its bit in
-// Has (or in the tuple's Has) is set; fields whose bit is clear hold whatever
-// an earlier use left there. Integers are in host order.
+// Has (or in the tuple's Has) is set; fields whose bit is clear are undefined. Integers are
+// in host order.
 type Flow struct {
 	Has Attr
 
@@ -223,8 +223,8 @@ func (f *Flow) Clone() Flow {
 // after the other. The id alone is not enough: it is a 32-bit hash, which two flows can share.
 type FlowKey struct {
 	Orig Tuple
-	Zone uint16 // 0 if the flow has none
-	ID   uint32 // 0 if the flow has none
+	Zone uint16 // 0 without a zone
+	ID   uint32 // 0 without an id
 }
 
 // Key returns the key of f, which must have the whole original tuple.
@@ -239,8 +239,8 @@ func (f *Flow) Key() FlowKey {
 	return k
 }
 
-// Family is the address family of the flow's tuples: that of the original one,
-// else of the reply.
+// Family returns the address family of the flow's tuples: that of the original tuple if it has
+// one, otherwise that of the reply.
 func (f *Flow) Family() uint8 {
 	if f.Orig.Family != nl.FamilyUnspec {
 		return f.Orig.Family
@@ -248,8 +248,8 @@ func (f *Flow) Family() uint8 {
 	return f.Reply.Family
 }
 
-// Proto is the layer-4 protocol and whether it is known: that of the original
-// tuple, else of the reply.
+// Proto returns the layer-4 protocol and whether it is known: that of the original tuple if it
+// has one, otherwise that of the reply.
 func (f *Flow) Proto() (proto uint8, known bool) {
 	if f.Orig.Has&TupleProto != 0 {
 		return f.Orig.Proto, true

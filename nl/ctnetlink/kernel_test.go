@@ -148,7 +148,7 @@ func TestPipelineAndDump(t *testing.T) {
 		}
 	}
 
-	// Every failure is reported for its own request, and answers for theirs.
+	// Every failure and every answer belongs to its request.
 	answered, refused := map[int]uint32{}, map[int]error{}
 	p := c.NewPipeline(ctx, func(b *nl.Batch) error {
 		for _, f := range b.Failures() {
@@ -182,16 +182,16 @@ func TestPipelineAndDump(t *testing.T) {
 	}
 }
 
-// TestPipelineEndsWithItsContext ends contexts while batches are on their way: all
-// that the kernel has done is told, and the Conn is good for more.
+// TestPipelineEndsWithItsContext ends contexts while batches are being sent: everything that the
+// kernel has done is reported, and the Conn can be used again.
 func TestPipelineEndsWithItsContext(t *testing.T) {
 	c := dialIn(t, netnstest.New(t, "ended"))
 	const rounds, perBatch = 400, 10
-	told := 0
+	completed := 0
 	for round := range rounds {
 		ctx, cancel := context.WithCancel(context.Background())
 		p := c.NewPipeline(ctx, func(b *nl.Batch) error {
-			told += b.Len() - len(b.Failures())
+			completed += b.Len() - len(b.Failures())
 			return nil
 		})
 		b, err := p.Batch()
@@ -212,16 +212,16 @@ func TestPipelineEndsWithItsContext(t *testing.T) {
 		}
 	}
 	entries, _, err := Count(context.Background(), c)
-	if err != nil || int(entries) != told {
-		t.Errorf("%d flows made, %d told of, %v", entries, told, err)
+	if err != nil || int(entries) != completed {
+		t.Errorf("%d flows created, %d completed, %v", entries, completed, err)
 	}
 }
 
-// A Conn that has failed says so once for all batches, and Close returns.
+// A Conn that has failed returns its error for all batches, and Close returns.
 func TestPipelineOnAClosedConn(t *testing.T) {
 	c := dialIn(t, netnstest.New(t, "closed"))
-	told := 0
-	p := c.NewPipeline(context.Background(), func(*nl.Batch) error { told++; return nil })
+	completed := 0
+	p := c.NewPipeline(context.Background(), func(*nl.Batch) error { completed++; return nil })
 	b, err := p.Batch()
 	if err != nil {
 		t.Fatal(err)
@@ -235,8 +235,8 @@ func TestPipelineOnAClosedConn(t *testing.T) {
 		t.Fatal(err)
 	}
 	first := p.Drain()
-	if first == nil || told != 0 {
-		t.Errorf("%v, and %d batches complete", first, told)
+	if first == nil || completed != 0 {
+		t.Errorf("%v, and %d batches complete", first, completed)
 	}
 	if _, err := p.Batch(); err != first {
 		t.Errorf("another batch: %v, want %v", err, first)
@@ -261,8 +261,8 @@ func TestDumpStopsEarly(t *testing.T) {
 	}
 }
 
-// A dump's own context ends as its last read returns; that must not leave the
-// socket with a deadline in the past.
+// A dump's own context ends when its last read returns. That must not leave the socket with a
+// deadline in the past.
 func TestConnOutlivesAContext(t *testing.T) {
 	c := dialIn(t, netnstest.New(t, "outlives"))
 	for range 2000 {
@@ -334,7 +334,7 @@ func TestKernelFilters(t *testing.T) {
 			Filter: &Flow{Orig: Tuple{Has: TupleProto | TupleICMPType, Family: nl.FamilyIPv4, Proto: ProtoICMP, ICMPType: 13}}}, 1},
 	} {
 		want := tt.want
-		// What a kernel does not filter it shows whole: the probe and the dump agree.
+		// Without the feature the dump is complete: the probe and the dump agree.
 		switch {
 		case tt.name == "status" && !features.StatusFilter, tt.name == "zone" && !features.ZoneFilter:
 			want = all
@@ -374,7 +374,7 @@ func subscribeIn(t testing.TB, ns *netnstest.NS, opts EventOptions) *Subscriptio
 	return s
 }
 
-// receive takes events until seen+dropped reaches n.
+// receive reads events until seen+dropped reaches n.
 func receive(t testing.TB, s *Subscription, n int, each func(m *nl.Message)) (seen int, dropped uint64) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
@@ -430,7 +430,7 @@ func TestEvents(t *testing.T) {
 	}
 }
 
-// Who is told by Arrived may take the events in it, all of them, however few may wait.
+// The function Arrived may take all waiting events.
 func TestEventsTakenAsTheyArrive(t *testing.T) {
 	for _, backlog := range []int{0, 1} {
 		ns := netnstest.New(t, "arrived")
@@ -498,8 +498,8 @@ func TestEventsWithoutWaiting(t *testing.T) {
 	}
 }
 
-// A closed Subscription says so, and closing it again touches nothing: its descriptors'
-// numbers may be those of other files by then.
+// A closed Subscription returns os.ErrClosed. Closing it again does nothing, because other files
+// may have its descriptors' numbers by then.
 func TestEventsClosed(t *testing.T) {
 	s := subscribeIn(t, netnstest.New(t, "closed"), EventOptions{Groups: GroupFlowNew})
 	var pipe [2]int
@@ -522,8 +522,7 @@ func TestEventsClosed(t *testing.T) {
 	}
 }
 
-// A buffer far too small loses events; what is seen and what is counted must
-// still add up exactly.
+// A buffer that is far too small loses events; received and counted events must add up exactly.
 func TestEventLossIsCounted(t *testing.T) {
 	ns := netnstest.New(t, "loss")
 	s := subscribeIn(t, ns, EventOptions{Groups: GroupFlowNew, Buffer: 4096, Backlog: 1})
@@ -536,8 +535,8 @@ func TestEventLossIsCounted(t *testing.T) {
 	}
 }
 
-// Without the kernel's counter (before Linux 4.12) no loss goes unnoticed: the number is
-// less than what was lost, and not 0; and after the loss events come again.
+// Without the kernel's counter (before Linux 4.12) every loss is detected: the number is a lower
+// bound, and not 0. After the loss events arrive again.
 func TestEventLossWithoutACounter(t *testing.T) {
 	ns := netnstest.New(t, "uncounted")
 	s := subscribeIn(t, ns, EventOptions{Groups: GroupFlowNew, Buffer: 4096, Backlog: 1, uncounted: true})
@@ -547,7 +546,7 @@ func TestEventLossWithoutACounter(t *testing.T) {
 	c := dialIn(t, ns)
 	const n = 20000
 	create(t, c, n, tcpFlow)
-	// What was lost is not counted, so the end of the events is that of the subscription.
+	// Lost events are not counted, so the events end with the subscription.
 	if err := s.Leave(); err != nil {
 		t.Fatal(err)
 	}
@@ -592,7 +591,7 @@ func TestEventLossWithoutACounterIsReportedAtOnce(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	// Delivery goes on when what was queued before the overrun has been read.
+	// Delivery continues after everything queued before the overrun has been read.
 	later := 5000
 	netnstest.Eventually(t, 20*time.Second, "an event after the loss", func() (seen bool) {
 		create(t, c, 1, func(int) Flow { later++; return tcpFlow(later) })
@@ -686,7 +685,7 @@ func TestEventFilter(t *testing.T) {
 	}
 }
 
-// manyPrefixes are networks that none of the tests' flows is in.
+// manyPrefixes returns networks that contain no flow of the tests.
 func manyPrefixes(n int) (p []netip.Prefix) {
 	for i := range n {
 		p = append(p, netip.PrefixFrom(netip.AddrFrom4([4]byte{203, 0, byte(i >> 8), byte(i)}), 32))
@@ -694,14 +693,14 @@ func manyPrefixes(n int) (p []netip.Prefix) {
 	return p
 }
 
-// What a kernel before Linux 6.8 has room for: 20,480 bytes of net.core.optmem_max, which
-// is a parameter of the namespace on some kernels and is lowered there. It counts the
-// program that it makes of ours.
+// The program fits into the default of net.core.optmem_max before Linux 6.8, 20,480 bytes, which
+// on some kernels can be set in a namespace. The kernel counts the program that it translates ours
+// to.
 func TestEventFilterFitsOlderKernels(t *testing.T) {
 	ns := netnstest.New(t, "optmem")
 	ns.Do(func() {
 		const name = "/proc/sys/net/core/optmem_max"
-		// Only the first namespace may have it, and then it is as it is.
+		// If only the first namespace has it, it stays unchanged.
 		if err := os.WriteFile(name, []byte("20480"), 0); err != nil && !errors.Is(err, os.ErrNotExist) && !errors.Is(err, os.ErrPermission) {
 			t.Fatal(err)
 		}

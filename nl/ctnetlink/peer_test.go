@@ -10,8 +10,8 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-// Each case is what conntrack-tools sends for a command line and the Flow or
-// Expect from which this package must make the same attributes.
+// Each case is a request of conntrack-tools for a command line, and the Flow or Expect that this
+// package must encode to the same attributes.
 func TestRequestsEqualThePeers(t *testing.T) {
 	tuple := func(proto uint8) Tuple {
 		return Tuple{Has: TupleAddrs | TupleProto, Family: nl.FamilyIPv4, Proto: proto, Src: Addr{192, 0, 2, 1}, Dst: Addr{192, 0, 2, 2}}

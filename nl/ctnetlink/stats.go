@@ -40,7 +40,7 @@ func DumpStats(ctx context.Context, c *nl.Conn, typ nl.Type, each func(*CPUStats
 }
 
 // Count returns the number of flows in the table of this network namespace, and
-// its limit, 0 on kernels that don't tell.
+// its limit, 0 on kernels that don't report it.
 func Count(ctx context.Context, c *nl.Conn) (entries, limit uint32, err error) {
 	err = c.Do(ctx, nl.Request{Type: TypeFlowStats}, func(m *nl.Message) error {
 		return decodeU32s(m.Attrs, "statistics", &entries, &limit)

@@ -29,71 +29,71 @@ const (
 	AllExpectEvents = GroupExpectNew | GroupExpectUpdate | GroupExpectDestroy
 )
 
-// EventOptions says what to receive and how much may wait.
+// EventOptions are the settings of a Subscription.
 type EventOptions struct {
 	Groups Group
 	NetNS  int // as in nl.Config: whose events
 	// Buffer is the kernel's receive buffer in bytes, that of DefaultEvents if 0.
-	// It exceeds net.core.rmem_max only with CAP_NET_ADMIN; Subscription.Buffer
-	// tells what was granted.
+	// It exceeds net.core.rmem_max only with CAP_NET_ADMIN; Subscription.Buffer returns
+	// the granted size.
 	Buffer int
 	// Backlog bounds the received events that wait in this process, in bytes,
 	// that of DefaultEvents if 0.
 	Backlog int
 	// Filter, if not nil, lets the kernel drop events that cannot match.
 	Filter *EventFilter
-	// Reliable asks the kernel to keep and retry what it could not deliver
+	// Reliable makes the kernel keep and retry events that it could not deliver
 	// (NETLINK_BROADCAST_SEND_ERROR), at the price of flows that linger.
 	Reliable bool
-	// Coalesce is how long the reader lets events gather after a read that came
-	// as soon after another: fewer and larger runs for a consumer that is busy.
-	// The first event after a pause is never held up. 0 reads as they come. It
-	// takes a P of the runtime while it waits, so it should be less than the
-	// 10 ms after which that preempts, and GOMAXPROCS at least 2.
+	// Coalesce is how long the reader waits after a read that followed the one before
+	// within this time: a busy consumer gets fewer and larger runs. The first event after
+	// a pause is never delayed. 0 reads without waiting. The wait occupies a P of the
+	// runtime, so it should be less than the 10 ms after which the runtime preempts, and
+	// GOMAXPROCS at least 2.
 	Coalesce time.Duration
-	// Arrived, if not nil, is called by the reader, instead of the send on Ready,
-	// when it has read what there is. While it runs nothing is read: it may take a
-	// little, which saves waking another thread, and must not wait.
+	// Arrived, if not nil, is called by the reader, instead of the send on Ready, after it
+	// has read everything. While it runs nothing is read: it may take a few events, which
+	// saves waking another thread, and must not wait.
 	Arrived func()
 
 	uncounted bool // for tests: as if the kernel had no SO_MEMINFO
 }
 
-// Subscription receives events. A goroutine of its own does nothing but read the
-// socket, many events a system call, so that printing or replicating them never
-// delays it (but see EventOptions.Arrived).
+// Subscription receives events. A goroutine of its own only reads the socket, many events with
+// one system call, so that printing or replicating them does not delay it (but see
+// EventOptions.Arrived).
 type Subscription struct {
-	sock    *eventSocket
-	groups  Group
-	backlog int
-	pause   time.Duration // EventOptions.Coalesce
-	busy    bool          // the reader's: events came since the last look for drops
-	untold  bool          // the reader's: something has come since tell was last called
-	ready   chan struct{}
-	tell    func() // EventOptions.Arrived
-	closing sync.Once
+	sock       *eventSocket
+	groups     Group
+	backlog    int
+	pause      time.Duration // EventOptions.Coalesce
+	busy       bool          // the reader's: events came since the last look for drops
+	unnotified bool          // the reader's: something has arrived since notify was last called
+	ready      chan struct{}
+	notify     func() // EventOptions.Arrived
+	closing    sync.Once
 
-	mu      sync.Mutex
-	arrived *sync.Cond // signalled when something below changes
-	waiting []*Events  // oldest first; the reader appends to the last
-	spare   []*Events
-	bytes   int // in waiting and with the consumer
-	drops   uint64
-	told    uint64 // of drops, to the consumer
-	err     error
-	closed  bool
-	left    bool // no member of a group any more: what is queued is all
-	done    chan struct{}
+	mu       sync.Mutex
+	arrived  *sync.Cond // signalled when something below changes
+	waiting  []*Events  // oldest first; the reader appends to the last
+	spare    []*Events
+	bytes    int // in waiting and with the consumer
+	drops    uint64
+	reported uint64 // drops that the consumer has seen
+	err      error
+	closed   bool
+	left     bool // no longer a member of a group: only queued events are left
+	done     chan struct{}
 
-	watched context.Context // that of the last Next, whose end wakes the next one
-	stop    func() bool     // undoes that
+	watched context.Context // the context of the last Next, whose end wakes the next one
+	stop    func() bool     // undoes the watch
 }
 
 // Events is a run of received events in the order of arrival.
 type Events struct {
 	buf   []byte
 	marks []mark
-	msg   nl.Message // the one that Each is at
+	msg   nl.Message // the current one of Each
 	// Dropped is how many events the kernel has dropped, since the
 	// subscription began, before the end of this run (SO_MEMINFO's drop
 	// counter). Each undelivered message counts one, so it is exact; it is a
@@ -101,7 +101,7 @@ type Events struct {
 	Dropped uint64
 }
 
-// mark says when the events up to an offset were received.
+// mark is the time at which the events up to an offset were received.
 type mark struct {
 	end int
 	at  time.Time
@@ -131,10 +131,10 @@ func Subscribe(opts EventOptions) (*Subscription, error) {
 		return nil, err
 	}
 	s := &Subscription{sock: sock, groups: opts.Groups, backlog: opts.Backlog, pause: opts.Coalesce,
-		tell: opts.Arrived, ready: make(chan struct{}, 1), done: make(chan struct{})}
+		notify: opts.Arrived, ready: make(chan struct{}, 1), done: make(chan struct{})}
 	s.arrived = sync.NewCond(&s.mu)
-	if s.tell == nil {
-		s.tell = func() {
+	if s.notify == nil {
+		s.notify = func() {
 			select {
 			case s.ready <- struct{}{}:
 			default:
@@ -149,10 +149,9 @@ func (s *eventSocket) subscribe(opts EventOptions) error {
 	if err := s.setBuffer(opts.Buffer); err != nil {
 		return err
 	}
-	// With ENOBUFS reported the kernel drops everything from the first overrun
-	// until the socket is empty; without it only what does not fit, and the
-	// drop counter gives the loss exactly. A kernel without that counter has to
-	// report ENOBUFS: nothing else would show a loss.
+	// If ENOBUFS is reported, the kernel drops everything from the first overrun until the
+	// socket is empty; otherwise only events that do not fit, and the drop counter gives
+	// the exact loss. On a kernel without that counter ENOBUFS is the only sign of a loss.
 	if s.counts = !opts.uncounted && s.readMemory(); s.counts {
 		if err := s.option("set NETLINK_NO_ENOBUFS", unix.NETLINK_NO_ENOBUFS, 1); err != nil {
 			return err
@@ -171,25 +170,25 @@ func (s *eventSocket) subscribe(opts EventOptions) error {
 	return s.membership("join", unix.NETLINK_ADD_MEMBERSHIP, opts.Groups)
 }
 
-// Buffer is the kernel's receive buffer in bytes, as it reports it.
+// Buffer returns the kernel's receive buffer in bytes, as it reports it.
 func (s *Subscription) Buffer() int { return s.sock.rcvbuf }
 
-// CountsDrops reports whether the kernel counts what it drops. Before Linux 4.12 it does
-// not (SO_MEMINFO): Events.Dropped then grows by one for each overrun, however many events
-// that took, and never misses one.
+// CountsDrops reports whether the kernel counts dropped events (SO_MEMINFO). Before Linux 4.12
+// it does not: Events.Dropped then grows by one for each overrun, regardless of the number of
+// events.
 func (s *Subscription) CountsDrops() bool { return s.sock.counts }
 
-// SetBuffer changes the size of the kernel's receive buffer; Buffer tells what was
-// granted. One goroutine at a time may call it.
+// SetBuffer changes the size of the kernel's receive buffer; Buffer returns the granted size.
+// One goroutine at a time may call it.
 func (s *Subscription) SetBuffer(n int) error { return s.sock.setBuffer(n) }
 
-// SetFilter puts another filter in the place of EventOptions.Filter, nil for none.
-// No event falls between the two. One goroutine at a time may call it.
+// SetFilter replaces EventOptions.Filter; nil removes it. No event is lost in between. One
+// goroutine at a time may call it.
 func (s *Subscription) SetFilter(f *EventFilter) error { return s.sock.setFilter(f) }
 
-// Close ends the subscription: nothing more is received. Next hands out what has
-// arrived, and then returns os.ErrClosed or the reader's error. A second call does
-// nothing; no other method that changes the socket may come after the first.
+// Close ends the subscription: nothing more is received. Next returns the events that have
+// arrived, and then os.ErrClosed or the reader's error. A second call does nothing; no other
+// method that changes the socket may be called after the first.
 func (s *Subscription) Close() error {
 	s.closing.Do(func() {
 		s.mu.Lock()
@@ -204,8 +203,8 @@ func (s *Subscription) Close() error {
 	return nil
 }
 
-// Leave ends the stream without losing count: no event after it is received,
-// Next returns those before it, with their number of drops, and then io.EOF.
+// Leave ends the stream with a complete count: no event after it is received; Next returns the
+// events before it, with their number of drops, and then io.EOF.
 func (s *Subscription) Leave() error {
 	if err := s.sock.membership("leave", unix.NETLINK_DROP_MEMBERSHIP, s.groups); err != nil {
 		return err
@@ -237,8 +236,8 @@ func (s *Subscription) Next(ctx context.Context, reuse *Events) (*Events, error)
 	}
 }
 
-// watch makes the end of ctx wake who waits in Next. It stays for the next call,
-// which mostly comes with the same ctx.
+// watch makes the end of ctx wake a caller that waits in Next. It is kept for the next call,
+// which usually has the same ctx.
 func (s *Subscription) watch(ctx context.Context) {
 	if s.watched == ctx {
 		return
@@ -272,15 +271,15 @@ func (s *Subscription) Take(reuse *Events) (*Events, error) {
 	return s.take()
 }
 
-// Dropped is how many events the kernel has dropped so far: also those that were
-// dropped behind runs which Take has not handed out yet.
+// Dropped returns the number of events that the kernel has dropped so far, including those
+// dropped after runs that Take has not returned yet.
 func (s *Subscription) Dropped() uint64 {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.drops
 }
 
-// giveBack takes the consumer's Events back.
+// giveBack accepts the consumer's Events for reuse.
 func (s *Subscription) giveBack(e *Events) {
 	if e == nil {
 		return
@@ -293,17 +292,17 @@ func (s *Subscription) giveBack(e *Events) {
 	s.arrived.Broadcast()
 }
 
-// take returns the oldest run that waits, an empty one when only the drop counter
-// has changed, or nil.
+// take returns the oldest waiting run, an empty one if only the drop counter has changed, or
+// nil.
 func (s *Subscription) take() (*Events, error) {
 	switch {
 	case len(s.waiting) > 0:
 		first := s.waiting[0]
 		s.waiting = s.waiting[:copy(s.waiting, s.waiting[1:])]
-		s.told = first.Dropped
+		s.reported = first.Dropped
 		return first, nil
-	case s.drops != s.told:
-		s.told = s.drops
+	case s.drops != s.reported:
+		s.reported = s.drops
 		e := s.empty()
 		e.Dropped = s.drops
 		return e, nil
@@ -325,11 +324,11 @@ func (s *Subscription) empty() *Events {
 	return &Events{}
 }
 
-// Len is the size of the run in bytes.
+// Len returns the size of the run in bytes.
 func (e *Events) Len() int { return len(e.buf) }
 
-// Each calls each for every event with the time of its reception. The Message is
-// good until each returns; an error of each ends the walk and is returned.
+// Each calls each for every event with the time of its reception. The Message is valid until
+// each returns; an error of each ends the walk and is returned.
 func (e *Events) Each(each func(m *nl.Message, received time.Time) error) error {
 	ms := nl.Messages{Rest: e.buf}
 	at := 0
@@ -353,8 +352,8 @@ func (e *Events) Each(each func(m *nl.Message, received time.Time) error) error 
 	return nil
 }
 
-// dropPoll is how often an otherwise idle reader looks at the drop counter:
-// without ENOBUFS nothing else wakes it after a loss.
+// dropPoll is the interval at which an otherwise idle reader checks the drop counter: without
+// ENOBUFS nothing else wakes it after a loss.
 const dropPoll = 200 * time.Millisecond
 
 func (s *Subscription) run() {
@@ -373,20 +372,20 @@ func (s *Subscription) run() {
 			s.file(n, now, drops)
 		}
 		if n > 0 || drops != s.drops || err != nil {
-			s.untold = true
+			s.unnotified = true
 			s.arrived.Broadcast()
 		}
 		s.drops = drops
 		s.err = err
-		// After a full read there is mostly more, and it is better told at once.
+		// After a full read more is usually queued; one notification for all is better.
 		enough := n < eventsPerRead || len(s.waiting) > 1 || s.bytes > s.backlog
 		s.mu.Unlock()
 		if enough {
-			s.tellOnce()
+			s.notifyOnce()
 		}
 		s.mu.Lock()
-		// A full backlog is waited out here; then the kernel's buffer takes
-		// what comes, and counts what it cannot take.
+		// The reader waits here while the backlog is full; meanwhile events go into the
+		// kernel's buffer, and the kernel counts those that do not fit.
 		for s.bytes > s.backlog && !s.closed {
 			s.arrived.Wait()
 		}
@@ -396,7 +395,7 @@ func (s *Subscription) run() {
 			return
 		}
 		if s.pause > 0 && n > 0 {
-			// A full read means that more is there already.
+			// After a full read more is queued already.
 			if n < eventsPerRead && now.Sub(last) < 2*s.pause {
 				gather(s.pause)
 				now = time.Now()
@@ -406,16 +405,16 @@ func (s *Subscription) run() {
 	}
 }
 
-// receive reads what there is, waiting a while for something. Once the groups are
-// left it does not wait, and io.EOF says that there is no more.
+// receive reads the queued events, waiting for a while if there are none. After Leave it does
+// not wait, and its error is io.EOF at the end.
 func (s *Subscription) receive(left bool) (int, error) {
 	n, err := s.sock.read()
 	if err != io.EOF || left {
 		s.busy = s.busy || n > 0
 		return n, err
 	}
-	s.tellOnce()
-	// Only after events has a silent drop to be looked for.
+	s.notifyOnce()
+	// A drop without ENOBUFS can only follow events.
 	limit := time.Duration(-1)
 	if s.busy {
 		limit = dropPoll
@@ -430,19 +429,19 @@ func (s *Subscription) receive(left bool) (int, error) {
 	return n, err
 }
 
-// tellOnce tells the receiver what it has not been told yet.
-func (s *Subscription) tellOnce() {
-	if s.untold {
-		s.untold = false
-		s.tell()
+// notifyOnce notifies the receiver if something has arrived since the last time.
+func (s *Subscription) notifyOnce() {
+	if s.unnotified {
+		s.unnotified = false
+		s.notify()
 	}
 }
 
-// gather waits without telling the runtime, which takes the goroutine to be
-// computing. Told, it finds the process idle, and each awakening from that has its
-// monitor poll for a millisecond and its threads look for work: more than the
-// events themselves. A signal, by which the runtime preempts, ends the wait early.
-// The rest of the process needs a second P meanwhile (GOMAXPROCS).
+// gather waits without informing the runtime, which assumes that the goroutine is computing.
+// Otherwise the runtime finds the process idle, and after each wake-up its monitor polls for a
+// millisecond and its threads look for work, which costs more than the events. A signal, with
+// which the runtime preempts, ends the wait early. Meanwhile the rest of the process needs a
+// second P (GOMAXPROCS).
 func gather(pause time.Duration) {
 	ts := unix.NsecToTimespec(int64(pause))
 	_, _, _ = unix.RawSyscall(unix.SYS_NANOSLEEP, uintptr(unsafe.Pointer(&ts)), 0, 0)
@@ -453,7 +452,7 @@ const (
 	maxSpare  = 8         // runs kept for reuse
 )
 
-// file appends the n datagrams just read to what waits.
+// file appends the n datagrams just read to the waiting runs.
 func (s *Subscription) file(n int, now time.Time, drops uint64) {
 	last := len(s.waiting) - 1
 	if last < 0 || len(s.waiting[last].buf) >= eventsRun {

@@ -8,7 +8,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Dump says which of the kernel's tables to read, and what of it.
+// Dump describes which of the kernel's tables to read, and which entries.
 type Dump struct {
 	Type   nl.Type // TypeFlowGet, TypeFlowGetZero, TypeFlowGetDying, TypeExpectGet …
 	Family uint8   // nl.FamilyUnspec for all
@@ -37,7 +37,7 @@ func (d Dump) Request() nl.Dump {
 	return r
 }
 
-// DumpFlows reads a table of flows. The Flow is reused: it is good until each
+// DumpFlows reads a table of flows. The Flow is reused: it is valid until each
 // returns. An error of each ends the dump and is returned; the Conn must then be
 // closed.
 func DumpFlows(ctx context.Context, c *nl.Conn, d Dump, each func(*Flow) error) (nl.DumpInfo, error) {
@@ -67,7 +67,7 @@ func Get(ctx context.Context, c *nl.Conn, want, got *Flow) error {
 // IsExpect reports whether m is about an expectation.
 func IsExpect(m *nl.Message) bool { return m.Type>>8 == subsysExpect }
 
-// IsDelete reports whether m says that a flow or expectation is gone.
+// IsDelete reports whether m is the end of a flow or expectation.
 func IsDelete(m *nl.Message) bool { return m.Type == TypeFlowDelete || m.Type == TypeExpectDelete }
 
 // IsNew reports whether an event announces a new flow or expectation rather than a

@@ -1,4 +1,4 @@
-// Package cttimeout speaks with nfnetlink_cttimeout, the kernel's table of
+// Package cttimeout is the interface to nfnetlink_cttimeout, the kernel's table of
 // timeout policies: named sets of timeouts that a firewall rule gives to the
 // flows it matches, and the network namespace's defaults for everything else
 // (linux/netfilter/nfnetlink_cttimeout.h).
@@ -37,7 +37,7 @@ func Add(ctx context.Context, c *nl.Conn, p *Policy) error {
 	return do(ctx, c, nl.Request{Type: typeNew, Flags: unix.NLM_F_CREATE}, p)
 }
 
-// Get returns the policy of that name; ENOENT if there is none.
+// Get returns the policy of that name; ENOENT if it does not exist.
 func Get(ctx context.Context, c *nl.Conn, name string) (*Policy, error) {
 	return ask(ctx, c, typeGet, &Policy{Has: HasName, Name: name})
 }
@@ -55,14 +55,14 @@ func List(ctx context.Context, c *nl.Conn, each func(*Policy) error) error {
 	return err
 }
 
-// Delete removes the policy of that name: ENOENT if there is none, EBUSY while
+// Delete removes the policy of that name: ENOENT if it does not exist, EBUSY while
 // a rule uses it.
 func Delete(ctx context.Context, c *nl.Conn, name string) error {
 	return do(ctx, c, nl.Request{Type: typeDelete}, &Policy{Has: HasName, Name: name})
 }
 
 // Flush removes all policies that no rule uses. The others stay, and the kernel
-// does not tell.
+// does not report them.
 func Flush(ctx context.Context, c *nl.Conn) error {
 	return do(ctx, c, nl.Request{Type: typeDelete}, &Policy{})
 }

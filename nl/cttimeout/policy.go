@@ -42,7 +42,7 @@ type Policy struct {
 	Timeouts Timeouts
 }
 
-// Timeouts are seconds by State. The zero value has none.
+// Timeouts are seconds by State. The zero value is empty.
 type Timeouts struct {
 	set     uint32 // bit n: state n is given
 	seconds [stateMax + 1]uint32
@@ -99,7 +99,7 @@ func (p *Policy) Append(dst []byte) ([]byte, error) {
 	return append(dst, b...), nil
 }
 
-// Decode makes p what the attributes in b say, and nothing else. Attributes it
+// Decode sets p to the policy in the attributes b. Attributes it
 // does not know are skipped.
 func (p *Policy) Decode(b []byte) error {
 	*p = Policy{}

@@ -13,9 +13,9 @@ import (
 	"ctbox/internal/netnstest"
 )
 
-// BenchmarkAccept accepts packets that a queue of the OUTPUT chain gets, through this
-// package and through go-nfqueue alone. cpu-ns/op is the CPU that this process takes for a
-// packet, sending included, which is the same for both.
+// BenchmarkAccept accepts the packets of a queue in the OUTPUT chain, with this package and with
+// go-nfqueue alone. cpu-ns/op is this process's CPU time per packet, sending included, which is the
+// same for both.
 func BenchmarkAccept(b *testing.B) {
 	b.Run("ctbox", func(b *testing.B) {
 		accept(b, func(ns *netnstest.NS, seen *atomic.Int64) (stop func()) {
@@ -69,7 +69,7 @@ func BenchmarkAccept(b *testing.B) {
 	})
 }
 
-// benchmarked is the queue of the benchmark. Not every kernel gives a packet's flow along.
+// benchmarked is the queue of the benchmark. Not every kernel sends a packet's flow.
 func benchmarked(ns *netnstest.NS) *gonfqueue.Config {
 	return &gonfqueue.Config{
 		NetNS: ns.FD(), NfQueue: 5, MaxPacketLen: maxPacket, Copymode: gonfqueue.NfQnlCopyPacket,
@@ -77,7 +77,7 @@ func benchmarked(ns *netnstest.NS) *gonfqueue.Config {
 	}
 }
 
-// accept sends packets, not more than 64 ahead of those that were accepted.
+// accept sends packets, at most 64 ahead of the accepted ones.
 func accept(b *testing.B, start func(*netnstest.NS, *atomic.Int64) (stop func())) {
 	ns := netnstest.New(b, "queue")
 	ns.IP("link", "set", "lo", "up")
@@ -99,7 +99,7 @@ func accept(b *testing.B, start func(*netnstest.NS, *atomic.Int64) (stop func())
 	b.ReportAllocs()
 	b.ResetTimer()
 	for i := range b.N {
-		// Nobody listens on the port: an ICMP error of an earlier packet is no failure.
+		// The port has no listener: an ICMP error for an earlier packet is not a failure.
 		if err := unix.Sendto(fd, payload, 0, to); err != nil && err != unix.ECONNREFUSED && err != unix.EPERM {
 			b.Fatal(err)
 		}
@@ -114,7 +114,7 @@ func accept(b *testing.B, start func(*netnstest.NS, *atomic.Int64) (stop func())
 	b.ReportMetric(float64(cpu(b)-before)/float64(b.N), "cpu-ns/op")
 }
 
-// cpu is the CPU time that this process has taken.
+// cpu returns the CPU time that this process has used.
 func cpu(b *testing.B) time.Duration {
 	var u syscall.Rusage
 	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {

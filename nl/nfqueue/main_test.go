@@ -7,5 +7,5 @@ import (
 	"ctbox/internal/netnstest"
 )
 
-// No goroutine outlives what it belongs to.
+// TestMain fails if a test leaves a goroutine behind.
 func TestMain(m *testing.M) { os.Exit(netnstest.RunTests(m)) }

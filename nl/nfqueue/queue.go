@@ -2,9 +2,9 @@
 // the flow that each belongs to, and answers with verdicts
 // (linux/netfilter/nfnetlink_queue.h).
 //
-// It stands on github.com/florianl/go-nfqueue: its Open makes the socket, its Config
-// describes a queue, its constants are used. On its connection (Nfqueue.Con) this package
-// does what the library cannot:
+// It is based on github.com/florianl/go-nfqueue: it uses its Open, its Config and its
+// constants. On the library's connection (Nfqueue.Con) this package does what the library
+// cannot:
 //
 //   - Receive many packets with one system call and without allocating. The library peeks
 //     at each message for its length, reads it into new memory and copies each attribute.
@@ -13,10 +13,10 @@
 //     verdicts have mark and labels, and each is a message and a system call of its own.
 //   - Serve several queues on one connection, and bind one while packets of another
 //     arrive. The library's Register binds the one queue of its Config, along with its own
-//     loop of reads, and takes a packet that comes meanwhile for a wrong answer.
+//     loop of reads, and takes a packet that arrives meanwhile for a wrong answer.
 //
-// A packet that is accepted costs 8.4 us of CPU here and 29 us and 64 allocations through
-// the library, sending it included (BenchmarkAccept).
+// Accepting a packet costs 8.4 us of CPU in this package, and 29 us and 64 allocations in the
+// library, sending the packet included (BenchmarkAccept).
 package nfqueue
 
 import (
@@ -30,8 +30,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Message types and attributes of linux/netfilter/nfnetlink_queue.h, which go-nfqueue
-// keeps to itself.
+// Message types and attributes of linux/netfilter/nfnetlink_queue.h, which go-nfqueue does not
+// export.
 const (
 	subsysQueue = 3
 
@@ -56,16 +56,15 @@ const (
 	nfqnlCfgCmdBind = 1
 )
 
-// maxPacket is what the kernel is asked to copy of a packet.
+// maxPacket is the number of bytes of a packet that the kernel is asked to copy.
 const maxPacket = 0xffff
 
-// MaxPacket is how long a packet is at most that comes whole, and one that
-// goes back with a verdict: an attribute counts its own header in 16 bits. The
-// kernel truncates what is longer.
+// MaxPacket is the longest packet that arrives whole and can be sent back with a verdict: an
+// attribute's 16-bit length includes its header. The kernel truncates longer packets.
 const MaxPacket = 0xffff - nl.AttrHeaderLen
 
-// Packet is one that waits in a queue for its verdict. Payload and CT point
-// into the receive buffer and are good until the next Read.
+// Packet is a packet that waits in a queue for its verdict. Payload and CT point into the
+// receive buffer and are valid until the next Read.
 type Packet struct {
 	Queue     uint16
 	ID        uint32 // of the packet in its queue
@@ -77,22 +76,20 @@ type Packet struct {
 	HasInfo   bool
 }
 
-// Verdict is what becomes of a queued packet.
+// Verdict is the decision about a queued packet.
 type Verdict struct {
 	Queue uint16
 	ID    uint32
 	Drop  bool
 	// Payload, if not nil, replaces the packet, from the network header on, with
-	// MaxPacket bytes at most. If its length is another one, the flow has
-	// NAT and Flow is not nil, the kernel adjusts the sequence numbers of what
-	// follows.
+	// MaxPacket bytes at most. If its length differs, the flow has NAT and Flow is not
+	// nil, the kernel adjusts the sequence numbers of later packets.
 	Payload []byte
-	// Flow has what is to be changed of the packet's flow: timeout, and helper
-	// with private data. Nothing present is no change. The kernel heeds Expect
-	// only with it.
+	// Flow has the changes of the packet's flow: timeout, and helper with private data.
+	// Without attributes nothing changes. The kernel uses Expect only with it.
 	Flow *ctnetlink.Flow
 	// Expect, if not nil, is an expectation whose master is the packet's flow,
-	// also one that is not in the table yet. Whether it could be made is not told.
+	// also one that is not in the table yet. The kernel does not report whether it was created.
 	Expect *ctnetlink.Expect
 }
 
@@ -103,7 +100,7 @@ type Verdict struct {
 type Queues struct {
 	s   queueSocket
 	seq uint32
-	out []byte // verdicts that were not sent yet
+	out []byte // verdicts to be sent
 	cut int    // where the last message in out begins
 
 	packet Packet // the one that Read hands out
@@ -120,12 +117,12 @@ func Open(netns, buffer int) (*Queues, error) {
 	return q, nil
 }
 
-// Close releases the socket and its queues. Nothing else may be under way.
+// Close releases the socket and its queues. No other method may be running.
 func (q *Queues) Close() error { return q.s.Close() }
 
-// Bind takes a queue: whole packets, with their flow. At most maxLen packets wait
-// in it, 0 is the kernel's default of 1024; those that find it full, or the
-// socket's buffer, pass without a verdict.
+// Bind binds a queue, for whole packets with their flow. At most maxLen packets wait in it; 0
+// is the kernel's default of 1024. If the queue or the socket's buffer is full, packets pass
+// without a verdict.
 //
 // The error is an *Error: EBUSY, or EPERM, if another program has the queue, or
 // EOPNOTSUPP if the kernel can't give a packet's flow along
@@ -151,8 +148,8 @@ func (q *Queues) bind(ctx context.Context, c *gonfqueue.Config) error {
 	return q.configure(ctx, c.NfQueue, settings)
 }
 
-// configure sends settings and waits for their acknowledgement. Packets that
-// arrive meanwhile are accepted unseen.
+// configure sends settings and waits for their acknowledgement. Packets that arrive meanwhile
+// are accepted unread.
 func (q *Queues) configure(ctx context.Context, queue uint16, settings []byte) error {
 	seq := q.begin(typeQueueConfig, unix.NLM_F_ACK, queue)
 	q.out = append(q.out, settings...)
@@ -188,11 +185,10 @@ func (q *Queues) configure(ctx context.Context, queue uint16, settings []byte) e
 	}
 }
 
-// Read waits for packets and calls each for every one that has arrived. short
-// tells that no more were waiting. Verdicts of earlier calls that the kernel
-// refused for what came with them are given again without it, and reported to
-// refused; that is a packet accepted as it was. An error of ENOBUFS says that the
-// socket's buffer was full: the packets concerned passed unread.
+// Read waits for packets and calls each for every one that has arrived. short reports that no
+// more were waiting. If the kernel refused the attributes of an earlier verdict, the verdict is
+// sent again without them and refused is called; the packet is accepted unchanged. The error
+// ENOBUFS means that the socket's buffer was full: some packets passed unread.
 func (q *Queues) Read(each func(*Packet), refused func(error)) (short bool, err error) {
 	n, err := q.s.read(queueReads)
 	if err != nil {
@@ -215,11 +211,11 @@ func (q *Queues) Read(each func(*Packet), refused func(error)) (short bool, err 
 	return n < queueReads, nil
 }
 
-// Stop makes the present Read return, or the next, without a packet maybe.
+// Stop makes the current or the next Read return, possibly without a packet.
 func (q *Queues) Stop() error { return q.s.wake() }
 
-// parse reads a packet's message, and reports whether it is one. What the kernel
-// left out is absent.
+// parse reads a packet's message, and reports whether it is one. Fields that the kernel left
+// out are absent.
 func (p *Packet) parse(raw []byte) bool {
 	if nl.Type(native.Uint16(raw[4:])) != typeQueuePacket || len(raw) < nl.HeadersLen {
 		return false
@@ -247,8 +243,7 @@ func (p *Packet) parse(raw []byte) bool {
 	return found
 }
 
-// Accept lets a packet pass as it is. Like every verdict it is sent by the next
-// Flush.
+// Accept lets a packet pass unchanged. Like every verdict it is sent by the next Flush.
 func (q *Queues) Accept(p *Packet) { q.Answer(&Verdict{Queue: p.Queue, ID: p.ID}) }
 
 // Answer gives a verdict.
@@ -275,11 +270,11 @@ func (q *Queues) Answer(v *Verdict) {
 	q.end()
 }
 
-// bareVerdict is the length of a verdict's message with nothing but the verdict.
+// bareVerdict is the length of a verdict's message without further attributes.
 const bareVerdict = nl.HeadersLen + nl.AttrHeaderLen + 8
 
-// again gives a plain verdict for the packet of a refused one, whose message the
-// kernel sends back: with what came along it would wait in the queue for ever.
+// again sends a plain verdict for the packet of a refused one, whose message the kernel returns:
+// otherwise the packet would wait in the queue forever.
 func (q *Queues) again(raw []byte) {
 	const errorHeader = nl.NetlinkHeaderLen + 4 // and the errno
 	if len(raw) < errorHeader+bareVerdict {
@@ -310,14 +305,14 @@ func (q *Queues) begin(typ nl.Type, flags uint16, queue uint16) (seq uint32) {
 	return q.seq
 }
 
-// end closes the message that begin opened. Many small ones go together, but
-// not more than the kernel takes at a time.
+// end closes the message that begin opened. Many small messages are sent together, up to the
+// kernel's limit.
 func (q *Queues) end() { native.PutUint32(q.out[q.cut:], uint32(len(q.out)-q.cut)) }
 
-// full is how many bytes of verdicts are sent without waiting for more.
+// full is the number of bytes from which verdicts are sent without waiting for more.
 const full = 32 << 10
 
-// Full reports whether there are so many verdicts that they should be sent.
+// Full reports whether enough verdicts have accumulated to be sent.
 func (q *Queues) Full() bool { return len(q.out) >= full }
 
 // Flush sends the verdicts given.

@@ -16,8 +16,8 @@ import (
 	"ctbox/nl"
 )
 
-// queued is a namespace whose packets to UDP port 9 go through queue 5, and a
-// socket there that receives them.
+// queued is a namespace whose packets to UDP port 9 pass queue 5, with a socket that receives
+// them.
 type queued struct {
 	*netnstest.NS
 	q    *Queues
@@ -76,7 +76,7 @@ func (s *queued) receive() string {
 	return string(b[:n])
 }
 
-// read takes n packets, and fails the test if the kernel refuses a verdict.
+// read reads n packets, and fails the test if the kernel refuses a verdict.
 func (s *queued) read(n int, each func(*Packet)) {
 	s.t.Helper()
 	for n > 0 {
@@ -143,7 +143,7 @@ func ipChecksum(header []byte) []byte {
 	return binary.BigEndian.AppendUint16(nil, ^uint16(s))
 }
 
-// A packet of 65531 bytes comes whole, a longer one is known to be cut.
+// A packet of 65531 bytes arrives whole, a longer one is marked as truncated.
 func TestQueueLongestPacket(t *testing.T) {
 	s := newQueued(t, gonfqueue.NfQaCfgFlagFailOpen, 0)
 	for size, whole := range map[int]bool{65531: true, 65532: false, 65535: false} {
@@ -165,7 +165,7 @@ func TestQueueLongestPacket(t *testing.T) {
 	}
 }
 
-// What finds the queue full passes, and what waits in it is not lost.
+// If the queue is full, further packets pass, and waiting packets are not lost.
 func TestQueueFull(t *testing.T) {
 	s := newQueued(t, gonfqueue.NfQaCfgFlagFailOpen, 2)
 	s.send("1", "2", "3", "4")
@@ -180,7 +180,7 @@ func TestQueueFull(t *testing.T) {
 	}
 }
 
-// A verdict that the kernel refuses for what it carries is given again without.
+// A verdict whose attributes the kernel refuses is sent again without them.
 func TestQueueRefusedVerdict(t *testing.T) {
 	s := newQueued(t, gonfqueue.NfQaCfgFlagFailOpen, 0)
 	s.send("text")
@@ -188,7 +188,7 @@ func TestQueueRefusedVerdict(t *testing.T) {
 	refused := func(err error) { refusals = append(refusals, err) }
 	if _, err := s.q.Read(func(p *Packet) {
 		s.q.Answer(&Verdict{Queue: p.Queue, ID: p.ID, Payload: p.Payload, Drop: false})
-		// a mark of one byte is none
+		// a mark of one byte is invalid
 		s.q.out = append(s.q.out, 5, 0, 3, 0, 1, 0, 0, 0)
 		if native.Uint16([]byte{1, 0}) != 1 {
 			copy(s.q.out[len(s.q.out)-8:], []byte{0, 5, 0, 3})
@@ -216,7 +216,7 @@ func TestQueueRefusedVerdict(t *testing.T) {
 	}
 }
 
-// The second verdict on one packet is refused, which is reported and no more.
+// A second verdict for a packet is refused and reported, without further effect.
 func TestQueueVerdictOnNothing(t *testing.T) {
 	s := newQueued(t, gonfqueue.NfQaCfgFlagFailOpen, 0)
 	s.q.Answer(&Verdict{Queue: 5, ID: 77, Payload: []byte("nothing")})
@@ -224,7 +224,7 @@ func TestQueueVerdictOnNothing(t *testing.T) {
 		t.Fatal(err)
 	}
 	n := 0
-	for n < 2 { // what came along is left out once
+	for n < 2 { // sent again once, without attributes
 		if _, err := s.q.Read(func(*Packet) {}, func(err error) {
 			n++
 			if !errors.Is(err, unix.ENOENT) {
@@ -260,8 +260,8 @@ func TestQueueStop(t *testing.T) {
 	}
 }
 
-// Two programs can't have one queue, and a kernel that cannot tell a packet's flow
-// says so: with that it would be no queue for helpers.
+// Two programs can't bind the same queue, and a kernel that cannot send a packet's flow refuses
+// Bind, because helpers need the flow.
 func TestQueueBindRefusals(t *testing.T) {
 	s := newQueued(t, gonfqueue.NfQaCfgFlagFailOpen, 0)
 	s.Do(func() {
@@ -320,7 +320,7 @@ func TestQueueAllocations(t *testing.T) {
 	}
 }
 
-// Whatever a message says, reading it stays within it.
+// Reading any message stays within its bounds.
 func FuzzPacket(f *testing.F) {
 	// the first TFTP packet under SNAT, on Linux 6.1, without its flow
 	message := native.AppendUint16(native.AppendUint32(nil, 0), uint16(typeQueuePacket))

@@ -24,7 +24,7 @@ type queueSocket struct {
 	reader *recvmmsg.Reader
 
 	in, out   func(fd uintptr) bool // receive and write, made once
-	most, got int                   // datagrams to take at a time, and taken
+	most, got int                   // datagrams to read at most, and read
 	message   []byte                // to be sent
 	errno     syscall.Errno         // of the last call
 }
@@ -37,19 +37,18 @@ var (
 )
 
 const (
-	// queueReads is how many packets one system call takes.
+	// queueReads is the number of packets per system call.
 	queueReads = 16
-	// queueMessage is the room for a message: the longest packet, and what stands
-	// around it. Only the pages that packets really fill are ever touched.
+	// queueMessage is the room for a message: the longest packet with its headers and
+	// attributes. Only the pages that packets fill are ever touched.
 	queueMessage = maxPacket + 1 + 8<<10
 	// queueSendBuffer holds verdicts with packets of the greatest length.
 	queueSendBuffer = 1 << 20
 )
 
 func (s *queueSocket) open(netns, buffer int) (err error) {
-	// What the configuration says of a queue goes out with Bind: this connection has
-	// several queues, and go-nfqueue's Register binds the one of its Config only along
-	// with its own loop of reads.
+	// Bind sends a queue's settings: this connection has several queues, and go-nfqueue's
+	// Register binds only the one in its Config, together with its own loop of reads.
 	if s.queue, err = gonfqueue.Open(&gonfqueue.Config{NetNS: netns}); err != nil {
 		return fmt.Errorf("open netlink socket: %w", err)
 	}
@@ -69,8 +68,7 @@ func (s *queueSocket) open(netns, buffer int) (err error) {
 
 func (s *queueSocket) Close() error { return s.queue.Close() }
 
-// read waits for a datagram, takes what is there, at most so many, and returns how
-// many these are.
+// read waits for a datagram, reads the queued ones, at most most, and returns their number.
 func (s *queueSocket) read(most int) (int, error) {
 	s.most = most
 	if err := s.raw.Read(s.in); err != nil {
@@ -118,8 +116,8 @@ func (s *queueSocket) write(fd uintptr) bool {
 	}
 }
 
-// wake makes a read under way return: the kernel acknowledges a message that asks
-// for nothing. Any goroutine may call it.
+// wake makes a waiting read return: it sends an empty message, which the kernel acknowledges.
+// Any goroutine may call it.
 func (s *queueSocket) wake() error {
 	_, err := s.queue.Con.Send(netlink.Message{Header: netlink.Header{
 		Type: netlink.Noop, Flags: netlink.Request | netlink.Acknowledge,
