@@ -2,6 +2,9 @@
 package loglimit
 
 import (
+	"cmp"
+	"maps"
+	"slices"
 	"sync"
 	"time"
 )
@@ -17,12 +20,14 @@ type Limit[K comparable, V any] struct {
 
 	mu     sync.Mutex
 	kinds  map[K]*kind[V]
+	begun  uint64 // kinds, in all periods
 	closed bool
 }
 
 // kind is a kind of line in the current period.
 type kind[V any] struct {
 	first    V
+	number   uint64 // in the order of the first lines
 	until    time.Time
 	admitted int
 	held     uint64
@@ -66,7 +71,8 @@ func (l *Limit[K, V]) AdmitN(key K, v V, n uint64) bool {
 		l.forget(now)
 	}
 	if !l.closed && (k != nil || len(l.kinds) < maxKinds) {
-		l.kinds[key] = &kind[V]{first: v, until: now.Add(l.period), admitted: 1}
+		l.begun++
+		l.kinds[key] = &kind[V]{first: v, number: l.begun, until: now.Add(l.period), admitted: 1}
 	}
 	l.mu.Unlock()
 	if k != nil && k.timer != nil && k.timer.Stop() {
@@ -95,7 +101,8 @@ func (l *Limit[K, V]) end(key K, k *kind[V]) {
 	l.held(k.first, n)
 }
 
-// Close reports all lines that were held back. Later lines are admitted.
+// Close reports all lines that were held back, in the order of the first line of each kind.
+// Later lines are admitted.
 func (l *Limit[K, V]) Close() {
 	if l == nil {
 		return
@@ -105,7 +112,8 @@ func (l *Limit[K, V]) Close() {
 	kinds := l.kinds
 	l.kinds = nil
 	l.mu.Unlock()
-	for _, k := range kinds {
+	inOrder := func(a, b *kind[V]) int { return cmp.Compare(a.number, b.number) }
+	for _, k := range slices.SortedFunc(maps.Values(kinds), inOrder) {
 		if k.timer != nil && k.timer.Stop() {
 			l.held(k.first, k.held)
 		}

@@ -88,6 +88,25 @@ func TestLimit(t *testing.T) {
 	})
 }
 
+// The reports at the end come in the order of the first lines.
+func TestCloseReportsInOrder(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var h heard
+		l := New[string](1, time.Hour, h.held)
+		var want []string
+		for i := range maxKinds {
+			key := fmt.Sprint("line ", i*37%maxKinds)
+			want = append(want, key+" 1")
+			l.Admit(key, key)
+		}
+		for i := range maxKinds {
+			l.Admit(fmt.Sprint("line ", i), "")
+		}
+		l.Close()
+		h.want(t, want...)
+	})
+}
+
 // However many kinds there are, their memory is bounded and every line counts.
 func TestManyKinds(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
