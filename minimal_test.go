@@ -25,6 +25,7 @@ var parts = []struct {
 	{"helpers", []string{"nfct", "add", "helper", "ftp", "inet", "tcp"}, "that helper is not supported"},
 	{"json", []string{"conntrack", "-L", "-o", "json"}, "this ctbox was built without JSON"},
 	{"metrics", nil, ""}, // nothing says it but a daemon
+	{"export", []string{"conntrackd", "-C", "testdata/export.conf", "--check", "--syntax"}, "this ctbox was built without Export json"},
 	{"box", []string{"--generate-bash-completion"}, `ctbox: unknown option "--generate-bash-completion"`},
 }
 

@@ -58,6 +58,11 @@ func TestChanges(t *testing.T) {
 			old:  "General {\n Filter {\n  Protocol Accept {\n   TCP\n   UDP\n  }\n }\n}",
 			next: "General {\n Filter {\n  Protocol Accept {\n   UDP\n  }\n }\n Filter {\n  Protocol Accept {\n   TCP\n  }\n }\n}",
 		},
+		"export": {
+			old: "Export json {\n File /a\n}\nExport json {\n File /b\n}", next: "Export json {\n File /b\n Filter {\n  Protocol Accept {\n   TCP\n  }\n }\n}\nExport ipfix {\n Collector 192.0.2.9\n}",
+			live: []string{"Export"},
+		},
+		"same export": {old: "Export json {\n File /a\n}", next: "Export json {\n Records flow\n File /a\n}"},
 		"path": {
 			old: "General {\n UNIX {\n  Path /a\n }\n}", next: "General {\n UNIX {\n  Path /b\n }\n}",
 			refused: []string{"new:3:3: Path /b cannot replace Path /a" + running},

@@ -8,6 +8,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+
+	"ctbox/internal/feature"
 )
 
 // Severity is the severity of a Finding.
@@ -100,6 +102,9 @@ func (c *Config) check(env *Env) []Finding {
 	}
 	if c.Helper != nil {
 		k.helper()
+	}
+	for i, e := range c.Exports {
+		k.export(e, c.Exports[:i])
 	}
 	k.kernel()
 	return k.found
@@ -276,12 +281,51 @@ func (k *check) helper() {
 	}
 }
 
+// export checks an Export clause; before are those before it.
+func (k *check) export(e *Export, before []*Export) {
+	if text := e.Problem(); text != "" {
+		k.report(Fatal, text, e)
+		return
+	}
+	if !feature.Export || e.Format == ExportJSON && !feature.JSON {
+		k.report(Fatal, "this ctbox was built without Export "+e.Format.String(), e)
+		return
+	}
+	for _, other := range before {
+		if e.Socket == "" && e.destination() == other.destination() {
+			k.report(Caution, "another Export goes to "+e.destination()+", too", e)
+			break
+		}
+	}
+	if e.File != "-" {
+		k.creatable("File", e.File, &e.File, e)
+	}
+	flows := e.Records&ExportFlows != 0
+	switch {
+	case e.Format == ExportJSON && e.Records == ExportNAT|ExportFlows:
+		k.report(Note, "Records nat adds nothing to Records flow as json, which has the begin and the end of each flow", &e.Records)
+	case !flows && e.ActiveTimeout > 0:
+		k.report(Note, "ActiveTimeout has no effect without Records flow", &e.ActiveTimeout)
+	}
+	if !e.Destinations && (e.Format == ExportJSON && flows || e.Records&ExportNAT == 0) {
+		k.report(Note, "Destinations off has no effect on Records flow", &e.Destinations)
+	}
+	k.filter(&e.Filter)
+	if v, ok := k.sysctl("net/netfilter/nf_conntrack_acct"); ok && v == "0" && flows {
+		k.reportHost(Note, "net.netfilter.nf_conntrack_acct is 0: flows have no packet and byte counts", e)
+	}
+	if v, ok := k.sysctl("net/netfilter/nf_conntrack_timestamp"); ok && v == "0" && flows {
+		k.reportHost(Note, "net.netfilter.nf_conntrack_timestamp is 0: records have the time at which the daemon saw a flow begin, "+
+			"and nothing for flows that are older than the daemon", e)
+	}
+}
+
 // kernel checks what the daemon needs of the kernel in every mode.
 func (k *check) kernel() {
 	c := k.cfg
-	if c.Sync == nil && c.Stats == nil {
+	if c.Sync == nil && c.Stats == nil && len(c.Exports) == 0 {
 		if c.Helper == nil {
-			k.report(Caution, "neither Sync nor Stats nor Helper: the daemon would do nothing")
+			k.report(Caution, "neither Sync nor Stats nor Helper nor Export: the daemon would do nothing")
 		}
 		return
 	}
@@ -289,7 +333,7 @@ func (k *check) kernel() {
 		k.reportHost(Fatal, "cannot use the kernel's "+string(FeatureConntrack)+": "+err.Error())
 		return
 	}
-	if c.General.PollInterval > 0 {
+	if c.General.PollInterval > 0 && len(c.Exports) == 0 {
 		return
 	}
 	if v, ok := k.sysctl("net/netfilter/nf_conntrack_events"); ok && v == "0" {

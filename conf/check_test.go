@@ -78,7 +78,7 @@ func TestCheck(t *testing.T) {
 		{unixPath + "Stats { LogFile on }", nil},
 		{unixPath + "Helper { Type ftp inet tcp { } Type ftp inet6 tcp { QueueNum 1 } }", nil},
 
-		{"", []string{"C no Path in UNIX: the daemon could not be controlled", "C neither Sync nor Stats nor Helper: the daemon would do nothing"}},
+		{"", []string{"C no Path in UNIX: the daemon could not be controlled", "C neither Sync nor Stats nor Helper nor Export: the daemon would do nothing"}},
 		{"Stats { }", []string{"C no Path in UNIX: the daemon could not be controlled"}},
 		{"General { UNIX { Path /missing/x } LogFile /ro/log LockFile /ro/lock }\nStats { LogFile /ro/stats }", []string{
 			"F 1:36: cannot create LogFile /ro/log: /ro: read-only file system",
@@ -108,6 +108,22 @@ func TestCheck(t *testing.T) {
 			"N 1:41: Address Accept lists no IPv6 address, so every IPv6 flow is dropped"}},
 		{"General { UNIX { Path /run/x } Filter { Address Accept { IPv6_address ::1 } } }\nStats { }", []string{
 			"N 1:41: Address Accept lists no IPv4 address, so every IPv4 flow is dropped"}},
+
+		{unixPath + "Export ipfix { Collector 192.0.2.9 Records { nat flow } Destinations off }", nil},
+		{unixPath + "Export json { File /flows } Export json { File - Records nat Destinations off }", nil},
+		{unixPath + "Export ipfix { }", []string{"F 2:1: Export ipfix has no Collector"}},
+		{unixPath + "Export ipfix { Collector 192.0.2.9 File /a }", []string{"F 2:1: Export ipfix goes to a Collector only; File, Socket and Syslog are for json"}},
+		{unixPath + "Export json { Collector 192.0.2.9 }", []string{"F 2:1: Export json goes to a File, Socket or Syslog; Collector is for ipfix"}},
+		{unixPath + "Export json { File /a Syslog 192.0.2.9 }", []string{"F 2:1: Export json needs one of File, Socket and Syslog, and has 2"}},
+		{unixPath + "Export json { File /a Records { } }", []string{"F 2:1: Export json has an empty list of Records"}},
+		{unixPath + "Export json { File /ro/a }", []string{"F 2:15: cannot create File /ro/a: /ro: read-only file system"}},
+		{unixPath + "Export json { File /a Records { nat flow } Destinations off }", []string{
+			"N 2:23: Records nat adds nothing to Records flow as json, which has the begin and the end of each flow",
+			"N 2:44: Destinations off has no effect on Records flow"}},
+		{unixPath + "Export ipfix { Collector 192.0.2.9 Records nat ActiveTimeout 5 }\nExport ipfix { Collector 192.0.2.9 Port 4739 }", []string{
+			"N 2:48: ActiveTimeout has no effect without Records flow",
+			"C 3:1: another Export goes to 192.0.2.9:4739, too"}},
+		{unixPath + "Export json { File /a Filter { Protocol Accept { } } }", []string{"C 2:32: Protocol Accept with an empty list drops every flow"}},
 
 		{unixPath + "Sync { }", []string{"F 2:1: no dedicated link: one Multicast, UDP or TCP clause is needed"}},
 		{unixPath + "Sync { Mode FTFW { ACKWindowSize 1 }\n" + link + " }", []string{"C 2:20: ACKWindowSize 1 makes nodes with conntrack-tools acknowledge acknowledgements for ever"}},

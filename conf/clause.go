@@ -60,6 +60,7 @@ type scope struct {
 	link   *Link
 	helper *HelperType
 	policy *policyDraft
+	export *Export
 }
 
 func (b *block) find(keyword string) *clause {

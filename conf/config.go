@@ -18,6 +18,7 @@ type Config struct {
 	Sync    *Sync   // nil without a Sync clause: no replication
 	Stats   *Stats  // nil without a Stats clause; never beside Sync
 	Helper  *Helper // nil without a Helper clause
+	Exports []*Export
 
 	pos map[any]Pos // where fields were set, by the pointer to the field
 }
@@ -249,6 +250,49 @@ type Stats struct {
 	LogFile string   // absolute path, "" for none
 	Syslog  Facility // FacilityOff for none; if General has one too, that one
 }
+
+// Export is an Export clause: where records of flows go, and which.
+type Export struct {
+	Format ExportFormat
+
+	// The destination, one of these (Problem): the first of ExportIPFIX, the others of
+	// ExportJSON.
+	Collector netip.Addr
+	File      string // absolute path, "-" for standard output
+	Socket    string // absolute path of a Unix socket
+	Syslog    netip.Addr
+
+	Port uint16 // of Collector or Syslog; 0 for the usual one (Destination)
+	TCP  bool   // else UDP
+
+	Records      ExportRecords
+	Destinations bool // of translated flows
+
+	Domain          uint32 // ExportIPFIX
+	Enterprise      uint32 // ExportIPFIX; 0 for none
+	TemplateRefresh time.Duration
+	ActiveTimeout   time.Duration // 0 for never
+	QueueLimit      uint32        // records
+	Filter          Filter
+}
+
+// ExportFormat is the form of records.
+type ExportFormat uint8
+
+// The forms.
+const (
+	ExportIPFIX ExportFormat = iota
+	ExportJSON
+)
+
+// ExportRecords is a set of kinds of records.
+type ExportRecords uint8
+
+// The kinds.
+const (
+	ExportNAT ExportRecords = 1 << iota
+	ExportFlows
+)
 
 // Helper is the Helper clause.
 type Helper struct {

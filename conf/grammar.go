@@ -68,6 +68,13 @@ var grammar = block{
 				always: true,
 			},
 		},
+		{
+			name:  "Export",
+			ours:  true,
+			live:  true,
+			doc:   "Records flows and translations, alone or together with the others; several record independently of one another.",
+			value: exportGroup(),
+		},
 	},
 }
 

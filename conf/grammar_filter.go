@@ -36,15 +36,15 @@ func (v filter) blocks() []*block { return []*block{v.block} }
 func (v filter) syntax() string   { return v.block.syntax }
 func (v filter) standard() string { return "" }
 
-func (v filter) field(s scope) any { return &s.cfg.General.Filter }
+func (v filter) field(s scope) any { return s.filter() }
 
 func (v filter) reset(s scope) {
-	s.cfg.General.Filter.Kernelspace = false
+	s.filter().Kernelspace = false
 	v.block.reset(s)
 }
 
 func (v filter) read(p *parser, c *clause, s scope, at Pos) *Error {
-	f := &s.cfg.General.Filter
+	f := s.filter()
 	kernel := 0
 	if p.tok.kind == tokenWord {
 		if _, err := p.oneOf(false, "From"); err != nil {
@@ -63,11 +63,19 @@ func (v filter) read(p *parser, c *clause, s scope, at Pos) *Error {
 
 func (v filter) print(w *printer, c *clause, s scope) {
 	head := "Filter From Userspace"
-	kernel := s.cfg.General.Filter.Kernelspace
+	kernel := s.filter().Kernelspace
 	if kernel {
 		head = "Filter From Kernelspace"
 	}
 	w.block(head, kernel, func() { w.clauses(v.block, s) })
+}
+
+// filter returns the Filter of the block: that of General or of an Export.
+func (s scope) filter() *Filter {
+	if s.export != nil {
+		return &s.export.Filter
+	}
+	return &s.cfg.General.Filter
 }
 
 // action parses Accept or Ignore.
@@ -104,15 +112,15 @@ type protocolFilter struct{}
 func (protocolFilter) syntax() string   { return "Accept | Ignore { TCP UDP NAME ... }" }
 func (protocolFilter) standard() string { return "" }
 
-func (protocolFilter) field(s scope) any { return &s.cfg.General.Filter.Protocol }
+func (protocolFilter) field(s scope) any { return &s.filter().Protocol }
 
 func (protocolFilter) reset(s scope) {
-	f := &s.cfg.General.Filter.Protocol
+	f := &s.filter().Protocol
 	f.Action, f.Protocols = NoAction, ProtocolSet{}
 }
 
 func (protocolFilter) read(p *parser, c *clause, s scope, at Pos) *Error {
-	f := &s.cfg.General.Filter.Protocol
+	f := &s.filter().Protocol
 	action, err := p.action()
 	if err != nil {
 		return err
@@ -135,7 +143,7 @@ func (protocolFilter) read(p *parser, c *clause, s scope, at Pos) *Error {
 }
 
 func (protocolFilter) print(w *printer, c *clause, s scope) {
-	f := &s.cfg.General.Filter.Protocol
+	f := &s.filter().Protocol
 	if f.Action == NoAction {
 		return
 	}
@@ -156,15 +164,15 @@ func (v addressFilter) blocks() []*block { return []*block{v.block} }
 func (v addressFilter) syntax() string   { return v.block.syntax }
 func (v addressFilter) standard() string { return "" }
 
-func (v addressFilter) field(s scope) any { return &s.cfg.General.Filter.Address }
+func (v addressFilter) field(s scope) any { return &s.filter().Address }
 
 func (v addressFilter) reset(s scope) {
-	f := &s.cfg.General.Filter.Address
+	f := &s.filter().Address
 	f.Action, f.Prefixes = NoAction, nil
 }
 
 func (v addressFilter) read(p *parser, c *clause, s scope, at Pos) *Error {
-	f := &s.cfg.General.Filter.Address
+	f := &s.filter().Address
 	action, err := p.action()
 	if err != nil {
 		return err
@@ -175,7 +183,7 @@ func (v addressFilter) read(p *parser, c *clause, s scope, at Pos) *Error {
 }
 
 func (v addressFilter) print(w *printer, c *clause, s scope) {
-	f := &s.cfg.General.Filter.Address
+	f := &s.filter().Address
 	if f.Action == NoAction {
 		return
 	}
@@ -202,8 +210,8 @@ func (v network) read(p *parser, c *clause, s scope, at Pos) *Error {
 	if err != nil || !prefix.IsValid() {
 		return err
 	}
-	f := &s.cfg.General.Filter.Address
-	key := prefixKey{prefix}
+	f := &s.filter().Address
+	key := prefixKey{s.filter(), prefix}
 	if _, twice := p.cfg.pos[key]; !twice {
 		p.cfg.pos[key] = t.pos
 		f.Prefixes = append(f.Prefixes, prefix)
@@ -214,7 +222,10 @@ func (v network) read(p *parser, c *clause, s scope, at Pos) *Error {
 }
 
 // prefixKey is the key of Config.pos of a network of the filter.
-type prefixKey struct{ prefix netip.Prefix }
+type prefixKey struct {
+	filter *Filter
+	prefix netip.Prefix
+}
 
 func (v network) field(scope) any                { return nil }
 func (v network) reset(scope)                    {}
@@ -238,15 +249,15 @@ var tcpStateNames = []struct {
 func (stateFilter) syntax() string   { return "Accept | Ignore { STATE ... for TCP }" }
 func (stateFilter) standard() string { return "" }
 
-func (stateFilter) field(s scope) any { return &s.cfg.General.Filter.State }
+func (stateFilter) field(s scope) any { return &s.filter().State }
 
 func (stateFilter) reset(s scope) {
-	f := &s.cfg.General.Filter.State
+	f := &s.filter().State
 	f.Action, f.States = NoAction, 0
 }
 
 func (stateFilter) read(p *parser, c *clause, s scope, at Pos) *Error {
-	f := &s.cfg.General.Filter.State
+	f := &s.filter().State
 	action, err := p.action()
 	if err != nil {
 		return err
@@ -276,7 +287,7 @@ func (stateFilter) read(p *parser, c *clause, s scope, at Pos) *Error {
 }
 
 func (stateFilter) print(w *printer, c *clause, s scope) {
-	f := &s.cfg.General.Filter.State
+	f := &s.filter().State
 	if f.Action == NoAction {
 		return
 	}

@@ -70,6 +70,15 @@ func newHelper(change func(*Helper)) func(*Config) {
 	return func(c *Config) { c.Helper = &Helper{}; change(c.Helper) }
 }
 
+// newExport returns the change of an Export clause with its defaults.
+func newExport(format ExportFormat, change func(*Export)) func(*Config) {
+	return func(c *Config) {
+		e := &Export{Format: format, Records: ExportFlows, Destinations: true, Domain: 1, TemplateRefresh: time.Minute, QueueLimit: 65536}
+		change(e)
+		c.Exports = append(c.Exports, e)
+	}
+}
+
 func nothing[T any](*T) {}
 
 func addr(s string) netip.Addr { return netip.MustParseAddr(s) }
@@ -284,6 +293,36 @@ var clauseTests = []struct {
 	{"Stats { Syslog local1 } General { Syslog local2 }", func(c *Config) {
 		c.General.Syslog = FacilityLocal0 + 2*8
 		c.Stats = &Stats{Syslog: c.General.Syslog}
+	}},
+
+	{"Export ipfix { }", newExport(ExportIPFIX, nothing[Export])},
+	{"Export ipfix { Collector 192.0.2.9 Port 4740 Transport tcp Domain 7 EnterpriseNumber 32473 Records { nat flow } Destinations off " +
+		"TemplateRefresh 30 ActiveTimeout 300 QueueLimit 100 }", newExport(ExportIPFIX, func(e *Export) {
+		*e = Export{Collector: addr("192.0.2.9"), Port: 4740, TCP: true, Domain: 7, Enterprise: 32473, Records: ExportNAT | ExportFlows,
+			TemplateRefresh: 30 * time.Second, ActiveTimeout: 5 * time.Minute, QueueLimit: 100}
+	})},
+	{"Export ipfix { Collector 2001:db8::9 Transport UDP Records nat }", newExport(ExportIPFIX, func(e *Export) {
+		e.Collector, e.Records = addr("2001:db8::9"), ExportNAT
+	})},
+	{"Export json { File /a Records { } } Export json { File - }", func(c *Config) {
+		newExport(ExportJSON, func(e *Export) { e.File, e.Records = "/a", 0 })(c)
+		newExport(ExportJSON, func(e *Export) { e.File = "-" })(c)
+	}},
+	{"Export json { Syslog 192.0.2.9 Socket /run/s }", newExport(ExportJSON, func(e *Export) {
+		e.Syslog, e.Socket = addr("192.0.2.9"), "/run/s"
+	})},
+	{"General { Filter { Address Accept { IPv4_address 192.0.2.1 } } } Export json { File /a Filter From Kernelspace { " +
+		"Protocol Accept { TCP } Address Ignore { IPv4_address 192.0.2.1 IPv6_address 2001:db8::/32 } State Accept { CLOSE for TCP } } }", func(c *Config) {
+		f := &c.General.Filter
+		f.Address.Action, f.Address.Prefixes = Accept, []netip.Prefix{netip.MustParsePrefix("192.0.2.1/32")}
+		newExport(ExportJSON, func(e *Export) {
+			e.File = "/a"
+			f := &e.Filter
+			f.Kernelspace = true
+			f.Protocol.Action, f.Protocol.Protocols = Accept, protocols(6)
+			f.Address.Action, f.Address.Prefixes = Ignore, []netip.Prefix{netip.MustParsePrefix("192.0.2.1/32"), netip.MustParsePrefix("2001:db8::/32")}
+			f.State.Action, f.State.States = Accept, 1<<8
+		})(c)
 	}},
 
 	{"Helper { }", newHelper(nothing[Helper])},

@@ -94,6 +94,9 @@ func randomFile(r *rand.Rand, ours bool) string {
 		helpers = slices.DeleteFunc(helpers, func(h *helper.Helper) bool { return h.Ours })
 	}
 	sections := []string{"General", "Helper", []string{"Sync", "Stats"}[r.IntN(2)]}
+	if ours {
+		sections = append(sections, "Export ipfix", "Export json", "Export json")
+	}
 	transport := []string{"Multicast", "UDP", "TCP"}[r.IntN(3)]
 	links := 0
 	var file strings.Builder
@@ -152,6 +155,7 @@ func randomFile(r *rand.Rand, ours bool) string {
 	for _, name := range sections {
 		if r.IntN(4) > 0 {
 			file.WriteString(name + " {\n")
+			name, _, _ = strings.Cut(name, " ")
 			body(grammar.find(name).value.(nested).blocks()[0])
 			file.WriteString("}\n")
 		}
@@ -201,6 +205,14 @@ func randomOperand(r *rand.Rand, b *block, c *clause) string {
 		return pick("192.0.2.9", "198.51.100.0/24", "2001:db8::/32")
 	case several[netip.Addr]:
 		return pick("192.0.2.9", "2001:db8::9")
+	case hostAddress:
+		return pick("192.0.2.9", "2001:db8::9", "::ffff:192.0.2.9")
+	case exportFile:
+		return pick("/a", "-")
+	case exportTransport:
+		return pick("udp", "TCP")
+	case exportRecords:
+		return pick("nat", "flow", "{ flow nat }", "{ }")
 	case interfaceName:
 		return pick("sync0", "fe0", "eth0.100", "General")
 	case expectationSync:

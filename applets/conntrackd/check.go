@@ -94,6 +94,11 @@ func purpose(cfg *conf.Config) string {
 	if h := cfg.Helper; h != nil && len(h.Types) > 0 {
 		does = append(does, "run the helpers "+strings.Join(helperNames(h), ", "))
 	}
+	for _, e := range cfg.Exports {
+		does = append(does, fmt.Sprintf("send records (%s) as %s to %s", strings.Join(strings.FieldsFunc(e.Records.String(), func(r rune) bool {
+			return strings.ContainsRune("{ }", r)
+		}), ", "), e.Format, destinationOf(e).String()))
+	}
 	if len(does) == 0 {
 		return "and do nothing but answer commands"
 	}

@@ -98,6 +98,7 @@ var options = map[byte]option{
 		{text: "expect", request: control.StatsExpects},
 		{text: "metrics", request: control.Metrics, ours: true},
 		{text: "helpers", request: control.StatsHelpers, ours: true},
+		{text: "export", request: control.StatsExport, ours: true},
 	}},
 }
 
@@ -329,6 +330,7 @@ Client mode commands:
   -s  [network|cache|runtime|link|rsqueue|queue|ct|expect], dump statistics
   -s  metrics, dump statistics in Prometheus' text format
   -s  helpers, dump statistics of user-space helpers
+  -s  export, dump statistics of exporters (see Export clause)
   -R [ct|expect], resync with kernel conntrack table
   -n, request resync with other node (only FT-FW and NOTRACK modes)
   -B, force a bulk send to other replica firewalls

@@ -53,6 +53,7 @@ type daemon struct {
 	control *control.Listener // nil without UNIX clause
 	node    runner
 	helpers *helpers.Host // nil without helpers
+	exports exports
 	metrics metricsServer
 	hangup  chan os.Signal
 
@@ -122,7 +123,7 @@ func (d *daemon) takeLock() bool {
 func (d *daemon) init(ctx context.Context, open opener) error {
 	g := &d.cfg.General
 	d.limitMemory(d.cfg)
-	if d.cfg.Sync == nil && d.cfg.Stats == nil {
+	if d.cfg.Sync == nil && d.cfg.Stats == nil && len(d.cfg.Exports) == 0 {
 		daemonize.UseOneThread()
 	} else {
 		daemonize.AllowTwoThreads()
@@ -156,6 +157,11 @@ func (d *daemon) init(ctx context.Context, open opener) error {
 		return err
 	}
 	d.node = n
+	exporters, _, err := d.openExports(d.cfg, nil)
+	if err != nil {
+		return err
+	}
+	d.exports.use(exporters)
 	if err := d.openHelpers(ctx); err != nil {
 		return err
 	}
@@ -167,6 +173,7 @@ func (d *daemon) limitMemory(cfg *conf.Config) {
 	if cfg.Sync != nil {
 		caches = 2
 	}
+	caches += len(cfg.Exports)
 	daemonize.LimitMemory(cfg.General.HashLimit, caches)
 }
 
@@ -179,6 +186,7 @@ func (d *daemon) release() {
 		d.control.Close()
 	}
 	d.metrics.use(nil)
+	d.exports.use(nil)
 	if err := d.lock.Release(); err != nil {
 		d.log.Error("can't remove lockfile: " + err.Error())
 	}
@@ -189,7 +197,7 @@ func (d *daemon) run(ctx context.Context, parent *daemonize.Parent) int {
 	ctx, end := context.WithCancelCause(ctx)
 	stop := func() { end(nil) }
 	defer stop()
-	server := &control.Server{Node: d.node, Log: d.log, Stop: stop, Reload: d.reload.run, Helpers: d.helperCounts}
+	server := &control.Server{Node: d.node, Log: d.log, Stop: stop, Reload: d.reload.run, Helpers: d.helperCounts, Exports: d.exports.status}
 	defer server.Close() // last: the client that stopped the daemon waits for it
 
 	failed := d.leave(parent)
@@ -207,6 +215,7 @@ func (d *daemon) run(ctx context.Context, parent *daemonize.Parent) int {
 	d.log.Log(ctx, daemonlog.LevelNotice, startMessage(parent))
 	if failed == nil {
 		beside.Go(func() { d.runHelpers(ctx, end) })
+		d.exports.run(ctx)
 		d.notifySystemd(ctx, &beside, mainPID(parent))
 		failed = d.node.Run(ctx)
 	}
@@ -219,6 +228,7 @@ func (d *daemon) run(ctx context.Context, parent *daemonize.Parent) int {
 	}
 	beside.Wait()
 	d.metrics.wait()
+	d.exports.wait()
 	d.release()
 	if failed != nil {
 		d.log.Error(failed.Error())
@@ -253,6 +263,12 @@ func (d *daemon) later() sandbox.Later {
 	}
 	if s := d.cfg.Stats; s != nil {
 		later.Writes = append(later.Writes, s.LogFile)
+	}
+	for _, e := range d.cfg.Exports {
+		later.Writes = append(later.Writes, e.Socket)
+		if e.File != "-" {
+			later.Writes = append(later.Writes, e.File)
+		}
 	}
 	if s := d.cfg.Sync; s != nil {
 		for _, l := range s.Links {

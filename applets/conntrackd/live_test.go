@@ -41,6 +41,29 @@ var live = map[string]func(*testing.T){
 			t.Errorf("the first log has %s", text)
 		}
 	},
+	"Export": func(t *testing.T) {
+		h := newHost(t)
+		clause := func(file, records string) string {
+			return "Export json {\n File " + h.path(file) + "\n Records " + records + "\n}\n"
+		}
+		h.start(ours(t), h.configure("", clause("one", "flow")+clause("two", "flow")))
+		h.flows(3)
+		h.logs("one", `"id":`)
+		h.logs("two", `"id":`)
+		// The first exporter stays, the second goes, another one comes.
+		h.reloads("Export", "", clause("three", "flow")+clause("one", "flow"))
+		h.logs("three", `"origin":"existing"`)
+		before, _ := os.ReadFile(h.path("two"))
+		h.Must("/usr/sbin/conntrack", "-D", "-p", "udp")
+		h.logs("one", `"event":"destroy"`)
+		h.logs("three", `"event":"destroy"`)
+		if after, _ := os.ReadFile(h.path("two")); string(after) != string(before) {
+			t.Errorf("the exporter that is gone has written %s", after[len(before):])
+		}
+		if one, _ := os.ReadFile(h.path("one")); strings.Contains(string(one), "existing") {
+			t.Errorf("the exporter that stays has begun again: %s", one)
+		}
+	},
 	"General Syslog": func(t *testing.T) {
 		h := newHost(t)
 		sent := h.syslog(h.configure("", "Stats {\n}"), func() {

@@ -43,6 +43,7 @@ func (r *reloader) onHangup(ctx context.Context) {
 		case <-d.hangup:
 			d.console.Reopen()
 			d.flows.with((*logging.FlowLog).Reopen)
+			d.exports.reopen()
 			r.run(ctx)
 		}
 	}
@@ -115,7 +116,7 @@ type change struct {
 // apply applies cfg.
 func (r *reloader) apply(ctx context.Context, cfg *conf.Config) error {
 	var prepared []change
-	for _, prepare := range []func(*conf.Config) (change, error){r.console, r.flows, r.metrics} {
+	for _, prepare := range []func(*conf.Config) (change, error){r.console, r.flows, r.metrics, r.exports} {
 		c, err := prepare(cfg)
 		if err == nil {
 			prepared = append(prepared, c)

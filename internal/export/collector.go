@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/netip"
 	"os"
 	"sync"
 	"syscall"
@@ -50,9 +51,21 @@ func newCollector(to Destination, s *sender, x *IPFIX, domain uint32, refresh ti
 		refresh: refresh, lost: lost}
 }
 
-func dial(ctx context.Context, network, address string) (net.Conn, error) {
+// dial connects over TCP or UDP. Dialer.DialContext, which takes names, would bring a resolver
+// into the binary.
+func dial(ctx context.Context, tcp bool, to netip.AddrPort) (conn net.Conn, err error) {
 	d := net.Dialer{Timeout: dialPatience}
-	conn, err := d.DialContext(ctx, network, address)
+	if tcp {
+		conn, err = d.DialTCP(ctx, "tcp", netip.AddrPort{}, to)
+	} else {
+		conn, err = d.DialUDP(ctx, "udp", netip.AddrPort{}, to)
+	}
+	return conn, short(err)
+}
+
+func dialUnix(ctx context.Context, network, path string) (net.Conn, error) {
+	d := net.Dialer{Timeout: dialPatience}
+	conn, err := d.DialUnix(ctx, network, nil, &net.UnixAddr{Name: path, Net: network})
 	return conn, short(err)
 }
 
@@ -71,11 +84,7 @@ func short(err error) error {
 
 func (c *collector) open(ctx context.Context) error {
 	if c.conn == nil {
-		network := "udp"
-		if c.to.TCP {
-			network = "tcp"
-		}
-		conn, err := dial(ctx, network, c.to.Collector)
+		conn, err := dial(ctx, c.to.TCP, c.to.Collector)
 		if err != nil {
 			return err
 		}

@@ -40,6 +40,7 @@ type output struct {
 	buf   []byte
 
 	made, observed, lost atomic.Uint64
+	flowsNow             atomic.Int64
 }
 
 // newOutput starts to send.
@@ -53,7 +54,7 @@ func newOutput(o *Options) *output {
 	}
 	out.json = &JSON{o.Choice}
 	out.lines = &lines{to: o.Destination, sender: out.sender, openFile: o.OpenFile}
-	if o.Destination.Syslog != "" {
+	if o.Destination.Syslog.IsValid() {
 		out.lines.syslog = NewSyslog(o.Destination.TCP)
 	}
 	out.start(out.lines)
@@ -109,7 +110,7 @@ type Status struct {
 	Reconnects uint64 // connections and files opened after the first
 	EventsLost uint64 // by the kernel
 	Flows      uint64 // begun or found
-	Recorded   uint64 // flows in the exporter's table
+	FlowsNow   uint64 // in the exporter's table
 	Error      string // why nothing can be sent now; "" while it can
 }
 
@@ -119,7 +120,7 @@ func (o *output) status() Status {
 	s := Status{
 		Made: o.made.Load(), Sent: o.count.records.Load(), Queued: uint64(waiting), ThrownAway: thrown,
 		Messages: o.count.messages.Load(), Failures: o.count.failures.Load(), Reconnects: max(o.count.opened.Load(), 1) - 1,
-		EventsLost: o.lost.Load(), Flows: o.observed.Load(),
+		EventsLost: o.lost.Load(), Flows: o.observed.Load(), FlowsNow: uint64(o.flowsNow.Load()),
 	}
 	if err := o.failure(); err != nil {
 		s.Error = err.Error()

@@ -5,7 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"net"
+	"net/netip"
 	"os"
 	"sync"
 	"sync/atomic"
@@ -14,11 +14,11 @@ import (
 
 // Destination is where records go: exactly one of the fields is set.
 type Destination struct {
-	Collector string // IPFIX: address and port
-	File      string // JSON: a path, or "-" for standard output
-	Socket    string // JSON: the path of a Unix socket, stream or datagram
-	Syslog    string // JSON: address and port of a logger that takes RFC 5424
-	TCP       bool   // Collector, Syslog: over TCP, else UDP
+	Collector netip.AddrPort // IPFIX
+	File      string         // JSON: a path, or "-" for standard output
+	Socket    string         // JSON: the path of a Unix socket, stream or datagram
+	Syslog    netip.AddrPort // JSON: of a logger that takes RFC 5424
+	TCP       bool           // Collector, Syslog: over TCP, else UDP
 }
 
 // String returns the destination as messages and the status name it.
@@ -28,10 +28,10 @@ func (d *Destination) String() string {
 		transport = "tcp"
 	}
 	switch {
-	case d.Collector != "":
-		return transport + " " + d.Collector
-	case d.Syslog != "":
-		return "syslog " + transport + " " + d.Syslog
+	case d.Collector.IsValid():
+		return transport + " " + d.Collector.String()
+	case d.Syslog.IsValid():
+		return "syslog " + transport + " " + d.Syslog.String()
 	case d.Socket != "":
 		return "socket " + d.Socket
 	}
@@ -362,24 +362,16 @@ func (l *lines) connect(ctx context.Context) (out writer, datagrams bool, err er
 		out, err = l.openFile(d.File)
 		return out, false, err
 	case d.Socket != "":
-		if conn, err := dial(ctx, "unixgram", d.Socket); err == nil {
+		conn, err := dialUnix(ctx, "unixgram", d.Socket)
+		if err == nil {
 			return conn, true, nil
 		}
-		return connection(dial(ctx, "unix", d.Socket))
-	case d.TCP:
-		return connection(dial(ctx, "tcp", d.Syslog))
+		conn, err = dialUnix(ctx, "unix", d.Socket)
+		return conn, false, err
 	default:
-		conn, err := dial(ctx, "udp", d.Syslog)
-		return conn, true, err
+		conn, err := dial(ctx, d.TCP, d.Syslog)
+		return conn, !d.TCP, err
 	}
-}
-
-// connection returns a stream as a writer.
-func connection(conn net.Conn, err error) (writer, bool, error) {
-	if err != nil {
-		return nil, false, err
-	}
-	return conn, false, nil
 }
 
 func (l *lines) close(error) {

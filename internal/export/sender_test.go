@@ -8,6 +8,7 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
@@ -23,17 +24,6 @@ import (
 func TestMain(m *testing.M) { netnstest.Main(m) }
 
 const deadline = 30 * time.Second
-
-// await waits until a condition is true, and fails the test if it stays false.
-func await(t *testing.T, what string, is func() bool) {
-	t.Helper()
-	for end := time.Now().Add(deadline); !is(); {
-		if time.Now().After(end) {
-			t.Fatal("still waiting: " + what)
-		}
-		time.Sleep(5 * time.Millisecond)
-	}
-}
 
 // logText is a log that a test reads.
 type logText struct {
@@ -128,7 +118,7 @@ func (r *received) check(t *testing.T, begin, end int) {
 }
 
 // udp receives the messages of an exporter until the test or stop ends it.
-func (r *received) udp(t *testing.T, at string) (address string, stop func()) {
+func (r *received) udp(t *testing.T, at string) (address netip.AddrPort, stop func()) {
 	t.Helper()
 	conn, err := net.ListenPacket("udp", at)
 	if err != nil {
@@ -147,7 +137,7 @@ func (r *received) udp(t *testing.T, at string) (address string, stop func()) {
 	})
 	stop = sync.OnceFunc(func() { conn.Close(); reader.Wait() })
 	t.Cleanup(stop)
-	return conn.LocalAddr().String(), stop
+	return conn.LocalAddr().(*net.UDPAddr).AddrPort(), stop
 }
 
 func ipfix(to Destination) Options {
@@ -163,24 +153,24 @@ func TestUDPCollectorComesAndGoes(t *testing.T) {
 	for i := range 100 {
 		out.numbered(i)
 	}
-	await(t, "the first records", func() bool { return first.len() == 100 })
+	netnstest.Eventually(t, deadline, "the first records", func() bool { return first.len() == 100 })
 	first.check(t, 0, 100)
 	stop()
 	// The datagram that finds out that nobody listens is lost; that is said.
 	out.numbered(100)
-	await(t, "the first record for nobody", func() bool { return out.status().Sent == 101 })
+	netnstest.Eventually(t, deadline, "the first record for nobody", func() bool { return out.status().Sent == 101 })
 	out.numbered(101)
-	await(t, "the failure", func() bool { return out.status().Error != "" })
+	netnstest.Eventually(t, deadline, "the failure", func() bool { return out.status().Error != "" })
 	for i := 102; i < 300; i++ {
 		out.numbered(i)
 	}
-	await(t, "more failures", func() bool { return out.status().Failures >= 3 })
+	netnstest.Eventually(t, deadline, "more failures", func() bool { return out.status().Failures >= 3 })
 	if s := out.status(); s.Sent != 101 || s.Queued+1 < 198 {
 		t.Errorf("%+v", s)
 	}
 	second := received{d: decoder{sequence: 0}}
-	second.udp(t, address)
-	await(t, "the records that waited", func() bool { return second.len() == 199 })
+	second.udp(t, address.String())
+	netnstest.Eventually(t, deadline, "the records that waited", func() bool { return second.len() == 199 })
 	second.check(t, 101, 300)
 	if n := log.count("connection refused"); n != 1 {
 		t.Errorf("the failure is logged %d times", n)
@@ -198,22 +188,22 @@ func TestTemplateRefresh(t *testing.T) {
 	o.TemplateRefresh = 50 * time.Millisecond
 	out, _ := started(t, o)
 	out.numbered(0)
-	await(t, "the first record", func() bool { return all.len() == 1 })
+	netnstest.Eventually(t, deadline, "the first record", func() bool { return all.len() == 1 })
 	all.mu.Lock()
 	all.d.templates = nil // the collector has forgotten them
 	all.mu.Unlock()
-	await(t, "the templates", func() bool {
+	netnstest.Eventually(t, deadline, "the templates", func() bool {
 		all.mu.Lock()
 		defer all.mu.Unlock()
 		return len(all.d.templates) > 0
 	})
 	out.numbered(1)
-	await(t, "the second record", func() bool { return all.len() == 2 })
+	netnstest.Eventually(t, deadline, "the second record", func() bool { return all.len() == 2 })
 	all.check(t, 0, 2)
 }
 
 // tcp accepts one connection after the other; serve gets each.
-func tcp(t *testing.T, serve func(n int, c net.Conn)) (address string) {
+func tcp(t *testing.T, serve func(n int, c net.Conn)) (address netip.AddrPort) {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -230,7 +220,7 @@ func tcp(t *testing.T, serve func(n int, c net.Conn)) (address string) {
 		}
 	})
 	t.Cleanup(func() { l.Close(); server.Wait() })
-	return l.Addr().String()
+	return l.Addr().(*net.TCPAddr).AddrPort()
 }
 
 // stream decodes the messages of a connection until it ends or enough says so.
@@ -282,7 +272,7 @@ func TestTCPCollectorResets(t *testing.T) {
 		for i := range 10 {
 			out.numbered(10*round + i)
 		}
-		await(t, "the records", func() bool { return all.len() == 10*(round+1) })
+		netnstest.Eventually(t, deadline, "the records", func() bool { return all.len() == 10*(round+1) })
 	}
 	all.check(t, 0, 30)
 	if s := out.status(); s.Reconnects != 2 || s.Failures != 2 || s.Sent != 30 {
@@ -312,14 +302,14 @@ func TestSlowCollector(t *testing.T) {
 	for ; out.status().ThrownAway == 0; made++ {
 		out.numbered(made)
 		if made%1000 == 0 {
-			await(t, "room in the queue, or a collector that takes nothing", func() bool {
+			netnstest.Eventually(t, deadline, "room in the queue, or a collector that takes nothing", func() bool {
 				s := out.status()
 				return s.Queued == 0 || s.Sent+s.Queued < s.Made || made > 50000
 			})
 		}
 	}
 	close(read)
-	await(t, "the rest", func() bool { s := out.status(); return s.Queued == 0 && all.len() == int(s.Sent) })
+	netnstest.Eventually(t, deadline, "the rest", func() bool { s := out.status(); return s.Queued == 0 && all.len() == int(s.Sent) })
 	s := out.status()
 	if s.Made != uint64(made) || s.Sent+s.ThrownAway != s.Made || s.Failures != 0 {
 		t.Errorf("%+v", s)
@@ -339,9 +329,9 @@ func TestStopWithoutCollector(t *testing.T) {
 		t.Fatal(err)
 	}
 	l.Close()
-	out, _ := started(t, ipfix(Destination{Collector: l.Addr().String(), TCP: true}))
+	out, _ := started(t, ipfix(Destination{Collector: l.Addr().(*net.TCPAddr).AddrPort(), TCP: true}))
 	out.numbered(1)
-	await(t, "a failure", func() bool { return out.status().Failures > 0 })
+	netnstest.Eventually(t, deadline, "a failure", func() bool { return out.status().Failures > 0 })
 	if left := out.stop(); left != 1 {
 		t.Errorf("%d records are left", left)
 	}
@@ -394,14 +384,14 @@ func TestFileIsRotated(t *testing.T) {
 		for i := range 100 {
 			out.numbered(100*part + i)
 		}
-		await(t, "the records", func() bool {
+		netnstest.Eventually(t, deadline, "the records", func() bool {
 			return out.status().Queued == 0 && strings.Contains(content(t, name), fmt.Sprintf(`"id":%d,`, 100*part+99))
 		})
 		if err := os.Rename(name, fmt.Sprintf("%s.%d", name, part)); err != nil {
 			t.Fatal(err)
 		}
 		out.reopen()
-		await(t, "the new file", func() bool { _, err := os.Stat(name); return err == nil })
+		netnstest.Eventually(t, deadline, "the new file", func() bool { _, err := os.Stat(name); return err == nil })
 	}
 	out.stop()
 	for part := range parts {
@@ -436,10 +426,10 @@ func TestDiskIsFull(t *testing.T) {
 	for i := range all {
 		out.numbered(i)
 		if i == 200 {
-			await(t, "a full disk", func() bool { return out.status().Error != "" || out.status().Queued == 0 })
+			netnstest.Eventually(t, deadline, "a full disk", func() bool { return out.status().Error != "" || out.status().Queued == 0 })
 		}
 	}
-	await(t, "a full disk", func() bool { return out.status().Error != "" })
+	netnstest.Eventually(t, deadline, "a full disk", func() bool { return out.status().Error != "" })
 	if n := log.count("no space left"); n != 1 {
 		t.Errorf("the full disk is logged %d times", n)
 	}
@@ -447,7 +437,7 @@ func TestDiskIsFull(t *testing.T) {
 	if err := os.Remove(ballast); err != nil {
 		t.Fatal(err)
 	}
-	await(t, "an empty queue", func() bool { s := out.status(); return s.Queued == 0 && s.Error == "" })
+	netnstest.Eventually(t, deadline, "an empty queue", func() bool { s := out.status(); return s.Queued == 0 && s.Error == "" })
 	out.stop()
 	got, missing := ids(t, content(t, name))
 	if s := out.status(); uint64(len(got))+missing != all || missing != s.ThrownAway || missing == 0 || len(got) <= len(before) {
@@ -487,13 +477,13 @@ func TestSocketReader(t *testing.T) {
 	for i := 1; i <= 50; i++ {
 		out.numbered(i)
 	}
-	await(t, "the failure", func() bool { return out.status().Error != "" })
+	netnstest.Eventually(t, deadline, "the failure", func() bool { return out.status().Error != "" })
 	l = listen()
 	defer l.Close()
 	if conn, err = l.Accept(); err != nil {
 		t.Fatal(err)
 	}
-	await(t, "the rest", func() bool { return out.status().Sent == 51 })
+	netnstest.Eventually(t, deadline, "the rest", func() bool { return out.status().Sent == 51 })
 	out.stop()
 	rest, err := io.ReadAll(conn)
 	if err != nil {
@@ -522,7 +512,7 @@ func TestDatagrams(t *testing.T) {
 		conn net.PacketConn
 		head string
 	}{
-		{Destination{Syslog: udp.LocalAddr().String()}, udp, "<30>1 2"},
+		{Destination{Syslog: udp.LocalAddr().(*net.UDPAddr).AddrPort()}, udp, "<30>1 2"},
 		{Destination{Socket: path}, unixgram, "{"},
 	} {
 		out, _ := started(t, jsonTo(c.to))
@@ -557,7 +547,7 @@ func TestSyslogStream(t *testing.T) {
 	for i := range 20 {
 		out.numbered(i)
 	}
-	await(t, "all records", func() bool { return out.status().Sent == 20 })
+	netnstest.Eventually(t, deadline, "all records", func() bool { return out.status().Sent == 20 })
 	out.stop()
 	b := <-all
 	for i := range 20 {
@@ -599,17 +589,17 @@ func TestDestinationNames(t *testing.T) {
 		to   Destination
 		want string
 	}{
-		{Destination{Collector: "192.0.2.9:4739"}, "udp 192.0.2.9:4739"},
-		{Destination{Collector: "[2001:db8::9]:4739", TCP: true}, "tcp [2001:db8::9]:4739"},
+		{Destination{Collector: netip.MustParseAddrPort("192.0.2.9:4739")}, "udp 192.0.2.9:4739"},
+		{Destination{Collector: netip.MustParseAddrPort("[2001:db8::9]:4739"), TCP: true}, "tcp [2001:db8::9]:4739"},
 		{Destination{File: "-"}, "file -"},
 		{Destination{Socket: "/run/s"}, "socket /run/s"},
-		{Destination{Syslog: "192.0.2.9:514"}, "syslog udp 192.0.2.9:514"},
+		{Destination{Syslog: netip.MustParseAddrPort("192.0.2.9:514")}, "syslog udp 192.0.2.9:514"},
 	} {
 		if got := c.to.String(); got != c.want {
 			t.Errorf("%q, want %q", got, c.want)
 		}
 	}
-	if _, err := dial(context.Background(), "tcp", "127.0.0.1:1"); err == nil || strings.Contains(err.Error(), "127.0.0.1") {
+	if _, err := dial(context.Background(), true, netip.MustParseAddrPort("127.0.0.1:1")); err == nil || strings.Contains(err.Error(), "127.0.0.1") {
 		t.Errorf("an error names the address twice: %v", err)
 	}
 }

@@ -6,7 +6,7 @@ _conntrackd() {
     -C) compopt -o filenames 2>/dev/null; COMPREPLY=($(compgen -f -- "$cur")); return ;;
     -c | -F | -i | -e | -R) words='ct expect' ;;
     -f) words='internal external' ;;
-    -s) words='network cache runtime link rsqueue process queue ct expect metrics helpers' ;;
+    -s) words='network cache runtime link rsqueue process queue ct expect metrics helpers export' ;;
     -o) words='json' ;;
     esac
     if [[ $words && $cur != -* ]]; then

@@ -109,6 +109,17 @@ func (t *Flows) Load(h Handle, f *ctnetlink.Flow) bool {
 	return true
 }
 
+// IsSame reports whether f, which has the tuple of the flow that h refers to, is that flow: the
+// kernel's ids, where both have one, are equal.
+func (t *Flows) IsSame(h Handle, f *ctnetlink.Flow) bool {
+	slot := t.slot(h)
+	if slot == 0 {
+		return false
+	}
+	r := t.records.at(slot)
+	return r.has&f.Has&ctnetlink.HasID == 0 || r.id == f.ID
+}
+
 // Release frees a dead flow and reports whether h referred to one.
 func (t *Flows) Release(h Handle) bool {
 	slot := t.slot(h)

@@ -156,12 +156,12 @@ func (fo *Follower) takeEvents() error {
 	fo.following = true
 	defer func() { fo.following = false }()
 	since := uint32(0)
-	err = run.Each(func(m *nl.Message, _ time.Time) error {
+	err = run.Each(func(m *nl.Message, at time.Time) error {
 		fo.status.Events++
 		if ctnetlink.IsExpect(m) {
 			fo.expectEvent(m)
 		} else {
-			fo.flowEvent(m)
+			fo.flowEvent(m, at)
 		}
 		if since++; since > fo.cfg.EventIterationLimit {
 			since = 0
@@ -181,8 +181,8 @@ func (fo *Follower) takeEvents() error {
 	return nil
 }
 
-// flowEvent handles one event of a flow.
-func (fo *Follower) flowEvent(m *nl.Message) {
+// flowEvent handles one event of a flow, which arrived at the given time.
+func (fo *Follower) flowEvent(m *nl.Message, at time.Time) {
 	f := &fo.flow
 	if m.Type != ctnetlink.TypeFlowNew && m.Type != ctnetlink.TypeFlowDelete {
 		fo.status.UnknownEvents++
@@ -209,6 +209,9 @@ func (fo *Follower) flowEvent(m *nl.Message) {
 		fo.status.Filtered++
 		return
 	}
+	if fo.recorder != nil {
+		fo.recordEvent(f, m, at)
+	}
 	switch {
 	case fo.forwards:
 		fo.forwardFlow(m, from)
@@ -221,6 +224,50 @@ func (fo *Follower) flowEvent(m *nl.Message) {
 	default:
 		f.Has &^= ctnetlink.HasCountersOrig | ctnetlink.HasCountersReply
 		fo.flowSeen(f, from, fo.cache.Flows.Put)
+	}
+}
+
+// recordEvent reports to the Recorder what an event means for the flows that are recorded. It
+// is called before the cache changes.
+func (fo *Follower) recordEvent(f *ctnetlink.Flow, m *nl.Message, at time.Time) {
+	c := Cause{Event: true, At: at, PortID: m.PortID}
+	if !ctnetlink.IsDelete(m) {
+		c.Event = ctnetlink.IsNew(m)
+		c.First = !c.Event && !fo.filled
+		fo.recordSeen(f, c)
+		return
+	}
+	h := fo.cache.Flows.Find(f)
+	if h != 0 && !fo.cache.Flows.IsSame(h, f) {
+		fo.recordReplaced(h, at)
+	}
+	if h != 0 && f.Has&ctnetlink.HasTimestampStart == 0 && fo.cache.Flows.Load(h, &fo.known) && fo.known.Has&ctnetlink.HasTimestampStart != 0 {
+		f.TimestampStart, f.Has = fo.known.TimestampStart, f.Has|ctnetlink.HasTimestampStart
+	}
+	fo.recorder.FlowEnded(f, c, h != 0)
+}
+
+// recordSeen reports a flow that the cache does not have yet, and the end of another one whose
+// place it takes.
+func (fo *Follower) recordSeen(f *ctnetlink.Flow, c Cause) {
+	if h := fo.cache.Flows.Find(f); h != 0 {
+		if fo.cache.Flows.IsSame(h, f) {
+			return
+		}
+		fo.recordReplaced(h, c.At)
+	} else if !c.Event && fo.cache.Flows.Full() {
+		return // it would be new each time it is seen
+	}
+	if c.Event && f.Has&ctnetlink.HasTimestampStart == 0 {
+		f.TimestampStart, f.Has = uint64(c.At.UnixNano()), f.Has|ctnetlink.HasTimestampStart
+	}
+	fo.recorder.FlowBegan(f, c)
+}
+
+// recordReplaced reports the end of a cached flow, since another one has its tuple now.
+func (fo *Follower) recordReplaced(h cache.Handle, at time.Time) {
+	if fo.cache.Flows.Load(h, &fo.known) {
+		fo.recorder.FlowEnded(&fo.known, Cause{At: at}, true)
 	}
 }
 

@@ -63,6 +63,30 @@ type Observer interface {
 	FlowEnded(f *ctnetlink.Flow)
 }
 
+// Recorder records the begin and the end of every flow. Its methods are called with the lock
+// held; they must not block, and must not keep f.
+type Recorder interface {
+	// FlowBegan reports a flow that the cache does not have yet.
+	FlowBegan(f *ctnetlink.Flow, c Cause)
+	// FlowEnded reports the end of a flow. Without an event f is the cached flow. known is
+	// false for a flow that the cache did not have.
+	FlowEnded(f *ctnetlink.Flow, c Cause, known bool)
+	// EventsLost reports that n more events were lost.
+	EventsLost(n uint64)
+}
+
+// Cause is how a Follower learned of a change.
+type Cause struct {
+	// Event is set for the kernel's event of the begin or end. Otherwise that event was lost
+	// or is older than the subscription, and a reading or a later event shows the change.
+	Event bool
+	// First is set until the first reading has ended, which finds the flows that are older than
+	// the Follower.
+	First  bool
+	At     time.Time // of the event's arrival or of the reading
+	PortID uint32    // netlink port of the process that made the event; 0 is the kernel
+}
+
 // Local is an Announcer for a cache that nobody replicates: it releases what has ended.
 type Local struct{ Cache cache.Side }
 
@@ -92,6 +116,9 @@ type Config struct {
 	Injects   bool
 	Announcer Announcer
 	Observer  Observer // may be nil
+	// Recorder may be nil. With one, flows of which the kernel does not say when they began
+	// (net.netfilter.nf_conntrack_timestamp) get the time of their event.
+	Recorder Recorder
 }
 
 // Follower follows the kernel's tables. The fields below the line are guarded by the lock
@@ -102,6 +129,7 @@ type Follower struct {
 	cache                         cache.Side
 	announcer                     Announcer
 	observer                      Observer
+	recorder                      Recorder
 	expectSync, injects, forwards bool
 	burstBuffer                   int // what the event buffer grows to at once
 
@@ -123,6 +151,7 @@ type Follower struct {
 	status  Status
 	traffic Traffic
 
+	filled     bool // the first reading has ended
 	refilling  bool
 	refillNext []func()
 	ends       *ends // what events report during a reading; nil without one
@@ -180,7 +209,7 @@ const (
 // New returns a Follower, which follows nothing before Open and Begin.
 func New(s *sched.Scheduler, log daemonlog.Log, c Config) *Follower {
 	fo := &Follower{
-		log: log, sched: s, cache: c.Cache, announcer: c.Announcer, observer: c.Observer,
+		log: log, sched: s, cache: c.Cache, announcer: c.Announcer, observer: c.Observer, recorder: c.Recorder,
 		expectSync: c.Expects, injects: c.Injects, forwards: c.Cache.Flows == nil,
 		burstBuffer: ctnetlink.BurstBuffer(ctnetlink.KernelMemory()),
 		cfg:         c.General, filter: NewFilter(&c.General.Filter, c.Helpers), own: map[uint32]origin{},

@@ -45,6 +45,9 @@ func (fo *Follower) overrun(lost uint64) {
 // announces them to the peers, whose copies lack them.
 func (fo *Follower) eventsLost(events uint64) {
 	fo.status.Missing += events
+	if fo.recorder != nil {
+		fo.recorder.EventsLost(events)
+	}
 	fo.announcer.EventsMissing(fo.status.Missing)
 }
 

@@ -105,6 +105,7 @@ func (fo *Follower) refill(ctx context.Context, t *sched.Task, r refill) error {
 		whole = whole && read
 	}
 	return fo.sched.Do(ctx, func() {
+		fo.filled = fo.filled || r.tables&cache.FlowTable != 0
 		if whole {
 			fo.eventsMadeUp(missing)
 		}
@@ -298,6 +299,9 @@ func (fo *Follower) mergeFlow(f *ctnetlink.Flow, r refill) {
 	if fo.hasEnded(f) {
 		return
 	}
+	if fo.recorder != nil {
+		fo.recordSeen(f, Cause{First: !fo.filled, At: time.Now()})
+	}
 	f.Has &^= ctnetlink.HasCountersOrig | ctnetlink.HasCountersReply | ctnetlink.HasUse
 	if fo.ends != nil && len(fo.ends.changed) > 0 {
 		f.Has &^= fo.ends.changed[fo.cache.Flows.Find(f)] &^ ctnetlink.HasID
@@ -322,6 +326,9 @@ func (fo *Follower) removeUnseen(gone []cache.Handle) {
 	for _, h := range gone {
 		if !fo.cache.Flows.Unseen(h) {
 			continue
+		}
+		if fo.recorder != nil && fo.cache.Flows.Load(h, &fo.known) {
+			fo.recorder.FlowEnded(&fo.known, Cause{At: time.Now()}, true)
 		}
 		if fo.observer != nil && fo.cache.Flows.Load(h, &fo.known) {
 			fo.observer.FlowEnded(&fo.known)

@@ -75,7 +75,7 @@ func commitAnswer(tables cache.Tables) func(context.Context, Node) error {
 // stats is a request that prints statistics.
 type stats struct {
 	in    func(*node.Status) bool // reports whether this mode has them
-	text  func(s *Server, dst []byte, status *node.Status) []byte
+	text  func(dst []byte, status *node.Status, local *report.Local) []byte
 	parts report.Section // of the JSON form
 }
 
@@ -85,12 +85,14 @@ func withExpects(s *node.Status) bool { return s.ExpectationSync }
 func always(*node.Status) bool        { return true }
 
 // ofNode adapts a text that depends only on the node's status.
-func ofNode(text func([]byte, *node.Status) []byte) func(*Server, []byte, *node.Status) []byte {
-	return func(_ *Server, dst []byte, status *node.Status) []byte { return text(dst, status) }
+func ofNode(text func([]byte, *node.Status) []byte) func([]byte, *node.Status, *report.Local) []byte {
+	return func(dst []byte, status *node.Status, _ *report.Local) []byte { return text(dst, status) }
 }
 
-func summary(t cache.Tables) func(*Server, []byte, *node.Status) []byte {
-	return func(_ *Server, dst []byte, status *node.Status) []byte { return report.AppendSummary(dst, status, t) }
+func summary(t cache.Tables) func([]byte, *node.Status, *report.Local) []byte {
+	return func(dst []byte, status *node.Status, _ *report.Local) []byte {
+		return report.AppendSummary(dst, status, t)
+	}
 }
 
 // statistics are the requests that print statistics, and the modes that answer them.
@@ -101,14 +103,14 @@ var statistics = map[Request]stats{
 	StatsNetwork: {inSync, ofNode(report.AppendNetwork), report.SectionNetwork},
 	StatsLink:    {inSync, ofNode(report.AppendLinks), report.SectionLink},
 	StatsQueue:   {inSync, ofNode(report.AppendQueues), report.SectionQueue},
-	StatsRuntime: {always, func(s *Server, dst []byte, status *node.Status) []byte {
-		local := s.Local()
-		return report.AppendRuntime(dst, status, &local)
-	}, report.SectionRuntime},
-	StatsHelpers &^ WithOutcome: {always, func(s *Server, dst []byte, _ *node.Status) []byte {
-		return report.AppendHelpers(dst, s.Local().Helpers)
+	StatsRuntime: {always, report.AppendRuntime, report.SectionRuntime},
+	StatsHelpers &^ WithOutcome: {always, func(dst []byte, _ *node.Status, local *report.Local) []byte {
+		return report.AppendHelpers(dst, local.Helpers)
 	}, report.SectionHelpers},
-	StatsProcess: {always, func(_ *Server, dst []byte, status *node.Status) []byte {
+	StatsExport &^ WithOutcome: {always, func(dst []byte, _ *node.Status, local *report.Local) []byte {
+		return report.AppendExports(dst, local.Exports)
+	}, report.SectionExports},
+	StatsProcess: {always, func(dst []byte, status *node.Status, _ *report.Local) []byte {
 		return report.AppendTasks(dst, status, os.Getpid())
 	}, report.SectionTasks},
 }
@@ -143,7 +145,8 @@ func (s *Server) answer(ctx context.Context, r Request, w *writer) error {
 		case !st.in(&status):
 			return node.ErrUnsupported
 		default:
-			w.buf = st.text(s, w.buf, &status)
+			local := s.Local()
+			w.buf = st.text(w.buf, &status, &local)
 		}
 		return nil
 	}

@@ -70,8 +70,9 @@ const (
 	Metrics = WithOutcome | 64
 	Reload  = WithOutcome | 65
 
-	// StatsHelpers can have AsJSON, like the statistics above.
+	// StatsHelpers and StatsExport can have AsJSON, like the statistics above.
 	StatsHelpers = WithOutcome | 66
+	StatsExport  = WithOutcome | 67
 )
 
 // Form is the format of a cache's entries.

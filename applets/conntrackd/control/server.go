@@ -16,6 +16,7 @@ import (
 
 	"ctbox/applets/conntrackd/accept"
 	"ctbox/applets/conntrackd/report"
+	"ctbox/internal/export"
 	"ctbox/sync/cache"
 	"ctbox/sync/commit"
 	"ctbox/sync/node"
@@ -180,6 +181,9 @@ type Server struct {
 	// nil itself.
 	Helpers func() *report.Helpers
 
+	// Exports returns the statistics of the exporters, nil without any. It may be nil itself.
+	Exports func() []export.Status
+
 	// ReadTimeout and WriteTimeout limit the time for a client to send its request, and to
 	// take a part of the answer. Zero is the default.
 	ReadTimeout, WriteTimeout time.Duration
@@ -330,6 +334,9 @@ func (s *Server) Local() report.Local {
 	l := report.Local{ReadFailed: c.readFailed.Load(), Unknown: c.unknown.Load(), Refused: c.refused.Load(), Dropped: c.dropped.Load()}
 	if s.Helpers != nil {
 		l.Helpers = s.Helpers()
+	}
+	if s.Exports != nil {
+		l.Exports = s.Exports()
 	}
 	return l
 }

@@ -30,7 +30,7 @@ type File struct {
 // OpenFile opens a file for appending with safefile.Open, which creates it (mode 0600) if it
 // does not exist. patience is how long a write waits for the reader of a pipe.
 func OpenFile(name string, patience time.Duration) (*File, error) {
-	file, err := openAppend(name)
+	file, err := OpenAppend(name)
 	if err != nil {
 		return nil, err
 	}
@@ -38,7 +38,9 @@ func OpenFile(name string, patience time.Duration) (*File, error) {
 	return &File{name: name, file: file, regular: err == nil && info.Mode().IsRegular(), patience: patience}, nil
 }
 
-func openAppend(name string) (*os.File, error) {
+// OpenAppend opens a file for appending and creates it (mode 0600) if it does not exist. A named
+// pipe needs no reader. The error does not have the name.
+func OpenAppend(name string) (*os.File, error) {
 	// Without O_NONBLOCK, opening a named pipe blocks until it has a reader.
 	const flags = os.O_APPEND | unix.O_NONBLOCK
 	file, _, err := safefile.Open(name, os.O_WRONLY|flags)

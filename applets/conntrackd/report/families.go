@@ -1,6 +1,7 @@
 package report
 
 import (
+	"ctbox/internal/export"
 	"ctbox/sync/cache"
 	"ctbox/sync/commit"
 	"ctbox/sync/follow"
@@ -227,5 +228,28 @@ func families() []family {
 			ofHelpers(func(h *Helpers) uint64 { return h.Verdicts })},
 		{"conntrackd_helper_overruns", "counter", "", "Times that the queues' receive buffer was full, and packets passed unread.",
 			ofHelpers(func(h *Helpers) uint64 { return h.Overruns })},
+
+		{"conntrackd_export_records", "counter", "", "Records that an exporter has made.",
+			ofExports(func(e *export.Status) uint64 { return e.Made })},
+		{"conntrackd_export_records_sent", "counter", "", "Records that the destination was sent.",
+			ofExports(func(e *export.Status) uint64 { return e.Sent })},
+		{"conntrackd_export_records_queued", "gauge", "", "Records that wait for the destination.",
+			ofExports(func(e *export.Status) uint64 { return e.Queued })},
+		{"conntrackd_export_records_thrown_away", "counter", "", "Records that gave way because the queue was full (QueueLimit).",
+			ofExports(func(e *export.Status) uint64 { return e.ThrownAway })},
+		{"conntrackd_export_messages", "counter", "", "Messages, datagrams or writes with records.",
+			ofExports(func(e *export.Status) uint64 { return e.Messages })},
+		{"conntrackd_export_failures", "counter", "", "Failures of connections, writes and files.",
+			ofExports(func(e *export.Status) uint64 { return e.Failures })},
+		{"conntrackd_export_reconnects", "counter", "", "Connections and files that were opened after the first.",
+			ofExports(func(e *export.Status) uint64 { return e.Reconnects })},
+		{"conntrackd_export_events_lost", "counter", "", "Kernel events that an exporter has lost.",
+			ofExports(func(e *export.Status) uint64 { return e.EventsLost })},
+		{"conntrackd_export_flows", "counter", "", "Flows that an exporter has seen.",
+			ofExports(func(e *export.Status) uint64 { return e.Flows })},
+		{"conntrackd_export_flows_now", "gauge", "", "Flows in the table of an exporter.",
+			ofExports(func(e *export.Status) uint64 { return e.FlowsNow })},
+		{"conntrackd_export_up", "gauge", "", "Whether an exporter can send.",
+			ofExports(func(e *export.Status) uint64 { return uint64(b2i(e.Error == "")) })},
 	}
 }

@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"ctbox/internal/export"
 	"ctbox/internal/gen"
 	"ctbox/sync/cache"
 	"ctbox/sync/commit"
@@ -61,7 +62,7 @@ func everything() (*node.Status, *Local) {
 			Queues: replicate.QueuesStatus{Queues: make([]replicate.QueueStatus, 1)},
 		},
 	}
-	l := &Local{}
+	l := &Local{Exports: make([]export.Status, 1)}
 	next := int64(100)
 	number(reflect.ValueOf(s).Elem(), &next)
 	number(reflect.ValueOf(l).Elem(), &next)
@@ -71,6 +72,7 @@ func everything() (*node.Status, *Local) {
 	s.Links[1].Transport, s.Links[1].Interface, s.Links[1].State = link.UDP, "sync1", link.NoCarrier
 	s.Links[1].Active = false
 	s.Peers[0].Addr = netip.MustParseAddrPort("192.0.2.2:3780")
+	l.Exports[0].Name, l.Exports[0].Error = "ipfix udp 192.0.2.9:4739", "write: connection refused"
 	s.Tasks[0].Type = sched.KindCommit
 	s.Queues.Queues[0].Name = "txqueue"
 	s.Commits.Last.Tables = cache.FlowTable | cache.ExpectTable

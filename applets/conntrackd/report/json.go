@@ -4,6 +4,7 @@ import (
 	"strconv"
 	"time"
 
+	"ctbox/internal/export"
 	"ctbox/internal/jsonout"
 	"ctbox/sync/cache"
 	"ctbox/sync/commit"
@@ -26,6 +27,7 @@ const (
 	SectionQueue
 	SectionTasks
 	SectionHelpers
+	SectionExports
 )
 
 // AppendStatusJSON appends the statistics as one JSON object and a newline: one section or
@@ -79,6 +81,9 @@ func AppendStatusJSON(dst []byte, s *node.Status, l *Local, section Section) []b
 	if has(SectionHelpers) && l.Helpers != nil {
 		o.helpers(l.Helpers)
 	}
+	if has(SectionExports) && len(l.Exports) > 0 {
+		o.exports(l.Exports)
+	}
 	o.End()
 	return append(o.Dst, '\n')
 }
@@ -98,6 +103,28 @@ func helperCounts(h *Helpers) [8]namedCount {
 		{"packets", h.Packets}, {"unread", h.Unread}, {"dropped", h.Dropped}, {"rewritten", h.Rewritten},
 		{"expectations", h.Expectations}, {"expectations_refused", h.Refused}, {"verdicts_refused", h.Verdicts},
 		{"overruns", h.Overruns},
+	}
+}
+
+// exports appends what `-s export` has.
+func (o *object) exports(all []export.Status) {
+	o.List("exports", len(all), func(i int) {
+		e := &all[i]
+		o.Text("name", e.Name)
+		for _, c := range exportCounts(e) {
+			o.Uint(c.name, c.n)
+		}
+		if e.Error != "" {
+			o.Text("error", e.Error)
+		}
+	})
+}
+
+// exportCounts are the numbers of an exporter with their names in JSON.
+func exportCounts(e *export.Status) [10]namedCount {
+	return [...]namedCount{
+		{"records", e.Made}, {"sent", e.Sent}, {"queued", e.Queued}, {"thrown_away", e.ThrownAway}, {"messages", e.Messages},
+		{"failures", e.Failures}, {"reconnects", e.Reconnects}, {"events_lost", e.EventsLost}, {"flows", e.Flows}, {"flows_now", e.FlowsNow},
 	}
 }
 

@@ -4,6 +4,8 @@ import (
 	"strconv"
 	"time"
 
+	"ctbox/internal/export"
+	"ctbox/internal/feature"
 	"ctbox/internal/version"
 	"ctbox/sync/cache"
 	"ctbox/sync/commit"
@@ -247,6 +249,19 @@ func ofHelpers(n func(*Helpers) uint64) func(*metricsWriter, *node.Status, *Loca
 	return func(m *metricsWriter, _ *node.Status, l *Local) {
 		if l.Helpers != nil {
 			m.number(n(l.Helpers))
+		}
+	}
+}
+
+// ofExports returns a function that writes a sample for each exporter.
+func ofExports(n func(*export.Status) uint64) func(*metricsWriter, *node.Status, *Local) {
+	return func(m *metricsWriter, _ *node.Status, l *Local) {
+		if !feature.Export {
+			return
+		}
+		for i := range l.Exports {
+			// The number keeps the labels unique if two exporters have one destination.
+			m.number(n(&l.Exports[i]), "export", strconv.Itoa(i+1), "name", l.Exports[i].Name)
 		}
 	}
 }

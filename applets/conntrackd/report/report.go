@@ -7,6 +7,7 @@ package report
 import (
 	"strconv"
 
+	"ctbox/internal/export"
 	"ctbox/sync/cache"
 	"ctbox/sync/node"
 )
@@ -20,6 +21,7 @@ type Local struct {
 	Dropped    uint64 // clients that kept others waiting
 
 	Helpers *Helpers // nil without helpers
+	Exports []export.Status
 }
 
 // Helpers has the counters of user-space helpers.

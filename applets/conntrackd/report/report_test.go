@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"ctbox/internal/export"
 	"ctbox/nl"
 	"ctbox/nl/ctnetlink"
 	"ctbox/nl/format"
@@ -375,13 +376,51 @@ expectations:
 	}
 }
 
+func TestExports(t *testing.T) {
+	all := []export.Status{{
+		Name: "ipfix udp 192.0.2.9:4739", Made: 1001, Sent: 802, Queued: 103, ThrownAway: 96, Messages: 15, Failures: 6, Reconnects: 7,
+		EventsLost: 18, Flows: 519, FlowsNow: 220, Error: "write: connection refused",
+	}, {Name: "json file /var/log/flows.json"}}
+	want := `export ipfix udp 192.0.2.9:4739:
+	cannot send: write: connection refused
+	flows now:		                 220
+	flows in all:		                 519
+	events lost:		                  18
+	records made:		                1001
+	records sent:		                 802
+	records queued:		                 103
+	records thrown away:	                  96
+	messages:		                  15
+	failures:		                   6
+	reconnects:		                   7
+
+`
+	if got := string(AppendExports(nil, all[:1])); got != want {
+		t.Errorf("got\n%s", got)
+	}
+	const members = `{"mode":"none","exports":[{"name":"ipfix udp 192.0.2.9:4739","records":1001,"sent":802,"queued":103,"thrown_away":96,` +
+		`"messages":15,"failures":6,"reconnects":7,"events_lost":18,"flows":519,"flows_now":220,"error":"write: connection refused"}]}` + "\n"
+	if got := string(AppendStatusJSON(nil, &node.Status{}, &Local{Exports: all[:1]}, SectionExports)); got != members {
+		t.Errorf("got %s", got)
+	}
+	text := string(AppendMetrics(nil, &node.Status{}, &Local{Exports: all}, PrometheusText))
+	for _, sample := range []string{
+		`records_thrown_away_total{export="1",name="ipfix udp 192.0.2.9:4739"} 96`, `up{export="1",name="ipfix udp 192.0.2.9:4739"} 0`,
+		`up{export="2",name="json file /var/log/flows.json"} 1`,
+	} {
+		if !strings.Contains(text, "\nconntrackd_export_"+sample+"\n") {
+			t.Errorf("%s is missing", sample)
+		}
+	}
+}
+
 // Every JSON output is valid and agrees with the text.
 func TestStatusJSON(t *testing.T) {
 	for mode := node.ModeNone; mode <= node.ModeNOTRACK; mode++ {
 		s := example()
 		s.Mode = mode
-		for section := All; section <= SectionHelpers; section++ {
-			line := AppendStatusJSON(nil, s, &Local{Helpers: &Helpers{}}, section)
+		for section := All; section <= SectionExports; section++ {
+			line := AppendStatusJSON(nil, s, &Local{Helpers: &Helpers{}, Exports: make([]export.Status, 2)}, section)
 			var got map[string]any
 			if err := json.Unmarshal(line, &got); err != nil {
 				t.Fatalf("mode %d, section %d: %v in\n%s", mode, section, err, line)

@@ -4,6 +4,7 @@ import (
 	"strconv"
 	"time"
 
+	"ctbox/internal/export"
 	"ctbox/sync/cache"
 	"ctbox/sync/link"
 	"ctbox/sync/node"
@@ -272,6 +273,29 @@ func AppendHelpers(dst []byte, h *Helpers) []byte {
 	return appendFields(append(dst, "\nexpectations:\n"...),
 		field{"\tcreated:\t\t", w20, h.Expectations - min(h.Refused, h.Expectations), "\n"},
 		field{"\trefused:\t\t", w20, h.Refused, "\n\n"})
+}
+
+// AppendExports appends `-s export`, which conntrack-tools does not have.
+func AppendExports(dst []byte, all []export.Status) []byte {
+	for i := range all {
+		e := &all[i]
+		dst = append(append(append(dst, "export "...), e.Name...), ":\n"...)
+		if e.Error != "" {
+			dst = append(append(append(dst, "\tcannot send: "...), e.Error...), '\n')
+		}
+		dst = appendFields(dst,
+			field{"\tflows now:\t\t", w20, e.FlowsNow, "\n"},
+			field{"\tflows in all:\t\t", w20, e.Flows, "\n"},
+			field{"\tevents lost:\t\t", w20, e.EventsLost, "\n"},
+			field{"\trecords made:\t\t", w20, e.Made, "\n"},
+			field{"\trecords sent:\t\t", w20, e.Sent, "\n"},
+			field{"\trecords queued:\t\t", w20, e.Queued, "\n"},
+			field{"\trecords thrown away:\t", w20, e.ThrownAway, "\n"},
+			field{"\tmessages:\t\t", w20, e.Messages, "\n"},
+			field{"\tfailures:\t\t", w20, e.Failures, "\n"},
+			field{"\treconnects:\t\t", w20, e.Reconnects, "\n\n"})
+	}
+	return dst
 }
 
 // appendUptime appends "2 days 3 h 4 min". It omits days and hours that are zero.

@@ -1,0 +1,6 @@
+//go:build !no_export
+
+package feature
+
+// Export reports whether conntrackd is built with the Export clause, which records flows.
+const Export = true
