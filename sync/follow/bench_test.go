@@ -3,6 +3,7 @@ package follow
 import (
 	"log/slog"
 	"testing"
+	"time"
 
 	"ctbox/conf"
 	"ctbox/internal/daemonlog"
@@ -35,10 +36,10 @@ func newLife(count int) *life {
 
 func (l *life) run() {
 	for i := range l.begin {
-		l.flowEvent(&l.begin[i])
+		l.flowEvent(&l.begin[i], time.Time{})
 	}
 	for i := range l.end {
-		l.flowEvent(&l.end[i])
+		l.flowEvent(&l.end[i], time.Time{})
 	}
 }
 
@@ -61,7 +62,7 @@ func BenchmarkFollow(b *testing.B) {
 	b.ReportAllocs()
 	for i := 0; b.Loop(); i++ {
 		at := i % len(l.begin)
-		l.flowEvent(&l.begin[at])
-		l.flowEvent(&l.end[at])
+		l.flowEvent(&l.begin[at], time.Time{})
+		l.flowEvent(&l.end[at], time.Time{})
 	}
 }
