@@ -44,6 +44,7 @@ var checks = [...]check{
 	{"auto-helper", forAll, checkAutoHelper},
 	{"helper-clash", forConntrackd, checkHelperClash},
 	{"helper-queue", forConntrackd | forNfct, checkHelperQueues},
+	{"helper-rules", forAll, checkHelperRules},
 	{"sync-link", forConntrackd, checkLink},
 	{"sync-firewall", forConntrackd, checkFirewall},
 	{"sync-peer", forConntrackd, checkPeer},

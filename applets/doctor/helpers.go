@@ -1,9 +1,14 @@
 package doctor
 
 import (
+	"slices"
 	"strconv"
 	"strings"
 
+	"golang.org/x/sys/unix"
+
+	"ctbox/helpers/builtin"
+	"ctbox/internal/nftrules"
 	"ctbox/nl/cthelper"
 )
 
@@ -52,6 +57,101 @@ func checkHelperQueues(h *host, r *report) {
 		return
 	}
 	judgeHelperQueues(all, table, r)
+}
+
+// kernelHelpers are the kernel's helpers with a module of their own, and the service of each.
+var kernelHelpers = [...]struct {
+	module, name, proto string
+	port                uint16
+}{
+	{"amanda", "amanda", "udp", 10080},
+	{"ftp", "ftp", "tcp", 21},
+	{"h323", "Q.931", "tcp", 1720},
+	{"irc", "irc", "tcp", 6667},
+	{"netbios_ns", "netbios-ns", "udp", 137},
+	{"pptp", "pptp", "tcp", 1723},
+	{"sane", "sane", "tcp", 6566},
+	{"sip", "sip", "udp", 5060},
+	{"snmp", "snmp", "udp", 161},
+	{"tftp", "tftp", "udp", 69},
+}
+
+// checkHelperRules looks for helpers that no rule of this network namespace assigns to a flow.
+// Without a rule a helper does nothing, since Linux 4.7 by default and since 6.0 in any case.
+func checkHelperRules(h *host, r *report) {
+	if h.conn == nil {
+		return
+	}
+	attached, err := nftrules.AttachedHelpers(h.ctx, h.conn)
+	if err != nil {
+		return // the check of the rules says why
+	}
+	legacy := false
+	for _, file := range [...]string{"ip_tables_names", "ip6_tables_names"} {
+		names, _ := h.file("proc/thread-self/net/" + file)
+		legacy = legacy || slices.Contains(strings.Fields(names), "raw")
+	}
+	auto, _ := h.netfilter("nf_conntrack_helper")
+	helpers := uint64(0)
+	for _, k := range kernelHelpers {
+		// A helper that is built in has no such file, and nobody has asked for it.
+		if auto == "1" || !h.exists("sys/module/nf_conntrack_"+k.module+"/initstate") {
+			continue
+		}
+		helpers++
+		if !attached[k.name] {
+			unattached(r, "the helper "+k.name+" (module nf_conntrack_"+k.module+")", Note, legacy, k.name, k.proto, k.port, "prerouting")
+		}
+	}
+	if said, _ := h.ask(helperPart.typ); said == answerYes {
+		seen := make(map[string]bool)
+		_ = cthelper.List(h.ctx, h.conn, func(x *cthelper.Helper) error {
+			if key := x.Name + decimal(uint64(x.Proto)); !seen[key] {
+				seen[key] = true
+				helpers++
+				judgeHelperObject(x, attached, legacy, r)
+			}
+			return nil
+		})
+	}
+	if helpers > 0 && len(attached) > 0 {
+		r.ok(decimal(uint64(len(attached))) + " helpers are assigned by rules")
+	}
+}
+
+// judgeHelperObject reports a user-space helper that no rule assigns.
+func judgeHelperObject(x *cthelper.Helper, attached map[string]bool, legacy bool, r *report) {
+	if attached[x.Name] {
+		return
+	}
+	proto, port, hook := "tcp", uint16(0), "prerouting"
+	if x.Proto == unix.IPPROTO_UDP {
+		proto = "udp"
+	}
+	if b := builtin.Find(x.Name, x.Proto); b != nil {
+		port = b.Doc.Port
+		if strings.Contains(b.Doc.Rule, "OUTPUT") {
+			hook = "output" // its flows begin on this host
+		}
+	}
+	unattached(r, "the user-space helper "+x.Name, Warning, legacy, x.Name, proto, port, hook)
+}
+
+// unattached reports a helper that no rule assigns, with the rule that would.
+func unattached(r *report, seen string, s Severity, legacy bool, name, proto string, port uint16, hook string) {
+	seen += " is there, but no rule of this network namespace assigns it to a flow"
+	if legacy {
+		s, seen = Note, seen+"; rules of iptables-legacy are not read here, and it has a raw table"
+	}
+	fix := ""
+	if port != 0 {
+		object := strings.ToLower(strings.ReplaceAll(name, ".", "")) + "-" + proto
+		chain := hook
+		fix = `nft 'add table inet related; add ct helper inet related ` + object + ` { type "` + name + `" protocol ` + proto + `; }; ` +
+			`add chain inet related ` + chain + ` { type filter hook ` + hook + ` priority filter; }; ` +
+			`add rule inet related ` + chain + ` ` + proto + ` dport ` + decimal(uint64(port)) + ` ct helper set "` + object + `"'`
+	}
+	r.add(s, seen, "helpers are not assigned by themselves: the connections that its protocol announces are not RELATED", fix)
 }
 
 // judgeHelperQueues compares helper objects with the text of nfnetlink_queue, whose lines begin

@@ -4,6 +4,7 @@ package vmtest
 
 import (
 	_ "embed"
+	"encoding/json"
 	"fmt"
 	"io"
 	"net"
@@ -181,5 +182,35 @@ func TestRTSPStream(t *testing.T) {
 			}
 			fw.expectsNone(t)
 		})
+	}
+}
+
+// A registered helper without a rule is a finding of ctbox doctor, until the rule that it names
+// is there.
+func TestDoctorNamesRule(t *testing.T) {
+	fw := newFirewall(t)
+	fw.register(rtsp)
+	look := func() map[string]string {
+		t.Helper()
+		r := fw.router.Run("", applet("ctbox"), "doctor", "--json", "--for", "nfct")
+		found := make(map[string]string)
+		for line := range strings.Lines(r.Stdout) {
+			var f struct{ Severity, ID, Fix string }
+			if err := json.Unmarshal([]byte(line), &f); err != nil {
+				t.Fatalf("%s: %v", line, err)
+			}
+			if f.ID == "helper-rules" {
+				found[f.Severity] = f.Fix
+			}
+		}
+		return found
+	}
+	found := look()
+	if len(found) != 1 || found["warning"] == "" {
+		t.Fatalf("%v", found)
+	}
+	fw.router.Must("sh", "-c", found["warning"])
+	if found := look(); len(found) != 1 || found["ok"] != "" {
+		t.Errorf("with the rule: %v", found)
 	}
 }
