@@ -219,7 +219,7 @@ func (s *session) update(c *Command) (uint64, error) {
 	if err != nil {
 		return 0, err
 	}
-	u := &updater{session: s, cmd: c, printer: newPrinter(s.out, c), filter: newFilter(c)}
+	u := &updater{session: s, cmd: c, printer: newPrinter(s.out, c), filter: s.newFilter(c), denied: newRefusals(c)}
 	u.pipe = conn.NewPipeline(s.ctx, u.complete)
 	err = s.dump(c, u.take)
 	if u.batch != nil && err == nil && u.failed == nil {
@@ -231,11 +231,17 @@ func (s *session) update(c *Command) (uint64, error) {
 	if u.failed != nil {
 		err = u.failed
 	}
-	if u.noRoom > 0 {
+	if u.noRoom > 0 && c.Has(OptDistinctStatus) {
+		u.denied.number += u.noRoom - 1
+		u.denied.add(&refusal{op: c.Op, err: u.noRoomErr, hint: noRoomForLabels})
+	} else if u.noRoom > 0 {
 		// conntrack-tools skips such flows without a message; count and exit status are
 		// its own.
 		text := (&refusal{op: c.Op, err: u.noRoomErr}).text()
 		u.warn("WARNING: %d flows were not updated: %s (%s).", u.noRoom, text, noRoomForLabels)
+	}
+	if err == nil {
+		err = u.denied.err()
 	}
 	if end := u.printer.finish(); err == nil {
 		err = end
@@ -257,12 +263,16 @@ type updater struct {
 	noRoom    uint64 // flows in which the kernel has no room for labels
 	noRoomErr error
 
+	denied refusals
 	failed error // first reason to stop; batches already sent are still completed
 }
 
 // updates describes a batch of updates: for each pair of requests, the update and the
 // get that follows it, the flow before.
-type updates []updated
+type updates struct {
+	pairs []updated
+	met   []int32 // lines of --match
+}
 
 type updated struct {
 	id      uint32
@@ -270,6 +280,7 @@ type updated struct {
 	labels  bool // the update has labels
 	fixed   bool // the update has a timeout, and the flow's is fixed
 	refused bool
+	metEnd  int // of its lines in updates.met
 }
 
 // take adds a flow that matches and would change to the batch.
@@ -289,8 +300,9 @@ func (u *updater) take(f *ctnetlink.Flow) error {
 			return err
 		}
 	}
-	pairs := u.batch.Tag.(*updates)
-	*pairs = append(*pairs, updated{id: f.ID, hasID: f.Has&ctnetlink.HasID != 0, labels: u.change.Has&ctnetlink.HasLabels != 0,
+	t := u.batch.Tag.(*updates)
+	t.met = u.filter.file.appendHits(t.met, f)
+	t.pairs = append(t.pairs, updated{metEnd: len(t.met), id: f.ID, hasID: f.Has&ctnetlink.HasID != 0, labels: u.change.Has&ctnetlink.HasLabels != 0,
 		fixed: u.change.Has&ctnetlink.HasTimeout != 0 && f.Status&ctnetlink.StatusFixedTimeout != 0})
 	setIdentity(&u.get, f)
 	u.get.Has &^= ctnetlink.HasID
@@ -313,15 +325,16 @@ func (u *updater) nextBatch() error {
 	if b.Tag == nil {
 		b.Tag = new(updates)
 	}
-	pairs := b.Tag.(*updates)
-	*pairs = (*pairs)[:0]
+	t := b.Tag.(*updates)
+	t.pairs, t.met = t.pairs[:0], t.met[:0]
 	u.batch = b
 	return nil
 }
 
 // complete processes the kernel's answers to a batch and prints the flows in them.
 func (u *updater) complete(b *nl.Batch) error {
-	pairs := *b.Tag.(*updates)
+	t := b.Tag.(*updates)
+	pairs := t.pairs
 	for _, f := range b.Failures() {
 		pair := &pairs[f.Index/2]
 		pair.refused = true
@@ -330,10 +343,14 @@ func (u *updater) complete(b *nl.Batch) error {
 		case pair.labels && isErrno(f.Err, unix.ENOSPC):
 			u.noRoom++
 			u.noRoomErr = f.Err
-		case u.failed == nil && pair.fixed && isErrno(f.Err, unix.EPERM):
-			u.failed = &refusal{op: u.cmd.Op, err: f.Err, hint: hintFixedTimeout}
 		case u.failed == nil:
-			u.failed = u.explain(u.cmd, f.Err)
+			err := u.explain(u.cmd, f.Err)
+			if pair.fixed && isErrno(f.Err, unix.EPERM) {
+				err = &refusal{op: u.cmd.Op, err: f.Err, hint: hintFixedTimeout}
+			}
+			if !u.denied.add(err) {
+				u.failed = err
+			}
 		}
 	}
 	err := b.Answers(func(index int, m *nl.Message) error {
@@ -347,6 +364,13 @@ func (u *updater) complete(b *nl.Batch) error {
 		if was.hasID && u.got.Has&ctnetlink.HasID != 0 && u.got.ID != was.id {
 			// The kernel does not compare the id of an update.
 			u.warn("WARNING: flow %d ended and its successor %d was updated in its place.", was.id, u.got.ID)
+		}
+		if u.filter.file != nil {
+			start := 0
+			if n := index / 2; n > 0 {
+				start = pairs[n-1].metEnd
+			}
+			u.filter.file.count(t.met[start:was.metEnd])
 		}
 		u.printer.updateTime()
 		return u.printer.flow(&u.got, nil)

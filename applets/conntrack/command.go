@@ -90,6 +90,10 @@ const (
 	OptRefresh
 	OptKey
 	OptNetNS
+	OptMatch
+	OptCountEach
+	OptDryRun
+	OptDistinctStatus
 )
 
 // Compared are the options by which a filter compares the fields of Command.Flow with
@@ -195,7 +199,8 @@ type Command struct {
 	// label file, or it could not be read (the parser has printed a warning).
 	LabelMap *LabelMap
 
-	NetNS string // --netns, as netns.Open takes it: it counts with OptNetNS
+	NetNS     string // --netns, as netns.Open takes it: it counts with OptNetNS
+	MatchFile string // --match: a path, or "-"
 
 	HelpProto string // OpHelp with -p: the protocol's name, or "unknown"
 	LoadFile  string // OpLoad: a path, or "-"

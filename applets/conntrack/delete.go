@@ -31,7 +31,7 @@ func (s *session) deleteMatching(c *Command, p *printer) (uint64, error) {
 	if err != nil {
 		return 0, err
 	}
-	d := &deleter{session: s, cmd: c, printer: p, filter: newFilter(c)}
+	d := &deleter{session: s, cmd: c, printer: p, filter: s.newFilter(c), refused: newRefusals(c)}
 	d.pipe = conn.NewPipeline(s.ctx, d.complete)
 	err = s.eachCandidate(c, d.take)
 	if d.batch != nil && err == nil && d.failed == nil {
@@ -42,6 +42,9 @@ func (s *session) deleteMatching(c *Command, p *printer) (uint64, error) {
 	}
 	if d.failed != nil {
 		err = d.failed
+	}
+	if err == nil {
+		err = d.refused.err()
 	}
 	return d.deleted, err
 }
@@ -59,6 +62,7 @@ type deleter struct {
 	begun   bool
 
 	deleted uint64
+	refused refusals
 	failed  error // first reason to stop; batches already sent are still completed
 }
 
@@ -68,6 +72,38 @@ type deletions struct {
 	lines []byte
 	ends  []int
 	ahead bool // the first line is already printed
+
+	met     []int32 // lines of --match, each request's up to the offset in metEnds
+	metEnds []int
+}
+
+// refusals are the changes that the kernel has refused where a command goes on after one:
+// with --match, where a flow that can't be deleted must not keep the others, and where the
+// exit status says so.
+type refusals struct {
+	goOn   bool
+	number uint64
+	first  error
+}
+
+func newRefusals(c *Command) refusals { return refusals{goOn: c.Has(OptMatch | OptDistinctStatus)} }
+
+// add notes a refusal, and reports whether to go on.
+func (r *refusals) add(err error) bool {
+	if !r.goOn {
+		return false
+	}
+	if r.number++; r.first == nil {
+		r.first = err
+	}
+	return true
+}
+
+func (r *refusals) err() error {
+	if r.number == 0 {
+		return nil
+	}
+	return &partlyRefused{r.number, r.first}
 }
 
 // take adds a flow that matches to the batch.
@@ -84,7 +120,11 @@ func (d *deleter) take(f *ctnetlink.Flow) error {
 		}
 	}
 	t := d.batch.Tag.(*deletions)
-	if d.printer != nil {
+	if d.filter.file != nil {
+		t.met = d.filter.file.appendHits(t.met, f)
+		t.metEnds = append(t.metEnds, len(t.met))
+	}
+	if d.printer != nil && !d.printer.silent {
 		d.printer.updateTime()
 		t.lines = append(format.AppendFlow(t.lines, f, &d.printer.style, nil), '\n')
 		if !d.begun {
@@ -118,6 +158,7 @@ func (d *deleter) nextBatch() error {
 		b.Tag = t
 	}
 	t.lines, t.ends, t.ahead = t.lines[:0], t.ends[:0], false
+	t.met, t.metEnds = t.met[:0], t.metEnds[:0]
 	d.batch = b
 	return nil
 }
@@ -126,18 +167,27 @@ func (d *deleter) nextBatch() error {
 func (d *deleter) complete(b *nl.Batch) error {
 	t := b.Tag.(*deletions)
 	refused := b.Failures()
-	start := 0
+	start, met := 0, 0
 	for i, end := range t.ends {
 		line := t.lines[start:end]
 		start = end
+		var lines []int32
+		if len(t.metEnds) > 0 {
+			lines, met = t.met[met:t.metEnds[i]], t.metEnds[i]
+		}
 		if len(refused) > 0 && refused[0].Index == i {
 			if err := refused[0].Err; d.failed == nil && !isErrno(err, unix.ENOENT) {
-				d.failed = d.explain(d.cmd, err)
+				if err = d.explain(d.cmd, err); !d.refused.add(err) {
+					d.failed = err
+				}
 			}
 			refused = refused[1:]
 			continue
 		}
 		d.deleted++
+		if lines != nil {
+			d.filter.file.count(lines)
+		}
 		if d.printer == nil || t.ahead && i == 0 {
 			continue
 		}

@@ -5,225 +5,167 @@ import (
 
 	"ctbox/nl"
 	"ctbox/nl/ctnetlink"
+	"ctbox/nl/match"
 )
 
 // filter decides which flows a command applies to. It checks all conditions of the
 // command line, even those that the kernel was asked to check: older kernels ignore
 // filters that they do not know.
 type filter struct {
-	want *Command
-	// Derived from want, so that one comparison skips a test that is not needed.
-	family   uint8
-	nat      bool
-	labels   bool
-	mark     bool
-	status   bool
-	orig     tupleFilter
-	reply    tupleFilter
-	compared ctnetlink.Attr // attributes of want.Flow that must be equal
+	conditions match.Predicate
+	file       *predicateFile // --match, or nil
 }
 
 // newFilter makes the filter of a command that lists, deletes, updates, gets or
-// watches flows. c must not change while the filter is in use.
+// watches flows.
 func newFilter(c *Command) *filter {
-	f := &filter{
-		want:   c,
-		family: c.Family,
-		nat:    c.Has(OptSrcNAT | OptDstNAT | OptAnyNAT),
-		labels: c.Has(OptLabel),
-		orig:   newTupleFilter(&c.Flow.Orig),
-		reply:  newTupleFilter(&c.Flow.Reply),
-	}
-	if c.Has(OptMaskSrc) {
-		f.orig.srcMask = c.SrcMask
-	}
-	if c.Has(OptMaskDst) {
-		f.orig.dstMask = c.DstMask
-	}
-	if c.Op == OpUpdate {
-		// The rest are the values to set.
-		f.compared = c.Flow.Has & ctnetlink.HasID
-		return f
-	}
-	f.mark = c.Has(OptMark)
-	f.status = c.Has(OptStatus)
-	f.compared = c.Flow.Has & (ctnetlink.HasID | ctnetlink.HasTimeout | ctnetlink.HasZone | ctnetlink.HasSecmark | comparedProtocol)
+	return &filter{conditions: conditions(c)}
+}
+
+// newFilter makes the filter of a command with its file of predicates.
+func (s *session) newFilter(c *Command) *filter {
+	f := newFilter(c)
+	f.file = s.predicates
 	return f
 }
 
-// comparedProtocol are the protocols' own attributes that are compared. The TCP flags
-// of -p tcp are only sent.
-const comparedProtocol = ctnetlink.HasTCPState | ctnetlink.HasSCTPState | ctnetlink.HasDCCPState |
-	ctnetlink.HasSCTPVtagOrig | ctnetlink.HasSCTPVtagReply | ctnetlink.HasDCCPRole
-
 // match reports whether f is one of the wanted flows.
 func (w *filter) match(f *ctnetlink.Flow) bool {
-	if w.family != nl.FamilyUnspec && f.Family() != w.family {
-		return false
-	}
-	if w.nat && !w.matchNAT(f) {
-		return false
-	}
-	want := &w.want.Flow
-	if w.mark && (f.Has&ctnetlink.HasMark == 0 || f.Mark&want.MarkMask != want.Mark) {
-		return false
-	}
-	if w.labels && !hasLabels(f, &w.want.Labels) {
-		return false
-	}
-	if w.status && (f.Has&ctnetlink.HasStatus == 0 || f.Status&want.StatusMask != want.Status) {
-		return false
-	}
-	return w.orig.match(&f.Orig) && w.reply.match(&f.Reply) &&
-		(w.compared == 0 || w.matchAttributes(f))
+	return w.conditions.Match(f, 0) && (w.file == nil || w.file.match(f))
 }
 
-func hasLabels(f *ctnetlink.Flow, want *LabelSet) bool {
-	if want.Beyond || f.Has&ctnetlink.HasLabels == 0 {
-		return false
+// conditions returns what the command line asks of a flow.
+func conditions(c *Command) match.Predicate {
+	want := &c.Flow
+	p := match.Predicate{
+		Family: c.Family,
+		Orig:   tupleConditions(&want.Orig),
+		Reply:  tupleConditions(&want.Reply),
 	}
-	for i, word := range want.Bits {
-		if f.Labels[i]&word != word {
-			return false
+	if c.Has(OptMaskSrc) {
+		p.Orig.Src.Mask = c.SrcMask
+	}
+	if c.Has(OptMaskDst) {
+		p.Orig.Dst.Mask = c.DstMask
+	}
+	if want.Orig.Has&ctnetlink.TupleProto != 0 {
+		p.Has, p.Proto = p.Has|match.Proto, want.Orig.Proto
+	}
+	for _, nat := range [...]struct {
+		opt  Option
+		bit  match.Field
+		want *ctnetlink.NAT
+		end  *match.End
+	}{{OptSrcNAT, match.SrcNAT, &c.SrcNAT, &p.SrcNAT}, {OptDstNAT, match.DstNAT, &c.DstNAT, &p.DstNAT}, {OptAnyNAT, match.AnyNAT, &c.AnyNAT, &p.AnyNAT}} {
+		if c.Has(nat.opt) {
+			p.Has |= nat.bit
+			if nat.want.HasAddr {
+				*nat.end = match.End{HasAddr: true, Addr: host(nat.want.Addr, c.Family), HasPort: nat.want.HasPort, Ports: match.Port(nat.want.Port)}
+			}
 		}
 	}
-	return true
+	if c.Has(OptLabel) {
+		p.Has, p.Labels = p.Has|match.Labels, c.Labels.Bits
+		if c.Labels.Beyond {
+			p.Has |= match.Never
+		}
+	}
+	attribute := func(has ctnetlink.Attr, bit match.Field) bool {
+		if want.Has&has == 0 {
+			return false
+		}
+		p.Has |= bit
+		return true
+	}
+	if attribute(ctnetlink.HasID, match.ID) {
+		p.ID = want.ID
+	}
+	if c.Op == OpUpdate {
+		return p // the rest are the values to set
+	}
+	if c.Has(OptMark) {
+		p.Has, p.Mark, p.MarkMask = p.Has|match.Mark, want.Mark, want.MarkMask
+	}
+	if c.Has(OptStatus) {
+		p.Has, p.Status, p.StatusMask = p.Has|match.Status, want.Status, want.StatusMask
+	}
+	if attribute(ctnetlink.HasTimeout, match.Timeout) {
+		p.Timeout = match.Range{Min: uint64(want.Timeout), Max: uint64(want.Timeout)}
+	}
+	if attribute(ctnetlink.HasZone, match.Zone) {
+		p.Zone = want.Zone
+	}
+	if attribute(ctnetlink.HasSecmark, match.Secmark) {
+		p.Secmark = want.Secmark
+	}
+	if attribute(ctnetlink.HasTCPState, match.TCPState) {
+		p.TCPState = want.TCPState
+	}
+	if attribute(ctnetlink.HasSCTPState, match.SCTPState) {
+		p.SCTPState = want.SCTPState
+	}
+	if attribute(ctnetlink.HasSCTPVtagOrig, match.SCTPVtagOrig) {
+		p.SCTPVtagOrig = want.SCTPVtagOrig
+	}
+	if attribute(ctnetlink.HasSCTPVtagReply, match.SCTPVtagReply) {
+		p.SCTPVtagReply = want.SCTPVtagReply
+	}
+	if attribute(ctnetlink.HasDCCPState, match.DCCPState) {
+		p.DCCPState = want.DCCPState
+	}
+	if attribute(ctnetlink.HasDCCPRole, match.DCCPRole) {
+		p.DCCPRole = want.DCCPRole
+	}
+	return p
 }
 
-func (w *filter) matchAttributes(f *ctnetlink.Flow) bool {
-	want := &w.want.Flow
-	// A flow without one of these attributes does not match, except for zone and
-	// security mark, which the kernel omits when they are 0.
-	if f.Has&w.compared|ctnetlink.HasZone|ctnetlink.HasSecmark != w.compared|ctnetlink.HasZone|ctnetlink.HasSecmark {
-		return false
-	}
-	has := w.compared
-	switch {
-	case has&ctnetlink.HasID != 0 && f.ID != want.ID,
-		has&ctnetlink.HasTimeout != 0 && f.Timeout != want.Timeout,
-		has&ctnetlink.HasTCPState != 0 && f.TCPState != want.TCPState,
-		has&ctnetlink.HasSCTPState != 0 && f.SCTPState != want.SCTPState,
-		has&ctnetlink.HasSCTPVtagOrig != 0 && f.SCTPVtagOrig != want.SCTPVtagOrig,
-		has&ctnetlink.HasSCTPVtagReply != 0 && f.SCTPVtagReply != want.SCTPVtagReply,
-		has&ctnetlink.HasDCCPState != 0 && f.DCCPState != want.DCCPState,
-		has&ctnetlink.HasDCCPRole != 0 && f.DCCPRole != want.DCCPRole:
-		return false
-	}
-	if has&ctnetlink.HasZone != 0 && orZero(f.Has&ctnetlink.HasZone != 0, f.Zone) != want.Zone {
-		return false
-	}
-	return has&ctnetlink.HasSecmark == 0 || orZero(f.Has&ctnetlink.HasSecmark != 0, f.Secmark) == want.Secmark
+// host is the set of one address.
+func host(a ctnetlink.Addr, family uint8) match.Address {
+	return match.Address{Addr: a, Mask: prefixMask(addrBits(family)), Family: family}
 }
 
-// orZero returns v if present is true, else 0.
-func orZero[T uint16 | uint32](present bool, v T) T {
-	if !present {
+// tupleConditions returns the present fields of a direction as conditions.
+func tupleConditions(want *ctnetlink.Tuple) (t match.Tuple) {
+	has := func(attr ctnetlink.TupleAttr, bit match.TupleField) bool {
+		if want.Has&attr == 0 {
+			return false
+		}
+		t.Has |= bit
+		return true
+	}
+	if has(ctnetlink.TupleSrc, match.Src) {
+		t.Src = host(want.Src, want.Family)
+	}
+	if has(ctnetlink.TupleDst, match.Dst) {
+		t.Dst = host(want.Dst, want.Family)
+	}
+	if has(ctnetlink.TupleSrcPort, match.SrcPort) {
+		t.SrcPort = match.Port(want.SrcPort)
+	}
+	if has(ctnetlink.TupleDstPort, match.DstPort) {
+		t.DstPort = match.Port(want.DstPort)
+	}
+	if has(ctnetlink.TupleICMPType, match.ICMPType) {
+		t.ICMPType = want.ICMPType
+	}
+	if has(ctnetlink.TupleICMPCode, match.ICMPCode) {
+		t.ICMPCode = want.ICMPCode
+	}
+	if has(ctnetlink.TupleICMPID, match.ICMPID) {
+		t.ICMPID = want.ICMPID
+	}
+	if has(ctnetlink.TupleZone, match.TupleZone) {
+		t.Zone = want.Zone
+	}
+	return t
+}
+
+// orZero returns v, or 0 when it is absent.
+func orZero[T uint16 | uint32](there bool, v T) T {
+	if !there {
 		return 0
 	}
 	return v
-}
-
-// tupleFilter compares the fields that are present in want.
-type tupleFilter struct {
-	want             *ctnetlink.Tuple
-	has              ctnetlink.TupleAttr
-	srcMask, dstMask ctnetlink.Addr
-}
-
-var noMask = ctnetlink.Addr{0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff}
-
-func newTupleFilter(want *ctnetlink.Tuple) tupleFilter {
-	return tupleFilter{want: want, has: want.Has, srcMask: noMask, dstMask: noMask}
-}
-
-func (w *tupleFilter) match(t *ctnetlink.Tuple) bool {
-	has, want := w.has, w.want
-	if has == 0 {
-		return true
-	}
-	// An absent zone is zone 0; all other fields must be present to be compared.
-	if t.Has&has|ctnetlink.TupleZone != has|ctnetlink.TupleZone {
-		return false
-	}
-	switch {
-	case has&ctnetlink.TupleProto != 0 && t.Proto != want.Proto,
-		has&ctnetlink.TupleSrcPort != 0 && t.SrcPort != want.SrcPort,
-		has&ctnetlink.TupleDstPort != 0 && t.DstPort != want.DstPort,
-		has&ctnetlink.TupleICMPType != 0 && t.ICMPType != want.ICMPType,
-		has&ctnetlink.TupleICMPCode != 0 && t.ICMPCode != want.ICMPCode,
-		has&ctnetlink.TupleICMPID != 0 && t.ICMPID != want.ICMPID,
-		has&ctnetlink.TupleZone != 0 && t.Zone != want.Zone:
-		return false
-	}
-	if has&ctnetlink.TupleAddrs == 0 {
-		return true
-	}
-	return t.Family == want.Family &&
-		(has&ctnetlink.TupleSrc == 0 || equalMasked(&t.Src, &want.Src, &w.srcMask)) &&
-		(has&ctnetlink.TupleDst == 0 || equalMasked(&t.Dst, &want.Dst, &w.dstMask))
-}
-
-func equalMasked(a, b, mask *ctnetlink.Addr) bool {
-	if *a == *b {
-		return true
-	}
-	if *mask == noMask {
-		return false
-	}
-	for i := range a {
-		if (a[i]^b[i])&mask[i] != 0 {
-			return false
-		}
-	}
-	return true
-}
-
-// matchNAT checks -n, -g and -j. Unlike conntrack-tools it compares IPv6 addresses, and
-// regards an ICMP flow as translated only if its addresses or its id are.
-func (w *filter) matchNAT(f *ctnetlink.Flow) bool {
-	c := w.want
-	if c.Has(OptAnyNAT) {
-		return sourceNAT(f).matches(&c.AnyNAT) || destinationNAT(f).matches(&c.AnyNAT)
-	}
-	return (!c.Has(OptSrcNAT) || sourceNAT(f).matches(&c.SrcNAT)) &&
-		(!c.Has(OptDstNAT) || destinationNAT(f).matches(&c.DstNAT))
-}
-
-// translation compares one end of a flow in the original and in the reply direction.
-// They differ where NAT translates.
-type translation struct {
-	addr, port bool // translated
-	to         *ctnetlink.Addr
-	toPort     uint16
-}
-
-func sourceNAT(f *ctnetlink.Flow) translation {
-	n := translation{to: &f.Reply.Dst, toPort: f.Reply.DstPort}
-	if f.Has&ctnetlink.HasStatus != 0 && f.Status&ctnetlink.StatusSrcNATDone == 0 {
-		return n
-	}
-	n.addr = f.Reply.Dst != f.Orig.Src
-	n.port = f.Reply.DstPort != f.Orig.SrcPort || f.Reply.ICMPID != f.Orig.ICMPID
-	return n
-}
-
-func destinationNAT(f *ctnetlink.Flow) translation {
-	n := translation{to: &f.Reply.Src, toPort: f.Reply.SrcPort}
-	if f.Has&ctnetlink.HasStatus != 0 && f.Status&ctnetlink.StatusDstNATDone == 0 {
-		return n
-	}
-	n.addr = f.Reply.Src != f.Orig.Dst
-	n.port = f.Reply.SrcPort != f.Orig.DstPort
-	return n
-}
-
-// matches reports whether n fulfils a NAT option: without an address any translation
-// does, with an address one to it, with a port also one to that port.
-func (n translation) matches(want *ctnetlink.NAT) bool {
-	if !want.HasAddr {
-		return n.addr || n.port
-	}
-	return n.addr && *n.to == want.Addr && (!want.HasPort || n.port && n.toPort == want.Port)
 }
 
 // kernelFilter returns the part of a filter that the kernel can check in a dump, and

@@ -108,7 +108,7 @@ func completedOption(o *option) spelled {
 		for _, w := range outputWords {
 			s.values = append(s.values, w.name)
 		}
-	case OptLabelMap:
+	case OptLabelMap, OptMatch:
 		s.file = true
 	case OptLabel, OptLabelAdd, OptLabelDel:
 		s.list = true
@@ -194,7 +194,15 @@ func appendBash(dst []byte) []byte {
 		if c.expectColumn != noColumn && c.expectColumn != c.column {
 			dst = append(dst, "[[ ${COMP_WORDS[i+1]} == e* ]] && words+=' "+strings.Join(allowedIn(c.expectColumn), " ")+"' || "...)
 		}
-		dst = append(dst, "words+=' "+strings.Join(allowedIn(c.column), " ")+"' ;;\n"...)
+		names := allowedIn(c.column)
+		if c.op == OpCount {
+			for _, o := range options {
+				if o.bit&countOptions != 0 {
+					names = append(names, dashed(o.short, o.long)...)
+				}
+			}
+		}
+		dst = append(dst, "words+=' "+strings.Join(names, " ")+"' ;;\n"...)
 	}
 	dst = append(dst, `        -p|--protonum)
             case ${COMP_WORDS[i+1]} in
@@ -348,6 +356,10 @@ func appendManual(dst []byte) []byte {
 				dst = appendManEntry(dst, dashed(o.short, o.long), o.arg, o.help)
 			}
 		}
+	}
+	dst = append(dst, ".SS "+manText(matchTitle)+"\n"...)
+	for _, o := range lineOptions {
+		dst = appendManEntry(dst, dashed(o.short, o.long), o.arg, o.help)
 	}
 	dst = append(dst, ".SH PROTOCOL OPTIONS\nThese options are valid after \\fB\\-p\\fP.\n"...)
 	for i := range protocols {

@@ -15,7 +15,7 @@ import (
 // list prints the flows of a table that match.
 func (s *session) list(c *Command) (uint64, error) {
 	p := newPrinter(s.out, c)
-	filter := newFilter(c)
+	filter := s.newFilter(c)
 	warned := false
 	err := s.dump(c, func(f *ctnetlink.Flow) error {
 		if !filter.match(f) {
@@ -28,6 +28,7 @@ func (s *session) list(c *Command) (uint64, error) {
 			}
 			return nil
 		}
+		s.predicates.countFlow(f)
 		p.updateTime()
 		return p.flow(f, nil)
 	})
@@ -62,6 +63,9 @@ func (s *session) dump(c *Command, each func(*ctnetlink.Flow) error) error {
 
 // dumpOnce is dump without the warning: it returns whether the table changed meanwhile.
 func (s *session) dumpOnce(c *Command, each func(*ctnetlink.Flow) error) (interrupted bool, err error) {
+	if done, err := s.candidates(c, each); done {
+		return false, err
+	}
 	conn, err := s.requestConn()
 	if err != nil {
 		return false, err
@@ -78,6 +82,9 @@ func (s *session) dumpOnce(c *Command, each func(*ctnetlink.Flow) error) (interr
 		d.Type = ctnetlink.TypeFlowGetZero
 	default:
 		d.Filter, d.FilterTuples = kernelFilter(c)
+		if s.predicates != nil && d.Filter == nil && d.Family == nl.FamilyUnspec {
+			d = s.predicates.matcher.Dump()
+		}
 	}
 	begun := false
 	read := func() error {
@@ -191,22 +198,35 @@ func (s *session) getExpect(c *Command) (uint64, error) {
 }
 
 // count prints the number of entries of a table.
-func (s *session) count(c *Command) error {
+func (s *session) count(c *Command) (uint64, error) {
 	var n uint64
 	table := "conntrack"
-	if c.Table == TableExpect {
+	switch {
+	case c.Table == TableExpect:
 		table = "expect"
 		if err := s.dumpExpects(c, func(*ctnetlink.Expect) error { n++; return nil }); err != nil {
-			return err
+			return 0, err
 		}
-	} else {
+	case s.predicates != nil:
+		filter := s.newFilter(c)
+		err := s.dump(c, func(f *ctnetlink.Flow) error {
+			if filter.match(f) {
+				s.predicates.countFlow(f)
+				n++
+			}
+			return nil
+		})
+		if err != nil || c.Has(OptCountEach) {
+			return n, err
+		}
+	default:
 		conn, err := s.requestConn()
 		if err != nil {
-			return err
+			return 0, err
 		}
 		entries, _, err := ctnetlink.Count(s.uncancelled(), conn)
 		if err != nil {
-			return s.explain(c, err)
+			return 0, s.explain(c, err)
 		}
 		n = uint64(entries)
 	}
@@ -216,7 +236,7 @@ func (s *session) count(c *Command) error {
 		s.out.buf = strconv.AppendUint(s.out.buf, n, 10)
 	}
 	s.out.buf = append(s.out.buf, '\n')
-	return s.out.sync()
+	return n, s.out.sync()
 }
 
 // Names of the counters by attribute number (enum ctattr_stats_cpu and

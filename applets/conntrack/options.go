@@ -208,6 +208,14 @@ var options = [...]option{
 		"what --top counts flows by: source, destination, port, protocol, zone, mark; and sorts by: flows, new, ended, packets, bytes", "........ .. ......", (*Parser).setTopKey},
 	{OptNetNS, 0, []string{longNetNS}, longNetNS, getopt.Required, false, groupCommon, "NETNS",
 		"work in this network namespace: a name of ip-netns(8), a path, or a process id", "oooooooo oo oooooo", (*Parser).setNetNS},
+	{OptMatch, 0, []string{"match"}, "match", getopt.Required, false, groupCommon, "FILE",
+		"the flow also meets a line of FILE, which has options of -D or a JSON object; - is standard input; also with -C", "o..oo... .. ......", (*Parser).setMatch},
+	{OptCountEach, 0, []string{"count-each"}, "count-each", getopt.None, false, groupCommon, "",
+		"print how many flows each line of --match has met, in place of the flows", "o..oo... .. ......", (*Parser).setNothing},
+	{OptDryRun, 0, []string{"dry-run"}, "dry-run", getopt.None, false, groupCommon, "",
+		"change nothing, print the flows that would be deleted or updated", "...oo... .. ......", (*Parser).setNothing},
+	{OptDistinctStatus, 0, []string{"distinct-status"}, "distinct-status", getopt.None, false, groupCommon, "",
+		"exit status 3 if no flow has matched, 4 if the kernel refused some of the changes", "o..oo... .. ......", (*Parser).setNothing},
 }
 
 // Codes of the scanner: options by index, then commands, then protocol options.
@@ -270,7 +278,7 @@ func makeGenericRules() (rules [columns]ruleMasks) {
 	rules[colTop] = rules[colList]
 	for i, o := range options {
 		switch o.bit {
-		case OptZero, OptOutput: // checkRules accepts -o json before
+		case OptMatch, OptCountEach, OptDistinctStatus, OptZero, OptOutput: // checkRules accepts -o json before
 			rules[colTop].refused |= 1 << i
 		case OptRefresh, OptKey:
 			rules[colTop].refused &^= 1 << i
@@ -363,6 +371,9 @@ func (p *Parser) checkRules() error {
 		// Our own; the other outputs have no form for numbers.
 		given &^= OptOutput
 	}
+	if c.Op == OpCount && c.Table == TableConntrack && c.Has(OptMatch) {
+		given &^= countOptions
+	}
 	if i, missing, bad := genericRules[col].firstViolation(uint64(given)); bad {
 		return violation(options[i].name, missing)
 	}
@@ -372,6 +383,9 @@ func (p *Parser) checkRules() error {
 		}
 	}
 	if err := p.checkProtocol(col); err != nil {
+		return err
+	}
+	if err := p.checkMatch(); err != nil {
 		return err
 	}
 	return p.checkConflicts()
@@ -417,10 +431,31 @@ func (p *Parser) checkProtocol(col int) error {
 	return nil
 }
 
+// countOptions are those that -C takes as well.
+const countOptions = OptMatch | OptCountEach | OptDistinctStatus
+
+// checkMatch checks the options that go with --match.
+func (p *Parser) checkMatch() error {
+	c := p.cmd
+	switch {
+	case c.Has(OptCountEach) && !c.Has(OptMatch):
+		return errUsage("Can't use --count-each without --match")
+	case p.loading && c.Has(OptMatch):
+		return errUsage("Can't use --match in a file of --load-file")
+	case p.loading && c.Has(OptDryRun|OptDistinctStatus):
+		return errUsage("Can't use --dry-run and --distinct-status in a file of --load-file")
+	case c.Has(OptCountEach) && c.Output&^OutJSON != 0:
+		return errUsage("--count-each has no output but text and json")
+	case c.Table == TableExpect && c.Has(OptMatch|OptDryRun|OptDistinctStatus):
+		return errUsage("Can't use --match, --dry-run and --distinct-status with expectations")
+	}
+	return nil
+}
+
 // zeroConflicts are the options that -z cannot be combined with, because the
 // kernel zeroes the counters of every flow that it lists.
 const zeroConflicts = OptSrc | OptDst | OptReplySrc | OptReplyDst | OptProto | OptMark |
-	OptSecmark | OptStatus | OptZone | OptLabel | OptOrigZone | OptReplyZone
+	OptSecmark | OptStatus | OptZone | OptLabel | OptOrigZone | OptReplyZone | OptMatch
 
 // checkConflicts checks options that exclude or need each other.
 func (p *Parser) checkConflicts() error {
@@ -474,6 +509,10 @@ func AppendHelp(dst []byte, program, proto string) []byte {
 				dst = appendEntry(dst, spellings(o.short, o.long), o.arg, o.help)
 			}
 		}
+	}
+	dst = append(dst, "\n"+matchTitle+":\n"...)
+	for _, o := range lineOptions {
+		dst = appendEntry(dst, spellings(o.short, o.long), o.arg, o.help)
 	}
 	if proto != "" {
 		dst = appendProtocolHelp(dst, proto)

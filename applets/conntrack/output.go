@@ -151,12 +151,13 @@ type printer struct {
 	begun   bool
 	entries uint64 // printed so far
 	ticks   uint   // calls of updateTime
+	silent  bool   // entries are counted, not printed
 }
 
 // newPrinter makes the printer for a command's -o. The XML of -D and -U is no whole
 // document and has neither header nor footer.
 func newPrinter(out *output, c *Command) *printer {
-	p := &printer{out: out, style: format.Style{
+	p := &printer{out: out, silent: c.Has(OptCountEach), style: format.Style{
 		Extended:   c.Output&OutExtended != 0,
 		ID:         c.Output&OutID != 0,
 		KTimestamp: c.Output&OutKTimestamp != 0,
@@ -199,6 +200,10 @@ func (p *printer) setDocument(c *Command) {
 
 // flow prints a flow; e may be nil.
 func (p *printer) flow(f *ctnetlink.Flow, e *format.Event) error {
+	if p.silent {
+		p.entries++
+		return nil
+	}
 	p.begin()
 	p.out.buf = append(format.AppendFlow(p.out.buf, f, &p.style, e), '\n')
 	p.entries++
@@ -215,6 +220,10 @@ func (p *printer) expect(x *ctnetlink.Expect, e *format.Event) error {
 
 // text prints lines that were formatted before, n of them.
 func (p *printer) text(lines []byte, n int) error {
+	if p.silent {
+		p.entries += uint64(n)
+		return nil
+	}
 	p.begin()
 	p.out.buf = append(p.out.buf, lines...)
 	p.entries += uint64(n)

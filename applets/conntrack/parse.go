@@ -10,6 +10,7 @@ import (
 	"ctbox/internal/protofile"
 	"ctbox/nl"
 	"ctbox/nl/ctnetlink"
+	"ctbox/nl/match"
 )
 
 // Parser turns command lines into Commands. It reuses memory between lines: parsing a
@@ -43,6 +44,12 @@ type Parser struct {
 	labelFile     string   // --labelmap, if hasLabelFile
 	hasLabelFile  bool
 	labelArgs     []labelArg
+	options       []option // that the scanner's codes are of
+
+	// line is the predicate whose line is parsed: what a command line can't say. It is
+	// nil outside of --match.
+	line     *match.Predicate
+	lineSeen uint64 // its options, by code
 }
 
 // labelArg is the argument of a label option. Names are looked up after all options are
@@ -117,13 +124,26 @@ func cutNetNS(args []string) (netns string, given bool, rest []string) {
 func surplus(word string) error { return errUsage("unexpected word `" + word + "'") }
 
 func (p *Parser) parse(argv []string, cmd *Command) error {
+	p.begin(cmd)
+	p.line, p.options = nil, options[:]
+	p.scan.Start(genericSet, argv, p.Posix)
+	if err := p.scanOptions(); err != nil {
+		return err
+	}
+	return p.finish()
+}
+
+// begin forgets the line before.
+func (p *Parser) begin(cmd *Command) {
 	p.cmd = cmd
 	p.command, p.proto = nil, noProtocol
 	p.protoOpts, p.notStatus, p.ignoredFilter = 0, 0, ""
 	p.labelFile, p.hasLabelFile = "", false
 	p.labelArgs = p.labelArgs[:0]
+}
 
-	p.scan.Start(genericSet, argv, p.Posix)
+// scanOptions sets everything up to the end of the line.
+func (p *Parser) scanOptions() error {
 	for {
 		m, err := p.scan.Next()
 		if err != nil {
@@ -135,13 +155,13 @@ func (p *Parser) parse(argv []string, cmd *Command) error {
 		}
 		switch {
 		case m.Code == getopt.End:
-			return p.finish()
+			return nil
 		case m.Code >= codeProtocol:
 			err = p.protocolOption(m)
 		case m.Code >= codeCommand:
 			err = p.setCommand(&commands[m.Code-codeCommand], m)
 		default:
-			err = p.setOption(&options[m.Code-codeOption], m)
+			err = p.setOption(&p.options[m.Code-codeOption], m)
 		}
 		if err != nil {
 			return err
@@ -150,6 +170,13 @@ func (p *Parser) parse(argv []string, cmd *Command) error {
 }
 
 func (p *Parser) setOption(o *option, m getopt.Match) error {
+	if p.line != nil {
+		// The first would be a condition that is dropped.
+		if p.lineSeen&(1<<m.Code) != 0 {
+			return twice(o.name)
+		}
+		p.lineSeen |= 1 << m.Code
+	}
 	arg, given := m.Arg, m.HasArg
 	if o.next && !given {
 		arg, given = p.nextWord()
@@ -240,6 +267,9 @@ func (p *Parser) protocolOption(m getopt.Match) error {
 			return illegal(name)
 		}
 	}
+	if p.line != nil && p.protoOpts&(1<<i) != 0 {
+		return twice(protocols[p.proto].options[i].long[0])
+	}
 	p.protoOpts |= 1 << i
 	o := &protocols[p.proto].options[i]
 	return o.apply(p, o, m.Arg)
@@ -296,7 +326,7 @@ func (p *Parser) finish() error {
 }
 
 func (p *Parser) defaultFamily() uint8 {
-	if p.command != nil && p.command.anyFamily && p.cmd.Table != TableExpect {
+	if p.command != nil && (p.command.anyFamily || p.cmd.MatchFile != "") && p.cmd.Table != TableExpect {
 		return nl.FamilyUnspec
 	}
 	return nl.FamilyIPv4

@@ -190,6 +190,11 @@ func setEnd(t *ctnetlink.Tuple, end side, v uint16) {
 // setPort reads a port: a decimal number or, except for a mask, the name of a service.
 func setPort(role tupleRole, end side) func(*Parser, *protoOption, string) error {
 	return func(p *Parser, o *protoOption, arg string) error {
+		if p.line != nil {
+			if taken, err := p.setPortRange(role, end, arg); taken {
+				return err
+			}
+		}
 		v, ok := wholeDecimal(arg, math.MaxUint16)
 		port := uint16(v)
 		if !ok && role == mask {

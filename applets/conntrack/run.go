@@ -8,6 +8,7 @@ import (
 	"os"
 	"slices"
 	"strconv"
+	"strings"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -47,6 +48,7 @@ type session struct {
 	stdout, stderr io.Writer
 	parser         *Parser
 	out            *output
+	predicates     *predicateFile   // --match, or nil
 	netns          *netns.Namespace // of all sockets; nil without --netns
 	requests       *nl.Conn         // requests and dumps
 	changes        *nl.Conn         // changes while a dump is read
@@ -89,15 +91,33 @@ func (s *session) run(c *Command) int {
 	if c.Op == OpLoad {
 		return s.exitStatus(s.load(c.LoadFile))
 	}
+	if c.Has(OptMatch) {
+		file, err := s.readPredicates(c)
+		if err != nil {
+			return s.fail(err)
+		}
+		s.predicates = file
+	}
 	n, err := s.execute(c)
+	if s.predicates != nil && (err == nil || n > 0) {
+		if end := s.printCounts(c); err == nil {
+			err = end
+		}
+	}
 	if err != nil && !(partial(c) && (n > 0 || s.interrupted(err))) {
 		return s.fail(err)
 	}
 	s.summary(c, n)
-	if err != nil {
+	var partly *partlyRefused
+	switch {
+	case errors.As(err, &partly) && c.Has(OptDistinctStatus) && n > 0:
+		s.fail(err)
+		return exitPartly
+	case err != nil:
 		return s.fail(err)
-	}
-	if n == 0 && wantsMatch(c) {
+	case n == 0 && c.Has(OptDistinctStatus):
+		return exitNoMatch
+	case n == 0 && wantsMatch(c):
 		return exitFailed
 	}
 	return exitOK
@@ -127,11 +147,14 @@ func (s *session) execute(c *Command) (uint64, error) {
 		return s.get(c)
 	case OpCreate, OpAdd:
 		return s.create(c)
-	case OpUpdate:
-		return s.update(c)
-	case OpDelete:
-		if expect {
+	case OpUpdate, OpDelete:
+		switch {
+		case expect:
 			return s.deleteExpect(c)
+		case c.Has(OptDryRun):
+			return s.unchanged(c)
+		case c.Op == OpUpdate:
+			return s.update(c)
 		}
 		return s.delete(c)
 	case OpFlush:
@@ -139,7 +162,11 @@ func (s *session) execute(c *Command) (uint64, error) {
 	case OpEvents:
 		return s.events(c)
 	case OpCount:
-		return 0, s.count(c)
+		n, err := s.count(c)
+		if s.predicates == nil {
+			n = 0
+		}
+		return n, err
 	case OpStats:
 		return 0, s.stats(c)
 	case OpTop:
@@ -180,6 +207,9 @@ func (s *session) summary(c *Command, n uint64) {
 	text := texts.flows
 	if c.Table == TableExpect {
 		text = texts.expects
+	}
+	if c.Has(OptDryRun) {
+		text = strings.Replace(text, "have been", "would be", 1)
 	}
 	if text != "" {
 		fmt.Fprintf(s.stderr, "%s%d%s\n", messagePrefix, n, text)
@@ -280,6 +310,10 @@ const (
 	exitOK     = 0
 	exitFailed = 1 // something else than the command line
 	exitUsage  = 2 // the command line
+
+	// With --distinct-status.
+	exitNoMatch = 3 // no flow has matched
+	exitPartly  = 4 // the kernel refused some of the changes
 )
 
 // UsageError is the error of a command line that is not understood or not allowed.
@@ -287,16 +321,21 @@ const (
 type UsageError struct {
 	Text   string
 	Status int // the exit status, exitUsage or exitFailed
-	// File and Line are the place in a load file; File is "" for the command line.
-	File string
-	Line int
+	// File and Line are the place in a load file, Column also that in a file of --match, a
+	// byte of the line from 1; File is "" for the command line.
+	File         string
+	Line, Column int
 }
 
 func (e *UsageError) Error() string {
 	if e.File == "" {
 		return e.Text
 	}
-	return e.File + ":" + strconv.Itoa(e.Line) + ": " + e.Text
+	place := e.File + ":" + strconv.Itoa(e.Line)
+	if e.Column > 0 {
+		place += ":" + strconv.Itoa(e.Column)
+	}
+	return place + ": " + e.Text
 }
 
 // AppendMessage appends what is printed on stderr: the program's name, the text and, for

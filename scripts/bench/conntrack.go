@@ -30,7 +30,7 @@ func (b *bench) conntrack() error {
 		return err
 	}
 	defer c.Close()
-	parts := []func(*namespace, *nl.Conn) error{b.startUp, b.lists, b.deletes, b.updates, b.loads}
+	parts := []func(*namespace, *nl.Conn) error{b.startUp, b.lists, b.deletes, b.updates, b.loads, b.matches}
 	if b.million {
 		parts = append(parts, b.memory)
 	}

@@ -56,6 +56,10 @@ complete -c conntrack -l queue-size -x -d 'memory for events that wait to be pri
 complete -c conntrack -l refresh -x -d 'how often --top reads the table: 2, or 0.5'
 complete -c conntrack -l key -x -d 'what --top counts flows by: source, destination, port, protocol, zone, mark; and sorts by: flows, new, ended, packets, bytes'
 complete -c conntrack -l netns -x -a '(ls /run/netns 2>/dev/null)' -d 'work in this network namespace: a name of ip-netns(8), a path, or a process id'
+complete -c conntrack -l match -r -F -d 'the flow also meets a line of FILE, which has options of -D or a JSON object; - is standard input; also with -C'
+complete -c conntrack -l count-each -d 'print how many flows each line of --match has met, in place of the flows'
+complete -c conntrack -l dry-run -d 'change nothing, print the flows that would be deleted or updated'
+complete -c conntrack -l distinct-status -d 'exit status 3 if no flow has matched, 4 if the kernel refused some of the changes'
 function __conntrack_tcp
     string match -qr -- '(^| )(-p ?|--protonum[ =])tcp( |$)' (commandline -cp)
 end

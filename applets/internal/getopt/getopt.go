@@ -153,6 +153,15 @@ func (s *Scanner) Operand() (string, bool) {
 // Take steps over the element that Operand returned.
 func (s *Scanner) Take() { s.next++ }
 
+// Index returns the position in argv of the last element that was looked at, for messages
+// about it. It is right with posix only: otherwise words change places.
+func (s *Scanner) Index() int {
+	if s.rest != "" {
+		return s.next // inside a bundle
+	}
+	return s.next - 1
+}
+
 // Words returns the elements that are neither options nor their arguments, in the
 // order of the command line. It is complete once Next has returned End, and valid
 // until Start.
