@@ -124,6 +124,7 @@ func TestChanges(t *testing.T) {
 			old: "Sync {\n Options {\n  ExpectationSync on\n }\n}", next: "Sync {\n Options {\n  ExpectationSync {\n   ftp\n   sip\n  }\n }\n}",
 			refused: []string{"new:3:3: ExpectationSync { ftp sip } cannot replace ExpectationSync on" + running},
 		},
+		"delay": {old: "Sync {\n}", next: "Sync {\n Delay {\n  TCP 3\n }\n}", live: []string{"Sync Delay"}},
 		"stats": {old: "Stats {\n}", next: "Stats {\n LogFile /a\n}", live: []string{"Stats LogFile"}},
 		"helper's policy": {
 			old:     "Helper {\n Type ftp inet tcp {\n  Policy ftp {\n   ExpectMax 1\n  }\n }\n}",

@@ -226,6 +226,12 @@ func (k *check) filter(f *Filter) {
 	if f.Protocol.Action == Accept && f.Protocol.Protocols == (ProtocolSet{}) {
 		k.report(Caution, "Protocol Accept with an empty list drops every flow", &f.Protocol)
 	}
+	if f.Mark.Action == Accept && len(f.Mark.Marks) == 0 {
+		k.report(Caution, "Mark Accept with an empty list drops every flow", &f.Mark)
+	}
+	if f.Zone.Action == Accept && len(f.Zone.Zones) == 0 {
+		k.report(Caution, "Zone Accept with an empty list drops every flow", &f.Zone)
+	}
 	if f.Address.Action != Accept {
 		return
 	}

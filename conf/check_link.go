@@ -19,6 +19,7 @@ func (k *check) sync() {
 	if s.ExpectationSync && k.cfg.General.PollInterval > 0 {
 		k.report(Note, "ExpectationSync has no effect with PollSecs on nodes with conntrack-tools", &s.ExpectationSync)
 	}
+	k.delay(s)
 	if len(s.Links) == 0 {
 		k.report(Fatal, "no dedicated link: one Multicast, UDP or TCP clause is needed", s)
 		return
@@ -35,6 +36,33 @@ func (k *check) sync() {
 		k.link(l, interfaces)
 		for _, other := range s.Links[:i] {
 			k.sameSocket(l, other)
+		}
+	}
+}
+
+func (k *check) delay(s *Sync) {
+	d := &s.Delay
+	given := slices.ContainsFunc([]any{&d.TCP, &d.UDP, &d.Default, &d.MinPackets, &d.Assured}, func(field any) bool {
+		_, ok := k.cfg.Where(field)
+		return ok
+	})
+	switch {
+	case !d.Active():
+		if given {
+			k.report(Caution, "Delay delays nothing: it has neither TCP nor UDP nor Default", &d.TCP, &d.UDP, &d.Default, &d.MinPackets, &d.Assured)
+		}
+		return
+	case s.DisableInternalCache:
+		k.report(Caution, "Delay has no effect with DisableInternalCache: without that cache flows have no place to wait",
+			&d.TCP, &d.UDP, &d.Default)
+		return
+	case s.DisableExternalCache:
+		k.report(Caution, "Delay with DisableExternalCache: where packets of a flow take paths over both nodes, the other node does not "+
+			"know the flow until the delay ends", &d.TCP, &d.UDP, &d.Default)
+	}
+	if _, given := k.cfg.Where(&d.MinPackets); given && d.MinPackets > 2 {
+		if v, ok := k.sysctl("net/netfilter/nf_conntrack_acct"); ok && v == "0" {
+			k.reportHost(Note, "net.netfilter.nf_conntrack_acct is 0: without counters of packets MinPackets ends no wait", &d.MinPackets)
 		}
 	}
 }

@@ -104,6 +104,8 @@ func TestCheck(t *testing.T) {
 		{"General { UNIX { Path /run/x } PollSecs 5 NetlinkEventsReliable on }\nStats { }", []string{"N 1:43: NetlinkEventsReliable has no effect with PollSecs"}},
 		{"General { UNIX { Path /run/x } Filter { Protocol Accept { } Address Accept { } } }\nStats { }", []string{
 			"C 1:41: Protocol Accept with an empty list drops every flow", "C 1:61: Address Accept with an empty list drops every flow"}},
+		{"General { UNIX { Path /run/x } Filter { Mark Accept { } Zone Accept { } } }\nStats { }", []string{
+			"C 1:41: Mark Accept with an empty list drops every flow", "C 1:57: Zone Accept with an empty list drops every flow"}},
 		{"General { UNIX { Path /run/x } Filter { Address Accept { IPv4_address 192.0.2.1 } } }\nStats { }", []string{
 			"N 1:41: Address Accept lists no IPv6 address, so every IPv6 flow is dropped"}},
 		{"General { UNIX { Path /run/x } Filter { Address Accept { IPv6_address ::1 } } }\nStats { }", []string{
@@ -128,6 +130,13 @@ func TestCheck(t *testing.T) {
 		{unixPath + "Sync { }", []string{"F 2:1: no dedicated link: one Multicast, UDP or TCP clause is needed"}},
 		{unixPath + "Sync { Mode FTFW { ACKWindowSize 1 }\n" + link + " }", []string{"C 2:20: ACKWindowSize 1 makes nodes with conntrack-tools acknowledge acknowledgements for ever"}},
 		{unixPath + "General { PollSecs 1 } Sync { Options { ExpectationSync on }\n" + link + " }", []string{"N 2:41: ExpectationSync has no effect with PollSecs on nodes with conntrack-tools"}},
+		{unixPath + "Sync { Delay { TCP 3 MinPackets 3 }\n" + link + " }", nil}, // the lab counts packets
+		{unixPath + "Sync { Delay { TCP 0 }\n" + link + " }", []string{"C 2:16: Delay delays nothing: it has neither TCP nor UDP nor Default"}},
+		{unixPath + "Sync { Mode NOTRACK { DisableInternalCache on } Delay { UDP 3 }\n" + link + " }", []string{
+			"C 2:57: Delay has no effect with DisableInternalCache: without that cache flows have no place to wait"}},
+		{unixPath + "Sync { Mode FTFW { DisableExternalCache on } Delay { UDP 3 }\n" + link + " }", []string{
+			"C 2:54: Delay with DisableExternalCache: where packets of a flow take paths over both nodes, the other node does not " +
+				"know the flow until the delay ends"}},
 		{sync("UDP { }"), []string{"F 3:1: the UDP link needs a Port from 1 to 65535",
 			"F 3:1: the UDP link needs the peer's address, in IPv4_Destination_Address or IPv6_Destination_Address",
 			"F 3:1: the UDP link needs an Interface"}},

@@ -103,10 +103,12 @@ const (
 	SchedulerRR   SchedulerType = 2
 )
 
-// Filter is the Filter clause. A flow must pass all three parts; a part with NoAction passes
+// Filter is the Filter clause. A flow must pass all its parts; a part with NoAction passes
 // every flow.
 type Filter struct {
-	Kernelspace bool // filter events in the kernel, on the event socket
+	// Kernelspace: filter events in the kernel, on the event socket, by Protocol, Address and
+	// State.
+	Kernelspace bool
 
 	Protocol struct {
 		Action    Action
@@ -122,17 +124,40 @@ type Filter struct {
 		Action Action
 		States TCPStates
 	}
+	Mark struct {
+		Action Action
+		Marks  []Mark // each once, in the file's order
+	}
+	// Zone is matched against the zones that a flow was given, which may be of one direction;
+	// a flow without any is in zone 0.
+	Zone struct {
+		Action Action
+		Zones  []uint16 // each once, in the file's order
+	}
 }
+
+// Mark is the marks m with m&Mask == Value.
+type Mark struct{ Value, Mask uint32 }
 
 // Active reports whether any part has an action.
 func (f *Filter) Active() bool {
+	return f.inKernel() || f.Mark.Action != NoAction || f.Zone.Action != NoAction
+}
+
+// InKernel reports whether the kernel is to filter events.
+func (f *Filter) InKernel() bool { return f.Kernelspace && f.inKernel() }
+
+// inKernel reports whether a part that the kernel can apply has an action.
+func (f *Filter) inKernel() bool {
 	return f.Protocol.Action != NoAction || f.Address.Action != NoAction || f.State.Action != NoAction
 }
 
 // Equal reports whether both filters let the same flows pass, in the same place.
 func (f *Filter) Equal(g *Filter) bool {
 	return f.Kernelspace == g.Kernelspace && f.Protocol == g.Protocol && f.State == g.State &&
-		f.Address.Action == g.Address.Action && slices.Equal(f.Address.Prefixes, g.Address.Prefixes)
+		f.Address.Action == g.Address.Action && slices.Equal(f.Address.Prefixes, g.Address.Prefixes) &&
+		f.Mark.Action == g.Mark.Action && slices.Equal(f.Mark.Marks, g.Mark.Marks) &&
+		f.Zone.Action == g.Zone.Action && slices.Equal(f.Zone.Zones, g.Zone.Zones)
 }
 
 // Action is what a filter does with a flow on its list. An Accept filter drops all other
@@ -179,6 +204,8 @@ type Sync struct {
 	DisableExternalCache bool // ModeFTFW, ModeNOTRACK
 	StartupResync        bool // ModeFTFW, ModeNOTRACK: ask the peer for everything at start
 
+	Delay Delay
+
 	Links []*Link // at most MaxLinks, all of one Transport, exactly one Default unless empty
 
 	TCPWindowTracking bool
@@ -188,6 +215,20 @@ type Sync struct {
 	// starts with it: sip matches sip-5060.
 	ExpectationHelpers []string
 }
+
+// Delay is the Delay clause: how long a new flow waits before it is replicated. The zero
+// value delays nothing.
+type Delay struct {
+	TCP, UDP, Default time.Duration // by protocol, at most MaxDelay; 0 for none
+	MinPackets        uint32        // a flow with so many packets does not wait; 0: packets do not count
+	Assured           bool          // an assured flow does not wait
+}
+
+// MaxDelay is the longest that a flow waits.
+const MaxDelay = time.Hour
+
+// Active reports whether any flow waits.
+func (d *Delay) Active() bool { return d.TCP > 0 || d.UDP > 0 || d.Default > 0 }
 
 // Mode is a replication protocol.
 type Mode uint8

@@ -179,9 +179,12 @@ func withoutOurs(b *block) *block {
 		if c.ours {
 			continue
 		}
-		if g, ok := c.value.(group); ok {
-			g.block = withoutOurs(g.block)
-			c.value = g
+		switch v := c.value.(type) {
+		case group:
+			v.block = withoutOurs(v.block)
+			c.value = v
+		case filter:
+			c.value = filter{withoutOurs(v.block)}
 		}
 		trimmed.clauses = append(trimmed.clauses, c)
 	}

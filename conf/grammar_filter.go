@@ -3,6 +3,8 @@ package conf
 import (
 	"net/netip"
 	"slices"
+	"strconv"
+	"strings"
 )
 
 var filterClauses = []clause{
@@ -21,6 +23,21 @@ var filterClauses = []clause{
 		name:  "State",
 		value: stateFilter{},
 		doc:   "By TCP state; other flows pass. Several add up; the last action counts.",
+	},
+	{
+		name:  "Mark",
+		ours:  true,
+		value: markFilter{},
+		doc: "By mark: a flow matches if its mark has the value's bits within the mask, as in 0x1/0xff; without a mask all bits " +
+			"count. A flow whose mark changes so that it no longer passes is removed from the caches. Applied in user space. " +
+			"Several add up; the last action counts.",
+	},
+	{
+		name:  "Zone",
+		ours:  true,
+		value: zoneFilter{},
+		doc: "By conntrack zone; a zone of one direction counts, too, and a flow that was given none is in zone 0. Applied in " +
+			"user space. Several add up; the last action counts.",
 	},
 }
 
@@ -302,6 +319,133 @@ func (stateFilter) print(w *printer, c *clause, s scope) {
 		}
 		if words != nil {
 			w.line(append(words, "for", "TCP")...)
+		}
+	})
+}
+
+// markFilter is the Mark block of values with masks.
+type markFilter struct{}
+
+func (markFilter) syntax() string   { return "Accept | Ignore { VALUE[/MASK] ... }" }
+func (markFilter) standard() string { return "" }
+
+func (markFilter) field(s scope) any { return &s.filter().Mark }
+
+func (markFilter) reset(s scope) {
+	f := &s.filter().Mark
+	f.Action, f.Marks = NoAction, nil
+}
+
+func (markFilter) read(p *parser, c *clause, s scope, at Pos) *Error {
+	f := &s.filter().Mark
+	action, err := p.action()
+	if err != nil {
+		return err
+	}
+	f.Action = action
+	p.cfg.pos[f] = at
+	const expected = "a mark as 0x1 or 0x1/0xff"
+	return p.items("Mark", expected, func(t token) *Error {
+		value, mask, masked := strings.Cut(t.text, "/")
+		m := Mark{Mask: 1<<32 - 1}
+		var ok bool
+		if m.Value, ok = parseMark(value); !ok {
+			return p.mismatch(t, expected)
+		}
+		if masked {
+			if m.Mask, ok = parseMark(mask); !ok {
+				return p.mismatch(t, expected)
+			}
+		}
+		if m.Value&^m.Mask != 0 {
+			return &Error{Pos: t.pos, Text: "mark " + t.text + " matches nothing: its value has bits outside of its mask"}
+		}
+		if !slices.Contains(f.Marks, m) {
+			f.Marks = append(f.Marks, m)
+		}
+		return nil
+	})
+}
+
+// parseMark parses a mark or mask: decimal digits, or 0x and hexadecimal ones.
+func parseMark(s string) (uint32, bool) {
+	base := 10
+	if hex, ok := strings.CutPrefix(strings.ToLower(s), "0x"); ok {
+		s, base = hex, 16
+	}
+	if strings.HasPrefix(s, "+") {
+		return 0, false
+	}
+	n, err := strconv.ParseUint(s, base, 32)
+	return uint32(n), err == nil
+}
+
+// String returns the mark as the file has it.
+func (m Mark) String() string {
+	text := "0x" + strconv.FormatUint(uint64(m.Value), 16)
+	if m.Mask != 1<<32-1 {
+		text += "/0x" + strconv.FormatUint(uint64(m.Mask), 16)
+	}
+	return text
+}
+
+func (markFilter) print(w *printer, c *clause, s scope) {
+	f := &s.filter().Mark
+	if f.Action == NoAction {
+		return
+	}
+	w.block("Mark "+f.Action.String(), true, func() {
+		for _, m := range f.Marks {
+			w.line(m.String())
+		}
+	})
+}
+
+// zoneFilter is the Zone block of numbers.
+type zoneFilter struct{}
+
+func (zoneFilter) syntax() string   { return "Accept | Ignore { N ... }" }
+func (zoneFilter) standard() string { return "" }
+
+func (zoneFilter) field(s scope) any { return &s.filter().Zone }
+
+func (zoneFilter) reset(s scope) {
+	f := &s.filter().Zone
+	f.Action, f.Zones = NoAction, nil
+}
+
+func (zoneFilter) read(p *parser, c *clause, s scope, at Pos) *Error {
+	f := &s.filter().Zone
+	action, err := p.action()
+	if err != nil {
+		return err
+	}
+	f.Action = action
+	p.cfg.pos[f] = at
+	const expected = "a zone from 0 to 65535"
+	return p.items("Zone", expected, func(t token) *Error {
+		if strings.Trim(t.text, "0123456789") != "" {
+			return p.mismatch(t, expected)
+		}
+		n, err := strconv.ParseUint(t.text, 10, 16)
+		if err != nil {
+			return p.mismatch(t, expected)
+		}
+		if !slices.Contains(f.Zones, uint16(n)) {
+			f.Zones = append(f.Zones, uint16(n))
+		}
+		return nil
+	})
+}
+
+func (zoneFilter) print(w *printer, c *clause, s scope) {
+	f := &s.filter().Zone
+	if f.Action == NoAction {
+		return
+	}
+	w.block("Zone "+f.Action.String(), true, func() {
+		for _, zone := range f.Zones {
+			w.line(strconv.Itoa(int(zone)))
 		}
 	})
 }

@@ -21,6 +21,19 @@ var syncClauses = []clause{
 	in(commitTimeout, func(scope) bool { return true }),
 	in(purgeTimeout, func(scope) bool { return true }),
 	{
+		name: "Delay",
+		ours: true,
+		live: true,
+		doc: "Keeps new flows in the internal cache, and off the link, until they are so old or do not need to wait any longer. " +
+			"A flow that ends before is never sent, which halves the traffic or more where most flows are short; until a flow " +
+			"is sent a failover loses it. Masters of expectations, flows with a helper and related flows do not wait.",
+		value: group{block: &block{
+			title:   "Delay",
+			syntax:  "{ ... }",
+			clauses: delayClauses,
+		}},
+	},
+	{
 		name:  "Multicast",
 		value: linkGroup(Multicast, multicastClauses),
 		doc:   "A dedicated link over multicast UDP. " + docDefault,
@@ -58,6 +71,44 @@ var syncClauses = []clause{
 			},
 		}},
 	},
+}
+
+var delayClauses = []clause{
+	{
+		name:  "TCP",
+		value: delaySeconds(func(d *Delay) *time.Duration { return &d.TCP }),
+		doc:   "How many seconds TCP flows wait. Without it, or with 0, they do not.",
+	},
+	{
+		name:  "UDP",
+		value: delaySeconds(func(d *Delay) *time.Duration { return &d.UDP }),
+		doc:   "The same for UDP flows.",
+	},
+	{
+		name:  "Default",
+		value: delaySeconds(func(d *Delay) *time.Duration { return &d.Default }),
+		doc:   "The same for the flows of other protocols.",
+	},
+	{
+		name: "MinPackets",
+		value: number[uint32]{
+			at: func(s scope) *uint32 { return &s.cfg.Sync.Delay.MinPackets }, max: maxInt, def: 3, keepZero: true,
+		},
+		doc: "A flow with so many packets, in both directions together, does not wait; with 0 their number does not count. It " +
+			"is known from the kernel's counters (net.netfilter.nf_conntrack_acct), which readings of its table show and " +
+			"events do not, and from a reply, with which there are 2.",
+	},
+	{
+		name:  "Assured",
+		value: boolean{at: func(s scope) *bool { return &s.cfg.Sync.Delay.Assured }, def: true},
+		doc: "on: an assured flow does not wait. The kernel calls a TCP flow assured at the end of its handshake, so with on " +
+			"TCP flows wait only until then; off saves the traffic of short TCP connections, too.",
+	},
+}
+
+// delaySeconds is the time that the flows of a protocol wait.
+func delaySeconds(at func(*Delay) *time.Duration) seconds {
+	return seconds{at: func(s scope) *time.Duration { return at(&s.cfg.Sync.Delay) }, max: uint64(MaxDelay / time.Second)}
 }
 
 // in returns a clause of the modes for the Sync block itself. unless reports whether to print

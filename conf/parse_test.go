@@ -42,6 +42,7 @@ func newSync(change func(*Sync)) func(*Config) {
 		c.Sync = &Sync{
 			ResendQueueSize: 131072, ACKWindowSize: 300,
 			RefreshTime: time.Minute, CacheTimeout: 3 * time.Minute, PurgeTimeout: time.Minute,
+			Delay: Delay{MinPackets: 3, Assured: true},
 		}
 		change(c.Sync)
 	}
@@ -190,6 +191,13 @@ var clauseTests = []struct {
 	{"General { Filter { Protocol Accept { } Address Ignore { } State Accept { } } }", general(func(g *General) {
 		g.Filter.Protocol.Action, g.Filter.Address.Action, g.Filter.State.Action = Accept, Ignore, Accept
 	})},
+	{"General { Filter { Mark Ignore { 0x1/0xff 7 0X07 0x0/0x10 } Zone Accept { 3 4 3 0 } } }", general(func(g *General) {
+		g.Filter.Mark.Action, g.Filter.Mark.Marks = Ignore, []Mark{{1, 0xff}, {7, 1<<32 - 1}, {0, 0x10}}
+		g.Filter.Zone.Action, g.Filter.Zone.Zones = Accept, []uint16{3, 4, 0}
+	})},
+	{"General { Filter { Mark Accept { 1 } Mark Ignore { } Zone Ignore { } } }", general(func(g *General) {
+		g.Filter.Mark.Action, g.Filter.Mark.Marks, g.Filter.Zone.Action = Ignore, []Mark{{1, 1<<32 - 1}}, Ignore
+	})},
 	{"General { Filter { Address Ignore { IPv4_address 192.0.2.77/24 IPv4_address 192.0.2.1/32 IPv6_address 2001:DB8::1/32 IPv6_address ::1 } } }", general(func(g *General) {
 		g.Filter.Address.Action = Ignore
 		g.Filter.Address.Prefixes = []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24"), netip.MustParsePrefix("192.0.2.1/32"),
@@ -216,6 +224,11 @@ var clauseTests = []struct {
 		s.ResendQueueSize, s.ACKWindowSize, s.CommitTimeout, s.PurgeTimeout, s.StartupResync = 1, 2, 3*time.Second, 4*time.Second, true
 	})},
 	{"Sync { Mode FTFW { ResendQueueSize 0 ACKWindowSize 0 PurgeTimeout 0 CommitTimeout 0 DisableExternalCache yes } }", newSync(func(s *Sync) { s.DisableExternalCache = true })},
+	{"Sync { Delay { } }", newSync(nothing[Sync])},
+	{"Sync { Delay { TCP 3 UDP 5 Default 0 MinPackets 3 } }", newSync(func(s *Sync) { s.Delay.TCP, s.Delay.UDP = 3*time.Second, 5*time.Second })},
+	{"Sync { Delay { Default 3600 MinPackets 0 Assured off } Delay { TCP 0 } }", newSync(func(s *Sync) {
+		s.Delay = Delay{Default: MaxDelay}
+	})},
 	{"Sync { Mode nack { } }", newSync(nothing[Sync])},
 	{"Sync { Mode alarm { RefreshTime 1 CacheTimeout 2 CommitTimeout 3 PurgeTimeout 4 } }", newSync(func(s *Sync) {
 		s.Mode, s.RefreshTime, s.CacheTimeout, s.CommitTimeout, s.PurgeTimeout = ModeALARM, time.Second, 2*time.Second, 3*time.Second, 4*time.Second

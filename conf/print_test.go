@@ -107,7 +107,7 @@ func randomFile(r *rand.Rand, ours bool) string {
 			if c.ours && !ours {
 				continue
 			}
-			if slices.Contains([]string{"Multicast", "UDP", "TCP"}, c.name) {
+			if slices.Contains([]string{"Multicast", "UDP", "TCP"}, c.name) && b.title != "Delay" {
 				if links++; c.name != transport || links > MaxLinks {
 					continue
 				}
@@ -172,6 +172,9 @@ func randomOperand(r *rand.Rand, b *block, c *clause) string {
 		if v.onOff {
 			return pick("on", "off", "0", "7")
 		}
+		if v.max != 0 {
+			return pick("0", "3", "3600")
+		}
 		return pick("1", "7", "2147483647")
 	case boolean:
 		return pick("on", "off", "Yes", "nO")
@@ -191,6 +194,10 @@ func randomOperand(r *rand.Rand, b *block, c *clause) string {
 		return pick("Accept", "Ignore") + pick(" { }", " { TCP UDP }", " { gre 99 ospf }")
 	case stateFilter:
 		return pick("Accept", "Ignore") + pick(" { }", " { CLOSE for TCP }", " { LISTEN SYN_SENT for TCP }")
+	case markFilter:
+		return pick("Accept", "Ignore") + pick(" { }", " { 0x1/0xff 7 }", " { 0XFFFFFFFF 0/0 }")
+	case zoneFilter:
+		return pick("Accept", "Ignore") + pick(" { }", " { 0 65535 }", " { 3 4 3 }")
 	case network:
 		if v.six {
 			return pick("::/0", "2001:db8::1", "2001:db8::/32", "2001:db8::1/64", "192.0.2.1")

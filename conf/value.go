@@ -1,6 +1,7 @@
 package conf
 
 import (
+	"cmp"
 	"strconv"
 	"strings"
 	"time"
@@ -82,6 +83,7 @@ func (p *parser) number(least, most uint64, tooFar string) (uint64, *Error) {
 type seconds struct {
 	at     func(scope) *time.Duration
 	min    uint64
+	max    uint64 // 0: maxInt
 	def    time.Duration
 	tooFar string
 	onOff  bool // also takes on, for the default, and off, for 0
@@ -99,7 +101,7 @@ func (v seconds) read(p *parser, c *clause, s scope, at Pos) *Error {
 			return nil
 		}
 	}
-	n, err := p.number(v.min, maxInt, v.tooFar)
+	n, err := p.number(v.min, cmp.Or(v.max, maxInt), v.tooFar)
 	if err != nil {
 		if v.onOff {
 			err.Expected = "on, off or " + err.Expected
@@ -129,6 +131,9 @@ func (v seconds) print(w *printer, c *clause, s scope) {
 func (v seconds) syntax() string {
 	if v.onOff {
 		return "on | off | SECONDS"
+	}
+	if v.max != 0 {
+		return strconv.FormatUint(v.min, 10) + ".." + strconv.FormatUint(v.max, 10)
 	}
 	return "SECONDS"
 }

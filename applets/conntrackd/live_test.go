@@ -218,6 +218,24 @@ var live = map[string]func(*testing.T){
 			t.Error("windows are not tracked")
 		}
 	},
+	"Sync Delay": func(t *testing.T) {
+		a, b := newPair(t)
+		delay := func(seconds string) string {
+			return strings.Replace(ofMode("NOTRACK", "192.0.2.1", ""), "UDP {", "Delay {\n TCP "+seconds+"\n Assured off\n}\nUDP {", 1)
+		}
+		a.start(ours(t), a.configure("", delay("3600")))
+		b.start(ours(t), b.configure("", ofMode("NOTRACK", "192.0.2.2", "")))
+		a.insert("198.51.100.1", 1001)
+		a.reaches("the flow waits", "conntrackd_replication_waiting", 1)
+		a.insert("198.51.100.1", 1002)
+		a.reaches("another one, too", "conntrackd_replication_waiting", 2)
+		b.caches("-e", map[int]bool{1001: false, 1002: false})
+		a.reloads("Sync Delay", "", delay("1"))
+		b.caches("-e", map[int]bool{1001: true, 1002: true})
+		if n := a.metric("conntrackd_replication_waiting"); n != 0 {
+			t.Errorf("%v flows wait", n)
+		}
+	},
 	"Sync Mode FTFW ResendQueueSize": func(t *testing.T) {
 		h := newHost(t) // no peer acknowledges anything
 		const queue = `conntrackd_queue_length{queue="rsqueue"}`

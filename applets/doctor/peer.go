@@ -54,6 +54,8 @@ func checkPeer(h *host, r *report) {
 		return
 	}
 	_, peers, ours := strings.Cut(text, "\npeers:\n")
+	peers, paths, _ := strings.Cut(peers, "\npaths to peers:\n")
+	defer checkPaths(r, paths)
 	if !ours {
 		r.add(Note, "the running daemon does not say when it heard its peer", "conntrack-tools' does not know", "conntrackd -s network, twice: do its numbers grow?")
 		return
@@ -91,6 +93,30 @@ func checkPeer(h *host, r *report) {
 		r.add(Note, "no peer has been heard", "in mode ALARM a node without flows sends nothing", fix)
 	default:
 		r.add(Error, "no peer has been heard", why, fix)
+	}
+}
+
+// checkPaths reports what the daemon knows of the way to each peer.
+func checkPaths(r *report, paths string) {
+	for line := range strings.Lines(paths) {
+		peer, state, ok := strings.Cut(strings.Trim(line, "\t\n"), "\t")
+		switch {
+		case !ok:
+		case strings.HasPrefix(state, "no message"):
+			r.add(Error, "no message of this node arrives at the peer "+peer,
+				"the peer hears nothing although its own messages arrive here: a takeover there would lose all flows",
+				"do both firewalls accept the port? nft list ruleset, on both nodes")
+		case strings.Contains(state, "but no packet of "):
+			_, size, _ := strings.Cut(state, "but no packet of ")
+			r.add(Error, "packets of "+size+" do not arrive at the peer "+peer+", smaller ones do",
+				"messages under load are in full packets, which are lost",
+				"give the link's interface the MTU that the path carries: ip link set INTERFACE mtu N; ping -M do -s N "+peer)
+		case strings.HasPrefix(state, "not known"):
+			r.add(Note, "whether messages arrive at the peer "+peer+" is not known", "conntrack-tools' conntrackd does not say so, and can't answer a test",
+				"conntrackd -s network on the other node, twice: do its numbers grow?")
+		default:
+			r.ok("the peer " + peer + ": " + state)
+		}
 	}
 }
 

@@ -47,7 +47,8 @@ type fwNode struct {
 	conn   *nl.Conn
 }
 
-func (b *bench) newPair(path string, flows int) (active, backup *fwNode, err error) {
+// newPair starts a pair of daemons. clauses are put into Sync.
+func (b *bench) newPair(path string, flows int, clauses string) (active, backup *fwNode, err error) {
 	pair := make([]*fwNode, 2)
 	for i := range pair {
 		n := &fwNode{dir: filepath.Join(b.dir, fmt.Sprintf("node%d", i))}
@@ -74,7 +75,7 @@ func (b *bench) newPair(path string, flows int) (active, backup *fwNode, err err
 		}
 	}
 	for i, n := range pair {
-		if err := n.start(path, i+1, 2-i, flows); err != nil {
+		if err := n.start(path, i+1, 2-i, flows, clauses); err != nil {
 			return nil, nil, err
 		}
 	}
@@ -90,7 +91,7 @@ var ipv4Address = regexp.MustCompile(`\d+\.\d+\.\d+\.\d+`)
 // the addresses and files of this pair, and a larger cache where there are more flows than
 // it has room for. Debian's daemon, which has no event buffer of its own, has the one of
 // its own example.
-func (n *fwNode) configure(path string, self, peer, flows int) error {
+func (n *fwNode) configure(path string, self, peer, flows int, clauses string) error {
 	text, err := os.ReadFile(shipped)
 	if err != nil {
 		return err
@@ -118,6 +119,7 @@ func (n *fwNode) configure(path string, self, peer, flows int) error {
 	change("LogFile on", "LogFile "+filepath.Join(n.dir, "log"))
 	change("/var/lock/conntrackd.lock", filepath.Join(n.dir, "lock"))
 	change("/var/run/conntrackd.ctl", filepath.Join(n.dir, "ctl"))
+	change("Sync {\n", "Sync {\n"+clauses)
 	if flows > 500_000 {
 		change("HashSize 65536", "HashSize 262144")
 		change("HashLimit 524288", "HashLimit 4000000")
@@ -129,8 +131,8 @@ func (n *fwNode) configure(path string, self, peer, flows int) error {
 	return cmp.Or(err, os.WriteFile(n.config, []byte(config), 0o600))
 }
 
-func (n *fwNode) start(path string, self, peer, flows int) (err error) {
-	if err := n.configure(path, self, peer, flows); err != nil {
+func (n *fwNode) start(path string, self, peer, flows int, clauses string) (err error) {
+	if err := n.configure(path, self, peer, flows, clauses); err != nil {
 		return err
 	}
 	// The files of a killed daemon would keep Debian's from starting.
@@ -264,7 +266,7 @@ func steadily(c *nl.Conn, n, perSecond int) error {
 const settled = 7 * time.Second
 
 func (b *bench) replicate(name, path string, n int) error {
-	active, backup, err := b.newPair(path, n)
+	active, backup, err := b.newPair(path, n, "")
 	for _, node := range []*fwNode{active, backup} {
 		if node != nil {
 			defer node.stop()

@@ -13,6 +13,7 @@
 package main
 
 import (
+	"errors"
 	"flag"
 	"fmt"
 	"os"
@@ -88,7 +89,7 @@ func (b *bench) run(bin, only string) (err error) {
 	if err := b.conntrack(); err != nil {
 		return err
 	}
-	return b.conntrackd()
+	return errors.Join(b.conntrackd(), b.short())
 }
 
 // wanted reports whether a row was selected.

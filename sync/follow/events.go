@@ -63,7 +63,7 @@ func (fo *Follower) subscribe() error {
 
 // kernelFilter returns the filter that the kernel applies to events, nil for none.
 func kernelFilter(g *conf.General, filter *Filter) *ctnetlink.EventFilter {
-	if !g.Filter.Active() || !g.Filter.Kernelspace {
+	if !g.Filter.InKernel() {
 		return nil
 	}
 	return filter.kernel()
@@ -207,6 +207,7 @@ func (fo *Follower) flowEvent(m *nl.Message, at time.Time) {
 	}
 	if !fo.filter.Passes(f, gone) {
 		fo.status.Filtered++
+		fo.dropUnmarked(f, from == foreign)
 		return
 	}
 	if fo.recorder != nil {
@@ -219,10 +220,8 @@ func (fo *Follower) flowEvent(m *nl.Message, at time.Time) {
 		fo.flowEnded(f, from == foreign)
 	case ctnetlink.IsNew(m):
 		fo.recordBegin(f)
-		f.Has &^= ctnetlink.HasCountersOrig | ctnetlink.HasCountersReply
 		fo.flowSeen(f, from, fo.cache.Flows.Replace)
 	default:
-		f.Has &^= ctnetlink.HasCountersOrig | ctnetlink.HasCountersReply
 		fo.flowSeen(f, from, fo.cache.Flows.Put)
 	}
 }
@@ -271,6 +270,17 @@ func (fo *Follower) recordReplaced(h cache.Handle, at time.Time) {
 	}
 }
 
+// dropUnmarked removes a flow from the cache, and announces that, because its mark has changed so
+// that the filter no longer passes it. f does not pass.
+func (fo *Follower) dropUnmarked(f *ctnetlink.Flow, announce bool) {
+	if fo.forwards || fo.filter.passesMark(f) {
+		return
+	}
+	if h := fo.cache.Flows.Find(f); h != 0 {
+		fo.goneFlow(h, announce)
+	}
+}
+
 // flowSeen stores a flow that an event has reported.
 func (fo *Follower) flowSeen(f *ctnetlink.Flow, from origin, put func(*ctnetlink.Flow, time.Duration) (cache.Handle, cache.Outcome)) {
 	fo.announcer.MakeRoom(cache.FlowTable)
@@ -283,7 +293,7 @@ func (fo *Follower) flowSeen(f *ctnetlink.Flow, from origin, put func(*ctnetlink
 	if from == foreign && (outcome == cache.Created || outcome == cache.Replaced) {
 		fo.announcer.FlowBegan(h)
 	}
-	fo.announcer.FlowStored(h, from == foreign)
+	fo.announcer.FlowStored(h, f, from == foreign)
 }
 
 // flowEnded handles a DESTROY event.

@@ -2,6 +2,7 @@ package follow
 
 import (
 	"net/netip"
+	"slices"
 	"strings"
 
 	"ctbox/conf"
@@ -49,8 +50,9 @@ func Incomplete(f *ctnetlink.Flow) string {
 	return ""
 }
 
-// Passes reports whether f is to be replicated. gone says that f has ended: the
-// state filter does not apply then, since the end of a replicated flow must be replicated, too.
+// Passes reports whether f is to be replicated. gone says that f has ended: filters by state and
+// mark, which may have changed since f passed, do not apply then, since the end of a replicated flow
+// must be replicated, too.
 func (x *Filter) Passes(f *ctnetlink.Flow, gone bool) bool {
 	c := x.conf
 	if c.Protocol.Action != conf.NoAction {
@@ -64,10 +66,51 @@ func (x *Filter) Passes(f *ctnetlink.Flow, gone bool) bool {
 			return false
 		}
 	}
+	if c.Zone.Action != conf.NoAction && x.inZone(f) != (c.Zone.Action == conf.Accept) {
+		return false
+	}
+	if !gone && !x.passesMark(f) {
+		return false
+	}
 	if c.State.Action != conf.NoAction && !gone && f.Has&ctnetlink.HasTCPState != 0 {
 		return c.State.States.Has(f.TCPState) == (c.State.Action == conf.Accept)
 	}
 	return true
+}
+
+// passesMark is the part of Passes by mark. The kernel leaves out a mark of 0.
+func (x *Filter) passesMark(f *ctnetlink.Flow) bool {
+	c := &x.conf.Mark
+	if c.Action == conf.NoAction {
+		return true
+	}
+	mark := uint32(0)
+	if f.Has&ctnetlink.HasMark != 0 {
+		mark = f.Mark
+	}
+	listed := slices.ContainsFunc(c.Marks, func(m conf.Mark) bool { return mark&m.Mask == m.Value })
+	return listed == (c.Action == conf.Accept)
+}
+
+// inZone reports whether one of the zones that f was given is listed. A flow may have one for both
+// directions or one of a direction; without any it is in zone 0.
+func (x *Filter) inZone(f *ctnetlink.Flow) bool {
+	zones := x.conf.Zone.Zones
+	given := false
+	for _, z := range [...]struct {
+		has  bool
+		zone uint16
+	}{
+		{f.Has&ctnetlink.HasZone != 0, f.Zone},
+		{f.Orig.Has&ctnetlink.TupleZone != 0, f.Orig.Zone},
+		{f.Reply.Has&ctnetlink.TupleZone != 0, f.Reply.Zone},
+	} {
+		if z.has && slices.Contains(zones, z.zone) {
+			return true
+		}
+		given = given || z.has
+	}
+	return !given && slices.Contains(zones, 0)
 }
 
 // listed reports whether the pool of addresses has a. A prefix has addresses of its own
@@ -106,7 +149,7 @@ func (x *Filter) PassesExpect(e *ctnetlink.Expect) bool {
 	return false
 }
 
-// kernel is the filter as the kernel applies it to events.
+// kernel is the filter as the kernel applies it to events, without marks and zones.
 func (x *Filter) kernel() *ctnetlink.EventFilter {
 	c := x.conf
 	var f ctnetlink.EventFilter

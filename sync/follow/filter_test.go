@@ -94,3 +94,58 @@ func TestIncomplete(t *testing.T) {
 		t.Errorf("got %q", why)
 	}
 }
+
+func TestFilterMarksAndZones(t *testing.T) {
+	plain := flowtest.TCP("192.0.2.1", "198.51.100.1")
+	with := func(change func(*ctnetlink.Flow)) ctnetlink.Flow {
+		f := plain
+		change(&f)
+		return f
+	}
+	marked := func(mark uint32) ctnetlink.Flow {
+		return with(func(f *ctnetlink.Flow) { f.Has |= ctnetlink.HasMark; f.Mark = mark })
+	}
+	zoned := with(func(f *ctnetlink.Flow) { f.Has |= ctnetlink.HasZone; f.Zone = 3 })
+	orig := with(func(f *ctnetlink.Flow) { f.Orig.Has |= ctnetlink.TupleZone; f.Orig.Zone = 3 })
+	reply := with(func(f *ctnetlink.Flow) { f.Reply.Has |= ctnetlink.TupleZone; f.Reply.Zone = 4 })
+	for _, tt := range []struct {
+		name  string
+		marks []conf.Mark
+		zones []uint16
+		flow  ctnetlink.Flow
+		want  bool // listed
+	}{
+		{"the mark", []conf.Mark{{Value: 1, Mask: 0xff}}, nil, marked(0x101), true},
+		{"another mark", []conf.Mark{{Value: 1, Mask: 0xff}}, nil, marked(2), false},
+		{"one of two", []conf.Mark{{Value: 1, Mask: 0xff}, {Value: 2, Mask: 1<<32 - 1}}, nil, marked(2), true},
+		{"no mark is 0", []conf.Mark{{Value: 0, Mask: 0xff}}, nil, plain, true},
+		{"no mark is not 1", []conf.Mark{{Value: 1, Mask: 1}}, nil, plain, false},
+		{"the zone", nil, []uint16{3, 4}, zoned, true},
+		{"another zone", nil, []uint16{4}, zoned, false},
+		{"zone of a direction", nil, []uint16{3}, orig, true},
+		{"zone of the reply", nil, []uint16{4}, reply, true},
+		{"a zone of a direction is not 0", nil, []uint16{0}, orig, false},
+		{"no zone is 0", nil, []uint16{0}, plain, true},
+		{"no zone is not 3", nil, []uint16{3}, plain, false},
+	} {
+		for _, action := range []conf.Action{conf.Accept, conf.Ignore} {
+			var c conf.Filter
+			if tt.marks != nil {
+				c.Mark.Action, c.Mark.Marks = action, tt.marks
+			} else {
+				c.Zone.Action, c.Zone.Zones = action, tt.zones
+			}
+			x, want := NewFilter(&c, nil), tt.want == (action == conf.Accept)
+			if got := x.Passes(&tt.flow, false); got != want {
+				t.Errorf("%s, %v: %v, want %v", tt.name, action, got, want)
+			}
+			// A mark may have changed since the flow passed, a zone may not.
+			if got := x.Passes(&tt.flow, true); got != (want || tt.marks != nil) {
+				t.Errorf("%s, %v, the end: %v", tt.name, action, got)
+			}
+			if k := x.kernel(); k.Protos.Action|k.Prefixes.Action|k.States.Action != ctnetlink.NoList {
+				t.Errorf("%s: the kernel is given %+v", tt.name, k)
+			}
+		}
+	}
+}

@@ -29,9 +29,10 @@ import (
 // Announcer replicates what a Follower finds. Its methods are called with the lock held,
 // and handles are of the Follower's cache.
 type Announcer interface {
-	// FlowStored reports a flow that is new in the cache or has changed. announce is false
-	// where peers have it already, or a reading only fills the cache.
-	FlowStored(h cache.Handle, announce bool)
+	// FlowStored reports a flow that is new in the cache or has changed. f is what an event
+	// or a reading reports of it; it must not be kept. announce is false where peers have the
+	// flow already, or a reading only fills the cache.
+	FlowStored(h cache.Handle, f *ctnetlink.Flow, announce bool)
 	ExpectStored(h cache.Handle, announce bool)
 	// FlowEnded reports a flow that has been killed in the cache. The Announcer releases
 	// it, once peers know its end if that is to be announced.
@@ -90,7 +91,7 @@ type Cause struct {
 // Local is an Announcer for a cache that nobody replicates: it releases what has ended.
 type Local struct{ Cache cache.Side }
 
-func (l Local) FlowStored(cache.Handle, bool)                         {}
+func (l Local) FlowStored(cache.Handle, *ctnetlink.Flow, bool)        {}
 func (l Local) ExpectStored(cache.Handle, bool)                       {}
 func (l Local) FlowEnded(h cache.Handle, _ bool)                      { l.Cache.Flows.Release(h) }
 func (l Local) ExpectEnded(h cache.Handle, _ bool)                    { l.Cache.Expects.Release(h) }

@@ -29,7 +29,7 @@ type follower struct {
 	changed map[cache.Handle]bool // announced and not sent
 }
 
-func (f *follower) FlowStored(h cache.Handle, announce bool) {
+func (f *follower) FlowStored(h cache.Handle, _ *ctnetlink.Flow, announce bool) {
 	if announce {
 		f.changed[h] = true
 	}

@@ -294,6 +294,9 @@ func (fo *Follower) mergeFlow(f *ctnetlink.Flow, r refill) {
 		return
 	}
 	if !fo.filter.Passes(f, false) {
+		if fo.ends == nil || fo.ends.changed[fo.cache.Flows.Find(f)]&ctnetlink.HasMark == 0 {
+			fo.dropUnmarked(f, true)
+		}
 		return
 	}
 	if fo.hasEnded(f) {
@@ -302,7 +305,6 @@ func (fo *Follower) mergeFlow(f *ctnetlink.Flow, r refill) {
 	if fo.recorder != nil {
 		fo.recordSeen(f, Cause{First: !fo.filled, At: time.Now()})
 	}
-	f.Has &^= ctnetlink.HasCountersOrig | ctnetlink.HasCountersReply | ctnetlink.HasUse
 	if fo.ends != nil && len(fo.ends.changed) > 0 {
 		f.Has &^= fo.ends.changed[fo.cache.Flows.Find(f)] &^ ctnetlink.HasID
 	}
@@ -317,7 +319,7 @@ func (fo *Follower) mergeFlow(f *ctnetlink.Flow, r refill) {
 	if outcome == cache.Created || outcome == cache.Replaced {
 		fo.announcer.FlowBegan(h)
 	}
-	fo.announcer.FlowStored(h, fo.sends(r, outcome))
+	fo.announcer.FlowStored(h, f, fo.sends(r, outcome))
 }
 
 // removeUnseen removes flows that the kernel did not have when it was asked, except flows

@@ -107,7 +107,8 @@ func TestNotices(t *testing.T) {
 				}
 				peer.flow(p.b, 1)
 				peer.send()
-				everything := wire.Notice{Has: wire.HasIncomplete | wire.HasHeld, Incomplete: 1650, HeldFlows: 1, HeldExpects: 0}
+				everything := wire.Notice{Has: wire.HasIncomplete | wire.HasHeld | wire.HasHeard | wire.HasProbed | wire.HasProbe,
+					Heard: 100, Probed: 7, ProbedSize: 1472, Probe: 9, Size: 1000, Incomplete: 1650, HeldFlows: 1, HeldExpects: 0}
 				peer.control(wire.Alive, wire.Notice{})
 				peer.control(wire.Alive, everything)
 				peer.control(wire.Alive, wire.Notice{})

@@ -38,3 +38,25 @@ func TestCommitIsAnnounced(t *testing.T) {
 		}
 	}
 }
+
+// TestProbe: an ALIVE that is a probe has its number, once, and others have none.
+func TestProbe(t *testing.T) {
+	for _, m := range []interface {
+		Machine
+		Announce(uint32)
+	}{greeted(300), NewNoTrack(0, 1, false)} {
+		m.Announce(0)
+		drain(m) // answers the peer's HELLO
+		m.Announce(7)
+		m.Announce(0)
+		for _, want := range []wire.Notice{{Has: wire.HasProbe, Probe: 7}, {}} {
+			if s, ok := m.Next(); !ok || !s.Header.CarriesNotice() || s.Notice != want {
+				t.Errorf("%T: %v %+v, want %+v", m, ok, s, want)
+			}
+		}
+		m.Announce(0)
+		if s, _ := m.Next(); s.Notice.Has != 0 {
+			t.Errorf("%T: the element of a probe was used again: %+v", m, s)
+		}
+	}
+}

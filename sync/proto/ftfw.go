@@ -139,6 +139,7 @@ func (m *FTFW) Next() (Send, bool) {
 		if s.Header.CarriesNotice() {
 			m.notice.fill(&s.Notice)
 			m.fillHeld(&s.Notice)
+			c.fillProbe(&s.Notice)
 		}
 		m.done(i, e)
 		return s, true
@@ -200,6 +201,10 @@ func (m *FTFW) Committed(now time.Duration) {
 	m.knowHeld()
 	m.notice.due = now
 }
+
+// Announce queues an ALIVE, whose notice the owner may add to (wire.Notice). With a probe's
+// number it is one, and the owner sets its Size.
+func (m *FTFW) Announce(probe uint32) { m.announce(probe) }
 
 func (m *FTFW) fillHeld(n *wire.Notice) {
 	if m.notice.bulk {

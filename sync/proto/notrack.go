@@ -40,6 +40,9 @@ func NewNoTrack(now time.Duration, first wire.Seq, startupResync bool) *NoTrack 
 // SetIncomplete implements Machine.
 func (m *NoTrack) SetIncomplete(now time.Duration, lost uint32) { m.notice.set(now, lost) }
 
+// Announce is FTFW.Announce.
+func (m *NoTrack) Announce(probe uint32) { m.announce(probe) }
+
 // Withheld implements Machine.
 func (m *NoTrack) Withheld(o Object) { m.seq--; m.unsent(o) }
 
@@ -132,6 +135,7 @@ func (m *NoTrack) Next() (Send, bool) {
 		s.Header.Flags = m.control(i).flags
 		if s.Header.CarriesNotice() {
 			m.notice.fill(&s.Notice)
+			m.control(i).fillProbe(&s.Notice)
 		}
 	} else {
 		s.Object = m.named(i, e)

@@ -230,9 +230,20 @@ func (q *queues) queueControl(c control) {
 
 // queueAlive queues an ALIVE, unless so many control messages are queued already that
 // nothing seems to leave.
-func (q *queues) queueAlive() {
+func (q *queues) queueAlive() { q.announce(0) }
+
+// announce queues an ALIVE, as a probe of that number unless it is 0.
+func (q *queues) announce(probe uint32) {
 	if q.transmit.controls < maxControls {
-		q.queueControl(control{flags: wire.Alive})
+		q.queueControl(control{flags: wire.Alive, number: uint64(probe)})
+	}
+}
+
+// fillProbe sets the number of a probe in the notice of an ALIVE.
+func (c *control) fillProbe(n *wire.Notice) {
+	if c.number != 0 {
+		n.Has |= wire.HasProbe
+		n.Probe = uint32(c.number)
 	}
 }
 

@@ -37,7 +37,7 @@ func newPair(count int) *pair {
 
 // replicate announces a flow of the active node and applies it on the backup.
 func (p *pair) replicate(h cache.Handle) {
-	p.active.FlowStored(h, true)
+	p.active.FlowStored(h, &p.flows[0], true)
 	for {
 		s, ok := p.active.machine.Next()
 		if !ok {

@@ -6,7 +6,6 @@ import (
 	"strconv"
 	"time"
 
-	"ctbox/sync/link"
 	"ctbox/sync/sched"
 )
 
@@ -118,13 +117,9 @@ func (r *Replicator) checkAlarmPeers(now time.Duration) {
 }
 
 func (r *Replicator) warnSilent(whom string, quiet time.Duration, why string) {
-	l := r.links.all[r.links.current].Config()
-	proto := "UDP"
-	if l.Transport == link.TCP {
-		proto = "TCP"
-	}
+	proto, port := r.links.service()
 	r.log.Warn(fmt.Sprintf("nothing has been heard from %s for %s, %s: does its daemon run, and do both firewalls accept %s port %d?",
-		whom, inSeconds(quiet), why, proto, l.Port))
+		whom, inSeconds(quiet), why, proto, port))
 }
 
 // heardFrom ends a silence.

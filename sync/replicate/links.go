@@ -205,6 +205,15 @@ func (r *Replicator) takeDatagrams(b *link.Batch) {
 	}
 }
 
+// service returns what firewalls have to accept.
+func (l *links) service() (proto string, port uint16) {
+	c := l.all[l.current].Config()
+	if c.Transport == link.TCP {
+		return "TCP", c.Port
+	}
+	return "UDP", c.Port
+}
+
 // connected reports whether a peer is connected over TCP, and whether the links are TCP's.
 func (l *links) connected() (connected, tcp bool) {
 	for _, k := range l.all {

@@ -24,6 +24,8 @@ type peer struct {
 	// incomplete is the peer's last notice of lost events, at noticed.
 	incomplete uint32
 	noticed    time.Duration
+
+	way way // from this node to the peer
 }
 
 // noticeLasts is how long a notice of lost events holds without being repeated beside
@@ -36,13 +38,15 @@ func (r *Replicator) takeMessage(link int, from netip.Addr, m *wire.Message) {
 	switch verdict {
 	case proto.Apply:
 		r.heard(link, from)
+		r.takeGreeting(from, r.peers[from], m.Flags&wire.Hello != 0)
 		r.links.use(link)
 		r.apply(m)
 	case proto.Handled:
 		r.heard(link, from)
+		r.takeGreeting(from, r.peers[from], m.Flags&wire.Hello != 0)
 		r.links.use(link)
 		if m.CarriesNotice() {
-			r.takeNotice(r.peers[from], m.Body)
+			r.takeNotice(from, r.peers[from], m.Body)
 		}
 	case proto.Ignore:
 		if p := r.peers[from]; p != nil && p.ignored {
@@ -57,7 +61,7 @@ func (r *Replicator) takeMessage(link int, from netip.Addr, m *wire.Message) {
 }
 
 // takeNotice applies what a peer's ALIVE announces about the peer.
-func (r *Replicator) takeNotice(p *peer, body []byte) {
+func (r *Replicator) takeNotice(from netip.Addr, p *peer, body []byte) {
 	var notice wire.Notice
 	if wire.ParseNotice(body, &notice) != nil {
 		r.received.BadPayload++
@@ -69,6 +73,7 @@ func (r *Replicator) takeNotice(p *peer, body []byte) {
 	case now-p.noticed >= noticeLasts:
 		p.incomplete = 0
 	}
+	r.takePaths(from, p, &notice)
 	if notice.Has&wire.HasCommitted != 0 {
 		r.takeover.PeerCommitted(time.Duration(notice.Committed) * time.Millisecond)
 	}
@@ -203,6 +208,9 @@ const startedPeriod = time.Minute
 
 func (r *Replicator) peerStarted() {
 	r.forgetNotices()
+	for _, p := range r.peers {
+		p.way = way{} // it may be another program now
+	}
 	r.takeover.PeerStarted()
 	r.agreement.sweep.Reset()
 	r.agreement.numbers = proto.Agreement{}

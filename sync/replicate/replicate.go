@@ -102,6 +102,7 @@ type Replicator struct {
 	replica   ReplicaStatus
 	peers     map[peerKey]*peer
 	hearing   hearing
+	paths     paths
 	agreement agreement
 
 	filling     bool // the first reading of the kernel's tables has not ended yet
@@ -138,6 +139,7 @@ func New(s *sched.Scheduler, log daemonlog.Log, c Config) *Replicator {
 		r.notrack = proto.NewNoTrack(0, first, c.Sync.StartupResync)
 		r.machine = r.notrack
 	}
+	r.machine.SetDelays(delaysOf(&c.Sync.Delay))
 	r.started = loglimit.New[struct{}](1, startedPeriod, r.noticeStarts)
 	return r
 }
@@ -149,6 +151,9 @@ func (r *Replicator) Open() error {
 	}
 	r.sched.Add(protocolSource{r})
 	r.sched.Add(hearingSource{r})
+	if r.alarm == nil {
+		r.sched.Add(pathSource{r})
+	}
 	return r.openLinks()
 }
 
@@ -182,6 +187,7 @@ func (r *Replicator) Close() {
 func (r *Replicator) Reconfigure(s *conf.Sync) {
 	r.cfg = s
 	r.encoder.OmitTimeout, r.encoder.WindowTracking = s.CommitTimeout > 0, s.TCPWindowTracking
+	r.machine.SetDelays(delaysOf(&s.Delay))
 	if r.ftfw != nil {
 		r.ftfw.SetLimits(int(s.ACKWindowSize), int(s.ResendQueueSize))
 	}
@@ -236,13 +242,25 @@ func (r *Replicator) forgetAll(table proto.Table, next func(*cache.Cursor, []cac
 	}
 }
 
-// FlowStored queues h if announce is set. In ALARM every stored flow is announced
-// periodically in any case: peers drop flows that are not announced again.
-func (r *Replicator) FlowStored(h cache.Handle, announce bool) {
-	if announce {
+// FlowStored queues h if announce is set and h does not wait. In ALARM every stored flow that
+// does not wait is announced periodically in any case: peers drop flows that are not announced
+// again.
+func (r *Replicator) FlowStored(h cache.Handle, f *ctnetlink.Flow, announce bool) {
+	if announce && !r.waits(h, f) {
 		r.machine.Changed(flowObject(h))
 	}
-	if r.alarm != nil {
+	r.armRefresh(h)
+}
+
+// announceFlow queues h.
+func (r *Replicator) announceFlow(h cache.Handle) {
+	r.machine.Changed(flowObject(h))
+	r.armRefresh(h)
+}
+
+// armRefresh sets the time at which ALARM announces h again.
+func (r *Replicator) armRefresh(h cache.Handle) {
+	if r.alarm != nil && !r.machine.Waits(flowObject(h)) {
 		r.internal.Flows.Arm(h, r.sched.Now(), r.alarm.RefreshDelay())
 	}
 }
@@ -250,6 +268,7 @@ func (r *Replicator) FlowStored(h cache.Handle, announce bool) {
 // ExpectStored is FlowStored for an expectation.
 func (r *Replicator) ExpectStored(h cache.Handle, announce bool) {
 	if announce {
+		r.endWaitOfMaster(h)
 		r.machine.Changed(expectObject(h))
 	}
 	if r.alarm != nil {
@@ -336,6 +355,7 @@ func (s protocolSource) Due() time.Duration {
 
 func (s protocolSource) Run() error {
 	s.protocolEvents(s.machine.Tick(s.sched.Now()))
+	s.endWaits()
 	return nil
 }
 
@@ -367,7 +387,7 @@ type clocked struct {
 // that were not announced again expire.
 func (r *Replicator) clocks() [4]clocked {
 	return [4]clocked{
-		{r.internal.Flows, func(h cache.Handle) { r.internal.Flows.Settle(h); r.FlowStored(h, true) }},
+		{r.internal.Flows, func(h cache.Handle) { r.internal.Flows.Settle(h); r.announceFlow(h) }},
 		{r.internal.Expects, func(h cache.Handle) { r.internal.Expects.Settle(h); r.ExpectStored(h, true) }},
 		{r.external.Flows, func(h cache.Handle) { r.external.Flows.Delete(h) }},
 		{r.external.Expects, func(h cache.Handle) { r.external.Expects.Delete(h) }},

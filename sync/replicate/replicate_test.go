@@ -37,7 +37,7 @@ func unwiredWith(mode conf.Mode, config cache.Config) *Replicator {
 func (r *Replicator) store(f *ctnetlink.Flow, announce bool) {
 	r.MakeRoom(cache.FlowTable)
 	if h, outcome := r.internal.Flows.Replace(f, r.sched.Now()); outcome.Stored() {
-		r.FlowStored(h, announce)
+		r.FlowStored(h, f, announce)
 	}
 }
 
@@ -105,7 +105,7 @@ func TestLag(t *testing.T) {
 	h, _ := r.internal.Flows.Put(&flowtest.Flows(1)[0], 0)
 	r.noteLag()
 	r.sched.SetNow(time.Second)
-	r.FlowStored(h, true)
+	r.FlowStored(h, &flowtest.Flows(1)[0], true)
 	r.noteLag()
 	r.sched.SetNow(3 * time.Second)
 	r.noteLag()

@@ -63,6 +63,9 @@ func (r *Replicator) flushPacker() {
 // say, leaves no message and no number.
 func (r *Replicator) encode(dst []byte, s *proto.Send) []byte {
 	if s.Control {
+		if s.Header.CarriesNotice() {
+			r.fillNotice(&s.Notice)
+		}
 		return wire.AppendNotice(dst, s.Header, &s.Notice)
 	}
 	out, err := r.encodeObject(dst, s)
@@ -109,7 +112,8 @@ func (r *Replicator) encodeObject(dst []byte, s *proto.Send) ([]byte, error) {
 	if state == cache.Dead {
 		// A flow with the same tuple may live already. The peer must learn of it after
 		// this end, which may be sent a second time.
-		if living := r.internal.Flows.Find(&r.flow); living != 0 {
+		// One that waits has never been announced, so this end can't remove it.
+		if living := r.internal.Flows.Find(&r.flow); living != 0 && !r.machine.Waits(flowObject(living)) {
 			r.machine.Changed(flowObject(living))
 		}
 	}
@@ -192,6 +196,9 @@ func (r *Replicator) Bulk() {
 
 func (r *Replicator) bulk(table proto.Table, handles []cache.Handle) {
 	for _, h := range handles {
+		if table == proto.Expects {
+			r.endWaitOfMaster(h)
+		}
 		r.machine.Bulk(proto.Object{Table: table, Handle: uint64(h)})
 	}
 }

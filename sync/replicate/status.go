@@ -78,6 +78,12 @@ type PeerStatus struct {
 	Messages    uint64         // received, good ones
 	Ignored     bool           // FT-FW is for two nodes, and this is a third one
 	Incomplete  uint64         // events of its kernel that it has lost and not yet made up for, as it says
+
+	// What its notices say about the way from this node to it. C daemons do not Answer.
+	Answers   bool
+	OneWay    bool      // it hears nothing from this node
+	Path      PathState // whether packets of PathBytes arrive
+	PathBytes int
 }
 
 // ReplicaStatus is replication towards the peers, and what was asked for again.
@@ -102,6 +108,7 @@ type ReplicaStatus struct {
 	Pending uint64        // changes that are not sent yet
 	Lag     time.Duration // how long there have been some without a break; 0 without any
 	Unacked uint64        // FT-FW: sent, and not acknowledged yet
+	Waiting uint64        // flows that are not to be sent yet (Delay)
 }
 
 // Status returns the numbers of this moment. They are a copy.
@@ -114,11 +121,12 @@ func (r *Replicator) Status() Status {
 	if r.behind {
 		s.Replica.Lag = r.sched.Now() - r.behindSince
 	}
-	s.Replica.Pending, s.Replica.Unacked = uint64(m.Transmit), uint64(m.Resend)
+	s.Replica.Pending, s.Replica.Unacked, s.Replica.Waiting = uint64(m.Transmit), uint64(m.Resend), uint64(m.Waiting)
 	for addr, p := range r.peers {
 		s.Peers = append(s.Peers, PeerStatus{Addr: netip.AddrPortFrom(addr, 0), Messages: p.messages,
 			LastMessage: r.sched.Now() - p.last, Ignored: p.ignored,
-			Incomplete: uint64(p.incomplete)})
+			Incomplete: uint64(p.incomplete), Answers: p.way.answers, OneWay: p.way.oneWay, Path: p.way.path,
+			PathBytes: r.packetLen(p.way.size)})
 	}
 	slices.SortFunc(s.Peers, func(a, b PeerStatus) int { return a.Addr.Compare(b.Addr) })
 	s.Queues = r.queues(&m)

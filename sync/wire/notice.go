@@ -11,6 +11,9 @@ const (
 	HasHeld                             // HeldFlows and HeldExpects
 	HasCommitted                        // Committed
 	HasBulk                             // a bulk of the sender is under way; it has no value
+	HasHeard                            // Heard
+	HasProbe                            // Probe and Size
+	HasProbed                           // Probed and ProbedSize
 )
 
 // Notice is the body of an ALIVE: what a ctbox node announces about itself. C daemons
@@ -25,6 +28,15 @@ type Notice struct {
 	HeldFlows, HeldExpects uint32
 	// Committed is the time in milliseconds since the end of the sender's last commit.
 	Committed uint32
+	// Heard is for how many milliseconds the sender has heard nothing from its peer: since its
+	// start, if that was never.
+	Heard uint32
+	// Probe numbers a message that tests whether datagrams as large as it arrive. Size is the
+	// length in bytes that it is padded to, header included.
+	Probe, Size uint32
+	// Probed is the number of the last such message that the sender has received, and
+	// ProbedSize its length.
+	Probed, ProbedSize uint32
 }
 
 // noticeMagic begins the body. A body without it has another meaning.
@@ -36,6 +48,9 @@ const (
 	noticeHeld       = 2
 	noticeCommitted  = 3
 	noticeBulk       = 9
+	noticeHeard      = 10
+	noticeProbed     = 11
+	noticeProbe      = 12
 )
 
 // noticeFieldLen is the size of a field's number and length.
@@ -70,9 +85,28 @@ func AppendNotice(dst []byte, h Header, n *Notice) []byte {
 	if n.Has&HasBulk != 0 {
 		dst = append(dst, 0, noticeBulk, 0, 0)
 	}
+	if n.Has&HasHeard != 0 {
+		dst = append(dst, 0, noticeHeard, 0, 4)
+		dst = binary.BigEndian.AppendUint32(dst, n.Heard)
+	}
+	if n.Has&HasProbed != 0 {
+		dst = append(dst, 0, noticeProbed, 0, 8)
+		dst = binary.BigEndian.AppendUint32(dst, n.Probed)
+		dst = binary.BigEndian.AppendUint32(dst, n.ProbedSize)
+	}
+	if n.Has&HasProbe != 0 { // the last, for its padding
+		pad := max(0, int(min(n.Size, MaxMessage))-(len(dst)-start)-noticeFieldLen-4)
+		dst = append(dst, 0, noticeProbe)
+		dst = binary.BigEndian.AppendUint16(dst, uint16(4+pad))
+		dst = binary.BigEndian.AppendUint32(dst, n.Probe)
+		dst = append(dst, make([]byte, pad)...)
+	}
 	setLength(dst, start)
 	return dst
 }
+
+// MaxMessage is the length in bytes of the longest message that the length field has room for.
+const MaxMessage = 1<<16 - 1
 
 // ErrNotice reports a notice whose fields are inconsistent.
 const ErrNotice PayloadError = "a field of the notice is cut off or has the wrong size"
@@ -107,7 +141,17 @@ func ParseNotice(body []byte, n *Notice) error {
 			got.Committed = binary.BigEndian.Uint32(value)
 		case number == noticeBulk && size == 0:
 			got.Has |= HasBulk
-		case number == noticeBulk || number == noticeIncomplete || number == noticeHeld || number == noticeCommitted:
+		case number == noticeHeard && size == 4:
+			got.Has |= HasHeard
+			got.Heard = binary.BigEndian.Uint32(value)
+		case number == noticeProbed && size == 8:
+			got.Has |= HasProbed
+			got.Probed, got.ProbedSize = binary.BigEndian.Uint32(value), binary.BigEndian.Uint32(value[4:])
+		case number == noticeProbe && size >= 4:
+			got.Has |= HasProbe
+			got.Probe, got.Size = binary.BigEndian.Uint32(value), uint32(HeaderLen+len(body))
+		case number == noticeIncomplete || number == noticeHeld || number == noticeCommitted ||
+			number == noticeBulk || number == noticeHeard || number == noticeProbed || number == noticeProbe:
 			return ErrNotice
 		}
 	}

@@ -16,6 +16,10 @@ var notices = []struct {
 		Notice{Has: HasHeld, HeldFlows: 200, HeldExpects: 3}},
 	{"committed", "1a 10 00 14 00 00 00 07 63 74 62 78 00 03 00 04 00 00 05 dc", Notice{Has: HasCommitted, Committed: 1500}},
 	{"bulk", "1a 10 00 10 00 00 00 07 63 74 62 78 00 09 00 00", Notice{Has: HasBulk}},
+	{"heard", "1a 10 00 14 00 00 00 07 63 74 62 78 00 0a 00 04 00 00 1b 58", Notice{Has: HasHeard, Heard: 7000}},
+	{"probed", "1a 10 00 18 00 00 00 07 63 74 62 78 00 0b 00 08 00 00 00 05 00 00 05 c0",
+		Notice{Has: HasProbed, Probed: 5, ProbedSize: 1472}},
+	{"probe", "1a 10 00 1a 00 00 00 07 63 74 62 78 00 0c 00 0a 00 00 00 05 00 00 00 00 00 00", Notice{Has: HasProbe, Probe: 5, Size: 26}},
 	{"both", "1a 10 00 20 00 00 00 07 63 74 62 78 00 01 00 04 00 00 00 01 00 02 00 08 00 00 00 c8 00 00 00 03",
 		Notice{Has: HasIncomplete | HasHeld, Incomplete: 1, HeldFlows: 200, HeldExpects: 3}},
 }
@@ -56,6 +60,10 @@ func TestMalformedNotices(t *testing.T) {
 		{"longer than the message", "63 74 62 78 00 07 ff ff 00 00 00 00", Notice{}, ErrNotice},
 		{"incomplete of two bytes", "63 74 62 78 00 01 00 02 00 05 00 00", Notice{}, ErrNotice},
 		{"bulk of four bytes", "63 74 62 78 00 09 00 04 00 00 00 05", Notice{}, ErrNotice},
+		{"heard of two bytes", "63 74 62 78 00 0a 00 02 00 05 00 00", Notice{}, ErrNotice},
+		{"probed of four bytes", "63 74 62 78 00 0b 00 04 00 00 00 05", Notice{}, ErrNotice},
+		{"probe of two bytes", "63 74 62 78 00 0c 00 02 00 05 00 00", Notice{}, ErrNotice},
+		{"probe without padding", "63 74 62 78 00 0c 00 04 00 00 00 05", Notice{Has: HasProbe, Probe: 5, Size: 20}, nil},
 		{"held of four bytes", "63 74 62 78 00 02 00 04 00 00 00 05", Notice{}, ErrNotice},
 	} {
 		n := Notice{Has: HasHeld, HeldFlows: 9}
@@ -112,6 +120,9 @@ func FuzzNotice(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, body []byte) {
 		var n, again Notice
+		if len(body) > MaxMessage-HeaderLen {
+			return
+		}
 		if ParseNotice(body, &n) != nil {
 			if n != (Notice{}) {
 				t.Fatalf("refused, and yet %+v", n)
@@ -120,8 +131,23 @@ func FuzzNotice(f *testing.F) {
 		}
 		h := Header{Type: Control, Flags: Alive}
 		b := AppendNotice(nil, h, &n)
-		if err := ParseNotice(b[HeaderLen:], &again); err != nil || again != n || len(b)%4 != 0 {
+		if err := ParseNotice(b[HeaderLen:], &again); err != nil || again != n || len(b)%4 != 0 && n.Has&HasProbe == 0 {
 			t.Fatalf("%v: %+v became %+v in % x", err, n, again, b)
 		}
 	})
+}
+
+// A probe has the size that it is asked for, within what the length field can say.
+func TestProbeSize(t *testing.T) {
+	for size, want := range map[uint32]int{0: 20, 20: 20, 21: 21, 1472: 1472, 8972: 8972, 65535: 65535, 1 << 20: 65535} {
+		n := Notice{Has: HasProbe, Probe: 9, Size: size}
+		b := AppendNotice(make([]byte, 3), Header{Type: Control, Flags: Alive}, &n)[3:]
+		r := ReadDatagram(b)
+		var c Counters
+		m, ok := r.Next(&c)
+		var got Notice
+		if err := ParseNotice(m.Body, &got); !ok || err != nil || len(b) != want || got.Probe != 9 || int(got.Size) != want {
+			t.Errorf("%d: %d bytes, %+v, %v", size, len(b), got, err)
+		}
+	}
 }

@@ -132,6 +132,8 @@ func families() []family {
 			inSync(func(s *node.Status) uint64 { return s.Replica.Pending })},
 		{"conntrackd_replication_unacknowledged", "gauge", "", "Messages that the peer has not acknowledged yet.",
 			inSync(func(s *node.Status) uint64 { return s.Replica.Unacked })},
+		{"conntrackd_replication_waiting", "gauge", "", "New flows that are not to be sent yet (Delay).",
+			inSync(func(s *node.Status) uint64 { return s.Replica.Waiting })},
 		{"conntrackd_queue_length", "gauge", "", "Elements in a queue.",
 			ofQueues(func(m *metricsWriter, q *replicate.QueueStatus) { m.number(q.Len, "queue", q.Name) })},
 		{"conntrackd_queue_limit", "gauge", "", "Elements that a queue takes.",
@@ -151,6 +153,18 @@ func families() []family {
 			ofPeers(func(m *metricsWriter, p *replicate.PeerStatus, peer string) { m.flag(p.Ignored, "peer", peer) })},
 		{"conntrackd_peer_events_missing", "gauge", "", "Events of its kernel that a peer has lost and not yet made up: the external cache lacks these.",
 			ofPeers(func(m *metricsWriter, p *replicate.PeerStatus, peer string) { m.number(p.Incomplete, "peer", peer) })},
+		{"conntrackd_peer_hears", "gauge", "", "1 if a peer hears this node, 0 if messages reach this node only. A C daemon and mode ALARM do not say.",
+			ofPeers(func(m *metricsWriter, p *replicate.PeerStatus, peer string) {
+				if p.Answers || p.OneWay {
+					m.flag(!p.OneWay, "peer", peer)
+				}
+			})},
+		{"conntrackd_peer_large_packets", "gauge", "", "1 if packets of the link's full MTU reach a peer, 0 if only smaller ones do; absent where that is not tested.",
+			ofPeers(func(m *metricsWriter, p *replicate.PeerStatus, peer string) {
+				if p.Path != replicate.PathUntested {
+					m.flag(p.Path == replicate.PathWhole, "peer", peer)
+				}
+			})},
 
 		{"conntrackd_kernel_events", "counter", "", "Events received from the kernel, those of filtered flows too.",
 			ofKernel(func(k *node.KernelStatus) uint64 { return k.Events })},

@@ -289,6 +289,12 @@ func (o *object) network(s *node.Status) {
 		o.Uint("messages", p.Messages)
 		o.Bool("ignored", p.Ignored)
 		o.Uint("missing", p.Incomplete)
+		if s.Mode != node.ModeALARM {
+			o.Bool("answers", p.Answers)
+			o.Bool("one_way", p.OneWay)
+			o.Text("path", p.Path.String())
+			o.Uint("path_bytes", uint64(p.PathBytes))
+		}
 	})
 	r := &s.Replica
 	o.Open("replication")
@@ -297,7 +303,7 @@ func (o *object) network(s *node.Status) {
 		{"nacks_sent", r.NacksSent}, {"nacks_received", r.NacksRecv},
 		{"resyncs_asked", r.ResyncsAsked}, {"resyncs_served", r.ResyncsServed},
 		{"given_up", r.GivenUp}, {"third_node", r.ThirdNode}, {"ended_by_peer", r.EndedByPeer},
-		{"pending", r.Pending}, {"unacknowledged", r.Unacked},
+		{"pending", r.Pending}, {"unacknowledged", r.Unacked}, {"waiting", r.Waiting},
 	} {
 		o.Uint(c.name, c.n)
 	}

@@ -47,7 +47,7 @@ func example() *node.Status {
 				{Name: "txqueue"}, {Name: "errorq", Len: 2, Max: 128, NoSpace: 1}}},
 			Replica: replicate.ReplicaStatus{Sent: 37, Received: 53, Pending: 5, Lag: 1500 * time.Millisecond},
 			Peers: []replicate.PeerStatus{{Addr: netip.MustParseAddrPort("192.0.2.2:3780"), Messages: 53,
-				LastMessage: 250 * time.Millisecond}},
+				LastMessage: 250 * time.Millisecond, Answers: true, Path: replicate.PathWhole, PathBytes: 1500}},
 		},
 		Kernel: node.KernelStatus{Flushes: 3, Status: follow.Status{Events: 7, Filtered: 1, Overruns: 2, Resyncs: 4, BufferSize: 212992}},
 		Commits: commit.Status{Count: 1, Age: time.Minute, Last: commit.Result{Tables: cache.FlowTable,
@@ -184,6 +184,9 @@ TCP traffic (active device=sync2) server=connected client=disconnected:
 
 peers:
 	192.0.2.2	last heard 0 s ago
+
+paths to peers:
+	192.0.2.2	messages arrive, also in packets of 1500 bytes
 
 `},
 		{"runtime", string(AppendRuntime(nil, example(), local)), `daemon uptime: 1 day 2 h 3 min
@@ -646,5 +649,30 @@ func TestMissingEvents(t *testing.T) {
 	want := before + "1650 events of the peer were lost and not yet made up\n\n3 events of this node were lost and not yet made up\n\n"
 	if diff := cmp.Diff(want, string(AppendSummary(nil, s, cache.FlowTable))); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
+	}
+}
+
+// The status distinguishes what is known of the way to a peer from what is not.
+func TestPaths(t *testing.T) {
+	s := example()
+	for _, c := range []struct {
+		p    replicate.PeerStatus
+		want string
+	}{
+		{replicate.PeerStatus{}, "not known: the peer does not say what arrives (conntrack-tools does not)"},
+		{replicate.PeerStatus{OneWay: true}, "no message arrives"},
+		{replicate.PeerStatus{Answers: true, OneWay: true, Path: replicate.PathWhole, PathBytes: 1500}, "no message arrives"},
+		{replicate.PeerStatus{Answers: true}, "messages arrive"},
+		{replicate.PeerStatus{Answers: true, Path: replicate.PathBroken, PathBytes: 9000}, "messages arrive, but no packet of 9000 bytes"},
+	} {
+		c.p.Addr = s.Peers[0].Addr
+		s.Peers[0] = c.p
+		if text := string(AppendNetwork(nil, s)); !strings.HasSuffix(text, "paths to peers:\n\t192.0.2.2\t"+c.want+"\n\n") {
+			t.Errorf("%+v: %s", c.p, text)
+		}
+	}
+	s.Mode = node.ModeALARM
+	if text := string(AppendNetwork(nil, s)); strings.Contains(text, "paths") {
+		t.Errorf("ALARM, whose nodes announce nothing: %s", text)
 	}
 }

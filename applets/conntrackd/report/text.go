@@ -125,7 +125,7 @@ func AppendNetwork(dst []byte, s *node.Status) []byte {
 	dst = appendFields(dst,
 		field{"\t\tPackets lost:\t\t", w20, s.Wire.Lost, "\n"},
 		field{"\t\tPackets before:\t\t", w20, s.Wire.Before, "\n\n"})
-	return appendPeers(appendCurrentLink(dst, s), s)
+	return appendPaths(appendPeers(appendCurrentLink(dst, s), s), s)
 }
 
 // appendPeers appends when each peer last sent a message. `ctbox doctor` reads it.
@@ -144,6 +144,40 @@ func appendPeers(dst []byte, s *node.Status) []byte {
 		dst = append(dst, "\tnone heard"...)
 		if s.Mode == node.ModeALARM {
 			dst = append(dst, "; in mode ALARM a node without flows sends nothing"...)
+		}
+		dst = append(dst, '\n')
+	}
+	return append(dst, '\n')
+}
+
+// silent is the age of a peer's last message from which on the way to it is no longer known.
+const silent = 5 * time.Second
+
+// appendPaths appends what is known of the way to each peer that is heard. `ctbox doctor` reads it. In mode ALARM
+// nodes announce nothing about it.
+func appendPaths(dst []byte, s *node.Status) []byte {
+	if s.Mode == node.ModeALARM || len(s.Peers) == 0 {
+		return dst
+	}
+	dst = append(dst, "paths to peers:\n"...)
+	for i := range s.Peers {
+		p := &s.Peers[i]
+		if p.Ignored || p.LastMessage >= silent {
+			continue
+		}
+		dst = append(p.Addr.Addr().AppendTo(append(dst, '\t')), '\t')
+		size := strconv.Itoa(p.PathBytes)
+		switch {
+		case p.OneWay:
+			dst = append(dst, "no message arrives"...)
+		case !p.Answers:
+			dst = append(dst, "not known: the peer does not say what arrives (conntrack-tools does not)"...)
+		case p.Path == replicate.PathBroken:
+			dst = append(dst, "messages arrive, but no packet of "+size+" bytes"...)
+		case p.Path == replicate.PathWhole:
+			dst = append(dst, "messages arrive, also in packets of "+size+" bytes"...)
+		default:
+			dst = append(dst, "messages arrive"...)
 		}
 		dst = append(dst, '\n')
 	}
