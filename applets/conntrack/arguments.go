@@ -162,6 +162,16 @@ func (p *Parser) setNetNS(_ *option, arg string, _ bool) error {
 	return nil
 }
 
+func (p *Parser) setBy(o *option, arg string, _ bool) error {
+	for i, word := range countKeys {
+		if arg != "" && strings.HasPrefix(word, arg) {
+			p.cmd.By = countKey(i)
+			return nil
+		}
+	}
+	return badArgument(arg, "--"+o.name, strings.Join(countKeys[:], " or "))
+}
+
 func (p *Parser) setNothing(*option, string, bool) error { return nil }
 
 func (p *Parser) ignoreNATRange(*option, string, bool) error {

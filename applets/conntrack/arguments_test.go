@@ -68,7 +68,7 @@ var argumentKinds = map[string]*argumentKind{
 	"role": {[]string{"client", "S"}, []string{"", "x", "clientx"}}, "state": {nil, []string{"", "x", "1", "SYN_SENT "}},
 
 	"protonum":  {[]string{"tcp", "6", "0x6", "017"}, []string{"", "256", "-1", "6x", "tc", "tcp,udp"}},
-	"nat-range": nil, "output": nil, "event-mask": nil, "label": nil, "label-add": nil, "label-del": nil, "labelmap": nil, "key": nil, "netns": nil, "match": nil,
+	"nat-range": nil, "output": nil, "event-mask": nil, "label": nil, "label-add": nil, "label-del": nil, "labelmap": nil, "key": nil, "netns": nil, "match": nil, "by": nil,
 }
 
 // named are the kinds whose bad arguments do not include badNumbers.

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 
 	"ctbox/internal/netnstest"
@@ -187,7 +188,7 @@ func TestEventsAllocateNothing(t *testing.T) {
 	for _, line := range []string{"-E", "-E -o timestamp,extended,id", "-E -o save", "-E -o xml", "-E -o json", "-E -p udp --dport 7 -s 192.0.2.0/24"} {
 		c := mustParse(t, line)
 		s := &session{ctx: context.Background(), stderr: io.Discard, out: newOutput(io.Discard)}
-		w := &watcher{session: s, printer: newPrinter(s.out, &c), filter: newFilter(&c)}
+		w := &watcher{session: s, printer: newPrinter(s.out, &c), filter: newFilter(&c), turn: new(sync.Mutex)}
 		printAgain := func() {
 			if err := w.take(events); err != nil {
 				t.Fatal(err)

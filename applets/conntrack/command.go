@@ -94,6 +94,8 @@ const (
 	OptCountEach
 	OptDryRun
 	OptDistinctStatus
+	OptAllNetNS
+	OptBy
 )
 
 // Compared are the options by which a filter compares the fields of Command.Flow with
@@ -201,6 +203,8 @@ type Command struct {
 
 	NetNS     string // --netns, as netns.Open takes it: it counts with OptNetNS
 	MatchFile string // --match: a path, or "-"
+
+	By countKey // --by; it counts with OptBy
 
 	HelpProto string // OpHelp with -p: the protocol's name, or "unknown"
 	LoadFile  string // OpLoad: a path, or "-"

@@ -4,10 +4,13 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"math"
 	"os"
+	"slices"
 	"strconv"
+	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -22,6 +25,9 @@ import (
 // events prints events until the context ends. Package ctnetlink reads the socket in a
 // goroutine. Events that the kernel could not deliver are counted and reported.
 func (s *session) events(c *Command) (uint64, error) {
+	if c.Has(OptAllNetNS) {
+		return s.allEvents(c)
+	}
 	opts := eventOptions(c)
 	opts.NetNS = s.netns.FD()
 	sub, err := ctnetlink.Subscribe(opts)
@@ -35,23 +41,193 @@ func (s *session) events(c *Command) (uint64, error) {
 	}
 	s.reportBuffer(c, sub.Buffer())
 
-	w := &watcher{session: s, printer: newPrinter(s.out, c), filter: newFilter(c), expect: c.Table == TableExpect}
+	w := &watcher{session: s, printer: newPrinter(s.out, c), filter: newFilter(c), expect: c.Table == TableExpect, turn: new(sync.Mutex)}
 	w.names.netns = s.netns
-	if !sub.CountsDrops() {
-		w.atLeast = "at least "
-	}
-	err = w.watch(sub)
-	w.reportLoss(true)
+	err = w.watch(s.ctx, sub)
 	if end := w.printer.finish(); err == nil {
 		err = end
 	}
 	return w.printer.entries, err
 }
 
-// watch prints events until the context ends, including those that happened before.
-// It also ends when standard output fails.
-func (w *watcher) watch(sub *ctnetlink.Subscription) error {
-	ctx, stop := context.WithCancel(w.ctx)
+// allListeners prints the events of the caller's own network namespace and of all that
+// have a name.
+//
+// Each namespace has a socket. One socket for all (NETLINK_LISTEN_ALL_NSID) would miss
+// those to which no id is assigned, and by default a kernel makes events only for flows
+// that begin while the namespace has a listener of its own (nf_conntrack_events=2).
+type allListeners struct {
+	*session
+	cmd     *Command
+	printer *printer
+	turn    sync.Mutex // of who prints
+	heard   map[netns.ID]*namespaceListener
+	ended   chan *namespaceListener
+	failed  map[string]bool // names of the namespaces that are not heard
+}
+
+// namespaceListener prints the events of one namespace. stop makes it print what has arrived, and
+// end.
+type namespaceListener struct {
+	id      netns.ID
+	watcher *watcher
+	stop    context.CancelFunc
+	err     error // once it has ended
+}
+
+// shareOfAll is the part of the memory for events of one namespace that each of all has.
+const shareOfAll = 8
+
+// allEvents prints the events of all network namespaces until the context ends, of new
+// ones from when they get their name, and of others until they lose it.
+func (s *session) allEvents(c *Command) (uint64, error) {
+	ctx, stop := context.WithCancel(s.ctx)
+	defer stop()
+	if s.noConntrack() {
+		return 0, &refusal{op: c.Op, table: c.Table, err: unix.EINVAL, hint: hintNoConntrack}
+	}
+	changed, err := netns.Watch(ctx)
+	if err != nil {
+		return 0, fmt.Errorf("--all-netns: %w", err)
+	}
+	a := &allListeners{session: s, cmd: c, printer: newPrinter(s.out, c), heard: make(map[netns.ID]*namespaceListener),
+		ended: make(chan *namespaceListener), failed: make(map[string]bool)}
+	err = a.update(true)
+	for err == nil && s.ctx.Err() == nil {
+		select {
+		case <-changed:
+			err = a.update(false)
+		case l := <-a.ended:
+			if err = a.remove(l); err == nil {
+				err = a.update(false) // it may have got a name again
+			}
+		case <-s.ctx.Done():
+		}
+	}
+	for _, l := range a.heard {
+		l.stop()
+	}
+	for len(a.heard) > 0 {
+		if end := a.remove(<-a.ended); err == nil {
+			err = end
+		}
+	}
+	if end := a.printer.finish(); err == nil {
+		err = end
+	}
+	return a.printer.entries, err
+}
+
+// update listens in namespaces that are new, and no longer in those without a name. A
+// namespace that cannot be listened in is an error at first, and a warning later.
+func (a *allListeners) update(first bool) error {
+	all, failed := netns.Named()
+	named := make(map[netns.ID]bool)
+	own, err := netns.Own()
+	if err != nil {
+		return err
+	}
+	if !slices.ContainsFunc(all, (*netns.Namespace).IsOwn) {
+		all = append(all, nil)
+	}
+	for _, ns := range all {
+		id := own
+		if ns != nil {
+			id = ns.ID()
+		}
+		named[id] = true
+		if l := a.heard[id]; l != nil {
+			a.turn.Lock()
+			l.watcher.name = ns.Name()
+			a.turn.Unlock()
+			ns.Close()
+		} else if err := a.listen(id, ns); err != nil && first && ns.IsOwn() {
+			return a.cannotListen(a.cmd, err)
+		} else if err != nil {
+			failed[ns.Name()] = err
+			ns.Close()
+		}
+	}
+	for id, l := range a.heard {
+		if !named[id] {
+			l.stop() // and removed when it has ended
+		}
+	}
+	if first {
+		return namespaceError(failed)
+	}
+	for name, err := range failed {
+		if !a.failed[name] {
+			a.warn("WARNING: network namespace %s is not heard: %v", name, err)
+		}
+	}
+	a.failed = make(map[string]bool)
+	for name := range failed {
+		a.failed[name] = true
+	}
+	return nil
+}
+
+// listen starts to print the events of a namespace, whose descriptor the listener closes.
+func (a *allListeners) listen(id netns.ID, ns *netns.Namespace) error {
+	opts := eventOptions(a.cmd)
+	opts.NetNS = ns.FD()
+	buffer, backlog := ctnetlink.DefaultEvents(ctnetlink.KernelMemory())
+	if opts.Buffer == 0 {
+		opts.Buffer = buffer / shareOfAll
+	}
+	if opts.Backlog == 0 {
+		opts.Backlog = backlog / shareOfAll
+	}
+	sub, err := ctnetlink.Subscribe(opts)
+	if err != nil {
+		return err
+	}
+	if a.cmd.Has(OptBufferSize) && len(a.heard) == 0 {
+		a.reportBuffer(a.cmd, sub.Buffer())
+	}
+	ctx, stop := context.WithCancel(a.ctx)
+	l := &namespaceListener{id: id, stop: stop, watcher: &watcher{session: a.session, printer: a.printer, filter: newFilter(a.cmd),
+		expect: a.cmd.Table == TableExpect, turn: &a.turn, name: ns.Name()}}
+	l.watcher.names.netns = ns
+	a.heard[id] = l
+	go func() {
+		l.err = l.watcher.watch(ctx, sub)
+		stop()
+		sub.Close()
+		ns.Close()
+		a.ended <- l
+	}()
+	return nil
+}
+
+// remove forgets a listener that has ended. A failure to write ends the others, too; one
+// to read is that of one namespace.
+func (a *allListeners) remove(l *namespaceListener) error {
+	delete(a.heard, l.id)
+	var write *writeError
+	if l.err == nil || errors.As(l.err, &write) {
+		return l.err
+	}
+	a.warn("WARNING: network namespace %s is no longer heard: %v", l.watcher.name, l.err)
+	return nil
+}
+
+// watch prints events until the context ends, including those that happened before, and
+// what was lost. It also ends when standard output fails.
+func (w *watcher) watch(until context.Context, sub *ctnetlink.Subscription) error {
+	if !sub.CountsDrops() {
+		w.atLeast = "at least "
+	}
+	err := w.follow(until, sub)
+	w.turn.Lock()
+	defer w.turn.Unlock()
+	w.reportLoss(true)
+	return err
+}
+
+func (w *watcher) follow(until context.Context, sub *ctnetlink.Subscription) error {
+	ctx, stop := context.WithCancel(until)
 	defer stop()
 	go func(done <-chan struct{}) {
 		select {
@@ -64,9 +240,9 @@ func (w *watcher) watch(sub *ctnetlink.Subscription) error {
 	var run *ctnetlink.Events
 	for {
 		var err error
-		if !left && w.ctx.Err() != nil {
+		if !left && until.Err() != nil {
 			// main allows a few seconds for the rest.
-			ctx, left = context.WithoutCancel(w.ctx), true
+			ctx, left = context.WithoutCancel(until), true
 			if err = sub.Leave(); err != nil {
 				return err
 			}
@@ -75,9 +251,11 @@ func (w *watcher) watch(sub *ctnetlink.Subscription) error {
 		switch {
 		case err == nil:
 			err = w.take(run)
-		case !left && w.ctx.Err() != nil:
+		case !left && until.Err() != nil:
 			continue
 		case !left && ctx.Err() != nil:
+			w.turn.Lock()
+			defer w.turn.Unlock()
 			return w.out.flush() // returns why it cannot be written
 		case left && errors.Is(err, io.EOF):
 			return nil
@@ -155,6 +333,8 @@ type watcher struct {
 	expects ctnetlink.Expect
 	event   format.Event
 	names   programNames
+	turn    *sync.Mutex // of who prints: watchers may share a printer
+	name    string      // of the network namespace, guarded by turn; "" if it is the caller's own
 
 	atLeast    string    // precedes the number of lost events, where the kernel does not count them
 	dropped    uint64    // by the kernel, so far
@@ -168,12 +348,14 @@ const lossEvery = time.Second
 // take prints a run of events and what was lost by its end, and passes it to the writer
 // at once, without waiting for a full chunk.
 func (w *watcher) take(run *ctnetlink.Events) error {
+	w.turn.Lock()
+	defer w.turn.Unlock()
 	if err := run.Each(w.print); err != nil {
 		return err
 	}
 	if run.Dropped != w.dropped {
 		if feature.JSON && w.printer.style.Format == format.JSON {
-			e := format.Event{Time: time.Now().UnixNano()}
+			e := format.Event{Time: time.Now().UnixNano(), NetNS: w.name}
 			w.out.buf = append(format.AppendLostJSON(w.out.buf, run.Dropped-w.dropped, &e), '\n')
 		}
 		w.dropped = run.Dropped
@@ -186,7 +368,7 @@ func (w *watcher) print(m *nl.Message, received time.Time) error {
 	if ctnetlink.IsExpect(m) != w.expect {
 		return nil
 	}
-	w.event = format.Event{Type: eventType(m), Time: received.UnixNano(), PortID: m.PortID}
+	w.event = format.Event{Type: eventType(m), Time: received.UnixNano(), PortID: m.PortID, NetNS: w.name}
 	w.printer.style.Now = w.event.Time
 	if w.expect {
 		if err := w.expects.Decode(m.Attrs); err != nil {
@@ -229,7 +411,11 @@ func (w *watcher) reportLoss(end bool) {
 		w.warn("This message means that the current netlink socket buffer size is too small.")
 		w.warn("Please, check --buffer-size in conntrack(8) manpage.")
 	}
-	w.warn("WARNING: %s%d events lost, %d in all.", w.atLeast, w.dropped-w.reported, w.dropped)
+	where := ""
+	if w.name != "" {
+		where = " in network namespace " + w.name
+	}
+	w.warn("WARNING: %s%d events lost%s, %d in all.", w.atLeast, w.dropped-w.reported, where, w.dropped)
 	w.reported, w.reportedAt = w.dropped, time.Now()
 }
 

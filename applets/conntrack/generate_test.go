@@ -113,6 +113,8 @@ func completedOption(o *option) spelled {
 	case OptLabel, OptLabelAdd, OptLabelDel:
 		s.list = true
 		s.shell = `sed -n "s/^[0-9][0-9]*[[:blank:]]*//p" ` + DefaultLabelFile + " 2>/dev/null"
+	case OptBy:
+		s.values = countKeys[:]
 	case OptNetNS:
 		s.shell = "ls /run/netns 2>/dev/null"
 	}

@@ -1,12 +1,16 @@
 package conntrack
 
 import (
+	"fmt"
+	"maps"
+	"slices"
 	"strconv"
 	"time"
 
 	"golang.org/x/sys/unix"
 
 	"ctbox/internal/feature"
+	"ctbox/internal/netns"
 	"ctbox/nl"
 	"ctbox/nl/ctnetlink"
 	"ctbox/nl/format"
@@ -197,46 +201,161 @@ func (s *session) getExpect(c *Command) (uint64, error) {
 	return p.entries, p.finish()
 }
 
+// countKey is what --by counts by.
+type countKey uint8
+
+const (
+	byZone countKey = iota
+	byNetNS
+)
+
+// countKeys are the words of --by.
+var countKeys = [...]string{byZone: "zone", byNetNS: "netns"}
+
 // count prints the number of entries of a table.
 func (s *session) count(c *Command) (uint64, error) {
-	var n uint64
 	table := "conntrack"
-	switch {
-	case c.Table == TableExpect:
+	if c.Table == TableExpect {
 		table = "expect"
-		if err := s.dumpExpects(c, func(*ctnetlink.Expect) error { n++; return nil }); err != nil {
-			return 0, err
-		}
-	case s.predicates != nil:
-		filter := s.newFilter(c)
-		err := s.dump(c, func(f *ctnetlink.Flow) error {
-			if filter.match(f) {
-				s.predicates.countFlow(f)
-				n++
-			}
-			return nil
-		})
-		if err != nil || c.Has(OptCountEach) {
-			return n, err
-		}
-	default:
-		conn, err := s.requestConn()
-		if err != nil {
-			return 0, err
-		}
-		entries, _, err := ctnetlink.Count(s.uncancelled(), conn)
-		if err != nil {
-			return 0, s.explain(c, err)
-		}
-		n = uint64(entries)
 	}
-	if feature.JSON && c.Output&OutJSON != 0 {
+	json := feature.JSON && c.Output&OutJSON != 0
+	switch {
+	case c.Has(OptBy) && c.By == byNetNS:
+		return s.countNamespaces(c, table, json)
+	case c.Has(OptBy):
+		return s.countZones(c, table, json)
+	}
+	n, err := s.entries(c)
+	if err != nil || c.Has(OptCountEach) {
+		return n, err
+	}
+	if json {
 		s.out.buf = format.AppendCountJSON(s.out.buf, table, n)
 	} else {
 		s.out.buf = strconv.AppendUint(s.out.buf, n, 10)
 	}
 	s.out.buf = append(s.out.buf, '\n')
 	return n, s.out.sync()
+}
+
+// entries returns the number of entries of c's table, with --match of those that match.
+func (s *session) entries(c *Command) (n uint64, err error) {
+	switch {
+	case c.Table == TableExpect:
+		err = s.dumpExpects(c, func(*ctnetlink.Expect) error { n++; return nil })
+		return n, err
+	case s.predicates != nil:
+		err = s.eachMatch(c, func(*ctnetlink.Flow) { n++ })
+		return n, err
+	}
+	conn, err := s.requestConn()
+	if err != nil {
+		return 0, err
+	}
+	entries, _, err := ctnetlink.Count(s.uncancelled(), conn)
+	return uint64(entries), s.explain(c, err)
+}
+
+// eachMatch calls each for the flows that -C counts: all, or with --match those that match.
+func (s *session) eachMatch(c *Command, each func(*ctnetlink.Flow)) error {
+	filter := s.newFilter(c)
+	return s.dump(c, func(f *ctnetlink.Flow) error {
+		if s.predicates == nil {
+			each(f)
+		} else if filter.match(f) {
+			s.predicates.countFlow(f)
+			each(f)
+		}
+		return nil
+	})
+}
+
+// countZones prints the number of entries of each zone that has any, in the order of the
+// zones. A flow whose directions have different zones is in that of the original one.
+func (s *session) countZones(c *Command, table string, json bool) (total uint64, err error) {
+	zones := make(map[uint16]uint64)
+	if c.Table == TableExpect {
+		err = s.dumpExpects(c, func(x *ctnetlink.Expect) error {
+			zones[orZero(x.Has&ctnetlink.ExpectHasZone != 0, x.Zone)]++
+			return nil
+		})
+	} else {
+		all := *c
+		all.Family = nl.FamilyUnspec
+		err = s.eachMatch(&all, func(f *ctnetlink.Flow) { zones[flowZone(f)]++ })
+	}
+	if err != nil {
+		return 0, err
+	}
+	for _, zone := range slices.Sorted(maps.Keys(zones)) {
+		total += zones[zone]
+		if json {
+			s.out.buf = format.AppendZoneCountJSON(s.out.buf, table, zone, zones[zone])
+		} else {
+			s.out.buf = strconv.AppendUint(s.out.buf, zones[zone], 10)
+			s.out.buf = strconv.AppendUint(append(s.out.buf, " zone="...), uint64(zone), 10)
+		}
+		s.out.buf = append(s.out.buf, '\n')
+	}
+	return total, s.out.sync()
+}
+
+// flowZone returns the zone that the original direction of a flow is in.
+func flowZone(f *ctnetlink.Flow) uint16 {
+	switch {
+	case f.Has&ctnetlink.HasZone != 0:
+		return f.Zone
+	case f.Orig.Has&ctnetlink.TupleZone != 0:
+		return f.Orig.Zone
+	}
+	return 0
+}
+
+// countNamespaces prints the number of entries of the own network namespace and of each
+// that has a name. What cannot be counted is an error, after the others are printed.
+func (s *session) countNamespaces(c *Command, table string, json bool) (total uint64, err error) {
+	all, failed := netns.Named()
+	defer func() {
+		for _, ns := range all {
+			ns.Close()
+		}
+	}()
+	if !slices.ContainsFunc(all, (*netns.Namespace).IsOwn) {
+		all = append([]*netns.Namespace{nil}, all...)
+	}
+	for _, ns := range all {
+		in := &session{ctx: s.ctx, stderr: s.stderr, netns: ns, predicates: s.predicates}
+		n, err := in.entries(c)
+		in.closeConns()
+		if err != nil {
+			return total, err
+		}
+		total += n
+		if json {
+			s.out.buf = format.AppendNetNSCountJSON(s.out.buf, table, ns.Name(), n)
+		} else {
+			s.out.buf = strconv.AppendUint(s.out.buf, n, 10)
+			s.out.buf = format.AppendNetNS(s.out.buf, ns.Name())
+		}
+		s.out.buf = append(s.out.buf, '\n')
+	}
+	if err := s.out.sync(); err != nil {
+		return total, err
+	}
+	return total, namespaceError(failed)
+}
+
+// namespaceError returns the error of the first of the network namespaces that could not
+// be opened, and the number of the others, or nil.
+func namespaceError(failed map[string]error) error {
+	names := slices.Sorted(maps.Keys(failed))
+	switch len(names) {
+	case 0:
+		return nil
+	case 1:
+		return fmt.Errorf("network namespace %s: %w", names[0], failed[names[0]])
+	}
+	return fmt.Errorf("network namespace %s: %w (and %d others)", names[0], failed[names[0]], len(names)-1)
 }
 
 // Names of the counters by attribute number (enum ctattr_stats_cpu and

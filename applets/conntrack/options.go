@@ -216,6 +216,10 @@ var options = [...]option{
 		"change nothing, print the flows that would be deleted or updated", "...oo... .. ......", (*Parser).setNothing},
 	{OptDistinctStatus, 0, []string{"distinct-status"}, "distinct-status", getopt.None, false, groupCommon, "",
 		"exit status 3 if no flow has matched, 4 if the kernel refused some of the changes", "o..oo... .. ......", (*Parser).setNothing},
+	{OptAllNetNS, 0, []string{"all-netns"}, "all-netns", getopt.None, false, groupCommon, "",
+		"with -E: show the events of all network namespaces that ip-netns(8) lists, of new ones, too", ".......o .. ....o.", (*Parser).setNothing},
+	{OptBy, 0, []string{"by"}, "by", getopt.Required, false, groupCommon, "KEY",
+		"with -C: show the number of entries of each zone, or of each network namespace that ip-netns(8) lists: zone or netns", "........ o. .....o", (*Parser).setBy},
 }
 
 // Codes of the scanner: options by index, then commands, then protocol options.
@@ -460,6 +464,16 @@ const zeroConflicts = OptSrc | OptDst | OptReplySrc | OptReplyDst | OptProto | O
 // checkConflicts checks options that exclude or need each other.
 func (p *Parser) checkConflicts() error {
 	c := p.cmd
+	switch {
+	case c.Has(OptBy) && c.Op != OpCount:
+		return illegal("by") // in a column with other commands
+	case c.Has(OptBy) && c.Has(OptCountEach):
+		return errUsage("Can't use --by with --count-each")
+	case c.Has(OptNetNS) && (c.Has(OptAllNetNS) || c.Has(OptBy) && c.By == byNetNS):
+		return errUsage("Can't use --netns with all network namespaces")
+	case c.Has(OptAllNetNS) && c.Output&(OutXML|OutSave) != 0:
+		return errUsage("Can't use --all-netns with -o xml or -o save, which have no place for the namespace")
+	}
 	if c.Table == TableExpect {
 		return nil
 	}

@@ -242,7 +242,7 @@ func TestOwnOptionsAreUnknownToThePeer(t *testing.T) {
 	ns := netnstest.New(t, "prefixes")
 	for _, o := range genericOptions() {
 		for n := 1; o.Added && n <= len(o.Long); n++ {
-			args := []string{"-E", "--" + o.Long[:n] + "=x", "-h"} // refused at the latest for its two commands
+			args := []string{"-E", "--" + o.Long[:n] + "=1", "-h"} // refused at the latest for its two commands
 			if o.Kind == getopt.None {
 				args[1] = "--" + o.Long[:n]
 			}

@@ -59,12 +59,16 @@ type session struct {
 // catching of signals (see package main).
 func (s *session) uncancelled() context.Context { return context.WithoutCancel(s.ctx) }
 
-func (s *session) close() {
+func (s *session) closeConns() {
 	for _, c := range []*nl.Conn{s.requests, s.changes} {
 		if c != nil {
 			c.Close()
 		}
 	}
+}
+
+func (s *session) close() {
+	s.closeConns()
 	if s.out != nil {
 		_ = s.out.close()
 	}

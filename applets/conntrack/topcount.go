@@ -335,14 +335,7 @@ func portKey(k *topKey, f *ctnetlink.Flow) {
 	}
 }
 
-func zoneKey(k *topKey, f *ctnetlink.Flow) {
-	switch {
-	case f.Has&ctnetlink.HasZone != 0:
-		k.number = uint32(f.Zone)
-	case f.Orig.Has&ctnetlink.TupleZone != 0:
-		k.number = uint32(f.Orig.Zone)
-	}
-}
+func zoneKey(k *topKey, f *ctnetlink.Flow) { k.number = uint32(flowZone(f)) }
 
 func addrText(dst []byte, k *topKey) []byte { return format.AppendAddr(dst, k.family, &k.addr) }
 

@@ -90,13 +90,21 @@ func openFile(path, name string) (*Namespace, error) {
 		n.file = nil
 		return n, nil
 	}
-	if err := n.Do(func() error { return nil }); err != nil {
-		f.Close()
-		if errors.Is(err, unix.EPERM) {
-			return nil, fmt.Errorf("entering it needs CAP_SYS_ADMIN: %w", unix.EPERM)
-		}
+	// A file that is open keeps what it is mounted on busy, so another one is used, which
+	// is that of no mount.
+	var inside *os.File
+	err = n.Do(func() (err error) {
+		inside, err = os.Open(own)
+		return err
+	})
+	f.Close()
+	if errors.Is(err, unix.EPERM) {
+		return nil, fmt.Errorf("entering it needs CAP_SYS_ADMIN: %w", unix.EPERM)
+	}
+	if err != nil {
 		return nil, err
 	}
+	n.file = inside
 	return n, nil
 }
 
@@ -148,7 +156,10 @@ func (n *Namespace) Name() string {
 	return n.name
 }
 
-// ID returns the namespace's identity.
+// IsOwn reports whether the namespace is the caller's own.
+func (n *Namespace) IsOwn() bool { return n == nil || n.file == nil }
+
+// ID returns the namespace's identity. n must not be nil.
 func (n *Namespace) ID() ID { return n.id }
 
 // FD returns the descriptor for nl.Config.NetNS: 0 for the caller's own namespace.

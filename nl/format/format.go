@@ -49,6 +49,9 @@ type Event struct {
 	PortID uint32
 	// Progname is the name of that process, or "" if it is unknown.
 	Progname string
+	// NetNS is the name of the network namespace of the entry, or "" if that is the
+	// caller's own.
+	NetNS string
 }
 
 // listed is the Event of an entry that is only listed.
@@ -96,7 +99,7 @@ func AppendFlow(dst []byte, f *ctnetlink.Flow, s *Style, e *Event) []byte {
 	}
 	switch s.Format {
 	case Save:
-		return appendPort(appendFlowSave(dst, f, s, e), e)
+		return appendOrigin(appendFlowSave(dst, f, s, e), e)
 	case XML:
 		return appendFlowXML(dst, f, s, e)
 	case JSON:
@@ -104,7 +107,7 @@ func AppendFlow(dst []byte, f *ctnetlink.Flow, s *Style, e *Event) []byte {
 			return appendFlowJSON(dst, f, s, e)
 		}
 	}
-	return appendPort(appendFlowText(dst, f, s, e), e)
+	return appendOrigin(appendFlowText(dst, f, s, e), e)
 }
 
 // AppendExpect appends x to dst as AppendFlow does with flows.
@@ -121,7 +124,7 @@ func AppendExpect(dst []byte, x *ctnetlink.Expect, s *Style, e *Event) []byte {
 		}
 	}
 	// Unlike for flows, Text does not show the process that caused the event.
-	return appendExpectText(dst, x, s, e)
+	return AppendNetNS(appendExpectText(dst, x, s, e), e.NetNS)
 }
 
 // age returns the number of whole seconds from start to now, or to stop if the flow has

@@ -79,6 +79,13 @@ func (o *object) event(e *Event) {
 	if e.Progname != "" {
 		o.Bytes("progname", []byte(e.Progname))
 	}
+	o.netns(e.NetNS)
+}
+
+func (o *object) netns(name string) {
+	if name != "" {
+		o.Text("netns", name)
+	}
 }
 
 // family writes the family, and proto the protocol, that the tuples share.
@@ -433,6 +440,29 @@ func AppendCountJSON(dst []byte, table string, count uint64) []byte {
 	return o.Dst
 }
 
+// AppendZoneCountJSON appends the number of a table's entries in a zone.
+func AppendZoneCountJSON(dst []byte, table string, zone uint16, count uint64) []byte {
+	o := newObject(dst)
+	o.Begin()
+	o.Token("table", table)
+	o.Uint("zone", uint64(zone))
+	o.Uint("count", count)
+	o.End()
+	return o.Dst
+}
+
+// AppendNetNSCountJSON appends the number of entries of the table in a network namespace;
+// netns is "" for the caller's own without a name.
+func AppendNetNSCountJSON(dst []byte, table, netns string, count uint64) []byte {
+	o := newObject(dst)
+	o.Begin()
+	o.Token("table", table)
+	o.netns(netns)
+	o.Uint("count", count)
+	o.End()
+	return o.Dst
+}
+
 // AppendLostJSON appends the record for messages that the kernel dropped from a stream
 // of events. e.Time is when the loss was noticed.
 func AppendLostJSON(dst []byte, messages uint64, e *Event) []byte {
@@ -443,6 +473,7 @@ func AppendLostJSON(dst []byte, messages uint64, e *Event) []byte {
 		o.Nanoseconds("time", uint64(e.Time))
 	}
 	o.Uint("messages", messages)
+	o.netns(e.NetNS)
 	o.End()
 	return o.Dst
 }

@@ -156,14 +156,31 @@ func appendLabels(dst []byte, f *ctnetlink.Flow, names []string) []byte {
 	return append(dst, ' ')
 }
 
-// appendPort writes the process that caused the event, unless it was the kernel.
-func appendPort(dst []byte, e *Event) []byte {
-	if e.PortID == 0 {
+// appendOrigin writes the process that caused the event, unless it was the kernel, and
+// the network namespace.
+func appendOrigin(dst []byte, e *Event) []byte {
+	if e.PortID != 0 {
+		dst = strconv.AppendUint(append(dst, " [USERSPACE] portid="...), uint64(e.PortID), 10)
+		if e.Progname != "" {
+			dst = append(append(dst, " progname="...), e.Progname...)
+		}
+	}
+	return AppendNetNS(dst, e.NetNS)
+}
+
+// AppendNetNS appends the name of a network namespace as lines of text end with it, " netns="
+// and the name, or nothing for "". A ? replaces each byte that would end the word.
+func AppendNetNS(dst []byte, name string) []byte {
+	if name == "" {
 		return dst
 	}
-	dst = strconv.AppendUint(append(dst, " [USERSPACE] portid="...), uint64(e.PortID), 10)
-	if e.Progname != "" {
-		dst = append(append(dst, " progname="...), e.Progname...)
+	dst = append(dst, " netns="...)
+	for i := range len(name) {
+		c := name[i]
+		if c <= ' ' || c == 0x7f {
+			c = '?'
+		}
+		dst = append(dst, c)
 	}
 	return dst
 }

@@ -44,6 +44,7 @@ _conntrack() {
     --key) return ;;
     --netns) COMPREPLY=($(compgen -W "$(ls /run/netns 2>/dev/null)" -- "$cur")); return ;;
     --match) compopt -o filenames 2>/dev/null; COMPREPLY=($(compgen -f -- "$cur")); return ;;
+    --by) words='zone netns' ;;
     esac
     if [[ $list ]]; then
         COMPREPLY=($(compgen -P "${cur%"${cur##*,}"}" -W "$list" -- "${cur##*,}"))
@@ -60,13 +61,13 @@ _conntrack() {
         -I|--create) [[ ${COMP_WORDS[i+1]} == e* ]] && words+=' -s --orig-src --src -d --orig-dst --dst -r --reply-src -q --reply-dst -p --protonum -t --timeout -u --status --tuple-src --tuple-dst --mask-src --mask-dst --netns' || words+=' -s --orig-src --src -d --orig-dst --dst -r --reply-src -q --reply-dst -p --protonum -t --timeout -u --status -m --mark -n --src-nat -g --dst-nat -w --zone --label-add --orig-zone --reply-zone --netns' ;;
         -A|--add) words+=' -s --orig-src --src -d --orig-dst --dst -r --reply-src -q --reply-dst -p --protonum -t --timeout -u --status -m --mark -n --src-nat -g --dst-nat -w --zone --label-add --orig-zone --reply-zone --netns' ;;
         -U|--update) words+=' -s --orig-src --src -d --orig-dst --dst -r --reply-src -q --reply-dst -p --protonum -t --timeout -u --status --mask-src --mask-dst -m --mark -i --id -f --family -n --src-nat -g --dst-nat -o --output -l --label --label-add --label-del -M --labelmap --netns --match --count-each --dry-run --distinct-status' ;;
-        -E|--event) [[ ${COMP_WORDS[i+1]} == e* ]] && words+=' -o --output --queue-size --netns' || words+=' -s --orig-src --src -d --orig-dst --dst -r --reply-src -q --reply-dst -p --protonum -e --event-mask --mask-src --mask-dst -m --mark -f --family -n --src-nat -g --dst-nat -o --output -c --secmark -b --buffer-size -j --any-nat -w --zone -l --label --orig-zone --reply-zone -M --labelmap --queue-size --netns' ;;
-        -F|--flush) [[ ${COMP_WORDS[i+1]} == e* ]] && words+=' --netns' || words+=' -f --family --netns' ;;
-        -C|--counter) [[ ${COMP_WORDS[i+1]} == e* ]] && words+=' --netns' || words+=' --netns --match --count-each --distinct-status' ;;
-        -S|--stats) [[ ${COMP_WORDS[i+1]} == e* ]] && words+=' --netns' || words+=' --netns' ;;
+        -E|--event) [[ ${COMP_WORDS[i+1]} == e* ]] && words+=' -o --output --queue-size --netns --all-netns' || words+=' -s --orig-src --src -d --orig-dst --dst -r --reply-src -q --reply-dst -p --protonum -e --event-mask --mask-src --mask-dst -m --mark -f --family -n --src-nat -g --dst-nat -o --output -c --secmark -b --buffer-size -j --any-nat -w --zone -l --label --orig-zone --reply-zone -M --labelmap --queue-size --netns --all-netns' ;;
+        -F|--flush) [[ ${COMP_WORDS[i+1]} == e* ]] && words+=' --netns --by' || words+=' -f --family --netns' ;;
+        -C|--counter) [[ ${COMP_WORDS[i+1]} == e* ]] && words+=' --netns --by' || words+=' --netns --by --match --count-each --distinct-status' ;;
+        -S|--stats) [[ ${COMP_WORDS[i+1]} == e* ]] && words+=' --netns --by' || words+=' --netns --by' ;;
         --top) words+=' -s --orig-src --src -d --orig-dst --dst -r --reply-src -q --reply-dst -p --protonum -u --status --mask-src --mask-dst -m --mark -f --family -n --src-nat -g --dst-nat -c --secmark -j --any-nat -w --zone -l --label --orig-zone --reply-zone -M --labelmap --refresh --key --netns' ;;
         -h|--help) words+=' -p --protonum --netns' ;;
-        -V|--version) words+=' --netns' ;;
+        -V|--version) words+=' --netns --by' ;;
         -p|--protonum)
             case ${COMP_WORDS[i+1]} in
             tcp) words+=' --sport --orig-port-src --dport --orig-port-dst --reply-port-src --reply-port-dst --mask-port-src --mask-port-dst --state --tuple-port-src --tuple-port-dst' ;;

@@ -60,6 +60,8 @@ complete -c conntrack -l match -r -F -d 'the flow also meets a line of FILE, whi
 complete -c conntrack -l count-each -d 'print how many flows each line of --match has met, in place of the flows'
 complete -c conntrack -l dry-run -d 'change nothing, print the flows that would be deleted or updated'
 complete -c conntrack -l distinct-status -d 'exit status 3 if no flow has matched, 4 if the kernel refused some of the changes'
+complete -c conntrack -l all-netns -d 'with -E: show the events of all network namespaces that ip-netns(8) lists, of new ones, too'
+complete -c conntrack -l by -x -a 'zone netns' -d 'with -C: show the number of entries of each zone, or of each network namespace that ip-netns(8) lists: zone or netns'
 function __conntrack_tcp
     string match -qr -- '(^| )(-p ?|--protonum[ =])tcp( |$)' (commandline -cp)
 end
