@@ -60,7 +60,7 @@ func Linked(table []Applet) []Applet {
 // All returns the applets this binary has, sorted by name.
 func All() []Applet {
 	return slices.Concat([]Applet{{Name: "conntrack", Run: conntrack.Run, Help: "--help",
-		Summary: "list, change and watch the kernel's connection tracking table"}}, daemon, checkup, policies)
+		Summary: "list, change and watch the kernel's connection tracking table"}}, daemon, checkup, records, policies)
 }
 
 // exitUsage is the exit status for a command line of ctbox's own that is wrong.
