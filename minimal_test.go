@@ -26,6 +26,8 @@ var parts = []struct {
 	{"json", []string{"conntrack", "-L", "-o", "json"}, "this ctbox was built without JSON"},
 	{"metrics", nil, ""}, // nothing says it but a daemon
 	{"export", []string{"conntrackd", "-C", "testdata/export.conf", "--check", "--syntax"}, "this ctbox was built without Export json"},
+	{"top", []string{"conntrack", "--top"}, "this ctbox was built without --top"},
+	{"match", []string{"conntrack", "-D", "--match", "/dev/null"}, "this ctbox was built without --match"},
 	{"box", []string{"--generate-bash-completion"}, `ctbox: unknown option "--generate-bash-completion"`},
 }
 

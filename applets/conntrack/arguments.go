@@ -131,6 +131,9 @@ func (p *Parser) setRefresh(o *option, arg string, _ bool) error {
 
 // setTopKey reads KEY[,SORT]. Words can be shortened.
 func (p *Parser) setTopKey(o *option, arg string, _ bool) error {
+	if !feature.Top {
+		return errRefused(withoutTop)
+	}
 	key, sort, sorted := strings.Cut(arg, ",")
 	known := false
 	for i := range topKinds {
@@ -307,6 +310,8 @@ func (p *Parser) setEvents(_ *option, arg string, _ bool) error {
 		return false
 	})
 }
+
+const withoutTop = "this ctbox was built without --top"
 
 const withoutJSON = "this ctbox was built without JSON"
 

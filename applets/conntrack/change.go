@@ -6,6 +6,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"ctbox/internal/feature"
 	"ctbox/nl"
 	"ctbox/nl/ctnetlink"
 )
@@ -231,7 +232,7 @@ func (s *session) update(c *Command) (uint64, error) {
 	if u.failed != nil {
 		err = u.failed
 	}
-	if u.noRoom > 0 && c.Has(OptDistinctStatus) {
+	if feature.Match && u.noRoom > 0 && c.Has(OptDistinctStatus) {
 		u.denied.number += u.noRoom - 1
 		u.denied.add(&refusal{op: c.Op, err: u.noRoomErr, hint: noRoomForLabels})
 	} else if u.noRoom > 0 {
@@ -365,7 +366,7 @@ func (u *updater) complete(b *nl.Batch) error {
 			// The kernel does not compare the id of an update.
 			u.warn("WARNING: flow %d ended and its successor %d was updated in its place.", was.id, u.got.ID)
 		}
-		if u.filter.file != nil {
+		if feature.Match && u.filter.file != nil {
 			start := 0
 			if n := index / 2; n > 0 {
 				start = pairs[n-1].metEnd

@@ -6,6 +6,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"ctbox/internal/feature"
 	"ctbox/nl"
 	"ctbox/nl/ctnetlink"
 	"ctbox/nl/format"
@@ -90,7 +91,7 @@ func newRefusals(c *Command) refusals { return refusals{goOn: c.Has(OptMatch | O
 
 // add notes a refusal, and reports whether to go on.
 func (r *refusals) add(err error) bool {
-	if !r.goOn {
+	if !feature.Match || !r.goOn {
 		return false
 	}
 	if r.number++; r.first == nil {
@@ -100,7 +101,7 @@ func (r *refusals) add(err error) bool {
 }
 
 func (r *refusals) err() error {
-	if r.number == 0 {
+	if !feature.Match || r.number == 0 {
 		return nil
 	}
 	return &partlyRefused{r.number, r.first}
@@ -120,7 +121,7 @@ func (d *deleter) take(f *ctnetlink.Flow) error {
 		}
 	}
 	t := d.batch.Tag.(*deletions)
-	if d.filter.file != nil {
+	if feature.Match && d.filter.file != nil {
 		t.met = d.filter.file.appendHits(t.met, f)
 		t.metEnds = append(t.metEnds, len(t.met))
 	}
@@ -172,7 +173,7 @@ func (d *deleter) complete(b *nl.Batch) error {
 		line := t.lines[start:end]
 		start = end
 		var lines []int32
-		if len(t.metEnds) > 0 {
+		if feature.Match && len(t.metEnds) > 0 {
 			lines, met = t.met[met:t.metEnds[i]], t.metEnds[i]
 		}
 		if len(refused) > 0 && refused[0].Index == i {

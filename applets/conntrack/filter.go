@@ -3,6 +3,7 @@ package conntrack
 import (
 	"net/netip"
 
+	"ctbox/internal/feature"
 	"ctbox/nl"
 	"ctbox/nl/ctnetlink"
 	"ctbox/nl/match"
@@ -19,7 +20,9 @@ type filter struct {
 // newFilter makes the filter of a command that lists, deletes, updates, gets or
 // watches flows.
 func newFilter(c *Command) *filter {
-	return &filter{conditions: conditions(c)}
+	f := new(filter)
+	setConditions(&f.conditions, c)
+	return f
 }
 
 // newFilter makes the filter of a command with its file of predicates.
@@ -31,17 +34,15 @@ func (s *session) newFilter(c *Command) *filter {
 
 // match reports whether f is one of the wanted flows.
 func (w *filter) match(f *ctnetlink.Flow) bool {
-	return w.conditions.Match(f, 0) && (w.file == nil || w.file.match(f))
+	return w.conditions.Match(f, 0) && (!feature.Match || w.file == nil || w.file.match(f))
 }
 
-// conditions returns what the command line asks of a flow.
-func conditions(c *Command) match.Predicate {
+// setConditions makes p, which is zero, what the command line asks of a flow.
+func setConditions(p *match.Predicate, c *Command) {
 	want := &c.Flow
-	p := match.Predicate{
-		Family: c.Family,
-		Orig:   tupleConditions(&want.Orig),
-		Reply:  tupleConditions(&want.Reply),
-	}
+	p.Family = c.Family
+	setTupleConditions(&p.Orig, &want.Orig)
+	setTupleConditions(&p.Reply, &want.Reply)
 	if c.Has(OptMaskSrc) {
 		p.Orig.Src.Mask = c.SrcMask
 	}
@@ -81,7 +82,7 @@ func conditions(c *Command) match.Predicate {
 		p.ID = want.ID
 	}
 	if c.Op == OpUpdate {
-		return p // the rest are the values to set
+		return // the rest are the values to set
 	}
 	if c.Has(OptMark) {
 		p.Has, p.Mark, p.MarkMask = p.Has|match.Mark, want.Mark, want.MarkMask
@@ -116,7 +117,6 @@ func conditions(c *Command) match.Predicate {
 	if attribute(ctnetlink.HasDCCPRole, match.DCCPRole) {
 		p.DCCPRole = want.DCCPRole
 	}
-	return p
 }
 
 // host is the set of one address.
@@ -124,8 +124,8 @@ func host(a ctnetlink.Addr, family uint8) match.Address {
 	return match.Address{Addr: a, Mask: prefixMask(addrBits(family)), Family: family}
 }
 
-// tupleConditions returns the present fields of a direction as conditions.
-func tupleConditions(want *ctnetlink.Tuple) (t match.Tuple) {
+// setTupleConditions makes the present fields of a direction conditions.
+func setTupleConditions(t *match.Tuple, want *ctnetlink.Tuple) {
 	has := func(attr ctnetlink.TupleAttr, bit match.TupleField) bool {
 		if want.Has&attr == 0 {
 			return false
@@ -157,7 +157,6 @@ func tupleConditions(want *ctnetlink.Tuple) (t match.Tuple) {
 	if has(ctnetlink.TupleZone, match.TupleZone) {
 		t.Zone = want.Zone
 	}
-	return t
 }
 
 // orZero returns v, or 0 when it is absent.

@@ -86,7 +86,7 @@ func (s *session) dumpOnce(c *Command, each func(*ctnetlink.Flow) error) (interr
 		d.Type = ctnetlink.TypeFlowGetZero
 	default:
 		d.Filter, d.FilterTuples = kernelFilter(c)
-		if s.predicates != nil && d.Filter == nil && d.Family == nl.FamilyUnspec {
+		if feature.Match && s.predicates != nil && d.Filter == nil && d.Family == nl.FamilyUnspec {
 			d = s.predicates.matcher.Dump()
 		}
 	}
@@ -244,7 +244,7 @@ func (s *session) entries(c *Command) (n uint64, err error) {
 	case c.Table == TableExpect:
 		err = s.dumpExpects(c, func(*ctnetlink.Expect) error { n++; return nil })
 		return n, err
-	case s.predicates != nil:
+	case feature.Match && s.predicates != nil:
 		err = s.eachMatch(c, func(*ctnetlink.Flow) { n++ })
 		return n, err
 	}
@@ -260,7 +260,7 @@ func (s *session) entries(c *Command) (n uint64, err error) {
 func (s *session) eachMatch(c *Command, each func(*ctnetlink.Flow)) error {
 	filter := s.newFilter(c)
 	return s.dump(c, func(f *ctnetlink.Flow) error {
-		if s.predicates == nil {
+		if !feature.Match || s.predicates == nil {
 			each(f)
 		} else if filter.match(f) {
 			s.predicates.countFlow(f)

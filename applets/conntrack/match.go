@@ -9,7 +9,6 @@ import (
 	"os"
 	"strconv"
 	"strings"
-	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -56,7 +55,7 @@ var lineOptions = [...]option{
 
 // lineSet returns the options of a line: the conditions of -L and -D, but for those that
 // lineOptions has, and lineOptions.
-var lineSet = sync.OnceValues(func() (*getopt.Set, []option) {
+func lineSet() (*getopt.Set, []option) {
 	const conditions = OptProto | OptStatus | OptMaskSrc | OptMaskDst | OptMark | OptID | OptFamily | OptSrcNAT | OptDstNAT |
 		OptAnyNAT | OptSecmark | OptZone | OptLabel | OptOrigZone | OptReplyZone
 	var rows []option
@@ -76,39 +75,70 @@ var lineSet = sync.OnceValues(func() (*getopt.Set, []option) {
 		}
 	}
 	return getopt.New(all), rows
-})
+}
+
+// linePredicate is the line of --match that is being parsed: what of it a command line can't
+// say.
+type linePredicate struct {
+	match.Predicate
+	seen    uint64 // its options, by code
+	set     *getopt.Set
+	options []option
+}
+
+// inLine returns the line of --match that is being parsed, nil outside of one.
+func (p *Parser) inLine() *linePredicate {
+	if !feature.Match || p.line == nil {
+		return nil
+	}
+	return p.line.(*linePredicate)
+}
+
+// setOption is Parser.setOption for a line. Of an option that is there twice, one would be
+// a condition that is dropped.
+func (x *linePredicate) setOption(p *Parser, m getopt.Match) error {
+	o := &x.options[m.Code]
+	if x.seen&(1<<m.Code) != 0 {
+		return twice(o.name)
+	}
+	x.seen |= 1 << m.Code
+	return p.setOption(o, m)
+}
+
+// newLinePredicate returns a line for parsePredicate, which may be used for many.
+func newLinePredicate() *linePredicate {
+	x := &linePredicate{}
+	x.set, x.options = lineSet()
+	return x
+}
 
 // parsePredicate parses the words of a line of --match, the first of which is the
 // program's name. The error is a *UsageError; word is the word that it is about, 0 for
 // the line as a whole.
-func (p *Parser) parsePredicate(argv []string, cmd *Command) (predicate match.Predicate, word int, err error) {
+func (p *Parser) parsePredicate(x *linePredicate, argv []string, cmd *Command) (predicate match.Predicate, word int, err error) {
 	cmd.Reset()
 	p.begin(cmd)
 	cmd.Op = OpDelete
 	p.loading = false
-	p.line, p.lineSeen = new(match.Predicate), 0
+	x.Predicate, x.seen = match.Predicate{}, 0
+	p.line = x
 	defer func() { p.line = nil }()
-	set, rows := lineSet()
-	p.options = rows
-	p.scan.Start(set, argv, true)
+	p.scan.Start(x.set, argv, true)
 	if err := p.scanOptions(); err != nil {
 		return predicate, p.scan.Index(), err
 	}
 	if words := p.scan.Words(); len(words) > 0 {
 		return predicate, len(argv) - len(words), surplus(words[0])
 	}
-	if err := p.finishPredicate(); err != nil {
+	if err := p.finishPredicate(x); err != nil {
 		return predicate, 0, err
 	}
-	predicate = conditions(cmd)
-	if err := addLine(&predicate, p.line, cmd); err != nil {
-		return predicate, 0, err
-	}
-	return predicate, 0, nil
+	setConditions(&predicate, cmd)
+	return predicate, 0, addLine(&predicate, &x.Predicate, cmd)
 }
 
 // finishPredicate checks what the options of a line say about each other.
-func (p *Parser) finishPredicate() error {
+func (p *Parser) finishPredicate(x *linePredicate) error {
 	c := p.cmd
 	if err := p.resolveLabels(); err != nil {
 		return err
@@ -122,7 +152,7 @@ func (p *Parser) finishPredicate() error {
 	if err := p.checkConflicts(); err != nil {
 		return err
 	}
-	f, x := &c.Flow, p.line
+	f := &c.Flow
 	if f.Orig.Has&ctnetlink.TupleSrcPort != 0 && x.Orig.Has&match.SrcPort != 0 || f.Orig.Has&ctnetlink.TupleDstPort != 0 && x.Orig.Has&match.DstPort != 0 ||
 		f.Reply.Has&ctnetlink.TupleSrcPort != 0 && x.Reply.Has&match.SrcPort != 0 || f.Reply.Has&ctnetlink.TupleDstPort != 0 && x.Reply.Has&match.DstPort != 0 {
 		return errTwoPorts()
@@ -177,7 +207,7 @@ func addLine(p, line *match.Predicate, c *Command) error {
 
 // setPortRange takes N-M for a port option of a line. Everything else is left to the
 // caller, and so is a range that is none.
-func (p *Parser) setPortRange(role tupleRole, e side, arg string) (taken bool, err error) {
+func (x *linePredicate) setPortRange(role tupleRole, e side, arg string) (taken bool, err error) {
 	if !strings.Contains(arg, "-") || role != orig && role != reply {
 		return false, nil
 	}
@@ -185,9 +215,9 @@ func (p *Parser) setPortRange(role tupleRole, e side, arg string) (taken bool, e
 	if !ok {
 		return false, nil
 	}
-	t := &p.line.Orig
+	t := &x.Orig
 	if role == reply {
-		t = &p.line.Reply
+		t = &x.Reply
 	}
 	ports := match.Ports{Min: uint16(r.Min), Max: uint16(r.Max)}
 	return true, setPorts(t, e == source, ports)
@@ -232,7 +262,7 @@ func (p *Parser) setEnd(o *option, arg string, _ bool) error {
 		prefix = addrBits(p.cmd.Family)
 	}
 	e.Addr = match.Address{Addr: addr, Mask: prefixMask(prefix), Family: p.cmd.Family}
-	x := p.line
+	x := p.inLine()
 	tuple, isSrc := &x.Orig, true
 	switch o.name {
 	case "dst":
@@ -270,7 +300,7 @@ func (p *Parser) setRange(o *option, arg string, _ bool) error {
 	if !ok {
 		return badArgument(arg, "--"+o.name, "a number, or a range such as 80-90, 80- or -90")
 	}
-	x := p.line
+	x := p.inLine()
 	switch o.name {
 	case "timeout":
 		x.Timeout, x.Has = r, x.Has|match.Timeout
@@ -357,6 +387,7 @@ func (pf *predicateFile) parse(p *Parser, program, name string, text []byte) ([]
 	var predicates []match.Predicate
 	var cmd Command
 	var words wordSplitter
+	x := newLinePredicate()
 	number := 0
 	for line := range bytes.Lines(text) {
 		number++
@@ -374,7 +405,7 @@ func (pf *predicateFile) parse(p *Parser, program, name string, text []byte) ([]
 			var argv []string
 			if argv, err = words.split(program, line); err == nil {
 				var word int
-				predicate, word, err = q.parsePredicate(argv, &cmd)
+				predicate, word, err = q.parsePredicate(x, argv, &cmd)
 				column = words.column(line, word)
 			}
 		}
@@ -465,7 +496,7 @@ func (pf *predicateFile) match(f *ctnetlink.Flow) bool {
 
 // appendHits appends the predicates that f meets, for count.
 func (pf *predicateFile) appendHits(dst []int32, f *ctnetlink.Flow) []int32 {
-	if pf == nil || !pf.each {
+	if !feature.Match || pf == nil || !pf.each {
 		return dst
 	}
 	return pf.matcher.AppendMatches(dst, f, pf.now)
@@ -480,7 +511,7 @@ func (pf *predicateFile) count(met []int32) {
 
 // countFlow counts a flow of a command that is done with it when it has read it.
 func (pf *predicateFile) countFlow(f *ctnetlink.Flow) {
-	if pf == nil || !pf.each {
+	if !feature.Match || pf == nil || !pf.each {
 		return
 	}
 	pf.met = pf.appendHits(pf.met[:0], f)
@@ -529,7 +560,7 @@ func (s *session) printCounts(c *Command) error {
 // candidates calls each for at least the flows that meet a predicate of --match.
 func (s *session) candidates(c *Command, each func(*ctnetlink.Flow) error) (done bool, err error) {
 	pf := s.predicates
-	if pf == nil || c.Table != TableConntrack || pf.keys == nil {
+	if !feature.Match || pf == nil || c.Table != TableConntrack || pf.keys == nil {
 		return false, nil
 	}
 	conn, err := s.requestConn()

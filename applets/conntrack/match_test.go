@@ -43,7 +43,8 @@ func TestLinesAreConditions(t *testing.T) {
 			t.Errorf("%s: %v", line, err)
 			continue
 		}
-		want := conditions(parse(t, "-D "+line))
+		var want match.Predicate
+		setConditions(&want, parse(t, "-D "+line))
 		// A line has the family of its addresses, as the command has.
 		if len(got) != 1 || got[0] != want {
 			t.Errorf("%s:\n%+v\n-D:\n%+v", line, got, want)

@@ -7,6 +7,7 @@ import (
 	"sync"
 
 	"ctbox/applets/internal/getopt"
+	"ctbox/internal/feature"
 	"ctbox/internal/version"
 )
 
@@ -441,6 +442,12 @@ const countOptions = OptMatch | OptCountEach | OptDistinctStatus
 // checkMatch checks the options that go with --match.
 func (p *Parser) checkMatch() error {
 	c := p.cmd
+	if !feature.Match {
+		if c.Has(OptMatch | OptCountEach | OptDryRun | OptDistinctStatus) {
+			return errRefused("this ctbox was built without --match, --count-each, --dry-run and --distinct-status")
+		}
+		return nil
+	}
 	switch {
 	case c.Has(OptCountEach) && !c.Has(OptMatch):
 		return errUsage("Can't use --count-each without --match")
@@ -524,9 +531,11 @@ func AppendHelp(dst []byte, program, proto string) []byte {
 			}
 		}
 	}
-	dst = append(dst, "\n"+matchTitle+":\n"...)
-	for _, o := range lineOptions {
-		dst = appendEntry(dst, spellings(o.short, o.long), o.arg, o.help)
+	if feature.Match {
+		dst = append(dst, "\n"+matchTitle+":\n"...)
+		for _, o := range lineOptions {
+			dst = appendEntry(dst, spellings(o.short, o.long), o.arg, o.help)
+		}
 	}
 	if proto != "" {
 		dst = appendProtocolHelp(dst, proto)

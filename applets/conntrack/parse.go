@@ -7,10 +7,10 @@ import (
 	"strings"
 
 	"ctbox/applets/internal/getopt"
+	"ctbox/internal/feature"
 	"ctbox/internal/protofile"
 	"ctbox/nl"
 	"ctbox/nl/ctnetlink"
-	"ctbox/nl/match"
 )
 
 // Parser turns command lines into Commands. It reuses memory between lines: parsing a
@@ -44,12 +44,10 @@ type Parser struct {
 	labelFile     string   // --labelmap, if hasLabelFile
 	hasLabelFile  bool
 	labelArgs     []labelArg
-	options       []option // that the scanner's codes are of
 
-	// line is the predicate whose line is parsed: what a command line can't say. It is
-	// nil outside of --match.
-	line     *match.Predicate
-	lineSeen uint64 // its options, by code
+	// line is the *linePredicate of a line of --match, and nil outside of one. As any it
+	// keeps its types out of a binary without --match.
+	line any
 }
 
 // labelArg is the argument of a label option. Names are looked up after all options are
@@ -125,7 +123,7 @@ func surplus(word string) error { return errUsage("unexpected word `" + word + "
 
 func (p *Parser) parse(argv []string, cmd *Command) error {
 	p.begin(cmd)
-	p.line, p.options = nil, options[:]
+	p.line = nil
 	p.scan.Start(genericSet, argv, p.Posix)
 	if err := p.scanOptions(); err != nil {
 		return err
@@ -161,7 +159,11 @@ func (p *Parser) scanOptions() error {
 		case m.Code >= codeCommand:
 			err = p.setCommand(&commands[m.Code-codeCommand], m)
 		default:
-			err = p.setOption(&p.options[m.Code-codeOption], m)
+			if line := p.inLine(); line != nil {
+				err = line.setOption(p, m)
+			} else {
+				err = p.setOption(&options[m.Code-codeOption], m)
+			}
 		}
 		if err != nil {
 			return err
@@ -170,13 +172,6 @@ func (p *Parser) scanOptions() error {
 }
 
 func (p *Parser) setOption(o *option, m getopt.Match) error {
-	if p.line != nil {
-		// The first would be a condition that is dropped.
-		if p.lineSeen&(1<<m.Code) != 0 {
-			return twice(o.name)
-		}
-		p.lineSeen |= 1 << m.Code
-	}
 	arg, given := m.Arg, m.HasArg
 	if o.next && !given {
 		arg, given = p.nextWord()
@@ -223,6 +218,9 @@ func (p *Parser) setCommand(c *command, m getopt.Match) error {
 	if p.command != nil {
 		return errUsage("Invalid commands combination")
 	}
+	if c.op == OpTop && !feature.Top {
+		return errRefused(withoutTop)
+	}
 	p.command = c
 	p.cmd.Op, p.cmd.Table = c.op, table
 	return nil
@@ -267,7 +265,7 @@ func (p *Parser) protocolOption(m getopt.Match) error {
 			return illegal(name)
 		}
 	}
-	if p.line != nil && p.protoOpts&(1<<i) != 0 {
+	if p.inLine() != nil && p.protoOpts&(1<<i) != 0 {
 		return twice(protocols[p.proto].options[i].long[0])
 	}
 	p.protoOpts |= 1 << i

@@ -190,8 +190,8 @@ func setEnd(t *ctnetlink.Tuple, end side, v uint16) {
 // setPort reads a port: a decimal number or, except for a mask, the name of a service.
 func setPort(role tupleRole, end side) func(*Parser, *protoOption, string) error {
 	return func(p *Parser, o *protoOption, arg string) error {
-		if p.line != nil {
-			if taken, err := p.setPortRange(role, end, arg); taken {
+		if line := p.inLine(); line != nil {
+			if taken, err := line.setPortRange(role, end, arg); taken {
 				return err
 			}
 		}

@@ -13,6 +13,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"ctbox/internal/feature"
 	"ctbox/internal/netns"
 	"ctbox/internal/strerror"
 	"ctbox/internal/version"
@@ -95,7 +96,7 @@ func (s *session) run(c *Command) int {
 	if c.Op == OpLoad {
 		return s.exitStatus(s.load(c.LoadFile))
 	}
-	if c.Has(OptMatch) {
+	if feature.Match && c.Has(OptMatch) {
 		file, err := s.readPredicates(c)
 		if err != nil {
 			return s.fail(err)
@@ -103,7 +104,7 @@ func (s *session) run(c *Command) int {
 		s.predicates = file
 	}
 	n, err := s.execute(c)
-	if s.predicates != nil && (err == nil || n > 0) {
+	if feature.Match && s.predicates != nil && (err == nil || n > 0) {
 		if end := s.printCounts(c); err == nil {
 			err = end
 		}
@@ -114,7 +115,7 @@ func (s *session) run(c *Command) int {
 	s.summary(c, n)
 	var partly *partlyRefused
 	switch {
-	case errors.As(err, &partly) && c.Has(OptDistinctStatus) && n > 0:
+	case feature.Match && errors.As(err, &partly) && c.Has(OptDistinctStatus) && n > 0:
 		s.fail(err)
 		return exitPartly
 	case err != nil:
@@ -155,7 +156,7 @@ func (s *session) execute(c *Command) (uint64, error) {
 		switch {
 		case expect:
 			return s.deleteExpect(c)
-		case c.Has(OptDryRun):
+		case feature.Match && c.Has(OptDryRun):
 			return s.unchanged(c)
 		case c.Op == OpUpdate:
 			return s.update(c)
@@ -174,7 +175,9 @@ func (s *session) execute(c *Command) (uint64, error) {
 	case OpStats:
 		return 0, s.stats(c)
 	case OpTop:
-		return 0, s.top(c)
+		if feature.Top {
+			return 0, s.top(c)
+		}
 	}
 	return 0, fmt.Errorf("command %d cannot be carried out", c.Op)
 }

@@ -17,7 +17,7 @@ import (
 // The error is a *SyntaxError.
 func ReadPredicate(line []byte) (match.Predicate, error) {
 	r := predicateReader{s: scanner{line: line}}
-	r.object(predicateMembers)
+	r.object(predicateMembers())
 	if r.s.err == nil && (r.s.peek() != 0 || r.s.at < len(line)) {
 		r.s.fail(r.s.at, "text after the object")
 	}
@@ -154,11 +154,10 @@ func ranges(bit match.Field, most uint64, field func(p *match.Predicate) *match.
 	}
 }
 
-var predicateMembers []predicateMember
-
-// The members refer to readers that refer to the members.
-func init() {
-	predicateMembers = []predicateMember{
+// predicateMembers returns the members of a predicate. They are no variable: the linker
+// would keep them, and all that reads them, where nothing reads predicates.
+func predicateMembers() []predicateMember {
+	return []predicateMember{
 		{"family", (*predicateReader).readFamily},
 		{"proto", func(r *predicateReader) {
 			r.s.peek()

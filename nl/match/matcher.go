@@ -1,9 +1,8 @@
 package match
 
 import (
-	"cmp"
 	"math/bits"
-	"slices"
+	"sort"
 
 	"ctbox/nl"
 	"ctbox/nl/ctnetlink"
@@ -362,25 +361,28 @@ func (m *Matcher) placeShapes(keys []key) (others []int) {
 	}
 	type counted struct {
 		shapeOf
-		n, first int
+		n int
 	}
 	var byCount []counted
 	for i := range keys {
 		s := keys[i].shape()
 		if n := count[s]; n > 0 {
-			byCount = append(byCount, counted{s, n, len(byCount)})
+			byCount = append(byCount, counted{s, n})
 			delete(count, s)
 		}
 	}
-	slices.SortFunc(byCount, func(a, b counted) int { return cmp.Or(b.n-a.n, a.first-b.first) })
-	tables := 0
-	byCount = slices.DeleteFunc(byCount, func(c counted) bool {
-		if c.has < keyPort0 {
-			return c.n < lookupCost
+	// Package slices would add a copy of its functions for each type.
+	sort.SliceStable(byCount, func(i, j int) bool { return byCount[i].n > byCount[j].n })
+	tables, kept := 0, byCount[:0]
+	for _, c := range byCount {
+		if c.has >= keyPort0 {
+			tables++
 		}
-		tables++
-		return tables > maxShapes
-	})
+		if c.has < keyPort0 && c.n >= lookupCost || c.has >= keyPort0 && tables <= maxShapes {
+			kept = append(kept, c)
+		}
+	}
+	byCount = kept
 
 	number := make(map[shapeOf]int, len(byCount))
 	for i, c := range byCount {

@@ -1,9 +1,9 @@
 package match
 
 import (
-	"cmp"
+	"bytes"
 	"math"
-	"slices"
+	"sort"
 
 	"ctbox/nl"
 	"ctbox/nl/ctnetlink"
@@ -53,8 +53,12 @@ func lastOf(a *ctnetlink.Addr, bits int) wide {
 // newPrefixTable makes the table of list and chains its entries.
 func newPrefixTable(m *Matcher, list []prefixEntry) *prefixTable {
 	// Prefixes that enclose others come before them.
-	slices.SortStableFunc(list, func(a, b prefixEntry) int {
-		return cmp.Or(slices.Compare(a.addr[:], b.addr[:]), a.bits-b.bits)
+	sort.SliceStable(list, func(i, j int) bool {
+		a, b := &list[i], &list[j]
+		if order := bytes.Compare(a.addr[:], b.addr[:]); order != 0 {
+			return order < 0
+		}
+		return a.bits < b.bits
 	})
 	t := &prefixTable{starts: []wide{{}}, nodes: []int32{-1}}
 	var open []int32 // prefixes that the current one may be in

@@ -17,7 +17,7 @@ const (
 	predicates = 5000
 	// debianRuns of Debian's program are measured, for all of which predicates runs are
 	// calculated: each reads the table.
-	debianRuns = 20
+	debianRuns = 10
 )
 
 // matches measures --match: one file of predicates beside as many runs of Debian's -D.

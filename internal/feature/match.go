@@ -1,0 +1,6 @@
+//go:build !no_match
+
+package feature
+
+// Match reports whether conntrack is built with --match.
+const Match = true
