@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"net"
 	"net/netip"
 	"sync"
 
@@ -13,6 +12,7 @@ import (
 	"ctbox/applets/conntrackd/metrics"
 	"ctbox/applets/conntrackd/report"
 	"ctbox/internal/feature"
+	"ctbox/internal/listen"
 )
 
 // metricsServer runs the HTTP server of the Metrics clause. A reload can start, move and
@@ -23,12 +23,12 @@ type metricsServer struct {
 
 	mu       sync.Mutex
 	ctx      context.Context    // of the daemon; nil before serve
-	listener *net.TCPListener   // nil without the clause
+	listener *listen.Listener   // nil without the clause
 	end      context.CancelFunc // stops serving listener; nil if it is not served
 }
 
 // listenMetrics opens the socket; it returns nil if the configuration has none.
-func listenMetrics(at netip.AddrPort) (*net.TCPListener, error) {
+func listenMetrics(at netip.AddrPort) (*listen.Listener, error) {
 	if !at.IsValid() {
 		return nil, nil
 	}
@@ -77,7 +77,7 @@ func (m *metricsServer) serve(ctx context.Context, s *control.Server, log *slog.
 }
 
 // use replaces the socket by l, which may be nil, and closes the old one.
-func (m *metricsServer) use(l *net.TCPListener) {
+func (m *metricsServer) use(l *listen.Listener) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.end != nil {

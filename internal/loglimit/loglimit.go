@@ -2,9 +2,7 @@
 package loglimit
 
 import (
-	"cmp"
-	"maps"
-	"slices"
+	"sort"
 	"sync"
 	"time"
 )
@@ -112,8 +110,13 @@ func (l *Limit[K, V]) Close() {
 	kinds := l.kinds
 	l.kinds = nil
 	l.mu.Unlock()
-	inOrder := func(a, b *kind[V]) int { return cmp.Compare(a.number, b.number) }
-	for _, k := range slices.SortedFunc(maps.Values(kinds), inOrder) {
+	var all []*kind[V]
+	for _, k := range kinds {
+		all = append(all, k)
+	}
+	// Not slices.SortFunc: each type would have its own 10 kB of it.
+	sort.Slice(all, func(i, j int) bool { return all[i].number < all[j].number })
+	for _, k := range all {
 		if k.timer != nil && k.timer.Stop() {
 			l.held(k.first, k.held)
 		}

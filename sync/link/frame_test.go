@@ -31,7 +31,7 @@ func TestFrames(t *testing.T) {
 			nsA, nsB := pair(t)
 			tt.config.Interface, tt.config.Port = "sync0", 3780
 			a := newSite(t, nsA, tt.config)
-			cable := listen(t, nsB, "sync0")
+			cable := tap(t, nsB, "sync0")
 			netnstest.Eventually(t, 20*time.Second, "a datagram on the cable", func() bool {
 				// Nothing leaves until the interface has its routes.
 				nsA.Do(func() { a.link.Send(packed(100, "message")) })
@@ -48,7 +48,7 @@ func TestFrames(t *testing.T) {
 // cable is a packet socket on one end of a cable.
 type cable struct{ fd int }
 
-func listen(t *testing.T, ns *netnstest.NS, dev string) cable {
+func tap(t *testing.T, ns *netnstest.NS, dev string) cable {
 	t.Helper()
 	fd := -1
 	ns.Do(func() {

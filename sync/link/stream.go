@@ -12,6 +12,7 @@ import (
 	"syscall"
 	"time"
 
+	"ctbox/internal/listen"
 	"ctbox/sync/wire"
 
 	"golang.org/x/sys/unix"
@@ -32,7 +33,7 @@ const (
 // except the length in each message's header.
 type stream struct {
 	link     *Link
-	listener *net.TCPListener
+	listener *listen.Listener
 	cancel   context.CancelFunc
 	done     sync.WaitGroup
 
@@ -49,17 +50,12 @@ func openStream(l *Link) (sockets, error) {
 	c := &l.config
 	// Here and in dial, the functions of net that take a netip address keep the resolver,
 	// 120 kB, out of the binary.
-	listener, err := net.ListenTCP(choose(l.is6(), "tcp4", "tcp6"), net.TCPAddrFromAddrPort(zoned(c.Address, c.Interface, c.Port)))
-	if err != nil {
-		return nil, fmt.Errorf("listen on %s: %w", endpoint(c.Address, c.Port), err)
-	}
-	raw, err := listener.SyscallConn()
-	if err == nil {
+	listener, err := listen.TCP(choose(l.is6(), "tcp4", "tcp6"), zoned(c.Address, c.Interface, c.Port), func(fd int) error {
 		// Accepted connections inherit the listener's buffer size.
-		err = raw.Control(func(fd uintptr) { setBuffer(int(fd), unix.SO_RCVBUFFORCE, unix.SO_RCVBUF, c.RecvBuffer) })
-	}
+		setBuffer(fd, unix.SO_RCVBUFFORCE, unix.SO_RCVBUF, c.RecvBuffer)
+		return nil
+	})
 	if err != nil {
-		listener.Close()
 		return nil, fmt.Errorf("listen on %s: %w", endpoint(c.Address, c.Port), err)
 	}
 	s := &stream{link: l, listener: listener, limit: c.ErrorQueue, wake: make(chan struct{}, 1)}

@@ -330,7 +330,7 @@ func TestCutAnswer(t *testing.T) {
 	}
 	defer l.Close()
 	go func() {
-		conn, err := l.Accept()
+		conn, err := l.AcceptUnix()
 		if err != nil {
 			return
 		}
@@ -668,7 +668,7 @@ func TestListen(t *testing.T) {
 	if _, err := os.Stat(path); err != nil {
 		t.Fatalf("and removed: %v", err)
 	}
-	first.UnixListener.Close() // as a daemon that was killed
+	first.Listener.Close() // as a daemon that was killed
 	if Answers(path) {
 		t.Error("a stale socket answers")
 	}

@@ -17,6 +17,7 @@ import (
 	"ctbox/applets/conntrackd/accept"
 	"ctbox/applets/conntrackd/report"
 	"ctbox/internal/export"
+	"ctbox/internal/listen"
 	"ctbox/sync/cache"
 	"ctbox/sync/commit"
 	"ctbox/sync/node"
@@ -54,13 +55,17 @@ func Listen(path string) (*Listener, error) {
 	return bind(path)
 }
 
-func bind(path string) (*Listener, error) {
+func bind(path string) (_ *Listener, err error) {
 	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return nil, os.NewSyscallError("socket", err)
 	}
 	file := os.NewFile(uintptr(fd), path)
-	defer file.Close() // the listener has a descriptor of its own
+	defer func() {
+		if err != nil {
+			file.Close()
+		}
+	}()
 	// bind creates the file with the socket's mode, minus the umask.
 	if err := unix.Fchmod(fd, 0o600); err != nil {
 		return nil, os.NewSyscallError("fchmod", err)
@@ -71,23 +76,20 @@ func bind(path string) (*Listener, error) {
 	if err := unix.Listen(fd, unix.SOMAXCONN); err != nil {
 		return nil, os.NewSyscallError("listen", err)
 	}
-	l, err := net.FileListener(file)
-	if err != nil {
-		return nil, err
-	}
-	unixListener := l.(*net.UnixListener)
-	unixListener.SetUnlinkOnClose(false)
 	made, err := os.Lstat(path)
 	if err != nil {
-		unixListener.Close()
 		return nil, err
 	}
-	return &Listener{UnixListener: unixListener, path: path, made: made}, nil
+	l, err := listen.New(file, address(path))
+	if err != nil {
+		return nil, err
+	}
+	return &Listener{Listener: l, path: path, made: made}, nil
 }
 
 // Listener is a socket that Listen created.
 type Listener struct {
-	*net.UnixListener
+	*listen.Listener
 	path string
 	made os.FileInfo // the file at path
 	once sync.Once
@@ -101,7 +103,7 @@ func (l *Listener) Close() (err error) {
 		if now, err := os.Lstat(l.path); err == nil && os.SameFile(now, l.made) {
 			_ = os.Remove(l.path)
 		}
-		err = l.UnixListener.Close()
+		err = l.Listener.Close()
 	})
 	return err
 }

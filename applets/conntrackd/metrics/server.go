@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"ctbox/applets/conntrackd/accept"
+	"ctbox/internal/listen"
 )
 
 // The limits for clients.
@@ -60,17 +61,17 @@ type rendered struct {
 }
 
 // Listen opens a listening socket.
-func Listen(at netip.AddrPort) (*net.TCPListener, error) {
+func Listen(at netip.AddrPort) (*listen.Listener, error) {
 	network := "tcp4"
 	if at.Addr().Is6() {
 		network = "tcp6"
 	}
-	return net.ListenTCP(network, net.TCPAddrFromAddrPort(at))
+	return listen.TCP(network, at, nil)
 }
 
 // Serve answers the clients of l until ctx ends, and returns when l is closed and the last
 // client is answered. An error means that l was closed by someone else.
-func (s *Server) Serve(ctx context.Context, l *net.TCPListener) error {
+func (s *Server) Serve(ctx context.Context, l *listen.Listener) error {
 	ctx, cancel := context.WithCancel(ctx)
 	served, lingering := accept.NewPool(maxClients), accept.NewPool(maxLinger)
 	defer lingering.Wait()
