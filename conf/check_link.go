@@ -1,7 +1,9 @@
 package conf
 
 import (
+	"io/fs"
 	"net/netip"
+	"path/filepath"
 	"slices"
 	"strconv"
 )
@@ -20,6 +22,7 @@ func (k *check) sync() {
 		k.report(Note, "ExpectationSync has no effect with PollSecs on nodes with conntrack-tools", &s.ExpectationSync)
 	}
 	k.delay(s)
+	k.ready(&s.Ready, s.Mode)
 	if len(s.Links) == 0 {
 		k.report(Fatal, "no dedicated link: one Multicast, UDP or TCP clause is needed", s)
 		return
@@ -63,6 +66,40 @@ func (k *check) delay(s *Sync) {
 	if _, given := k.cfg.Where(&d.MinPackets); given && d.MinPackets > 2 {
 		if v, ok := k.sysctl("net/netfilter/nf_conntrack_acct"); ok && v == "0" {
 			k.reportHost(Note, "net.netfilter.nf_conntrack_acct is 0: without counters of packets MinPackets ends no wait", &d.MinPackets)
+		}
+	}
+}
+
+// ready checks the file for keepalived.
+func (k *check) ready(r *Ready, m Mode) {
+	if r.File == "" {
+		return
+	}
+	g := &k.cfg.General
+	for _, other := range [...]struct{ name, path string }{
+		{"LogFile", g.LogFile}, {"LockFile", g.LockFile}, {"Path", g.UNIXPath},
+	} {
+		if filepath.Clean(other.path) == filepath.Clean(r.File) {
+			k.report(Fatal, "File "+r.File+" is "+other.name+", too", &r.File)
+			return
+		}
+	}
+	k.report(Note, "Weight "+strconv.FormatUint(uint64(r.Weight), 10)+
+		" must exceed the difference between the nodes' priorities in keepalived.conf", &r.Weight, &r.File)
+	if m == ModeNOTRACK {
+		k.report(Caution, "Mode NOTRACK does not repair what is lost: a node counts as in sync that may lack flows", &r.File)
+	}
+	if k.env == nil {
+		return
+	}
+	if mode, ok := k.env.Type(r.File); ok && !mode.IsRegular() {
+		k.reportHost(Caution, "File "+r.File+" exists and is not a plain file", &r.File)
+	} else if dir := filepath.Dir(r.File); !ok && dir != "/" {
+		switch mode, ok := k.env.Type(dir); {
+		case !ok:
+			k.reportHost(Caution, "no directory "+dir+": keepalived tracks nothing in it unless it is there first", &r.File)
+		case mode&fs.ModeSymlink == 0 && !mode.IsDir():
+			k.reportHost(Caution, dir+" is not a directory", &r.File)
 		}
 	}
 }

@@ -42,7 +42,8 @@ func lab() Env {
 			return nil
 		},
 		Type: func(path string) (fs.FileMode, bool) {
-			types := map[string]fs.FileMode{"/run/locked": 0, "/run/precious": 0, "/run/empty": 0, "/run/stale": fs.ModeSocket, "/run/link": fs.ModeSymlink}
+			types := map[string]fs.FileMode{"/run/locked": 0, "/run/precious": 0, "/run/empty": 0, "/run/stale": fs.ModeSocket, "/run/link": fs.ModeSymlink,
+				"/run/ctbox": fs.ModeDir}
 			mode, ok := types[path]
 			return mode, ok
 		},
@@ -137,6 +138,19 @@ func TestCheck(t *testing.T) {
 		{unixPath + "Sync { Mode FTFW { DisableExternalCache on } Delay { UDP 3 }\n" + link + " }", []string{
 			"C 2:54: Delay with DisableExternalCache: where packets of a flow take paths over both nodes, the other node does not " +
 				"know the flow until the delay ends"}},
+		{sync("Ready { File /run/ctbox/ready } " + link), []string{
+			"N 3:9: Weight 60 must exceed the difference between the nodes' priorities in keepalived.conf"}},
+		{sync("Ready { File /run/new/ready Weight 20 } " + link), []string{
+			"N 3:29: Weight 20 must exceed the difference between the nodes' priorities in keepalived.conf",
+			"C 3:9: no directory /run/new: keepalived tracks nothing in it unless it is there first"}},
+		{sync("Ready { File /run/stale/ready } " + link), []string{
+			"N 3:9: Weight 60 must exceed the difference between the nodes' priorities in keepalived.conf",
+			"C 3:9: /run/stale is not a directory"}},
+		{strings.Replace(sync("Ready { File /run/link } "+link), "FTFW", "NOTRACK", 1), []string{
+			"N 3:9: Weight 60 must exceed the difference between the nodes' priorities in keepalived.conf",
+			"C 3:9: Mode NOTRACK does not repair what is lost: a node counts as in sync that may lack flows",
+			"C 3:9: File /run/link exists and is not a plain file"}},
+		{sync("Ready { File /run//x Weight 1 } " + link), []string{"F 3:9: File /run//x is Path, too"}},
 		{sync("UDP { }"), []string{"F 3:1: the UDP link needs a Port from 1 to 65535",
 			"F 3:1: the UDP link needs the peer's address, in IPv4_Destination_Address or IPv6_Destination_Address",
 			"F 3:1: the UDP link needs an Interface"}},

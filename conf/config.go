@@ -205,6 +205,7 @@ type Sync struct {
 	StartupResync        bool // ModeFTFW, ModeNOTRACK: ask the peer for everything at start
 
 	Delay Delay
+	Ready Ready
 
 	Links []*Link // at most MaxLinks, all of one Transport, exactly one Default unless empty
 
@@ -229,6 +230,16 @@ const MaxDelay = time.Hour
 
 // Active reports whether any flow waits.
 func (d *Delay) Active() bool { return d.TCP > 0 || d.UDP > 0 || d.Default > 0 }
+
+// Ready is the Ready clause: when the node may take over. Without the clause it has the
+// defaults and no File.
+type Ready struct {
+	File       string        // absolute path, "" for none
+	Weight     uint32        // 1 to 253; File has 0 or -Weight
+	MaxLag     time.Duration // at least a second, as the two below
+	StartGrace time.Duration
+	GiveUp     time.Duration // 0 for never
+}
 
 // Mode is a replication protocol.
 type Mode uint8

@@ -34,6 +34,14 @@ var syncClauses = []clause{
 		}},
 	},
 	{
+		name: "Ready",
+		ours: true,
+		live: true,
+		doc: "When this node may take over: a file for keepalived, and what `conntrackd --ready` and `-s peers` report. " +
+			"docs/quickstart-firewall-pair.md has a pair that uses it.",
+		value: group{block: &block{title: "Ready", syntax: "{ ... }", clauses: readyClauses}},
+	},
+	{
 		name:  "Multicast",
 		value: linkGroup(Multicast, multicastClauses),
 		doc:   "A dedicated link over multicast UDP. " + docDefault,
@@ -109,6 +117,44 @@ var delayClauses = []clause{
 // delaySeconds is the time that the flows of a protocol wait.
 func delaySeconds(at func(*Delay) *time.Duration) seconds {
 	return seconds{at: func(s scope) *time.Duration { return at(&s.cfg.Sync.Delay) }, max: uint64(MaxDelay / time.Second)}
+}
+
+var readyClauses = []clause{
+	{
+		name: "File",
+		value: path{
+			at:      func(s scope) *string { return &s.cfg.Sync.Ready.File },
+			most:    maxLogPath,
+			tooLong: "File path is longer than 256 characters",
+		},
+		doc: "A file for keepalived's track_file: 0 while this node may take over, otherwise Weight as a negative number. It is " +
+			"replaced by rename and never removed. Without it there is no file.",
+	},
+	{
+		name: "Weight",
+		value: number[uint32]{
+			at: func(s scope) *uint32 { return &s.cfg.Sync.Ready.Weight }, min: 1, max: 253, def: 60,
+		},
+		doc: "What a node that may not take over has less in priority. It must exceed the difference between the nodes' " +
+			"priorities in keepalived.conf.",
+	},
+	{
+		name:  "MaxLag",
+		value: seconds{at: func(s scope) *time.Duration { return &s.cfg.Sync.Ready.MaxLag }, def: time.Second},
+		doc: "How long changes may wait, and messages may be missing, while the node counts as in sync. A node that may take " +
+			"over keeps that for as long after it is no longer in sync.",
+	},
+	{
+		name:  "StartGrace",
+		value: seconds{at: func(s scope) *time.Duration { return &s.cfg.Sync.Ready.StartGrace }, def: 10 * time.Second},
+		doc:   "A node that has heard no peer for so long after its start may take over.",
+	},
+	{
+		name:  "GiveUp",
+		value: seconds{at: func(s scope) *time.Duration { return &s.cfg.Sync.Ready.GiveUp }, def: 300 * time.Second, onOff: true},
+		doc: "A node that has come no closer to being in sync for so long may take over all the same. on and 0 are 300 " +
+			"seconds; off is never.",
+	},
 }
 
 // in returns a clause of the modes for the Sync block itself. unless reports whether to print

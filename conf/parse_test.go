@@ -43,6 +43,7 @@ func newSync(change func(*Sync)) func(*Config) {
 			ResendQueueSize: 131072, ACKWindowSize: 300,
 			RefreshTime: time.Minute, CacheTimeout: 3 * time.Minute, PurgeTimeout: time.Minute,
 			Delay: Delay{MinPackets: 3, Assured: true},
+			Ready: Ready{Weight: 60, MaxLag: time.Second, StartGrace: 10 * time.Second, GiveUp: 5 * time.Minute},
 		}
 		change(c.Sync)
 	}
@@ -238,6 +239,11 @@ var clauseTests = []struct {
 	{"Sync { Mode NoTrack { DisableInternalCache on DisableExternalCache on StartupResync on PurgeTimeout 4 } }", newSync(func(s *Sync) {
 		s.Mode, s.DisableInternalCache, s.DisableExternalCache, s.StartupResync, s.PurgeTimeout = ModeNOTRACK, true, true, true, 4*time.Second
 	})},
+	{"Sync { Ready { } }", newSync(func(s *Sync) {})},
+	{"Sync { Ready { File /run/ctbox/ready Weight 253 MaxLag 2 StartGrace 3 GiveUp 4 } }", newSync(func(s *Sync) {
+		s.Ready = Ready{"/run/ctbox/ready", 253, 2 * time.Second, 3 * time.Second, 4 * time.Second}
+	})},
+	{"Sync { Ready { Weight 2 GiveUp off } Ready { MaxLag 0 } }", newSync(func(s *Sync) { s.Ready.Weight, s.Ready.GiveUp = 2, 0 })},
 	{"Sync { RefreshTime 1 CacheTimeout 2 CommitTimeout 3 PurgeTimeout 4 }", newSync(func(s *Sync) {
 		s.RefreshTime, s.CacheTimeout, s.CommitTimeout, s.PurgeTimeout = time.Second, 2*time.Second, 3*time.Second, 4*time.Second
 	})},

@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -166,7 +167,12 @@ func randomFile(r *rand.Rand, ours bool) string {
 func randomOperand(r *rand.Rand, b *block, c *clause) string {
 	pick := func(words ...string) string { return words[r.IntN(len(words))] }
 	switch v := c.value.(type) {
-	case number[uint16], number[uint32], first[uint16], first[uint32], forNext:
+	case number[uint32]:
+		if v.min > 0 {
+			return pick(strconv.FormatUint(v.min, 10), strconv.FormatUint(v.max, 10))
+		}
+		return pick("0", "1", "5", "99")
+	case number[uint16], first[uint16], first[uint32], forNext:
 		return pick("0", "1", "5", "99")
 	case seconds:
 		if v.onOff {

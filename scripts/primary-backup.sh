@@ -4,6 +4,7 @@
 #   primary-backup.sh primary    this firewall has the traffic from now on
 #   primary-backup.sh backup     another firewall has the traffic
 #   primary-backup.sh fault      this firewall has failed; another one takes over
+#   primary-backup.sh alive FILE status 0 if conntrackd answers and its file for keepalived exists
 #
 # VRRP daemons call it when the role changes; scripts/keepalived.conf shows how.
 # Every step runs, even if the one before failed. A failure is logged to syslog, and
@@ -64,8 +65,12 @@ backup)
 fault)
 	step "shorten the life of the kernel's flows" -t
 	;;
+alive)
+	[ -e "${2:-/}" ] && daemon -s >/dev/null 2>&1
+	exit
+	;;
 *)
-	echo "usage: $0 primary|backup|fault" >&2
+	echo "usage: $0 primary|backup|fault|alive FILE" >&2
 	exit 1
 	;;
 esac

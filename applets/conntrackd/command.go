@@ -5,6 +5,7 @@ package conntrackd
 
 import (
 	"slices"
+	"strconv"
 	"strings"
 
 	"ctbox/applets/conntrackd/control"
@@ -20,6 +21,7 @@ type command struct {
 	noSandbox bool            // for a daemon
 	strict    bool            // for a commit: fail if single entries can't be committed
 	json      bool            // for opTop
+	maxLag    uint32          // for --ready: seconds; 0 for the configuration's
 	syntax    bool            // for opCheck: check the file, not the host
 }
 
@@ -99,6 +101,7 @@ var options = map[byte]option{
 		{text: "metrics", request: control.Metrics, ours: true},
 		{text: "helpers", request: control.StatsHelpers, ours: true},
 		{text: "export", request: control.StatsExport, ours: true},
+		{text: "peers", request: control.StatsPeers, ours: true},
 	}},
 }
 
@@ -121,6 +124,7 @@ const (
 	kindRequest
 	kindCheck
 	kindTop
+	kindReady
 )
 
 // parse parses the arguments after argv[0]. The error is a *usageError.
@@ -139,6 +143,12 @@ func parse(args []string) (command, error) {
 	}
 	if p.cmd.syntax && p.kind != kindCheck {
 		return p.cmd, errInvalid
+	}
+	if p.cmd.maxLag != 0 && p.kind != kindReady {
+		return p.cmd, errInvalid
+	}
+	if p.kind == kindReady {
+		p.cmd.op, p.cmd.request = opClient, control.Ready(p.cmd.maxLag)
 	}
 	if p.cmd.strict && (p.kind != kindRequest || !p.cmd.request.IsCommit()) {
 		return p.cmd, errInvalid
@@ -244,6 +254,16 @@ var ourOptions = map[string]func(*parser) error{
 		p.cmd.op, p.cmd.request = opClient, control.Reload
 		return nil
 	},
+	"--ready": func(p *parser) error { return p.is(kindReady) },
+	"--max-lag": func(p *parser) error {
+		text, _ := p.next()
+		seconds, err := strconv.ParseUint(text, 10, 32)
+		if err != nil || seconds < 1 || seconds > control.MaxLag {
+			return &usageError{"--max-lag takes a number of seconds from 1 to " + strconv.Itoa(control.MaxLag), true}
+		}
+		p.cmd.maxLag = uint32(seconds)
+		return nil
+	},
 	"--json": func(p *parser) error {
 		p.json = true
 		return nil
@@ -331,6 +351,8 @@ Client mode commands:
   -s  metrics, dump statistics in Prometheus' text format
   -s  helpers, dump statistics of user-space helpers
   -s  export, dump statistics of exporters (see Export clause)
+  -s  peers, show the peers, and whether this node may take over
+  --ready [--max-lag seconds], exit status 0 if this node is in sync, otherwise 1
   -R [ct|expect], resync with kernel conntrack table
   -n, request resync with other node (only FT-FW and NOTRACK modes)
   -B, force a bulk send to other replica firewalls

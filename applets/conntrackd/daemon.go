@@ -55,6 +55,7 @@ type daemon struct {
 	helpers *helpers.Host // nil without helpers
 	exports exports
 	metrics metricsServer
+	track   tracker
 	hangup  chan os.Signal
 
 	noSandbox bool
@@ -89,6 +90,7 @@ func runDaemon(ctx context.Context, cmd *command, console *logging.Log, stderr i
 	if !d.takeLock() {
 		return exitFailed
 	}
+	d.track.begin(cfg, d.log)
 	if err := d.init(ctx, open); err != nil {
 		d.log.Error(err.Error())
 		d.log.Error("conntrackd cannot start, please review your configuration")
@@ -217,12 +219,16 @@ func (d *daemon) run(ctx context.Context, parent *daemonize.Parent) int {
 		beside.Go(func() { d.runHelpers(ctx, end) })
 		d.exports.run(ctx)
 		d.notifySystemd(ctx, &beside, mainPID(parent))
+		if d.cfg.Sync != nil {
+			beside.Go(func() { d.track.follow(ctx, d.node, d.cfg.General.Systemd) })
+		}
 		failed = d.node.Run(ctx)
 	}
 	if cause := context.Cause(ctx); failed == nil && !errors.Is(cause, context.Canceled) {
 		failed = cause
 	}
 	stop()
+	d.track.end()
 	if d.cfg.General.Systemd {
 		daemonize.Notify(daemonize.Stopping)
 	}
@@ -271,6 +277,7 @@ func (d *daemon) later() sandbox.Later {
 		}
 	}
 	if s := d.cfg.Sync; s != nil {
+		later.Writes = append(later.Writes, s.Ready.File)
 		for _, l := range s.Links {
 			later.Ports = append(later.Ports, l.Port)
 		}

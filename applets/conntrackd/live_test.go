@@ -271,8 +271,25 @@ var live = map[string]func(*testing.T){
 			t.Errorf("%v packets for 25 messages, and %v before", many, few)
 		}
 	},
-	"Sync Mode FTFW CommitTimeout":    func(t *testing.T) { commitTimeout(t, "FTFW") },
-	"Sync Mode FTFW PurgeTimeout":     func(t *testing.T) { purgeTimeout(t, "FTFW") },
+	"Sync Mode FTFW CommitTimeout": func(t *testing.T) { commitTimeout(t, "FTFW") },
+	"Sync Mode FTFW PurgeTimeout":  func(t *testing.T) { purgeTimeout(t, "FTFW") },
+	"Sync Ready": func(t *testing.T) {
+		h := newHost(t)
+		sync := func(ready string) string {
+			return strings.Replace(ofMode("FTFW", "192.0.2.1", ""), "UDP {", "Ready {\n"+ready+"\n}\nUDP {", 1)
+		}
+		h.start(ours(t), h.configure("", sync("File "+h.path("run/ready")+"\nWeight 5\nStartGrace 1000000")))
+		h.tracked("run/ready", "-5") // its directory was made
+		h.reloads("Sync Ready", "", sync("File "+h.path("run/ready")+"\nWeight 7\nStartGrace 1000000"))
+		h.tracked("run/ready", "-7")
+		h.reloads("Sync Ready", "", sync("File "+h.path("run/ready2")+"\nWeight 7\nStartGrace 1"))
+		h.tracked("run/ready2", "0")
+		h.tracked("run/ready", "-7") // keepalived may still track it
+		if r := h.reload("", sync("File "+h.path("none/ready"))); r.Code != 1 || !strings.Contains(r.Stdout, "no such file or directory") {
+			t.Errorf("a file in no directory: %+v", r)
+		}
+		h.tracked("run/ready2", "0")
+	},
 	"Sync Mode FTFW StartupResync":    func(t *testing.T) { startupResync(t, "FTFW") },
 	"Sync Mode ALARM CommitTimeout":   func(t *testing.T) { commitTimeout(t, "ALARM") },
 	"Sync Mode ALARM PurgeTimeout":    func(t *testing.T) { purgeTimeout(t, "ALARM") },

@@ -116,7 +116,7 @@ type change struct {
 // apply applies cfg.
 func (r *reloader) apply(ctx context.Context, cfg *conf.Config) error {
 	var prepared []change
-	for _, prepare := range []func(*conf.Config) (change, error){r.console, r.flows, r.metrics, r.exports} {
+	for _, prepare := range []func(*conf.Config) (change, error){r.console, r.flows, r.metrics, r.exports, r.track} {
 		c, err := prepare(cfg)
 		if err == nil {
 			prepared = append(prepared, c)

@@ -110,6 +110,7 @@ func (j *job) files(f format, binary string) ([]file, error) {
 		})
 	}
 	if f.zsh != "" {
+		add("/usr/lib/tmpfiles.d/ctbox.conf", filepath.Join(j.root, "scripts/tmpfiles.conf"), 0o644, false)
 		each("scripts/completion/*.bash", func(from, base string) {
 			add("/usr/share/bash-completion/completions/"+strings.TrimSuffix(base, ".bash"), from, 0o644, false)
 		})
@@ -142,6 +143,7 @@ func asInstalled(page []byte, f format) []byte {
 		"](LICENSE)", "](copyright)",
 		"scripts/conntrackd.service", f.systemd+"/conntrackd.service",
 		"scripts/conntrackd/", "/etc/conntrackd/examples/",
+		"scripts/tmpfiles.conf", "/usr/lib/tmpfiles.d/ctbox.conf",
 		"scripts/keepalived.conf", docDir+"examples/keepalived.conf",
 		"scripts/primary-backup.sh", docDir+"examples/primary-backup.sh",
 		"scripts/monitoring/", docDir+"examples/monitoring/",

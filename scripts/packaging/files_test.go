@@ -18,8 +18,8 @@ import (
 // that they name are at the paths that the package installs.
 func TestPackagedDocuments(t *testing.T) {
 	link := regexp.MustCompile(`\]\(([^)#:]+)(#[^)]*)?\)|<img[^>]* src="([^":]+)"`)
-	named := regexp.MustCompile("[` |](/(?:etc/conntrackd/examples|usr/share/doc|lib/systemd|usr/lib/systemd)/[A-Za-z0-9./_-]+)")
-	source := regexp.MustCompile(`scripts/(conntrackd|monitoring|keepalived\.conf|primary-backup\.sh|conntrackd\.service)`)
+	named := regexp.MustCompile("[` |](/(?:etc/conntrackd/examples|usr/share/doc|lib/systemd|usr/lib/systemd|usr/lib/tmpfiles[.]d)/[A-Za-z0-9./_-]+)")
+	source := regexp.MustCompile(`scripts/(conntrackd|monitoring|keepalived\.conf|primary-backup\.sh|conntrackd\.service|tmpfiles\.conf)`)
 	for _, f := range append(slices.Concat(formats, openwrtFormats), whole) {
 		files, err := (&job{root: "../.."}).files(f, "/dev/null")
 		if err != nil {

@@ -36,10 +36,12 @@ type Failback struct {
 	known              ctnetlink.Flow // reused
 	removed            uint64
 
-	down      bool          // this node has stepped down
-	committed time.Duration // the last commit here ended; 0: none
-	speaks    bool          // the peer announces its commits
-	peer      time.Duration // its last commit ended; 0: none that is known
+	down bool // this node has stepped down
+	// steppedDown is down, also where no flow is to be removed.
+	steppedDown bool
+	committed   time.Duration // the last commit here ended; 0: none
+	speaks      bool          // the peer announces its commits
+	peer        time.Duration // its last commit ended; 0: none that is known
 
 	// ends are what the peer has ended of this kernel's flows, until it is known what that
 	// means, or they are removed.
@@ -83,8 +85,13 @@ func (b *Failback) Removed() uint64 { return b.removed }
 // peerRules reports whether the peer has taken over since this node has.
 func (b *Failback) peerRules() bool { return b.peer > 0 && b.peer > b.committed }
 
+// Primary reports whether this node has the traffic, as far as it knows: it has taken over,
+// has not stepped down, and the peer has not taken over since.
+func (b *Failback) Primary() bool { return b.committed > 0 && !b.steppedDown && !b.peerRules() }
+
 // StepDown notes that the peer takes over.
 func (b *Failback) StepDown() {
+	b.steppedDown = true
 	if b.down || b.internal.Flows == nil || b.external.Flows == nil {
 		return
 	}
@@ -100,7 +107,7 @@ func (b *Failback) StepUp() {
 }
 
 // TookOver notes that a commit has ended here.
-func (b *Failback) TookOver() { b.committed = max(b.sched.Now(), 1) }
+func (b *Failback) TookOver() { b.committed, b.steppedDown = max(b.sched.Now(), 1), false }
 
 // PeerStarted notes a new life of the peer, which has committed nothing yet.
 func (b *Failback) PeerStarted() { b.speaks, b.peer = false, 0 }

@@ -180,6 +180,9 @@ func (n *Node) flushCaches(which Cache) error {
 	}
 	if which&External != 0 && n.replicator != nil {
 		n.replicator.FlushExternal()
+		if !n.failback.Primary() {
+			n.replicator.CopyLost() // a primary has the flows in its kernel
+		}
 	}
 	return nil
 }

@@ -10,6 +10,7 @@ import (
 	"ctbox/sync/cache"
 	"ctbox/sync/commit"
 	"ctbox/sync/follow"
+	"ctbox/sync/ready"
 	"ctbox/sync/replicate"
 	"ctbox/sync/sched"
 )
@@ -37,8 +38,10 @@ type Node struct {
 
 	// ---
 
-	cfg        *conf.Config // in force; immutable, Reconfigure replaces it
-	purge      *sched.Timer // -t
+	cfg        *conf.Config   // in force; immutable, Reconfigure replaces it
+	purge      *sched.Timer   // -t
+	ready      *ready.Machine // nil without Sync
+	readyTimer *sched.Timer
 	taskFailed uint64
 }
 
@@ -59,6 +62,7 @@ func New(cfg *conf.Config, log *slog.Logger, ended Ended) (_ *Node, err error) {
 	n := &Node{cfg: cfg, log: daemonlog.Log{Logger: log}}
 	n.sched = sched.New(n.flush, n.taskEnded)
 	n.purge = n.sched.NewTimer(n.purgeKernel)
+	n.readyTimer = n.sched.NewTimer(n.decideAgain)
 	defer func() {
 		if err != nil {
 			n.close()
@@ -135,6 +139,7 @@ func (n *Node) openSync(s *conf.Sync) (err error) {
 	if n.failback, err = commit.NewFailback(n.sched, n.internal, n.external); err != nil {
 		return err
 	}
+	n.ready = ready.New(readyConfig(s))
 	replicating.External, replicating.Takeover = n.external, n.failback
 	n.replicator = replicate.New(n.sched, n.log, replicating)
 	n.committer, err = commit.NewCommitter(n.sched, n.log, s, n.external, n.failback, commit.Hooks{
@@ -179,6 +184,7 @@ func (n *Node) begin() {
 	}
 	if n.replicator != nil {
 		n.replicator.Begin(n.internal.Flows != nil)
+		n.readyTimer.After(readyPeriod)
 	}
 	if n.follower != nil {
 		n.follower.Begin(n.filled)
@@ -251,6 +257,7 @@ func (n *Node) reconfigure(cfg *conf.Config) error {
 	if n.replicator != nil {
 		n.replicator.Reconfigure(cfg.Sync)
 		n.committer.Reconfigure(cfg.Sync)
+		n.ready.Configure(readyConfig(cfg.Sync))
 	}
 	if n.injector != nil {
 		n.injector.Reconfigure(cfg.Sync)

@@ -45,6 +45,7 @@ type Status struct {
 	Tasks            []TaskStatus  // what runs beside the loop at this moment, the longest first
 	Uptime           time.Duration // since the node's start
 	TaskFail         uint64        // tasks that ended with an error
+	Ready            Readiness     // whether the node may take over; empty without Sync
 }
 
 // CacheStatus is one cache with its two tables.
@@ -105,6 +106,7 @@ func (n *Node) snapshot() Status {
 	}
 	s.Status, s.Commits = n.replicator.Status(), n.committer.Status()
 	s.Replica.EndedByPeer = n.failback.Removed()
+	n.readiness(&s)
 	if n.internal.Flows == nil {
 		s.Internal.Kind = CacheBypass
 		s.Internal.Flows, s.Internal.Expects = n.replicator.Forwarded()

@@ -63,6 +63,9 @@ func (m *FTFW) Noticed() {
 	}
 }
 
+// IsCTBox reports whether the peer has shown that it is a ctbox node, by a mark or a notice.
+func (m *FTFW) IsCTBox() bool { return m.peer.ctbox }
+
 // settleUnmarked handles an acknowledgement or an ALIVE without a mark.
 func (m *FTFW) settleUnmarked(now time.Duration) {
 	r, p := &m.resync, &m.peer

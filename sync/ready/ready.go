@@ -17,7 +17,9 @@
 package ready
 
 import (
+	"slices"
 	"strconv"
+	"strings"
 	"time"
 )
 
@@ -58,6 +60,7 @@ type Facts struct {
 	Primary bool          // the node has taken over, and no peer has done so since
 	Lag     time.Duration // age of the oldest change that this node has not sent yet
 	Held    uint64        // flows that it holds of its peers
+	Full    bool          // it had no room for flows of its peers
 	Peers   []Peer        // each that was ever heard
 }
 
@@ -207,6 +210,8 @@ func check(f *Facts, maxLag time.Duration, peers []string) (why string) {
 		return "the kernel's table is being read for the first time"
 	case why != "":
 		return why
+	case f.Full:
+		return "the external cache is full: HashLimit is too small"
 	case f.Lag > maxLag:
 		return "changes have been waiting to be sent for " + Seconds(f.Lag)
 	}
@@ -280,4 +285,9 @@ func count(n uint64, of string) string {
 		of += "s"
 	}
 	return strconv.FormatUint(n, 10) + " " + of
+}
+
+// Sort sorts peers by name, the order in which they are judged.
+func Sort(peers []Peer) {
+	slices.SortFunc(peers, func(a, b Peer) int { return strings.Compare(a.Name, b.Name) })
 }

@@ -114,6 +114,7 @@ func TestSteps(t *testing.T) {
 			{at(2, Peer{Copy: CopyWhole, Missing: 2, Waited: 1100 * time.Millisecond}), "2 gaps in what 192.0.2.2 sent, the oldest for 1.1 s", true, "in sync 1 s ago"},
 			{at(2, Peer{Copy: CopyWhole, Lost: 1}), "192.0.2.2 has lost 1 event of its kernel", true, "in sync 1 s ago"},
 			{with(at(2, whole), func(f *Facts) { f.Lag = 1500 * time.Millisecond }), "changes have been waiting to be sent for 1.5 s", true, "in sync 1 s ago"},
+			{with(at(2, whole), func(f *Facts) { f.Full = true }), "the external cache is full: HashLimit is too small", true, "in sync 1 s ago"},
 			{at(2, whole, Peer{Name: "192.0.2.3", Copy: CopyUnderWay}), "the bulk of 192.0.2.3 is not complete", true, "in sync 1 s ago"},
 			{at(2, whole, Peer{Name: "192.0.2.3", Copy: CopyUnderWay, Silence: quiet}), "", true, "in sync"}, // the other one is heard
 		},

@@ -16,6 +16,7 @@ type peerKey = netip.Addr
 
 // peer is a node that sends to this one.
 type peer struct {
+	first    time.Duration // since then it has not been silent for peerQuiet
 	last     time.Duration
 	messages uint64
 	ignored  bool
@@ -74,6 +75,9 @@ func (r *Replicator) takeNotice(from netip.Addr, p *peer, body []byte) {
 		p.incomplete = 0
 	}
 	r.takePaths(from, p, &notice)
+	if r.ftfw != nil && notice.Has != 0 {
+		r.ftfw.Noticed()
+	}
 	if notice.Has&wire.HasCommitted != 0 {
 		r.takeover.PeerCommitted(time.Duration(notice.Committed) * time.Millisecond)
 	}
@@ -93,6 +97,9 @@ func (r *Replicator) heard(link int, from netip.Addr) {
 		}
 		p = &peer{}
 		r.peers[from] = p
+	}
+	if now := r.sched.Now(); p.messages == 0 || now-p.last >= peerQuiet {
+		p.first = now
 	}
 	if r.hearing.deaf || p.silent {
 		r.heardFrom(from, p)
@@ -207,6 +214,7 @@ func (r *Replicator) protocolEvents(e proto.Events) {
 const startedPeriod = time.Minute
 
 func (r *Replicator) peerStarted() {
+	r.lives++
 	r.forgetNotices()
 	for _, p := range r.peers {
 		p.way = way{} // it may be another program now

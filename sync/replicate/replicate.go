@@ -105,6 +105,11 @@ type Replicator struct {
 	paths     paths
 	agreement agreement
 
+	lives      uint64        // of the peer, counted by its starts; FT-FW only
+	asked      time.Duration // when everything was last requested by the operator or at the start; 0 for never
+	copyLost   bool          // the external cache was emptied by an operator, at copyLostAt
+	copyLostAt time.Duration
+
 	filling     bool // the first reading of the kernel's tables has not ended yet
 	bulkWaits   bool // a bulk was asked for meanwhile
 	held        bool // messages wait for a slow link
@@ -164,6 +169,9 @@ func (r *Replicator) ReadFrom(source Source) { r.source = source }
 func (r *Replicator) Begin(filling bool) {
 	r.hearing.next = r.sched.Now() + peerQuiet
 	r.filling = filling
+	if r.cfg.StartupResync {
+		r.asked = max(r.sched.Now(), 1)
+	}
 }
 
 // Filled reports that the first reading of the kernel's tables has ended.
@@ -199,6 +207,7 @@ func (r *Replicator) Reconfigure(s *conf.Sync) {
 // RequestResync asks the peers for everything that they have (-n).
 func (r *Replicator) RequestResync() {
 	r.log.Notice("resync requested")
+	r.asked = max(r.sched.Now(), 1)
 	r.machine.RequestResync(r.sched.Now())
 }
 

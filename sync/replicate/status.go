@@ -84,6 +84,9 @@ type PeerStatus struct {
 	OneWay    bool      // it hears nothing from this node
 	Path      PathState // whether packets of PathBytes arrive
 	PathBytes int
+	CTBox     bool   // FT-FW: it has shown that it is not a C daemon
+	Gaps      int    // FT-FW: gaps in what it sent that are not repaired yet
+	Lacks     string // why this node is not in sync with it, "" if it is; node.Status sets it
 }
 
 // ReplicaStatus is replication towards the peers, and what was asked for again.
@@ -118,15 +121,15 @@ func (r *Replicator) Status() Status {
 	s.Replica.Resent, s.Replica.GivenUp = m.Resent, m.GivenUp
 	s.Replica.ResyncsAsked, s.Replica.ThirdNode = m.Resyncs, m.ThirdNode
 	s.Replica.NacksSent, s.Replica.NacksRecv = m.NacksSent, m.NacksReceived
-	if r.behind {
-		s.Replica.Lag = r.sched.Now() - r.behindSince
-	}
+	s.Replica.Lag = r.lag()
 	s.Replica.Pending, s.Replica.Unacked, s.Replica.Waiting = uint64(m.Transmit), uint64(m.Resend), uint64(m.Waiting)
 	for addr, p := range r.peers {
-		s.Peers = append(s.Peers, PeerStatus{Addr: netip.AddrPortFrom(addr, 0), Messages: p.messages,
+		peer := PeerStatus{Addr: netip.AddrPortFrom(addr, 0), Messages: p.messages,
 			LastMessage: r.sched.Now() - p.last, Ignored: p.ignored,
 			Incomplete: uint64(p.incomplete), Answers: p.way.answers, OneWay: p.way.oneWay, Path: p.way.path,
-			PathBytes: r.packetLen(p.way.size)})
+			PathBytes: r.packetLen(p.way.size)}
+		r.fillReady(&peer)
+		s.Peers = append(s.Peers, peer)
 	}
 	slices.SortFunc(s.Peers, func(a, b PeerStatus) int { return a.Addr.Compare(b.Addr) })
 	s.Queues = r.queues(&m)

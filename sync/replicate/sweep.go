@@ -38,7 +38,7 @@ func (r *Replicator) endExternalSweep(unasked bool) {
 	if r.external.Flows == nil {
 		return
 	}
-	r.agreement.flushed = false
+	r.agreement.flushed, r.copyLost = false, false
 	r.agreement.busy = true
 	left := 0
 	r.eachLeftOut(func(flows, expects []cache.Handle) { left += len(flows) + len(expects) }, func() {

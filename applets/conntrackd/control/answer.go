@@ -110,6 +110,7 @@ var statistics = map[Request]stats{
 	StatsExport &^ WithOutcome: {always, func(dst []byte, _ *node.Status, local *report.Local) []byte {
 		return report.AppendExports(dst, local.Exports)
 	}, report.SectionExports},
+	StatsPeers &^ WithOutcome: {inSync, ofNode(report.AppendReady), report.SectionPeers},
 	StatsProcess: {always, func(dst []byte, status *node.Status, _ *report.Local) []byte {
 		return report.AppendTasks(dst, status, os.Getpid())
 	}, report.SectionTasks},
@@ -125,6 +126,9 @@ func (s *Server) answer(ctx context.Context, r Request, w *writer) error {
 	}
 	if d, ok := dumps[r]; ok {
 		return s.dump(ctx, d, w)
+	}
+	if maxLag, ok := r.lag(); ok {
+		return s.inSync(ctx, maxLag)
 	}
 	number := r &^ (WithOutcome | AsJSON)
 	if number >= firstOfOurs && r&WithOutcome == 0 {
@@ -181,6 +185,18 @@ func (s *Server) answer(ctx context.Context, r Request, w *writer) error {
 	}
 	s.counters.unknown.Add(1)
 	return errUnknown
+}
+
+// inSync returns what the node lacks to be in sync as an error.
+func (s *Server) inSync(ctx context.Context, maxLag time.Duration) error {
+	r, err := s.Node.Ready(ctx, maxLag)
+	switch {
+	case err != nil:
+		return err
+	case !r.InSync:
+		return errors.New("not in sync: " + r.Why)
+	}
+	return nil
 }
 
 var formats = [...]format.Format{Text: format.Text, XML: format.XML, JSON: format.JSON}

@@ -27,6 +27,7 @@ import (
 	"ctbox/sync/cache"
 	"ctbox/sync/commit"
 	"ctbox/sync/node"
+	readiness "ctbox/sync/ready"
 	"ctbox/sync/replicate"
 
 	"golang.org/x/sys/unix"
@@ -39,6 +40,7 @@ type fake struct {
 	status node.Status
 	err    error
 	commit commit.Result
+	ready  node.Readiness
 	dump   func(ctx context.Context, c node.Cache, each func(*node.Entry) error) error
 }
 
@@ -61,6 +63,9 @@ var tableNames = [...]string{1: "flows", 2: "expects", 3: "both"}
 var cacheNames = [...]string{1: "internal", 2: "external", 3: "both"}
 
 func (f *fake) Status(context.Context) (node.Status, error) { return f.status, nil }
+func (f *fake) Ready(_ context.Context, maxLag time.Duration) (node.Readiness, error) {
+	return f.ready, f.note("ready-" + maxLag.String())
+}
 func (f *fake) ResendQueue(context.Context) ([]replicate.Resend, error) {
 	return []replicate.Resend{{Seq: 7}}, f.note("rsqueue")
 }
@@ -764,4 +769,26 @@ func FuzzAnswer(f *testing.F) {
 			t.Errorf("%q %q: text %q, end %q, ended %v", one, two, text.Bytes(), a.end, a.ended)
 		}
 	})
+}
+
+// Ready has no text, and what is lacking as its outcome.
+func TestReady(t *testing.T) {
+	d := serve(t, &Server{})
+	d.node.ready = node.Readiness{Decision: readiness.Decision{Why: "no peer has been heard"}}
+	text, err := d.ask(t, Ready(0))
+	var outcome Outcome
+	if text != "" || !errors.As(err, &outcome) || outcome != "not in sync: no peer has been heard" || d.node.all() != "ready-0s" {
+		t.Errorf("%q, %v", text, err)
+	}
+	d.node.ready = node.Readiness{Decision: readiness.Decision{InSync: true}}
+	if text, err := d.ask(t, Ready(MaxLag)); text != "" || err != nil || d.node.all() != "ready-4h33m3s" {
+		t.Errorf("%q, %v", text, err)
+	}
+	d.node.err = node.ErrUnsupported
+	if _, err := d.ask(t, Ready(1)); !errors.As(err, &outcome) || string(outcome) != node.ErrUnsupported.Error() {
+		t.Errorf("%v", err)
+	}
+	if _, err := d.ask(t, Ready(1)&^WithOutcome); err != nil && !errors.Is(err, ErrUnknown) {
+		t.Errorf("without an outcome: %v", err)
+	}
 }

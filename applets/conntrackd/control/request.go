@@ -13,6 +13,8 @@
 package control
 
 import (
+	"time"
+
 	"ctbox/sync/cache"
 	"ctbox/sync/node"
 )
@@ -73,7 +75,26 @@ const (
 	// StatsHelpers and StatsExport can have AsJSON, like the statistics above.
 	StatsHelpers = WithOutcome | 66
 	StatsExport  = WithOutcome | 67
+	StatsPeers   = WithOutcome | 68
+
+	// ready asks whether the node is in sync; the outcome is what it lacks. The number of
+	// seconds of another MaxLag than the configuration's is in the bits from lagShift on.
+	ready    = WithOutcome | 69
+	lagShift = 18
+
+	// MaxLag is the largest number of seconds for Ready.
+	MaxLag = 1<<(32-lagShift) - 1
 )
+
+// Ready returns the request that fails if the node is not in sync. A maxLag other than 0, up
+// to MaxLag, counts in the place of that of the configuration.
+func Ready(maxLag uint32) Request { return ready | Request(maxLag)<<lagShift }
+
+// lag returns the maxLag of a Ready; ok is false for another request.
+func (r Request) lag() (_ time.Duration, ok bool) {
+	const low = 1<<lagShift - 1
+	return time.Duration(r>>lagShift) * time.Second, r&low == ready
+}
 
 // Form is the format of a cache's entries.
 type Form uint8

@@ -29,6 +29,7 @@ import (
 // Node is the part of *node.Node that the server uses. The methods are documented there.
 type Node interface {
 	Status(context.Context) (node.Status, error)
+	Ready(ctx context.Context, maxLag time.Duration) (node.Readiness, error)
 	ResendQueue(context.Context) ([]replicate.Resend, error)
 	Dump(ctx context.Context, cache node.Cache, table cache.Tables, each func(*node.Entry) error) error
 	Commit(context.Context, cache.Tables) (commit.Result, error)

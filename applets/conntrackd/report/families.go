@@ -149,6 +149,12 @@ func families() []family {
 			ofPeers(func(m *metricsWriter, p *replicate.PeerStatus, peer string) { m.seconds(p.LastMessage, "peer", peer) })},
 		{"conntrackd_peer_messages", "counter", "", "Messages received from a peer.",
 			ofPeers(func(m *metricsWriter, p *replicate.PeerStatus, peer string) { m.number(p.Messages, "peer", peer) })},
+		{"conntrackd_peer_in_sync", "gauge", "", "1 if this node has all flows of the peer.",
+			ofPeers(func(m *metricsWriter, p *replicate.PeerStatus, peer string) {
+				m.flag(!p.Ignored && p.Lacks == "", "peer", peer)
+			})},
+		{"conntrackd_peer_holes", "gauge", "", "Gaps in what the peer sent that are not repaired yet.",
+			ofPeers(func(m *metricsWriter, p *replicate.PeerStatus, peer string) { m.number(uint64(p.Gaps), "peer", peer) })},
 		{"conntrackd_peer_ignored", "gauge", "", "1 for a third FT-FW node, whose messages are ignored.",
 			ofPeers(func(m *metricsWriter, p *replicate.PeerStatus, peer string) { m.flag(p.Ignored, "peer", peer) })},
 		{"conntrackd_peer_events_missing", "gauge", "", "Events of its kernel that a peer has lost and not yet made up: the external cache lacks these.",
@@ -188,6 +194,17 @@ func families() []family {
 			ofKernel(func(k *node.KernelStatus) uint64 { return k.BufferSize })},
 		{"conntrackd_kernel_limit_reached", "counter", "", "Times that EventIterationLimit gave peers and commands a turn between events.",
 			ofKernel(func(k *node.KernelStatus) uint64 { return k.LimitReached })},
+
+		{"conntrackd_in_sync", "gauge", "", "1 if this node has all flows of a peer that is heard.",
+			inSync(func(s *node.Status) uint64 { return uint64(b2i(s.Ready.InSync)) })},
+		{"conntrackd_promotable", "gauge", "", "1 if this node may take over, as the file for keepalived says.",
+			inSync(func(s *node.Status) uint64 { return uint64(b2i(s.Ready.Promotable)) })},
+		{"conntrackd_last_in_sync_age_seconds", "gauge", "seconds", "Time since this node was last in sync.",
+			func(m *metricsWriter, s *node.Status, _ *Local) {
+				if s.Mode.Sync() && s.Ready.Age >= 0 {
+					m.seconds(s.Ready.Age)
+				}
+			}},
 
 		{"conntrackd_commits", "counter", "", "Commits that ended.",
 			inSync(func(s *node.Status) uint64 { return s.Commits.Count })},

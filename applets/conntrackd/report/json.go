@@ -28,6 +28,7 @@ const (
 	SectionTasks
 	SectionHelpers
 	SectionExports
+	SectionPeers
 )
 
 // AppendStatusJSON appends the statistics as one JSON object and a newline: one section or
@@ -56,6 +57,9 @@ func AppendStatusJSON(dst []byte, s *node.Status, l *Local, section Section) []b
 	if has(SectionNetwork) && s.Mode.Sync() {
 		o.network(s)
 	}
+	if section == SectionPeers && s.Mode.Sync() {
+		o.peers(s) // otherwise they are in the network's section
+	}
 	if has(SectionQueue) && s.Mode.Sync() {
 		o.List("queues", len(s.Queues.Queues), func(i int) {
 			q := &s.Queues.Queues[i]
@@ -83,6 +87,9 @@ func AppendStatusJSON(dst []byte, s *node.Status, l *Local, section Section) []b
 	}
 	if has(SectionExports) && len(l.Exports) > 0 {
 		o.exports(l.Exports)
+	}
+	if has(SectionPeers) && s.Mode.Sync() {
+		o.ready(s)
 	}
 	o.End()
 	return append(o.Dst, '\n')
@@ -282,20 +289,7 @@ func (o *object) network(s *node.Status) {
 	o.End()
 	o.Uint("lost", s.Wire.Lost)
 	o.Uint("before", s.Wire.Before)
-	o.List("peers", len(s.Peers), func(i int) {
-		p := &s.Peers[i]
-		o.Text("address", p.Addr.Addr().String())
-		o.seconds("last_message", p.LastMessage)
-		o.Uint("messages", p.Messages)
-		o.Bool("ignored", p.Ignored)
-		o.Uint("missing", p.Incomplete)
-		if s.Mode != node.ModeALARM {
-			o.Bool("answers", p.Answers)
-			o.Bool("one_way", p.OneWay)
-			o.Text("path", p.Path.String())
-			o.Uint("path_bytes", uint64(p.PathBytes))
-		}
-	})
+	o.peers(s)
 	r := &s.Replica
 	o.Open("replication")
 	for _, c := range [...]namedCount{

@@ -68,8 +68,8 @@ func calls(pid uint32) []call {
 		{unix.SYS_GETSOCKNAME, always},
 		{unix.SYS_GETPEERNAME, always},
 
-		// Files: logs that are reopened and cut to whole lines; the lock and the socket,
-		// which are removed at the end.
+		// Files: logs that are reopened and cut to whole lines; keepalived's file, which is
+		// replaced; the lock and the socket, which are removed at the end.
 		{unix.SYS_OPENAT, always},
 		{unix.SYS_READLINKAT, always},
 		{unix.SYS_FSTAT, always},
@@ -78,6 +78,7 @@ func calls(pid uint32) []call {
 		{unix.SYS_PREAD64, always},
 		{unix.SYS_FTRUNCATE, always},
 		{unix.SYS_UNLINKAT, always},
+		{unix.SYS_RENAMEAT2, always},
 	}
 }
 

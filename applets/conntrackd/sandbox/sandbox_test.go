@@ -80,7 +80,6 @@ var attempts = []struct {
 	{"sched_setscheduler", func() error { return raw(unix.SYS_SCHED_SETSCHEDULER, ^uintptr(0), 0, 0) }},
 	{"chmod", func() error { return unix.Fchmodat(unix.AT_FDCWD, "/none", 0o4755, 0) }},
 	{"chown", func() error { return unix.Fchownat(unix.AT_FDCWD, "/none", 1, 1, 0) }},
-	{"rename", func() error { return unix.Renameat(unix.AT_FDCWD, "/none", unix.AT_FDCWD, "/none2") }},
 	{"link", func() error { return unix.Linkat(unix.AT_FDCWD, "/none", unix.AT_FDCWD, "/none2", 0) }},
 	{"symlink", func() error { return unix.Symlinkat("/none", unix.AT_FDCWD, "/none/none") }},
 	{"mkdir", func() error { return unix.Mkdirat(unix.AT_FDCWD, "/none/none", 0) }},
