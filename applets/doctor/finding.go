@@ -1,9 +1,9 @@
 package doctor
 
 import (
-	"bytes"
-	"encoding/json"
 	"strings"
+
+	"ctbox/internal/jsonout"
 )
 
 // Severity is the severity of a finding.
@@ -124,17 +124,19 @@ func printable(s string) string {
 
 // appendJSON writes each finding as an object on its line.
 func appendJSON(dst []byte, r *report) []byte {
-	b := bytes.NewBuffer(dst)
-	e := json.NewEncoder(b)
-	e.SetEscapeHTML(false)
+	o := jsonout.Object{Dst: dst}
 	r.worstFirst(func(f *Finding) {
-		_ = e.Encode(struct { // a buffer takes everything
-			Severity string `json:"severity"`
-			ID       string `json:"id"`
-			Seen     string `json:"seen"`
-			Reason   string `json:"reason,omitempty"`
-			Fix      string `json:"fix,omitempty"`
-		}{f.Severity.String(), f.ID, f.Seen, f.Reason, f.Fix})
+		o.Begin()
+		o.Text("severity", f.Severity.String())
+		o.Text("id", f.ID)
+		o.Text("seen", f.Seen)
+		if f.Reason != "" {
+			o.Text("reason", f.Reason)
+		}
+		if f.Fix != "" {
+			o.Text("fix", f.Fix)
+		}
+		o.Line()
 	})
-	return b.Bytes()
+	return o.Dst
 }
