@@ -206,3 +206,23 @@ func TestEventsAllocateNothing(t *testing.T) {
 		s.close()
 	}
 }
+
+// BenchmarkPredicates reads a file of --match with 5,000 lines and makes its matcher.
+func BenchmarkPredicates(b *testing.B) {
+	var options, objects strings.Builder
+	for i := range 5000 {
+		fmt.Fprintf(&options, "-p tcp -s 10.0.%d.%d -d 198.51.100.7 --sport %d --dport 443 -w 0\n", i>>8, i&255, i)
+		fmt.Fprintf(&objects, `{"proto":6,"original":{"src":"10.0.%d.%d","dst":"198.51.100.7","sport":%d,"dport":443},"zone":0}`+"\n", i>>8, i&255, i)
+	}
+	for _, file := range []struct{ name, text string }{{"options", options.String()}, {"JSON", objects.String()}} {
+		b.Run(file.name, func(b *testing.B) {
+			b.ReportAllocs()
+			for range b.N {
+				s := &session{stdin: strings.NewReader(file.text), argv: []string{"conntrack"}, parser: NewParser(io.Discard, false)}
+				if _, err := s.readPredicates(&Command{MatchFile: "-"}); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
+}

@@ -331,8 +331,8 @@ func (p *Parser) setMatch(_ *option, arg string, _ bool) error {
 type predicateFile struct {
 	lines   []predicateLine
 	matcher *match.Matcher
-	keys    []ctnetlink.Flow // if each predicate names one flow, they without doubles
-	now     int64            // the time to which ages are counted
+	keys    []match.Key // if each predicate names one flow, they without doubles
+	now     int64       // the time to which ages are counted
 
 	each  bool // --count-each
 	hits  []uint64
@@ -384,7 +384,10 @@ func (pf *predicateFile) parse(p *Parser, program, name string, text []byte) ([]
 	if p.hasLabelFile {
 		q.LabelFile = p.labelFile
 	}
-	var predicates []match.Predicate
+	most := bytes.Count(text, []byte("\n")) + 1
+	predicates := make([]match.Predicate, 0, most)
+	pf.lines = make([]predicateLine, 0, most)
+	var objects format.PredicateReader
 	var cmd Command
 	var words wordSplitter
 	x := newLinePredicate()
@@ -400,7 +403,7 @@ func (pf *predicateFile) parse(p *Parser, program, name string, text []byte) ([]
 		var err error
 		column := len(line) - len(rest) + 1
 		if rest[0] == '{' {
-			predicate, err = jsonPredicate(line, &column)
+			predicate, err = jsonPredicate(&objects, line, &column)
 		} else {
 			var argv []string
 			if argv, err = words.split(program, line); err == nil {
@@ -443,11 +446,11 @@ func (w *wordSplitter) column(line []byte, word int) int {
 	}
 }
 
-func jsonPredicate(line []byte, column *int) (match.Predicate, error) {
+func jsonPredicate(r *format.PredicateReader, line []byte, column *int) (match.Predicate, error) {
 	if !feature.JSON {
 		return match.Predicate{}, errUsage(withoutJSON)
 	}
-	predicate, err := format.ReadPredicate(line)
+	predicate, err := r.Read(line)
 	var bad *format.SyntaxError
 	if errors.As(err, &bad) {
 		*column = bad.Column
@@ -468,20 +471,20 @@ func needed(p *match.Predicate) (attrs ctnetlink.Attr) {
 }
 
 // uniqueKeys are the flows that the predicates name, or nil if one of them names none.
-func uniqueKeys(predicates []match.Predicate) []ctnetlink.Flow {
-	type key struct {
-		tuple ctnetlink.Tuple
-		zone  uint16
-	}
-	seen := make(map[key]bool)
-	keys := []ctnetlink.Flow{}
+func uniqueKeys(predicates []match.Predicate) []match.Key {
+	keys := []match.Key{}
+	var seen map[match.Key]bool
 	for i := range predicates {
 		k, ok := predicates[i].Key()
 		if !ok {
 			return nil
 		}
-		if id := (key{k.Orig, k.Zone}); !seen[id] {
-			seen[id] = true
+		if seen == nil {
+			seen = make(map[match.Key]bool, len(predicates))
+			keys = make([]match.Key, 0, len(predicates))
+		}
+		if !seen[k] {
+			seen[k] = true
 			keys = append(keys, k)
 		}
 	}
@@ -591,6 +594,7 @@ func (s *session) candidates(c *Command, each func(*ctnetlink.Flow) error) (done
 // request asks for the flows that the predicates name.
 func (s *session) request(pipe *nl.Pipeline) error {
 	var batch *nl.Batch
+	var wanted ctnetlink.Flow
 	for i := range s.predicates.keys {
 		if batch == nil {
 			b, err := pipe.Batch()
@@ -600,7 +604,8 @@ func (s *session) request(pipe *nl.Pipeline) error {
 			batch = b
 		}
 		key := &s.predicates.keys[i]
-		batch.Add(nl.Request{Type: ctnetlink.TypeFlowGet, Family: key.Orig.Family, Attrs: key.Append})
+		wanted.Has, wanted.Orig, wanted.Zone = ctnetlink.HasZone, key.Orig, key.Zone
+		batch.Add(nl.Request{Type: ctnetlink.TypeFlowGet, Family: key.Orig.Family, Attrs: wanted.Append})
 		if batch.Full() {
 			if err := pipe.Submit(batch); err != nil {
 				return err

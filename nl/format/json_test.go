@@ -461,3 +461,29 @@ func TestMembersAreDocumented(t *testing.T) {
 		}
 	}
 }
+
+// FuzzPredicate reads predicates: an error is at a column of the line, and the same line
+// gives the same predicate whatever the reader has read before.
+func FuzzPredicate(f *testing.F) {
+	for _, line := range []string{
+		`{"family":"ipv4","proto_name":"tcp","original":{"dst":"192.0.2.0/24","dport":"80-90"},"mark":"0x10/0xf0","status":["ASSURED","!SEEN_REPLY"],"delta_time":"3600-"}`,
+		`{"any":{"addr":"2001:db8::1","port":53},"dst_nat":"[2001:db8::2]:1-2","src_nat":true,"labels":[1,127]}`,
+		`{"proto":132,"state":"CLOSED","sctp":{"vtag_original":1}}`, `{"proto":33,"dccp":{"role":1},"reply":{"packets":"-5"}}`,
+		`{"original":{"icmp_id":5},"proto":1}`, `{"mark":"1/"}`, `{}`, `{"zone":1}}`,
+	} {
+		f.Add(line)
+	}
+	var used PredicateReader
+	f.Fuzz(func(t *testing.T, line string) {
+		var fresh PredicateReader
+		one, err := fresh.Read([]byte(line))
+		two, again := used.Read([]byte(line))
+		if one != two || (err == nil) != (again == nil) {
+			t.Fatalf("%s: %+v, %v; then %+v, %v", line, one, err, two, again)
+		}
+		var bad *SyntaxError
+		if err != nil && (!errors.As(err, &bad) || bad.Column < 1 || bad.Column > len(line)+1) {
+			t.Fatalf("%s: %v", line, err)
+		}
+	})
+}

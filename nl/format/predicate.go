@@ -11,26 +11,9 @@ import (
 	"ctbox/nl/match"
 )
 
-// ReadPredicate returns the predicate in a line of JSON: an object with the members of
-// docs/json.md that are conditions there. A member that is none is an error, as is one
-// that occurs twice: a condition that is skipped would make the others meet more flows.
-// The error is a *SyntaxError.
-func ReadPredicate(line []byte) (match.Predicate, error) {
-	r := predicateReader{s: scanner{line: line}}
-	r.object(predicateMembers())
-	if r.s.err == nil && (r.s.peek() != 0 || r.s.at < len(line)) {
-		r.s.fail(r.s.at, "text after the object")
-	}
-	if r.s.err == nil {
-		r.finish()
-	}
-	if r.s.err != nil {
-		return match.Predicate{}, r.s.err
-	}
-	return r.p, nil
-}
-
-type predicateReader struct {
+// PredicateReader reads predicates from JSON lines. The zero value is ready. It is for one
+// goroutine.
+type PredicateReader struct {
 	s     scanner
 	p     match.Predicate
 	tuple *match.Tuple // the one being read
@@ -39,16 +22,41 @@ type predicateReader struct {
 	family  uint8 // of the addresses and of family
 	state   string
 	stateAt int
+
+	members []predicateMember
+}
+
+// Read returns the predicate in a line of JSON: an object with the members of
+// docs/json.md that are conditions there. A member that is none is an error, as is one
+// that occurs twice: a condition that is skipped would make the others meet more flows.
+// The error is a *SyntaxError.
+func (r *PredicateReader) Read(line []byte) (match.Predicate, error) {
+	*r = PredicateReader{s: scanner{line: line, scratch: r.s.scratch}, members: r.members}
+	if r.members == nil {
+		r.members = predicateMembers()
+	}
+	r.object(r.members)
+	if r.s.err == nil && (r.s.peek() != 0 || r.s.at < len(line)) {
+		r.s.fail(r.s.at, "text after the object")
+	}
+	if r.s.err == nil {
+		r.finish()
+	}
+	r.s.line = nil
+	if r.s.err != nil {
+		return match.Predicate{}, r.s.err
+	}
+	return r.p, nil
 }
 
 // predicateMember is a name that an object of a predicate may have.
 type predicateMember struct {
 	name string
-	read func(r *predicateReader)
+	read func(r *PredicateReader)
 }
 
 // object reads an object with the members ms; there are at most 64.
-func (r *predicateReader) object(ms []predicateMember) {
+func (r *PredicateReader) object(ms []predicateMember) {
 	s := &r.s
 	s.expect('{', "expected an object")
 	if s.err != nil || s.take('}') {
@@ -87,7 +95,7 @@ func (r *predicateReader) object(ms []predicateMember) {
 }
 
 // finish settles what depends on members in any order.
-func (r *predicateReader) finish() {
+func (r *PredicateReader) finish() {
 	p := &r.p
 	if p.Has == 0 && p.Family == nl.FamilyUnspec && p.Orig.Has|p.Reply.Has|p.Any.Has == 0 && r.state == "" {
 		r.s.fail(0, "no condition")
@@ -112,7 +120,7 @@ func (r *predicateReader) finish() {
 	}
 }
 
-func (r *predicateReader) setState() {
+func (r *PredicateReader) setState() {
 	p := &r.p
 	number := func(find func(string) (uint8, bool)) uint8 {
 		n, ok := find(r.state)
@@ -139,16 +147,16 @@ func (r *predicateReader) setState() {
 }
 
 // number makes the reader of a number up to most.
-func number(bit match.Field, most uint64, set func(p *match.Predicate, v uint64)) func(*predicateReader) {
-	return func(r *predicateReader) {
+func number(bit match.Field, most uint64, set func(p *match.Predicate, v uint64)) func(*PredicateReader) {
+	return func(r *PredicateReader) {
 		set(&r.p, r.s.uint(most))
 		r.p.Has |= bit
 	}
 }
 
 // ranges makes the reader of a range of numbers.
-func ranges(bit match.Field, most uint64, field func(p *match.Predicate) *match.Range) func(*predicateReader) {
-	return func(r *predicateReader) {
+func ranges(bit match.Field, most uint64, field func(p *match.Predicate) *match.Range) func(*PredicateReader) {
+	return func(r *PredicateReader) {
 		*field(&r.p) = r.numbers(most)
 		r.p.Has |= bit
 	}
@@ -158,30 +166,30 @@ func ranges(bit match.Field, most uint64, field func(p *match.Predicate) *match.
 // would keep them, and all that reads them, where nothing reads predicates.
 func predicateMembers() []predicateMember {
 	return []predicateMember{
-		{"family", (*predicateReader).readFamily},
-		{"proto", func(r *predicateReader) {
+		{"family", (*PredicateReader).readFamily},
+		{"proto", func(r *PredicateReader) {
 			r.s.peek()
 			at := r.s.at
 			r.setProto(uint8(r.s.uint(math.MaxUint8)), at)
 		}},
-		{"proto_name", (*predicateReader).readProtoName},
-		{"original", func(r *predicateReader) { r.readTuple(&r.p.Orig) }},
-		{"reply", func(r *predicateReader) { r.readTuple(&r.p.Reply) }},
-		{"any", func(r *predicateReader) { r.readTuple(&r.p.Any) }},
+		{"proto_name", (*PredicateReader).readProtoName},
+		{"original", func(r *PredicateReader) { r.readTuple(&r.p.Orig) }},
+		{"reply", func(r *PredicateReader) { r.readTuple(&r.p.Reply) }},
+		{"any", func(r *PredicateReader) { r.readTuple(&r.p.Any) }},
 		{"timeout", ranges(match.Timeout, math.MaxUint32, func(p *match.Predicate) *match.Range { return &p.Timeout })},
-		{"state", func(r *predicateReader) {
+		{"state", func(r *PredicateReader) {
 			r.s.peek()
 			r.stateAt = r.s.at
 			if r.state = string(r.s.string()); r.state == "" {
 				r.s.fail(r.stateAt, "unknown state")
 			}
 		}},
-		{"status", (*predicateReader).readStatus},
-		{"mark", (*predicateReader).readMark},
+		{"status", (*PredicateReader).readStatus},
+		{"mark", (*PredicateReader).readMark},
 		{"secmark", number(match.Secmark, math.MaxUint32, func(p *match.Predicate, v uint64) { p.Secmark = uint32(v) })},
 		{"zone", number(match.Zone, math.MaxUint16, func(p *match.Predicate, v uint64) { p.Zone = uint16(v) })},
 		{"id", number(match.ID, math.MaxUint32, func(p *match.Predicate, v uint64) { p.ID = uint32(v) })},
-		{"labels", func(r *predicateReader) {
+		{"labels", func(r *PredicateReader) {
 			r.p.Has |= match.Labels
 			r.s.list(func() {
 				if bit := r.s.uint(ctnetlink.MaxLabels - 1); r.s.err == nil {
@@ -192,16 +200,16 @@ func predicateMembers() []predicateMember {
 		{"delta_time", ranges(match.Age, math.MaxUint64, func(p *match.Predicate) *match.Range { return &p.Age })},
 		{"packets", ranges(match.Packets, math.MaxUint64, func(p *match.Predicate) *match.Range { return &p.Packets })},
 		{"bytes", ranges(match.Bytes, math.MaxUint64, func(p *match.Predicate) *match.Range { return &p.Bytes })},
-		{"src_nat", func(r *predicateReader) { r.readNAT(match.SrcNAT, &r.p.SrcNAT) }},
-		{"dst_nat", func(r *predicateReader) { r.readNAT(match.DstNAT, &r.p.DstNAT) }},
-		{"any_nat", func(r *predicateReader) { r.readNAT(match.AnyNAT, &r.p.AnyNAT) }},
-		{"sctp", func(r *predicateReader) {
+		{"src_nat", func(r *PredicateReader) { r.readNAT(match.SrcNAT, &r.p.SrcNAT) }},
+		{"dst_nat", func(r *PredicateReader) { r.readNAT(match.DstNAT, &r.p.DstNAT) }},
+		{"any_nat", func(r *PredicateReader) { r.readNAT(match.AnyNAT, &r.p.AnyNAT) }},
+		{"sctp", func(r *PredicateReader) {
 			r.object([]predicateMember{
 				{"vtag_original", number(match.SCTPVtagOrig, math.MaxUint32, func(p *match.Predicate, v uint64) { p.SCTPVtagOrig = uint32(v) })},
 				{"vtag_reply", number(match.SCTPVtagReply, math.MaxUint32, func(p *match.Predicate, v uint64) { p.SCTPVtagReply = uint32(v) })},
 			})
 		}},
-		{"dccp", func(r *predicateReader) {
+		{"dccp", func(r *PredicateReader) {
 			r.object([]predicateMember{
 				{"role", number(match.DCCPRole, math.MaxUint8, func(p *match.Predicate, v uint64) { p.DCCPRole = uint8(v) })},
 			})
@@ -210,50 +218,50 @@ func predicateMembers() []predicateMember {
 }
 
 var predicateTuple = []predicateMember{
-	{"src", func(r *predicateReader) { r.tuple.Src, r.tuple.Has = r.address(), r.tuple.Has|match.Src }},
-	{"dst", func(r *predicateReader) { r.tuple.Dst, r.tuple.Has = r.address(), r.tuple.Has|match.Dst }},
-	{"sport", func(r *predicateReader) { r.tuple.SrcPort, r.tuple.Has = r.ports(), r.tuple.Has|match.SrcPort }},
-	{"dport", func(r *predicateReader) { r.tuple.DstPort, r.tuple.Has = r.ports(), r.tuple.Has|match.DstPort }},
-	{"srckey", func(r *predicateReader) { r.tuple.SrcPort, r.tuple.Has = r.ports(), r.tuple.Has|match.SrcPort }},
-	{"dstkey", func(r *predicateReader) { r.tuple.DstPort, r.tuple.Has = r.ports(), r.tuple.Has|match.DstPort }},
-	{"icmp_type", func(r *predicateReader) {
+	{"src", func(r *PredicateReader) { r.tuple.Src, r.tuple.Has = r.address(), r.tuple.Has|match.Src }},
+	{"dst", func(r *PredicateReader) { r.tuple.Dst, r.tuple.Has = r.address(), r.tuple.Has|match.Dst }},
+	{"sport", func(r *PredicateReader) { r.tuple.SrcPort, r.tuple.Has = r.ports(), r.tuple.Has|match.SrcPort }},
+	{"dport", func(r *PredicateReader) { r.tuple.DstPort, r.tuple.Has = r.ports(), r.tuple.Has|match.DstPort }},
+	{"srckey", func(r *PredicateReader) { r.tuple.SrcPort, r.tuple.Has = r.ports(), r.tuple.Has|match.SrcPort }},
+	{"dstkey", func(r *PredicateReader) { r.tuple.DstPort, r.tuple.Has = r.ports(), r.tuple.Has|match.DstPort }},
+	{"icmp_type", func(r *PredicateReader) {
 		r.tuple.ICMPType, r.tuple.Has = uint8(r.s.uint(math.MaxUint8)), r.tuple.Has|match.ICMPType
 	}},
-	{"icmp_code", func(r *predicateReader) {
+	{"icmp_code", func(r *PredicateReader) {
 		r.tuple.ICMPCode, r.tuple.Has = uint8(r.s.uint(math.MaxUint8)), r.tuple.Has|match.ICMPCode
 	}},
-	{"icmp_id", func(r *predicateReader) {
+	{"icmp_id", func(r *PredicateReader) {
 		r.tuple.ICMPID, r.tuple.Has = uint16(r.s.uint(math.MaxUint16)), r.tuple.Has|match.ICMPID
 	}},
-	{"zone", func(r *predicateReader) {
+	{"zone", func(r *PredicateReader) {
 		r.tuple.Zone, r.tuple.Has = uint16(r.s.uint(math.MaxUint16)), r.tuple.Has|match.TupleZone
 	}},
-	{"packets", func(r *predicateReader) {
+	{"packets", func(r *PredicateReader) {
 		r.tuple.Packets, r.tuple.Has = r.numbers(math.MaxUint64), r.tuple.Has|match.TuplePackets
 	}},
-	{"bytes", func(r *predicateReader) {
+	{"bytes", func(r *PredicateReader) {
 		r.tuple.Bytes, r.tuple.Has = r.numbers(math.MaxUint64), r.tuple.Has|match.TupleBytes
 	}},
-	{"addr", func(r *predicateReader) {
+	{"addr", func(r *PredicateReader) {
 		if r.onlyAny() {
 			r.p.End.Addr, r.p.End.HasAddr = r.address(), true
 		}
 	}},
-	{"port", func(r *predicateReader) {
+	{"port", func(r *PredicateReader) {
 		if r.onlyAny() {
 			r.p.End.Ports, r.p.End.HasPort = r.ports(), true
 		}
 	}},
 }
 
-func (r *predicateReader) readTuple(t *match.Tuple) {
+func (r *PredicateReader) readTuple(t *match.Tuple) {
 	r.tuple, r.any = t, t == &r.p.Any
 	r.object(predicateTuple)
 }
 
 // onlyAny reports whether the tuple is that of either direction, whose ends can be asked
 // for as well.
-func (r *predicateReader) onlyAny() bool {
+func (r *PredicateReader) onlyAny() bool {
 	if !r.any {
 		r.s.fail(r.s.at, "addr and port are members of any only")
 		return false
@@ -262,7 +270,7 @@ func (r *predicateReader) onlyAny() bool {
 	return true
 }
 
-func (r *predicateReader) readFamily() {
+func (r *PredicateReader) readFamily() {
 	r.s.peek()
 	at := r.s.at
 	name := r.s.string()
@@ -277,14 +285,14 @@ func (r *predicateReader) readFamily() {
 }
 
 // settle notes the family of an address; all of a predicate are of one.
-func (r *predicateReader) settle(family uint8, at int) {
+func (r *PredicateReader) settle(family uint8, at int) {
 	if r.family != nl.FamilyUnspec && r.family != family {
 		r.s.fail(at, "addresses of two families")
 	}
 	r.family = family
 }
 
-func (r *predicateReader) readProtoName() {
+func (r *PredicateReader) readProtoName() {
 	r.s.peek()
 	at := r.s.at
 	name := string(r.s.string())
@@ -298,7 +306,7 @@ func (r *predicateReader) readProtoName() {
 	r.s.fail(at, "unknown protocol")
 }
 
-func (r *predicateReader) setProto(proto uint8, at int) {
+func (r *PredicateReader) setProto(proto uint8, at int) {
 	if r.p.Has&match.Proto != 0 && r.p.Proto != proto {
 		r.s.fail(at, "proto and proto_name differ")
 	}
@@ -306,7 +314,7 @@ func (r *predicateReader) setProto(proto uint8, at int) {
 }
 
 // text reads a text that is the one form of a value whose other form is a number.
-func (r *predicateReader) text() (text string, at int, ok bool) {
+func (r *PredicateReader) text() (text string, at int, ok bool) {
 	c := r.s.peek()
 	at = r.s.at
 	if c != '"' {
@@ -317,7 +325,7 @@ func (r *predicateReader) text() (text string, at int, ok bool) {
 }
 
 // numbers reads a number, or a text with a range.
-func (r *predicateReader) numbers(most uint64) match.Range {
+func (r *PredicateReader) numbers(most uint64) match.Range {
 	text, at, ok := r.text()
 	if !ok {
 		n := r.s.uint(most)
@@ -330,19 +338,19 @@ func (r *predicateReader) numbers(most uint64) match.Range {
 	return v
 }
 
-func (r *predicateReader) ports() match.Ports {
+func (r *PredicateReader) ports() match.Ports {
 	v := r.numbers(math.MaxUint16)
 	return match.Ports{Min: uint16(v.Min), Max: uint16(v.Max)}
 }
 
 // address reads a text with an address or prefix.
-func (r *predicateReader) address() match.Address {
+func (r *PredicateReader) address() match.Address {
 	r.s.peek()
 	at := r.s.at
 	return r.parseAddress(string(r.s.string()), at)
 }
 
-func (r *predicateReader) parseAddress(text string, at int) match.Address {
+func (r *PredicateReader) parseAddress(text string, at int) match.Address {
 	p, err := netip.ParsePrefix(text)
 	if err != nil {
 		a, notAddr := netip.ParseAddr(text)
@@ -357,7 +365,7 @@ func (r *predicateReader) parseAddress(text string, at int) match.Address {
 	return a
 }
 
-func (r *predicateReader) readMark() {
+func (r *PredicateReader) readMark() {
 	r.p.Has, r.p.MarkMask = r.p.Has|match.Mark, math.MaxUint32
 	text, at, ok := r.text()
 	if !ok {
@@ -378,7 +386,7 @@ func (r *predicateReader) readMark() {
 }
 
 // readStatus reads names of bits; one with ! in front must be clear.
-func (r *predicateReader) readStatus() {
+func (r *PredicateReader) readStatus() {
 	r.p.Has |= match.Status
 	r.s.list(func() {
 		r.s.peek()
@@ -414,7 +422,7 @@ func (r *predicateReader) readStatus() {
 }
 
 // readNAT reads true, for any translation, or a text with an address and perhaps ports.
-func (r *predicateReader) readNAT(bit match.Field, e *match.End) {
+func (r *PredicateReader) readNAT(bit match.Field, e *match.End) {
 	r.p.Has |= bit
 	text, at, ok := r.text()
 	if !ok {

@@ -150,15 +150,21 @@ func agree(a *ctnetlink.Flow, b ctnetlink.Flow) {
 	}
 }
 
-// Key returns the original tuple and zone of the only flow that can meet p, as a request
-// for it has them, if p names one: all of a tuple without ranges and masks, and the zone
-// of both directions.
-func (p *Predicate) Key() (key ctnetlink.Flow, ok bool) {
-	w := p.dumped()
-	t := w.Orig
-	if t.Has&ctnetlink.TupleProto == 0 || p.Has&Zone == 0 || p.Orig.Has&TupleZone != 0 || p.Reply.Has&TupleZone != 0 {
+// Key is what identifies a flow: its original tuple, and the zone of both directions.
+type Key struct {
+	Orig ctnetlink.Tuple
+	Zone uint16
+}
+
+// Key returns the key of the only flow that can meet p, if p names one: all of an original
+// tuple without ranges and masks, and the zone. It is what a request for the flow has.
+func (p *Predicate) Key() (key Key, ok bool) {
+	if p.Has&(Proto|Zone) != Proto|Zone || (p.Orig.Has|p.Reply.Has)&TupleZone != 0 || p.Orig.Has&(Src|Dst) != Src|Dst {
 		return key, false
 	}
+	t := p.Orig.dumped(p)
+	t.Proto, t.Family = p.Proto, p.Orig.Src.Family
+	t.Has |= ctnetlink.TupleProto
 	need := ctnetlink.TupleAddrs
 	switch {
 	case ctnetlink.IsICMP(t.Proto):
@@ -166,8 +172,5 @@ func (p *Predicate) Key() (key ctnetlink.Flow, ok bool) {
 	case ctnetlink.HasPorts(t.Proto) || t.Proto == ctnetlink.ProtoGRE:
 		need |= ctnetlink.TuplePorts
 	}
-	if t.Has&need != need {
-		return key, false
-	}
-	return ctnetlink.Flow{Has: ctnetlink.HasZone, Orig: t, Zone: p.Zone}, true
+	return Key{t, p.Zone}, t.Has&need == need
 }

@@ -731,3 +731,16 @@ func TestModel(t *testing.T) {
 		t.Errorf("only %d predicates were met by %d flows: the model compares nothing", met, rounds)
 	}
 }
+
+func TestParseRange(t *testing.T) {
+	for text, want := range map[string]Range{"5": {5, 5}, "5-7": {5, 7}, "5-": {5, 100}, "-7": {0, 7}, "0": {0, 0}, "100": {100, 100}, "05": {5, 5}} {
+		if got, ok := ParseRange(text, 100); !ok || got != want {
+			t.Errorf("%q: %v, %v", text, got, ok)
+		}
+	}
+	for _, text := range []string{"", "-", "x", "5x", "7-5", "101", "5-101", "+5", "5--7", "5-7-9", " 5", "0x5", "1_0", "99999999999999999999"} {
+		if got, ok := ParseRange(text, 100); ok {
+			t.Errorf("%q is %v", text, got)
+		}
+	}
+}

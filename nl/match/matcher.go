@@ -51,8 +51,8 @@ const (
 // New makes the Matcher of predicates, which it keeps; they must not change while it is in
 // use.
 func New(predicates []Predicate) *Matcher {
-	m := &Matcher{predicates: predicates}
-	var keys []key
+	m := &Matcher{predicates: predicates, entries: make([]entry, 0, len(predicates))}
+	keys := make([]key, 0, len(predicates))
 	for i := range predicates {
 		inDirections, inEnds := predicates[i].alternatives()
 		for d := range inDirections {
