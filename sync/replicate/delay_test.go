@@ -174,10 +174,20 @@ func TestWaitsThatEnd(t *testing.T) {
 	if r.turn(); r.sent[1000] != 1 {
 		t.Errorf("the assured flow was sent %d times", r.sent[1000])
 	}
-	f.Status &^= ctnetlink.StatusAssured // does not happen
+	f.Status &^= ctnetlink.StatusAssured
 	r.event(&f, false)
 	if r.turn(); r.sent[1000] != 2 {
 		t.Error("a known flow waits")
+	}
+
+	// A reading for which nothing has changed shows counters.
+	counted := young(1001, ctnetlink.ProtoTCP)
+	h := r.event(&counted, true)
+	counted.Has |= ctnetlink.HasCountersOrig
+	counted.CountersOrig.Packets = 3
+	r.FlowStored(h, &counted, false)
+	if r.turn(); r.sent[1001] != 1 {
+		t.Errorf("a flow with enough packets was sent %d times", r.sent[1001])
 	}
 
 	// Expectations and related flows.
@@ -248,14 +258,15 @@ type life struct {
 	flow         ctnetlink.Flow
 	handle       cache.Handle
 	began, ended time.Duration
-	urgent       bool          // it has become assured where that counts
+	urgent       bool          // it has become assured where that counts, or was committed
 	longest      time.Duration // of the delays in force during its life
 }
 
 func (l *life) port() uint16 { return l.flow.Orig.SrcPort }
 
-// TestDelaySimulation runs the lives of random flows, with bulks and reloads in between, and checks of
-// each: it is not sent before its time, at least once if it lives longer, and its end only if it was.
+// TestDelaySimulation runs the lives of random flows, with bulks, reloads, readings of the kernel's table
+// after lost events, and commits in between, and checks of each: it is not sent before its time, at
+// least once if it lives longer, and its end only if it was.
 func TestDelaySimulation(t *testing.T) {
 	for seed := range uint64(100) {
 		if simulateDelay(t, seed); t.Failed() {
@@ -298,7 +309,17 @@ func simulateDelay(t *testing.T, seed uint64) {
 		switch do := rng.IntN(10); {
 		case do <= 3 || len(living) == 0:
 			l := &life{flow: young(port, []uint8{ctnetlink.ProtoTCP, ctnetlink.ProtoUDP}[rng.IntN(2)]), began: r.sched.Now()}
-			l.handle = r.event(&l.flow, true)
+			switch rng.IntN(5) {
+			case 0: // the beginning is lost, and a reading or the next event shows the flow
+				l.handle = r.event(&l.flow, false)
+			case 1: // it comes from a commit, so peers have it
+				l.handle, _ = r.internal.Flows.Put(&l.flow, r.sched.Now())
+				r.FlowStored(l.handle, &l.flow, false)
+				l.urgent = true
+				r.sent[port]++
+			default:
+				l.handle = r.event(&l.flow, true)
+			}
 			living = append(living, l)
 			port++
 		case do <= 5:
@@ -319,6 +340,15 @@ func simulateDelay(t *testing.T, seed uint64) {
 		case do == 8:
 			r.Bulk()
 			r.sched.RunSteps()
+		case do == 9 && rng.IntN(2) == 0: // a reading
+			for _, l := range living {
+				f := l.flow
+				f.Has |= ctnetlink.HasCountersOrig
+				f.CountersOrig.Packets = uint64(rng.IntN(4))
+				l.urgent = l.urgent || f.CountersOrig.Packets >= 3
+				h, outcome := r.internal.Flows.Put(&f, r.sched.Now())
+				r.FlowStored(h, &f, outcome != cache.Unchanged)
+			}
 		case do == 9:
 			d.TCP, d.UDP = seconds(), seconds()
 			r.delay(d)

@@ -255,8 +255,11 @@ func (r *Replicator) forgetAll(table proto.Table, next func(*cache.Cursor, []cac
 // does not wait is announced periodically in any case: peers drop flows that are not announced
 // again.
 func (r *Replicator) FlowStored(h cache.Handle, f *ctnetlink.Flow, announce bool) {
-	if announce && !r.waits(h, f) {
+	switch {
+	case announce && !r.waits(h, f):
 		r.machine.Changed(flowObject(h))
+	case !announce && urgent(&r.cfg.Delay, f): // a reading shows more than events do
+		r.endWait(h)
 	}
 	r.armRefresh(h)
 }
