@@ -2,6 +2,7 @@ package interop
 
 import (
 	"fmt"
+	"net"
 	"strconv"
 	"strings"
 	"testing"
@@ -35,24 +36,24 @@ func TestDelay(t *testing.T) {
 			waiting := func() int { return metric(t, p.a.daemon, "conntrackd_replication_waiting") }
 			sent := func() int { return metric(t, p.a.daemon, `conntrackd_messages_total{direction="sent"}`) }
 			before := sent()
-			// 300 queries that end, and one that waits for an hour.
-			for port := uint16(1); port <= 300; port++ {
+			// 100 queries that end, and one that waits for an hour.
+			for port := uint16(1); port <= 100; port++ {
 				f := young(port, ctnetlink.ProtoUDP)
 				p.a.kernel.create(&f)
 				f.Status |= ctnetlink.StatusSeenReply
 				p.a.kernel.change(&f)
 				p.a.kernel.remove(&f)
 			}
-			waits := young(301, ctnetlink.ProtoUDP)
+			waits := young(101, ctnetlink.ProtoUDP)
 			p.a.kernel.create(&waits)
 			netnstest.Eventually(t, patience, "one flow waits", func() bool { return waiting() == 1 && len(p.a.internal()) == 1 })
 			if n := sent() - before; n != 0 {
 				t.Errorf("%d messages were sent for flows that waited", n)
 			}
 			// What is assured, what has a helper's mark of being expected, and what has waited.
-			assured := p.a.flow(302)
+			assured := p.a.flow(102)
 			p.a.kernel.create(&assured)
-			old := young(303, ctnetlink.ProtoTCP)
+			old := young(103, ctnetlink.ProtoTCP)
 			p.a.kernel.create(&old)
 			want := map[entry]bool{entryOfFlow(&assured): true, entryOfFlow(&old): true}
 			netnstest.Eventually(t, patience, "b knows the two others", func() bool { return difference(want, p.b.external()) == "" })
@@ -133,4 +134,45 @@ func TestMarkAndZoneFilters(t *testing.T) {
 			knows("b knows none")
 		})
 	}
+}
+
+// TestDelayCountsPackets checks that a flow with MinPackets packets by the kernel's counters waits no
+// longer once a reading of the table has shown them.
+func TestDelayCountsPackets(t *testing.T) {
+	t.Parallel()
+	p := newPair(t)
+	p.a.ns.IP("link", "set", "lo", "up")
+	p.a.ns.Sysctl("net.netfilter.nf_conntrack_acct", "1")
+	p.startRoles(programs{ours, debian}, clause("NOTRACK {\n}", "Delay {\n UDP 3600\n MinPackets 3\n}"), clause("NOTRACK {\n}", ""), "")
+	var conn net.Conn
+	var err error
+	p.a.ns.Do(func() { conn, err = net.Dial("udp", "127.0.0.1:9999") })
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	waits := func(when string, want int) {
+		t.Helper()
+		netnstest.Eventually(t, patience, when, func() bool { return metric(t, p.a.daemon, "conntrackd_replication_waiting") == want })
+	}
+	packet := func() {
+		// A write may return the ICMP error about the packet before, and sends nothing then.
+		for tries := 0; ; tries++ {
+			if _, err := conn.Write([]byte("x")); err == nil {
+				return
+			} else if tries > 3 {
+				t.Fatal(err)
+			}
+		}
+	}
+	packet()
+	waits("the flow waits", 1)
+	p.a.daemon.client("-R")
+	waits("one packet is too few", 1)
+	packet()
+	packet()
+	waits("events do not show packets", 1)
+	p.a.daemon.client("-R")
+	waits("the flow waits no longer", 0)
+	netnstest.Eventually(t, patience, "the peer has it", func() bool { return len(p.b.external()) == 1 })
 }
