@@ -44,12 +44,12 @@ func (f ExportFormat) String() string { return exportFormatNames[f] }
 var exportClauses = []clause{
 	{
 		name:  "Collector",
-		value: hostAddress{at: func(s scope) *netip.Addr { return &s.export.Collector }},
+		value: hostAddress(func(e *Export) *netip.Addr { return &e.Collector }),
 		doc:   "ipfix: the collector's address.",
 	},
 	{
 		name:  "File",
-		value: exportFile{at: func(s scope) *string { return &s.export.File }},
+		value: exportFile,
 		doc: "json: the file to append to, created with mode 0600; - is standard output. SIGHUP opens it again, so that logrotate can " +
 			"rename it.",
 	},
@@ -62,7 +62,7 @@ var exportClauses = []clause{
 	},
 	{
 		name:  "Syslog",
-		value: hostAddress{at: func(s scope) *netip.Addr { return &s.export.Syslog }},
+		value: hostAddress(func(e *Export) *netip.Addr { return &e.Syslog }),
 		doc:   "json: the address of a logger that takes messages of RFC 5424; each has a record as its text.",
 	},
 	{
@@ -72,7 +72,7 @@ var exportClauses = []clause{
 	},
 	{
 		name:  "Transport",
-		value: exportTransport{},
+		value: exportTransport,
 		doc:   "How the Collector or the Syslog is reached.",
 	},
 	{
@@ -88,7 +88,7 @@ var exportClauses = []clause{
 	},
 	{
 		name:  "Records",
-		value: exportRecords{},
+		value: exportRecords,
 		doc: "What is recorded, as a word or as several in braces. nat: the begin and the end of each translated flow. flow: the end " +
 			"of each flow with its counters; as JSON its begin, too.",
 	},
@@ -122,99 +122,104 @@ var exportClauses = []clause{
 	},
 }
 
-// hostAddress is an address of either family.
-type hostAddress struct{ at func(scope) *netip.Addr }
-
-func (v hostAddress) read(p *parser, c *clause, s scope, at Pos) *Error {
-	const expected = "an address"
-	t, err := p.word(expected)
-	if err != nil {
-		return err
-	}
-	addr, bad := netip.ParseAddr(t.text)
-	if bad != nil || addr.Zone() != "" || addr.IsUnspecified() {
-		return p.mismatch(t, expected)
-	}
-	field := v.at(s)
-	p.mark(field, c, at)
-	*field = addr.Unmap()
-	return nil
+// exportValue is a value of one word, or of several in braces. text returns the operand.
+type exportValue struct {
+	at    func(s scope) any // the pointer to the field
+	parse func(p *parser, s scope) *Error
+	text  func(s scope) string
+	clear func(s scope)
+	def   string // as text returns it; "" for none
+	form  string
 }
 
-func (v hostAddress) field(s scope) any { return v.at(s) }
-func (v hostAddress) reset(s scope)     { *v.at(s) = netip.Addr{} }
-func (v hostAddress) syntax() string    { return "ADDRESS" }
-func (v hostAddress) standard() string  { return "" }
+func (v exportValue) field(s scope) any { return v.at(s) }
+func (v exportValue) reset(s scope)     { v.clear(s) }
+func (v exportValue) syntax() string    { return v.form }
+func (v exportValue) standard() string  { return v.def }
 
-func (v hostAddress) print(w *printer, c *clause, s scope) {
-	if addr := *v.at(s); addr.IsValid() {
-		w.line(c.name, addr.String())
+func (v exportValue) read(p *parser, c *clause, s scope, at Pos) *Error {
+	err := v.parse(p, s)
+	if err == nil {
+		p.mark(v.at(s), c, at)
+	}
+	return err
+}
+
+func (v exportValue) print(w *printer, c *clause, s scope) {
+	if text := v.text(s); text != "" && (w.all || text != v.def) {
+		w.line(c.name, text)
+	}
+}
+
+// hostAddress is an address of either family.
+func hostAddress(at func(*Export) *netip.Addr) exportValue {
+	return exportValue{
+		at: func(s scope) any { return at(s.export) },
+		parse: func(p *parser, s scope) *Error {
+			const expected = "an address"
+			t, err := p.word(expected)
+			if err != nil {
+				return err
+			}
+			addr, bad := netip.ParseAddr(t.text)
+			if bad != nil || addr.Zone() != "" || addr.IsUnspecified() {
+				return p.mismatch(t, expected)
+			}
+			*at(s.export) = addr.Unmap()
+			return nil
+		},
+		text: func(s scope) string {
+			if addr := *at(s.export); addr.IsValid() {
+				return addr.String()
+			}
+			return ""
+		},
+		clear: func(s scope) { *at(s.export) = netip.Addr{} },
+		form:  "ADDRESS",
 	}
 }
 
 // exportFile is a path, or "-".
-type exportFile struct{ at func(scope) *string }
-
-func (v exportFile) read(p *parser, c *clause, s scope, at Pos) *Error {
-	field := v.at(s)
-	if p.tok.kind == tokenWord && p.tok.text == "-" {
-		p.next()
-		p.mark(field, c, at)
-		*field = "-"
-		return nil
-	}
-	name, err := p.path(maxLogPath, "File path is longer than 256 characters")
-	if err != nil {
-		if err.Text == "" {
+var exportFile = exportValue{
+	at: func(s scope) any { return &s.export.File },
+	parse: func(p *parser, s scope) (err *Error) {
+		if p.tok.kind == tokenWord && p.tok.text == "-" {
+			s.export.File = p.next().text
+			return nil
+		}
+		name, err := p.path(maxLogPath, "File path is longer than 256 characters")
+		if err == nil {
+			s.export.File = name
+		} else if err.Text == "" {
 			err.Expected = "- or " + err.Expected
 		}
 		return err
-	}
-	p.mark(field, c, at)
-	*field = name
-	return nil
+	},
+	text:  func(s scope) string { return s.export.File },
+	clear: func(s scope) { s.export.File = "" },
+	form:  "/PATH | -",
 }
 
-func (v exportFile) field(s scope) any { return v.at(s) }
-func (v exportFile) reset(s scope)     { *v.at(s) = "" }
-func (v exportFile) syntax() string    { return "/PATH | -" }
-func (v exportFile) standard() string  { return "" }
-
-func (v exportFile) print(w *printer, c *clause, s scope) {
-	if name := *v.at(s); name != "" {
-		w.line(c.name, name)
-	}
-}
+var transportNames = [...]string{"udp", "tcp"}
 
 // exportTransport is udp or tcp, in any letter case.
-type exportTransport struct{}
-
-func (exportTransport) read(p *parser, c *clause, s scope, at Pos) *Error {
-	i, err := p.oneOf(true, "udp", "tcp")
-	if err != nil {
+var exportTransport = exportValue{
+	at: func(s scope) any { return &s.export.TCP },
+	parse: func(p *parser, s scope) *Error {
+		i, err := p.oneOf(true, transportNames[:]...)
+		s.export.TCP = i == 1
 		return err
-	}
-	field := &s.export.TCP
-	p.mark(field, c, at)
-	*field = i == 1
-	return nil
+	},
+	text: func(s scope) string {
+		if s.export.TCP {
+			return transportNames[1]
+		}
+		return transportNames[0]
+	},
+	clear: func(s scope) { s.export.TCP = false },
+	def:   transportNames[0],
+	form:  "udp | tcp",
 }
-
-func (exportTransport) field(s scope) any { return &s.export.TCP }
-func (exportTransport) reset(s scope)     { s.export.TCP = false }
-func (exportTransport) syntax() string    { return "udp | tcp" }
-func (exportTransport) standard() string  { return "udp" }
-
-func (exportTransport) print(w *printer, c *clause, s scope) {
-	if s.export.TCP {
-		w.line(c.name, "tcp")
-	} else if w.all {
-		w.line(c.name, "udp")
-	}
-}
-
-// exportRecords is a word or several in braces.
-type exportRecords struct{}
 
 var exportRecordNames = []string{"nat", "flow"}
 
@@ -232,37 +237,33 @@ func (r ExportRecords) String() string {
 	return "{ " + strings.Join(append(words, "}"), " ")
 }
 
-func (exportRecords) read(p *parser, c *clause, s scope, at Pos) *Error {
-	field := &s.export.Records
-	expected := alternatives(exportRecordNames)
-	add := func(t token) *Error {
-		i := slices.Index(exportRecordNames, t.text)
-		if i < 0 {
-			return p.mismatch(t, expected, exportRecordNames...)
+// exportRecords is a word or several in braces.
+var exportRecords = exportValue{
+	at: func(s scope) any { return &s.export.Records },
+	parse: func(p *parser, s scope) *Error {
+		field := &s.export.Records
+		expected := alternatives(exportRecordNames)
+		add := func(t token) *Error {
+			i := slices.Index(exportRecordNames, t.text)
+			if i < 0 {
+				return p.mismatch(t, expected, exportRecordNames...)
+			}
+			*field |= 1 << i
+			return nil
 		}
-		*field |= 1 << i
-		return nil
-	}
-	p.mark(field, c, at)
-	*field = 0
-	if p.tok.kind == tokenWord {
-		return add(p.next())
-	}
-	if p.tok.kind != tokenOpen {
+		*field = 0
+		switch p.tok.kind {
+		case tokenWord:
+			return add(p.next())
+		case tokenOpen:
+			return p.items("Records", expected, add)
+		}
 		return p.unexpected(expected + ` or "{"`)
-	}
-	return p.items(c.name, expected, add)
-}
-
-func (exportRecords) field(s scope) any { return &s.export.Records }
-func (exportRecords) reset(s scope)     { s.export.Records = ExportFlows }
-func (exportRecords) syntax() string    { return "nat | flow | { nat flow }" }
-func (exportRecords) standard() string  { return "flow" }
-
-func (exportRecords) print(w *printer, c *clause, s scope) {
-	if r := s.export.Records; w.all || r != ExportFlows {
-		w.line(c.name, r.String())
-	}
+	},
+	text:  func(s scope) string { return s.export.Records.String() },
+	clear: func(s scope) { s.export.Records = ExportFlows },
+	def:   "flow",
+	form:  "nat | flow | { nat flow }",
 }
 
 // Destination returns the address and port of the collector or logger; ok is false for other

@@ -218,14 +218,11 @@ func randomOperand(r *rand.Rand, b *block, c *clause) string {
 		return pick("192.0.2.9", "198.51.100.0/24", "2001:db8::/32")
 	case several[netip.Addr]:
 		return pick("192.0.2.9", "2001:db8::9")
-	case hostAddress:
-		return pick("192.0.2.9", "2001:db8::9", "::ffff:192.0.2.9")
-	case exportFile:
-		return pick("/a", "-")
-	case exportTransport:
-		return pick("udp", "TCP")
-	case exportRecords:
-		return pick("nat", "flow", "{ flow nat }", "{ }")
+	case exportValue:
+		return map[string]string{
+			"ADDRESS": pick("192.0.2.9", "2001:db8::9", "::ffff:192.0.2.9"), "/PATH | -": pick("/a", "-"), "udp | tcp": pick("udp", "TCP"),
+			"nat | flow | { nat flow }": pick("nat", "flow", "{ flow nat }", "{ }"),
+		}[v.form]
 	case interfaceName:
 		return pick("sync0", "fe0", "eth0.100", "General")
 	case expectationSync:

@@ -20,7 +20,10 @@ type collector struct {
 	sender  *sender
 	session *Session
 	data    *Message // records that are not sent yet
-	control *Message // statistics
+	// Statistics are of no observation domain (RFC 7011, section 3.1), so they have sequence
+	// numbers of their own: not every collector counts options data records.
+	about   *Session
+	control *Message
 	refresh time.Duration
 	lost    func() (observed, lost uint64) // flows seen, events lost
 
@@ -47,7 +50,8 @@ const (
 
 func newCollector(to Destination, s *sender, x *IPFIX, domain uint32, refresh time.Duration, lost func() (observed, lost uint64)) *collector {
 	session := NewSession(x, domain)
-	return &collector{to: to, sender: s, session: session, data: session.NewMessage(udpLeast), control: session.NewMessage(udpLeast),
+	about := NewSession(x, 0)
+	return &collector{to: to, sender: s, session: session, data: session.NewMessage(udpLeast), about: about, control: about.NewMessage(udpLeast),
 		refresh: refresh, lost: lost}
 }
 
@@ -92,6 +96,7 @@ func (c *collector) open(ctx context.Context) error {
 		c.conn = conn
 		c.mu.Unlock()
 		c.session.Restart()
+		c.about.Restart()
 	}
 	err := c.begin()
 	if err != nil {
@@ -177,7 +182,7 @@ func (c *collector) sendStatistics() error {
 	s := Statistics{Messages: c.sender.count.messages.Load(), Records: c.sender.count.records.Load(), Thrown: thrown}
 	s.Observed, s.Lost = c.lost()
 	c.control.clear()
-	c.control.AddStatistics(&s)
+	c.control.AddStatistics(c.session.domain, &s)
 	if err := c.send(c.control); err != nil {
 		return err
 	}

@@ -26,11 +26,12 @@ type host struct {
 	*netnstest.NS
 	t   testing.TB
 	dir string
+	pid int // of a process in the namespace
 }
 
 func newHost(t testing.TB) *host {
 	t.Helper()
-	h := &host{netnstest.New(t, "export"), t, t.TempDir()}
+	h := &host{NS: netnstest.New(t, "export"), t: t, dir: t.TempDir()}
 	h.Track()
 	h.Sysctl("net.netfilter.nf_conntrack_acct", "1")
 	h.Sysctl("net.netfilter.nf_conntrack_timestamp", "1")
@@ -186,7 +187,8 @@ func mixed(i int) *ctnetlink.Flow {
 	}
 	a, b, c, d := four(1), four(2), four(3), four(4)
 	if i%3 == 2 {
-		a, b, c, d = "2001:db8:1::"+fmt.Sprintf("%x", i/40000+1), "2001:db8:2::1", "2001:db8:3::1", "2001:db8:4::1"
+		group := fmt.Sprintf("%x", i/40000+1)
+		a, b, c, d = "2001:db8:1::"+group, "2001:db8:2::1", "2001:db8:3::"+group, "2001:db8:4::1"
 	}
 	proto := [...]uint8{6, 17, 1, 6, 17}[i%5]
 	if proto == 1 && i%3 == 2 {

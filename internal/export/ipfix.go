@@ -45,14 +45,9 @@ const (
 // reverse is the enterprise number of the elements of the reply direction (RFC 5103).
 const reverse = 29305
 
-// Our elements, which have a meaning with the operator's enterprise number only.
-const (
-	privateOrigin   = 1
-	privateMark     = 2
-	privateStatus   = 3
-	privateTCPState = 4
-	privateLabels   = 5
-)
+// privateSizes are the sizes of our elements, from number 1 on, which have a meaning with the
+// operator's enterprise number only: Origin, mark, status, TCP state and labels.
+var privateSizes = [...]uint16{1, 4, 4, 1, 16}
 
 // field is a field specifier of a template.
 type field struct {
@@ -114,66 +109,60 @@ func (x *IPFIX) shapeOf(r *Record) (s shape) {
 
 // fields appends the fields of a template. The order is that of appendNAT and appendFlow.
 func (x *IPFIX) fields(dst []field, s shape) []field {
-	add := func(id, size uint16) { dst = append(dst, field{id: id, size: size}) }
-	size, v6 := uint16(4), s&shapeIPv6 != 0
+	size := uint16(addrSize(s))
 	source, destination, postSource, postDestination := uint16(8), uint16(12), uint16(225), uint16(226)
-	if v6 {
-		size, source, destination, postSource, postDestination = 16, 27, 28, 281, 282
+	if size == 16 {
+		source, destination, postSource, postDestination = 27, 28, 281, 282
 	}
 	if s&shapeFlow == 0 {
-		add(323, 8) // observationTimeMilliseconds
-		add(230, 1) // natEvent
-		add(4, 1)   // protocolIdentifier
-		add(source, size)
-		add(postSource, size)
-		add(7, 2)   // sourceTransportPort
-		add(227, 2) // postNAPTSourceTransportPort
+		// observationTimeMilliseconds, natEvent, protocolIdentifier, the addresses,
+		// sourceTransportPort, postNAPTSourceTransportPort
+		dst = add(dst, 323, 8, 230, 1, 4, 1, source, size, postSource, size, 7, 2, 227, 2)
 		if !x.WithoutDestinations {
-			add(destination, size)
-			add(postDestination, size)
-			add(11, 2)  // destinationTransportPort
-			add(228, 2) // postNAPTDestinationTransportPort
+			// destinationTransportPort, postNAPTDestinationTransportPort
+			dst = add(dst, destination, size, postDestination, size, 11, 2, 228, 2)
 		}
 	} else {
 		if s&shapeStart != 0 {
-			add(152, 8) // flowStartMilliseconds
+			dst = add(dst, 152, 8) // flowStartMilliseconds
 		}
-		add(153, 8) // flowEndMilliseconds
-		add(148, 8) // flowId
-		add(4, 1)   // protocolIdentifier
-		add(136, 1) // flowEndReason
-		add(source, size)
-		add(destination, size)
-		add(7, 2) // sourceTransportPort
+		// flowEndMilliseconds, flowId, protocolIdentifier, flowEndReason
+		dst = add(dst, 153, 8, 148, 8, 4, 1, 136, 1, source, size, destination, size, 7, 2)
+		port := uint16(11)
 		switch {
 		case s&shapeICMP == 0:
-			add(11, 2) // destinationTransportPort
-		case v6:
-			add(139, 2) // icmpTypeCodeIPv6
+		case size == 16:
+			port = 139 // icmpTypeCodeIPv6
 		default:
-			add(32, 2) // icmpTypeCodeIPv4
+			port = 32 // icmpTypeCodeIPv4
 		}
+		dst = add(dst, port, 2)
 		if s&shapeNAT != 0 {
-			add(postSource, size)
-			add(postDestination, size)
-			add(227, 2) // postNAPTSourceTransportPort
+			dst = add(dst, postSource, size, postDestination, size, 227, 2)
 			if s&shapeICMP == 0 {
-				add(228, 2) // postNAPTDestinationTransportPort
+				dst = add(dst, 228, 2)
 			}
 		}
 		if s&shapeCounters != 0 {
-			add(86, 8) // packetTotalCount
-			add(85, 8) // octetTotalCount
+			dst = add(dst, 86, 8, 85, 8) // packetTotalCount, octetTotalCount
 			dst = append(dst, field{86, 8, reverse}, field{85, 8, reverse})
 		}
 	}
 	if s&shapeZones != 0 {
-		add(234, 4) // ingressVRFID
-		add(235, 4) // egressVRFID
+		dst = add(dst, 234, 4, 235, 4) // ingressVRFID, egressVRFID
 	}
 	if e := x.Enterprise; e != 0 {
-		dst = append(dst, field{privateOrigin, 1, e}, field{privateMark, 4, e}, field{privateStatus, 4, e},
-			field{privateTCPState, 1, e}, field{privateLabels, 16, e})
+		for i, size := range privateSizes {
+			dst = append(dst, field{uint16(1 + i), size, e})
+		}
+	}
+	return dst
+}
+
+// add appends fields, each of which is two of the numbers: the element's and the size.
+func add(dst []field, fields ...uint16) []field {
+	for i := 0; i < len(fields); i += 2 {
+		dst = append(dst, field{id: fields[i], size: fields[i+1]})
 	}
 	return dst
 }
@@ -308,19 +297,11 @@ func appendTemplate(b []byte, id uint16, scopes uint16, fields []field) []byte {
 // and thrown away, and what the metering process, which reads the kernel's events, has seen and
 // what it could not see.
 var (
-	exporterFields = []field{
-		{id: 149, size: 4}, // observationDomainId
-		{id: 144, size: 4}, // exportingProcessId
-		{id: 41, size: 8},  // exportedMessageTotalCount
-		{id: 42, size: 8},  // exportedFlowRecordTotalCount
-		{id: 166, size: 8}, // notSentFlowTotalCount
-	}
-	meterFields = []field{
-		{id: 149, size: 4}, // observationDomainId
-		{id: 143, size: 4}, // meteringProcessId
-		{id: 163, size: 8}, // observedFlowTotalCount
-		{id: 166, size: 8}, // notSentFlowTotalCount
-	}
+	// observationDomainId, exportingProcessId; exportedMessageTotalCount,
+	// exportedFlowRecordTotalCount, notSentFlowTotalCount
+	exporterFields = []field{{id: 149, size: 4}, {id: 144, size: 4}, {id: 41, size: 8}, {id: 42, size: 8}, {id: 166, size: 8}}
+	// observationDomainId, meteringProcessId; observedFlowTotalCount, notSentFlowTotalCount
+	meterFields = []field{{id: 149, size: 4}, {id: 143, size: 4}, {id: 163, size: 8}, {id: 166, size: 8}}
 )
 
 const optionScopes = 2
@@ -449,20 +430,29 @@ func (m *Message) close() {
 	}
 }
 
-// AddStatistics adds the options templates and their data records to an empty message.
-func (m *Message) AddStatistics(s *Statistics) {
+// AddStatistics adds the options templates and their data records to an empty message. domain is
+// the observation domain that they are about.
+func (m *Message) AddStatistics(domain uint32, s *Statistics) {
 	m.open(setOptions)
 	m.buf = appendTemplate(m.buf, exporterStats, optionScopes, exporterFields)
+	m.close()
+	m.set = 0 // pmacct reads one options template of a set
+	m.open(setOptions)
 	m.buf = appendTemplate(m.buf, meterStats, optionScopes, meterFields)
-	const process = 1 // the only one of an observation domain
 	m.open(exporterStats)
-	b := be.AppendUint32(be.AppendUint32(m.buf, m.session.domain), process)
-	b = be.AppendUint64(be.AppendUint64(b, s.Messages), s.Records)
-	m.buf = be.AppendUint64(b, s.Thrown)
+	m.statistics(domain, s.Messages, s.Records, s.Thrown)
 	m.open(meterStats)
-	b = be.AppendUint32(be.AppendUint32(m.buf, m.session.domain), process)
-	m.buf = be.AppendUint64(be.AppendUint64(b, s.Observed), s.Lost)
+	m.statistics(domain, s.Observed, s.Lost)
 	m.records += 2
+}
+
+// statistics appends a record: the scopes and the numbers.
+func (m *Message) statistics(domain uint32, numbers ...uint64) {
+	const process = 1 // the only one of an observation domain
+	m.buf = be.AppendUint32(be.AppendUint32(m.buf, domain), process)
+	for _, n := range numbers {
+		m.buf = be.AppendUint64(m.buf, n)
+	}
 }
 
 // Bytes returns the message with its header. seconds is the time since the epoch.

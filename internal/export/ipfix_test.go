@@ -88,9 +88,10 @@ func (f field) String() string {
 
 // decoder decodes IPFIX messages with what they say themselves (RFC 7011, section 3).
 type decoder struct {
-	sequence  uint32
+	sequence  map[uint32]uint32 // by observation domain
 	templates map[uint16][]field
 	strict    bool // the sequence begins with 0
+	seen      int  // template records
 }
 
 // decode returns the data records of a message as "element=hexadecimal value" texts.
@@ -98,11 +99,15 @@ func (d *decoder) decode(b []byte) (records []map[string]string, err error) {
 	if d.templates == nil {
 		d.templates = map[uint16][]field{}
 	}
+	if d.sequence == nil {
+		d.sequence = map[uint32]uint32{}
+	}
 	if len(b) < messageHeader || be.Uint16(b) != 10 || int(be.Uint16(b[2:])) != len(b) {
 		return nil, fmt.Errorf("bad header % x", b[:min(len(b), messageHeader)])
 	}
-	if got := be.Uint32(b[8:]); d.strict && got != d.sequence {
-		return nil, fmt.Errorf("sequence %d, want %d", got, d.sequence)
+	domain := be.Uint32(b[12:])
+	if got := be.Uint32(b[8:]); d.strict && got != d.sequence[domain] {
+		return nil, fmt.Errorf("domain %d: sequence %d, want %d", domain, got, d.sequence[domain])
 	}
 	for b = b[messageHeader:]; len(b) > 0; {
 		if len(b) < 4 || int(be.Uint16(b[2:])) > len(b) || be.Uint16(b[2:]) < 4 {
@@ -134,6 +139,7 @@ func (d *decoder) decode(b []byte) (records []map[string]string, err error) {
 					fields = append(fields, f)
 				}
 				d.templates[of] = fields
+				d.seen++
 			}
 			continue
 		}
@@ -154,7 +160,7 @@ func (d *decoder) decode(b []byte) (records []map[string]string, err error) {
 				set = set[f.size:]
 			}
 			records = append(records, r)
-			d.sequence++
+			d.sequence[domain]++
 		}
 	}
 	return records, nil
@@ -342,7 +348,7 @@ func TestIPFIXSession(t *testing.T) {
 			})
 		}
 		flush()
-		m.AddStatistics(&Statistics{Messages: 1, Records: 2, Thrown: 3, Observed: 4, Lost: 5})
+		m.AddStatistics(7, &Statistics{Messages: 1, Records: 2, Thrown: 3, Observed: 4, Lost: 5})
 		records, err := d.decode(m.Bytes(6))
 		m.Done()
 		want := []map[string]string{

@@ -168,7 +168,7 @@ func TestUDPCollectorComesAndGoes(t *testing.T) {
 	if s := out.status(); s.Sent != 101 || s.Queued+1 < 198 {
 		t.Errorf("%+v", s)
 	}
-	second := received{d: decoder{sequence: 0}}
+	second := received{}
 	second.udp(t, address.String())
 	netnstest.Eventually(t, deadline, "the records that waited", func() bool { return second.len() == 199 })
 	second.check(t, 101, 300)
