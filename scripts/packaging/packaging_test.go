@@ -10,6 +10,7 @@ import (
 	"debug/buildinfo"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"io/fs"
 	"os"
@@ -83,18 +84,18 @@ func bare(t *testing.T, root string, args ...string) string {
 	return out
 }
 
-// debian unpacks Debian with its own conntrack, conntrackd and nfct. It is made
-// once, and kept in the user's cache.
+// debian unpacks Debian with its own conntrack, conntrackd and nfct, and with systemd. It is
+// made once, and kept in the user's cache.
 func debian(t *testing.T) string {
 	t.Helper()
 	cache, err := os.UserCacheDir()
 	if err != nil {
 		t.Fatal(err)
 	}
-	kept := filepath.Join(cache, "ctbox", "bookworm-with-conntrack-tools.tar")
+	kept := filepath.Join(cache, "ctbox", "bookworm-with-conntrack-tools-and-systemd.tar")
 	root := filepath.Join(t.TempDir(), "debian")
 	if _, err := os.Stat(kept); err != nil {
-		run(t, "debootstrap", "--variant=minbase", "--include=conntrack,conntrackd,nfct", "bookworm", root)
+		run(t, "debootstrap", "--variant=minbase", "--include=conntrack,conntrackd,nfct,systemd", "bookworm", root)
 		if err := os.MkdirAll(filepath.Dir(kept), 0o755); err != nil {
 			t.Fatal(err)
 		}
@@ -401,6 +402,97 @@ func testContainerd(t *testing.T, root, packages string) {
 	if err != nil || len(blobs) < 9 {
 		t.Errorf("skopeo copied %d files (%v)", len(blobs), err)
 	}
+}
+
+// probe is a package with a unit and an init script, both of which leave a file if they are
+// started, and what debhelper has a package do with them when it is installed.
+var probe = map[string]string{
+	"DEBIAN/control": "Package: probe\nVersion: 1\nArchitecture: all\nMaintainer: ctbox <ctbox@example.org>\nDescription: probe\n",
+	"DEBIAN/postinst": `#!/bin/sh -e
+deb-systemd-helper unmask probe-unit.service >/dev/null
+deb-systemd-helper enable probe-unit.service >/dev/null
+[ ! -d /run/systemd/system ] || deb-systemd-invoke start probe-unit.service
+update-rc.d probe-script defaults >/dev/null
+invoke-rc.d --skip-systemd-native probe-script start
+`,
+	"lib/systemd/system/probe-unit.service": "[Service]\nExecStart=touch /started\n[Install]\nWantedBy=multi-user.target\n",
+	"etc/init.d/probe-script": `#!/bin/sh
+### BEGIN INIT INFO
+# Provides: probe-script
+# Required-Start:
+# Required-Stop:
+# Default-Start: 2 3 4 5
+# Default-Stop: 0 1 6
+### END INIT INFO
+touch /started
+`,
+	"usr/bin/probe": "#!/bin/sh\n",
+}
+
+// What the tests install starts nothing, now or at the next boot.
+func TestNeed(t *testing.T) {
+	root := debian(t)
+	archive := filepath.Join(root, "archive")
+	tree := filepath.Join(t.TempDir(), "probe")
+	for name, text := range probe {
+		path := filepath.Join(tree, name)
+		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		mode := os.FileMode(0o755)
+		if strings.HasSuffix(name, ".service") {
+			mode = 0o644
+		}
+		if err := os.WriteFile(path, []byte(text), mode); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.Mkdir(archive, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	deb := filepath.Join(archive, "probe.deb")
+	run(t, "dpkg-deb", "--root-owner-group", "--build", tree, deb)
+	data, err := os.ReadFile(deb)
+	if err != nil {
+		t.Fatal(err)
+	}
+	need, err := os.ReadFile(filepath.Join("..", "need"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, text := range map[string]string{
+		"archive/Packages":     fmt.Sprintf("%sFilename: ./probe.deb\nSize: %d\nSHA256: %s\n", probe["DEBIAN/control"], len(data), digest(data)),
+		"etc/apt/sources.list": "deb [trusted=yes] file:/archive ./\n",
+		"need":                 string(need),
+		"debian-packages":      "probe probe test\n",
+	} {
+		if err := os.WriteFile(filepath.Join(root, name), []byte(text), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	inside(t, root, `
+rm -f /usr/sbin/policy-rc.d
+# As on a machine that has booted: invoke-rc.d starts nothing without an init and a runlevel.
+ln -sf /bin/true /sbin/init
+printf '#!/bin/sh\necho N 2\n' >/sbin/runlevel
+chmod 755 /sbin/runlevel
+apt-get -q update
+apt-get -qy install probe
+[ -e /started ]
+systemctl is-enabled probe-unit.service
+ls /etc/rc2.d/S*probe-script
+apt-get -qy purge probe
+update-rc.d probe-script remove
+DPKG_MAINTSCRIPT_PACKAGE=probe deb-systemd-helper purge probe-unit.service
+rm -f /started /etc/systemd/system/multi-user.target.wants/probe-unit.service
+# With need it neither is started nor will be.
+/need test
+probe
+[ ! -e /started ]
+[ ! -e /usr/sbin/policy-rc.d ]
+if systemctl is-enabled probe-unit.service; then exit 1; fi
+if ls /etc/rc2.d/S*probe-script; then exit 1; fi
+`)
 }
 
 // unpackImage follows the layout from its index to the layer for the platform, checks
