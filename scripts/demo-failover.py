@@ -183,7 +183,7 @@ class Stream:
             pending += data
             with self.progress:
                 self.longest = max(self.longest, gap)
-            !!    # After everything is sent, the bytes that do not fill a record are the summary.
+                # After everything is sent, the bytes that do not fill a record are the summary.
                 while len(pending) >= RECORD:
                     if pending[:RECORD] != record(self.received):
                         raise ValueError("record %d did not come back as it was sent" % self.received)

@@ -5,10 +5,12 @@
 # and rules that drop packets of unknown flows, keepalived on both, a client on one
 # side and a server on the other, each in its own network namespace. A TCP stream and
 # two FTP sessions run through the primary. The primary is killed, the backup takes
-# over, and the connections continue without losing a byte.
+# over, and the connections continue without losing a byte. Where both run our conntrackd the
+# primary then returns, empty: it takes over again when it has all flows, and not before.
 #
 # The nodes use the example files in this folder, with only paths and the node's own
-# addresses changed: conntrackd/ftfw.conf, keepalived.conf and primary-backup.sh.
+# addresses changed: conntrackd/ftfw.conf, keepalived.conf and primary-backup.sh. Ours has
+# the clause Ready; with Debian's the keepalived of both tracks no file and preempts nothing.
 #
 # Each PRIMARY-BACKUP selects the conntrackd of the two nodes: ours or debian. The
 # default is ours-ours debian-ours ours-debian.
@@ -185,15 +187,22 @@ program() {
 # them to the node's own folder
 configure() {
 	home=$dir/$1
-	mkdir "$home"
-	sed -e "s/203\.0\.113\.1\$/203.0.113.@$2/; s/203\.0\.113\.2\$/203.0.113.@$3/" \
+	mkdir -p "$home/run"
+	ready= keepalived=
+	if [ "$round" = ours-ours ]; then
+		ready="s|# Ready {|Ready {|"
+	else
+		keepalived='/^track_file/,/^}/d; /^	track_file/,/^	}/d; s| /run/ctbox/ready||; s|^	state BACKUP|&\n	nopreempt|'
+	fi
+	sed -e "$ready" -e "s|/run/ctbox|$home/run|" \
+		-e "s/203\.0\.113\.1\$/203.0.113.@$2/; s/203\.0\.113\.2\$/203.0.113.@$3/" \
 		-e "s/192\.0\.2\.11\$/192.0.2.1@$2/; s/192\.0\.2\.12\$/192.0.2.1@$3/" \
 		-e "s/@//" \
 		-e "s|LogFile on.*|LogFile $home/conntrackd.log|" \
 		-e "s|/var/lock|$home|; s|/var/run|$home|" \
 		"$here/conntrackd/ftfw.conf" >"$home/conntrackd.conf"
-	sed -e "s/priority 100 .*/priority $4/" \
-		-e "s|/etc/conntrackd/|$home/|" \
+	sed -e "$keepalived" -e "s/priority 100 .*/priority $4/" \
+		-e "s|/etc/conntrackd/|$home/|; s|/run/ctbox|$home/run|" \
 		"$here/keepalived.conf" >"$home/keepalived.conf"
 	# logs keepalived's notification, then runs the user's script
 	cat >"$home/primary-backup.sh" <<SCRIPT
@@ -201,6 +210,7 @@ configure() {
 export CONNTRACKD_BIN="$(program "$1" "$5")"
 export CONNTRACKD_CONFIG="$home/conntrackd.conf"
 export CONNTRACKD_LOCK="$home/conntrackd.lock"
+[ "\$1" != alive ] || exec sh "$here/primary-backup.sh" "\$@"
 [ "\$1 ${WITHOUT:-}" = "primary commit" ] || sh "$here/primary-backup.sh" "\$1" >>"$home/notify.log" 2>&1
 echo "\$1 status \$?" >>"$home/roles.log"
 SCRIPT
@@ -298,14 +308,49 @@ committed() {
 	cmp -s "$dir/before" "$dir/after"
 }
 
+# tracked NODE VALUE: succeeds if that is in the file that the node's keepalived tracks.
+tracked() { [ "$(cat "$dir/$1/run/ready")" = "$2" ]; }
+
+# come_back: fw1 starts again with an empty kernel
+come_back() {
+	title "fw1 starts again, and has nothing"
+	in_ns $fw1 "$conntrack" -F 2>/dev/null
+	rm -f "$dir/fw1/run/ready"
+	for device in eth1 eth2; do
+		in_ns $fw1 ip addr flush dev $device
+		ip -n $fw1 link set $device up
+	done
+	ip -n $fw1 addr add 192.0.2.11/24 dev eth1
+	ip -n $fw1 addr add 198.51.100.11/24 dev eth2
+	: >"$dir/fw1/roles.log"
+	start_keepalived $fw1 fw1
+	wait_for "fw1 must not take over" tracked fw1 -60
+	say "fw1's keepalived has priority 40: 100, and $(cat "$dir/fw1/run/ready") from the file; fw2 stays the primary with 90"
+	start_conntrackd $fw1 fw1 ours
+	wait_for "fw1's conntrackd answers" control fw1 -s
+	say "fw1: $(control fw1 --ready 2>&1 | sed 's/.*\] //' | grep . || echo in sync)"
+	ask stream more
+	role fw2 primary || fail "fw2 is not the primary any more"
+	ip -n $fw1 link set eth0 up
+	wait_for "fw1 is in sync" control fw1 --ready
+	wait_for "fw1 may take over" tracked fw1 0
+	say "fw1 has $(control fw1 -s peers | sed -n 's/.*flows held:[[:space:]]*//p') flows of fw2, and may take over"
+	wait_for "fw1 is the primary again" role fw1 primary
+	wait_for "fw2 is the backup" role fw2 backup
+	say "fw1 is the primary again; the connections go on"
+	ask stream more
+	ask stream more
+}
+
 # failover PRIMARY BACKUP
 failover() {
 	began=$(date +%s)
+	round=$1-$2
 	title "conntrackd: $1 on the primary (fw1), $2 on the backup (fw2)"
 	cat_rules >"$dir/rules"
 	make_network
 	configure fw1 1 2 100 "$1"
-	configure fw2 2 1 50 "$2"
+	configure fw2 2 1 90 "$2"
 	echo "$1" >"$dir/fw1/whose"
 	echo "$2" >"$dir/fw2/whose"
 	start_conntrackd $fw1 fw1 "$1"
@@ -366,6 +411,7 @@ failover() {
 	ask ftp finish
 	ask ftp again
 	ask stream more
+	[ "$round" != ours-ours ] || come_back
 	ask stream end
 	result="$result
     $1 to $2: $(grep '^end' "$dir/stream.out" | sed 's/^end: //')"
