@@ -154,7 +154,7 @@ torture: ## disturb busy nodes with random faults, for TORTURETIME
 .PHONY: failover
 failover: ## kill the primary 50 times at 200,000 flows, and count the flows that the backup lacks
 	@scripts/need test
-	$(TORTURE) -run '^TestTakeover$$'
+	$(TORTURE) -run '^TestTakeover(ByKeepalived)?$$'
 
 .PHONY: soak
 soak: ## replicate a steady load for an hour: memory, threads and CPU must not grow

@@ -1,4 +1,4 @@
-//go:build long
+//go:build long || torture
 
 package interop
 
@@ -224,7 +224,7 @@ type readiness struct {
 	} `json:"ready"`
 }
 
-const statsPeers = 67
+const statsPeers = 68
 
 func (fw *firewall) readiness() (r readiness) {
 	text, err := fw.daemon.request(statsPeers | withOutcome | asJSON)
