@@ -211,6 +211,9 @@ func TestMatch(t *testing.T) {
 		t.Fatalf("%d flows are left, want ICMP's", n)
 	}
 
+	fill()
+	expect("-C --by zone --match -", "-p udp\n", 0, "", "2 zone=0\n1 zone=3\n")
+
 	// Statuses.
 	fill()
 	expect("-D --match -", "", 1, "0 flow entries have been deleted.", "")
@@ -238,6 +241,7 @@ func TestMatch(t *testing.T) {
 		{"-D --count-each", "", "Can't use --count-each without --match"},
 		{"-E --match -", "-p udp\n", "Illegal option `--match' with this command"},
 		{"-I --match - -t 5 " + udp4, "-p udp\n", "Illegal option `--match' with this command"},
+		{"-C --by zone --match - --count-each", "-p udp\n", "Can't use --count-each with --by"},
 		{"-C --dry-run", "", "Illegal option `--dry-run' with this command"},
 		{"-C --count-each", "", "Illegal option `--count-each' with this command"},
 		{"-L -z --match -", "-p udp\n", "Can't use -z with filtering parameters"},

@@ -451,6 +451,8 @@ func (p *Parser) checkMatch() error {
 	switch {
 	case c.Has(OptCountEach) && !c.Has(OptMatch):
 		return errUsage("Can't use --count-each without --match")
+	case c.Has(OptCountEach) && c.Has(OptBy):
+		return errUsage("Can't use --count-each with --by")
 	case p.loading && c.Has(OptMatch):
 		return errUsage("Can't use --match in a file of --load-file")
 	case p.loading && c.Has(OptDryRun|OptDistinctStatus):

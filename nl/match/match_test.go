@@ -49,7 +49,7 @@ type world struct {
 	hosts int
 }
 
-const modelNow = 2_000_000_000_500_000_000
+const modelNow int64 = 2_000_000_000_500_000_000
 
 func (w *world) addr(v6 bool) netip.Addr {
 	n := w.r.IntN(w.hosts)
@@ -129,9 +129,9 @@ func (w *world) flow() *ctnetlink.Flow {
 	maybe(ctnetlink.HasZone, func() { f.Zone = uint16(r.IntN(4)) })
 	maybe(ctnetlink.HasSecmark, func() { f.Secmark = uint32(r.IntN(3)) })
 	maybe(ctnetlink.HasTimeout, func() { f.Timeout = uint32(r.IntN(100)) })
-	maybe(ctnetlink.HasTimestampStart, func() { f.TimestampStart = uint64(modelNow - r.IntN(100_000_000_000) + 5e9) })
+	maybe(ctnetlink.HasTimestampStart, func() { f.TimestampStart = uint64(modelNow - r.Int64N(100_000_000_000) + 5e9) })
 	if r.IntN(10) == 0 {
-		f.Has, f.TimestampStop = f.Has|ctnetlink.HasTimestampStop, uint64(modelNow-r.IntN(50_000_000_000))
+		f.Has, f.TimestampStop = f.Has|ctnetlink.HasTimestampStop, uint64(modelNow-r.Int64N(50_000_000_000))
 	}
 	maybe(ctnetlink.HasCountersOrig, func() { f.CountersOrig = ctnetlink.Counters{Packets: r.Uint64N(100), Bytes: r.Uint64N(10000)} })
 	maybe(ctnetlink.HasCountersReply, func() { f.CountersReply = ctnetlink.Counters{Packets: r.Uint64N(100), Bytes: r.Uint64N(10000)} })
