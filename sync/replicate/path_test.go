@@ -3,8 +3,14 @@ package replicate
 import (
 	"flag"
 	"math/rand/v2"
+	"net/netip"
+	"slices"
+	"strings"
 	"testing"
 	"time"
+
+	"ctbox/conf"
+	"ctbox/sync/wire"
 )
 
 var pathSeed = flag.Uint64("pathseed", 0, "run the simulation of probes with this seed only")
@@ -206,5 +212,140 @@ func TestLateAnswers(t *testing.T) {
 	}
 	if p.answered(&w, 1<<32-1, 1472); w.path != PathWhole || w.size != 1472 {
 		t.Errorf("the answer is not taken: %+v", w)
+	}
+}
+
+// couple is two idle nodes in virtual time, a and b, and the ways between them.
+type couple struct {
+	a, b         *listener
+	cut, narrow  bool // from a to b: nothing arrives, or only what is short
+	datagrams    int
+	longest      int
+	aAddr, bAddr netip.Addr
+}
+
+func newCouple(t *testing.T, mode conf.Mode) *couple {
+	c := &couple{a: newListener(t, mode, 1), b: newListener(t, mode, 1), aAddr: netip.MustParseAddr("192.0.2.1"), bAddr: netip.MustParseAddr("192.0.2.2")}
+	for _, l := range []*listener{c.a, c.b} {
+		l.packer = wire.NewPacker(l.links.all[0].Capacity())
+	}
+	return c
+}
+
+// pass lets time pass; messages arrive at once.
+func (c *couple) pass(d time.Duration) {
+	for end := c.a.sched.Now() + d; c.a.sched.Now() < end; {
+		for _, l := range []*listener{c.a, c.b} {
+			l.sched.SetNow(l.sched.Now() + 100*time.Millisecond)
+			if now := l.sched.Now(); now >= l.machine.Deadline() {
+				l.protocolEvents(l.machine.Tick(now))
+			}
+			if (pathSource{l.Replicator}).Due() <= l.sched.Now() {
+				_ = (pathSource{l.Replicator}).Run()
+			}
+			if at := l.hearing.next; l.sched.Now() >= at {
+				l.checkPeers(at)
+			}
+		}
+		for range 3 { // answers to answers
+			c.carry(c.a, c.b, c.aAddr, c.cut, c.narrow)
+			c.carry(c.b, c.a, c.bAddr, false, false)
+		}
+	}
+}
+
+func (c *couple) carry(from, to *listener, addr netip.Addr, cut, narrow bool) {
+	for {
+		s, ok := from.machine.Next()
+		if !ok {
+			break
+		}
+		from.packer.Add(from.encode(from.packer.Buffer(), &s))
+	}
+	for i := range from.packer.Datagrams() {
+		b := from.packer.Datagram(i)
+		c.datagrams++
+		c.longest = max(c.longest, len(b))
+		if cut || narrow && len(b) > 500 {
+			continue
+		}
+		reader := wire.ReadDatagram(b)
+		for m, ok := reader.Next(&to.received); ok; m, ok = reader.Next(&to.received) {
+			to.takeMessage(0, addr, &m)
+		}
+	}
+	if from.packer.Datagrams() > 0 {
+		from.packer.Reset()
+		from.machine.Sent(from.sched.Now() + time.Millisecond) // sending takes a while
+	}
+}
+
+func (c *couple) wayToB() way { return c.a.peers[c.bAddr].way }
+
+// TestTwoNodesTestTheirPaths has two nodes find out about the ways between them.
+func TestTwoNodesTestTheirPaths(t *testing.T) {
+	for _, mode := range []conf.Mode{conf.ModeFTFW, conf.ModeNOTRACK} {
+		c := newCouple(t, mode)
+		c.pass(30 * time.Second)
+		if w := c.wayToB(); w.oneWay || w.path != PathWhole || w.size != 548 || c.longest != 548 {
+			t.Errorf("%v: the way is %+v, the longest datagram %d", mode, w, c.longest)
+		}
+		before := c.datagrams
+		c.pass(time.Minute)
+		if got := c.datagrams - before; got > 2*60+10 {
+			t.Errorf("%v: two idle nodes sent %d datagrams in a minute", mode, got)
+		}
+		for _, l := range []*listener{c.a, c.b} {
+			for _, line := range l.said() {
+				if strings.HasPrefix(line, "packets") || strings.Contains(line, "hear") {
+					t.Errorf("%v: nothing is wrong, and the log has %q", mode, line)
+				}
+			}
+		}
+
+		c.narrow = true
+		c.pass(probePeriod + 10*time.Second)
+		if w := c.wayToB(); w.oneWay || w.path != PathBroken {
+			t.Errorf("%v: the narrow way is %+v", mode, w)
+		}
+		c.narrow = false
+		c.pass(2 * probeRetry)
+		if w := c.wayToB(); w.path != PathWhole {
+			t.Errorf("%v: the way that is whole again is %+v", mode, w)
+		}
+		c.cut = true
+		c.pass(30 * time.Second)
+		if w := c.wayToB(); !w.oneWay || w.path != PathWhole {
+			t.Errorf("%v: the cut way is %+v", mode, w)
+		}
+		c.cut = false
+		c.pass(5 * time.Second)
+		if w := c.wayToB(); w.oneWay {
+			t.Errorf("%v: the way is %+v", mode, w)
+		}
+		said := slices.DeleteFunc(c.a.said(), func(line string) bool { return !strings.Contains(line, "192.0.2.2") })
+		want := []string{"packets of 576 bytes do not reach 192.0.2.2, ", "packets of 576 bytes reach 192.0.2.2 again",
+			"192.0.2.2 has heard nothing for ", "192.0.2.2 hears this node again"}
+		if !slices.EqualFunc(said, want, strings.HasPrefix) {
+			t.Errorf("%v: said %q", mode, said)
+		}
+		if log := c.b.log.String(); !strings.Contains(log, "nothing has been heard from 192.0.2.1 for ") {
+			t.Errorf("%v: the node that hears nothing says %q", mode, log)
+		}
+	}
+}
+
+// A node that was never heard is greeted for ever.
+func TestNodeThatWasNeverHeard(t *testing.T) {
+	c := newCouple(t, conf.ModeFTFW)
+	c.cut = true
+	c.pass(20 * time.Second)
+	if w := c.wayToB(); !w.oneWay {
+		t.Errorf("the way is %+v", w)
+	}
+	c.cut = false
+	c.pass(10 * time.Second)
+	if w := c.wayToB(); w.oneWay || !w.answers {
+		t.Errorf("the way is %+v", w)
 	}
 }
