@@ -50,6 +50,7 @@ const (
 
 func newCollector(to Destination, s *sender, x *IPFIX, domain uint32, refresh time.Duration, lost func() (observed, lost uint64)) *collector {
 	session := NewSession(x, domain)
+	session.Announce()
 	about := NewSession(x, 0)
 	return &collector{to: to, sender: s, session: session, data: session.NewMessage(udpLeast), about: about, control: about.NewMessage(udpLeast),
 		refresh: refresh, lost: lost}

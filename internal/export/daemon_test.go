@@ -455,3 +455,34 @@ func TestInterimRecords(t *testing.T) {
 		t.Errorf("other flows than those of the table: %s", firstDifference(texts(h.table()), got))
 	}
 }
+
+// As logrotate does it: the file is renamed, and SIGHUP has the daemon open another one. No
+// record is lost or in both.
+func TestRotation(t *testing.T) {
+	h := newHost(t)
+	p := h.start("", "Export json {\n File "+h.path("flows")+"\n}")
+	const each, rounds = 100, 3
+	for round := range rounds {
+		h.create(each, func(i int) *ctnetlink.Flow { return mixed(each*round + i) })
+		h.await("the records", func(e *exported) bool { return e.Sent == uint64(each*(round+1)) })
+		if err := os.Rename(h.path("flows"), h.path(fmt.Sprint("flows.", round))); err != nil {
+			t.Fatal(err)
+		}
+		if err := syscall.Kill(p.Pid(), syscall.SIGHUP); err != nil {
+			t.Fatal(err)
+		}
+		netnstest.Eventually(t, deadline, "the new file", func() bool { _, err := os.Stat(h.path("flows")); return err == nil })
+	}
+	p.Stop(syscall.SIGTERM)
+	var all []ctnetlink.Flow
+	for round := range rounds {
+		l := readLog(t, h.path(fmt.Sprint("flows.", round)))
+		if len(l.begun) != each || l.existing+l.madeUp+len(l.ended) > 0 {
+			t.Errorf("file %d has %d begins of %d", round, len(l.begun), each)
+		}
+		all = append(all, l.begun...)
+	}
+	if want, got := texts(h.table()), texts(all); !slices.Equal(want, got) {
+		t.Errorf("the files differ from the table: %s", firstDifference(want, got))
+	}
+}

@@ -328,6 +328,28 @@ type Session struct {
 // NewSession returns a session of an observation domain.
 func NewSession(x *IPFIX, domain uint32) *Session { return &Session{encoder: x, domain: domain} }
 
+// Announce has Templates send the templates of most records before the first record: a
+// collector may handle datagrams in another order.
+func (s *Session) Announce() {
+	for _, v6 := range [...]shape{0, shapeIPv6} {
+		if s.encoder.NAT {
+			s.learn(firstTemplate + uint16(v6))
+		}
+		for _, more := range [...]shape{0, shapeICMP, shapeNAT, shapeICMP | shapeNAT} {
+			if s.encoder.Flow {
+				s.learn(firstTemplate + uint16(v6|more|shapeFlow|shapeCounters|shapeStart))
+			}
+		}
+	}
+}
+
+func (s *Session) learn(id uint16) {
+	if !s.known[id-firstTemplate] {
+		s.known[id-firstTemplate] = true
+		s.order = append(s.order, id)
+	}
+}
+
 // Restart begins a new session: sequence numbers start at 0. Before other messages, those of
 // Templates must be sent.
 func (s *Session) Restart() { s.sequence = 0 }
@@ -433,26 +455,25 @@ func (m *Message) close() {
 // AddStatistics adds the options templates and their data records to an empty message. domain is
 // the observation domain that they are about.
 func (m *Message) AddStatistics(domain uint32, s *Statistics) {
-	m.open(setOptions)
-	m.buf = appendTemplate(m.buf, exporterStats, optionScopes, exporterFields)
-	m.close()
-	m.set = 0 // pmacct reads one options template of a set
-	m.open(setOptions)
-	m.buf = appendTemplate(m.buf, meterStats, optionScopes, meterFields)
-	m.open(exporterStats)
-	m.statistics(domain, s.Messages, s.Records, s.Thrown)
-	m.open(meterStats)
-	m.statistics(domain, s.Observed, s.Lost)
-	m.records += 2
-}
-
-// statistics appends a record: the scopes and the numbers.
-func (m *Message) statistics(domain uint32, numbers ...uint64) {
-	const process = 1 // the only one of an observation domain
-	m.buf = be.AppendUint32(be.AppendUint32(m.buf, domain), process)
-	for _, n := range numbers {
-		m.buf = be.AppendUint64(m.buf, n)
+	about := [...]struct {
+		id      uint16
+		fields  []field
+		numbers []uint64
+	}{
+		{exporterStats, exporterFields, []uint64{s.Messages, s.Records, s.Thrown}},
+		{meterStats, meterFields, []uint64{s.Observed, s.Lost}},
 	}
+	for _, a := range about {
+		m.open(setOptions) // one for each: pmacct reads one options template of a set
+		m.buf = appendTemplate(m.buf, a.id, optionScopes, a.fields)
+		m.open(a.id)
+		const process = 1 // the only one of an observation domain
+		m.buf = be.AppendUint32(be.AppendUint32(m.buf, domain), process)
+		for _, n := range a.numbers {
+			m.buf = be.AppendUint64(m.buf, n)
+		}
+	}
+	m.records += 2
 }
 
 // Bytes returns the message with its header. seconds is the time since the epoch.
@@ -473,10 +494,7 @@ func (m *Message) Done() {
 	s := m.session
 	s.sequence += m.records
 	for _, id := range m.templates {
-		if !s.known[id-firstTemplate] {
-			s.known[id-firstTemplate] = true
-			s.order = append(s.order, id)
-		}
+		s.learn(id)
 	}
 	m.clear()
 }

@@ -389,6 +389,27 @@ func TestIPFIXSession(t *testing.T) {
 	}
 }
 
+// The templates of most records are sent before the first record.
+func TestIPFIXAnnouncedTemplates(t *testing.T) {
+	x := IPFIX{Choice: Choice{NAT: true, Flow: true}}
+	s := NewSession(&x, 1)
+	s.Announce()
+	var d decoder
+	if err := s.Templates(1400, func(m *Message) error {
+		_, err := d.decode(m.Bytes(1))
+		return err
+	}); err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range []*ctnetlink.Flow{tcpSNAT(), {Has: tcpSNAT().Has, Orig: tuple(17, "2001:db8::1", "2001:db8::2", 1, 2), Reply: tuple(17, "2001:db8::2", "2001:db8::1", 2, 1), TimestampStart: 1}} {
+		m := s.NewMessage(1400)
+		x.AppendRecords(nil, &Record{Flow: f, Kind: End, Time: 5}, func(id uint16, record []byte) { m.Add(id, record) })
+		if records, err := d.decode(m.Bytes(1)); err != nil || len(records) == 0 || len(m.templates) > 0 {
+			t.Errorf("%d records, %d templates with them, %v", len(records), len(m.templates), err)
+		}
+	}
+}
+
 // No two fields of a template are the same, and the sizes are those of the records.
 func TestIPFIXTemplates(t *testing.T) {
 	for _, x := range []IPFIX{{}, {Enterprise: 1}, {Choice: Choice{WithoutDestinations: true}}} {
