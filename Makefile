@@ -17,7 +17,7 @@ PREFIX   ?= /usr/local
 FUZZTIME ?= 20s
 FUZZJOBS ?= 2
 TORTURETIME ?= 10m
-WITHOUT  ?= conntrackd nfct doctor helpers json metrics export top match box
+WITHOUT  ?= conntrackd nfct doctor helpers json metrics export top match allnetns box
 
 # Nothing of the machine, the folder or the clock goes into the binary, so two
 # builds of one commit are the same byte for byte. The tag leaves out urfave/cli's

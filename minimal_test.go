@@ -28,6 +28,7 @@ var parts = []struct {
 	{"export", []string{"conntrackd", "-C", "testdata/export.conf", "--check", "--syntax"}, "this ctbox was built without Export json"},
 	{"top", []string{"conntrack", "--top"}, "this ctbox was built without --top"},
 	{"match", []string{"conntrack", "-D", "--match", "/dev/null"}, "this ctbox was built without --match"},
+	{"allnetns", []string{"conntrack", "-E", "--all-netns"}, "this ctbox was built without --all-netns"},
 	{"box", []string{"--generate-bash-completion"}, `ctbox: unknown option "--generate-bash-completion"`},
 }
 

@@ -25,7 +25,7 @@ import (
 // events prints events until the context ends. Package ctnetlink reads the socket in a
 // goroutine. Events that the kernel could not deliver are counted and reported.
 func (s *session) events(c *Command) (uint64, error) {
-	if c.Has(OptAllNetNS) {
+	if feature.AllNetNS && c.Has(OptAllNetNS) {
 		return s.allEvents(c)
 	}
 	opts := eventOptions(c)

@@ -220,9 +220,9 @@ func (s *session) count(c *Command) (uint64, error) {
 	}
 	json := feature.JSON && c.Output&OutJSON != 0
 	switch {
-	case c.Has(OptBy) && c.By == byNetNS:
+	case feature.AllNetNS && c.Has(OptBy) && c.By == byNetNS:
 		return s.countNamespaces(c, table, json)
-	case c.Has(OptBy):
+	case feature.AllNetNS && c.Has(OptBy):
 		return s.countZones(c, table, json)
 	}
 	n, err := s.entries(c)

@@ -241,7 +241,7 @@ func TestMatch(t *testing.T) {
 		{"-D --count-each", "", "Can't use --count-each without --match"},
 		{"-E --match -", "-p udp\n", "Illegal option `--match' with this command"},
 		{"-I --match - -t 5 " + udp4, "-p udp\n", "Illegal option `--match' with this command"},
-		{"-C --by zone --match - --count-each", "-p udp\n", "Can't use --count-each with --by"},
+		{"-C --by zone --match - --count-each", "-p udp\n", "Can't use --by with --count-each"},
 		{"-C --dry-run", "", "Illegal option `--dry-run' with this command"},
 		{"-C --count-each", "", "Illegal option `--count-each' with this command"},
 		{"-L -z --match -", "-p udp\n", "Can't use -z with filtering parameters"},

@@ -451,8 +451,6 @@ func (p *Parser) checkMatch() error {
 	switch {
 	case c.Has(OptCountEach) && !c.Has(OptMatch):
 		return errUsage("Can't use --count-each without --match")
-	case c.Has(OptCountEach) && c.Has(OptBy):
-		return errUsage("Can't use --count-each with --by")
 	case p.loading && c.Has(OptMatch):
 		return errUsage("Can't use --match in a file of --load-file")
 	case p.loading && c.Has(OptDryRun|OptDistinctStatus):
@@ -474,6 +472,8 @@ const zeroConflicts = OptSrc | OptDst | OptReplySrc | OptReplyDst | OptProto | O
 func (p *Parser) checkConflicts() error {
 	c := p.cmd
 	switch {
+	case !feature.AllNetNS && c.Has(OptAllNetNS|OptBy):
+		return errRefused("this ctbox was built without --all-netns and --by")
 	case c.Has(OptBy) && c.Op != OpCount:
 		return illegal("by") // in a column with other commands
 	case c.Has(OptBy) && c.Has(OptCountEach):
