@@ -12,8 +12,9 @@ import (
 
 // A node cannot see whether its own messages arrive, and a peer that receives only small ones
 // acknowledges those. In FT-FW and NOTRACK, ctbox peers therefore announce in their ALIVEs how
-// long they have heard nothing from this node, and which probe they have received last: an ALIVE
-// that is as long as the link's MTU allows. A C daemon announces neither, and is not tested.
+// long they have heard nothing from anyone, which of two nodes means from this one, and which
+// probe they have received last: an ALIVE that is as long as the link's MTU allows. A C daemon
+// announces neither, and is not tested.
 
 const (
 	// oneWayTime is how long a peer must have said that it hears nothing before the node
@@ -117,8 +118,9 @@ type prober struct {
 }
 
 // step sends the next probe, or ends the round, if that is due. size is how long a message
-// may be on the link, which is the current one, or 0 if there is nothing to test. ways are those to all peers that are
-// heard. failed is called for each of them that the probes do not reach, where that is new.
+// may be on the link, which is the current one, or 0 if there is nothing to test. ways are those
+// to all peers that are heard. failed is called for each of them that the probes do not reach,
+// where that is new.
 func (p *prober) step(now time.Duration, link, size int, ways []*way, failed func(i int)) (send bool) {
 	if size != p.size || link != p.link {
 		p.link, p.size, p.tries, p.next = link, size, 0, now
