@@ -4,6 +4,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+
+	"ctbox/internal/nearest"
 )
 
 // parser is the state of one call of Parse. Its methods return nil or an *Error, and leave p.tok at
@@ -145,7 +147,7 @@ func (p *parser) unexpected(expected string, candidates ...string) *Error {
 func (p *parser) mismatch(t token, expected string, candidates ...string) *Error {
 	err := &Error{Pos: t.pos, Found: t.String(), Expected: expected}
 	if t.kind == tokenWord {
-		if near := nearest(t.text, candidates); near != "" {
+		if near := nearest.Word(t.text, candidates); near != "" {
 			err.Suggestion = "did you mean " + near + "?"
 		}
 	}

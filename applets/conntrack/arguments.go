@@ -4,12 +4,14 @@ import (
 	"io"
 	"math"
 	"net/netip"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
 
 	"ctbox/internal/cnum"
 	"ctbox/internal/feature"
+	"ctbox/internal/netns"
 	"ctbox/nl"
 	"ctbox/nl/ctnetlink"
 )
@@ -32,7 +34,7 @@ func wholeDecimal(s string, most int64) (int64, bool) {
 
 // unexpected refuses an argument that is not understood as a whole. The text is
 // conntrack-tools'; name is the option with its dashes.
-func unexpectedValue(arg, name string) error {
+func unexpectedValue(arg, name string) *UsageError {
 	return errUsage("unexpected value '" + arg + "' with " + name + " option")
 }
 
@@ -134,28 +136,31 @@ func (p *Parser) setTopKey(o *option, arg string, _ bool) error {
 	if !feature.Top {
 		return errRefused(withoutTop)
 	}
-	key, sort, sorted := strings.Cut(arg, ",")
-	known := false
-	for i := range topKinds {
-		if key != "" && strings.HasPrefix(topKinds[i].word, key) {
-			p.cmd.TopKey, known = uint8(i), true
-			break
-		}
+	key, column, sorted := strings.Cut(arg, ",")
+	kind, ok := abbreviated(key, topKeyNames())
+	if !ok {
+		return unexpectedValue(arg, "--"+o.name).meant(key, topKeyNames(), "keys")
 	}
-	if known && sorted {
-		known = false
-		for i := range topSorts {
-			if sort != "" && strings.HasPrefix(topSorts[i].word, sort) {
-				p.cmd.TopSort, known = topColumn(i), true
-				break
-			}
+	p.cmd.TopKey = uint8(kind)
+	if sorted {
+		sort, ok := abbreviated(column, topSortNames())
+		if !ok {
+			return unexpectedValue(arg, "--"+o.name).meant(column, topSortNames(), "columns to sort by")
 		}
-	}
-	if !known {
-		return unexpectedValue(arg, "--"+o.name)
+		p.cmd.TopSort = topColumn(sort)
 	}
 	return nil
 }
+
+// abbreviated returns the index of the first of the words that begins with word.
+func abbreviated(word string, words []string) (int, bool) {
+	i := slices.IndexFunc(words, func(w string) bool { return word != "" && strings.HasPrefix(w, word) })
+	return i, i >= 0
+}
+
+func topKeyNames() []string { return namesOf(topKinds[:], func(k *topKind) string { return k.word }) }
+
+func topSortNames() []string { return namesOf(topSorts[:], func(s *topSort) string { return s.word }) }
 
 func (p *Parser) setNetNS(_ *option, arg string, _ bool) error {
 	if p.loading {
@@ -166,13 +171,12 @@ func (p *Parser) setNetNS(_ *option, arg string, _ bool) error {
 }
 
 func (p *Parser) setBy(o *option, arg string, _ bool) error {
-	for i, word := range countKeys {
-		if arg != "" && strings.HasPrefix(word, arg) {
-			p.cmd.By = countKey(i)
-			return nil
-		}
+	by, ok := abbreviated(arg, countKeys[:])
+	if !ok {
+		return badArgument(arg, "--"+o.name, strings.Join(countKeys[:], " or "))
 	}
-	return badArgument(arg, "--"+o.name, strings.Join(countKeys[:], " or "))
+	p.cmd.By = countKey(by)
+	return nil
 }
 
 func (p *Parser) setNothing(*option, string, bool) error { return nil }
@@ -259,7 +263,40 @@ func (p *Parser) ignored(word string) bool {
 
 func (p *Parser) warn(line string) { _, _ = io.WriteString(p.Warnings, line) }
 
-func badParameter(rest string) error { return errUsage("Bad parameter `" + rest + "'") }
+// badParameter is the error for a comma-separated list with a wrong word; rest is what
+// conntrack-tools prints, the list from that word on.
+func badParameter(rest, word string, valid []string, title string) error {
+	return errUsage("Bad parameter `"+rest+"'").meant(word, valid, title)
+}
+
+func namesOf[T any](words []T, name func(*T) string) []string {
+	names := make([]string, len(words))
+	for i := range words {
+		names[i] = name(&words[i])
+	}
+	return names
+}
+
+func sortedKeys[V any](m map[string]V) []string {
+	keys := make([]string, 0, len(m))
+	for key := range m {
+		keys = append(keys, key)
+	}
+	netns.SortNames(keys)
+	return keys
+}
+
+func statusNames() []string {
+	return append(namesOf(statusWords[:], func(w *statusWord) string { return w.name }), unreplied)
+}
+
+func eventNames() []string {
+	return namesOf(eventWords[:], func(w *eventWord) string { return w.name })
+}
+
+func outputNames() []string {
+	return namesOf(outputWords[:], func(w *outputWord) string { return w.name })
+}
 
 // setStatus adds up what must be set and, after a !, what must be clear.
 func (p *Parser) setStatus(_ *option, arg string, _ bool) error {
@@ -282,7 +319,7 @@ func (p *Parser) setStatus(_ *option, arg string, _ bool) error {
 			p.cmd.Flow.Status |= value
 		}
 		if !ok {
-			return badParameter(rest)
+			return badParameter(rest, word, statusNames(), "words of -u, which a ! may precede")
 		}
 		rest, more = tail, comma
 	}
@@ -300,7 +337,7 @@ func statusBit(word string) (uint32, bool) {
 }
 
 func (p *Parser) setEvents(_ *option, arg string, _ bool) error {
-	return p.eachWord(arg, func(word string) bool {
+	return p.eachWord(arg, eventNames, "words of -e", func(word string) bool {
 		for _, w := range eventWords {
 			if abbreviates(word, w.name) {
 				p.cmd.Events |= w.events
@@ -316,7 +353,7 @@ const withoutTop = "this ctbox was built without --top"
 const withoutJSON = "this ctbox was built without JSON"
 
 func (p *Parser) setOutput(_ *option, arg string, _ bool) error {
-	err := p.eachWord(arg, func(word string) bool {
+	err := p.eachWord(arg, outputNames, "words of -o", func(word string) bool {
 		for _, w := range outputWords {
 			if abbreviates(word, w.name) {
 				p.cmd.Output |= w.output
@@ -340,11 +377,12 @@ func (p *Parser) setOutput(_ *option, arg string, _ bool) error {
 }
 
 // eachWord calls take for each word of a comma-separated list except the ignored ones.
-func (p *Parser) eachWord(arg string, take func(word string) bool) error {
+// valid and title are for the hint about a word that take refuses.
+func (p *Parser) eachWord(arg string, valid func() []string, title string, take func(word string) bool) error {
 	for rest, more := arg, true; more; {
 		word, tail, comma := strings.Cut(rest, ",")
 		if !p.ignored(word) && !take(word) {
-			return badParameter(rest)
+			return badParameter(rest, word, valid(), title)
 		}
 		rest, more = tail, comma
 	}
@@ -476,7 +514,7 @@ func (p *Parser) setFamily(_ *option, arg string, _ bool) error {
 	case "ipv6":
 		return p.setLineFamily(nl.FamilyIPv6)
 	}
-	return errUsage("`" + arg + "' unsupported protocol")
+	return errUsage("`"+arg+"' unsupported protocol").meant(arg, []string{"ipv4", "ipv6"}, "families")
 }
 
 func (p *Parser) setAddr(o *option, arg string, _ bool) error {

@@ -89,6 +89,7 @@ const (
 	OptQueueSize
 	OptRefresh
 	OptKey
+	OptOnce
 	OptNetNS
 	OptMatch
 	OptCountEach

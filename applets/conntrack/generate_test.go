@@ -11,6 +11,7 @@ import (
 
 	"ctbox/internal/gen"
 	"ctbox/internal/netnstest"
+	"ctbox/nl/ctnetlink"
 )
 
 const completionScripts = "../../scripts/completion/"
@@ -94,25 +95,25 @@ func completedOption(o *option) spelled {
 		s.values = []string{"ipv4", "ipv6"}
 	case OptStatus:
 		s.list = true
-		for _, w := range statusWords {
-			s.values = append(s.values, w.name)
-		}
-		s.values = append(s.values, unreplied)
+		s.values = statusNames()
 	case OptEventMask:
 		s.list = true
-		for _, w := range eventWords {
-			s.values = append(s.values, w.name)
-		}
+		s.values = eventNames()
 	case OptOutput:
 		s.list = true
-		for _, w := range outputWords {
-			s.values = append(s.values, w.name)
-		}
+		s.values = outputNames()
 	case OptLabelMap, OptMatch:
 		s.file = true
 	case OptLabel, OptLabelAdd, OptLabelDel:
 		s.list = true
 		s.shell = `sed -n "s/^[0-9][0-9]*[[:blank:]]*//p" ` + DefaultLabelFile + " 2>/dev/null"
+	case OptKey:
+		for _, key := range topKeyNames() {
+			s.values = append(s.values, key)
+			for _, column := range topSortNames() {
+				s.values = append(s.values, key+","+column)
+			}
+		}
 	case OptBy:
 		s.values = countKeys[:]
 	case OptNetNS:
@@ -121,8 +122,18 @@ func completedOption(o *option) spelled {
 	return s
 }
 
-func completedProtoOption(o *protoOption) spelled {
-	return spelled{names: dashed(0, o.long), arg: o.arg, help: o.help}
+func completedProtoOption(proto *protocol, o *protoOption) spelled {
+	s := spelled{names: dashed(0, o.long), arg: o.arg, help: o.help}
+	switch o.arg {
+	case "STATE":
+		s.values = ctnetlink.StateNames(proto.number)
+		if proto.number == ctnetlink.ProtoSCTP {
+			s.values = s.values[:lastSCTPState+1]
+		}
+	case "ROLE":
+		s.values = dccpRoles[:]
+	}
+	return s
 }
 
 // dashed spells an option's names; punctuation is left out.
@@ -179,7 +190,18 @@ func appendBash(dst []byte) []byte {
 			dst = append(dst, "    "+pattern+") return ;;\n"...)
 		}
 	}
-	dst = append(dst, `    esac
+	dst = append(dst, "    --state|--role)\n        case \" ${COMP_WORDS[*]} $prev\" in\n"...)
+	for i := range protocols {
+		for j := range protocols[i].options {
+			if s := completedProtoOption(&protocols[i], &protocols[i].options[j]); s.values != nil {
+				for _, p := range []string{"-p ", "--protonum "} {
+					dst = append(dst, "        *' "+p+protocols[i].name+" '*"+s.names[0]+") words='"+strings.Join(s.values, " ")+"' ;;\n"...)
+				}
+			}
+		}
+	}
+	dst = append(dst, `        esac ;;
+    esac
     if [[ $list ]]; then
         COMPREPLY=($(compgen -P "${cur%"${cur##*,}"}" -W "$list" -- "${cur##*,}"))
         compopt -o nospace 2>/dev/null
@@ -252,7 +274,7 @@ for ((i = 2; i < CURRENT; i++)); do
 	for i := range protocols {
 		dst = append(dst, "    "+protocols[i].name+") options+=(\n"...)
 		for j := range protocols[i].options {
-			dst = appendZshOption(dst, "      ", completedProtoOption(&protocols[i].options[j]))
+			dst = appendZshOption(dst, "      ", completedProtoOption(&protocols[i], &protocols[i].options[j]))
 		}
 		dst = append(dst, "    ) ;;\n"...)
 	}
@@ -305,7 +327,7 @@ func appendFish(dst []byte) []byte {
 		dst = append(dst, "function __conntrack_"+protocols[i].name+"\n"+
 			"    string match -qr -- '(^| )(-p ?|--protonum[ =])"+protocols[i].name+"( |$)' (commandline -cp)\nend\n"...)
 		for j := range protocols[i].options {
-			dst = appendFishOption(dst, " -n __conntrack_"+protocols[i].name, completedProtoOption(&protocols[i].options[j]))
+			dst = appendFishOption(dst, " -n __conntrack_"+protocols[i].name, completedProtoOption(&protocols[i], &protocols[i].options[j]))
 		}
 	}
 	return dst
@@ -412,6 +434,11 @@ func TestBashCompletion(t *testing.T) {
 		{"-L -u ASSURED,U", []string{"ASSURED,UNSET", "ASSURED,UNREPLIED"}, nil},
 		{"-L -f ", []string{"ipv4", "ipv6"}, nil},
 		{"-L -s ", nil, []string{"-s", "conntrack"}},
+		{"-L -p tcp --state EST", []string{"ESTABLISHED"}, []string{"OPEN"}},
+		{"-L --protonum dccp --state ", []string{"OPEN"}, []string{"ESTABLISHED"}},
+		{"-I -p dccp --role ", []string{"client", "server"}, []string{"OPEN"}},
+		{"--top --key sou", []string{"source", "source,bytes"}, []string{"mark"}},
+		{"-C --by ", []string{"zone", "netns"}, nil},
 		{"-L --netns ", []string{ns.Name}, []string{"-s", "conntrack"}},
 	} {
 		words := strings.Split("conntrack "+c.line, " ")

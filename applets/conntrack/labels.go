@@ -40,6 +40,13 @@ func (m *LabelMap) Bit(name string) (bit int, ok bool) {
 	return bit, ok
 }
 
+func (m *LabelMap) sortedNames() []string {
+	if m == nil {
+		return nil
+	}
+	return sortedKeys(m.bits)
+}
+
 // ReadLabelMap reads the label file at path. A file without any label is an
 // error, as it is for conntrack-tools.
 func ReadLabelMap(path string) (*LabelMap, error) {
@@ -146,7 +153,7 @@ func (p *Parser) resolveLabels() error {
 				bit, ok = c.LabelMap.Bit(name)
 			}
 			if !ok {
-				return errUsage("unknown label '" + name + "'")
+				return errUsage("unknown label '"+name+"'").meant(name, c.LabelMap.sortedNames(), "")
 			}
 			if bit >= ctnetlink.MaxLabels {
 				set.Beyond = true

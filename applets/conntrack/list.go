@@ -2,7 +2,6 @@ package conntrack
 
 import (
 	"fmt"
-	"maps"
 	"slices"
 	"strconv"
 	"time"
@@ -229,7 +228,7 @@ func (s *session) count(c *Command) (uint64, error) {
 	if err != nil || c.Has(OptCountEach) {
 		return n, err
 	}
-	if json {
+	if feature.JSON && json {
 		s.out.buf = format.AppendCountJSON(s.out.buf, table, n)
 	} else {
 		s.out.buf = strconv.AppendUint(s.out.buf, n, 10)
@@ -273,7 +272,7 @@ func (s *session) eachMatch(c *Command, each func(*ctnetlink.Flow)) error {
 // countZones prints the number of entries of each zone that has any, in the order of the
 // zones. A flow whose directions have different zones is in that of the original one.
 func (s *session) countZones(c *Command, table string, json bool) (total uint64, err error) {
-	zones := make(map[uint16]uint64)
+	zones := make([]uint64, 1<<16)
 	if c.Table == TableExpect {
 		err = s.dumpExpects(c, func(x *ctnetlink.Expect) error {
 			zones[orZero(x.Has&ctnetlink.ExpectHasZone != 0, x.Zone)]++
@@ -287,12 +286,15 @@ func (s *session) countZones(c *Command, table string, json bool) (total uint64,
 	if err != nil {
 		return 0, err
 	}
-	for _, zone := range slices.Sorted(maps.Keys(zones)) {
-		total += zones[zone]
-		if json {
-			s.out.buf = format.AppendZoneCountJSON(s.out.buf, table, zone, zones[zone])
+	for zone, n := range zones {
+		if n == 0 {
+			continue
+		}
+		total += n
+		if feature.JSON && json {
+			s.out.buf = format.AppendZoneCountJSON(s.out.buf, table, uint16(zone), n)
 		} else {
-			s.out.buf = strconv.AppendUint(s.out.buf, zones[zone], 10)
+			s.out.buf = strconv.AppendUint(s.out.buf, n, 10)
 			s.out.buf = strconv.AppendUint(append(s.out.buf, " zone="...), uint64(zone), 10)
 		}
 		s.out.buf = append(s.out.buf, '\n')
@@ -331,7 +333,7 @@ func (s *session) countNamespaces(c *Command, table string, json bool) (total ui
 			return total, err
 		}
 		total += n
-		if json {
+		if feature.JSON && json {
 			s.out.buf = format.AppendNetNSCountJSON(s.out.buf, table, ns.Name(), n)
 		} else {
 			s.out.buf = strconv.AppendUint(s.out.buf, n, 10)
@@ -348,14 +350,19 @@ func (s *session) countNamespaces(c *Command, table string, json bool) (total ui
 // namespaceError returns the error of the first of the network namespaces that could not
 // be opened, and the number of the others, or nil.
 func namespaceError(failed map[string]error) error {
-	names := slices.Sorted(maps.Keys(failed))
-	switch len(names) {
+	first := ""
+	for name := range failed {
+		if first == "" || name < first {
+			first = name
+		}
+	}
+	switch len(failed) {
 	case 0:
 		return nil
 	case 1:
-		return fmt.Errorf("network namespace %s: %w", names[0], failed[names[0]])
+		return fmt.Errorf("network namespace %s: %w", first, failed[first])
 	}
-	return fmt.Errorf("network namespace %s: %w (and %d others)", names[0], failed[names[0]], len(names)-1)
+	return fmt.Errorf("network namespace %s: %w (and %d others)", first, failed[first], len(failed)-1)
 }
 
 // Names of the counters by attribute number (enum ctattr_stats_cpu and

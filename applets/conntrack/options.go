@@ -206,7 +206,9 @@ var options = [...]option{
 	{OptRefresh, 0, []string{"refresh"}, "refresh", getopt.Required, false, groupCommon, "SECONDS",
 		"how often --top reads the table: 2, or 0.5", "........ .. ......", (*Parser).setRefresh},
 	{OptKey, 0, []string{"key"}, "key", getopt.Required, false, groupCommon, "KEY[,SORT]",
-		"what --top counts flows by: source, destination, port, protocol, zone, mark; and sorts by: flows, new, ended, packets, bytes", "........ .. ......", (*Parser).setTopKey},
+		"what --top counts flows by: source, destination, port, protocol, zone, mark, state, family; and sorts by: flows, new, ended, packets, bytes", "........ .. ......", (*Parser).setTopKey},
+	{OptOnce, 0, []string{"once"}, "once", getopt.None, false, groupCommon, "",
+		"with --top: print one table, with rates over one --refresh, and end", "........ .. ......", (*Parser).setNothing},
 	{OptNetNS, 0, []string{longNetNS}, longNetNS, getopt.Required, false, groupCommon, "NETNS",
 		"work in this network namespace: a name of ip-netns(8), a path, or a process id", "oooooooo oo oooooo", (*Parser).setNetNS},
 	{OptMatch, 0, []string{"match"}, "match", getopt.Required, false, groupCommon, "FILE",
@@ -285,7 +287,7 @@ func makeGenericRules() (rules [columns]ruleMasks) {
 		switch o.bit {
 		case OptMatch, OptCountEach, OptDistinctStatus, OptZero, OptOutput: // checkRules accepts -o json before
 			rules[colTop].refused |= 1 << i
-		case OptRefresh, OptKey:
+		case OptRefresh, OptKey, OptOnce:
 			rules[colTop].refused &^= 1 << i
 		}
 	}

@@ -8,6 +8,7 @@ import (
 
 	"ctbox/applets/internal/getopt"
 	"ctbox/internal/feature"
+	"ctbox/internal/nearest"
 	"ctbox/internal/protofile"
 	"ctbox/nl"
 	"ctbox/nl/ctnetlink"
@@ -140,6 +141,33 @@ func (p *Parser) begin(cmd *Command) {
 	p.labelArgs = p.labelArgs[:0]
 }
 
+// badOption is the error for an option that is unknown or lacks its argument.
+func (p *Parser) badOption(bad *getopt.Error) error {
+	err := errUsage(bad.Error())
+	name, long := strings.CutPrefix(bad.Word, "--")
+	if bad.Missing || !long {
+		return err
+	}
+	name, _, _ = strings.Cut(name, "=")
+	var known []string
+	for i := range options {
+		o := &options[i]
+		known = append(known, o.long...)
+	}
+	for _, c := range commands {
+		known = append(known, c.long...)
+	}
+	if p.proto != noProtocol {
+		for _, o := range protocols[p.proto].options {
+			known = append(known, o.long...)
+		}
+	}
+	if near := nearest.Word(name, known); near != "" {
+		err.Hint = "did you mean --" + near + "?"
+	}
+	return err
+}
+
 // scanOptions sets everything up to the end of the line.
 func (p *Parser) scanOptions() error {
 	for {
@@ -147,7 +175,7 @@ func (p *Parser) scanOptions() error {
 		if err != nil {
 			var bad *getopt.Error
 			if errors.As(err, &bad) {
-				return errUsage(bad.Error())
+				return p.badOption(bad)
 			}
 			return err
 		}
@@ -192,10 +220,12 @@ func (p *Parser) nextWord() (string, bool) {
 	return word, true
 }
 
-var tableNames = [...]struct {
+type tableName struct {
 	name  string
 	table Table
-}{
+}
+
+var tableNames = [...]tableName{
 	{"expect", TableExpect},
 	{"conntrack", TableConntrack},
 	{"dying", TableDying},
@@ -232,7 +262,7 @@ func tableOf(c *command, word string) (Table, error) {
 	table, ok := tableNamed(word)
 	switch {
 	case !ok:
-		return 0, errUsage("unknown type `" + word + "'")
+		return 0, errUsage("unknown type `"+word+"'").meant(word, namesOf(tableNames[:], func(t *tableName) string { return t.name }), "tables")
 	case table == TableExpect && c.expectColumn == noColumn:
 		return 0, errUsage("Can't do --" + c.long[0] + " on expectations")
 	case (table == TableDying || table == TableUnconfirmed) && c.op != OpList:

@@ -257,6 +257,56 @@ func TestOwnOptionsAreUnknownToThePeer(t *testing.T) {
 	}
 }
 
+// After the message about a wrong word comes a line with the words that are valid.
+func TestHints(t *testing.T) {
+	for line, want := range map[string]string{
+		"-L -p tcp --state ESTABLISHD":      "did you mean ESTABLISHED? states of tcp: NONE, SYN_SENT, SYN_RECV, ESTABLISHED, FIN_WAIT, CLOSE_WAIT, LAST_ACK, TIME_WAIT, CLOSE, SYN_SENT2.",
+		"-L -p sctp --state HEARTBEAT_SENT": "states of sctp: NONE, CLOSED, COOKIE_WAIT, COOKIE_ECHOED, ESTABLISHED, SHUTDOWN_SENT, SHUTDOWN_RECD, SHUTDOWN_ACK_SENT.",
+		"-L -p dccp --state open":           "did you mean OPEN? states of dccp: NONE, REQUEST, RESPOND, PARTOPEN, OPEN, CLOSEREQ, CLOSING, TIMEWAIT, IGNORE, INVALID.",
+		"-I -p dccp --role clinet":          "did you mean client? roles: client, server.",
+		"-L -u ASURED":                      "did you mean ASSURED? words of -u, which a ! may precede: ASSURED, SEEN_REPLY, UNSET, FIXED_TIMEOUT, EXPECTED, OFFLOAD, HW_OFFLOAD, UNREPLIED.",
+		"-L -u !X":                          "words of -u, which a ! may precede: ASSURED, SEEN_REPLY, UNSET, FIXED_TIMEOUT, EXPECTED, OFFLOAD, HW_OFFLOAD, UNREPLIED.",
+		"-E -e NEW,DESTORY":                 "did you mean DESTROY? words of -e: ALL, NEW, UPDATES, DESTROY.",
+		"-L -o jsno":                        "did you mean json? words of -o: xml, extended, timestamp, id, ktimestamp, labels, userspace, save, json.",
+		"-L -f ipv5":                        "did you mean ipv4? families: ipv4, ipv6.",
+		"-L -p tpc":                         "did you mean tcp? protocols: tcp, udp, udplite, sctp, dccp, icmp, icmpv6, gre; a name of FILE, or a number.",
+		"-L -p ospff":                       "did you mean ospf? protocols: tcp, udp, udplite, sctp, dccp, icmp, icmpv6, gre; a name of FILE, or a number.",
+		"-L dyign":                          "did you mean dying? tables: expect, conntrack, dying, unconfirmed.",
+		"-L -l onee":                        "did you mean one?",
+		"-L --dprot 5":                      "",
+		"-L -p tcp --dprot=5":               "did you mean --dport?",
+		"-L --ziro":                         "did you mean --zero?",
+		"--top --key soruce":                "did you mean source? keys: source, destination, port, protocol, zone, mark, state, family.",
+		"--top --key source,byte":           "",
+		"--top --key source,bites":          "did you mean bytes? columns to sort by: flows, new, ended, packets, bytes.",
+		"-L -s 1.2.3":                       "",
+		"-L -X":                             "",
+	} {
+		p, _ := testParser(t)
+		p.ProtocolsFile = filepath.Join(t.TempDir(), "protocols")
+		if err := os.WriteFile(p.ProtocolsFile, []byte("ospf 89 OSPFIGP\n"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		var cmd Command
+		var bad *UsageError
+		if err := p.Parse(words(line), &cmd); err != nil && !errors.As(err, &bad) {
+			t.Fatal(err)
+		}
+		got := ""
+		if bad != nil {
+			got = strings.ReplaceAll(bad.Hint, p.ProtocolsFile, "FILE")
+		}
+		if got != want {
+			t.Errorf("%s: %q, want %q", line, got, want)
+		}
+	}
+	ns := netnstest.New(t, "hints")
+	const text = "Bad parameter `NEWS'\nTry `conntrack -h' or 'conntrack --help' for more information.\nHint: did you mean NEW? words of -e: ALL, NEW, UPDATES, DESTROY.\n"
+	if r := run(t, ns, "-E -e NEWS"); r.status != 2 || r.stderr != messagePrefix+text || r.stdout != "" {
+		t.Errorf("%+v", r)
+	}
+}
+
 // TestPosix: with POSIXLY_CORRECT the first word ends the options.
 func TestPosix(t *testing.T) {
 	p, _ := testParser(t)

@@ -9,6 +9,7 @@ import (
 	"sync"
 
 	"ctbox/applets/internal/getopt"
+	"ctbox/internal/nearest"
 	"ctbox/internal/protofile"
 	"ctbox/nl/ctnetlink"
 )
@@ -268,7 +269,7 @@ func setICMPID(f *ctnetlink.Flow, v uint32) {
 func setTCPState(p *Parser, _ *protoOption, arg string) error {
 	state, ok := ctnetlink.TCPStateNumber(arg)
 	if !ok {
-		return errUsage("unknown TCP state `" + arg + "'")
+		return errUsage("unknown TCP state `"+arg+"'").meant(arg, ctnetlink.StateNames(ctnetlink.ProtoTCP), "states of tcp")
 	}
 	p.cmd.Flow.TCPState = state
 	p.cmd.Flow.Has |= ctnetlink.HasTCPState
@@ -281,7 +282,7 @@ const lastSCTPState = 7
 func setSCTPState(p *Parser, _ *protoOption, arg string) error {
 	state, ok := ctnetlink.SCTPStateNumber(arg)
 	if !ok || state > lastSCTPState {
-		return errUsage("unknown SCTP state `" + arg + "'")
+		return errUsage("unknown SCTP state `"+arg+"'").meant(arg, ctnetlink.StateNames(ctnetlink.ProtoSCTP)[:lastSCTPState+1], "states of sctp")
 	}
 	p.cmd.Flow.SCTPState = state
 	p.cmd.Flow.Has |= ctnetlink.HasSCTPState
@@ -301,7 +302,7 @@ func setReplyVtag(f *ctnetlink.Flow, v uint32) {
 func setDCCPState(p *Parser, _ *protoOption, arg string) error {
 	state, ok := ctnetlink.DCCPStateNumber(arg)
 	if !ok {
-		return errUsage("Unknown DCCP state `" + arg + "'")
+		return errUsage("Unknown DCCP state `"+arg+"'").meant(arg, ctnetlink.StateNames(ctnetlink.ProtoDCCP), "states of dccp")
 	}
 	p.cmd.Flow.DCCPState = state
 	p.cmd.Flow.Has |= ctnetlink.HasDCCPState
@@ -318,7 +319,7 @@ func setDCCPRole(p *Parser, _ *protoOption, arg string) error {
 			return nil
 		}
 	}
-	return errUsage("Unknown DCCP role `" + arg + "'")
+	return errUsage("Unknown DCCP role `"+arg+"'").meant(arg, dccpRoles[:], "roles")
 }
 
 // setProto resolves a protocol: one with options by its name in either case, another by
@@ -342,7 +343,7 @@ func (p *Parser) setProto(_ *option, arg string, _ bool) error {
 		}
 	}
 	if !ok {
-		return errUsage("`" + arg + "' unsupported protocol")
+		return p.unknownProtocol(arg)
 	}
 	if err := p.switchProtocol(index); err != nil {
 		return err
@@ -355,6 +356,18 @@ func (p *Parser) setProto(_ *option, arg string, _ bool) error {
 	p.cmd.Flow.Orig.Proto = number
 	p.cmd.Flow.Orig.Has |= ctnetlink.TupleProto
 	return nil
+}
+
+// unknownProtocol is the error for a protocol that does not exist. Names that only
+// protocols(5) has are too many to list.
+func (p *Parser) unknownProtocol(arg string) error {
+	names := namesOf(protocols[:], func(proto *protocol) string { return proto.name })
+	err := errUsage("`"+arg+"' unsupported protocol").meant(arg, names, "protocols")
+	if near := nearest.Word(arg, sortedKeys(p.protocolNames)); nearest.Word(arg, names) == "" && near != "" {
+		err.Hint = "did you mean " + near + "? " + err.Hint
+	}
+	err.Hint = strings.TrimSuffix(err.Hint, ".") + "; a name of " + p.ProtocolsFile + ", or a number."
+	return err
 }
 
 func protocolNumbered(number uint8) int {

@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"ctbox/internal/feature"
+	"ctbox/internal/nearest"
 	"ctbox/internal/netns"
 	"ctbox/internal/strerror"
 	"ctbox/internal/version"
@@ -243,7 +244,11 @@ func (s *session) fail(err error) int {
 	var write *writeError
 	switch {
 	case errors.As(err, &bad):
-		_, _ = s.stderr.Write(bad.AppendMessage(nil))
+		message := bad.AppendMessage(nil)
+		if bad.Hint != "" {
+			message = append(append(append(message, "Hint: "...), bad.Hint...), '\n')
+		}
+		_, _ = s.stderr.Write(message)
 		return bad.Status
 	case s.interrupted(err):
 		return s.exitInterrupted()
@@ -332,6 +337,22 @@ type UsageError struct {
 	// byte of the line from 1; File is "" for the command line.
 	File         string
 	Line, Column int
+	// Hint is printed after the message, in a line of its own: words that are valid, or "".
+	Hint string
+}
+
+// meant adds a hint about a wrong word: which of the valid words is near to it, and then
+// the list of them, which title introduces, unless it is "".
+func (e *UsageError) meant(word string, valid []string, title string) *UsageError {
+	var hint []string
+	if near := nearest.Word(word, valid); near != "" {
+		hint = append(hint, "did you mean "+near+"?")
+	}
+	if title != "" {
+		hint = append(hint, title+": "+strings.Join(valid, ", ")+".")
+	}
+	e.Hint = strings.Join(hint, " ")
+	return e
 }
 
 func (e *UsageError) Error() string {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"os"
+	"slices"
 	"sync"
 	"time"
 
@@ -41,6 +42,9 @@ func (s *session) top(c *Command) error {
 	defer gone.Wait()
 	defer stop()
 
+	if c.Has(OptOnce) {
+		return t.once(ctx, c.Output&OutJSON != 0)
+	}
 	out, ok := s.stdout.(*os.File)
 	if !ok || c.Output&OutJSON != 0 || !screen.IsTerminal(out) {
 		return t.stream(ctx)
@@ -67,18 +71,52 @@ type top struct {
 	earlier  *tallies      // the reader's: the events before this reading began
 
 	mu       sync.Mutex
-	kind     uint8    // the key that the user has chosen
-	shown    uint8    // the key of now, before and happened
-	counting uint8    // the key of pending
-	now      *tallies // the table as it was read last
-	before   *tallies // the table as it was read the time before
-	happened *tallies // the events between the two
-	pending  *tallies // the events since
+	kind     uint8     // the key that the user has chosen
+	drill    []topStep // what the user has entered, the last step last; never changed in place
+	choices  uint      // of kind or drill, so far
+	shown    topChoice // of now, before and happened
+	counting topChoice // of pending
+	now      *tallies  // the table as it was read last
+	before   *tallies  // the table as it was read the time before
+	happened *tallies  // the events between the two
+	pending  *tallies  // the events since
 	at       time.Time
 	seconds  float64 // between before and now; 0 if before has another key
 	lost     uint64  // events
 	counted  bool    // some flow had counters
 	sort     topColumn
+}
+
+// topStep is a key that the user has entered: only its flows are counted.
+type topStep struct {
+	kind uint8
+	key  topKey
+}
+
+// has reports whether a flow has the key.
+func (s *topStep) has(f *ctnetlink.Flow) bool {
+	var k topKey
+	topKinds[s.kind].key(&k, f)
+	return k == s.key
+}
+
+// topChoice is what flows are counted by, and which ones.
+type topChoice struct {
+	kind   uint8
+	drill  []topStep
+	number uint // differs from choice to choice
+}
+
+// key sets k to the key of f and reports whether f is counted.
+func (c *topChoice) key(k *topKey, f *ctnetlink.Flow) bool {
+	for i := range c.drill {
+		if !c.drill[i].has(f) {
+			return false
+		}
+	}
+	*k = topKey{}
+	topKinds[c.kind].key(k, f)
+	return true
 }
 
 // reset makes the tallies.
@@ -101,13 +139,15 @@ func (t *top) listen(ctx context.Context, sub *ctnetlink.Subscription) {
 			return // the table alone is counted from here on
 		}
 		t.mu.Lock()
-		kind := &topKinds[t.counting]
 		_ = run.Each(func(m *nl.Message, _ time.Time) error {
-			if flow.Decode(m.Attrs) == nil && filter.match(&flow) && (ctnetlink.IsNew(m) || ctnetlink.IsDelete(m)) {
-				k = topKey{}
-				kind.key(&k, &flow)
-				t.pending.event(&k, &flow, ctnetlink.IsDelete(m))
+			if flow.Decode(m.Attrs) != nil || !filter.match(&flow) || !(ctnetlink.IsNew(m) || ctnetlink.IsDelete(m)) || !t.counting.key(&k, &flow) {
+				return nil
 			}
+			counted := &k
+			if topKinds[t.counting.kind].changes {
+				counted = nil
+			}
+			t.pending.event(counted, &flow, ctnetlink.IsDelete(m))
 			return nil
 		})
 		t.lost = run.Dropped
@@ -146,12 +186,10 @@ func (t *top) read(ctx context.Context) {
 
 // refresh reads the table once.
 func (t *top) refresh() error {
-	kind := &topKinds[t.beginReading()]
+	choice := t.beginReading()
 	var k topKey // shared by all flows, since it escapes
 	_, err := t.dumpOnce(t.command, func(f *ctnetlink.Flow) error {
-		if t.filter.match(f) {
-			k = topKey{}
-			kind.key(&k, f)
+		if t.filter.match(f) && choice.key(&k, f) {
 			t.next.flow(&k, f)
 		}
 		return nil
@@ -163,15 +201,14 @@ func (t *top) refresh() error {
 	return nil
 }
 
-// beginReading sets the events so far apart and returns the index of the key to count
-// by. A flow whose end arrives while the table is read may be in the table, too: its
+// beginReading sets the events so far apart and returns what to count by. A flow whose end arrives while the table is read may be in the table, too: its
 // event belongs to the next reading, so that its counters are not added twice.
-func (t *top) beginReading() uint8 {
+func (t *top) beginReading() topChoice {
 	t.next.reset()
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if t.kind != t.counting {
-		t.counting = t.kind
+	if t.counting.number != t.choices || t.at.IsZero() {
+		t.counting = topChoice{t.kind, t.drill, t.choices}
 		t.pending.reset()
 	}
 	t.earlier, t.pending = t.pending, t.earlier
@@ -184,7 +221,7 @@ func (t *top) endReading(at time.Time) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.seconds = 0
-	if t.shown == t.counting && !t.at.IsZero() {
+	if t.shown.number == t.counting.number && !t.at.IsZero() {
 		t.seconds = at.Sub(t.at).Seconds()
 	}
 	t.shown, t.at = t.counting, at
@@ -200,7 +237,7 @@ func (t *top) endReading(at time.Time) {
 func (t *top) view(v *topView, n int) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	v.kind, v.sort, v.at, v.seconds, v.lost = t.shown, t.sort, t.at, t.seconds, t.lost
+	v.kind, v.drill, v.sort, v.at, v.seconds, v.lost = t.shown.kind, t.shown.drill, t.sort, t.at, t.seconds, t.lost
 	v.keys, v.left, v.counted = t.now.size(), t.now.left.flows, t.counted
 	v.all = rates(t.now.all, t.before.all, t.happened.all, t.seconds)
 	v.best(t.now, t.before, t.happened, n)
@@ -228,6 +265,28 @@ func (t *top) stream(ctx context.Context) error {
 	}
 }
 
+// once prints what the second reading has, which is the first one with rates.
+func (t *top) once(ctx context.Context, json bool) error {
+	for range 2 {
+		select {
+		case err := <-t.readings:
+			if err != nil {
+				return t.ended(err)
+			}
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+	p := topPainter{}
+	t.view(&p.view, topJSONRows)
+	if json {
+		t.out.buf = append(p.view.appendJSON(t.out.buf), '\n')
+	} else {
+		t.out.buf = p.appendTable(t.out.buf)
+	}
+	return t.out.sync()
+}
+
 // show paints the screen for every refresh and every key pressed.
 func (t *top) show(ctx context.Context, scr *screen.Screen) error {
 	p := topPainter{every: t.every, command: t.argv}
@@ -238,11 +297,26 @@ func (t *top) show(ctx context.Context, scr *screen.Screen) error {
 				return t.ended(err)
 			}
 			ready = true
-		case letter := <-scr.Events():
-			if letter == 'q' {
+		case event := <-scr.Events():
+			switch {
+			case event == 'q':
 				return nil
+			case p.help:
+				p.help = event == screen.Redraw // any key ends it
+			case event == '?':
+				p.help = true
+			case event == screen.KeyUp:
+				p.move(-1)
+			case event == screen.KeyDown:
+				p.move(1)
+			case event == screen.KeyEnter && len(p.view.rows) > 0:
+				t.enter(topStep{p.view.kind, p.view.rows[p.selected].key})
+				p.selected = 0
+			case event == screen.KeyBack:
+				t.back()
+			default:
+				t.press(event)
 			}
-			t.press(letter)
 		case <-ctx.Done():
 			return nil
 		}
@@ -267,12 +341,48 @@ func (t *top) press(letter byte) {
 	}
 	for i := range topKinds {
 		if topKinds[i].letter == letter && t.kind != uint8(i) {
-			t.kind = uint8(i)
-			select {
-			case t.wake <- struct{}{}:
-			default:
-			}
+			t.choose(uint8(i), t.drill)
 		}
+	}
+}
+
+// enter counts only the flows with a key, by the next kind of key.
+func (t *top) enter(step topStep) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.counting.number != t.choices || t.shown.number != t.choices {
+		return // what is shown is no longer what was chosen
+	}
+	drill := append(slices.Clone(t.drill), step)
+	entered := func(kind uint8) bool {
+		return slices.ContainsFunc(drill, func(s topStep) bool { return s.kind == kind })
+	}
+	kind := topKinds[step.kind].next
+	for range topKinds {
+		if !entered(kind) {
+			break
+		}
+		kind = (kind + 1) % uint8(len(topKinds))
+	}
+	t.choose(kind, drill)
+}
+
+// back leaves the key that was entered last.
+func (t *top) back() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if n := len(t.drill); n > 0 {
+		t.choose(t.drill[n-1].kind, t.drill[:n-1:n-1])
+	}
+}
+
+// choose has the table read at once, by another choice. t.mu must be held.
+func (t *top) choose(kind uint8, drill []topStep) {
+	t.kind, t.drill = kind, drill
+	t.choices++
+	select {
+	case t.wake <- struct{}{}:
+	default:
 	}
 }
 

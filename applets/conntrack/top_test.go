@@ -39,6 +39,7 @@ type topObject struct {
 		Port, Zone, Mark    *int
 		Proto               int
 		ProtoName           string `json:"proto_name"`
+		State, Family       string
 		topNumbers
 	}
 }
@@ -161,6 +162,12 @@ func TestTopStream(t *testing.T) {
 		{"-f ipv6 --key zone", func(o *topObject) bool { return len(o.Top) == 1 && *o.Top[0].Zone == 3 }},
 		{"-w 3 --key mark", func(o *topObject) bool { return len(o.Top) == 1 && *o.Top[0].Mark == 7 }},
 		{"-m 7 --key pro", func(o *topObject) bool { return len(o.Top) == 1 && o.Top[0].Proto == 6 }},
+		{"--key state", func(o *topObject) bool {
+			return len(o.Top) == 2 && o.Top[0].State == "UNREPLIED" && o.Top[0].ProtoName == "udp" && o.Top[0].Flows == 600 && o.Top[1].State == "ESTABLISHED"
+		}},
+		{"--key fam", func(o *topObject) bool {
+			return len(o.Top) == 2 && o.Top[0].Family == "ipv4" && o.Top[1].Family == "ipv6"
+		}},
 		{"--key protocol,new", func(o *topObject) bool { return o.Sort == "new" && len(o.Top) == 2 && o.Top[0].Proto == 17 }},
 		{"-s 203.0.113.7", func(o *topObject) bool { return o.Flows == 0 && o.Keys == 0 && len(o.Top) == 0 }},
 	} {
@@ -213,6 +220,26 @@ func TestTopCountsBytes(t *testing.T) {
 	s.stop()
 	if bytes < 9900 || bytes > 10100 || rows < 9900 || rows > 10100 || packets > 10.5 {
 		t.Errorf("%.0f bytes, %.0f in the rows, %.1f packets", bytes, rows, packets)
+	}
+}
+
+// --once prints one table, with the rates of one interval.
+func TestTopOnce(t *testing.T) {
+	ns := netnstest.New(t, "once")
+	ns.Sysctl("net.netfilter.nf_conntrack_acct", "0")
+	fillTable(t, ns, 60)
+	run(t, ns, "-I -t 1000 -p tcp --state ESTABLISHED -s 2001:db8::1 -d 2001:db8::2 --sport 1 --dport 443")
+	applet := netnstest.Applet(t, "conntrack")
+	r := ns.Run("", applet, "--top", "--once", "--refresh", "0.1")
+	want := "61 flows  0 new/s  0 ended/s\n2 keys, no packets and bytes: nf_conntrack_acct=0\n" +
+		"SOURCE                 f*FLOWS     n NEW/s   e ENDED/s\n" +
+		"192.0.2.1                   60           0           0\n2001:db8::1                  1           0           0\n"
+	if r != (netnstest.Result{Stdout: want}) {
+		t.Errorf("%+v, want %s", r, want)
+	}
+	r = ns.Run("", applet, strings.Fields("--top --once --refresh 0.1 --key state,new -o json")...)
+	if r.Code != 0 || strings.Count(r.Stdout, "\n") != 1 || !strings.Contains(r.Stdout, `"seconds":0.`) || !strings.Contains(r.Stdout, `"sort":"new"`) {
+		t.Errorf("as JSON: %+v", r)
 	}
 }
 
@@ -542,11 +569,35 @@ func TestTopOnATerminal(t *testing.T) {
 	p.wait("PROTOCOL", "udp                         90")
 	p.typed("d", "b")
 	p.wait("DESTINATION", "b*BYTES/s")
+	p.typed("?")
+	p.wait("Enter       count only the flows of this row", "count by:  s source", "sort by:  f flows")
+	p.typed("x")
+	p.wait("DESTINATION")
+
+	// Enter counts the flows of one row by another key, and backspace goes back.
+	p.typed("s", "f")
+	p.wait("SOURCE", "192.0.2.1                   90")
+	p.typed("Down", "Enter")
+	p.wait("DESTINATION", "source 2001:db8::1, 1 key", "2001:db8::2", "1 flows")
+	p.typed("Enter")
+	p.wait("PORT", "source 2001:db8::1, destination 2001:db8::2, 1 key", "443/tcp")
+	p.typed("BSpace")
+	p.wait("DESTINATION", "source 2001:db8::1, 1 key")
+	p.typed("Escape")
+	p.wait("SOURCE", "192.0.2.1                   90", "91 flows")
+	p.typed("Up", "Enter")
+	p.wait("DESTINATION", "source 192.0.2.1, 90 keys", "90 flows")
+	p.typed("BSpace")
+	p.wait("SOURCE", "91 flows")
+	p.typed("t")
+	p.wait("STATE", "udp UNREPLIED               90", "tcp ESTABLISHED              1")
+	p.typed("d", "b")
+	p.wait("DESTINATION", "b*BYTES/s")
 	p.tmux("resize-window", "-x", "40", "-y", "10")
 	p.wait("DESTINATION", "b*BYTES/s")
 	netnstest.Eventually(t, 10*time.Second, "a small picture", func() bool {
 		seen := strings.TrimRight(p.see(), "\n")
-		return strings.Count(seen, "\n") == 9 && strings.HasPrefix(seen, "conntrack --top") && strings.Contains(seen, "\nq quit  by: s source")
+		return strings.Count(seen, "\n") == 9 && strings.HasPrefix(seen, "conntrack --top") && strings.Contains(seen, "\nq quit  ? help  by: s source")
 	})
 	p.tmux("resize-window", "-x", "80", "-y", "24")
 	p.wait("q quit")

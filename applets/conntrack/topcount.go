@@ -96,10 +96,16 @@ func (t *tallies) flow(k *topKey, f *ctnetlink.Flow) {
 	}
 }
 
-// event counts a flow that began, or one that ended with its counters.
+// event counts a flow that began, or one that ended with its counters. k is nil if the
+// flow's key is unknown, since it changes: the flow then counts for all flows only.
 func (t *tallies) event(k *topKey, f *ctnetlink.Flow, ended bool) {
 	t.counted = t.counted || ended && f.Has&ctnetlink.HasCountersOrig != 0
-	for _, row := range [...]*tally{t.at(k), &t.all} {
+	rows := [...]*tally{&t.all, &t.all}
+	n := 1
+	if k != nil {
+		rows[0], n = t.at(k), 2
+	}
+	for _, row := range rows[:n] {
 		if !ended {
 			row.flows++
 			continue
@@ -213,6 +219,7 @@ func (t *tallies) size() (n int) {
 // topView is the result of a refresh.
 type topView struct {
 	kind    uint8 // index in topKinds
+	drill   []topStep
 	sort    topColumn
 	at      time.Time
 	seconds float64 // since the refresh before; 0: no rates yet
@@ -296,27 +303,94 @@ type topKind struct {
 	key    func(k *topKey, f *ctnetlink.Flow)
 	text   func(dst []byte, k *topKey) []byte
 	json   func(o *jsonout.Object, k *topKey) // members
+	next   uint8                              // the kind to go on with when a key is entered
+	// changes reports that a flow's key changes while it lives, so that the keys of events
+	// say nothing: flows that come to a key and leave it are counted from the tables.
+	changes bool
 }
+
+// Indexes in topKinds.
+const (
+	topSource = iota
+	topDestination
+	topPort
+	topProtocol
+	topZone
+	topMark
+	topState
+	topFamily
+)
 
 // topKinds are the words of --key and their letters in the view.
 var topKinds = [...]topKind{
-	{"source", 's', func(k *topKey, f *ctnetlink.Flow) { k.addr, k.family = f.Orig.Src, f.Orig.Family }, addrText,
-		func(o *jsonout.Object, k *topKey) { addrJSON(o, "source", k) }},
-	{"destination", 'd', func(k *topKey, f *ctnetlink.Flow) { k.addr, k.family = f.Orig.Dst, f.Orig.Family }, addrText,
-		func(o *jsonout.Object, k *topKey) { addrJSON(o, "destination", k) }},
-	{"port", 'p', portKey, portText, portJSON},
-	{"protocol", 'l', func(k *topKey, f *ctnetlink.Flow) { k.proto, _ = f.Proto() }, protoText, protoJSON},
-	{"zone", 'z', zoneKey, numberText, func(o *jsonout.Object, k *topKey) { o.Uint("zone", uint64(k.number)) }},
-	{"mark", 'm', func(k *topKey, f *ctnetlink.Flow) { k.number = orZero(f.Has&ctnetlink.HasMark != 0, f.Mark) }, numberText,
-		func(o *jsonout.Object, k *topKey) { o.Uint("mark", uint64(k.number)) }},
+	topSource: {"source", 's', func(k *topKey, f *ctnetlink.Flow) { k.addr, k.family = f.Orig.Src, f.Orig.Family }, addrText,
+		func(o *jsonout.Object, k *topKey) { addrJSON(o, "source", k) }, topDestination, false},
+	topDestination: {"destination", 'd', func(k *topKey, f *ctnetlink.Flow) { k.addr, k.family = f.Orig.Dst, f.Orig.Family }, addrText,
+		func(o *jsonout.Object, k *topKey) { addrJSON(o, "destination", k) }, topPort, false},
+	topPort:     {"port", 'p', portKey, portText, portJSON, topSource, false},
+	topProtocol: {"protocol", 'l', func(k *topKey, f *ctnetlink.Flow) { k.proto, _ = f.Proto() }, protoText, protoJSON, topPort, false},
+	topZone:     {"zone", 'z', zoneKey, numberText, func(o *jsonout.Object, k *topKey) { o.Uint("zone", uint64(k.number)) }, topSource, false},
+	topMark: {"mark", 'm', func(k *topKey, f *ctnetlink.Flow) { k.number = orZero(f.Has&ctnetlink.HasMark != 0, f.Mark) }, numberText,
+		func(o *jsonout.Object, k *topKey) { o.Uint("mark", uint64(k.number)) }, topSource, false},
+	topState: {"state", 't', stateKey, stateText, func(o *jsonout.Object, k *topKey) {
+		protoJSON(o, k)
+		o.Token("state", keyState(k))
+	}, topSource, true},
+	topFamily: {"family", 'a', func(k *topKey, f *ctnetlink.Flow) { k.family = f.Family() },
+		func(dst []byte, k *topKey) []byte { return append(dst, ctnetlink.FamilyName(k.family)...) },
+		func(o *jsonout.Object, k *topKey) { o.Token("family", ctnetlink.FamilyName(k.family)) }, topProtocol, false},
+}
+
+// replied is the number of a flow's state where the protocol has no states: whether both
+// directions have had packets.
+const (
+	stateUnreplied = 1<<16 + iota
+	stateReplied
+)
+
+func stateKey(k *topKey, f *ctnetlink.Flow) {
+	k.proto, _ = f.Proto()
+	switch {
+	case f.Has&ctnetlink.HasTCPState != 0:
+		k.number = uint32(f.TCPState)
+	case f.Has&ctnetlink.HasSCTPState != 0:
+		k.number = uint32(f.SCTPState)
+	case f.Has&ctnetlink.HasDCCPState != 0:
+		k.number = uint32(f.DCCPState)
+	case f.Status&ctnetlink.StatusSeenReply != 0:
+		k.number = stateReplied
+	default:
+		k.number = stateUnreplied
+	}
+}
+
+// keyState returns the name of the state in a key.
+func keyState(k *topKey) string {
+	names := ctnetlink.StateNames(k.proto)
+	switch {
+	case k.number == stateReplied:
+		return "REPLIED"
+	case k.number == stateUnreplied:
+		return unreplied
+	case int(k.number) < len(names):
+		return names[k.number]
+	}
+	return "NONE"
+}
+
+func stateText(dst []byte, k *topKey) []byte {
+	return append(append(protoText(dst, k), ' '), keyState(k)...)
+}
+
+// topSort is a column that rows can be sorted by.
+type topSort struct {
+	word, title string
+	letter      byte
 }
 
 // topSorts are the columns: the words of --key behind the comma, and the
 // letters in the view.
-var topSorts = [topColumns]struct {
-	word, title string
-	letter      byte
-}{
+var topSorts = [topColumns]topSort{
 	topFlows:   {"flows", "FLOWS", 'f'},
 	topNew:     {"new", "NEW/s", 'n'},
 	topEnded:   {"ended", "ENDED/s", 'e'},

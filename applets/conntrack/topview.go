@@ -1,6 +1,7 @@
 package conntrack
 
 import (
+	"bytes"
 	"strconv"
 	"strings"
 	"time"
@@ -23,11 +24,13 @@ func topRows(height int) int {
 
 // topPainter makes the lines of the screen. It reuses its memory.
 type topPainter struct {
-	view    topView
-	every   time.Duration
-	command []string // the command line
-	lines   [][]byte
-	used    int
+	view     topView
+	every    time.Duration
+	command  []string // the command line
+	help     bool     // the keys are shown instead of the rows
+	selected int      // the row that Enter enters
+	lines    [][]byte
+	used     int
 
 	keyWidth int
 	columns  []topColumn
@@ -57,29 +60,95 @@ func (p *topPainter) paint(width, height int, ready bool) [][]byte {
 	}
 	*head = v.at.AppendFormat(*head, time.TimeOnly)
 	if height >= topLow {
-		sum := p.line()
-		*sum = v.appendSums(*sum)
-		said := p.line()
-		*said = v.appendRemarks(*said)
+		p.sums()
 	}
-	p.measure(width)
-	p.title(width)
-	for i := range v.rows {
-		if p.used >= height-1 {
-			break
+	if p.help {
+		p.helpLines()
+	} else {
+		p.measure(width)
+		p.title(width)
+		p.move(0)
+		for i := range v.rows {
+			if p.used >= height-1 {
+				break
+			}
+			p.row(&v.rows[i])
+			if i == p.selected {
+				p.mark(width)
+			}
 		}
-		p.row(&v.rows[i])
 	}
 	for p.used < height-1 {
 		p.line()
 	}
+	p.used = min(p.used, max(height-1, 0))
 	keys := p.line()
-	// The key that quits comes first: a narrow terminal cuts the end of the line.
-	*keys = join(*keys, "q quit  by: ")
+	// The keys that quit and help come first: a narrow terminal cuts the end of the line.
+	*keys = join(*keys, "q quit  ? help  by: ")
 	for i := range topKinds {
 		*keys = join(append(*keys, topKinds[i].letter), " ", topKinds[i].word, "  ")
 	}
 	return p.cut(width, height)
+}
+
+// sums writes the lines above the rows.
+func (p *topPainter) sums() {
+	sum := p.line()
+	*sum = p.view.appendSums(*sum)
+	remarks := p.line()
+	*remarks = p.view.appendRemarks(*remarks)
+}
+
+// helpLines writes what each key does.
+func (p *topPainter) helpLines() {
+	for _, text := range [...]string{
+		"Up, Down    choose a row", "Enter       count only the flows of this row, by another key", "Backspace   go back", "q           quit", "",
+	} {
+		l := p.line()
+		*l = append(*l, text...)
+	}
+	kinds, sorts := p.line(), p.line()
+	*kinds, *sorts = append(*kinds, "count by:"...), append(*sorts, "sort by:"...)
+	for i := range topKinds {
+		*kinds = join(append(append(*kinds, "  "...), topKinds[i].letter), " ", topKinds[i].word)
+	}
+	for i := range topSorts {
+		*sorts = join(append(append(*sorts, "  "...), topSorts[i].letter), " ", topSorts[i].word)
+	}
+}
+
+// move selects the row that is n below, or the nearest one that exists.
+func (p *topPainter) move(n int) {
+	p.selected = max(min(p.selected+n, len(p.view.rows)-1), 0)
+}
+
+// mark shows the last line in reverse.
+func (p *topPainter) mark(width int) {
+	l := &p.lines[p.used-1]
+	p.text = append(p.text[:0], *l...)
+	for len(p.text) < width {
+		p.text = append(p.text, ' ')
+	}
+	*l = join((*l)[:0], screen.Bold, string(p.text[:width]), screen.Plain)
+}
+
+// tableWidth is the width of the table that --once prints: IPv6 addresses and all columns.
+const tableWidth = 104
+
+// appendTable appends the view as lines of text.
+func (p *topPainter) appendTable(dst []byte) []byte {
+	p.used = 0
+	p.sums()
+	p.measure(tableWidth)
+	p.title(tableWidth)
+	for i := range p.view.rows {
+		p.row(&p.view.rows[i])
+	}
+	for _, l := range p.lines[:p.used] {
+		l = bytes.TrimSuffix(bytes.TrimPrefix(l, []byte(screen.Bold)), []byte(screen.Plain))
+		dst = append(append(dst, bytes.TrimRight(l, " ")...), '\n')
+	}
+	return dst
 }
 
 func (v *topView) appendSums(dst []byte) []byte {
@@ -98,6 +167,9 @@ func (v *topView) appendSums(dst []byte) []byte {
 
 // appendRemarks appends what the rows do not show.
 func (v *topView) appendRemarks(dst []byte) []byte {
+	for i := range v.drill {
+		dst = append(topKinds[v.drill[i].kind].text(join(dst, topKinds[v.drill[i].kind].word, " "), &v.drill[i].key), ", "...)
+	}
 	dst = strconv.AppendInt(dst, int64(v.keys), 10)
 	if v.keys == 1 {
 		dst = join(dst, " key")

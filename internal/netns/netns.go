@@ -9,7 +9,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -187,16 +186,21 @@ func (n *Namespace) Close() {
 // opened or entered. Files that are no namespaces, such as one onto which a namespace is
 // about to be mounted, are left out. The caller must close the namespaces.
 func Named() (all []*Namespace, failed map[string]error) {
-	names := make(map[string]bool)
+	var names []string
 	for _, dir := range dirs {
-		entries, _ := os.ReadDir(dir)
-		for _, e := range entries {
-			names[e.Name()] = true
+		if f, err := os.Open(dir); err == nil {
+			list, _ := f.Readdirnames(-1)
+			f.Close()
+			names = append(names, list...)
 		}
 	}
+	SortNames(names)
 	failed = make(map[string]error)
 	seen := make(map[ID]bool)
-	for _, name := range sorted(names) {
+	for i, name := range names {
+		if i > 0 && name == names[i-1] {
+			continue // in both directories
+		}
 		n, err := open(name)
 		switch {
 		case errors.Is(err, errOther), errors.Is(err, errNone): // such as a link to one that has gone
@@ -212,11 +216,15 @@ func Named() (all []*Namespace, failed map[string]error) {
 	return all, failed
 }
 
-func sorted(names map[string]bool) []string {
-	list := make([]string, 0, len(names))
-	for name := range names {
-		list = append(list, name)
+// SortNames sorts names by insertion, which is short and fast enough for the names of a
+// machine's namespaces. (slices.Sort would be the only one in a small build.)
+func SortNames(names []string) {
+	for i := range names {
+		name := names[i]
+		j := i
+		for ; j > 0 && name < names[j-1]; j-- {
+			names[j] = names[j-1]
+		}
+		names[j] = name
 	}
-	slices.Sort(list)
-	return list
 }

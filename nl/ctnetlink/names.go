@@ -73,6 +73,20 @@ func SCTPStateName(state uint8) string { return stateName(sctpStates[:], state) 
 // DCCPStateName is TCPStateName for DCCP.
 func DCCPStateName(state uint8) string { return stateName(dccpStates[:], state) }
 
+// StateNames returns the names of a protocol's states by number, or nil for a protocol
+// without states. The slice must not be changed.
+func StateNames(proto uint8) []string {
+	switch proto {
+	case ProtoTCP:
+		return tcpStates[:]
+	case ProtoSCTP:
+		return sctpStates[:]
+	case ProtoDCCP:
+		return dccpStates[:]
+	}
+	return nil
+}
+
 // TCPStateNumber returns the number of a state's exact, upper-case name.
 // "LISTEN" is number 9's old name.
 func TCPStateNumber(name string) (uint8, bool) {

@@ -41,10 +41,21 @@ _conntrack() {
     -M|--labelmap) compopt -o filenames 2>/dev/null; COMPREPLY=($(compgen -f -- "$cur")); return ;;
     --queue-size) return ;;
     --refresh) return ;;
-    --key) return ;;
+    --key) words='source source,flows source,new source,ended source,packets source,bytes destination destination,flows destination,new destination,ended destination,packets destination,bytes port port,flows port,new port,ended port,packets port,bytes protocol protocol,flows protocol,new protocol,ended protocol,packets protocol,bytes zone zone,flows zone,new zone,ended zone,packets zone,bytes mark mark,flows mark,new mark,ended mark,packets mark,bytes state state,flows state,new state,ended state,packets state,bytes family family,flows family,new family,ended family,packets family,bytes' ;;
     --netns) COMPREPLY=($(compgen -W "$(ls /run/netns 2>/dev/null)" -- "$cur")); return ;;
     --match) compopt -o filenames 2>/dev/null; COMPREPLY=($(compgen -f -- "$cur")); return ;;
     --by) words='zone netns' ;;
+    --state|--role)
+        case " ${COMP_WORDS[*]} $prev" in
+        *' -p tcp '*--state) words='NONE SYN_SENT SYN_RECV ESTABLISHED FIN_WAIT CLOSE_WAIT LAST_ACK TIME_WAIT CLOSE SYN_SENT2' ;;
+        *' --protonum tcp '*--state) words='NONE SYN_SENT SYN_RECV ESTABLISHED FIN_WAIT CLOSE_WAIT LAST_ACK TIME_WAIT CLOSE SYN_SENT2' ;;
+        *' -p sctp '*--state) words='NONE CLOSED COOKIE_WAIT COOKIE_ECHOED ESTABLISHED SHUTDOWN_SENT SHUTDOWN_RECD SHUTDOWN_ACK_SENT' ;;
+        *' --protonum sctp '*--state) words='NONE CLOSED COOKIE_WAIT COOKIE_ECHOED ESTABLISHED SHUTDOWN_SENT SHUTDOWN_RECD SHUTDOWN_ACK_SENT' ;;
+        *' -p dccp '*--state) words='NONE REQUEST RESPOND PARTOPEN OPEN CLOSEREQ CLOSING TIMEWAIT IGNORE INVALID' ;;
+        *' --protonum dccp '*--state) words='NONE REQUEST RESPOND PARTOPEN OPEN CLOSEREQ CLOSING TIMEWAIT IGNORE INVALID' ;;
+        *' -p dccp '*--role) words='client server' ;;
+        *' --protonum dccp '*--role) words='client server' ;;
+        esac ;;
     esac
     if [[ $list ]]; then
         COMPREPLY=($(compgen -P "${cur%"${cur##*,}"}" -W "$list" -- "${cur##*,}"))
@@ -65,7 +76,7 @@ _conntrack() {
         -F|--flush) [[ ${COMP_WORDS[i+1]} == e* ]] && words+=' --netns --by' || words+=' -f --family --netns' ;;
         -C|--counter) [[ ${COMP_WORDS[i+1]} == e* ]] && words+=' --netns --by' || words+=' --netns --by --match --count-each --distinct-status' ;;
         -S|--stats) [[ ${COMP_WORDS[i+1]} == e* ]] && words+=' --netns --by' || words+=' --netns --by' ;;
-        --top) words+=' -s --orig-src --src -d --orig-dst --dst -r --reply-src -q --reply-dst -p --protonum -u --status --mask-src --mask-dst -m --mark -f --family -n --src-nat -g --dst-nat -c --secmark -j --any-nat -w --zone -l --label --orig-zone --reply-zone -M --labelmap --refresh --key --netns' ;;
+        --top) words+=' -s --orig-src --src -d --orig-dst --dst -r --reply-src -q --reply-dst -p --protonum -u --status --mask-src --mask-dst -m --mark -f --family -n --src-nat -g --dst-nat -c --secmark -j --any-nat -w --zone -l --label --orig-zone --reply-zone -M --labelmap --refresh --key --once --netns' ;;
         -h|--help) words+=' -p --protonum --netns' ;;
         -V|--version) words+=' --netns --by' ;;
         -p|--protonum)

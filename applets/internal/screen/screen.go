@@ -26,9 +26,15 @@ type Screen struct {
 	buf   []byte
 }
 
-// Redraw comes from Events instead of a letter when the terminal has a new size, or is
-// taken again after a stop.
-const Redraw byte = 0
+// Events other than letters. Redraw comes when the terminal has a new size, or is taken
+// again after a stop; the others are keys.
+const (
+	Redraw byte = iota
+	KeyUp
+	KeyDown
+	KeyEnter
+	KeyBack // backspace, or escape
+)
 
 const (
 	enter = "\x1b[?1049h\x1b[?25l\x1b[2J" // the other screen, without cursor
@@ -65,7 +71,7 @@ func Open(in, out *os.File) (*Screen, error) {
 	return s, nil
 }
 
-// Events are the letters typed, and Redraw.
+// Events are the letters typed, Redraw and the keys that have names.
 func (s *Screen) Events() <-chan byte { return s.events }
 
 // Size returns columns and lines; 80 and 24 if the terminal's size is unknown.
@@ -180,18 +186,53 @@ var keySignals = [' ']unix.Signal{'C' & 0x1f: unix.SIGINT, 'Z' & 0x1f: unix.SIGT
 
 // read passes on what is typed until the process or the terminal ends.
 func (s *Screen) read() {
-	var b [1]byte
+	var b [64]byte
 	for {
 		n, err := s.in.Read(b[:])
 		if n == 0 || err != nil {
 			return
 		}
-		if b[0] > ' ' {
-			s.send(b[0])
-		} else if b[0] < ' ' && keySignals[b[0]] != 0 {
-			_ = unix.Kill(0, keySignals[b[0]])
+		for typed := b[:n]; len(typed) > 0; {
+			event, size := key(typed)
+			if c := typed[0]; size == 1 && c < ' ' && keySignals[c] != 0 {
+				_ = unix.Kill(0, keySignals[c])
+			} else if event != Redraw {
+				s.send(event)
+			}
+			typed = typed[size:]
 		}
 	}
+}
+
+// key returns the event of the first key of what was typed, Redraw for a key without one,
+// and how many bytes the key has sent. A terminal sends the bytes of one key at once:
+// for an arrow ESC [ A or ESC O A, and for other such keys ESC [ parameters and a letter
+// (ECMA-48).
+func key(typed []byte) (event byte, size int) {
+	switch c := typed[0]; {
+	case c == '\r' || c == '\n':
+		return KeyEnter, 1
+	case c == '\b' || c == 0x7f:
+		return KeyBack, 1
+	case c == 0x1b && (len(typed) == 1 || typed[1] != '[' && typed[1] != 'O'):
+		return KeyBack, 1
+	case c == 0x1b:
+		for size = 2; size < len(typed) && typed[size] >= '0' && typed[size] <= '?'; size++ {
+		}
+		if size < len(typed) {
+			size++
+			switch typed[size-1] {
+			case 'A':
+				event = KeyUp
+			case 'B':
+				event = KeyDown
+			}
+		}
+		return event, size
+	case c > ' ' && c < 0x7f:
+		return c, 1
+	}
+	return Redraw, 1
 }
 
 // AppendRight appends text, right-aligned so that it ends at column end.
