@@ -1,6 +1,7 @@
 package conntrack
 
 import (
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -134,6 +135,36 @@ func normalizeExample(argv []string, text string) string {
 		return text
 	}
 	return sortFlows(text)
+}
+
+// The command lines of the man page's examples are right.
+func TestManualPageExamples(t *testing.T) {
+	page, err := os.ReadFile("../../docs/man/conntrack.8")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, examples, _ := strings.Cut(string(page), ".SH EXAMPLES\n")
+	examples, _, _ = strings.Cut(examples, ".SH ")
+	n := 0
+	for line := range strings.Lines(examples) {
+		line, ok := strings.CutPrefix(line, ".B ")
+		if !ok {
+			continue
+		}
+		n++
+		for command := range strings.SplitSeq(strings.ReplaceAll(line, `\-`, "-"), ";") {
+			command, _, _ = strings.Cut(command, "|")
+			command, _, _ = strings.Cut(command, ">")
+			argv := strings.Fields(command)
+			var cmd Command
+			if err := NewParser(io.Discard, false).Parse(argv, &cmd); err != nil || argv[0] != "conntrack" || cmd.Op == OpNone {
+				t.Errorf("%q: %v", argv, err)
+			}
+		}
+	}
+	if n != 10 {
+		t.Errorf("%d examples", n)
+	}
 }
 
 // TestManualPage checks that groff reports nothing about the man page.
