@@ -134,7 +134,13 @@ func (p *Parser) parsePredicate(x *linePredicate, argv []string, cmd *Command) (
 		return predicate, 0, err
 	}
 	setConditions(&predicate, cmd)
-	return predicate, 0, addLine(&predicate, &x.Predicate, cmd)
+	if err := addLine(&predicate, &x.Predicate, cmd); err != nil {
+		return predicate, 0, err
+	}
+	if predicate == (match.Predicate{}) {
+		return predicate, 0, errUsage("no condition") // which all flows would meet
+	}
+	return predicate, 0, nil
 }
 
 // finishPredicate checks what the options of a line say about each other.

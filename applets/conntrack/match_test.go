@@ -102,6 +102,9 @@ func TestBadLines(t *testing.T) {
 		{"-u UNSET", "1:1: the status list names no status"},
 		{"-l nolabel", "1:1: unknown label 'nolabel'"},
 		{"-o json", "1:1: unknown option `-o'"},
+		{"--", "1:1: no condition"},
+		{"-p udp\n -- ", "2:2: no condition"},
+		{"-- -s", "1:4: unexpected word `-s'"},
 		{"-p tcp --mask-port-src 5", "1:1: Illegal option `--mask-port-src'"},
 		{"--age x", "1:7: unexpected value 'x' with --age option: not a number, or a range"},
 		{"-t 4294967296", "1:4: unexpected value"},
@@ -133,7 +136,7 @@ func TestBadLines(t *testing.T) {
 func FuzzPredicateLine(f *testing.F) {
 	for _, line := range []string{
 		"-p udp --orig-dst 192.0.2.10 --dport 53-60", "--any-addr [2001:db8::/32]:80 -u !ASSURED -m 1/3", `"-s" "192.0.2.1"`,
-		`{"proto":6,"original":{"src":"192.0.2.0/24","sport":"1-"},"status":["!ASSURED"],"mark":"1/3"}`, "--age 5- -t -3", "-p tcp -- x", "{",
+		`{"proto":6,"original":{"src":"192.0.2.0/24","sport":"1-"},"status":["!ASSURED"],"mark":"1/3"}`, "--age 5- -t -3", "-p tcp -- x", "{", "--",
 	} {
 		f.Add(line)
 	}
@@ -151,6 +154,9 @@ func FuzzPredicateLine(f *testing.F) {
 			t.Fatalf("%q: %+v", line, err)
 		}
 		for i := range one {
+			if one[i] == (match.Predicate{}) {
+				t.Fatalf("%q is a predicate without conditions", line)
+			}
 			match.New(one).Dump()
 			one[i].Key()
 		}
