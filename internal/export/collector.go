@@ -192,7 +192,7 @@ func (c *collector) sendStatistics() error {
 }
 
 func (c *collector) pump() error {
-	if c.to.TCP && c.hasEnded() {
+	if c.to.TCP && hasEnded(c.conn) {
 		return errClosed
 	}
 	for {
@@ -215,10 +215,10 @@ func (c *collector) pump() error {
 	}
 }
 
-// hasEnded reports whether the collector has closed the connection: what would be written then
+// hasEnded reports whether the other end has closed a connection: what would be written then
 // would be lost.
-func (c *collector) hasEnded() (ended bool) {
-	raw, err := c.conn.(syscall.Conn).SyscallConn()
+func hasEnded(conn net.Conn) (ended bool) {
+	raw, err := conn.(syscall.Conn).SyscallConn()
 	if err != nil {
 		return false
 	}
@@ -238,7 +238,7 @@ func (c *collector) due() time.Time {
 }
 
 func (c *collector) periodic(now time.Time) error {
-	if c.to.TCP && c.hasEnded() {
+	if c.to.TCP && hasEnded(c.conn) {
 		return errClosed
 	}
 	if !c.to.TCP && !c.templatesDue.After(now) {

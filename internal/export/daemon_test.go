@@ -5,11 +5,14 @@ import (
 	"encoding/binary"
 	"encoding/json"
 	"fmt"
+	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 
@@ -484,5 +487,98 @@ func TestRotation(t *testing.T) {
 	}
 	if want, got := texts(h.table()), texts(all); !slices.Equal(want, got) {
 		t.Errorf("the files differ from the table: %s", firstDifference(want, got))
+	}
+}
+
+// A daemon in its sandbox connects to destinations that come after it, and again to those that
+// come back.
+func TestDestinationsThatComeLater(t *testing.T) {
+	h := newHost(t)
+	socket := h.path("socket")
+	const filter = " Filter {\n  Address Ignore {\n   IPv4_address 127.0.0.0/8\n  }\n }\n}\n"
+	p := h.start("", "Export json {\n Socket "+socket+"\n"+filter+
+		"Export json {\n Syslog 127.0.0.1\n Port 5514\n Transport tcp\n"+filter+
+		"Export json {\n Syslog 127.0.0.1\n Port 5515\n"+filter+
+		"Export ipfix {\n Collector 127.0.0.1\n Transport tcp\n"+filter)
+	const each = 20
+	h.create(each, mixed)
+	netnstest.Eventually(t, deadline, "the failures", func() bool {
+		for i, e := range h.status() {
+			// Nobody can tell that a message of syslog over UDP is lost.
+			if i != 2 && (e.Error == "" || i != 3 && e.Queued != each) {
+				return false
+			}
+		}
+		return true
+	})
+	counted := func(network, address string, read func(net.Conn, *atomic.Int64)) (*atomic.Int64, func()) {
+		t.Helper()
+		n := new(atomic.Int64)
+		var l net.Listener
+		h.Do(func() {
+			var err error
+			if l, err = net.Listen(network, address); err != nil {
+				t.Fatal(err)
+			}
+		})
+		var server sync.WaitGroup
+		var last atomic.Pointer[net.Conn]
+		server.Go(func() {
+			for {
+				c, err := l.Accept()
+				if err != nil {
+					return
+				}
+				last.Store(&c)
+				server.Go(func() { defer c.Close(); read(c, n) })
+			}
+		})
+		end := sync.OnceFunc(func() {
+			l.Close()
+			if c := last.Load(); c != nil {
+				(*c).Close()
+			}
+			server.Wait()
+		})
+		t.Cleanup(end)
+		return n, end
+	}
+	lines := func(c net.Conn, n *atomic.Int64) {
+		b := make([]byte, 1<<16)
+		for {
+			size, err := c.Read(b)
+			if err != nil {
+				return
+			}
+			n.Add(int64(strings.Count(string(b[:size]), `{"event":"`)))
+		}
+	}
+	all := func(c net.Conn, n *atomic.Int64) {
+		var r received
+		r.stream(c, func() bool { n.Store(int64(r.len())); return false })
+	}
+	for round := range 2 {
+		bySocket, endSocket := counted("unix", socket, lines)
+		bySyslog, endSyslog := counted("tcp", "127.0.0.1:5514", lines)
+		byIPFIX, endIPFIX := counted("tcp", "127.0.0.1:4739", all)
+		if round == 1 {
+			h.create(each, func(i int) *ctnetlink.Flow { return mixed(each + i) })
+		}
+		h.delete(each, func(i int) *ctnetlink.Flow { return mixed(each*round + i) })
+		want := int64(2 * each)
+		defer func() {
+			if t.Failed() {
+				t.Logf("round %d: %d, %d and %d: %+v", round, bySocket.Load(), bySyslog.Load(), byIPFIX.Load(), h.status())
+			}
+		}()
+		netnstest.Eventually(t, deadline, "the records", func() bool {
+			return bySocket.Load() == want && bySyslog.Load() == want && byIPFIX.Load() == each
+		})
+		endSocket()
+		endSyslog()
+		endIPFIX()
+	}
+	if r := p.Stop(syscall.SIGTERM); r.Code != 0 || strings.Contains(r.Stdout, "sandbox is not complete") {
+		t.Errorf("%+v", r)
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"net/netip"
 	"os"
 	"sync"
@@ -309,6 +310,9 @@ func (l *lines) write() error {
 		if l.datagrams {
 			end = l.ends[l.wrote]
 		}
+		if conn, ok := l.out.(net.Conn); ok && !l.datagrams && hasEnded(conn) {
+			return errClosed
+		}
 		l.setDeadline()
 		n, err := l.out.Write(l.batch[begin:end])
 		whole := 0
@@ -406,4 +410,4 @@ func (l *lines) interrupt(grace time.Duration) {
 func (l *lines) due() time.Time           { return time.Now().Add(time.Hour) }
 func (l *lines) periodic(time.Time) error { return nil }
 
-var errClosed = errors.New("the collector has closed the connection")
+var errClosed = errors.New("the other end has closed the connection")
