@@ -10,9 +10,9 @@ import (
 	"ctbox/internal/netnstest"
 )
 
-// A policy of ours, attached with the CT target, gives its timeouts to real
-// flows, and so does a default of ours to flows without a policy. The timeouts
-// are far from the kernel's own, so that the seconds that pass do not matter.
+// Real flows get the timeouts of a policy that the CT target attaches, and flows without
+// a policy those of a changed default. The timeouts are far from the kernel's own, so that
+// the seconds that pass do not matter.
 func TestPolicyActsOnFlows(t *testing.T) {
 	client, server := netnstest.New(t, "client"), netnstest.New(t, "server")
 	netnstest.Link(t, netnstest.End{NS: client, Dev: "eth0", Addrs: []string{"192.0.2.1/24"}},

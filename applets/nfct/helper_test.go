@@ -13,9 +13,9 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-// Helpers are the whole machine's, so this test changes none: where the kernel
-// has them it only asks for one that nobody made. Where it has not, every
-// command is refused and our reason says what is missing.
+// Helpers belong to the whole machine, so this test changes nothing: where the kernel
+// supports them it only asks for one that does not exist. Elsewhere every command is
+// refused, with the reason that names what is missing.
 func TestParityOfHelperCommands(t *testing.T) {
 	tw := twins(t)
 	var available bool
@@ -62,8 +62,8 @@ func TestParityOfHelperCommands(t *testing.T) {
 }
 
 // What Debian's nfct printed for helpers on Linux 6.1.192.
-// An entry for a family that the helper expects nothing over is made, as by
-// conntrack-tools, with a warning.
+// As in conntrack-tools, an entry for a family over which the helper expects nothing is
+// created; a warning is ours.
 func TestHelperOfAnotherFamily(t *testing.T) {
 	for line, want := range map[string]string{
 		"dhcpv6 inet udp":  prefix + "warning: helper dhcpv6 never expects anything over inet\n",

@@ -99,8 +99,8 @@ func TestPolicyText(t *testing.T) {
 	}
 }
 
-// Names come from the file first, and those that connection tracking needs are
-// known without it. Where the system's file has them, it agrees.
+// Names are looked up in the file first, and those that connection tracking needs are
+// known without it. The system's file agrees with them.
 func TestProtocolNamed(t *testing.T) {
 	for _, tt := range []struct {
 		file, name string

@@ -31,8 +31,8 @@ var (
 	reasonPart  = regexp.MustCompile(`(?m)^(nfct v: (?:netlink error|cannot open netlink): [^(\n]*) \((.*)\)$`)
 )
 
-// comparable takes out what differs by intent: the version, and the reasons
-// that our lines about the kernel's refusals end with. It returns those.
+// comparable removes what differs intentionally: the version, and the reasons at the end
+// of our messages about the kernel's refusals, which it returns.
 func comparable(r netnstest.Result) (netnstest.Result, string) {
 	r.Stdout = versionWord.ReplaceAllString(r.Stdout, "nfct v:")
 	r.Stderr = versionWord.ReplaceAllString(r.Stderr, "nfct v:")
@@ -44,9 +44,9 @@ func comparable(r netnstest.Result) (netnstest.Result, string) {
 	return r, reason
 }
 
-// parity runs nfct of either kind with the same words and compares output,
-// exit status, and the tables of timeout policies that both leave, read by
-// Debian's nfct. It returns our result and the reason it gave.
+// parity runs both nfct programs with the same words and compares output, exit status,
+// and the timeout policies afterwards, as Debian's nfct lists them. It returns our result
+// and its reason.
 func parity(t *testing.T, tw *netnstest.Twins, args ...string) (netnstest.Result, string) {
 	t.Helper()
 	theirs, ours := tw.Run("", "nfct", args...)
@@ -144,7 +144,7 @@ func TestParityOfPolicies(t *testing.T) {
 	}
 }
 
-// A life of policies, with the reasons that we give for the kernel's refusals.
+// Policies are created, used and deleted, with our reasons for the kernel's refusals.
 func TestParityOfTimeoutCommands(t *testing.T) {
 	tw := twins(t)
 	long := strings.Repeat("n", 31)
@@ -246,7 +246,7 @@ func TestParityOfRefusedSockets(t *testing.T) {
 	}
 }
 
-// What differs, and is meant to; the reasons are in docs/differences.md.
+// Intended differences; docs/differences.md has the reasons.
 func TestDifferences(t *testing.T) {
 	tw := twins(t)
 	wrong := func(arg, why string) string {
@@ -296,7 +296,7 @@ func TestDifferences(t *testing.T) {
 	}
 
 	// The longest timeout that is taken is one that the kernel keeps.
-	tw = twins(t) // theirs set a default to 0 above
+	tw = twins(t) // Debian's nfct has set a default to 0 above
 	for seconds, shown := range map[string]string{longest: longest, "0": "0", "00012": "12", " 7": "7"} {
 		parity(t, tw, "add", "timeout", "long", "inet", "udp", "replied", seconds)
 		if r, _ := parity(t, tw, "get", "timeout", "long"); !strings.Contains(r.Stdout, ".REPLIED = "+shown+",\n") {
@@ -305,7 +305,7 @@ func TestDifferences(t *testing.T) {
 		tw.Each(func(ns *netnstest.NS) { ns.Must(netnstest.Peer(t, "nfct"), "flush", "timeout") })
 	}
 
-	// Output that cannot be written is no success.
+	// Output that cannot be written is an error.
 	r := tw.Ours.Run("", "sh", "-c", "exec "+netnstest.Applet(t, "nfct")+" default-get timeout inet udp >/dev/full")
 	if r.Code != 1 || !strings.HasSuffix(r.Stderr, ": No space left on device\n") {
 		t.Errorf("on a full device: %+v", r)

@@ -43,9 +43,9 @@ func describeAttrs(b []byte, indent string) string {
 	return text
 }
 
-// Every request, header and attributes, is byte for byte Debian's. Neither
-// program may change anything here, whatever the kernel has: without
-// CAP_NET_ADMIN it reads the request and refuses it.
+// Every request, header and attributes, is byte for byte that of Debian's nfct. Neither
+// program changes anything: without CAP_NET_ADMIN the kernel reads the request and
+// refuses it.
 func TestRequestsEqualThePeers(t *testing.T) {
 	ns := netnstest.New(t, "requests")
 	powerless := []string{"--bounding-set", "-net_admin"}
