@@ -6,6 +6,7 @@ import (
 	"strconv"
 	"strings"
 
+	"ctbox/internal/nearest"
 	"ctbox/nl"
 	"ctbox/nl/ctnetlink"
 	"ctbox/nl/match"
@@ -84,7 +85,15 @@ func (r *PredicateReader) object(ms []predicateMember) {
 			ms[i].read(r)
 		}
 		if !known {
-			s.fail(at, strconv.Quote(name)+" is no condition")
+			names := make([]string, len(ms))
+			for i := range ms {
+				names[i] = ms[i].name
+			}
+			problem := strconv.Quote(name) + " is no condition"
+			if near := nearest.Word(name, names); near != "" {
+				problem += " (did you mean " + near + "?)"
+			}
+			s.fail(at, problem)
 			return
 		}
 		if s.take('}') {
