@@ -51,6 +51,7 @@ const (
 	headerRest                 // the rest of a header line
 	setupRest                  // the same, of a SETUP's
 	transportRest              // the rest of a SETUP's Transport
+	emptyRest                  // the newline of an empty line
 	lost                       // something unknown
 )
 
@@ -95,17 +96,15 @@ func (r *reader) requests() {
 	switch {
 	case off >= size:
 		return // a body, or older than what is known
-	case off < 0 && r.flags&interleaved != 0:
-		return // media may look like anything
 	case off < 0:
 		begin, off = place{lost, r.p.Seq}, 0
 	}
 	at, ph := r.segment(off, begin.phase)
-	if r.flags&foreign != 0 {
-		return
-	}
 	if next := r.p.Seq + uint32(at); r.next == r.from || after(next, r.next.seq) {
 		r.from, r.next = begin, place{ph, next}
+		if r.body != 0 {
+			r.flags |= foreign // the next segment would not know how long the body is
+		}
 	}
 }
 
@@ -162,10 +161,16 @@ func (r *reader) segment(at int, ph phase) (int, phase) {
 	return at, ph
 }
 
+// length is the header line that has the body's length, and unknown stands for one that is cut.
+const (
+	length  = "content-length:"
+	unknown = 1
+)
+
 // line reads a line, or the part of one that the segment has, and returns what follows.
 func (r *reader) line(line []byte, at int, ph phase, whole bool) phase {
 	if !whole && string(line) == "\r" && ph < headerRest {
-		return lost // the end of the header, perhaps
+		return emptyRest
 	}
 	switch ph {
 	case message, lost:
@@ -174,9 +179,12 @@ func (r *reader) line(line []byte, at int, ph phase, whole bool) phase {
 		if isEmpty(line) {
 			return message
 		}
-		if value, ok := field(line, "content-length:"); ok {
+		if value, ok := field(line, length); ok {
 			n, _ := helper.Number(value, 1<<24)
 			r.body = int(n)
+		}
+		if !whole && agrees(line, length) {
+			r.body = unknown
 		}
 		if ph == header {
 			if !whole {
@@ -199,6 +207,17 @@ func (r *reader) line(line []byte, at int, ph phase, whole bool) phase {
 		return setup
 	case transportRest:
 		r.transport(line, at, true, !whole)
+	case emptyRest:
+		if string(line) == "\n" {
+			return message
+		}
+		return lost
+	case headerRest, setupRest:
+		for i := 1; i < len(length); i++ {
+			if agrees(line, length[i:]) {
+				r.body = unknown
+			}
+		}
 	}
 	if whole && ph == headerRest {
 		return header
@@ -209,12 +228,21 @@ func (r *reader) line(line []byte, at int, ph phase, whole bool) phase {
 	return ph
 }
 
+// agrees reports whether a line, as far as it is there, begins with text, in two bytes or more.
+func agrees(line []byte, text string) bool {
+	n := min(len(line), len(text))
+	return n > 1 && bytes.EqualFold(line[:n], []byte(text)[:n])
+}
+
 // first reads the first line of a message. Nothing else may stand there in a connection of
 // RTSP, except empty lines.
 func (r *reader) first(line []byte, ph phase, whole bool) phase {
 	begun := r.dir == helper.Reply || r.flags&started != 0
 	if isEmpty(line) && ph == message && begun {
 		return message
+	}
+	if ph == lost && r.dir == helper.Original && r.flags&interleaved != 0 {
+		return lost // media may look like anything
 	}
 	r.body = 0
 	isSetup := bytes.HasPrefix(line, []byte("SETUP "))
@@ -352,7 +380,7 @@ type memory struct {
 // Bits of memory.flags.
 const (
 	started     = 1 << iota // the connection has begun with a request
-	foreign                 // or with something else
+	foreign                 // or with something else, or it cannot be followed
 	interleaved             // the client sends media on it
 	several                 // sessions
 	paused

@@ -2,6 +2,7 @@ package rtsp
 
 import (
 	"fmt"
+	"math/rand/v2"
 	"net/netip"
 	"slices"
 	"strings"
@@ -366,6 +367,81 @@ func TestSplit(t *testing.T) {
 			if separator == "\n" && !slices.Equal(got, []string{map[helper.Direction]string{helper.Original: announced, helper.Reply: announcedBack}[dir]}) {
 				t.Errorf("split at each %q: %v", separator, got)
 			}
+		}
+	}
+}
+
+// Random streams in random segments: each SETUP is announced, and nothing that bodies and media
+// have in them. Where segments end anywhere, what is announced is still some SETUP's.
+func TestRandomStreams(t *testing.T) {
+	for seed := range uint64(2000) {
+		r := rand.New(rand.NewPCG(seed, 0))
+		stream, cuts := options, []int{len(options)}
+		want := make(map[uint16]bool)
+		add := func(text string, lines bool) {
+			if lines {
+				for i, c := range text {
+					if c == '\n' {
+						cuts = append(cuts, len(stream)+i+1)
+					}
+				}
+			}
+			stream += text
+			cuts = append(cuts, len(stream))
+		}
+		for i := range 12 {
+			port := uint16(4000 + 2*i)
+			one := request(fmt.Sprintf("RTP/AVP;unicast;client_port=%d-%d", port, port+1))
+			switch r.IntN(5) {
+			case 0, 1:
+				want[port] = true
+				add(one, true)
+			case 2:
+				add("GET_PARAMETER rtsp://198.51.100.9/ RTSP/1.0\r\nCSeq: 7\r\n\r\n", true)
+			case 3:
+				add(fmt.Sprintf("SET_PARAMETER rtsp://198.51.100.9/ RTSP/1.0\r\nContent-Length: %d\r\n\r\n", len(one)), false)
+				add(one, true)
+			case 4:
+				add("$\x00"+string([]byte{byte(len(one) >> 8), byte(len(one))}), false)
+				add(one, true)
+			}
+		}
+		anywhere := seed%2 == 1
+		f := flows["plain"](t)
+		f.Seq[helper.Original] = r.Uint32()
+		got := make(map[uint16]bool)
+		for at, next := 0, 0; at < len(stream); at = next {
+			if next = at + 1 + r.IntN(200); !anywhere || at == 0 {
+				next = cuts[slices.IndexFunc(cuts, func(cut int) bool { return cut > at && (at == 0 || r.IntN(6) == 0 || cut == len(stream)) })]
+			}
+			next = min(next, len(stream))
+			for range 1 + r.IntN(2) { // and again
+				p := f.Packet(helper.Established, stream[at:next])
+				var a helper.Answer
+				Helper.Read(p, &a)
+				for _, e := range a.Expect {
+					got[e.Dst.Port()] = true
+				}
+			}
+			f.Seq[helper.Original] += uint32(next - at)
+		}
+		for port := range got {
+			if !want[port] {
+				t.Errorf("seed %d: port %d is announced, which no SETUP has", seed, port)
+			}
+		}
+		if !anywhere && len(got) != len(want) {
+			t.Errorf("seed %d: got %v, want %v", seed, got, want)
+		}
+	}
+}
+
+// A header whose body cannot be skipped ends the reading.
+func TestSplitHeaderOfBody(t *testing.T) {
+	f := open(t, "plain")
+	for _, segment := range []string{"SET_PARAMETER rtsp://198.51.100.9/ RTSP/1.0\r\nContent-Length: 999\r\n", "\r\n" + request(transportUDP), request(transportUDP)} {
+		if got := f.Send(helper.Original, segment); got != none {
+			t.Errorf("%q: %s", segment, got)
 		}
 	}
 }

@@ -155,26 +155,29 @@ func peer(t testing.TB, ns *netnstest.NS, addr string, port int, to string) *net
 // bound waits until a program has bound a port of tcp or udp.
 func bound(t testing.TB, ns *netnstest.NS, protocol string, port int) {
 	t.Helper()
+	netnstest.Eventually(t, patience, fmt.Sprintf("%s port %d is bound", protocol, port), func() bool { return isBound(t, ns, protocol, port) })
+}
+
+func isBound(t testing.TB, ns *netnstest.NS, protocol string, port int) bool {
+	t.Helper()
 	local := fmt.Sprintf(":%04X", port)
-	netnstest.Eventually(t, patience, fmt.Sprintf("%s port %d is bound", protocol, port), func() bool {
-		var tables []byte
-		ns.Do(func() {
-			for _, name := range []string{protocol, protocol + "6"} {
-				// number: local remote …
-				table, err := os.ReadFile("/proc/thread-self/net/" + name)
-				if err != nil {
-					t.Fatal(err)
-				}
-				tables = append(tables, table...)
+	var tables []byte
+	ns.Do(func() {
+		for _, name := range []string{protocol, protocol + "6"} {
+			// number: local remote …
+			table, err := os.ReadFile("/proc/thread-self/net/" + name)
+			if err != nil {
+				t.Fatal(err)
 			}
-		})
-		for line := range strings.Lines(string(tables)) {
-			if f := strings.Fields(line); len(f) > 1 && strings.HasSuffix(f[1], local) {
-				return true
-			}
+			tables = append(tables, table...)
 		}
-		return false
 	})
+	for line := range strings.Lines(string(tables)) {
+		if f := strings.Fields(line); len(f) > 1 && strings.HasSuffix(f[1], local) {
+			return true
+		}
+	}
+	return false
 }
 
 // receive returns the next datagram and its source.

@@ -1,17 +1,16 @@
-"""An RTSP client with libcurl's RTSP and UDP sockets of its own.
+"""rtsp.py URL PORT: an RTSP client with libcurl's RTSP and UDP sockets of its own.
 
-rtsp.py play URL PORT    has a stream sent to PORT and PORT+1 and prints what arrives
-rtsp.py record URL       sends a stream to a server until it is stopped
+It has a stream sent to PORT and PORT+1, and prints the answer's transport and where the first
+packet to each port came from.
 """
 import ctypes
-import itertools
 import re
 import socket
 import sys
 
-URL, SESSION, STREAM, TRANSPORT, BODY = 10002, 10190, 10191, 10192, 10015
+URL, STREAM, TRANSPORT = 10002, 10191, 10192
 REQUEST, TIMEOUT, TIMEOUT_MS, HEADERS, WRITE = 189, 13, 155, 20079, 20011
-OPTIONS, DESCRIBE, ANNOUNCE, SETUP, PLAY, TEARDOWN, RECORD = 1, 2, 3, 4, 5, 7, 10
+OPTIONS, DESCRIBE, SETUP, PLAY, TEARDOWN = 1, 2, 4, 5, 7
 PATIENCE = 20
 
 curl = ctypes.CDLL("libcurl.so.4")
@@ -47,8 +46,6 @@ class Client:
         self.set(STREAM, options.get("uri", self.url))
         if "transport" in options:
             self.set(TRANSPORT, options["transport"])
-        if "body" in options:
-            self.set(BODY, options["body"])
         self.set(REQUEST, request)
         status = curl.curl_easy_perform(self.handle)
         if status != 0 or " 200 " not in self.lines[0]:
@@ -59,10 +56,6 @@ class Client:
         """Returns the answer's Transport header."""
         answer = self.do(SETUP, uri=self.url + "/streamid=0", transport=transport)
         return re.search(r"(?im)^transport: *(.*?)\r?$", answer).group(1)
-
-
-def port(transport):
-    return int(re.search("server_port=([0-9]+)", transport).group(1))
 
 
 def bind(family, number):
@@ -83,28 +76,9 @@ def play(url, first):
     for s in sockets:
         data, source = s.recvfrom(2048)
         print(data[1], source[0], source[1])
-    client.set(TIMEOUT_MS, 100)  # rtsp-server-perl does not answer this
+    client.set(TIMEOUT_MS, 300)  # rtsp-server-perl does not answer this
     client.set(REQUEST, TEARDOWN)
     curl.curl_easy_perform(client.handle)
 
 
-def record(url):
-    client = Client(url)
-    client.do(ANNOUNCE, body="v=0\r\no=- 1 1 IN IP4 192.0.2.1\r\ns=test\r\nt=0 0\r\nm=audio 0 RTP/AVP 0\r\na=control:streamid=0\r\n")
-    to = port(client.setup("RTP/AVP/UDP;unicast;client_port=7000-7001;mode=record"))
-    client.do(RECORD)
-    s = bind(socket.AF_INET, 7000)
-    s.settimeout(0.05)
-    for n in itertools.count():
-        for kind in (0, 200):  # RTP with PCMU, RTCP's sender report
-            s.sendto(bytes([0x80, kind, n >> 8 & 255, n & 255]) + bytes(24), ("127.0.0.1", to))
-        try:
-            s.recv(1)
-        except OSError:
-            pass  # the pace
-
-
-if sys.argv[1] == "play":
-    play(sys.argv[2], int(sys.argv[3]))
-else:
-    record(sys.argv[2])
+play(sys.argv[1], int(sys.argv[2]))
