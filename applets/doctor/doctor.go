@@ -94,7 +94,7 @@ func Command() *command.Command {
 func run(ctx context.Context, o *options, stdout, stderr io.Writer) int {
 	h := &host{ctx: ctx, root: "/", asked: o.target != ""}
 	defer h.closeConn()
-	r := &report{}
+	r := &report{exec: command.Exec(ctx)}
 	examine(h, r, o)
 	if err := ctx.Err(); err != nil {
 		return broken(stderr, err.Error())

@@ -36,6 +36,7 @@ type Finding struct {
 type report struct {
 	findings []Finding
 	id       string
+	exec     string // runs a command in the examined network namespace, "" without --netns
 }
 
 // about sets the check to which further findings belong.
@@ -48,7 +49,18 @@ func (r *report) about(id string) *report {
 //
 //go:noinline
 func (r *report) add(s Severity, seen, reason, fix string) {
+	if r.exec != "" && ofNamespace(fix) {
+		fix = r.exec + " " + fix
+	}
 	r.findings = append(r.findings, Finding{ID: r.id, Severity: s, Seen: seen, Reason: reason, Fix: fix})
+}
+
+// ofNamespace reports whether a command changes the network namespace that it runs in.
+// The size of the table, its hash table and the limits of net.core are the machine's.
+func ofNamespace(fix string) bool {
+	name, sysctl := strings.CutPrefix(fix, "sysctl -w net.netfilter.")
+	return strings.HasPrefix(fix, "nft ") || strings.HasPrefix(fix, "ip ") ||
+		sysctl && !strings.HasPrefix(name, "nf_conntrack_max") && !strings.HasPrefix(name, "nf_conntrack_buckets")
 }
 
 //go:noinline

@@ -26,6 +26,7 @@ const own = "/proc/thread-self/ns/net"
 // methods may be called by several goroutines at once, but for Close.
 type Namespace struct {
 	name string
+	exec string
 	file *os.File // nil: the caller's own
 	id   ID
 }
@@ -52,10 +53,10 @@ func open(spec string) (*Namespace, error) {
 	case spec == "":
 		return nil, errors.New("no name, path or process id")
 	case strings.Contains(spec, "/"):
-		return openFile(spec, spec)
+		return openFile(spec, spec, "nsenter --net="+spec)
 	}
 	for _, dir := range dirs {
-		n, err := openFile(filepath.Join(dir, spec), spec)
+		n, err := openFile(filepath.Join(dir, spec), spec, "ip netns exec "+spec)
 		if !errors.Is(err, fs.ErrNotExist) {
 			return n, err
 		}
@@ -63,7 +64,7 @@ func open(spec string) (*Namespace, error) {
 	if strings.Trim(spec, "0123456789") != "" {
 		return nil, errNone
 	}
-	n, err := openFile("/proc/"+spec+"/ns/net", spec)
+	n, err := openFile("/proc/"+spec+"/ns/net", spec, "nsenter --net --target "+spec)
 	if errors.Is(err, fs.ErrNotExist) {
 		err = fmt.Errorf("%w, and no such process", errNone)
 	}
@@ -73,12 +74,12 @@ func open(spec string) (*Namespace, error) {
 var errNone = errors.New("no network namespace of that name in " + dirs[0])
 
 // openFile opens the namespace mounted at path, and checks that it can be entered.
-func openFile(path, name string) (*Namespace, error) {
+func openFile(path, name, exec string) (*Namespace, error) {
 	f, err := os.Open(path)
 	if err != nil {
 		return nil, reason(err)
 	}
-	n := &Namespace{name: name, file: f}
+	n := &Namespace{name: name, exec: exec, file: f}
 	if n.id, err = identify(int(f.Fd())); err != nil {
 		f.Close()
 		return nil, err
@@ -154,6 +155,9 @@ func (n *Namespace) Name() string {
 	}
 	return n.name
 }
+
+// Exec returns the words that run a command in the namespace, in front of it.
+func (n *Namespace) Exec() string { return n.exec }
 
 // IsOwn reports whether the namespace is the caller's own.
 func (n *Namespace) IsOwn() bool { return n == nil || n.file == nil }

@@ -44,6 +44,10 @@ func TestOpen(t *testing.T) {
 		if err != nil || n.Name() != spec || n.FD() == 0 {
 			t.Errorf("%s: %v, descriptor %d", spec, err, n.FD())
 		}
+		argv := append(strings.Fields(n.Exec()), "cat", "/proc/net/dev")
+		if out, err := exec.Command(argv[0], argv[1:]...).CombinedOutput(); err != nil || !strings.Contains(string(out), "there:") {
+			t.Errorf("%q: %v, %s", argv, err, out)
+		}
 		n.Close()
 	}
 }

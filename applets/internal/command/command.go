@@ -29,6 +29,15 @@ type Command struct {
 	Run func(ctx context.Context, stdout, stderr io.Writer) int
 }
 
+type namespaceKey struct{}
+
+// Exec returns the words that run another command where Run runs, "" without --netns. ctx
+// is that of Run.
+func Exec(ctx context.Context) string {
+	words, _ := ctx.Value(namespaceKey{}).(string)
+	return words
+}
+
 // InNetNS adds --netns to c, with which Run runs on a thread in that namespace. It
 // returns c. Goroutines that Run starts are in the caller's own namespace.
 func (c *Command) InNetNS() *Command {
@@ -43,6 +52,7 @@ func (c *Command) InNetNS() *Command {
 		ns, err := netns.Open(*spec)
 		if err == nil {
 			defer ns.Close()
+			ctx = context.WithValue(ctx, namespaceKey{}, ns.Exec())
 			err = ns.Do(func() error { status = run(ctx, stdout, stderr); return nil })
 		}
 		if err != nil {
