@@ -8,8 +8,8 @@ import (
 	"testing"
 )
 
-// licences are those that go with ours and ask for no more than their own text,
-// by a phrase of each.
+// licences are the licences that are compatible with ctbox's and require only their own text,
+// each by one of its phrases.
 var licences = []struct{ name, phrase string }{
 	{"MIT", "Permission is hereby granted, free of charge, to any person obtaining a copy"},
 	{"BSD", "Redistribution and use in source and binary forms, with or without"},
@@ -17,8 +17,7 @@ var licences = []struct{ name, phrase string }{
 	{"ISC", "Permission to use, copy, modify, and/or distribute this software for any purpose"},
 }
 
-// Whatever is compiled into the binary has such a licence: our modules' files say
-// so, and Go's own for its library.
+// Everything in the binary has such a licence, by the files of the modules and of Go.
 func TestLicences(t *testing.T) {
 	list := output(t, "go", "list", "-deps", "-tags", "urfave_cli_no_docs", "-f", "{{with .Module}}{{if not .Main}}{{.Dir}}{{end}}{{end}}", ".")
 	dirs := append(strings.Fields(list), strings.TrimSpace(output(t, "go", "env", "GOROOT")), moduleRoot(t))
@@ -32,8 +31,8 @@ func TestLicences(t *testing.T) {
 	}
 }
 
-// licence returns the name of the licence in a module's directory. One that has
-// another licence beside it is none.
+// licence returns the name of the licence in a module's directory, or "" if the directory has
+// none, or more than one.
 func licence(t *testing.T, dir string) (found string) {
 	t.Helper()
 	var files []string
@@ -59,7 +58,7 @@ func licence(t *testing.T, dir string) (found string) {
 	return found
 }
 
-// What is not on the list is found out.
+// A licence that is not on the list is detected.
 func TestOtherLicences(t *testing.T) {
 	for text, want := range map[string]string{
 		"GNU GENERAL PUBLIC LICENSE Version 3, 29 June 2007":                    "",

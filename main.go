@@ -22,12 +22,12 @@ func main() {
 	os.Exit(run(table))
 }
 
-// grace is what an applet has to end in order after SIGINT or SIGTERM. One
-// that cannot (its output is a pipe that nobody empties) then dies of the
-// signal, as it would without us. A daemon has all the time it needs.
+// grace is the time that an applet has to end after SIGINT or SIGTERM. If it cannot, for
+// example because its output is a pipe that no process reads, the signal then kills it, as
+// it would by default. A daemon has all the time it needs.
 const grace = 3 * time.Second
 
-// stopped is why an applet's context has ended: the signal. It wraps
+// stopped is the cause of the end of an applet's context: the signal. It wraps
 // context.Canceled.
 type stopped syscall.Signal
 

@@ -27,8 +27,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Started under the name ctbox, the test binary is main with applets of the
-// test's own.
+// Started under the name ctbox, the test binary runs main with applets for the tests.
 func TestMain(m *testing.M) {
 	if filepath.Base(os.Args[0]) == "ctbox" {
 		os.Exit(run(signalApplets))
@@ -78,8 +77,8 @@ var signalApplets = []applets.Applet{
 }
 
 func TestSignals(t *testing.T) {
-	// Under nohup we ignore SIGHUP, and so would what we start. A signal that is
-	// caught here is at its default there.
+	// Under nohup this process ignores SIGHUP, and its children would inherit that. They
+	// start with the default for signals that are caught here.
 	caught := make(chan os.Signal, 1)
 	signal.Notify(caught, syscall.SIGHUP)
 	t.Cleanup(func() { signal.Stop(caught) })
@@ -193,7 +192,7 @@ func documentedModules(t *testing.T) []string {
 	return names
 }
 
-// A module costs flash and trust: none comes in without a row that says why.
+// A module costs flash and trust: each one has a row that gives the reason.
 func TestEveryModuleIsDocumented(t *testing.T) {
 	documented := documentedModules(t)
 	var required []string
@@ -225,8 +224,8 @@ func TestEveryModuleIsDocumented(t *testing.T) {
 	}
 }
 
-// forbidden are packages that neither a netlink tool nor the modules it stands on
-// need. docs/size.md says what each of them costs.
+// forbidden are packages that neither a netlink tool nor its modules need. docs/size.md has
+// the size of each.
 var forbidden = []string{
 	"crypto/tls",
 	"encoding/xml",
@@ -263,8 +262,8 @@ func TestBinaryHasNoHeavyPackages(t *testing.T) {
 	}
 }
 
-// The budget of flash: bytes as they are, and compressed by xz with its filter for
-// x86 code, which images for routers are made with.
+// The flash budget: raw bytes, and bytes compressed by xz with its filter for x86 code, as in
+// images for routers.
 const (
 	maxSize          = 8_500_000
 	maxPacked        = 2_700_000
@@ -272,7 +271,7 @@ const (
 	maxMinimalPacked = 1_000_000
 )
 
-// wantSize holds that a binary keeps to its budget.
+// wantSize checks that a binary is within its budget.
 func wantSize(t *testing.T, path string, most, mostPacked int) {
 	t.Helper()
 	info, err := os.Stat(path)
@@ -311,7 +310,7 @@ func TestBinaryIsSmallAndStatic(t *testing.T) {
 	}
 }
 
-// notSource is what else lies in a work tree: git's own, and what was built.
+// notSource are other things in a work tree: git's files, and build results.
 var notSource = []string{".git", "bin", "dist", "__pycache__"}
 
 // sources calls f for every file of the tree.
@@ -335,8 +334,8 @@ func sources(t *testing.T, root string, f func(path string)) {
 	}
 }
 
-// machinePath is a path that exists on one machine only: a home, a checkout, a
-// scratch folder that somebody worked in. Split, so as not to find itself.
+// machinePath matches a path that exists on one machine only: a home, a checkout, a scratch
+// folder. It is split so as not to match itself.
 var machinePath = regexp.MustCompile(`(^|[^\w.-])/(ro` + `ot|ho` + `me/\w+|wo` + `rk|tmp/w` + `t|Us` + `ers)/`)
 
 func TestTreeNamesNoMachinePath(t *testing.T) {
@@ -411,7 +410,7 @@ func TestInstallTarget(t *testing.T) {
 		if got, err := os.Readlink(path); err != nil || got != "ctbox" {
 			t.Errorf("%s leads to %q (%v), want ctbox", a.Name, got, err)
 		}
-		// A program of somebody else's in the place of a link.
+		// Another program in the place of a link.
 		os.Remove(path)
 		if err := os.WriteFile(path, []byte("theirs"), 0o755); err != nil {
 			t.Fatal(err)

@@ -53,8 +53,8 @@ func documentedSizes(t *testing.T) map[string]int {
 	return sizes
 }
 
-// Each part alone and all of them together, for amd64. What is left out must be
-// gone and worth it, and docs/size.md must be true within 5 percent.
+// Each part alone and all of them together, for amd64. A part that is left out must be missing
+// and save enough, and docs/size.md must be right within 5 percent.
 func TestMinimalBuilds(t *testing.T) {
 	root, documented := moduleRoot(t), documentedSizes(t)
 	minimal := func(t *testing.T, without string) (path string, size int) {

@@ -9,8 +9,8 @@ import (
 	"testing"
 )
 
-// Two copies of the tree in folders of other names, the second with an empty
-// build cache so that every package is compiled again.
+// Two copies of the tree in folders with different names, the second with an empty build cache
+// so that every package is compiled again, give the same binary.
 func TestBuildIsReproducible(t *testing.T) {
 	root := moduleRoot(t)
 	var binaries [2][]byte

@@ -17,8 +17,8 @@ import (
 	"ctbox/internal/version"
 )
 
-// RunFunc is an applet's whole run. argv includes argv[0] as the user's shell
-// gave it, since getopt's messages print it. The result is the exit status.
+// RunFunc runs an applet and returns its exit status. argv includes argv[0] as the user's
+// shell gave it, because getopt's messages print it.
 //
 // ctx ends when the user asks the program to stop (SIGINT, SIGTERM): the
 // applet then finishes what it is writing and returns. If it is no daemon it
@@ -46,7 +46,7 @@ type Applet struct {
 // them have.
 func (a *Applet) own() *command.Command { return a.Command().InNetNS() }
 
-// Linked returns the applets of the table that links are made for.
+// Linked returns the applets of the table that have links.
 func Linked(table []Applet) []Applet {
 	var linked []Applet
 	for _, a := range table {

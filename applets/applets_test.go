@@ -12,7 +12,7 @@ import (
 	"ctbox/applets/internal/command"
 )
 
-// show is an applet that prints how it was called and ends with status 7.
+// show is an applet that prints its arguments and ends with status 7.
 func show(name string) Applet {
 	return Applet{Name: name, Summary: "show " + name, Help: "--help", Run: func(_ context.Context, argv []string, stdin io.Reader, stdout, stderr io.Writer) int {
 		in, _ := io.ReadAll(stdin)
@@ -66,7 +66,7 @@ func TestRunPicksTheApplet(t *testing.T) {
 	}
 }
 
-// What the box does itself, with urfave/cli and in a build without (no_box).
+// The box's own options and help, with urfave/cli and in a build without it (no_box).
 func TestBox(t *testing.T) {
 	for _, c := range []struct {
 		argv           []string
@@ -154,8 +154,8 @@ func TestTableIsSortedAndWhole(t *testing.T) {
 	}
 }
 
-// FuzzBox holds that the box ends in order whatever it is asked: with a status it
-// has, and with one line where the command line is wrong.
+// FuzzBox checks that the box ends with one of its statuses for any arguments, and prints one
+// line if the command line is wrong.
 func FuzzBox(f *testing.F) {
 	for _, line := range []string{"--list", "inside --text x --on", "help alpha", "-- alpha", "--install", "--=", "-", "---", "inside -t",
 		"inside --on=x", "inside --generate-bash-completion", "--x --generate-bash-completion", "help help", "--help --list"} {

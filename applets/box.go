@@ -74,8 +74,8 @@ func (b box) app() *cli.App {
 	return app
 }
 
-// alone refuses an option together with anything else: urfave/cli would run the
-// command and drop the option.
+// alone refuses an option together with another option or a command: urfave/cli would run the
+// command and ignore the option.
 func alone(c *cli.Context) error {
 	switch {
 	case c.NumFlags() > 1:
@@ -189,7 +189,7 @@ func (b box) command(a Applet) *cli.Command {
 	return cmd
 }
 
-// plain says an error of package flag in ctbox's own words, in one line.
+// plain rewords an error of package flag, in one line.
 func plain(err error) error {
 	text := err.Error()
 	if name, ok := strings.CutPrefix(text, "flag provided but not defined: -"); ok {

@@ -14,8 +14,8 @@ import (
 
 func TestMain(m *testing.M) { netnstest.Main(m) }
 
-// A program of conntrack-tools does the same as a command of urfave/cli and when Run
-// starts it at once.
+// A program of conntrack-tools does the same as a command of urfave/cli and started directly by
+// Run.
 func TestCommandsOfUrfave(t *testing.T) {
 	for _, args := range [][]string{
 		{"alpha"}, {"alpha", "-L"}, {"alpha", "--help"}, {"alpha", "-h"}, {"alpha", "--version"}, {"alpha", "--list"}, {"beta", "help"},
@@ -46,7 +46,7 @@ func TestCompletionOfTheBox(t *testing.T) {
 	}
 }
 
-// bash completes what the box offers, and leaves a program's arguments to the
+// bash completes the box's commands and options, and leaves a program's arguments to the
 // program's own completion.
 func TestBashCompletion(t *testing.T) {
 	dir := filepath.Join("..", "scripts", "completion")

@@ -10,14 +10,13 @@ import (
 	"path/filepath"
 )
 
-// Install makes a symbolic link to the running binary in dir for every applet
-// that has one. A link that is there already stays; one that leads to another
-// ctbox (an older version's, say) is replaced. Everything is checked before the first
-// link is made: where a name is taken by anything else, Install changes
-// nothing and its error names the path.
+// Install creates a symbolic link to the running binary in dir for every applet that has one.
+// An existing link to it is kept; a link to another ctbox, for example an older version, is
+// replaced. Everything is checked before the first link is created: if a name is taken by
+// anything else, Install changes nothing and its error names the path.
 //
-// Where dir is the binary's own directory the links are relative, so that a
-// tree staged under DESTDIR can be moved.
+// If dir is the binary's own directory the links are relative, so that a tree staged under
+// DESTDIR can be moved.
 func Install(table []Applet, dir string) error {
 	self, err := running()
 	if err != nil {

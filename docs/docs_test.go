@@ -1,9 +1,8 @@
-// Package docs_test holds that what the documents say is true: every command in
-// the README and in docs/*.md is run, every configuration and ruleset is checked,
-// every link leads somewhere.
+// Package docs_test checks the documents: every command in the README and in docs/*.md is run,
+// every configuration and ruleset is checked, every link has a target.
 //
-// Each page is run from top to bottom on machines of its own (machine_test.go). The
-// word behind a fence says what is done with the block:
+// Each page is run from top to bottom on machines of its own (machine_test.go). The word
+// behind a fence selects the treatment of the block:
 //
 //	sh                run by bash, as a script that ends with its first failure
 //	console           each line that begins with "# " or "fw1# " is run, on the machine
@@ -16,14 +15,14 @@
 //	yaml              a Prometheus configuration, checked by promtool, or a Kubernetes Pod,
 //	                  which TestPods runs
 //	json              an object a line
-//	text, message     not looked at (message: by the tests of the codec)
+//	text, message     not checked here (message: by the tests of the codec)
 //
-// Comments in front of a block, which a reader does not see:
+// Comments before a block, invisible to readers:
 //
-//	<!-- not run: WHY -->      it is not run; their number has a bound
+//	<!-- not run: WHY -->      the block is not run; the number of such blocks is bounded
 //	<!-- on: fw1 fw2 -->       the machines that an sh block is for
 //	<!-- in: General -->       the clause that a piece of conntrackd.conf is of
-//	<!-- setup: COMMAND -->    run there, with nothing to see for the reader
+//	<!-- setup: COMMAND -->    run in that place, without a block
 package docs_test
 
 import (
@@ -39,7 +38,7 @@ import (
 
 func TestMain(m *testing.M) { netnstest.Main(m) }
 
-// What other tests run, in ways of their own.
+// Pages that other tests run.
 var elsewhere = map[string]string{
 	"docs/conntrack.md":     "applets/conntrack TestManualsExamples",
 	"docs/sync-protocol.md": "sync/proto",
@@ -203,8 +202,7 @@ func lines(text string) []string {
 	return strings.Split(text, "\n")
 }
 
-// same compares output with what a page shows, in which a line "…" stands for
-// any lines.
+// same compares output with the lines of a page, in which a line "…" matches any lines.
 func same(want, got []string) bool {
 	if len(want) == 0 {
 		return len(got) == 0
@@ -220,8 +218,7 @@ func same(want, got []string) bool {
 	return len(got) > 0 && plain(want[0]) == plain(got[0]) && same(want[1:], got[1:])
 }
 
-// plain takes out what differs from run to run: numbers, also hexadecimal ones
-// behind 0x, and the width of gaps.
+// plain replaces the parts that differ from run to run: numbers, and the width of gaps.
 func plain(line string) string {
 	var b strings.Builder
 	for i, r := range line {

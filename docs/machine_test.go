@@ -117,8 +117,8 @@ var hostWide = map[string]string{
 	"meminfo":                                   "MemTotal:        4194304 kB\nMemFree:         3145728 kB\nMemAvailable:    3670016 kB",
 }
 
-// boot starts what is process 1 of the machine. It ends, and all others with
-// it, when its standard input does.
+// boot starts process 1 of the machine. It ends at the end of its standard input, and all other
+// processes with it.
 func boot(t *testing.T, ns *netnstest.NS, name string) *machine {
 	t.Helper()
 	root, err := netnstest.ModuleRoot()
@@ -188,8 +188,8 @@ func changedRoot(pid int) bool {
 	return err == nil && filepath.Base(link) == "cat"
 }
 
-// run runs a script on the machine and returns what it printed, standard error
-// among it, and its exit status.
+// run runs a script on the machine and returns its output, standard error included, and its exit
+// status.
 func (m *machine) run(script string) (string, int) {
 	m.t.Helper()
 	cmd := exec.CommandContext(m.t.Context(), "nsenter", fmt.Sprintf("--target=%d", m.pid), "--mount", "--pid", "--uts", "--ipc", "--net",
@@ -212,7 +212,7 @@ func (m *machine) write(path, text string) {
 	}
 }
 
-// server is what the machine of that name does.
+// server is the program on the machine of that name.
 const server = `
 import socket, threading
 tcp = socket.create_server(("", 80))

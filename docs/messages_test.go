@@ -16,7 +16,7 @@ var notOurs = []string{
 }
 
 // TestMessages holds that the messages in troubleshooting.md, the code in the
-// first column of its tables, are what the programs say: each piece between
+!!// first column of its tables, are messages of the programs: each piece between
 // ellipses is in the source.
 func TestMessages(t *testing.T) {
 	root, all := pages(t)
