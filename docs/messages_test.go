@@ -15,8 +15,8 @@ var notOurs = []string{
 	"operation not permitted", "File exists",
 }
 
-// TestMessages holds that the messages in troubleshooting.md, the code in the
-!!// first column of its tables, are messages of the programs: each piece between
+// TestMessages checks that the messages in troubleshooting.md, the code in the
+// first column of its tables, are messages of the programs: each piece between
 // ellipses is in the source.
 func TestMessages(t *testing.T) {
 	root, all := pages(t)
