@@ -586,7 +586,7 @@ func TestCollectors(t *testing.T) {
 	h := newHost(t)
 	all := *flows
 	if netnstest.Long {
-		all *= 10
+		all *= 5
 	}
 	stop := h.collectors()
 	r := newRelay(h, h.path("pcap"), nfcapdPort, nfacctdPort)

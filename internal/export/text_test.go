@@ -11,6 +11,7 @@ import (
 
 	"ctbox/nl/ctnetlink"
 	"ctbox/nl/format"
+	"ctbox/sync/follow"
 )
 
 // A JSON record is the flow object of docs/json.md with what a record has besides.
@@ -140,4 +141,25 @@ func BenchmarkJSON(b *testing.B) {
 			buf = format.AppendFlow(buf[:0], r.Flow, &jsonStyle, nil)
 		}
 	})
+}
+
+// From the follower's report to the queue a record allocates nothing.
+func TestRecordAllocations(t *testing.T) {
+	for name, out := range map[string]*output{
+		"ipfix": {ipfix: &IPFIX{Choice: Choice{NAT: true, Flow: true}}}, "json": {json: &JSON{Choice{Flow: true}}},
+	} {
+		out.sender = newSender(name, 1000, nil)
+		s := source{out: out}
+		f, cause := tcpSNAT(), follow.Cause{Event: true, At: time.Unix(1700000000, 0)}
+		life := func() {
+			s.FlowBegan(f, cause)
+			s.FlowEnded(f, cause, true)
+		}
+		for range 2000 { // until the queue is full
+			life()
+		}
+		if n := testing.AllocsPerRun(1000, life); n != 0 {
+			t.Errorf("%s: %v allocations", name, n)
+		}
+	}
 }
