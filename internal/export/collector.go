@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"slices"
 	"sync"
 	"syscall"
 	"time"
@@ -31,10 +32,27 @@ type collector struct {
 	conn net.Conn // nil while closed; mu guards the pointer
 
 	templatesDue, statisticsDue time.Time
+	checkDue                    time.Time // TCP: of the next look at what is not acknowledged
+
+	// TCP: the messages of the present connection that are not acknowledged, and those of
+	// earlier ones, which are sent again; oldest first.
+	written uint64 // bytes over this connection
+	unacked []written
+	again   []written
+	spare   [][]byte
+}
+
+// written is a message that was sent, with data records.
+type written struct {
+	end     uint64 // of its last byte, counted from the begin of the connection
+	records int
+	message []byte
 }
 
 const (
 	statisticsPeriod = 10 * time.Second
+	// checkPeriod is how soon a TCP connection is found to have failed while nothing is sent.
+	checkPeriod = time.Second
 	// dialPatience is how long a connection may take to be opened.
 	dialPatience = 5 * time.Second
 	// refusal is how long a new UDP socket waits for the news that nobody listens.
@@ -44,6 +62,8 @@ const (
 	tcpMessage = 16 << 10
 	// udpMost is the largest datagram where the path allows more: that of an Ethernet.
 	udpMost = 1500
+	// mostSpare bounds the memory that is kept for messages.
+	mostSpare = 64
 	// udpLeast is for a path whose MTU is unknown (RFC 7011, section 10.3.3).
 	udpLeast = 512
 )
@@ -98,6 +118,7 @@ func (c *collector) open(ctx context.Context) error {
 		c.mu.Unlock()
 		c.session.Restart()
 		c.about.Restart()
+		c.written = 0
 	}
 	err := c.begin()
 	if err != nil {
@@ -122,8 +143,11 @@ func (c *collector) begin() error {
 	if err := c.sendTemplates(); err != nil {
 		return err
 	}
-	if err := c.sendStatistics(); err != nil || c.to.TCP {
+	if err := c.sendStatistics(); err != nil {
 		return err
+	}
+	if c.to.TCP {
+		return c.sendAgain()
 	}
 	_ = c.conn.SetReadDeadline(time.Now().Add(refusal))
 	var b [1]byte
@@ -155,21 +179,85 @@ func (c *collector) datagram() int {
 
 // send sends a message.
 func (c *collector) send(m *Message) error {
-	c.mu.Lock()
-	select {
-	case <-c.sender.stopping:
-	default:
-		_ = c.conn.SetWriteDeadline(time.Now().Add(slow))
-	}
-	c.mu.Unlock()
+	c.setDeadline()
 	b := m.Bytes(time.Now().Unix())
 	n, err := c.conn.Write(b)
 	if err != nil {
 		return short(err)
 	}
 	c.sender.count.messages.Add(1)
-	c.sender.count.bytes.Add(uint64(n))
+	c.written += uint64(n)
+	if c.to.TCP && m == c.data {
+		c.acknowledged()
+		var buf []byte
+		if last := len(c.spare) - 1; last >= 0 {
+			buf, c.spare = c.spare[last], c.spare[:last]
+		}
+		c.unacked = append(c.unacked, written{c.written, m.Records(), append(buf[:0], b...)})
+	}
 	return nil
+}
+
+// acknowledged forgets the messages that the collector's kernel has acknowledged. What the
+// collector itself has read of these, nobody knows.
+func (c *collector) acknowledged() {
+	raw, err := c.conn.(syscall.Conn).SyscallConn()
+	if err != nil {
+		return
+	}
+	var acked uint64
+	_ = raw.Control(func(fd uintptr) {
+		if info, err := unix.GetsockoptTCPInfo(int(fd), unix.IPPROTO_TCP, unix.TCP_INFO); err == nil && info.Bytes_acked > 0 {
+			acked = info.Bytes_acked - 1 // the SYN
+		}
+	})
+	n := 0
+	for ; n < len(c.unacked) && c.unacked[n].end <= acked; n++ {
+		if len(c.spare) < mostSpare {
+			c.spare = append(c.spare, c.unacked[n].message)
+		}
+	}
+	c.unacked = slices.Delete(c.unacked, 0, n)
+}
+
+// sendAgain sends what the connection before did not deliver for certain.
+func (c *collector) sendAgain() error {
+	for len(c.again) > 0 {
+		w := c.again[0]
+		be.PutUint32(w.message[8:], c.session.sequence)
+		c.setDeadline()
+		n, err := c.conn.Write(w.message)
+		if err != nil {
+			return short(err)
+		}
+		c.written += uint64(n)
+		c.session.sequence += uint32(w.records)
+		c.sender.count.messages.Add(1)
+		c.sender.count.resent.Add(uint64(w.records))
+		c.unacked = append(c.unacked, written{c.written, w.records, w.message})
+		c.again = slices.Delete(c.again, 0, 1)
+	}
+	return nil
+}
+
+// held returns how many records were taken from the queue and have not been delivered, as far
+// as that is known.
+func (c *collector) held() int {
+	n := c.data.Records()
+	for _, w := range c.again {
+		n += w.records
+	}
+	return n
+}
+
+func (c *collector) setDeadline() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	select {
+	case <-c.sender.stopping:
+	default:
+		_ = c.conn.SetWriteDeadline(time.Now().Add(slow))
+	}
 }
 
 func (c *collector) sendTemplates() error {
@@ -231,15 +319,23 @@ func hasEnded(conn net.Conn) (ended bool) {
 }
 
 func (c *collector) due() time.Time {
-	if !c.to.TCP && c.templatesDue.Before(c.statisticsDue) {
-		return c.templatesDue
+	other := c.templatesDue
+	if c.to.TCP {
+		other = c.checkDue
+	}
+	if (!c.to.TCP || len(c.unacked) > 0) && other.Before(c.statisticsDue) {
+		return other
 	}
 	return c.statisticsDue
 }
 
 func (c *collector) periodic(now time.Time) error {
-	if c.to.TCP && hasEnded(c.conn) {
-		return errClosed
+	if c.to.TCP {
+		if hasEnded(c.conn) {
+			return errClosed
+		}
+		c.acknowledged()
+		c.checkDue = now.Add(checkPeriod)
 	}
 	if !c.to.TCP && !c.templatesDue.After(now) {
 		c.data.SetSize(c.datagram())
@@ -258,6 +354,11 @@ func (c *collector) periodic(now time.Time) error {
 func (c *collector) close(failure error) {
 	if !c.to.TCP && errors.Is(failure, unix.ECONNREFUSED) {
 		return
+	}
+	if failure != nil && c.to.TCP && c.conn != nil {
+		c.acknowledged()
+		c.again = append(c.unacked, c.again...)
+		c.unacked = nil
 	}
 	c.mu.Lock()
 	conn := c.conn

@@ -105,6 +105,9 @@ type Status struct {
 	Sent       uint64 // records
 	Queued     uint64 // records that wait
 	ThrownAway uint64 // records for which the queue had no room
+	// Resent are the sent records that were sent again over the next TCP connection, since the
+	// collector had not acknowledged them. It may have them twice.
+	Resent     uint64
 	Messages   uint64 // IPFIX messages, datagrams or writes that carried them
 	Failures   uint64 // of connections, writes and files
 	Reconnects uint64 // connections and files opened after the first
@@ -119,6 +122,7 @@ func (o *output) status() Status {
 	waiting, thrown, _ := o.queue.state()
 	s := Status{
 		Made: o.made.Load(), Sent: o.count.records.Load(), Queued: uint64(waiting), ThrownAway: thrown,
+		Resent:   o.count.resent.Load(),
 		Messages: o.count.messages.Load(), Failures: o.count.failures.Load(), Reconnects: max(o.count.opened.Load(), 1) - 1,
 		EventsLost: o.lost.Load(), Flows: o.observed.Load(), FlowsNow: uint64(o.flowsNow.Load()),
 	}

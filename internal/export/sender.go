@@ -51,6 +51,9 @@ type transport interface {
 	periodic(now time.Time) error
 	// close closes what open has opened, after a failure or, with nil, for good.
 	close(failure error)
+	// held returns how many records were taken from the queue and not delivered. It is called
+	// when nothing else is.
+	held() int
 	// interrupt makes calls that wait for the other end fail after grace. Any goroutine may
 	// call it.
 	interrupt(grace time.Duration)
@@ -58,7 +61,7 @@ type transport interface {
 
 // counters of a sender, which its goroutine changes and any other reads.
 type counters struct {
-	messages, records, bytes, failures, opened atomic.Uint64
+	messages, records, resent, failures, opened atomic.Uint64
 }
 
 // sender owns the goroutine of an exporter, which delivers records to the destination.
@@ -82,7 +85,7 @@ const (
 	linger = 200 * time.Millisecond
 	// leastBackoff is the delay after a first failure; it doubles up to mostBackoff.
 	leastBackoff = 100 * time.Millisecond
-	mostBackoff  = 10 * time.Second
+	mostBackoff  = 5 * time.Second
 	// sayThrown is how often the log says how many records were thrown away.
 	sayThrown = 10 * time.Second
 	// patience is how long an end waits for the destination to take what is queued.
@@ -107,11 +110,13 @@ func (s *sender) stop() (left int) {
 		close(s.stopping)
 		s.to.interrupt(patience)
 	})
+	left, _, _ = s.queue.state()
 	select {
 	case <-s.done:
+		left, _, _ = s.queue.state()
+		left += s.to.held()
 	case <-time.After(patience + patience/4): // a write to a disk that hangs
 	}
-	left, _, _ = s.queue.state()
 	return left
 }
 
@@ -407,6 +412,7 @@ func (l *lines) interrupt(grace time.Duration) {
 	}
 }
 
+func (l *lines) held() int                { return len(l.ends) - l.wrote }
 func (l *lines) due() time.Time           { return time.Now().Add(time.Hour) }
 func (l *lines) periodic(time.Time) error { return nil }
 

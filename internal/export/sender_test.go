@@ -322,6 +322,47 @@ func TestSlowCollector(t *testing.T) {
 	out.stop()
 }
 
+// Records that were on their way when a connection was reset are sent again over the next one.
+// What the collector's kernel had acknowledged, and the collector had not read, nobody can know.
+func TestUnacknowledgedRecords(t *testing.T) {
+	var all received
+	reset := make(chan struct{})
+	address := tcp(t, func(n int, c net.Conn) {
+		if n == 0 {
+			c.(*net.TCPConn).SetReadBuffer(4096)
+			<-reset
+			c.(*net.TCPConn).SetLinger(0)
+		} else {
+			all.stream(c, never)
+		}
+		c.Close()
+	})
+	o := ipfix(Destination{Collector: address, TCP: true})
+	o.QueueLimit = 100000
+	out, _ := started(t, o)
+	const made = 40000
+	for i := range made {
+		out.numbered(i)
+	}
+	netnstest.Eventually(t, deadline, "records on their way", func() bool { return out.status().Sent > 10000 })
+	close(reset)
+	netnstest.Eventually(t, deadline, "the rest", func() bool {
+		all.mu.Lock()
+		defer all.mu.Unlock()
+		return len(all.ids) > 0 && all.ids[len(all.ids)-1] == hex(8, made-1)
+	})
+	if left := out.stop(); left != 0 {
+		t.Errorf("%d records are left", left)
+	}
+	s := out.status()
+	acknowledged := made - all.len()
+	all.check(t, acknowledged, made) // the last ones, without a gap and in order
+	if s.Resent == 0 || acknowledged > 5000 || s.Sent != made {
+		t.Errorf("%+v", s)
+	}
+	t.Logf("%d records made, %d acknowledged before the reset, %d sent again", made, acknowledged, s.Resent)
+}
+
 // An end with a destination that takes nothing does not take long, and says what is left.
 func TestStopWithoutCollector(t *testing.T) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")

@@ -268,6 +268,8 @@ func families() []family {
 			ofExports(func(e *export.Status) uint64 { return e.Queued })},
 		{"conntrackd_export_records_thrown_away", "counter", "", "Records that gave way because the queue was full (QueueLimit).",
 			ofExports(func(e *export.Status) uint64 { return e.ThrownAway })},
+		{"conntrackd_export_records_resent", "counter", "", "Records sent again over TCP since the collector had not acknowledged them.",
+			ofExports(func(e *export.Status) uint64 { return e.Resent })},
 		{"conntrackd_export_messages", "counter", "", "Messages, datagrams or writes with records.",
 			ofExports(func(e *export.Status) uint64 { return e.Messages })},
 		{"conntrackd_export_failures", "counter", "", "Failures of connections, writes and files.",

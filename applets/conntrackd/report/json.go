@@ -128,9 +128,9 @@ func (o *object) exports(all []export.Status) {
 }
 
 // exportCounts are the numbers of an exporter with their names in JSON.
-func exportCounts(e *export.Status) [10]namedCount {
+func exportCounts(e *export.Status) [11]namedCount {
 	return [...]namedCount{
-		{"records", e.Made}, {"sent", e.Sent}, {"queued", e.Queued}, {"thrown_away", e.ThrownAway}, {"messages", e.Messages},
+		{"records", e.Made}, {"sent", e.Sent}, {"queued", e.Queued}, {"thrown_away", e.ThrownAway}, {"resent", e.Resent}, {"messages", e.Messages},
 		{"failures", e.Failures}, {"reconnects", e.Reconnects}, {"events_lost", e.EventsLost}, {"flows", e.Flows}, {"flows_now", e.FlowsNow},
 	}
 }

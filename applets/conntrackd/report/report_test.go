@@ -381,7 +381,7 @@ expectations:
 
 func TestExports(t *testing.T) {
 	all := []export.Status{{
-		Name: "ipfix udp 192.0.2.9:4739", Made: 1001, Sent: 802, Queued: 103, ThrownAway: 96, Messages: 15, Failures: 6, Reconnects: 7,
+		Name: "ipfix udp 192.0.2.9:4739", Made: 1001, Sent: 802, Queued: 103, ThrownAway: 96, Resent: 33, Messages: 15, Failures: 6, Reconnects: 7,
 		EventsLost: 18, Flows: 519, FlowsNow: 220, Error: "write: connection refused",
 	}, {Name: "json file /var/log/flows.json"}}
 	want := `export ipfix udp 192.0.2.9:4739:
@@ -393,6 +393,7 @@ func TestExports(t *testing.T) {
 	records sent:		                 802
 	records queued:		                 103
 	records thrown away:	                  96
+	records resent:		                  33
 	messages:		                  15
 	failures:		                   6
 	reconnects:		                   7
@@ -401,7 +402,7 @@ func TestExports(t *testing.T) {
 	if got := string(AppendExports(nil, all[:1])); got != want {
 		t.Errorf("got\n%s", got)
 	}
-	const members = `{"mode":"none","exports":[{"name":"ipfix udp 192.0.2.9:4739","records":1001,"sent":802,"queued":103,"thrown_away":96,` +
+	const members = `{"mode":"none","exports":[{"name":"ipfix udp 192.0.2.9:4739","records":1001,"sent":802,"queued":103,"thrown_away":96,"resent":33,` +
 		`"messages":15,"failures":6,"reconnects":7,"events_lost":18,"flows":519,"flows_now":220,"error":"write: connection refused"}]}` + "\n"
 	if got := string(AppendStatusJSON(nil, &node.Status{}, &Local{Exports: all[:1]}, SectionExports)); got != members {
 		t.Errorf("got %s", got)

@@ -325,6 +325,7 @@ func AppendExports(dst []byte, all []export.Status) []byte {
 			field{"\trecords sent:\t\t", w20, e.Sent, "\n"},
 			field{"\trecords queued:\t\t", w20, e.Queued, "\n"},
 			field{"\trecords thrown away:\t", w20, e.ThrownAway, "\n"},
+			field{"\trecords resent:\t\t", w20, e.Resent, "\n"},
 			field{"\tmessages:\t\t", w20, e.Messages, "\n"},
 			field{"\tfailures:\t\t", w20, e.Failures, "\n"},
 			field{"\treconnects:\t\t", w20, e.Reconnects, "\n\n"})
