@@ -121,6 +121,7 @@ func (m *FTFW) Next() (Send, bool) {
 	if m.sayBack {
 		s.Header.Flags |= wire.HelloBack
 		m.sayBack = false
+		m.peer.backed, m.peer.back = true, s.Header.Seq
 	}
 	e.seq = s.Header.Seq
 	if !i.isControl() {

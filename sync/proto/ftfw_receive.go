@@ -29,7 +29,7 @@ func (m *FTFW) Receive(now time.Duration, link int, from netip.Addr, h wire.Head
 		m.hello = helloAnswered
 	}
 	if h.Flags&wire.Hello != 0 {
-		if !fresh && p.starts(now, h.Seq, m.resync.granted) {
+		if !fresh && p.starts(now, h.Seq) {
 			events |= m.restarted(now, h.Seq)
 		}
 		p.greeted, p.helloLast, p.helloAt = true, h.Seq, now
@@ -142,6 +142,9 @@ func (m *FTFW) queueAnswer(c control) {
 // acknowledged removes the messages of an acknowledged range from the resend queue. A
 // range that was never sent belongs to the process before this one.
 func (m *FTFW) acknowledged(now time.Duration, from, to wire.Seq) {
+	if p := &m.peer; p.backed && !p.back.Before(from) && !p.back.After(to) {
+		p.answered = true
+	}
 	m.eachSent(from, to, func(i id, e *element) {
 		m.remove(i, e)
 		if i.isControl() {

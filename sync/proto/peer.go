@@ -43,6 +43,11 @@ type peer struct {
 	helloLast wire.Seq
 	helloAt   time.Duration
 
+	// Our last answer to its HELLO, and whether it has acknowledged that.
+	backed   bool
+	back     wire.Seq
+	answered bool
+
 	// Late messages in sequence.
 	runNext  wire.Seq
 	runLen   int
@@ -88,6 +93,7 @@ func (p *peer) begin(now time.Duration, seq wire.Seq, window int) {
 	p.have, p.last = false, seq
 	p.window, p.owed = window, false
 	p.greeted, p.ctbox = false, false
+	p.backed, p.answered = false, false
 	p.runLen = 0
 }
 
@@ -107,12 +113,11 @@ func (p *peer) overtaken(now time.Duration, seq wire.Seq) bool {
 
 // starts reports whether a HELLO with seq means that the peer has started again. A node
 // sets HELLO on every message until it receives the answer, so a HELLO that directly
-// follows another is no new start. The exception is answered: the peer has acknowledged
-// our request, which it could do only after our answer. A late copy of an old HELLO looks
-// like a start with lower numbers, and costs a needless resync.
-func (p *peer) starts(now time.Duration, seq wire.Seq, answered bool) bool {
+// follows another is no new start, unless this process of the peer has acknowledged our answer.
+// A late copy of an old HELLO looks like a start with lower numbers, and costs a needless resync.
+func (p *peer) starts(now time.Duration, seq wire.Seq) bool {
 	continues := p.greeted && now-p.helloAt < helloPause && p.have && seq == p.last+1 && p.last == p.helloLast
-	return !continues || answered
+	return !continues || p.answered
 }
 
 // countsAnew records a late message and reports whether so many have arrived in sequence,

@@ -60,7 +60,7 @@ type Facts struct {
 	Primary bool          // the node has taken over, and no peer has done so since
 	Lag     time.Duration // age of the oldest change that this node has not sent yet
 	Held    uint64        // flows that it holds of its peers
-	Full    bool          // it had no room for flows of its peers
+	Full    bool          // it has no room for more
 	Peers   []Peer        // each that was ever heard
 }
 

@@ -20,10 +20,10 @@ func (r *Replicator) Facts() ready.Facts {
 	f := ready.Facts{Now: now, Quiet: peerQuiet, Filling: r.filling, Lag: r.lag()}
 	if r.external.Flows != nil {
 		f.Held = uint64(r.external.Flows.Len())
+		f.Full = r.external.Flows.Full() || r.external.Expects.Full()
 	} else {
 		f.Held = r.replica.Received // no table, but this grows while something arrives
 	}
-	f.Full = r.refused() > r.agreement.refused
 	if r.alarm != nil {
 		f.Quiet += r.cfg.RefreshTime
 	}
