@@ -168,19 +168,11 @@ func (o *options) run(ctx context.Context, c *command.Command, stdout, stderr io
 	switch {
 	case o.once:
 		return o.dump(ctx, stdout)
-	case moved(c):
+	case command.Exec(ctx) != "": // --netns has moved this thread only
 		return restart(c)
 	}
 	return o.follow(ctx, stderr)
 }
-
-// moved reports whether --netns has moved this thread to another network namespace.
-func moved(c *command.Command) bool {
-	return slices.ContainsFunc(c.Options, func(o command.Option) bool { return o.Name == netnsOption && *o.Text != "" })
-}
-
-// netnsOption is the option that command.InNetNS adds.
-const netnsOption = "netns"
 
 // restart executes the program again with the same options, so that all of its threads are in
 // this thread's network namespace: an exporter has goroutines on several threads. It returns
@@ -189,7 +181,7 @@ func restart(c *command.Command) error {
 	args := []string{"ctbox", c.Name}
 	for _, o := range c.Options {
 		switch {
-		case o.Name == netnsOption:
+		case o.Name == "netns":
 		case o.On != nil && *o.On:
 			args = append(args, command.Dashed(o.Name))
 		case o.Text != nil && *o.Text != "":
