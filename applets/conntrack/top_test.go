@@ -558,7 +558,7 @@ func TestTopOnATerminal(t *testing.T) {
 	fillTable(t, ns, 90)
 	run(t, ns, "-I -t 1000 -p tcp --state ESTABLISHED -s 2001:db8::1 -d 2001:db8::2 --sport 1 --dport 443")
 	p := newPane(t, ns)
-	p.typed("stty -g > "+p.socket+".before; echo shell", "Enter")
+	p.typed("stty -g > "+p.socket+".before; echo sh''ell", "Enter")
 	p.wait("shell\nready>")
 
 	p.typed("conntrack --top --refresh 0.2", "Enter")
@@ -630,7 +630,7 @@ func (p *pane) sane(when string) {
 	p.wait("ready>")
 	after := p.socket + ".after"
 	os.Remove(after)
-	p.typed("stty -g > "+after+"; echo done", "Enter")
+	p.typed("stty -g > "+after+"; echo do''ne", "Enter") // what is typed is not what is awaited
 	p.wait("done\nready>")
 	was, err := os.ReadFile(p.socket + ".before")
 	if err != nil {
