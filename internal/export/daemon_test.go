@@ -582,3 +582,38 @@ func TestDestinationsThatComeLater(t *testing.T) {
 		t.Errorf("%+v", r)
 	}
 }
+
+// A disk that hangs holds up neither the daemon's own cache nor its commands nor another exporter;
+// what could not be written meanwhile is written when the disk works again.
+func TestDiskHangs(t *testing.T) {
+	h := newHost(t)
+	dir, freeze, thaw := netnstest.HangingDisk(t)
+	p := h.start("", "Stats {\n}\nExport json {\n File "+filepath.Join(dir, "flows")+"\n}\nExport json {\n File "+h.path("flows")+"\n}")
+	const each = 200
+	h.create(each, mixed)
+	h.await("the first records", func(e *exported) bool { return e.Sent == each })
+	freeze()
+	defer thaw()
+	for round := 1; round <= 3; round++ {
+		h.create(each, func(i int) *ctnetlink.Flow { return mixed(each*round + i) })
+		netnstest.Eventually(t, deadline, "the daemon's cache and the other exporter", func() bool {
+			var s struct {
+				Caches map[string]struct{ Flows struct{ Active int } }
+			}
+			if err := json.Unmarshal([]byte(h.client("-s", "cache", "-o", "json")), &s); err != nil {
+				t.Fatal(err)
+			}
+			all := h.status()
+			return s.Caches["stats"].Flows.Active == each*(round+1) && all[1].Sent == uint64(each*(round+1)) && all[0].Records == all[1].Records
+		})
+	}
+	if s := h.status()[0]; s.Sent >= 4*each {
+		t.Errorf("the disk does not hang: %+v", s)
+	}
+	thaw()
+	h.await("the rest", func(e *exported) bool { return e.Sent == 4*each })
+	p.Stop(syscall.SIGTERM)
+	if a, b := texts(readLog(t, filepath.Join(dir, "flows")).begun), texts(readLog(t, h.path("flows")).begun); !slices.Equal(a, b) || len(a) != 4*each {
+		t.Errorf("the files differ: %s", firstDifference(a, b))
+	}
+}

@@ -250,6 +250,9 @@ func TestIPFIXRecords(t *testing.T) {
 		n := 0
 		c.x.AppendRecords(nil, &c.record, func(id uint16, record []byte) {
 			n++
+			if got := Origin((id - firstTemplate) >> 7); got != c.record.Origin { // docs/flow-logging.md promises this
+				t.Errorf("%s: template %d says origin %d, want %d", c.name, id, got, c.record.Origin)
+			}
 			if c.size != 0 && len(record) != c.size {
 				t.Errorf("%s: %d bytes, want %d", c.name, len(record), c.size)
 			}
