@@ -43,7 +43,8 @@ const (
 
 // Peer is what a node knows of one peer.
 type Peer struct {
-	Name    string
+	ID      string        // the same for one peer, whatever its Name
+	Name    string        // as texts have it
 	Silence time.Duration // since its last message
 	Life    uint64        // another number after the peer has started anew
 	Copy    Copy
@@ -168,12 +169,14 @@ func (m *Machine) advance(f *Facts) {
 
 // startedAnew reports whether a peer that was known has started anew since the last Step.
 func (m *Machine) startedAnew(f *Facts) (anew bool) {
+	lives := make(map[string]uint64, len(f.Peers))
 	for i := range f.Peers {
 		p := &f.Peers[i]
-		life, known := m.lives[p.Name]
+		life, known := m.lives[p.ID]
 		anew = anew || known && life != p.Life
-		m.lives[p.Name] = p.Life
+		lives[p.ID] = p.Life
 	}
+	m.lives = lives
 	return anew
 }
 

@@ -18,6 +18,9 @@ func at(second float64, peers ...Peer) Facts {
 		if peers[i].Name == "" {
 			peers[i].Name = "192.0.2.2"
 		}
+		if peers[i].ID == "" {
+			peers[i].ID = peers[i].Name
+		}
 	}
 	return Facts{Now: time.Duration(second * float64(time.Second)), Quiet: quiet, Peers: peers}
 }
@@ -75,6 +78,12 @@ func TestSteps(t *testing.T) {
 			{at(901, Peer{Life: 1}), "192.0.2.2 has not been asked for its flows", true, "a peer has started anew, in sync 900 s ago"},
 			{at(960, Peer{Life: 1, Copy: CopyUnderWay}), "the bulk of 192.0.2.2 is not complete", true, "a peer has started anew, in sync 959 s ago"},
 			{at(961, Peer{Life: 1, Copy: CopyWhole}), "", true, "in sync"},
+		},
+		"the peer returns over another link": {
+			{at(1, Peer{ID: "peer", Copy: CopyWhole}), "", true, "in sync"},
+			{at(30, Peer{ID: "peer", Copy: CopyWhole, Silence: quiet}), "192.0.2.2 has been silent for 5 s", true, "no peer is heard, in sync 29 s ago"},
+			{at(31, Peer{ID: "peer", Name: "203.0.113.2", Life: 1}), "203.0.113.2 has not been asked for its flows", true, "a peer has started anew, in sync 30 s ago"},
+			{at(99, Peer{ID: "peer", Name: "203.0.113.2", Life: 1}), "203.0.113.2 has not been asked for its flows", true, "a peer has started anew, in sync 98 s ago"},
 		},
 		"a node that misses what a running peer has": {
 			{at(1, whole), "", true, "in sync"},
@@ -180,7 +189,7 @@ func TestRandomFacts(t *testing.T) {
 			}
 			f.Held = uint64(r.IntN(50))
 			if len(f.Peers) < 2 && r.IntN(40) == 0 {
-				f.Peers = append(f.Peers, Peer{Name: fmt.Sprint("192.0.2.", len(f.Peers))})
+				f.Peers = append(f.Peers, Peer{ID: fmt.Sprint(len(f.Peers)), Name: fmt.Sprint("192.0.2.", len(f.Peers))})
 			}
 			anew, fresh := false, len(f.Peers) > known
 			known = len(f.Peers)

@@ -33,7 +33,7 @@ func (r *Replicator) Facts() ready.Facts {
 	}
 	for addr, p := range r.peers {
 		f.Peers = append(f.Peers, ready.Peer{
-			Name: addr.String(), Silence: now - p.last, Copy: r.unmarkedCopy(now, p), Lost: uint64(p.incomplete),
+			ID: addr.String(), Name: addr.String(), Silence: now - p.last, Copy: r.unmarkedCopy(now, p), Lost: uint64(p.incomplete),
 		})
 	}
 	ready.Sort(f.Peers)
@@ -50,7 +50,7 @@ func (r *Replicator) ftfwPeer(now time.Duration) []ready.Peer {
 	if receipt.Copy != proto.CopyArrived {
 		r.copyLost = false // it is being fetched anew
 	}
-	peer := ready.Peer{Life: r.lives, Copy: copies[receipt.Copy], Missing: receipt.Gaps, Waited: receipt.Late}
+	peer := ready.Peer{ID: "peer", Life: r.lives, Copy: copies[receipt.Copy], Missing: receipt.Gaps, Waited: receipt.Late}
 	if r.copyLost {
 		peer.Copy = ready.CopyNone
 	}

@@ -28,7 +28,7 @@ func TestFactsOfFTFW(t *testing.T) {
 	r.peers[netip.MustParseAddr("192.0.2.3")] = &peer{last: 20 * time.Second, ignored: true}
 	r.lives = 3
 	f := r.Facts()
-	want := ready.Peer{Name: "203.0.113.2", Silence: time.Second, Life: 3, Lost: 7}
+	want := ready.Peer{ID: "peer", Name: "203.0.113.2", Silence: time.Second, Life: 3, Lost: 7}
 	if len(f.Peers) != 1 || f.Peers[0] != want || f.Quiet != peerQuiet {
 		t.Errorf("%+v, want %+v", f, want)
 	}

@@ -35,10 +35,11 @@ func (r *Replicator) beginExternalSweep() {
 }
 
 func (r *Replicator) endExternalSweep(unasked bool) {
+	r.copyLost = false
 	if r.external.Flows == nil {
 		return
 	}
-	r.agreement.flushed, r.copyLost = false, false
+	r.agreement.flushed = false
 	r.agreement.busy = true
 	left := 0
 	r.eachLeftOut(func(flows, expects []cache.Handle) { left += len(flows) + len(expects) }, func() {
