@@ -18,6 +18,9 @@ import (
 	"sync"
 	"syscall"
 	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
 
 	"ctbox/internal/netnstest"
 	"ctbox/nl/ctnetlink"
@@ -83,7 +86,7 @@ func newRelay(h *host, pcap string, ports ...int) *relay {
 // force sets a receive buffer beyond net.core.rmem_max.
 func force(c *net.UDPConn, size int) {
 	if raw, err := c.SyscallConn(); err == nil {
-		raw.Control(func(fd uintptr) { syscall.SetsockoptInt(int(fd), syscall.SOL_SOCKET, 33 /* SO_RCVBUFFORCE */, size) })
+		raw.Control(func(fd uintptr) { unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, size) })
 	}
 }
 
@@ -107,7 +110,7 @@ func (r *relay) run() {
 		for i, c := range r.collectors {
 			if n%8 == 0 {
 				for waiting(r.h, r.ports[i]) > 64<<10 {
-					syscall.Select(0, nil, nil, nil, &syscall.Timeval{Usec: 500})
+					time.Sleep(time.Millisecond / 2) // the collector reads meanwhile
 				}
 			}
 			c.Write(message)
