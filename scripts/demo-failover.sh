@@ -65,7 +65,11 @@ tear_down() {
 	for pid in $pids; do kill -KILL "$pid" 2>/dev/null || :; done
 	for pid in $pids; do wait "$pid" 2>/dev/null || :; done
 	pids=
-	for ns in $client $server $cables $fw1 $fw2; do ip netns del $ns 2>/dev/null || :; done
+	for ns in $client $server $cables $fw1 $fw2; do
+		# The script of keepalived starts a daemon where none runs.
+		for pid in $(ip netns pids $ns 2>/dev/null); do kill -KILL "$pid" 2>/dev/null || :; done
+		ip netns del $ns 2>/dev/null || :
+	done
 	rm -rf "$dir"
 }
 clean_up() {
