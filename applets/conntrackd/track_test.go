@@ -190,6 +190,17 @@ func TestReadyInOtherModes(t *testing.T) {
 			}
 		})
 	}
+	t.Run("without an external cache", func(t *testing.T) {
+		t.Parallel()
+		a, b := newPair(t)
+		a.insert("198.51.100.1", 1001)
+		a.start(ours(t), a.configure("", ofMode("FTFW", "192.0.2.1", "DisableExternalCache on\n")))
+		b.start(ours(t), b.configure("", ofMode("FTFW", "192.0.2.2", "DisableExternalCache on\n")))
+		a.isReady(0, "")
+		b.isReady(0, "")
+		b.client("-f", "external") // there is none
+		b.isReady(0, "")
+	})
 	h := newHost(t)
 	h.start(ours(t), h.configure("", "Stats {\n}"))
 	if status, line := h.ready(); status != 1 || line == "" {
