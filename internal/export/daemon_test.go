@@ -617,3 +617,30 @@ func TestDiskHangs(t *testing.T) {
 		t.Errorf("the files differ: %s", firstDifference(a, b))
 	}
 }
+
+// A flow that comes to pass a filter by its mark is recorded from then on; with a filter that
+// nothing can change, changes are not even received.
+func TestFilterThatChangesMind(t *testing.T) {
+	h := newHost(t)
+	p := h.start("", "Export json {\n File "+h.path("marked")+"\n Filter {\n  Mark Accept {\n   7\n  }\n }\n}\nExport json {\n File "+h.path("all")+"\n}")
+	const all = 10
+	h.create(all, mixed)
+	netnstest.Eventually(t, deadline, "all flows", func() bool { return h.status()[1].Sent == all })
+	f := mixed(4)
+	f.Has = f.Has&ctnetlink.HasZone | ctnetlink.HasMark
+	f.Reply, f.Mark = ctnetlink.Tuple{}, 7
+	h.change(ctnetlink.TypeFlowNew, 0, 1, func(int) *ctnetlink.Flow { return f })
+	netnstest.Eventually(t, deadline, "the marked flow", func() bool { return h.status()[0].Sent == 1 })
+	h.delete(all, mixed)
+	defer func() {
+		if t.Failed() {
+			t.Logf("%+v", h.status())
+		}
+	}()
+	netnstest.Eventually(t, deadline, "the ends", func() bool { s := h.status(); return s[0].Sent == 2 && s[1].Sent == 2*all })
+	p.Stop(syscall.SIGTERM)
+	l := readLog(t, h.path("marked"))
+	if len(l.begun) != 1 || len(l.ended) != 1 || l.begun[0].ID != l.ended[0].ID || l.ended[0].Mark != 7 {
+		t.Errorf("%+v", l)
+	}
+}

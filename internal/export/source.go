@@ -85,13 +85,19 @@ func (e *Exporter) open() (*source, error) {
 	s.flows = cache.NewFlows(cache.Config{Limit: int(e.general.HashLimit), Buckets: int(e.general.HashSize)})
 	s.sched = sched.New(func() { e.out.flowsNow.Store(int64(s.flows.Len())) }, func(what string, err error) { log.Error(what + ": " + err.Error()) })
 	side := cache.Side{Flows: s.flows}
-	s.follower = follow.New(s.sched, log, follow.Config{General: &e.general, Cache: side, Announcer: follow.Local{Cache: side}, Recorder: s})
+	s.follower = follow.New(s.sched, log, follow.Config{General: &e.general, Cache: side, Announcer: follow.Local{Cache: side}, Recorder: s,
+		LifeOnly: lifeOnly(&e.general.Filter)})
 	s.interim = s.sched.NewTimer(s.recordInterim)
 	if err := s.follower.Open(); err != nil {
 		s.follower.Close()
 		return nil, err
 	}
 	return s, nil
+}
+
+// lifeOnly reports whether a flow that passes the filter when it begins passes it until it ends.
+func lifeOnly(f *conf.Filter) bool {
+	return f.State.Action == conf.NoAction && f.Mark.Action == conf.NoAction
 }
 
 // Run records flows until ctx ends, and then delivers what is queued, as far as the destination
@@ -173,8 +179,8 @@ func (s *source) FlowEnded(f *ctnetlink.Flow, c follow.Cause, known bool) {
 	switch {
 	case !c.Event:
 		s.remember(key)
-	case !known && s.remembers(key):
-		return
+	case !known && (s.remembers(key) || !s.follower.Filter().Passes(f, false)):
+		return // the filter passes the end of each flow, since one that passed may have changed
 	case !known:
 		s.out.observed.Add(1)
 	}

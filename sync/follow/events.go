@@ -19,11 +19,8 @@ const heldPoll = 2 * time.Millisecond
 func (fo *Follower) subscribe() error {
 	g := fo.cfg
 	opts := ctnetlink.EventOptions{
-		Groups: ctnetlink.AllFlowEvents, Reliable: g.NetlinkEventsReliable, Filter: kernelFilter(g, fo.filter),
+		Groups: fo.groups(), Reliable: g.NetlinkEventsReliable, Filter: kernelFilter(g, fo.filter),
 		Coalesce: coalesce, Arrived: fo.eventsArrived,
-	}
-	if fo.expectSync {
-		opts.Groups |= ctnetlink.AllExpectEvents
 	}
 	if opts.Reliable {
 		fo.log.Notice("reliable ctnetlink event delivery is ENABLED.")
@@ -59,6 +56,18 @@ func (fo *Follower) subscribe() error {
 	fo.status.BufferSize = uint64(sub.Buffer())
 	fo.log.Notice(fmt.Sprintf("netlink event socket buffer size has been set to %d bytes", sub.Buffer()))
 	return nil
+}
+
+// groups returns the events to subscribe to.
+func (fo *Follower) groups() ctnetlink.Group {
+	groups := ctnetlink.AllFlowEvents
+	if fo.lifeOnly {
+		groups &^= ctnetlink.GroupFlowUpdate
+	}
+	if fo.expectSync {
+		groups |= ctnetlink.AllExpectEvents
+	}
+	return groups
 }
 
 // kernelFilter returns the filter that the kernel applies to events, nil for none.

@@ -120,6 +120,9 @@ type Config struct {
 	// Recorder may be nil. With one, flows of which the kernel does not say when they began
 	// (net.netfilter.nf_conntrack_timestamp) get the time of their event.
 	Recorder Recorder
+	// LifeOnly subscribes to the begins and ends of flows, not to what changes in between: a
+	// TCP connection has five such events. The filter must not depend on these.
+	LifeOnly bool
 }
 
 // Follower follows the kernel's tables. The fields below the line are guarded by the lock
@@ -132,6 +135,7 @@ type Follower struct {
 	observer                      Observer
 	recorder                      Recorder
 	expectSync, injects, forwards bool
+	lifeOnly                      bool
 	burstBuffer                   int // what the event buffer grows to at once
 
 	// ---
@@ -211,7 +215,7 @@ const (
 func New(s *sched.Scheduler, log daemonlog.Log, c Config) *Follower {
 	fo := &Follower{
 		log: log, sched: s, cache: c.Cache, announcer: c.Announcer, observer: c.Observer, recorder: c.Recorder,
-		expectSync: c.Expects, injects: c.Injects, forwards: c.Cache.Flows == nil,
+		expectSync: c.Expects, injects: c.Injects, forwards: c.Cache.Flows == nil, lifeOnly: c.LifeOnly,
 		burstBuffer: ctnetlink.BurstBuffer(ctnetlink.KernelMemory()),
 		cfg:         c.General, filter: NewFilter(&c.General.Filter, c.Helpers), own: map[uint32]origin{},
 	}

@@ -99,3 +99,14 @@ func (l *life) began(id uint32) {
 }
 func (l *life) changed(id uint32) { l.event(ctnetlink.TypeFlowNew, 0, 0, id) }
 func (l *life) ended(id uint32)   { l.event(ctnetlink.TypeFlowDelete, 0, 6, id) }
+
+// A Follower that records lives only does not receive changes.
+func TestLifeOnly(t *testing.T) {
+	for only, want := range map[bool]ctnetlink.Group{
+		true: ctnetlink.GroupFlowNew | ctnetlink.GroupFlowDestroy, false: ctnetlink.AllFlowEvents,
+	} {
+		if got := unwiredWith(Config{LifeOnly: only}).groups(); got != want {
+			t.Errorf("LifeOnly %v: groups %#x, want %#x", only, got, want)
+		}
+	}
+}
