@@ -1,7 +1,7 @@
 // Package seal protects the datagrams of version 2 of the sync protocol: it seals them under a
 // key that all nodes of a cluster have, and accepts each genuine datagram at most once.
 //
-// docs/sync-protocol.md describes the bytes. The package has no socket, no clock and no
+// The comments of Header and ControlKind describe the bytes. The package has no socket, no clock and no
 // goroutine: times are a time.Duration since an epoch of the caller's choice, and a Session is
 // not safe for concurrent use.
 package seal
