@@ -250,7 +250,7 @@ func TestOwnOptionsAreUnknownToThePeer(t *testing.T) {
 			if strings.Contains(theirs.Stderr, "unknown option") {
 				continue
 			}
-			if ours := ns.Run("", netnstest.Applet(t, "conntrack"), args...); strings.TrimPrefix(ours.Stderr, messagePrefix) != strings.TrimPrefix(theirs.Stderr, peerPrefix()) || ours.Code != theirs.Code {
+			if ours := ns.Run("", netnstest.Applet(t, "conntrack"), args...); strings.ReplaceAll(ours.Stderr, messagePrefix, "") != strings.ReplaceAll(theirs.Stderr, peerPrefix(), "") || ours.Code != theirs.Code {
 				t.Errorf("%q: %+v, the peer %+v", args, ours, theirs)
 			}
 		}
