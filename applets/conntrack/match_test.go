@@ -445,8 +445,8 @@ func modelPredicate(r *rand.Rand, from *modelFlow) []modelCondition {
 				return in(f.Original.Src) || in(f.Reply.Src) || in(f.Original.Dst) || in(f.Reply.Dst)
 			})
 		case 10:
-			mark, mask := r.IntN(8), pick(r, 7, 4, 3, 0xffffffff)
-			add(fmt.Sprint("-m ", mark, "/", mask), "", "mark", fmt.Sprint(mark, "/", mask), func(f *modelFlow) bool { return f.Mark&mask == mark })
+			mark, mask := r.IntN(8), pick[int64](r, 7, 4, 3, 0xffffffff)
+			add(fmt.Sprint("-m ", mark, "/", mask), "", "mark", fmt.Sprint(mark, "/", mask), func(f *modelFlow) bool { return int64(f.Mark)&mask == int64(mark) })
 		case 11:
 			zone := r.IntN(4)
 			add(fmt.Sprint("-w ", zone), "", "zone", zone, func(f *modelFlow) bool { return f.Zone == zone })
