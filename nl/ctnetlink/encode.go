@@ -35,9 +35,7 @@ func (f *Flow) Append(dst []byte) []byte {
 		}
 		dst = nl.AppendU32(dst, ctaStatusMask, f.StatusMask)
 	}
-	if f.Has&(TCPAttrs|SCTPAttrs|DCCPAttrs) != 0 {
-		dst = f.appendProtoinfo(dst)
-	}
+	dst = f.appendProtoinfo(dst)
 	if f.Has&HasSeqAdjOrig != 0 {
 		dst = f.SeqAdjOrig.append(dst, ctaSeqAdjOrig)
 	}
@@ -141,14 +139,14 @@ func (t *Tuple) appendProto(dst []byte) []byte {
 	return nl.EndNest(dst, at)
 }
 
-// appendProtoinfo writes the nest of the flow's own protocol; attributes of
-// another protocol are left out.
+// appendProtoinfo writes the nest of the flow's own protocol, and nothing if the
+// flow has no attribute of that protocol; attributes of another are left out.
 func (f *Flow) appendProtoinfo(dst []byte) []byte {
 	proto, _ := f.Proto()
-	dst, at := nl.BeginNest(dst, ctaProtoinfo)
-	var in int
-	switch proto {
-	case ProtoTCP:
+	var at, in int
+	switch {
+	case proto == ProtoTCP && f.Has&TCPAttrs != 0:
+		dst, at = nl.BeginNest(dst, ctaProtoinfo)
 		dst, in = nl.BeginNest(dst, ctaProtoinfoTCP)
 		if f.Has&HasTCPState != 0 {
 			dst = nl.AppendU8(dst, ctaTCPState, f.TCPState)
@@ -165,7 +163,8 @@ func (f *Flow) appendProtoinfo(dst []byte) []byte {
 		if f.Has&HasTCPWScaleReply != 0 {
 			dst = nl.AppendU8(dst, ctaTCPWScaleReply, min(f.TCPWScaleRepl, MaxWindowScale))
 		}
-	case ProtoSCTP:
+	case proto == ProtoSCTP && f.Has&SCTPAttrs != 0:
+		dst, at = nl.BeginNest(dst, ctaProtoinfo)
 		dst, in = nl.BeginNest(dst, ctaProtoinfoSCTP)
 		if f.Has&HasSCTPState != 0 {
 			dst = nl.AppendU8(dst, ctaSCTPState, f.SCTPState)
@@ -176,7 +175,8 @@ func (f *Flow) appendProtoinfo(dst []byte) []byte {
 		if f.Has&HasSCTPVtagReply != 0 {
 			dst = nl.AppendU32(dst, ctaSCTPVtagReply, f.SCTPVtagReply)
 		}
-	case ProtoDCCP:
+	case proto == ProtoDCCP && f.Has&DCCPAttrs != 0:
+		dst, at = nl.BeginNest(dst, ctaProtoinfo)
 		dst, in = nl.BeginNest(dst, ctaProtoinfoDCCP)
 		if f.Has&HasDCCPState != 0 {
 			dst = nl.AppendU8(dst, ctaDCCPState, f.DCCPState)
@@ -188,7 +188,7 @@ func (f *Flow) appendProtoinfo(dst []byte) []byte {
 			dst = nl.AppendU64(dst, ctaDCCPHandshakeSeq, f.DCCPHandshakeSeq)
 		}
 	default:
-		return dst[:at]
+		return dst
 	}
 	return nl.EndNest(nl.EndNest(dst, in), at)
 }
