@@ -209,6 +209,8 @@ type Sync struct {
 
 	Links []*Link // at most MaxLinks, all of one Transport, exactly one Default unless empty
 
+	Cluster *Cluster // nil without the clause; ModeFTFW over UDP links only
+
 	TCPWindowTracking bool
 	ExpectationSync   bool
 	// ExpectationHelpers limits ExpectationSync to these helpers; empty for all helpers.
@@ -240,6 +242,39 @@ type Ready struct {
 	StartGrace time.Duration
 	GiveUp     time.Duration // 0 for never
 }
+
+// Cluster is the Cluster clause: the nodes that version 2 of the protocol runs between, and
+// their keys.
+type Cluster struct {
+	Name       string // 1 to 63 of A-Z a-z 0-9 _ . -
+	Node       uint8  // this node's number, 1 to MaxNode
+	NodeName   string // as Name
+	Peers      []ClusterPeer
+	Keys       []ClusterKey
+	Send       uint8 // the number of the key that seals; 0 without Keys: nothing is sealed
+	AllowPlain bool  // accept datagrams that are not sealed, too
+}
+
+// ClusterPeer is another node of the cluster.
+type ClusterPeer struct {
+	Number    uint8        // 1 to MaxNode, not Cluster.Node
+	Name      string       // as Cluster.Name
+	Addresses []netip.Addr // for each of Links in their order: the peer's address on it
+	Port      uint16       // 0 for the port of each link
+}
+
+// ClusterKey is a key of the cluster, which all nodes have under its number.
+type ClusterKey struct {
+	Number uint8  // 1 to 255
+	File   string // absolute path
+}
+
+// The limits of a Cluster.
+const (
+	MaxNode        = 16
+	MaxPeers       = 15
+	MaxClusterKeys = 16
+)
 
 // Mode is a replication protocol.
 type Mode uint8
