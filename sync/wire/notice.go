@@ -3,7 +3,7 @@ package wire
 import "encoding/binary"
 
 // NoticeHas is the set of fields that a Notice has.
-type NoticeHas uint8
+type NoticeHas uint16
 
 // The fields of a Notice.
 const (
@@ -14,6 +14,7 @@ const (
 	HasHeard                            // Heard
 	HasProbe                            // Probe and Size
 	HasProbed                           // Probed and ProbedSize
+	HasOffer                            // Offer
 )
 
 // Notice is the body of an ALIVE: what a ctbox node announces about itself. C daemons
@@ -37,6 +38,8 @@ type Notice struct {
 	// Probed is the number of the last such message that the sender has received, and
 	// ProbedSize its length.
 	Probed, ProbedSize uint32
+	// Offer is what the sender offers for version 2 of the protocol.
+	Offer Offer
 }
 
 // noticeMagic begins the body. A body without it has another meaning.
@@ -51,6 +54,7 @@ const (
 	noticeHeard      = 10
 	noticeProbed     = 11
 	noticeProbe      = 12
+	noticeOffer      = 13
 )
 
 // noticeFieldLen is the size of a field's number and length.
@@ -93,6 +97,11 @@ func AppendNotice(dst []byte, h Header, n *Notice) []byte {
 		dst = append(dst, 0, noticeProbed, 0, 8)
 		dst = binary.BigEndian.AppendUint32(dst, n.Probed)
 		dst = binary.BigEndian.AppendUint32(dst, n.ProbedSize)
+	}
+	if n.Has&HasOffer != 0 {
+		dst = append(dst, 0, noticeOffer, 0, byte(n.Offer.size()))
+		dst = n.Offer.append(dst)
+		dst = append(dst, make([]byte, align4(n.Offer.size())-n.Offer.size())...)
 	}
 	if n.Has&HasProbe != 0 { // the last, for its padding
 		pad := max(0, int(min(n.Size, MaxMessage))-(len(dst)-start)-noticeFieldLen-4)
@@ -150,8 +159,11 @@ func ParseNotice(body []byte, n *Notice) error {
 		case number == noticeProbe && size >= 4:
 			got.Has |= HasProbe
 			got.Probe, got.Size = binary.BigEndian.Uint32(value), uint32(HeaderLen+len(body))
+		case number == noticeOffer && got.Offer.parse(value):
+			got.Has |= HasOffer
 		case number == noticeIncomplete || number == noticeHeld || number == noticeCommitted ||
-			number == noticeBulk || number == noticeHeard || number == noticeProbed || number == noticeProbe:
+			number == noticeBulk || number == noticeHeard || number == noticeProbed || number == noticeProbe ||
+			number == noticeOffer:
 			return ErrNotice
 		}
 	}
