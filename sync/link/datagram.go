@@ -36,14 +36,19 @@ type datagram struct {
 func openDatagram(l *Link, index int) (_ sockets, err error) {
 	d := &datagram{link: l, index: index, ended: make(chan struct{})}
 	c := &l.config
-	to := c.Destination
-	if c.Transport == Multicast {
-		to = c.Address
+	to := c.Peers
+	switch {
+	case c.Transport == Multicast:
+		to = []netip.AddrPort{netip.AddrPortFrom(c.Address, c.Port)}
+	case len(to) == 0:
+		to = []netip.AddrPort{netip.AddrPortFrom(c.Destination, c.Port)}
+		for _, also := range c.Also {
+			to = append(to, netip.AddrPortFrom(also, c.Port))
+		}
 	}
-	d.tx = make([]sender, 1+len(c.Also))
-	d.tx[0].init(to)
-	for i, also := range c.Also {
-		d.tx[1+i].init(also)
+	d.tx = make([]sender, len(to))
+	for i := range to {
+		d.tx[i].init(to[i])
 	}
 	defer func() {
 		if err != nil {
@@ -202,7 +207,7 @@ func (d *datagram) localAddr() netip.Addr {
 
 // openSender returns a socket that sends to an address. connected is false if connect(2)
 // failed for a reason that may pass: no route, or no source address yet.
-func (d *datagram) openSender(to netip.Addr) (fd int, connected bool, err error) {
+func (d *datagram) openSender(to netip.AddrPort) (fd int, connected bool, err error) {
 	c := &d.link.config
 	if fd, err = d.socket(); err != nil {
 		return -1, false, err
@@ -238,13 +243,13 @@ func (d *datagram) openSender(to netip.Addr) (fd int, connected bool, err error)
 			return fd, false, fmt.Errorf("bind to %s: %w", local, err)
 		}
 	}
-	err = unix.Connect(fd, d.sockaddr(to, c.Port))
+	err = unix.Connect(fd, d.sockaddr(to.Addr(), to.Port()))
 	connected = err == nil
 	if errors.Is(err, unix.ENETUNREACH) || errors.Is(err, unix.EHOSTUNREACH) || errors.Is(err, unix.EADDRNOTAVAIL) {
 		err = nil
 	}
 	if err != nil {
-		err = fmt.Errorf("connect to %s: %w", endpoint(to, c.Port), err)
+		err = fmt.Errorf("connect to %s: %w", endpoint(to.Addr(), to.Port()), err)
 	}
 	return fd, connected, err
 }

@@ -48,10 +48,12 @@ type Config struct {
 	Port        uint16
 	Accept      []netip.Prefix // UDP, TCP: further sources whose messages are accepted
 	Also        []netip.Addr   // UDP: further peers
-	SendBuffer  int            // bytes, 0 for the system's default
-	RecvBuffer  int
-	Checksum    bool // send datagrams with a UDP checksum
-	ErrorQueue  int  // TCP: writes that are queued while the peer is away
+	// Peers are all peers of a UDP link instead of Destination and Also, with their ports.
+	Peers      []netip.AddrPort
+	SendBuffer int // bytes, 0 for the system's default
+	RecvBuffer int
+	Checksum   bool // send datagrams with a UDP checksum
+	ErrorQueue int  // TCP: writes that are queued while the peer is away
 }
 
 // State is the state of a link's interface.
@@ -76,8 +78,8 @@ type Stats struct {
 	Queued, QueueLimit, QueueDropped uint64 // the error queue
 }
 
-// Link is one dedicated link. Config, State and Capacity may be called from any
-// goroutine, the other methods from one goroutine at a time.
+// Link is one dedicated link. State and Capacity may be called from any goroutine, and Config
+// except during SetPeers; the other methods from one goroutine at a time.
 type Link struct {
 	config  Config
 	number  int
@@ -218,6 +220,16 @@ func (l *Link) Send(p *wire.Packer) {
 // while its peer is connected and slow; other links never are.
 func (l *Link) Busy() bool { return l.sockets != nil && l.sockets.busy() }
 
+// SetPeers replaces Config.Peers, which were not empty and are of the same family. If they differ
+// the link closes its sockets: the caller opens it again.
+func (l *Link) SetPeers(peers []netip.AddrPort) {
+	if slices.Equal(l.config.Peers, peers) {
+		return
+	}
+	l.Close() // the receiving goroutine, which reads them, has ended then
+	l.config.Peers = slices.Clone(peers)
+}
+
 // Config returns the link's configuration.
 func (l *Link) Config() Config { return l.config }
 
@@ -288,6 +300,9 @@ func (l *Link) capacityOf(mtu int) int {
 
 // is6 reports whether the link runs over IPv6.
 func (l *Link) is6() bool {
+	if len(l.config.Peers) > 0 {
+		return l.config.Peers[0].Addr().Is6()
+	}
 	if l.config.Destination.IsValid() {
 		return l.config.Destination.Is6()
 	}
@@ -304,6 +319,11 @@ func (l *Link) peer(from netip.Addr) (peer, listed bool) {
 	for _, p := range c.Accept {
 		if p.Contains(from) {
 			return true, true
+		}
+	}
+	for _, p := range c.Peers {
+		if p.Addr().WithZone("") == from {
+			return true, false
 		}
 	}
 	return from == c.Destination.WithZone("") || slices.Contains(c.Also, from), false

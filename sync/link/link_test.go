@@ -391,6 +391,52 @@ func TestSeveralPeers(t *testing.T) {
 	}
 }
 
+// Peers may have other ports than the link. After SetPeers and Open a link sends to the new peers
+// and accepts only their messages.
+func TestPeersWithPortsChange(t *testing.T) {
+	nsA, nsB := pair(t)
+	for _, family := range []string{"192.0.2.", "2001:db8::"} {
+		own, first, second := addr(family+"1"), addr(family+"2"), addr(family+"3")
+		bits := "/24"
+		if own.Is6() {
+			bits = "/64"
+		}
+		nsB.IP("addr", "add", second.String()+bits, "dev", "sync0", "nodad")
+		at := func(a netip.Addr) netip.AddrPort { return netip.AddrPortFrom(a, 3781) }
+		ca := Config{Transport: UDP, Interface: "sync0", Port: 3780, Checksum: true, Address: own, Peers: []netip.AddrPort{at(first)}}
+		cb := Config{Transport: UDP, Interface: "sync0", Port: 3781, Checksum: true, Address: first, Peers: []netip.AddrPort{netip.AddrPortFrom(own, 3780)}}
+		cd := cb
+		cd.Address = second
+		a, b, d := newSite(t, nsA, ca), newSite(t, nsB, cb), newSite(t, nsB, cd)
+		a.link.Send(packed(100, "to the first"))
+		if got, _ := b.take(t, 1); got[0] != "to the first" {
+			t.Errorf("%q", got)
+		}
+		sockets := a.link.sockets
+		if a.link.SetPeers([]netip.AddrPort{at(first)}); a.link.sockets != sockets {
+			t.Error("the same peers close the sockets")
+		}
+		a.link.SetPeers([]netip.AddrPort{at(second)})
+		a.open(t)
+		b.link.Send(packed(100, "from the old peer"))
+		d.link.Send(packed(100, "from the new peer"))
+		if got, from := a.take(t, 1); from != second {
+			t.Errorf("%q from %v", got, from)
+		}
+		a.link.SetPeers([]netip.AddrPort{at(first), at(second)})
+		a.open(t)
+		a.link.Send(packed(100, "to both"))
+		for _, s := range []*site{b, d} {
+			if got, _ := s.take(t, 1); got[0] != "to both" {
+				t.Errorf("%q", got)
+			}
+		}
+		for _, s := range []*site{a, b, d} {
+			s.link.Close()
+		}
+	}
+}
+
 func TestPortInUse(t *testing.T) {
 	nsA, _ := pair(t)
 	c := Config{Transport: UDP, Interface: "sync0", Port: 3780, Destination: addr("192.0.2.2"), Address: addr("192.0.2.1")}

@@ -24,14 +24,14 @@ const (
 // again and would wake a thread for nothing. Its system calls, which never wait, are made
 // without informing the runtime, for the reason that recvmmsg.Reader gives.
 type sender struct {
-	to        netip.Addr
+	to        netip.AddrPort
 	fd        int
 	connected bool
 	iov       [perWrite]unix.Iovec
 	hdrs      [perWrite]recvmmsg.Header
 }
 
-func (t *sender) init(to netip.Addr) {
+func (t *sender) init(to netip.AddrPort) {
 	t.to, t.fd = to, -1
 	for i := range t.hdrs {
 		t.hdrs[i].Msg.Iov = &t.iov[i]
@@ -115,6 +115,6 @@ func (d *datagram) sendTo(t *sender, p *wire.Packer) {
 // reconnect connects a socket to a peer that had no route when the socket was opened. It
 // reports whether that worked.
 func (d *datagram) reconnect(t *sender) bool {
-	t.connected = unix.Connect(t.fd, d.sockaddr(t.to, d.link.config.Port)) == nil
+	t.connected = unix.Connect(t.fd, d.sockaddr(t.to.Addr(), t.to.Port())) == nil
 	return t.connected
 }
