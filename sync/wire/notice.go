@@ -73,6 +73,20 @@ func AppendNotice(dst []byte, h Header, n *Notice) []byte {
 	start := len(dst)
 	dst = appendHeader(dst, h, 0)
 	dst = binary.BigEndian.AppendUint32(dst, noticeMagic)
+	dst = n.appendFields(dst, int(min(n.Size, MaxMessage))-HeaderLen-4)
+	setLength(dst, start)
+	return dst
+}
+
+// AppendBody appends the body of a NOTICE of version 2: the fields without what precedes them
+// in an ALIVE. Size is that of the body there.
+func (n *Notice) AppendBody(dst []byte) []byte {
+	return n.appendFields(dst, int(min(n.Size, MaxMessage)))
+}
+
+// appendFields appends the fields. A probe is padded so that all of them have size bytes.
+func (n *Notice) appendFields(dst []byte, size int) []byte {
+	start := len(dst)
 	if n.Has&HasIncomplete != 0 {
 		dst = append(dst, 0, noticeIncomplete, 0, 4)
 		dst = binary.BigEndian.AppendUint32(dst, n.Incomplete)
@@ -104,13 +118,12 @@ func AppendNotice(dst []byte, h Header, n *Notice) []byte {
 		dst = append(dst, make([]byte, align4(n.Offer.size())-n.Offer.size())...)
 	}
 	if n.Has&HasProbe != 0 { // the last, for its padding
-		pad := max(0, int(min(n.Size, MaxMessage))-(len(dst)-start)-noticeFieldLen-4)
+		pad := max(0, size-(len(dst)-start)-noticeFieldLen-4)
 		dst = append(dst, 0, noticeProbe)
 		dst = binary.BigEndian.AppendUint16(dst, uint16(4+pad))
 		dst = binary.BigEndian.AppendUint32(dst, n.Probe)
 		dst = append(dst, make([]byte, pad)...)
 	}
-	setLength(dst, start)
 	return dst
 }
 
@@ -127,8 +140,19 @@ func ParseNotice(body []byte, n *Notice) error {
 	if len(body) < 4 || binary.BigEndian.Uint32(body) != noticeMagic {
 		return nil
 	}
+	return n.parseFields(body[4:], HeaderLen+len(body))
+}
+
+// ParseBody decodes the body of a NOTICE of version 2. After an error n is empty.
+func (n *Notice) ParseBody(body []byte) error {
+	*n = Notice{}
+	return n.parseFields(body, len(body))
+}
+
+// parseFields decodes fields into n, which is empty. whole is the Size of a probe.
+func (n *Notice) parseFields(b []byte, whole int) error {
 	var got Notice
-	for b := body[4:]; len(b) > 0; {
+	for len(b) > 0 {
 		if len(b) < noticeFieldLen {
 			return ErrNotice
 		}
@@ -158,7 +182,7 @@ func ParseNotice(body []byte, n *Notice) error {
 			got.Probed, got.ProbedSize = binary.BigEndian.Uint32(value), binary.BigEndian.Uint32(value[4:])
 		case number == noticeProbe && size >= 4:
 			got.Has |= HasProbe
-			got.Probe, got.Size = binary.BigEndian.Uint32(value), uint32(HeaderLen+len(body))
+			got.Probe, got.Size = binary.BigEndian.Uint32(value), uint32(whole)
 		case number == noticeOffer && got.Offer.parse(value):
 			got.Has |= HasOffer
 		case number == noticeIncomplete || number == noticeHeld || number == noticeCommitted ||

@@ -42,6 +42,20 @@ func TestNoticeOnTheWire(t *testing.T) {
 		if err := ParseNotice(m.Body, &n); !ok || m.Header != h || err != nil || n != c.notice {
 			t.Errorf("%s: %v, %+v: %+v", c.name, err, m, n)
 		}
+		// Version 2 has the fields alone, and Size is theirs.
+		v2, fields := c.notice, want[HeaderLen+4:]
+		if v2.Size > 0 {
+			v2.Size -= HeaderLen + 4
+		}
+		if got := v2.AppendBody(nil); !bytes.Equal(got, fields) {
+			t.Errorf("%s in version 2: % x, want % x", c.name, got, fields)
+		}
+		if err := n.ParseBody(fields); err != nil || n != v2 {
+			t.Errorf("%s in version 2: %v, %+v", c.name, err, n)
+		}
+		if err := n.ParseBody(fields[:3]); err == nil || n != (Notice{}) {
+			t.Errorf("%s in version 2, cut: %v, %+v", c.name, err, n)
+		}
 	}
 }
 

@@ -35,6 +35,19 @@ func (p *Packer) Add(buf []byte) {
 	}
 }
 
+// AddWhole is Add for a whole datagram of version 2, which shares none with other messages.
+func (p *Packer) AddWhole(buf []byte) {
+	start := len(p.buf)
+	p.buf = buf
+	if len(buf) == start {
+		return
+	}
+	if start > p.openStart() {
+		p.ends = append(p.ends, start)
+	}
+	p.ends = append(p.ends, len(buf))
+}
+
 // openStart returns the offset of the datagram that is still open.
 func (p *Packer) openStart() int {
 	if n := len(p.ends); n > 0 {

@@ -49,3 +49,28 @@ func TestMessagesArePackedToTheCapacity(t *testing.T) {
 		})
 	}
 }
+
+// A whole datagram shares none with the messages before and after it, however short it is.
+func TestWholeDatagrams(t *testing.T) {
+	p := NewPacker(100)
+	for range 2 {
+		p.Reset()
+		for _, m := range []struct {
+			length int
+			whole  bool
+		}{{20, true}, {30, true}, {0, true}, {10, false}, {11, false}, {120, true}, {15, false}} {
+			add := p.Add
+			if m.whole {
+				add = p.AddWhole
+			}
+			add(append(p.Buffer(), make([]byte, m.length)...))
+		}
+		var got []int
+		for i := range p.Datagrams() {
+			got = append(got, len(p.Datagram(i)))
+		}
+		if want := []int{20, 30, 21, 120, 15}; !slices.Equal(got, want) {
+			t.Errorf("datagrams of %v, want %v", got, want)
+		}
+	}
+}
