@@ -124,6 +124,25 @@ func TestChanges(t *testing.T) {
 			old: "Sync {\n Options {\n  ExpectationSync on\n }\n}", next: "Sync {\n Options {\n  ExpectationSync {\n   ftp\n   sip\n  }\n }\n}",
 			refused: []string{"new:3:3: ExpectationSync { ftp sip } cannot replace ExpectationSync on" + running},
 		},
+		"cluster": {
+			old:     "Sync {\n}",
+			next:    "Sync {\n Cluster {\n  Name a Node 1 x Peer 2 y { }\n }\n}",
+			refused: []string{"new:2:2: Cluster cannot be added" + running},
+		},
+		"cluster's name": {
+			old:     "Sync {\n Cluster {\n  Name a Node 1 x Peer 2 y { }\n }\n}",
+			next:    "Sync {\n Cluster {\n  Name b Node 1 z Peer 2 y { }\n }\n}",
+			refused: []string{"new:3:3: Name b cannot replace Name a" + running, "new:3:10: Node 1 z cannot replace Node 1 x" + running},
+		},
+		"cluster's keys": {
+			old:  "Sync {\n Cluster {\n  Name a Node 1 x Peer 2 y { } Key 1 /k\n }\n}",
+			next: "Sync {\n Cluster {\n  Name a Node 1 x Peer 2 y { Port 5 } Key 1 /k Key 2 /l Send 2 AllowPlain on\n }\n}",
+			live: []string{"Sync Cluster Peer", "Sync Cluster Key", "Sync Cluster Send", "Sync Cluster AllowPlain"},
+		},
+		"the only key is sent": {
+			old:  "Sync {\n Cluster {\n  Name a Node 1 x Peer 2 y { } Key 1 /k\n }\n}",
+			next: "Sync {\n Cluster {\n  Name a Node 1 x Peer 2 y { } Key 1 /k Send 1\n }\n}",
+		},
 		"delay": {old: "Sync {\n}", next: "Sync {\n Delay {\n  TCP 3\n }\n}", live: []string{"Sync Delay"}},
 		"stats": {old: "Stats {\n}", next: "Stats {\n LogFile /a\n}", live: []string{"Stats LogFile"}},
 		"helper's policy": {

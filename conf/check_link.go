@@ -23,6 +23,9 @@ func (k *check) sync() {
 	}
 	k.delay(s)
 	k.ready(&s.Ready, s.Mode)
+	if s.Cluster != nil {
+		k.cluster(s.Cluster)
+	}
 	if len(s.Links) == 0 {
 		k.report(Fatal, "no dedicated link: one Multicast, UDP or TCP clause is needed", s)
 		return
@@ -104,6 +107,17 @@ func (k *check) ready(r *Ready, m Mode) {
 	}
 }
 
+// cluster checks what is not encrypted. The parser has checked the rest; the key files are for
+// the caller.
+func (k *check) cluster(c *Cluster) {
+	switch {
+	case len(c.Keys) == 0:
+		k.report(Caution, "Cluster has no Key: flows cross the link in the clear, and can be forged", c)
+	case c.AllowPlain:
+		k.report(Caution, "AllowPlain on is for a migration only: datagrams that are not sealed can be forged", &c.AllowPlain)
+	}
+}
+
 // link checks one link on its own.
 func (k *check) link(l *Link, interfaces []Interface) {
 	name := l.Transport.String()
@@ -169,6 +183,10 @@ func (k *check) group(l *Link) {
 // peer checks the addresses of a link to one peer.
 func (k *check) peer(l *Link) {
 	switch {
+	case !l.Destination.IsValid() && k.cfg.Sync.Cluster != nil: // the Peer clauses have the addresses
+		if !l.Address.IsValid() {
+			k.report(Note, "without "+family(l.Is6())+"_address the link listens on every address", l)
+		}
 	case !l.Destination.IsValid():
 		k.report(Fatal, "the "+l.Transport.String()+
 			" link needs the peer's address, in IPv4_Destination_Address or IPv6_Destination_Address", l)

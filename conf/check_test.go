@@ -3,7 +3,6 @@ package conf
 import (
 	"errors"
 	"io/fs"
-	"net/netip"
 	"slices"
 	"strings"
 	"testing"
@@ -14,12 +13,6 @@ import (
 // lab is a host on which a good configuration has no findings: lo, eth0 with a
 // service address, sync0 and sync1 as dedicated links, and some odd devices.
 func lab() Env {
-	addrs := func(list ...string) (all []netip.Addr) {
-		for _, a := range list {
-			all = append(all, addr(a))
-		}
-		return all
-	}
 	sysctls := map[string]string{"net/netfilter/nf_conntrack_max": "262144", "net/netfilter/nf_conntrack_acct": "1", "net/netfilter/nf_conntrack_events": "2"}
 	return Env{
 		Interfaces: func() ([]Interface, error) {
@@ -151,6 +144,14 @@ func TestCheck(t *testing.T) {
 			"C 3:9: Mode NOTRACK does not repair what is lost: a node counts as in sync that may lack flows",
 			"C 3:9: File /run/link exists and is not a plain file"}},
 		{sync("Ready { File /run//x Weight 1 } " + link), []string{"F 3:9: File /run//x is Path, too"}},
+		{sync("UDP { IPv4_address 192.0.2.1 Port 3780 Interface sync0 } Cluster { Name a Node 1 x Key 1 /k\n" +
+			"Peer 2 y { IPv4_Destination_Address 192.0.2.2 } }"), nil},
+		{sync("UDP { Port 3780 Interface sync0 }\nCluster { Name a Node 1 x Key 1 /k AllowPlain on\n" +
+			"Peer 2 y { IPv4_Destination_Address 192.0.2.2 } }"), []string{
+			"C 4:36: AllowPlain on is for a migration only: datagrams that are not sealed can be forged",
+			"N 3:1: without IPv4_address the link listens on every address"}},
+		{sync(link + "\nCluster { Name a Node 1 x AllowPlain on Peer 2 y { IPv4_Destination_Address 192.0.2.2 } }"), []string{
+			"C 4:1: Cluster has no Key: flows cross the link in the clear, and can be forged"}},
 		{sync("UDP { }"), []string{"F 3:1: the UDP link needs a Port from 1 to 65535",
 			"F 3:1: the UDP link needs the peer's address, in IPv4_Destination_Address or IPv6_Destination_Address",
 			"F 3:1: the UDP link needs an Interface"}},

@@ -61,6 +61,7 @@ type scope struct {
 	helper *HelperType
 	policy *policyDraft
 	export *Export
+	peer   *ClusterPeer
 }
 
 func (b *block) find(keyword string) *clause {

@@ -56,6 +56,7 @@ var syncClauses = []clause{
 		value: linkGroup(TCP, tcpClauses),
 		doc:   "A dedicated link over TCP to one peer. " + docDefault,
 	},
+	clusterClause,
 	{
 		name: "Options",
 		doc:  "Options about what is replicated.",

@@ -50,7 +50,7 @@ var errorTests = []struct{ src, want string }{
 	{"General { HashSzie 5 }", `1:11: found "HashSzie", ` + clauseOfGeneral + ` (did you mean HashSize?)`},
 	{"General { { } }", `1:11: found "{", ` + clauseOfGeneral},
 	{"General { \"x\" }", `1:11: found "\"", ` + clauseOfGeneral},
-	{"General { Port 5 }", `1:11: found "Port", ` + clauseOfGeneral + ` (Port belongs in UDP, TCP or Export)`},
+	{"General { Port 5 }", `1:11: found "Port", ` + clauseOfGeneral + ` (Port belongs in UDP, TCP, Peer or Export)`},
 	{"Stats { QueueNum 5 }", `1:9: found "QueueNum", expected a clause of Stats or "}" (QueueNum belongs in Type)`},
 	{"General { SocketBuferSize 5 }", `1:11: found "SocketBuferSize", ` + clauseOfGeneral + ` (did you mean SocketBufferSize?)`},
 	{"Stats { NetlinkEventsReliable on }", `1:9: found "NetlinkEventsReliable", expected a clause of Stats or "}" (NetlinkEventsReliable belongs in General)`},

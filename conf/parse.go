@@ -42,8 +42,7 @@ func (p *parser) file(size int) *Error {
 			return err
 		}
 	}
-	p.finish()
-	return nil
+	return p.finish()
 }
 
 // body parses a block from its opening to its closing brace.
@@ -208,7 +207,7 @@ func alternatives(words []string) string {
 }
 
 // finish checks and settles combinations of clauses.
-func (p *parser) finish() {
+func (p *parser) finish() *Error {
 	c := p.cfg
 	if c.Stats != nil && c.Stats.Syslog != FacilityOff && c.General.Syslog != FacilityOff &&
 		c.Stats.Syslog != c.General.Syslog {
@@ -217,6 +216,11 @@ func (p *parser) finish() {
 	}
 	if c.Sync != nil {
 		p.finishSync(c.Sync)
+		if c.Sync.Cluster != nil {
+			if err := p.finishCluster(c.Sync); err != nil {
+				return err
+			}
+		}
 	}
 	if c.Helper != nil {
 		for _, t := range c.Helper.Types {
@@ -226,6 +230,7 @@ func (p *parser) finish() {
 	if p.loose != nil || len(p.policies) > 0 {
 		p.warn(c.pos[c.Helper], OnCheck, "Helper has clauses of a Type after its last Type; they count for none")
 	}
+	return nil
 }
 
 func (p *parser) finishSync(s *Sync) {

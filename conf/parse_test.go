@@ -49,6 +49,13 @@ func newSync(change func(*Sync)) func(*Config) {
 	}
 }
 
+func newCluster(change func(*Cluster)) func(*Config) {
+	return newSync(func(s *Sync) {
+		s.Cluster = &Cluster{Name: "a", Node: 1, NodeName: "fw1", Peers: []ClusterPeer{{Number: 2, Name: "fw2"}}}
+		change(s.Cluster)
+	})
+}
+
 func newLink(t Transport, change func(*Link)) func(*Config) {
 	return newSync(func(s *Sync) {
 		l := &Link{Transport: t, Default: true, Checksum: t != TCP}
@@ -244,6 +251,15 @@ var clauseTests = []struct {
 		s.Ready = Ready{"/run/ctbox/ready", 253, 2 * time.Second, 3 * time.Second, 4 * time.Second}
 	})},
 	{"Sync { Ready { Weight 2 GiveUp off } Ready { MaxLag 0 } }", newSync(func(s *Sync) { s.Ready.Weight, s.Ready.GiveUp = 2, 0 })},
+	{"Sync { Cluster { Name a Node 1 fw1 Peer 2 fw2 { } } }", newCluster(nothing[Cluster])},
+	{"Sync { Cluster { Name x Node 3 x AllowPlain on } Cluster { Name a Node 1 fw1 Key 255 /k Peer 2 fw2 { Port 0 } AllowPlain off } }",
+		newCluster(func(c *Cluster) { c.Keys, c.Send = []ClusterKey{{255, "/k"}}, 255 })},
+	{"Sync { Cluster { AllowPlain yes Send 4 Key 3 /a Key 4 /b Peer 2 fw2 { Port 99 } Peer 16 A_b.c-9 { } Node 1 fw1 Name a } }",
+		newCluster(func(c *Cluster) {
+			c.Keys, c.Send, c.AllowPlain = []ClusterKey{{3, "/a"}, {4, "/b"}}, 4, true
+			c.Peers[0].Port = 99
+			c.Peers = append(c.Peers, ClusterPeer{Number: 16, Name: "A_b.c-9"})
+		})},
 	{"Sync { RefreshTime 1 CacheTimeout 2 CommitTimeout 3 PurgeTimeout 4 }", newSync(func(s *Sync) {
 		s.RefreshTime, s.CacheTimeout, s.CommitTimeout, s.PurgeTimeout = time.Second, 2*time.Second, 3*time.Second, 4*time.Second
 	})},
