@@ -33,6 +33,7 @@ func (t *Expects) Put(e *ctnetlink.Expect, now time.Duration) (Handle, Outcome) 
 		if before.Timeout = e.Timeout; before == *e {
 			return Unchanged
 		}
+		t.dirty.mark(slot)
 		return Updated
 	})
 }

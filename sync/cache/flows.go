@@ -55,6 +55,7 @@ func (t *Flows) Put(f *ctnetlink.Flow, now time.Duration) (Handle, Outcome) {
 	if !changed {
 		return t.handle(slot), Unchanged
 	}
+	t.dirty.mark(slot)
 	return t.handle(slot), Updated
 }
 

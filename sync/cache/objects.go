@@ -24,6 +24,7 @@ type objects struct {
 	index  index
 	timers slab[timer]
 	wheel  wheel
+	dirty  marks
 
 	config  Config
 	seed    maphash.Seed
@@ -67,6 +68,7 @@ func (o *objects) insert(hash uint32, now time.Duration) (slot uint32, grow bool
 	}
 	t := seconds(now)
 	*o.heads.at(slot) = head{hash: hash, gen: o.gen, created: t, updated: t, round: o.round}
+	o.dirty.mark(slot)
 	o.objects++
 	o.stats.Created++
 	o.index.link(&o.heads, slot, o.objects-o.dead)
@@ -79,6 +81,7 @@ func (o *objects) replace(slot uint32, now time.Duration) {
 	h.state, h.round = New, o.round
 	h.created = seconds(now)
 	h.updated = h.created
+	o.dirty.mark(slot)
 	o.disarm(slot)
 	o.stats.Destroyed++
 	o.stats.Created++
@@ -96,6 +99,7 @@ func (o *objects) kill(slot uint32) {
 	o.index.unlink(&o.heads, slot)
 	o.disarm(slot)
 	o.heads.at(slot).state = Dead
+	o.dirty.mark(slot)
 	o.dead++
 	o.stats.Destroyed++
 }
@@ -104,6 +108,7 @@ func (o *objects) kill(slot uint32) {
 // part of the segment.
 func (o *objects) remove(slot uint32) (shrink bool) {
 	o.heads.at(slot).gen = 0
+	o.dirty.mark(slot)
 	o.objects--
 	o.dead--
 	shrink = o.slots.give(slot)
@@ -121,6 +126,9 @@ func (o *objects) remove(slot uint32) (shrink bool) {
 func (o *objects) flush() {
 	o.stats.Destroyed += uint64(o.objects - o.dead)
 	o.objects, o.dead = 0, 0
+	if o.dirty.on {
+		o.Soil()
+	}
 	o.slots = slots{}
 	o.heads = slab[head]{}
 	o.timers = slab[timer]{}
@@ -193,7 +201,7 @@ func (o *objects) Stats() Stats {
 func (o *objects) Len() int { return o.objects - o.dead }
 
 func (o *objects) bytes() int {
-	return o.heads.bytes() + o.timers.bytes() + len(o.index.buckets)<<bucketBits*4
+	return o.heads.bytes() + o.timers.bytes() + len(o.index.buckets)<<bucketBits*4 + o.dirty.bytes()
 }
 
 // Cursor is a position in a table's order. The zero Cursor is the beginning. An
