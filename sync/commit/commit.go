@@ -200,6 +200,10 @@ type commit struct {
 	lateFlows    []ctnetlink.Flow
 	last         bool // there is no later attempt
 	retryExpects []ctnetlink.Expect
+	// orphans are expectations whose master is not in the default zone. The kernel does not
+	// say in which zone an expectation is.
+	orphans []ctnetlink.Expect
+	adopted bool // the orphans have had their second attempt
 }
 
 // restored holds the entries behind a batch's requests, for those that the kernel refuses.
@@ -337,6 +341,57 @@ func (c *commit) expects(ctx context.Context) error {
 			}
 		}
 		if err := c.clear(); err != nil {
+			return err
+		}
+	}
+	if err := c.settle(); err != nil || len(c.orphans) == 0 {
+		return err
+	}
+	return c.adopt(ctx)
+}
+
+// adopt creates the expectations whose masters are in other zones than the default one. Of
+// masters with equal tuples in several zones nobody knows which one expects: such an
+// expectation is tried without a zone once more, and the kernel refuses it.
+func (c *commit) adopt(ctx context.Context) error {
+	zones := make(map[ctnetlink.Tuple][]uint16, len(c.orphans))
+	for i := range c.orphans {
+		zones[c.orphans[i].Master] = nil
+	}
+	handles := make([]cache.Handle, commitSlice)
+	var cur cache.Cursor
+	var f ctnetlink.Flow
+	for more := true; more; {
+		if err := c.sched.Do(ctx, func() {
+			var got int
+			table := c.external.Flows
+			got, more = table.Next(&cur, handles)
+			for _, h := range handles[:got] {
+				if !table.Load(h, &f) || f.Has&ctnetlink.HasHelper == 0 {
+					continue
+				}
+				zone := f.Orig.Zone
+				if f.Has&ctnetlink.HasZone != 0 {
+					zone = f.Zone
+				}
+				f.Orig.Zone, f.Orig.Has = 0, f.Orig.Has&^ctnetlink.TupleZone
+				if of, wanted := zones[f.Orig]; wanted {
+					zones[f.Orig] = append(of, zone)
+				}
+			}
+		}); err != nil {
+			return err
+		}
+	}
+	orphans := c.orphans
+	c.orphans, c.adopted = nil, true
+	for i := range orphans {
+		e := &orphans[i]
+		if of := zones[e.Master]; len(of) == 1 {
+			e.Zone = of[0]
+			e.Has |= ctnetlink.ExpectHasZone
+		}
+		if err := c.createExpect(e, false); err != nil {
 			return err
 		}
 	}
@@ -490,6 +545,8 @@ func (c *commit) complete(b *nl.Batch) error {
 			c.retryExpects = append(c.retryExpects, tag.expects[r.entry])
 		case errors.Is(err, unix.EEXIST) && !r.second:
 			c.retryFlows = append(c.retryFlows, tag.flows[r.entry])
+		case errors.Is(err, unix.ENOENT) && r.expect && !c.adopted && tag.expects[r.entry].Zone == 0:
+			c.orphans = append(c.orphans, tag.expects[r.entry])
 		case errors.Is(err, unix.EEXIST) && !c.last && !r.expect:
 			c.lateFlows = append(c.lateFlows, tag.flows[r.entry])
 		default:

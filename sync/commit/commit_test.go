@@ -44,15 +44,16 @@ func TestCommitProgress(t *testing.T) {
 // committer is a Committer in a namespace of its own, whose loop runs.
 type committer struct {
 	*Committer
+	ns     *netnstest.NS
 	failed []string // the tasks that have failed
 }
 
 func committing(t *testing.T, external cache.Side) *committer {
 	t.Helper()
-	c := &committer{}
+	c := &committer{ns: netnstest.New(t, "node")}
 	s := sched.New(func() {}, func(what string, _ error) { c.failed = append(c.failed, what) })
 	log := daemonlog.Log{Logger: slog.New(slog.DiscardHandler)}
-	netnstest.New(t, "node").Do(func() {
+	c.ns.Do(func() {
 		failback, err := NewFailback(s, cache.Side{}, external)
 		if err != nil {
 			t.Fatal(err)

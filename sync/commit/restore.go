@@ -52,7 +52,7 @@ func (r *restorer) flow(out, f *ctnetlink.Flow, age time.Duration) {
 		ctnetlink.HasSeqAdjOrig | ctnetlink.HasSeqAdjReply | ctnetlink.HasTCPState | ctnetlink.HasSCTPState | ctnetlink.HasSCTPVtagOrig |
 		ctnetlink.HasSCTPVtagReply | ctnetlink.HasDCCPState | ctnetlink.HasDCCPRole | ctnetlink.HasNATSrc | ctnetlink.HasNATDst
 	if p := f.Orig.Proto; p == ctnetlink.ProtoGRE || p == ctnetlink.ProtoUDPLite {
-		// The wire has no keys of GRE and no ports of UDP-Lite, and the kernel
+		// Version 1 has no keys of GRE and no ports of UDP-Lite, and the kernel
 		// wants some. 0 is true of GRE without keys.
 		out.Orig.Has |= ctnetlink.TuplePorts
 	}
@@ -76,8 +76,42 @@ func (r *restorer) flow(out, f *ctnetlink.Flow, age time.Duration) {
 	if f.Orig.Proto == ctnetlink.ProtoTCP {
 		r.window(out, f)
 	}
+	if r := &f.Reply; out.Has&(ctnetlink.HasNATSrc|ctnetlink.HasNATDst) == 0 && r.Has&ctnetlink.TupleAddrs == ctnetlink.TupleAddrs && r.Proto == f.Orig.Proto {
+		translate(out, &f.Reply)
+		return
+	}
 	pin(out, &out.NATSrc, ctnetlink.HasNATSrc, f.Orig.Src, f.Orig.SrcPort)
 	pin(out, &out.NATDst, ctnetlink.HasNATDst, f.Orig.Dst, f.Orig.DstPort)
+}
+
+// translate requests what a flow's reply tuple and status say about NAT (version 2 of the
+// protocol). Where the kernel translates, the request has the untranslated tuple and the
+// translation; a reply tuple that differs without NAT, as in a flow that conntrack(8) has
+// created, is requested as it is.
+func translate(out *ctnetlink.Flow, reply *ctnetlink.Tuple) {
+	proto := out.Orig.Proto
+	hasPort := ctnetlink.HasPorts(proto)
+	if proto == ctnetlink.ProtoGRE {
+		// The kernel ignores keys in a request for NAT, and never chooses others by itself. It
+		// keeps those of the tuples.
+		out.Reply.SrcPort, out.Reply.DstPort = reply.SrcPort, reply.DstPort
+	}
+	if out.Status&ctnetlink.StatusSrcNAT != 0 {
+		out.Has |= ctnetlink.HasNATSrc
+		out.NATSrc = ctnetlink.NAT{Addr: reply.Dst, HasAddr: true, Port: reply.DstPort, HasPort: hasPort}
+		if ctnetlink.IsICMP(proto) {
+			// The identifier takes the place of the source's port.
+			out.NATSrc.Port, out.NATSrc.HasPort = reply.ICMPID, true
+		}
+	} else {
+		out.Reply.Dst, out.Reply.DstPort, out.Reply.ICMPID = reply.Dst, reply.DstPort, reply.ICMPID
+	}
+	if out.Status&ctnetlink.StatusDstNAT != 0 {
+		out.Has |= ctnetlink.HasNATDst
+		out.NATDst = ctnetlink.NAT{Addr: reply.Src, HasAddr: true, Port: reply.SrcPort, HasPort: hasPort}
+	} else {
+		out.Reply.Src, out.Reply.SrcPort = reply.Src, reply.SrcPort
+	}
 }
 
 // window sets a TCP flow's window scales, or disables its window checks.

@@ -271,7 +271,8 @@ func (e Encoder) appendCompactAttrs(dst []byte, f *ctnetlink.Flow) []byte {
 			dst = append(appendCompactAttr(dst, compactDCCP, 2), f.DCCPState, f.DCCPRole)
 		}
 	}
-	if f.Has&ctnetlink.HasSynproxy != 0 {
+	if f.Has&ctnetlink.HasSynproxy != 0 && f.Synproxy != (ctnetlink.Synproxy{}) {
+		// The kernel sends zeros for each flow that a commit has created.
 		dst = appendCompactAttr(dst, compactSynproxy, 12)
 		dst = binary.BigEndian.AppendUint32(dst, f.Synproxy.ISN)
 		dst = binary.BigEndian.AppendUint32(dst, f.Synproxy.ITS)
@@ -392,11 +393,10 @@ func (r *compactReader) key(t *ctnetlink.Tuple) (form byte) {
 }
 
 // ParseCompactFlow decodes the body of a compact message about a flow into f, which it resets
-// first; an end has no more than what identifies the flow. Translations go to f.Reply, and to
-// f.NATSrc and f.NATDst. Every error is a PayloadError; f is then undefined.
+// first; an end has no more than what identifies the flow. Translations are in f.Reply, which a
+// flow always has. Every error is a PayloadError; f is then undefined.
 func ParseCompactFlow(body []byte, f *ctnetlink.Flow, end bool) error {
 	f.Reset()
-	f.NATSrc, f.NATDst = ctnetlink.NAT{}, ctnetlink.NAT{}
 	r := compactReader{rest: body}
 	form := r.key(&f.Orig)
 	f.Reply = f.Orig.Inverted()
@@ -417,16 +417,6 @@ func ParseCompactFlow(body []byte, f *ctnetlink.Flow, end bool) error {
 	}
 	if r.bad {
 		return ErrAttrLength
-	}
-	if form&compactReply == 0 {
-		return nil
-	}
-	f.NATSrc, f.NATDst = translation(f)
-	if f.NATSrc.HasAddr || f.NATSrc.HasPort {
-		f.Has |= ctnetlink.HasNATSrc
-	}
-	if f.NATDst.HasAddr || f.NATDst.HasPort {
-		f.Has |= ctnetlink.HasNATDst
 	}
 	return nil
 }
