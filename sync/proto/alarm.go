@@ -61,7 +61,7 @@ func (m *Alarm) Bulk(Object) {}
 // EndBulk implements Machine.
 func (m *Alarm) EndBulk() {}
 
-// Receive implements Machine. It ignores messages with a flag, which are control messages
+// Receive implements Receiver. It ignores messages with a flag, which are control messages
 // of other modes.
 func (m *Alarm) Receive(_ time.Duration, _ int, _ netip.Addr, h wire.Header) (Verdict, Events) {
 	switch {

@@ -42,7 +42,7 @@ func TestCommitIsAnnounced(t *testing.T) {
 // TestProbe: an ALIVE that is a probe has its number, once, and others have none.
 func TestProbe(t *testing.T) {
 	for _, m := range []interface {
-		Machine
+		Receiver
 		Announce(uint32)
 	}{greeted(300), NewNoTrack(0, 1, false)} {
 		m.Announce(0)

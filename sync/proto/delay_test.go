@@ -76,7 +76,7 @@ func TestDelayInGroups(t *testing.T) {
 		group := s.addGroup(3, newNoTrack)
 		if s.chance(50) {
 			s.nodes = nil
-			group = s.addGroup(3, func(_ time.Duration, first wire.Seq) Machine { return NewAlarm(first, 5*time.Second, s.rng.Uint64()) })
+			group = s.addGroup(3, func(_ time.Duration, first wire.Seq) Receiver { return NewAlarm(first, 5*time.Second, s.rng.Uint64()) })
 		}
 		delayed(s, 15*time.Second, group...)
 		s.boot(3 * time.Second)
@@ -95,7 +95,7 @@ func TestDelayInGroups(t *testing.T) {
 // TestWait covers what a simulation does not show.
 func TestWait(t *testing.T) {
 	o := func(i uint64) Object { return Object{Flows, 7<<32 | i} }
-	for _, m := range []Machine{greeted(300), NewNoTrack(0, 1, false), NewAlarm(1, time.Minute, 1)} {
+	for _, m := range []Receiver{greeted(300), NewNoTrack(0, 1, false), NewAlarm(1, time.Minute, 1)} {
 		m.SetDelays([Classes]time.Duration{3 * time.Second, 0, 5 * time.Second})
 		m.Wait(0, o(1), ClassTCP)
 		m.Wait(50*time.Millisecond, o(2), ClassTCP)
@@ -158,7 +158,7 @@ func TestWait(t *testing.T) {
 }
 
 // shortFlows has n flows begin and end before their delay.
-func shortFlows(m Machine, n int) {
+func shortFlows(m Receiver, n int) {
 	for i := range n {
 		m.Wait(0, Object{Flows, uint64(i + 1)}, ClassTCP)
 	}

@@ -13,7 +13,7 @@ import (
 // started node says HELLO on every message, until its peer has answered.
 func ExampleMachine() {
 	addr := [2]netip.Addr{netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("192.0.2.2")}
-	var nodes [2]proto.Machine
+	var nodes [2]proto.Receiver
 	for i := range nodes {
 		nodes[i] = proto.NewFTFW(0, proto.FTFWConfig{FirstSeq: 100, Window: 20, Resend: 1000})
 	}

@@ -7,7 +7,7 @@ import (
 	"ctbox/sync/wire"
 )
 
-// Receive implements Machine.
+// Receive implements Receiver.
 func (m *FTFW) Receive(now time.Duration, link int, from netip.Addr, h wire.Header) (Verdict, Events) {
 	kind := h.Kind()
 	if kind == wire.KindInvalid || (kind == wire.KindAck || kind == wire.KindNack) && h.To.Before(h.From) {

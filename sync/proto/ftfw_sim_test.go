@@ -11,12 +11,12 @@ import (
 const quiet = 4 * time.Minute
 
 // randomFTFW draws a configuration.
-func randomFTFW(s *sim, resendSizes ...int) func(time.Duration, wire.Seq) Machine {
+func randomFTFW(s *sim, resendSizes ...int) func(time.Duration, wire.Seq) Receiver {
 	pick := func(of ...int) int { return of[s.rng.IntN(len(of))] }
 	window := pick(1, 2, 3, 10, 300)
 	resend := pick(resendSizes...)
 	startup := s.chance(50)
-	return func(now time.Duration, first wire.Seq) Machine {
+	return func(now time.Duration, first wire.Seq) Receiver {
 		return NewFTFW(now, FTFWConfig{FirstSeq: first, Window: window, Resend: resend, StartupResync: startup})
 	}
 }
@@ -213,7 +213,7 @@ func TestGarbage(t *testing.T) {
 
 // TestWindowOfOne checks that two nodes that acknowledge every message come to rest.
 func TestWindowOfOne(t *testing.T) {
-	one := func(now time.Duration, first wire.Seq) Machine {
+	one := func(now time.Duration, first wire.Seq) Receiver {
 		return NewFTFW(now, FTFWConfig{FirstSeq: first, Window: 1, StartupResync: true})
 	}
 	for _, peer := range []string{"ours", "C"} {

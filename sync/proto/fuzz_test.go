@@ -14,7 +14,7 @@ func FuzzMachines(f *testing.F) {
 	f.Add([]byte{12, 3, 1, 11, 1, 0, 11, 2, 1, 4, 1, 6, 20, 13, 9, 5, 11, 1, 0, 3, 1, 5, 2})
 	f.Add([]byte{0, 0, 0, 0x20, 1, 0, 1, 1, 2, 1, 3, 5, 9, 0, 10, 0x04, 0, 4})
 	f.Fuzz(func(t *testing.T, ops []byte) {
-		for _, m := range []Machine{
+		for _, m := range []Receiver{
 			NewFTFW(0, FTFWConfig{FirstSeq: 100, Window: 2, Resend: 4, StartupResync: true}),
 			NewNoTrack(0, 100, true), NewAlarm(100, time.Minute, 1),
 		} {
@@ -23,7 +23,7 @@ func FuzzMachines(f *testing.F) {
 	})
 }
 
-func drive(t *testing.T, m Machine, ops []byte) {
+func drive(t *testing.T, m Receiver, ops []byte) {
 	const objects = 16
 	var now time.Duration
 	next := func() byte {

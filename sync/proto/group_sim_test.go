@@ -8,7 +8,7 @@ import (
 )
 
 // addGroup adds nodes that share a multicast group, each with its own flows.
-func (s *sim) addGroup(n int, make func(time.Duration, wire.Seq) Machine) []*daemon {
+func (s *sim) addGroup(n int, make func(time.Duration, wire.Seq) Receiver) []*daemon {
 	var group []*daemon
 	for i := range n {
 		d := s.addDaemon(make)
@@ -18,7 +18,7 @@ func (s *sim) addGroup(n int, make func(time.Duration, wire.Seq) Machine) []*dae
 	return group
 }
 
-func newNoTrack(now time.Duration, first wire.Seq) Machine { return NewNoTrack(now, first, true) }
+func newNoTrack(now time.Duration, first wire.Seq) Receiver { return NewNoTrack(now, first, true) }
 
 // TestNoTrackReplicates checks that on a network without losses all nodes have all flows.
 func TestNoTrackReplicates(t *testing.T) {
@@ -62,7 +62,7 @@ func TestNoTrackBulkRepairs(t *testing.T) {
 // kernels have once the longest refresh period and timeout have passed.
 func TestAlarmConverges(t *testing.T) {
 	forSeeds(t, func(s *sim) {
-		group := s.addGroup(2+s.rng.IntN(3), func(_ time.Duration, first wire.Seq) Machine {
+		group := s.addGroup(2+s.rng.IntN(3), func(_ time.Duration, first wire.Seq) Receiver {
 			return NewAlarm(first, 5*time.Second, s.rng.Uint64())
 		})
 		s.boot(3 * time.Second)

@@ -76,7 +76,7 @@ type live struct {
 	start  time.Time
 }
 
-func newLive(t *testing.T, a, b *netnstest.NS, make func(time.Duration, wire.Seq) Machine) *live {
+func newLive(t *testing.T, a, b *netnstest.NS, make func(time.Duration, wire.Seq) Receiver) *live {
 	l := &live{sim: newSim(t, 1), start: time.Now()}
 	l.epoch = uint32(l.start.Unix())
 	l.ours = l.addDaemon(make)
@@ -174,7 +174,7 @@ func linkedPair(t *testing.T, mode string) (a, b *netnstest.NS, d *peertest.Daem
 // with losses in both directions, resyncs and restarts of both.
 func TestFTFWWithDebian(t *testing.T) {
 	a, b, d := linkedPair(t, "Mode FTFW { ACKWindowSize 10 }")
-	l := newLive(t, a, b, func(now time.Duration, first wire.Seq) Machine {
+	l := newLive(t, a, b, func(now time.Duration, first wire.Seq) Receiver {
 		return NewFTFW(now, FTFWConfig{FirstSeq: first, Window: 10, StartupResync: true})
 	})
 	theirExternal := externalOf(d)
@@ -238,7 +238,7 @@ func TestNoTrackWithDebian(t *testing.T) {
 
 func TestAlarmWithDebian(t *testing.T) {
 	a, b, d := linkedPair(t, "Mode ALARM {\nRefreshTime 2\nCacheTimeout 20\n}")
-	testSimpleMode(t, newLive(t, a, b, func(_ time.Duration, first wire.Seq) Machine {
+	testSimpleMode(t, newLive(t, a, b, func(_ time.Duration, first wire.Seq) Receiver {
 		return NewAlarm(first, 2*time.Second, 1)
 	}), d)
 }

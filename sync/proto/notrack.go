@@ -75,7 +75,7 @@ func (m *NoTrack) Bulk(o Object) {
 // EndBulk implements Machine.
 func (m *NoTrack) EndBulk() { m.bulk.running = false }
 
-// Receive implements Machine. Late messages are applied like others.
+// Receive implements Receiver. Late messages are applied like others.
 func (m *NoTrack) Receive(now time.Duration, _ int, from netip.Addr, h wire.Header) (Verdict, Events) {
 	m.track(from, h.Seq)
 	var verdict Verdict

@@ -32,8 +32,18 @@ type Send struct {
 	// Control is set for a control message. Otherwise the message is that of Object.
 	Control bool
 	Object  Object
-	// Notice is the body of an ALIVE. The zero value means no body.
+	// Notice is the body of an ALIVE or NOTICE. The zero value means no body.
 	Notice wire.Notice
+
+	// The rest is set by a Stream, of which of Header only Seq is set, in numbered
+	// messages.
+
+	Stream    bool // the message is of version 2
+	Again     bool // it repeats Header.Seq
+	Withdrawn bool // the object is withdrawn, whatever its state
+	// Message is a control message, complete but for the body of a NOTICE, which is
+	// Notice. Its Ranges are valid until the next call of Next.
+	Message wire.StreamMessage
 }
 
 // Verdict is what the owner does with a received message.
@@ -108,9 +118,6 @@ type Machine interface {
 	Bulk(o Object)
 	EndBulk()
 
-	// Receive processes the header of a message that arrived on a link, given by its
-	// number, from an address.
-	Receive(now time.Duration, link int, from netip.Addr, h wire.Header) (Verdict, Events)
 	// Tick does what is due. It may be called at any time.
 	Tick(now time.Duration) Events
 	// Deadline returns when the owner has to call Tick, and NextWaited, if no other call
@@ -126,6 +133,14 @@ type Machine interface {
 
 	// Stats returns the machine's counters and sizes.
 	Stats() Stats
+}
+
+// Receiver is a machine of version 1.
+type Receiver interface {
+	Machine
+	// Receive processes the header of a message that arrived on a link, given by its
+	// number, from an address.
+	Receive(now time.Duration, link int, from netip.Addr, h wire.Header) (Verdict, Events)
 }
 
 // Stats holds a machine's counters since its creation and the sizes of its queues.

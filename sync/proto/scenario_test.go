@@ -111,7 +111,7 @@ type scenario struct {
 type actor struct {
 	name   string
 	addr   netip.Addr
-	m      Machine
+	m      Receiver
 	states map[Object]wire.Type
 }
 
@@ -216,7 +216,7 @@ func (sc *scenario) start(args []string) {
 			sc.t.Fatalf("unknown setting %q", a)
 		}
 	}
-	var m Machine
+	var m Receiver
 	switch args[1] {
 	case "ftfw":
 		m = NewFTFW(sc.now, FTFWConfig{FirstSeq: wire.Seq(first), Window: window, Resend: resend, StartupResync: startup})

@@ -11,12 +11,12 @@ import (
 type daemon struct {
 	s    *sim
 	id   int
-	make func(now time.Duration, first wire.Seq) Machine
+	make func(now time.Duration, first wire.Seq) Receiver
 
 	table map[uint16]uint32 // the kernel's
 	base  uint16            // its first key
 
-	m        Machine
+	m        Receiver
 	up       bool
 	links    int
 	slots    [2][]slot // the internal caches
@@ -55,7 +55,7 @@ type entry struct {
 	heard   time.Duration
 }
 
-func (s *sim) addDaemon(make func(now time.Duration, first wire.Seq) Machine) *daemon {
+func (s *sim) addDaemon(make func(now time.Duration, first wire.Seq) Receiver) *daemon {
 	d := &daemon{s: s, id: len(s.nodes), make: make, table: map[uint16]uint32{}, packer: wire.NewPacker(200 + s.rng.IntN(1272))}
 	s.nodes = append(s.nodes, d)
 	return d

@@ -35,7 +35,7 @@ const noticeLasts = 3 * time.Second
 
 // takeMessage judges one received message and applies it.
 func (r *Replicator) takeMessage(link int, from netip.Addr, m *wire.Message) {
-	verdict, events := r.machine.Receive(r.sched.Now(), link, from, m.Header)
+	verdict, events := r.receiver.Receive(r.sched.Now(), link, from, m.Header)
 	switch verdict {
 	case proto.Apply:
 		r.heard(link, from)

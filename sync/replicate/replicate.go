@@ -88,14 +88,16 @@ type Replicator struct {
 
 	cfg     *conf.Sync    // in force; immutable, Reconfigure replaces it
 	machine proto.Machine // one of the three below
-	ftfw    *proto.FTFW
-	alarm   *proto.Alarm
-	notrack *proto.NoTrack
-	encoder wire.Encoder
-	packer  *wire.Packer
-	links   *links
-	flow    ctnetlink.Flow // reused
-	expect  ctnetlink.Expect
+	// receiver is the machine.
+	receiver proto.Receiver
+	ftfw     *proto.FTFW
+	alarm    *proto.Alarm
+	notrack  *proto.NoTrack
+	encoder  wire.Encoder
+	packer   *wire.Packer
+	links    *links
+	flow     ctnetlink.Flow // reused
+	expect   ctnetlink.Expect
 
 	received  wire.Counters
 	forwarded struct{ flows, expects cache.TableStatus }
@@ -136,13 +138,13 @@ func New(s *sched.Scheduler, log daemonlog.Log, c Config) *Replicator {
 		r.ftfw = proto.NewFTFW(0, proto.FTFWConfig{
 			FirstSeq: first, Window: int(c.Sync.ACKWindowSize), Resend: int(c.Sync.ResendQueueSize), StartupResync: c.Sync.StartupResync,
 		})
-		r.machine = r.ftfw
+		r.machine, r.receiver = r.ftfw, r.ftfw
 	case conf.ModeALARM:
 		r.alarm = proto.NewAlarm(first, c.Sync.RefreshTime, uint64(s.Start().UnixNano()))
-		r.machine = r.alarm
+		r.machine, r.receiver = r.alarm, r.alarm
 	default:
 		r.notrack = proto.NewNoTrack(0, first, c.Sync.StartupResync)
-		r.machine = r.notrack
+		r.machine, r.receiver = r.notrack, r.notrack
 	}
 	r.machine.SetDelays(delaysOf(&c.Sync.Delay))
 	r.started = loglimit.New[struct{}](1, startedPeriod, r.noticeStarts)
