@@ -308,6 +308,46 @@ func TestRefusals(t *testing.T) {
 	}
 }
 
+// A datagram with this node's own number is refused, and can be told from a forged one.
+func TestGenuine(t *testing.T) {
+	c := newCouple(t, testRing(t, 3, 2, 3))
+	twin := NewSession(0, Config{Node: 2, Peers: []uint8{1}, Ring: testRing(t, 2, 2, 3), Random: seeded(7)})
+	datagram := twin.Append(nil, 0, []byte("flows"))
+	h, _ := ParseHeader(datagram)
+	c.want(c.b, datagram, BadNode)
+	if !c.b.Genuine(&h, c.buf, datagram) {
+		t.Error("a genuine one is not recognized")
+	}
+	datagram[len(datagram)-1]++
+	if c.b.Genuine(&h, c.buf, datagram) {
+		t.Error("an altered one counts as genuine")
+	}
+	for _, key := range []uint8{0, 4, 255} {
+		h.Key = key
+		if c.b.Genuine(&h, c.buf, datagram) {
+			t.Errorf("genuine with key %d", key)
+		}
+	}
+}
+
+// Peers come and go while those that stay go on.
+func TestPeersChange(t *testing.T) {
+	c := newCouple(t, testRing(t, 3, 3))
+	c.b.SetPeers([]uint8{1, 4})
+	c.want(c.b, c.say(c.a, "flows"), Accepted)
+	fourth := NewSession(0, Config{Node: 4, Peers: []uint8{2}, Ring: testRing(t, 3, 3), Random: seeded(8)})
+	if _, _, v := c.b.Open(c.now, 4, c.buf, fourth.Append(nil, 0, []byte("x"))); v != BadLife || !c.b.HasChallenge() {
+		t.Errorf("a new peer: %v, challenged %v", v, c.b.HasChallenge())
+	}
+	if to, _, ok := c.b.NextChallenge(nil); !ok || to != 4 || c.b.HasChallenge() {
+		t.Errorf("challenge of %d, %v", to, ok)
+	}
+	c.b.SetPeers([]uint8{4})
+	c.want(c.b, c.say(c.a, "flows"), BadNode)
+	c.b.SetPeers([]uint8{1})
+	c.want(c.b, c.say(c.a, "flows"), BadLife) // it is known no longer
+}
+
 // Plain datagrams are refused beside a key unless the configuration allows them, and even then
 // while the peer's sealed ones are heard.
 func TestPlainBesideAKey(t *testing.T) {

@@ -198,6 +198,20 @@ func (s *Session) SetRing(r *Ring) {
 	}
 }
 
+// SetPeers replaces the numbers of the other nodes. What is known of those that stay is kept.
+func (s *Session) SetPeers(numbers []uint8) {
+	before := s.peers
+	s.peers = [MaxNode + 1]*peer{}
+	for _, number := range numbers {
+		if s.peers[number] = before[number]; s.peers[number] == nil {
+			s.peers[number] = &peer{number: number}
+		}
+	}
+}
+
+// SetAllowPlain changes Config.AllowPlain.
+func (s *Session) SetAllowPlain(allow bool) { s.config.AllowPlain = allow }
+
 // lives returns the lives of a peer that are accepted.
 func (p *peer) lives() (all []*life) {
 	if p == nil {
@@ -519,6 +533,29 @@ func (s *Session) AppendControls(now time.Duration, dst []byte, room int) []byte
 		}
 	}
 	return dst
+}
+
+// HasChallenge reports whether NextChallenge would append one.
+func (s *Session) HasChallenge() bool {
+	for _, p := range s.peers {
+		if p != nil && p.challengeDue {
+			return true
+		}
+	}
+	return false
+}
+
+// Genuine reports whether a datagram, whose header is h, is sealed with a key of the Ring. It is for
+// datagrams with this node's own number, which Open refuses without a look; it makes them no
+// more acceptable.
+func (s *Session) Genuine(h *Header, dst, datagram []byte) bool {
+	aead := s.config.Ring.cipherOf(h.Key, &h.Boot)
+	if aead == nil {
+		return false
+	}
+	copy(s.nonce[4:], datagram[20:HeaderLen])
+	_, err := aead.Open(dst, s.nonce[:], datagram[HeaderLen:], datagram[:HeaderLen])
+	return err == nil
 }
 
 // NextChallenge appends a datagram that challenges a peer, if one is due. Each is for all
