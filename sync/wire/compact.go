@@ -74,9 +74,11 @@ const (
 	compactStart  compactAttr = 0x80 | 4 // nanoseconds since the epoch (8)
 )
 
+type compactSize struct{ least, most uint8 }
+
 // compactSizes are the smallest and the largest size of each attribute's value; both are 0 for
 // an unknown attribute.
-var compactSizes = [256]struct{ least, most uint8 }{
+var compactSizes = [256]compactSize{
 	compactZone: {2, 2}, compactZoneOrig: {2, 2}, compactZoneReply: {2, 2}, compactMaster: {10, 38},
 	compactSeqAdj: {24, 24}, compactSCTP: {9, 9}, compactDCCP: {2, 2}, compactSynproxy: {12, 12},
 	compactWScale: {2, 2}, compactLabels: {4, 4 * ctnetlink.LabelWords}, compactHelper: {1, ctnetlink.NameLen - 1}, compactStart: {8, 8},
@@ -470,21 +472,29 @@ func (r *compactReader) state(form byte, f *ctnetlink.Flow) error {
 	return nil
 }
 
-// attr reads one attribute.
-func (r *compactReader) attr(f *ctnetlink.Flow) error {
-	attr := compactAttr(r.u8())
-	value := r.bytes(int(r.u8()))
-	if r.bad {
-		return ErrAttrLength
-	}
-	size := compactSizes[attr]
+// cutAttr takes an attribute off the rest. value is nil for one that is to be skipped.
+func (r *compactReader) cutAttr(sizes *[256]compactSize) (attr compactAttr, value []byte, err error) {
+	attr = compactAttr(r.u8())
+	value = r.bytes(int(r.u8()))
+	size := sizes[attr]
 	switch {
+	case r.bad:
+		return attr, nil, ErrAttrLength
 	case size.most == 0 && attr&0x80 != 0:
-		return nil
+		return attr, nil, nil
 	case size.most == 0:
-		return ErrAttrNumber
+		return attr, nil, ErrAttrNumber
 	case len(value) < int(size.least) || len(value) > int(size.most):
-		return ErrAttrSize
+		return attr, nil, ErrAttrSize
+	}
+	return attr, value, nil
+}
+
+// attr reads one attribute of a flow.
+func (r *compactReader) attr(f *ctnetlink.Flow) error {
+	attr, value, err := r.cutAttr(&compactSizes)
+	if err != nil || value == nil {
+		return err
 	}
 	v := compactReader{rest: value}
 	switch attr {
