@@ -265,6 +265,36 @@ func (k *kernel) normals() map[ctnetlink.Tuple]ctnetlink.Flow {
 	return all
 }
 
+// announce fills an external cache by messages of version 2 about all flows and expectations.
+func (k *kernel) announce(external cache.Side) {
+	k.t.Helper()
+	for _, f := range k.flows() {
+		body, err := wire.Encoder{WindowTracking: true}.AppendCompactFlow(nil, &f, false)
+		if err != nil {
+			k.t.Fatal(err)
+		}
+		var heard ctnetlink.Flow
+		if err := wire.ParseCompactFlow(body, &heard, false); err != nil {
+			k.t.Fatalf("%+v: % x: %v", f, body, err)
+		}
+		if _, o := external.Flows.Replace(&heard, 0); o != cache.Created {
+			k.t.Fatalf("%+v: the cache says %v", f, o)
+		}
+	}
+	for _, x := range k.expects() {
+		body, err := wire.Encoder{}.AppendCompactExpect(nil, &x, false)
+		if err != nil {
+			k.t.Fatal(err)
+		}
+		if err := wire.ParseCompactExpect(body, &x); err != nil {
+			k.t.Fatalf("%+v: % x: %v", x, body, err)
+		}
+		if _, o := external.Expects.Replace(&x, 0); o != cache.Created {
+			k.t.Fatalf("%+v: the cache says %v", x, o)
+		}
+	}
+}
+
 const labelRules = `table inet labels { chain in { type filter hook prerouting priority 0; ct label 120 accept; ct state new accept; }
 }`
 
@@ -311,19 +341,7 @@ func TestCarriedFlows(t *testing.T) {
 		}
 	}
 	external := cache.NewSide(cache.Config{})
-	for _, f := range origin.flows() {
-		body, err := wire.Encoder{WindowTracking: true}.AppendCompactFlow(nil, &f, false)
-		if err != nil {
-			t.Fatal(err)
-		}
-		var heard ctnetlink.Flow
-		if err := wire.ParseCompactFlow(body, &heard, false); err != nil {
-			t.Fatalf("%s: % x: %v", names[f.Orig], body, err)
-		}
-		if _, o := external.Flows.Replace(&heard, 0); o != cache.Created {
-			t.Fatalf("%s: the cache says %v", names[f.Orig], o)
-		}
-	}
+	origin.announce(external)
 	want := origin.normals()
 	if len(want) != len(names) {
 		t.Fatalf("the origin has %d flows, want %d", len(want), len(names))
@@ -416,9 +434,7 @@ func TestCarriedExpects(t *testing.T) {
 	add(client6, server6, 1030, origZone(3))
 	add(client, server, 1040, origZone(4))
 	add(client, server, 1050, replyZone)
-	for _, f := range origin.flows() {
-		external.Flows.Replace(&f, 0)
-	}
+	origin.announce(external)
 	normals := func(all []ctnetlink.Expect) map[ctnetlink.Tuple]ctnetlink.Expect {
 		by := map[ctnetlink.Tuple]ctnetlink.Expect{}
 		for _, x := range all {
@@ -429,9 +445,6 @@ func TestCarriedExpects(t *testing.T) {
 			by[x.Tuple] = x
 		}
 		return by
-	}
-	for _, x := range origin.expects() {
-		external.Expects.Replace(&x, 0)
 	}
 	want := normals(origin.expects())
 	c := committing(t, external)

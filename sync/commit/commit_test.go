@@ -50,7 +50,12 @@ type committer struct {
 
 func committing(t *testing.T, external cache.Side) *committer {
 	t.Helper()
-	c := &committer{ns: netnstest.New(t, "node")}
+	return committingIn(t, netnstest.New(t, "node"), external)
+}
+
+func committingIn(t *testing.T, ns *netnstest.NS, external cache.Side) *committer {
+	t.Helper()
+	c := &committer{ns: ns}
 	s := sched.New(func() {}, func(what string, _ error) { c.failed = append(c.failed, what) })
 	log := daemonlog.Log{Logger: slog.New(slog.DiscardHandler)}
 	c.ns.Do(func() {
