@@ -260,17 +260,17 @@ func (e Encoder) appendCompactAttrs(dst []byte, f *ctnetlink.Flow) []byte {
 		const scales = ctnetlink.HasTCPWScaleOrig | ctnetlink.HasTCPWScaleReply
 		if e.WindowTracking && f.Has&scales != 0 {
 			dst = append(appendCompactAttr(dst, compactWScale, 2),
-				present(f, ctnetlink.HasTCPWScaleOrig, f.TCPWScaleOrig), present(f, ctnetlink.HasTCPWScaleReply, f.TCPWScaleRepl))
+				present(f, ctnetlink.HasTCPWScaleOrig, f.TCPWScaleOrig, absentScale), present(f, ctnetlink.HasTCPWScaleReply, f.TCPWScaleRepl, absentScale))
 		}
 	case ctnetlink.ProtoSCTP:
 		if f.Has&ctnetlink.HasSCTPState != 0 {
 			dst = append(appendCompactAttr(dst, compactSCTP, 9), f.SCTPState)
-			dst = binary.BigEndian.AppendUint32(dst, f.SCTPVtagOrig)
-			dst = binary.BigEndian.AppendUint32(dst, f.SCTPVtagReply)
+			dst = binary.BigEndian.AppendUint32(dst, present(f, ctnetlink.HasSCTPVtagOrig, f.SCTPVtagOrig, 0))
+			dst = binary.BigEndian.AppendUint32(dst, present(f, ctnetlink.HasSCTPVtagReply, f.SCTPVtagReply, 0))
 		}
 	case ctnetlink.ProtoDCCP:
 		if f.Has&ctnetlink.HasDCCPState != 0 {
-			dst = append(appendCompactAttr(dst, compactDCCP, 2), f.DCCPState, f.DCCPRole)
+			dst = append(appendCompactAttr(dst, compactDCCP, 2), f.DCCPState, present(f, ctnetlink.HasDCCPRole, f.DCCPRole, 0))
 		}
 	}
 	if f.Has&ctnetlink.HasSynproxy != 0 && f.Synproxy != (ctnetlink.Synproxy{}) {
@@ -299,9 +299,10 @@ func (e Encoder) appendCompactAttrs(dst []byte, f *ctnetlink.Flow) []byte {
 // absentScale stands for a window scale that is not known.
 const absentScale = 0xff
 
-func present(f *ctnetlink.Flow, has ctnetlink.Attr, v uint8) uint8 {
+// present returns the value of an attribute of f, or absent.
+func present[T uint8 | uint32](f *ctnetlink.Flow, has ctnetlink.Attr, v, absent T) T {
 	if f.Has&has == 0 {
-		return absentScale
+		return absent
 	}
 	return v
 }
