@@ -50,14 +50,15 @@ func (x *Hasher) Flow(f *ctnetlink.Flow) (hash uint64, ok bool) {
 	return max(sipHash(&x.key, buf), 1), true
 }
 
-// FlowKey returns a hash of what identifies f.
-func (x *Hasher) FlowKey(f *ctnetlink.Flow) (hash uint64, ok bool) {
-	buf, err := wire.Encoder{}.AppendCompactFlow(x.buf[:0], f, true)
+// Expect returns the hash of x, which is not 0, as Flow does for a flow. It leaves out the
+// timeout.
+func (x *Hasher) Expect(e *ctnetlink.Expect) (hash uint64, ok bool) {
+	buf, err := wire.Encoder{OmitTimeout: true}.AppendCompactExpect(x.buf[:0], e, false)
 	if err != nil {
 		return 0, false
 	}
 	x.buf = buf
-	return sipHash(&x.key, buf), true
+	return max(sipHash(&x.key, buf), 1), true
 }
 
 // The shape of a Table. An entry's bucket is given by the high bits of its hash.
@@ -148,6 +149,32 @@ func (t *Table) Remove(slot uint32) {
 	*e = entry{}
 	t.count--
 }
+
+// Get returns the hash of the object of a slot, 0 if it is not in the set.
+func (t *Table) Get(slot uint32) uint64 {
+	if e := t.at(slot); e != nil {
+		return e.hash
+	}
+	return 0
+}
+
+// Find returns the slot of an object with this hash.
+func (t *Table) Find(hash uint64) (slot uint32, ok bool) {
+	if hash == 0 {
+		return 0, false // the hash of what is not in the set
+	}
+	for at := t.heads[hash>>bucketShift]; at != 0; {
+		e := t.at(at - 1)
+		if e.hash == hash {
+			return at - 1, true
+		}
+		at = e.next
+	}
+	return 0, false
+}
+
+// Clear empties the set.
+func (t *Table) Clear() { *t = Table{} }
 
 // Len returns the number of objects in the set.
 func (t *Table) Len() int { return t.count }
