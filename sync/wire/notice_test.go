@@ -22,8 +22,8 @@ var notices = []struct {
 	{"probe", "1a 10 00 1a 00 00 00 07 63 74 62 78 00 0c 00 0a 00 00 00 05 00 00 00 00 00 00", Notice{Has: HasProbe, Probe: 5, Size: 26}},
 	{"offer without keys", "1a 10 00 18 00 00 00 07 63 74 62 78 00 0d 00 08 56 f6 d8 3c 01 02 01 00",
 		Notice{Has: HasOffer, Offer: Offer{Cluster: 0x56f6d83c, Node: 1, Version: 2, Plain: true}}},
-	{"offer with keys", "1a 10 00 1c 00 00 00 07 63 74 62 78 00 0d 00 0a 56 f6 d8 3c 02 02 00 07 03 07 00 00",
-		Notice{Has: HasOffer, Offer: Offer{Cluster: 0x56f6d83c, Node: 2, Version: 2, Send: 7, Keys: [MaxOfferKeys]uint8{3, 7}}}},
+	{"offer with keys", "1a 10 00 20 00 00 00 07 63 74 62 78 00 0d 00 0e 56 f6 d8 3c 02 02 00 07 03 ab cd 07 00 01 00 00",
+		Notice{Has: HasOffer, Offer: Offer{Cluster: 0x56f6d83c, Node: 2, Version: 2, Send: 7, Keys: [MaxOfferKeys]OfferKey{{3, 0xabcd}, {7, 1}}}}},
 	{"both", "1a 10 00 20 00 00 00 07 63 74 62 78 00 01 00 04 00 00 00 01 00 02 00 08 00 00 00 c8 00 00 00 03",
 		Notice{Has: HasIncomplete | HasHeld, Incomplete: 1, HeldFlows: 200, HeldExpects: 3}},
 }
@@ -84,16 +84,17 @@ func TestMalformedNotices(t *testing.T) {
 		{"probe without padding", "63 74 62 78 00 0c 00 04 00 00 00 05", Notice{Has: HasProbe, Probe: 5, Size: 20}, nil},
 		{"offer of seven bytes", "63 74 62 78 00 0d 00 07 00 00 00 01 01 02 01", Notice{}, ErrNotice},
 		{"offer of node 0", "63 74 62 78 00 0d 00 08 00 00 00 01 00 02 01 00", Notice{}, ErrNotice},
-		{"offer of 17 keys", "63 74 62 78 00 0d 00 19 00 00 00 01 01 02 01 01 01 02 03 04 05 06 07 08 09 0a 0b 0c 0d 0e 0f 10 11 00 00 00", Notice{}, ErrNotice},
-		{"offer with a key twice", "63 74 62 78 00 0d 00 0a 00 00 00 01 01 02 01 03 03 03 00 00", Notice{}, ErrNotice},
-		{"offer with key 0", "63 74 62 78 00 0d 00 09 00 00 00 01 01 02 01 00 00 00 00 00", Notice{}, ErrNotice},
-		{"offer that sends with a key it cannot open", "63 74 62 78 00 0d 00 09 00 00 00 01 01 02 01 04 03 00 00 00", Notice{}, ErrNotice},
-		{"offer with keys that sends with none", "63 74 62 78 00 0d 00 09 00 00 00 01 01 02 01 00 03 00 00 00", Notice{}, ErrNotice},
+		{"offer of 17 keys", "63 74 62 78 00 0d 00 3b 00 00 00 01 01 02 01 01 01 00 00 02 00 00 03 00 00 04 00 00 05 00 00 06 00 00 07 00 00 08 00 00 09 00 00 0a 00 00 0b 00 00 0c 00 00 0d 00 00 0e 00 00 0f 00 00 10 00 00 11 00 00 00", Notice{}, ErrNotice},
+		{"offer with a key twice", "63 74 62 78 00 0d 00 0e 00 00 00 01 01 02 01 03 03 00 00 03 00 00 00 00", Notice{}, ErrNotice},
+		{"offer with key 0", "63 74 62 78 00 0d 00 0b 00 00 00 01 01 02 01 00 00 00 00 00", Notice{}, ErrNotice},
+		{"offer with a key cut off", "63 74 62 78 00 0d 00 0a 00 00 00 01 01 02 01 03 03 00 00 00", Notice{}, ErrNotice},
+		{"offer that sends with a key it cannot open", "63 74 62 78 00 0d 00 0b 00 00 00 01 01 02 01 04 03 00 00 00", Notice{}, ErrNotice},
+		{"offer with keys that sends with none", "63 74 62 78 00 0d 00 0b 00 00 00 01 01 02 01 00 03 00 00 00", Notice{}, ErrNotice},
 		{"offer with unknown flags", "63 74 62 78 00 0d 00 08 00 00 00 01 01 09 fe 00",
 			Notice{Has: HasOffer, Offer: Offer{Cluster: 1, Node: 1, Version: 9}}, nil},
-		{"offer of 16 keys", "63 74 62 78 00 0d 00 18 00 00 00 01 01 02 01 01 01 02 03 04 05 06 07 08 09 0a 0b 0c 0d 0e 0f 10",
-			Notice{Has: HasOffer, Offer: Offer{Cluster: 1, Node: 1, Version: 2, Plain: true, Send: 1,
-				Keys: [MaxOfferKeys]uint8{1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16}}}, nil},
+		{"offer of 16 keys", "63 74 62 78 00 0d 00 38 00 00 00 01 01 02 01 01 01 00 00 02 00 00 03 00 00 04 00 00 05 00 00 06 00 00 07 00 00 08 00 00 09 00 00 0a 00 00 0b 00 00 0c 00 00 0d 00 00 0e 00 00 0f 00 00 10 00 00",
+			Notice{Has: HasOffer, Offer: Offer{Cluster: 1, Node: 1, Version: 2, Plain: true, Send: 1, Keys: [MaxOfferKeys]OfferKey{{1, 0}, {2, 0},
+				{3, 0}, {4, 0}, {5, 0}, {6, 0}, {7, 0}, {8, 0}, {9, 0}, {10, 0}, {11, 0}, {12, 0}, {13, 0}, {14, 0}, {15, 0}, {16, 0}}}}, nil},
 		{"held of four bytes", "63 74 62 78 00 02 00 04 00 00 00 05", Notice{}, ErrNotice},
 	} {
 		n := Notice{Has: HasHeld, HeldFlows: 9}
@@ -190,11 +191,11 @@ func TestClusterHash(t *testing.T) {
 	}
 }
 
-func TestOfferOpens(t *testing.T) {
-	o := Offer{Send: 7, Keys: [MaxOfferKeys]uint8{3, 7}}
-	for key, want := range map[uint8]bool{0: false, 3: true, 7: true, 4: false} {
-		if o.Opens(key) != want {
-			t.Errorf("key %d: %v", key, !want)
+func TestKeysOfAnOffer(t *testing.T) {
+	o := Offer{Send: 7, Keys: [MaxOfferKeys]OfferKey{{3, 5}, {7, 6}}}
+	for number, want := range map[uint8]OfferKey{0: {}, 3: {3, 5}, 7: {7, 6}, 4: {}} {
+		if got := o.Key(number); got != want {
+			t.Errorf("key %d: %v", number, got)
 		}
 	}
 }
