@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"crypto/cipher"
 	"encoding/base64"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -88,35 +89,39 @@ func ReadKey(path string, uid int) (key [KeyLen]byte, err error) {
 	return key, nil
 }
 
-// Ring is the keys of a cluster by number, 1 to 255. All of them open datagrams, one seals. A
+// Ring is the keys of a cluster by number, from 1. All of them open datagrams, one seals. A
 // Ring is immutable.
 type Ring struct {
-	slots [256]uint8                // by number: an index of keys, from 1; 0 for no key
-	keys  [MaxKeys + 1][KeyLen]byte // the working keys
-	send  uint8                     // 0 without keys
+	keys [MaxKeys + 1]*[KeyLen]byte // the working keys
+	mark [256]uint16                // see Check
+	send uint8                      // 0 without keys
 }
 
 // NewRing returns the Ring of a cluster. keys are the contents of the key files; send is the
 // number of the one that seals. Without keys datagrams are plain.
 func NewRing(cluster string, keys map[uint8][KeyLen]byte, send uint8) (*Ring, error) {
-	if len(keys) > MaxKeys {
-		return nil, fmt.Errorf("%d keys: a cluster has at most %d", len(keys), MaxKeys)
-	}
 	r := &Ring{send: send}
-	slot := uint8(0)
 	for number, key := range keys {
-		if number == 0 {
-			return nil, errors.New("key 0: keys have the numbers 1 to 255")
+		if number < 1 || number > MaxKeys {
+			return nil, fmt.Errorf("key %d: keys have the numbers 1 to %d", number, MaxKeys)
 		}
-		slot++
-		r.slots[number] = slot
-		r.keys[slot] = Derive(key, cluster, "seal")
+		working := Derive(key, cluster, "seal")
+		r.keys[number] = &working
+		mark := Derive(key, cluster, "check")
+		r.mark[number] = binary.BigEndian.Uint16(mark[:])
 	}
-	if (len(keys) > 0 || send != 0) && r.slots[send] == 0 {
+	if len(keys) > 0 && (send < 1 || send > MaxKeys || r.keys[send] == nil) {
+		return nil, fmt.Errorf("key %d, which is to seal, is not among the keys", send)
+	}
+	if len(keys) == 0 && send != 0 {
 		return nil, fmt.Errorf("key %d, which is to seal, is not among the keys", send)
 	}
 	return r, nil
 }
+
+// Check returns two bytes that are derived from the key of a number, 0 without it. They tell two
+// keys apart without saying anything of use about either.
+func (r *Ring) Check(number uint8) uint16 { return r.mark[number] }
 
 // Derive returns the working key for a purpose: BLAKE2b-256, keyed with key, of the purpose, a
 // zero byte and the cluster's name. So a key that was copied to another cluster does not join
@@ -137,11 +142,10 @@ func Derive(key [KeyLen]byte, cluster, purpose string) (out [KeyLen]byte) {
 // key. Together with nonce it is XChaCha20-Poly1305 with the boot id and the counter as its
 // nonce, whose first half is worked out once for a life.
 func (r *Ring) cipherOf(number uint8, boot *BootID) cipher.AEAD {
-	slot := r.slots[number]
-	if slot == 0 {
+	if number > MaxKeys || r.keys[number] == nil {
 		return nil
 	}
-	sub, err := chacha20.HChaCha20(r.keys[slot][:], boot[:])
+	sub, err := chacha20.HChaCha20(r.keys[number][:], boot[:])
 	if err != nil {
 		panic(err) // the lengths are right
 	}

@@ -99,6 +99,7 @@ type Session struct {
 	since   time.Duration
 	counter uint64
 	cipher  cipher.AEAD // of boot and the Ring's sending key; nil without keys
+	plain   bool        // messages are sent in the clear all the same
 
 	next      BootID // announced, and not in use yet
 	nextSince time.Duration
@@ -122,6 +123,7 @@ type peer struct {
 	challenge    [8]byte
 	challengedAt time.Duration
 	challengeDue bool // it is to be sent
+	sealsIt      bool // sealed, like the datagram that has led to it
 
 	echoes    [maxEchoes][8]byte // the peer's challenges that are to be answered
 	echoCount int
@@ -137,7 +139,7 @@ type peer struct {
 type life struct {
 	boot    BootID
 	window  window
-	ciphers [MaxKeys + 1]cipher.AEAD // by Ring.slots
+	ciphers [MaxKeys + 1]cipher.AEAD
 }
 
 func newLife(boot BootID, counter uint64) *life {
@@ -209,8 +211,20 @@ func (s *Session) SetPeers(numbers []uint8) {
 	}
 }
 
+// SetPlain sets whether messages are sent in the clear although the Ring has keys, because a peer
+// has none, or others.
+func (s *Session) SetPlain(plain bool) { s.plain = plain }
+
 // SetAllowPlain changes Config.AllowPlain.
 func (s *Session) SetAllowPlain(allow bool) { s.config.AllowPlain = allow }
+
+// ForgetSealed has plain datagrams of a peer accepted at once, if they are allowed, although a sealed one
+// has come lately: the peer, or this node's operator, has said that they follow.
+func (s *Session) ForgetSealed(node uint8) {
+	if int(node) < len(s.peers) && s.peers[node] != nil {
+		s.peers[node].sealed = false
+	}
+}
 
 // lives returns the lives of a peer that are accepted.
 func (p *peer) lives() (all []*life) {
@@ -235,7 +249,7 @@ func (s *Session) Knows(node uint8) bool {
 
 // Overhead returns how many bytes a datagram has beside its payload.
 func (s *Session) Overhead() int {
-	if s.cipher == nil {
+	if s.cipher == nil || s.plain {
 		return HeaderLen
 	}
 	return HeaderLen + TagLen
@@ -244,22 +258,21 @@ func (s *Session) Overhead() int {
 // Append appends a datagram with the payload for all peers. flags are the header's. payload
 // must not overlap with dst.
 func (s *Session) Append(dst []byte, flags uint8, payload []byte) []byte {
-	kind := Plain
-	if s.cipher != nil {
-		kind = Sealed
+	if s.cipher == nil || s.plain {
+		return s.append(dst, Plain, false, flags, payload)
 	}
-	return s.append(dst, kind, flags, payload)
+	return s.append(dst, Sealed, true, flags, payload)
 }
 
-func (s *Session) append(dst []byte, kind Kind, flags uint8, payload []byte) []byte {
+func (s *Session) append(dst []byte, kind Kind, sealed bool, flags uint8, payload []byte) []byte {
 	s.counter++
 	h := Header{Kind: kind, Node: s.config.Node, Flags: flags, Boot: s.boot, Counter: s.counter}
-	if s.cipher != nil {
+	if sealed {
 		h.Key = s.config.Ring.send
 	}
 	start := len(dst)
 	dst = h.Append(dst)
-	if s.cipher == nil {
+	if !sealed {
 		return append(dst, payload...)
 	}
 	header := dst[start:]
@@ -313,7 +326,7 @@ func (s *Session) judgeKey(now time.Duration, p *peer, h *Header) Verdict {
 	if h.Kind == Plain {
 		return BadKey
 	}
-	if s.config.Ring.slots[h.Key] == 0 {
+	if h.Key > MaxKeys || s.config.Ring.keys[h.Key] == nil {
 		return BadKey
 	}
 	return Accepted
@@ -346,12 +359,12 @@ func (s *Session) open(l *life, h *Header, dst, datagram []byte) ([]byte, Verdic
 	}
 	var aead cipher.AEAD
 	if l != nil {
-		aead = l.ciphers[s.config.Ring.slots[h.Key]]
+		aead = l.ciphers[h.Key]
 	}
 	if aead == nil {
 		aead = s.config.Ring.cipherOf(h.Key, &h.Boot)
 		if l != nil {
-			l.ciphers[s.config.Ring.slots[h.Key]] = aead
+			l.ciphers[h.Key] = aead
 		}
 	}
 	copy(s.nonce[4:], datagram[20:HeaderLen])
@@ -366,7 +379,7 @@ func (s *Session) open(l *life, h *Header, dst, datagram []byte) ([]byte, Verdic
 // echo of the challenge that is under way. Without one, a challenge begins.
 func (s *Session) openUnknown(now time.Duration, p *peer, h Header, dst, datagram []byte) (Header, []byte, Verdict) {
 	if !p.challenged {
-		s.beginChallenge(now, p)
+		s.beginChallenge(now, p, h.Key != 0)
 		return h, nil, BadLife
 	}
 	payload, v := s.open(nil, &h, dst, datagram)
@@ -374,7 +387,7 @@ func (s *Session) openUnknown(now time.Duration, p *peer, h Header, dst, datagra
 		return h, nil, v
 	}
 	if !s.hasEcho(p, payload) {
-		s.beginChallenge(now, p)
+		s.beginChallenge(now, p, h.Key != 0)
 		return h, nil, BadLife
 	}
 	l := newLife(h.Boot, h.Counter)
@@ -413,13 +426,13 @@ func (s *Session) accept(now time.Duration, p *peer, l *life, h *Header, payload
 }
 
 // beginChallenge has a challenge sent, unless one was sent lately.
-func (s *Session) beginChallenge(now time.Duration, p *peer) {
+func (s *Session) beginChallenge(now time.Duration, p *peer, sealed bool) {
 	if p.challenged && now-p.challengedAt < ChallengeEvery {
 		return
 	}
 	id := s.random()
 	copy(p.challenge[:], id[:])
-	p.challenged, p.challengeDue, p.challengedAt = true, true, now
+	p.challenged, p.challengeDue, p.challengedAt, p.sealsIt = true, true, now, sealed
 }
 
 // takeChallenge has a peer's challenge answered, whatever life it comes from: the answer only
@@ -567,7 +580,7 @@ func (s *Session) NextChallenge(dst []byte) (to uint8, datagram []byte, ok bool)
 			var payload [challengeLen]byte
 			payload[0] = p.number
 			copy(payload[1:], p.challenge[:])
-			return p.number, s.append(dst, Challenge, 0, payload[:]), true
+			return p.number, s.append(dst, Challenge, s.cipher != nil && (p.sealsIt || !s.config.AllowPlain), 0, payload[:]), true
 		}
 	}
 	return 0, dst, false
