@@ -33,7 +33,6 @@ const (
 	opClient
 	opCheck
 	opTop
-	opGenKey
 	opHelp
 	opVersion
 )
@@ -126,7 +125,6 @@ const (
 	kindCheck
 	kindTop
 	kindReady
-	kindGenKey
 )
 
 // parse parses the arguments after argv[0]. The error is a *usageError.
@@ -237,10 +235,6 @@ var ourOptions = map[string]func(*parser) error{
 		p.cmd.syntax = true
 		return nil
 	},
-	"--genkey": func(p *parser) error {
-		p.cmd.op = opGenKey
-		return p.is(kindGenKey)
-	},
 	"--top": func(p *parser) error {
 		p.cmd.op = opTop
 		return p.is(kindTop)
@@ -342,7 +336,6 @@ General commands:
   -C [configfile], configuration file path
   --no-sandbox, keep all privileges and system calls of the daemon
   --check [--syntax], check the configuration file, on this host or alone
-  --genkey, print a new key (see Cluster clause)
   -v, display conntrackd version
   -h, display this help information
 

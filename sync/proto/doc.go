@@ -100,6 +100,11 @@
 // Between bulks the sender announces in its ALIVEs how many objects the peer should hold,
 // and the receiver compares that number with its external cache (Agreement).
 //
+// # Versions
+//
+// Two nodes with a Cluster clause agree on version 2 of the protocol, or on version 1: Versions
+// decides, and the owner exchanges the machine.
+//
 // # NOTRACK and ALARM
 //
 // NOTRACK counts lost messages for each address and does not resend them; RESYNC requests
