@@ -75,7 +75,7 @@ func randomExpect(r *rand.Rand) (x, want ctnetlink.Expect) {
 // the tables, for what version 1 cannot represent as well.
 func TestCompactExpects(t *testing.T) {
 	var unsayable [Reasons]int
-	for seed := range uint64(5_000) {
+	for seed := range uint64(2_000) {
 		x, want := randomExpect(rand.New(rand.NewPCG(seed, 6)))
 		unsayable[UnsayableExpect(&x)]++
 		sender, receiver := cache.NewExpects(cache.Config{}), cache.NewExpects(cache.Config{})
@@ -256,7 +256,7 @@ func BenchmarkParseCompactExpect(b *testing.B) {
 // A flow goes through the tables of both nodes without a change of what the message carries.
 func TestCompactFlowsThroughTheTables(t *testing.T) {
 	e := Encoder{WindowTracking: true}
-	for seed := range uint64(5_000) {
+	for seed := range uint64(2_000) {
 		f, _ := randomFlow(rand.New(rand.NewPCG(seed, 5)))
 		want, err := e.AppendCompactFlow(nil, &f, false)
 		if err != nil {

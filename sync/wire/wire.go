@@ -1,8 +1,8 @@
-// Package wire encodes and decodes the state replication protocol, version 1, which
-// conntrack-tools' conntrackd speaks (docs/sync-protocol.md): message headers, the
-// attributes of flows and expectations, and datagrams of several messages.
+// Package wire encodes and decodes the state replication protocol (docs/sync-protocol.md):
+// version 1, which conntrack-tools' conntrackd speaks, and version 2, whose types begin with
+// Stream and whose functions have Compact in their names.
 //
-// A message is a header of 8 bytes (16 for acknowledgements, negative
+// A message of version 1 is a header of 8 bytes (16 for acknowledgements, negative
 // acknowledgements, resync requests and the marks around a bulk) and, for data,
 // attributes: length, number, payload, padding to 4. An ALIVE of ctbox may have a
 // body, see Notice. Messages follow each other without separators, in a datagram or
@@ -12,7 +12,7 @@
 // ctnetlink.Expect, so neither allocates. The package has no sockets and no clock; which
 // message to send when is up to package proto.
 //
-// Byte order: everything is big-endian except three 16-bit attributes, the translated
+// Byte order: everything is big-endian except, in version 1, three 16-bit attributes, the translated
 // ports and the ICMP identifier. The C daemon byte-swaps those twice, so that they are
 // little-endian on the little-endian machines where it runs; this package reads and
 // writes them little-endian on every machine.
