@@ -8,6 +8,7 @@ import (
 	"strings"
 	"testing"
 
+	"ctbox/nl"
 	"ctbox/nl/ctnetlink"
 
 	"github.com/google/go-cmp/cmp"
@@ -557,6 +558,53 @@ func BenchmarkStreamRead(b *testing.B) {
 		}
 		if err := ParseCompactFlow(m.Body, &f, false); err != nil {
 			b.Fatal(err)
+		}
+	}
+}
+
+// Each form of a flow, with status, timeout, mark and a TCP state, takes at most so many bytes,
+// type and length included.
+func TestCompactForms(t *testing.T) {
+	for _, c := range []struct {
+		name  string
+		proto uint8
+		v4    int
+		v6    int
+	}{{"TCP", ctnetlink.ProtoTCP, 28, 52}, {"UDP", ctnetlink.ProtoUDP, 21, 45}, {"ICMP", 0, 21, 45}, {"SCTP", ctnetlink.ProtoSCTP, 33, 57},
+		{"GRE", ctnetlink.ProtoGRE, 22, 46}, {"ESP", 50, 18, 42}} {
+		for _, family := range []uint8{nl.FamilyIPv4, nl.FamilyIPv6} {
+			f, proto, most := *typicalTCP(), c.proto, c.v4
+			if family == nl.FamilyIPv6 {
+				most = c.v6
+			}
+			switch {
+			case proto == 0 && family == nl.FamilyIPv4:
+				proto = ctnetlink.ProtoICMP
+			case proto == 0:
+				proto = ctnetlink.ProtoICMPv6
+			}
+			f.Orig = randomTuple(rand.New(rand.NewPCG(1, 1)), family, proto)
+			if ctnetlink.IsICMP(proto) {
+				f.Orig.ICMPType = map[uint8]uint8{ctnetlink.ProtoICMP: 8, ctnetlink.ProtoICMPv6: 128}[proto]
+			}
+			f.Reply = f.Orig.Inverted()
+			if f.Timeout = 120; proto == ctnetlink.ProtoTCP {
+				f.Timeout = 432000
+			}
+			if proto == ctnetlink.ProtoSCTP {
+				f.Has |= ctnetlink.SCTPAttrs
+			}
+			e := Encoder{WindowTracking: true}
+			body, err := e.AppendCompactFlow(nil, &f, false)
+			if err != nil {
+				t.Fatal(err)
+			}
+			end, _ := e.AppendCompactFlow(nil, &f, true)
+			v1, _ := e.AppendFlow(nil, Header{}, &f)
+			t.Logf("%s over %s: %d bytes, its end %d; version 1: %d", c.name, ctnetlink.FamilyName(family), streamLen(len(body)), streamLen(len(end)), len(v1))
+			if n := streamLen(len(body)); n > most {
+				t.Errorf("%s over %s: %d bytes, want at most %d", c.name, ctnetlink.FamilyName(family), n, most)
+			}
 		}
 	}
 }
