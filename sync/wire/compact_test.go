@@ -220,6 +220,13 @@ func TestCompactRefusals(t *testing.T) {
 		{"a cut attribute", append(append([]byte{compactAttrs}, key...), 8, 1, 2, 0), false, ErrAttrLength},
 		{"an attribute of the wrong size", append(append([]byte{compactAttrs}, key...), 8, 1, 1, 0), false, ErrAttrSize},
 		{"SCTP's of TCP", append(append([]byte{compactAttrs}, key...), 8, 6, 9, 1, 0, 0, 0, 1, 0, 0, 0, 2), false, ErrAttrValue},
+		{"a half of ESP", append(append([]byte{compactReply | compactOther, 50}, key[:8]...), 8, replyFirst, 0, 1), false, ErrAttrValue},
+		{"a master with a mark", append(append(append([]byte{compactAttrs}, key...), 8, 4, 13, compactMark), key...), false, ErrAttrValue},
+		{"a master of IPv6", append(append(append([]byte{compactAttrs}, key...), 8, 4, 37, compactIPv6), make([]byte, 36)...), false, ErrFamily},
+		{"an unknown SCTP state", append(append([]byte{compactAttrs | compactOther, ctnetlink.ProtoSCTP}, key...), 8, 6, 9, 99, 0, 0, 0, 1, 0, 0, 0, 2), false, ErrAttrValue},
+		{"DCCP's of TCP", append(append([]byte{compactAttrs}, key...), 8, 7, 2, 1, 0), false, ErrAttrValue},
+		{"an unknown DCCP state", append(append([]byte{compactAttrs | compactOther, ctnetlink.ProtoDCCP}, key...), 8, 7, 2, 99, 0), false, ErrAttrValue},
+		{"labels of five bytes", append(append([]byte{compactAttrs}, key...), 8, 0x82, 5, 1, 2, 3, 4, 5), false, ErrAttrSize},
 	} {
 		var f ctnetlink.Flow
 		if err := ParseCompactFlow(c.body, &f, c.end); !errors.Is(err, c.want) && err != c.want {

@@ -334,8 +334,13 @@ func packRandom(t *testing.T, seed uint64, capacity, messages int) {
 	})
 	p.Begin(func() Seq { return r.next }, head)
 	for range messages {
-		if r.IntN(20) == 0 {
+		switch r.IntN(20) {
+		case 0:
 			p.Flush()
+		case 1: // the link's MTU changes
+			p.Flush()
+			capacity = max(50, capacity+r.IntN(41)-20)
+			p.SetCapacity(capacity)
 		}
 		m, begun, at := r.message(), len(p.buf) > 0, payloads
 		fits := p.Room() >= numberLen+len(m.Append(nil))
