@@ -13,10 +13,13 @@ import (
 // arrives.
 type Situation struct {
 	// Whole: everything that the peer announced before the message has been applied, and
-	// it has announced everything that it has. Only then do the two digests have to be
-	// equal. It is false with an open gap, before the first bulk is complete, and after
-	// the cache was flushed here until the next one.
+	// it has announced everything that it has (proto.Stream's Whole and Complete). Only
+	// then do the two digests have to be equal.
 	Whole bool
+	// Asked: a bulk is expected or under way, because the stream is new to this node,
+	// messages are lost for good, or the cache was flushed here. Equal tables are equal
+	// then too, and a difference means nothing.
+	Asked bool
 	// Full: the cache is at its limit.
 	Full bool
 	// Refused counts the peer's entries that could not be stored. A difference that it
@@ -271,6 +274,10 @@ func (c *Comparer) takeDigest(now time.Duration, m *wire.StreamMessage, s Situat
 		a.Equal, a.Repaired = true, c.stats.Differing
 		c.stats.LastEqual, c.stats.Proven, c.stats.Differing, c.stats.Unrepaired = now, true, false, false
 		c.stage, c.round, c.pause = idle, 0, 0
+		return
+	}
+	if s.Asked {
+		c.stats.Skipped++
 		return
 	}
 	if !c.stats.Differing {

@@ -242,6 +242,22 @@ func TestNothingIsComparedInAGap(t *testing.T) {
 	}
 }
 
+// While a bulk is expected a difference means nothing, and equality ends the wait.
+func TestABulkIsExpected(t *testing.T) {
+	x := newDirect(t, 1000)
+	f := simFlow(stable, 7, 1)
+	x.flows.Delete(x.flows.Find(&f))
+	x.run(10*time.Second, Situation{Whole: true, Asked: true})
+	if s := x.comparer.Stats(); s.Differences > 0 || s.Proven || s.RepairBytes > 0 || s.Skipped < 9 {
+		t.Errorf("%+v", s)
+	}
+	x.flows.Replace(&f, 0)
+	x.run(2*time.Second, Situation{Whole: true, Asked: true})
+	if s := x.comparer.Stats(); !s.Proven {
+		t.Errorf("with equal tables: %+v", s)
+	}
+}
+
 // Answers that are lost are asked for again, a few times; then a digest begins a new round.
 func TestAnswersThatAreLost(t *testing.T) {
 	x := newDirect(t, 1000)
