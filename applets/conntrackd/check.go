@@ -34,7 +34,7 @@ func runCheck(name string, syntax bool, stdout, stderr io.Writer) int {
 	if syntax {
 		found = cfg.CheckFile()
 	} else {
-		found = cfg.Check(conf.Host())
+		found = append(cfg.Check(conf.Host()), checkKeys(cfg)...)
 	}
 	status := exitOK
 	for _, f := range found {

@@ -33,6 +33,7 @@ const (
 	opClient
 	opCheck
 	opTop
+	opGenKey
 	opHelp
 	opVersion
 )
@@ -125,6 +126,7 @@ const (
 	kindCheck
 	kindTop
 	kindReady
+	kindGenKey
 )
 
 // parse parses the arguments after argv[0]. The error is a *usageError.
@@ -235,6 +237,10 @@ var ourOptions = map[string]func(*parser) error{
 		p.cmd.syntax = true
 		return nil
 	},
+	"--genkey": func(p *parser) error {
+		p.cmd.op = opGenKey
+		return p.is(kindGenKey)
+	},
 	"--top": func(p *parser) error {
 		p.cmd.op = opTop
 		return p.is(kindTop)
@@ -336,6 +342,7 @@ General commands:
   -C [configfile], configuration file path
   --no-sandbox, keep all privileges and system calls of the daemon
   --check [--syntax], check the configuration file, on this host or alone
+  --genkey, print a new key (see Cluster clause)
   -v, display conntrackd version
   -h, display this help information
 

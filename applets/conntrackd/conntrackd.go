@@ -58,6 +58,8 @@ func run(ctx context.Context, argv []string, stdout, stderr io.Writer, open open
 		return exitOK
 	case opClient:
 		return runClient(ctx, &cmd, log, stdout)
+	case opGenKey:
+		return runGenKey(log, stdout)
 	case opTop:
 		return runTop(ctx, &cmd, log, stdout)
 	case opCheck:

@@ -278,6 +278,11 @@ func (d *daemon) later() sandbox.Later {
 	}
 	if s := d.cfg.Sync; s != nil {
 		later.Writes = append(later.Writes, s.Ready.File)
+		if s.Cluster != nil {
+			for _, k := range s.Cluster.Keys {
+				later.Reads = append(later.Reads, k.File)
+			}
+		}
 		for _, l := range s.Links {
 			later.Ports = append(later.Ports, l.Port)
 		}

@@ -73,6 +73,9 @@ func (r *reloader) run(ctx context.Context) (string, error) {
 		return lines.String(), errNotReloaded
 	}
 	text := "nothing has changed in " + r.file
+	if hasKeys(r.cfg) {
+		text += ", and its key files were read again"
+	}
 	if len(changed) > 0 {
 		text = "reloaded " + r.file + ", changed: " + strings.Join(changed, ", ")
 	}
@@ -98,13 +101,19 @@ func (r *reloader) reload(ctx context.Context) (changed []string, refused []erro
 			changed = append(changed, c.Path)
 		}
 	}
-	if len(refused) > 0 || len(changed) == 0 {
+	if len(refused) > 0 || len(changed) == 0 && !hasKeys(cfg) {
 		return nil, refused
 	}
 	if err := r.apply(ctx, cfg); err != nil {
 		return nil, []error{err}
 	}
 	return changed, nil
+}
+
+// hasKeys reports whether a configuration names key files, which may have changed when it has
+// not.
+func hasKeys(cfg *conf.Config) bool {
+	return cfg.Sync != nil && cfg.Sync.Cluster != nil && len(cfg.Sync.Cluster.Keys) > 0
 }
 
 // change is a prepared part of a new configuration.

@@ -13,6 +13,6 @@ _conntrackd() {
         COMPREPLY=($(compgen -W "$words" -- "$cur"))
         return
     fi
-    COMPREPLY=($(compgen -W '-d -C -c -f -F -i -e -k -s -R -n -B -t -x -o -v -h --check --json --max-lag --no-sandbox --ready --reload --strict --syntax --top' -- "$cur"))
+    COMPREPLY=($(compgen -W '-d -C -c -f -F -i -e -k -s -R -n -B -t -x -o -v -h --check --genkey --json --max-lag --no-sandbox --ready --reload --strict --syntax --top' -- "$cur"))
 }
 complete -F _conntrackd conntrackd

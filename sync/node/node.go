@@ -3,6 +3,7 @@ package node
 import (
 	"context"
 	"log/slog"
+	"os"
 
 	"ctbox/conf"
 	"ctbox/internal/daemonlog"
@@ -119,6 +120,12 @@ var modes = map[conf.Mode]Mode{conf.ModeFTFW: ModeFTFW, conf.ModeALARM: ModeALAR
 func (n *Node) openSync(s *conf.Sync) (err error) {
 	n.mode = modes[s.Mode]
 	n.expectSync = s.ExpectationSync
+	if err := replicate.CheckKeys(s, os.Geteuid()); err != nil {
+		return err
+	}
+	if s.Cluster != nil {
+		n.log.Error("Cluster is not in force yet: flows are replicated with version 1 of the protocol, in the clear")
+	}
 	config := n.cacheConfig()
 	config.Timers = n.mode == ModeALARM
 	if s.DisableInternalCache {
@@ -239,8 +246,11 @@ func (n *Node) Reconfigure(ctx context.Context, cfg *conf.Config) error {
 
 // reconfigure is the part of Reconfigure that needs the lock.
 func (n *Node) reconfigure(cfg *conf.Config) error {
+	// The only steps that can fail are this one and the next.
+	if err := replicate.CheckKeys(cfg.Sync, os.Geteuid()); err != nil {
+		return err
+	}
 	if n.follower != nil {
-		// This is the only step that can fail.
 		if err := n.follower.Reconfigure(&cfg.General); err != nil {
 			return err
 		}

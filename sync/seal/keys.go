@@ -89,31 +89,34 @@ func ReadKey(path string, uid int) (key [KeyLen]byte, err error) {
 	return key, nil
 }
 
-// Ring is the keys of a cluster by number, from 1. All of them open datagrams, one seals. A
+// Ring is the keys of a cluster by number, 1 to 255. All of them open datagrams, one seals. A
 // Ring is immutable.
 type Ring struct {
-	keys [MaxKeys + 1]*[KeyLen]byte // the working keys
-	mark [256]uint16                // see Check
-	send uint8                      // 0 without keys
+	slots [256]uint8                // by number: an index of keys, from 1; 0 for no key
+	keys  [MaxKeys + 1][KeyLen]byte // the working keys
+	mark  [256]uint16               // by number: see Check
+	send  uint8                     // 0 without keys
 }
 
 // NewRing returns the Ring of a cluster. keys are the contents of the key files; send is the
 // number of the one that seals. Without keys datagrams are plain.
 func NewRing(cluster string, keys map[uint8][KeyLen]byte, send uint8) (*Ring, error) {
+	if len(keys) > MaxKeys {
+		return nil, fmt.Errorf("%d keys: a cluster has at most %d", len(keys), MaxKeys)
+	}
 	r := &Ring{send: send}
+	slot := uint8(0)
 	for number, key := range keys {
-		if number < 1 || number > MaxKeys {
-			return nil, fmt.Errorf("key %d: keys have the numbers 1 to %d", number, MaxKeys)
+		if number == 0 {
+			return nil, errors.New("key 0: keys have the numbers 1 to 255")
 		}
-		working := Derive(key, cluster, "seal")
-		r.keys[number] = &working
+		slot++
+		r.slots[number] = slot
+		r.keys[slot] = Derive(key, cluster, "seal")
 		mark := Derive(key, cluster, "check")
 		r.mark[number] = binary.BigEndian.Uint16(mark[:])
 	}
-	if len(keys) > 0 && (send < 1 || send > MaxKeys || r.keys[send] == nil) {
-		return nil, fmt.Errorf("key %d, which is to seal, is not among the keys", send)
-	}
-	if len(keys) == 0 && send != 0 {
+	if (len(keys) > 0 || send != 0) && r.slots[send] == 0 {
 		return nil, fmt.Errorf("key %d, which is to seal, is not among the keys", send)
 	}
 	return r, nil
@@ -142,10 +145,11 @@ func Derive(key [KeyLen]byte, cluster, purpose string) (out [KeyLen]byte) {
 // key. Together with nonce it is XChaCha20-Poly1305 with the boot id and the counter as its
 // nonce, whose first half is worked out once for a life.
 func (r *Ring) cipherOf(number uint8, boot *BootID) cipher.AEAD {
-	if number > MaxKeys || r.keys[number] == nil {
+	slot := r.slots[number]
+	if slot == 0 {
 		return nil
 	}
-	sub, err := chacha20.HChaCha20(r.keys[number][:], boot[:])
+	sub, err := chacha20.HChaCha20(r.keys[slot][:], boot[:])
 	if err != nil {
 		panic(err) // the lengths are right
 	}

@@ -5,6 +5,7 @@ import (
 	"encoding/base64"
 	"errors"
 	"io/fs"
+	"maps"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -194,14 +195,20 @@ func TestKeyFiles(t *testing.T) {
 
 func TestRingIsChecked(t *testing.T) {
 	key := testKey(1)
+	all := make(map[uint8][KeyLen]byte)
+	for number := range uint8(MaxKeys) {
+		all[255-number] = key
+	}
+	many := maps.Clone(all)
+	many[1] = key
 	for _, c := range []struct {
 		keys map[uint8][KeyLen]byte
 		send uint8
 		ok   bool
 	}{
-		{nil, 0, true}, {map[uint8][KeyLen]byte{1: key, 16: key}, 16, true},
+		{nil, 0, true}, {map[uint8][KeyLen]byte{1: key, 255: key}, 255, true}, {all, 240, true}, {many, 1, false},
 		{nil, 1, false}, {map[uint8][KeyLen]byte{1: key}, 0, false}, {map[uint8][KeyLen]byte{1: key}, 2, false},
-		{map[uint8][KeyLen]byte{0: key}, 0, false}, {map[uint8][KeyLen]byte{17: key}, 17, false},
+		{map[uint8][KeyLen]byte{0: key}, 0, false}, {map[uint8][KeyLen]byte{0: key}, 1, false},
 	} {
 		if _, err := NewRing("edge", c.keys, c.send); (err == nil) != c.ok {
 			t.Errorf("keys %v, send %d: %v", len(c.keys), c.send, err)

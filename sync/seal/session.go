@@ -139,7 +139,7 @@ type peer struct {
 type life struct {
 	boot    BootID
 	window  window
-	ciphers [MaxKeys + 1]cipher.AEAD
+	ciphers [MaxKeys + 1]cipher.AEAD // by Ring.slots
 }
 
 func newLife(boot BootID, counter uint64) *life {
@@ -326,7 +326,7 @@ func (s *Session) judgeKey(now time.Duration, p *peer, h *Header) Verdict {
 	if h.Kind == Plain {
 		return BadKey
 	}
-	if h.Key > MaxKeys || s.config.Ring.keys[h.Key] == nil {
+	if s.config.Ring.slots[h.Key] == 0 {
 		return BadKey
 	}
 	return Accepted
@@ -359,12 +359,12 @@ func (s *Session) open(l *life, h *Header, dst, datagram []byte) ([]byte, Verdic
 	}
 	var aead cipher.AEAD
 	if l != nil {
-		aead = l.ciphers[h.Key]
+		aead = l.ciphers[s.config.Ring.slots[h.Key]]
 	}
 	if aead == nil {
 		aead = s.config.Ring.cipherOf(h.Key, &h.Boot)
 		if l != nil {
-			l.ciphers[h.Key] = aead
+			l.ciphers[s.config.Ring.slots[h.Key]] = aead
 		}
 	}
 	copy(s.nonce[4:], datagram[20:HeaderLen])

@@ -15,7 +15,7 @@ import (
 
 // Later is the work that a daemon will do after Enter and that may need more privileges.
 type Later struct {
-	Reads  []string // files: the configuration; "" is ignored
+	Reads  []string // files: the configuration and keys; "" is ignored
 	Writes []string // files that it opens, creates or removes: logs, lock, control socket
 	Ports  []uint16 // ports that it binds: those of its links, whose interfaces may be recreated
 }
