@@ -17,14 +17,16 @@ PREFIX   ?= /usr/local
 FUZZTIME ?= 20s
 FUZZJOBS ?= 2
 TORTURETIME ?= 10m
-WITHOUT  ?= conntrackd nfct doctor helpers json metrics export top match allnetns box
+WITHOUT  ?= conntrackd nfct doctor helpers json metrics export cluster top match allnetns box
 
 # Nothing of the machine, the folder or the clock goes into the binary, so two
 # builds of one commit are the same byte for byte. The tag leaves out urfave/cli's
 # documentation generator, which would bring a Markdown parser.
 TAGS       = urfave_cli_no_docs
-# Code that runs once, or for people, is compiled without inlining, which saves 0.1 MB.
-NOTHOT = ctbox/conf ctbox/applets ctbox/applets/doctor ctbox/applets/nfct github.com/urfave/cli/v2 text/template text/template/parse
+# Code that runs once, or for people, is compiled without inlining, which saves 0.35 MB.
+NOTHOT = ctbox/conf ctbox/applets ctbox/applets/doctor ctbox/applets/flows ctbox/applets/nfct ctbox/nl/cttimeout ctbox/nl/cthelper \
+	ctbox/internal/nftrules ctbox/applets/conntrackd $(addprefix ctbox/applets/conntrackd/,daemonize logging metrics sandbox) \
+	github.com/urfave/cli/v2 text/template text/template/parse text/tabwriter reflect encoding/json log/slog flag fmt net os os/exec os/signal
 BUILDFLAGS = $(if $(RACE),-race) -tags $(TAGS) $(NOTHOT:%=-gcflags=%=-l) -trimpath -buildvcs=false -ldflags "-s -w -buildid="
 export CGO_ENABLED = $(if $(RACE),1,0)
 

@@ -26,6 +26,7 @@ var parts = []struct {
 	{"json", []string{"conntrack", "-L", "-o", "json"}, "this ctbox was built without JSON"},
 	{"metrics", nil, ""}, // nothing says it but a daemon
 	{"export", []string{"conntrackd", "-C", "testdata/export.conf", "--check", "--syntax"}, "this ctbox was built without Export json"},
+	{"cluster", []string{"conntrackd", "-C", "testdata/cluster.conf", "--check", "--syntax"}, "testdata/cluster.conf:9:2: this ctbox was built without Cluster"},
 	{"top", []string{"conntrack", "--top"}, "this ctbox was built without --top"},
 	{"match", []string{"conntrack", "-D", "--match", "/dev/null"}, "this ctbox was built without --match"},
 	{"allnetns", []string{"conntrack", "-E", "--all-netns"}, "this ctbox was built without --all-netns"},
@@ -104,6 +105,13 @@ func TestMinimalBuilds(t *testing.T) {
 			output(t, path, "conntrack", "--version")
 		})
 	}
+	t.Run("without cluster's modules", func(t *testing.T) {
+		cmd := exec.CommandContext(t.Context(), "go", "list", "-deps", "-tags", "urfave_cli_no_docs,no_cluster", root)
+		out, err := cmd.Output()
+		if err != nil || bytes.Contains(out, []byte("x/crypto")) || bytes.Contains(out, []byte("ctbox/sync/seal")) {
+			t.Errorf("a build without Cluster has x/crypto or sync/seal: %v", err)
+		}
+	})
 	t.Run("without daemon and doctor", func(t *testing.T) { minimal(t, "conntrackd doctor") })
 	t.Run("without all", func(t *testing.T) {
 		path, _ := minimal(t, strings.Join(all, " "))
@@ -119,7 +127,7 @@ func TestMinimalBuilds(t *testing.T) {
 			t.Errorf("--list says %q", got)
 		}
 		for _, part := range parts {
-			if part.name != "helpers" && part.name != "export" { // no program is left to refuse these
+			if part.name != "helpers" && part.name != "export" && part.name != "cluster" { // no program is left to refuse these
 				refuses(t, path, part.args, part.says)
 			}
 		}
