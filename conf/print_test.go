@@ -13,6 +13,7 @@ import (
 	"ctbox/helpers/builtin"
 	"ctbox/helpers/helper"
 	"ctbox/internal/gen"
+	"ctbox/internal/seeds"
 	"ctbox/nl"
 
 	"github.com/google/go-cmp/cmp"
@@ -74,7 +75,7 @@ func TestExamples(t *testing.T) {
 
 // TestRandomConfigs builds files from random clauses of the table.
 func TestRandomConfigs(t *testing.T) {
-	for seed := range uint64(2000) {
+	for seed := range seeds.Count(2000) {
 		src := randomFile(rand.New(rand.NewPCG(seed, 0)), true)
 		c, _, err := Parse("random", []byte(src))
 		if err != nil {

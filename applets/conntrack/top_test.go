@@ -20,6 +20,7 @@ import (
 
 	"ctbox/applets/internal/screen"
 	"ctbox/internal/netnstest"
+	"ctbox/internal/seeds"
 	"ctbox/nl"
 	"ctbox/nl/ctnetlink"
 )
@@ -277,7 +278,7 @@ func TestTopCountsEverythingOnce(t *testing.T) {
 		key   topKey
 		bytes uint64
 	}
-	for seed := range uint64(300) {
+	for seed := range seeds.Count(300) {
 		r := rand.New(rand.NewPCG(seed, 1))
 		var tp top
 		tp.reset()

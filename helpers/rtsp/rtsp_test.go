@@ -12,6 +12,7 @@ import (
 
 	"ctbox/helpers/helper"
 	"ctbox/helpers/helper/helpertest"
+	"ctbox/internal/seeds"
 )
 
 // The hosts of the tests.
@@ -374,7 +375,7 @@ func TestSplit(t *testing.T) {
 // Random streams in random segments: each SETUP is announced, and nothing that bodies and media
 // have in them. Where segments end anywhere, what is announced is still some SETUP's.
 func TestRandomStreams(t *testing.T) {
-	for seed := range uint64(2000) {
+	for seed := range seeds.Count(2000) {
 		r := rand.New(rand.NewPCG(seed, 0))
 		stream, cuts := options, []int{len(options)}
 		want := make(map[uint16]bool)

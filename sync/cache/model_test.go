@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"ctbox/internal/seeds"
 	"ctbox/nl"
 	"ctbox/nl/ctnetlink"
 )
@@ -519,7 +520,7 @@ func randomScript(seed uint64, n int) script {
 
 // TestModel plays random scripts. A failure names its seed, which repeats it.
 func TestModel(t *testing.T) {
-	for seed := range uint64(60) {
+	for seed := range seeds.Count(60) {
 		limit := []int{0, 5, 300}[seed%3]
 		t.Run(fmt.Sprint("seed=", seed), func(t *testing.T) { play(t, randomScript(seed, 20000), limit) })
 	}

@@ -6,6 +6,7 @@ import (
 	"testing"
 	"time"
 
+	"ctbox/internal/seeds"
 	"ctbox/sync/wire"
 )
 
@@ -13,7 +14,7 @@ import (
 // messages that stay unacknowledged for longer than the index reaches back, with limits
 // that change, and across the wrap-around.
 func TestFindBySequenceNumber(t *testing.T) {
-	for seed := range uint64(40) {
+	for seed := range seeds.Count(40) {
 		rng := rand.New(rand.NewPCG(seed, 3))
 		limit := 1 + rng.IntN(600)
 		m := NewFTFW(0, FTFWConfig{FirstSeq: -wire.Seq(rng.IntN(2000)), Resend: limit})

@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"ctbox/internal/seeds"
 	"ctbox/nl"
 	"ctbox/nl/ctnetlink"
 	"ctbox/sync/wire"
@@ -19,7 +20,7 @@ import (
 
 var (
 	seedFlag  = flag.Uint64("seed", 0, "run the simulations with this seed only, and print what happens")
-	seedsFlag = flag.Uint64("seeds", defaultSeeds, "how many seeds each simulation runs with")
+	seedsFlag = flag.Uint64("seeds", seeds.Count(1000), "how many seeds each simulation runs with")
 )
 
 // forSeeds runs a simulation with many seeds. A seed repeats its run.

@@ -6,6 +6,8 @@ import (
 	"slices"
 	"testing"
 	"time"
+
+	"ctbox/internal/seeds"
 )
 
 var standard = Config{MaxLag: time.Second, StartGrace: 10 * time.Second, GiveUp: 300 * time.Second}
@@ -172,7 +174,7 @@ func TestConfigure(t *testing.T) {
 // For random facts: a node is promotable for the first time only in sync, after StartGrace
 // without any peer, or after GiveUp; and only what a running peer has makes it unfit again.
 func TestRandomFacts(t *testing.T) {
-	for seed := range uint64(2000) {
+	for seed := range seeds.Count(2000) {
 		r := rand.New(rand.NewPCG(seed, 0))
 		config := Config{MaxLag: time.Second, StartGrace: 10 * time.Second, GiveUp: time.Duration(r.IntN(3)) * 20 * time.Second}
 		m := New(config)
@@ -388,7 +390,7 @@ func (p *pair) elect(t *testing.T, seed uint64) {
 // all flows take over from one that lives and has them.
 func TestPair(t *testing.T) {
 	taken := 0
-	for seed := range uint64(1000) {
+	for seed := range seeds.Count(1000) {
 		p := &pair{r: rand.New(rand.NewPCG(seed, 1)), link: true}
 		p.nodes = [2]*node{{priority: 100}, {priority: 90}}
 		p.boot(p.nodes[0])
@@ -401,7 +403,7 @@ func TestPair(t *testing.T) {
 			}
 		}
 	}
-	if taken < 10_000 {
+	if taken < 10*int(seeds.Count(1000)) {
 		t.Errorf("only %d changes of the master", taken)
 	}
 }

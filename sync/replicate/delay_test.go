@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"ctbox/conf"
+	"ctbox/internal/seeds"
 	"ctbox/nl/ctnetlink"
 	"ctbox/sync/cache"
 	"ctbox/sync/internal/flowtest"
@@ -268,7 +269,7 @@ func (l *life) port() uint16 { return l.flow.Orig.SrcPort }
 // after lost events, and commits in between, and checks of each: it is not sent before its time, at
 // least once if it lives longer, and its end only if it was.
 func TestDelaySimulation(t *testing.T) {
-	for seed := range uint64(100) {
+	for seed := range seeds.Count(100) {
 		if simulateDelay(t, seed); t.Failed() {
 			t.Fatalf("seed %d", seed)
 		}

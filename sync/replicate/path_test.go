@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"ctbox/conf"
+	"ctbox/internal/seeds"
 	"ctbox/sync/wire"
 )
 
@@ -98,7 +99,7 @@ func (s *pathSim) expect(what string) {
 // TestPaths changes the ways to peers at random and checks that after a while the node knows
 // each, that it says each change once, and how much it sends.
 func TestPaths(t *testing.T) {
-	first, last := uint64(1), uint64(100)
+	first, last := uint64(1), seeds.Count(100)
 	if *pathSeed != 0 {
 		first, last = *pathSeed, *pathSeed
 	}

@@ -6,6 +6,8 @@ import (
 	"math/rand/v2"
 	"testing"
 	"time"
+
+	"ctbox/internal/seeds"
 )
 
 // cluster is many sessions on a network that loses, repeats, delays and reorders datagrams, and
@@ -194,11 +196,7 @@ func (c *cluster) settle() {
 // Whatever the network and an attacker do, no payload is accepted twice, by any life of a node,
 // and nodes that can hear each other do.
 func TestSimulatedCluster(t *testing.T) {
-	seeds := uint64(30)
-	if testing.Short() {
-		seeds = 5
-	}
-	for seed := range seeds {
+	for seed := range seeds.Count(30) {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
 			t.Parallel()
 			c := newCluster(t, seed, 2+int(seed%3)*int(seed%7))

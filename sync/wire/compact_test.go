@@ -6,6 +6,7 @@ import (
 	"math/rand/v2"
 	"testing"
 
+	"ctbox/internal/seeds"
 	"ctbox/nl"
 	"ctbox/nl/ctnetlink"
 
@@ -143,7 +144,7 @@ func randomFlow(r *rand.Rand) (f, want ctnetlink.Flow) {
 // What a peer reads of a compact message is what the sender has, for each attribute, protocol
 // and translation.
 func TestCompactFlows(t *testing.T) {
-	for seed := range uint64(20_000) {
+	for seed := range seeds.Count(20_000) {
 		f, want := randomFlow(rand.New(rand.NewPCG(seed, 5)))
 		e := Encoder{WindowTracking: true}
 		body, err := e.AppendCompactFlow(nil, &f, false)

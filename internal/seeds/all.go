@@ -1,0 +1,6 @@
+//go:build !race && !emulated
+
+package seeds
+
+// Few is described in few.go.
+const Few = false
