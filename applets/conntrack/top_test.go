@@ -531,20 +531,23 @@ func (p *pane) see() string { return p.tmux("capture-pane", "-p") }
 // wait waits until the pane shows all of the texts.
 func (p *pane) wait(texts ...string) {
 	p.t.Helper()
+	p.until(strings.Join(texts, ", "), func(seen string) bool {
+		return !slices.ContainsFunc(texts, func(text string) bool { return !strings.Contains(seen, text) })
+	})
+}
+
+// until waits until the pane's text meets a condition. The limit is only for tests that fail.
+func (p *pane) until(what string, met func(seen string) bool) {
+	p.t.Helper()
 	seen := ""
 	defer func() {
 		if p.t.Failed() {
 			p.t.Logf("the terminal shows\n%s", seen)
 		}
 	}()
-	netnstest.Eventually(p.t, 15*time.Second, strings.Join(texts, ", "), func() bool {
+	netnstest.Eventually(p.t, time.Minute, what, func() bool {
 		seen = p.see()
-		for _, text := range texts {
-			if !strings.Contains(seen, text) {
-				return false
-			}
-		}
-		return true
+		return met(seen)
 	})
 }
 
@@ -596,8 +599,8 @@ func TestTopOnATerminal(t *testing.T) {
 	p.wait("DESTINATION", "b*BYTES/s")
 	p.tmux("resize-window", "-x", "40", "-y", "10")
 	p.wait("DESTINATION", "b*BYTES/s")
-	netnstest.Eventually(t, 10*time.Second, "a small picture", func() bool {
-		seen := strings.TrimRight(p.see(), "\n")
+	p.until("a small picture", func(seen string) bool {
+		seen = strings.TrimRight(seen, "\n")
 		return strings.Count(seen, "\n") == 9 && strings.HasPrefix(seen, "conntrack --top") && strings.Contains(seen, "\nq quit  ? help  by: s source")
 	})
 	p.tmux("resize-window", "-x", "80", "-y", "24")
@@ -606,6 +609,7 @@ func TestTopOnATerminal(t *testing.T) {
 	// It gives the terminal back when it is stopped, and takes it again.
 	p.typed("C-z")
 	p.wait("Stopped", "shell\n")
+	p.prompt()
 	p.typed("fg", "Enter")
 	p.wait("DESTINATION", "q quit")
 	p.typed("q")
@@ -617,18 +621,27 @@ func TestTopOnATerminal(t *testing.T) {
 	p.sane("after an interrupt")
 
 	for _, signal := range []string{"TERM", "HUP", "QUIT"} {
-		p.typed("clear; conntrack --top --refresh 0.2 & echo $! > "+p.socket+".pid; fg", "Enter")
+		p.typed("clear; sh -c 'echo $$ > "+p.socket+".pid; exec conntrack --top --refresh 0.2'", "Enter")
 		p.wait("q quit")
 		ns.Must("sh", "-c", "kill -"+signal+" $(cat "+p.socket+".pid)")
 		p.sane("after SIG" + signal)
 	}
 }
 
+// prompt waits until the program has ended or was stopped: the shell shows a new prompt. What is
+// typed earlier may go to the program, even when it has given the terminal back.
+func (p *pane) prompt() {
+	p.t.Helper()
+	p.until("a new prompt", func(seen string) bool {
+		seen = strings.TrimRight(seen, " \n")
+		return seen == "ready>" || strings.HasSuffix(seen, "\nready>")
+	})
+}
+
 // sane waits for the shell and checks that its terminal is as it was before.
 func (p *pane) sane(when string) {
 	p.t.Helper()
-	p.typed("", "Enter")
-	p.wait("ready>")
+	p.prompt()
 	after := p.socket + ".after"
 	os.Remove(after)
 	p.typed("stty -g > "+after+"; echo do''ne", "Enter") // what is typed is not what is awaited
