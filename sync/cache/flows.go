@@ -75,6 +75,26 @@ func (t *Flows) Replace(f *ctnetlink.Flow, now time.Duration) (Handle, Outcome) 
 	return t.create(&k, hash, f, now)
 }
 
+// Update inserts f, or replaces the contents of the existing flow, which goes on: it becomes Alive.
+// Update serves updates from a peer that sends whole flows, of which Put would keep what is
+// no longer there.
+func (t *Flows) Update(f *ctnetlink.Flow, now time.Duration) (Handle, Outcome) {
+	k, ok := keyOfFlow(f)
+	if !ok {
+		t.stats.CreateFailed++
+		return 0, Malformed
+	}
+	hash := k.hash(t.seed)
+	slot := t.find(&k, hash)
+	if slot == 0 {
+		return t.create(&k, hash, f, now)
+	}
+	t.store(t.records.at(slot), f)
+	t.markUpdated(slot, now)
+	t.dirty.mark(slot)
+	return t.handle(slot), Updated
+}
+
 // Find returns the handle of the flow with f's original tuple and zone, or 0.
 func (t *Flows) Find(f *ctnetlink.Flow) Handle {
 	k, ok := keyOfFlow(f)

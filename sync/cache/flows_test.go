@@ -100,6 +100,40 @@ func TestIdentity(t *testing.T) {
 }
 
 // Two GRE flows between the same hosts are different flows if their keys are known.
+// Update keeps nothing that the new contents lack, and the flow goes on.
+func TestUpdateReplacesTheContents(t *testing.T) {
+	c := NewFlows(Config{})
+	c.Track()
+	var f, got ctnetlink.Flow
+	internalFlow(&f, 1, false)
+	f.Has |= ctnetlink.HasMark | ctnetlink.HasLabels
+	f.Mark, f.LabelsLen, f.Labels = 7, 1, ctnetlink.Labels{9}
+	h, outcome := c.Update(&f, t0)
+	if outcome != Created {
+		t.Fatalf("outcome %d", outcome)
+	}
+	c.Clean(uint32(h))
+	f.Has &^= ctnetlink.HasMark | ctnetlink.HasLabels
+	f.ID++ // a peer's messages have none
+	same, outcome := c.Update(&f, t0+time.Second)
+	if same != h || outcome != Updated || c.Dirty(0) != uint32(h) {
+		t.Errorf("handle %x and %x, outcome %d, dirty %d", h, same, outcome, c.Dirty(0))
+	}
+	if c.Load(h, &got); got.Has&(ctnetlink.HasMark|ctnetlink.HasLabels) != 0 || got.ID != f.ID {
+		t.Errorf("%+v", got)
+	}
+	created, updated, _ := c.Times(h)
+	if state, _ := c.State(h); state != Alive || created != t0 || updated != t0+time.Second {
+		t.Errorf("state %d, created %v, updated %v", state, created, updated)
+	}
+	if s := c.Stats(); s.Created != 1 || s.Updated != 1 || s.Destroyed != 0 {
+		t.Errorf("%+v", s)
+	}
+	if _, outcome := c.Update(&ctnetlink.Flow{}, t0); outcome != Malformed {
+		t.Errorf("outcome %d without a tuple", outcome)
+	}
+}
+
 func TestGREKeys(t *testing.T) {
 	c := NewFlows(Config{})
 	var f ctnetlink.Flow

@@ -187,3 +187,22 @@ func TestBulkOverflow(t *testing.T) {
 		t.Errorf("%d messages sent at once, %d after an overflow", before, after)
 	}
 }
+
+// Queued reports what is to be sent, and not what was sent or waits.
+func TestQueued(t *testing.T) {
+	m := NewFTFW(0, FTFWConfig{})
+	m.SetDelays([Classes]time.Duration{ClassTCP: time.Minute})
+	changed, waiting, dropped := Object{Handle: 1}, Object{Handle: 2}, Object{Table: Expects, Handle: 1}
+	m.Changed(changed)
+	m.Changed(dropped)
+	m.Wait(0, waiting, ClassTCP)
+	if !m.Queued(changed) || !m.Queued(dropped) || m.Queued(waiting) || m.Queued(Object{Handle: 3}) {
+		t.Error("before the transmission")
+	}
+	m.Dropped(dropped)
+	for _, ok := m.Next(); ok; _, ok = m.Next() {
+	}
+	if m.Queued(changed) || m.Queued(dropped) {
+		t.Error("after the transmission")
+	}
+}

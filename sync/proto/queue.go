@@ -301,5 +301,11 @@ func (q *queues) NextReleased() (Object, bool) {
 	return q.named(i, e), true
 }
 
+// Queued reports whether o is to be sent, now or when there is room for a bulk.
+func (q *queues) Queued(o Object) bool {
+	_, e := q.object(o)
+	return e.queue == transmit || e.queue == background
+}
+
 // Pending implements Machine.
 func (q *queues) Pending() int { return q.transmit.len }
