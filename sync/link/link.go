@@ -298,16 +298,18 @@ func (l *Link) capacityOf(mtu int) int {
 	return min(max(mtu, minimumMTU), largest) - ip - transport
 }
 
-// is6 reports whether the link runs over IPv6.
-func (l *Link) is6() bool {
-	if len(l.config.Peers) > 0 {
-		return l.config.Peers[0].Addr().Is6()
+// Is6 reports whether the link runs over IPv6.
+func (c *Config) Is6() bool {
+	switch {
+	case len(c.Peers) > 0:
+		return c.Peers[0].Addr().Is6()
+	case c.Destination.IsValid():
+		return c.Destination.Is6()
 	}
-	if l.config.Destination.IsValid() {
-		return l.config.Destination.Is6()
-	}
-	return l.config.Address.Is6()
+	return c.Address.Is6()
 }
+
+func (l *Link) is6() bool { return l.config.Is6() }
 
 // Capacity returns how many bytes of messages fit into a datagram on this link.
 func (l *Link) Capacity() int { return int(l.capacity.Load()) }

@@ -26,6 +26,7 @@ func readyConfig(s *conf.Sync) ready.Config {
 func (n *Node) decide() Readiness {
 	f := n.facts()
 	r := Readiness{Decision: n.ready.Step(&f)}
+	n.replicator.SetReadiness(r.InSync, r.Promotable)
 	if n.external.Flows != nil {
 		r.Held = f.Held
 	}

@@ -51,6 +51,9 @@ type Peer struct {
 	Missing int           // gaps in what it sent that are not repaired yet
 	Waited  time.Duration // age of the oldest of these, if Missing is not 0
 	Lost    uint64        // events of its kernel that it has lost, as it says
+	// Unproven is set where digests prove that the copy is equal, and none has since it arrived
+	// or something of it was lost.
+	Unproven bool
 }
 
 // Facts is what a node knows at a moment.
@@ -243,6 +246,8 @@ func (p *Peer) lacks(f *Facts, maxLag time.Duration) string {
 		return p.Name + " has not acknowledged the request for its flows"
 	case p.Copy == CopyUnderWay:
 		return "the bulk of " + p.Name + " is not complete"
+	case p.Unproven:
+		return "the copy of " + p.Name + " is not proven to be equal"
 	case p.Lost > 0:
 		return p.Name + " has lost " + count(p.Lost, "event") + " of its kernel"
 	case p.Missing > 0 && p.Waited > maxLag:

@@ -123,6 +123,7 @@ func TestSteps(t *testing.T) {
 		"the reasons": {
 			{at(1, Peer{Copy: CopyWhole, Missing: 2, Waited: time.Second}), "", true, "in sync"},
 			{at(2, Peer{Copy: CopyWhole, Missing: 2, Waited: 1100 * time.Millisecond}), "2 gaps in what 192.0.2.2 sent, the oldest for 1.1 s", true, "in sync 1 s ago"},
+			{at(2, Peer{Copy: CopyWhole, Unproven: true}), "the copy of 192.0.2.2 is not proven to be equal", true, "in sync 1 s ago"},
 			{at(2, Peer{Copy: CopyWhole, Lost: 1}), "192.0.2.2 has lost 1 event of its kernel", true, "in sync 1 s ago"},
 			{with(at(2, whole), func(f *Facts) { f.Lag = 1500 * time.Millisecond }), "changes have been waiting to be sent for 1.5 s", true, "in sync 1 s ago"},
 			{with(at(2, whole), func(f *Facts) { f.Full = true }), "the external cache is full: HashLimit is too small", true, "in sync 1 s ago"},

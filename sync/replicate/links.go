@@ -21,6 +21,7 @@ type links struct {
 	said    []string                     // what was last logged about each link that is not open
 	none    bool                         // the log has that no link is available
 	monitor *link.Monitor
+	tap     func(p *wire.Packer) // tests: gets what is sent in place of the link
 }
 
 // errNoLink and the text around an error are conntrack-tools'.
@@ -36,7 +37,7 @@ func (r *Replicator) openLinks() (err error) {
 	l := &links{owner: r, said: make([]string, len(configured))}
 	r.links = l
 	for i, c := range configured {
-		if missing := missingClause(c); missing != "" {
+		if missing := missingClause(c, r.cfg.Cluster); missing != "" {
 			return fmt.Errorf("can't open channel socket: the %s link has no %s", c.Transport, missing)
 		}
 		if text := c.Misfit(r.cfg.Mode); text != "" {
@@ -45,7 +46,9 @@ func (r *Replicator) openLinks() (err error) {
 		if c.Default {
 			l.current = i
 		}
-		l.all = append(l.all, link.New(linkConfig(c), i, r.deliver, link.Reports{Refused: r.refusedSource, Failed: r.linkFailed}))
+		config := linkConfig(c)
+		setPeers(&config, r.cfg.Cluster, i)
+		l.all = append(l.all, link.New(config, i, r.deliver, link.Reports{Refused: r.refusedSource, Failed: r.linkFailed}))
 	}
 	// The monitor precedes the links' first look at their interfaces, to miss no change.
 	if l.monitor, err = link.NewMonitor(l.all, r.linkFailed); err != nil {
@@ -64,13 +67,13 @@ func (r *Replicator) openLinks() (err error) {
 // missingClause names a clause that a link needs and lacks, or returns "". Without a peer
 // messages would go to this host, and none would be accepted; without a port each node
 // would choose its own.
-func missingClause(c *conf.Link) string {
+func missingClause(c *conf.Link, cluster *conf.Cluster) string {
 	switch {
 	case c.Interface == "":
 		return "Interface"
 	case c.Transport == conf.Multicast && !c.Address.IsValid():
 		return "IPv4_address or IPv6_address, which is the group's"
-	case c.Transport != conf.Multicast && !c.Destination.IsValid():
+	case c.Transport != conf.Multicast && !c.Destination.IsValid() && cluster == nil:
 		return "IPv4_Destination_Address or IPv6_Destination_Address, which is the peer's"
 	case c.Port == 0 && c.Transport == conf.Multicast:
 		return "Group"
@@ -121,7 +124,15 @@ func (r *Replicator) refusedSource(from netip.Addr) {
 // linkFailed logs, once, an error that keeps a link from receiving. The link retries.
 func (r *Replicator) linkFailed(err error) { r.log.Error("dedicated link: " + err.Error()) }
 
-func (l *links) send(p *wire.Packer) { l.all[l.current].Send(p) }
+func (l *links) send(p *wire.Packer) { l.sendOn(l.current, p) }
+
+func (l *links) sendOn(i int, p *wire.Packer) {
+	if l.tap != nil {
+		l.tap(p)
+		return
+	}
+	l.all[i].Send(p)
+}
 
 // busy reports whether the current link has enough to send.
 func (l *links) busy() bool { return l.all[l.current].Busy() }
@@ -191,6 +202,9 @@ func (r *Replicator) deliver(b *link.Batch, ended <-chan struct{}) {
 // takeDatagrams applies the messages of a batch of datagrams.
 func (r *Replicator) takeDatagrams(b *link.Batch) {
 	b.Each(func(from netip.Addr, datagram []byte) {
+		if r.cluster.takes(b.Link, from, datagram) {
+			return
+		}
 		reader := wire.ReadDatagram(datagram)
 		for {
 			m, ok := reader.Next(&r.received)

@@ -221,11 +221,8 @@ const probedRepeats = 3
 
 // announce queues an ALIVE, with a probe of that number unless it is 0. ALARM has none.
 func (r *Replicator) announce(probe uint32) {
-	switch {
-	case r.ftfw != nil:
-		r.ftfw.Announce(probe)
-	case r.notrack != nil:
-		r.notrack.Announce(probe)
+	if m, ok := r.machine.(interface{ Announce(probe uint32) }); ok {
+		m.Announce(probe)
 	}
 }
 
@@ -271,6 +268,9 @@ func (r *Replicator) probeSize() int {
 	if l.Config().Transport == link.TCP {
 		return 0
 	}
+	if r.cluster.speaks() {
+		return r.cluster.probeSize(l.Capacity())
+	}
 	return min(l.Capacity(), wire.MaxMessage)
 }
 
@@ -280,8 +280,10 @@ func (r *Replicator) packetLen(size int) int {
 	if size == 0 {
 		return 0
 	}
-	c := r.links.all[r.links.current].Config()
-	if c.Destination.Is6() || !c.Destination.IsValid() && c.Address.Is6() {
+	if r.cluster.speaks() {
+		size = r.cluster.probePacket(size)
+	}
+	if c := r.links.all[r.links.current].Config(); c.Is6() {
 		return size + udp + ipv6
 	}
 	return size + udp + ipv4

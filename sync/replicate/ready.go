@@ -27,7 +27,11 @@ func (r *Replicator) Facts() ready.Facts {
 	if r.alarm != nil {
 		f.Quiet += r.cfg.RefreshTime
 	}
-	if r.ftfw != nil {
+	switch {
+	case r.cluster.speaks():
+		f.Peers = r.cluster.readyPeers(now)
+		return f
+	case r.ftfw != nil:
 		f.Peers = r.ftfwPeer(now)
 		return f
 	}
@@ -40,13 +44,15 @@ func (r *Replicator) Facts() ready.Facts {
 	return f
 }
 
+// copies are the degrees of a copy as ready has them.
+var copies = [...]ready.Copy{
+	proto.CopyNone: ready.CopyNone, proto.CopyRequested: ready.CopyAsked,
+	proto.CopyGranted: ready.CopyUnderWay, proto.CopyArrived: ready.CopyWhole,
+}
+
 // ftfwPeer returns the peer, by the address that was heard last; none before it is heard.
 func (r *Replicator) ftfwPeer(now time.Duration) []ready.Peer {
 	receipt := r.ftfw.Receipt(now)
-	copies := [...]ready.Copy{
-		proto.CopyNone: ready.CopyNone, proto.CopyRequested: ready.CopyAsked,
-		proto.CopyGranted: ready.CopyUnderWay, proto.CopyArrived: ready.CopyWhole,
-	}
 	if receipt.Copy != proto.CopyArrived {
 		r.copyLost = false // it is being fetched anew
 	}
@@ -103,6 +109,9 @@ func (r *Replicator) fillReady(p *PeerStatus) {
 		p.Gaps, p.CTBox = r.ftfw.Receipt(r.sched.Now()).Gaps, r.ftfw.IsCTBox()
 	}
 }
+
+// SetReadiness sets what this node says of itself in the header of each datagram of version 2.
+func (r *Replicator) SetReadiness(inSync, promotable bool) { r.cluster.setFlags(inSync, promotable) }
 
 // lag returns how long changes have been waiting to be sent without a break.
 func (r *Replicator) lag() time.Duration {

@@ -19,6 +19,7 @@ type peer struct {
 	first    time.Duration // since then it has not been silent for peerQuiet
 	last     time.Duration
 	messages uint64
+	node     uint8 // version 2: the number of the node with the address
 	ignored  bool
 	silent   bool // and the log has it
 
@@ -47,7 +48,12 @@ func (r *Replicator) takeMessage(link int, from netip.Addr, m *wire.Message) {
 		r.takeGreeting(from, r.peers[from], m.Flags&wire.Hello != 0)
 		r.links.use(link)
 		if m.CarriesNotice() {
-			r.takeNotice(from, r.peers[from], m.Body)
+			var notice wire.Notice
+			if wire.ParseNotice(m.Body, &notice) != nil {
+				r.received.BadPayload++
+				break
+			}
+			r.takeNotice(from, r.peers[from], &notice)
 		}
 	case proto.Ignore:
 		if p := r.peers[from]; p != nil && p.ignored {
@@ -61,20 +67,15 @@ func (r *Replicator) takeMessage(link int, from netip.Addr, m *wire.Message) {
 	r.protocolEvents(events)
 }
 
-// takeNotice applies what a peer's ALIVE announces about the peer.
-func (r *Replicator) takeNotice(from netip.Addr, p *peer, body []byte) {
-	var notice wire.Notice
-	if wire.ParseNotice(body, &notice) != nil {
-		r.received.BadPayload++
-		return
-	}
+// takeNotice applies what a peer's ALIVE, or NOTICE of version 2, announces about the peer.
+func (r *Replicator) takeNotice(from netip.Addr, p *peer, notice *wire.Notice) {
 	switch now := r.sched.Now(); {
 	case notice.Has&wire.HasIncomplete != 0:
 		p.incomplete, p.noticed = notice.Incomplete, now
 	case now-p.noticed >= noticeLasts:
 		p.incomplete = 0
 	}
-	r.takePaths(from, p, &notice)
+	r.takePaths(from, p, notice)
 	if r.ftfw != nil && notice.Has != 0 {
 		r.ftfw.Noticed()
 	}
@@ -83,7 +84,7 @@ func (r *Replicator) takeNotice(from netip.Addr, p *peer, body []byte) {
 	}
 	if notice.Has&wire.HasHeld != 0 {
 		r.takeover.PeerAnnouncesCommits()
-		r.compareHeld(&notice)
+		r.compareHeld(notice)
 	}
 }
 

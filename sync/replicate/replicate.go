@@ -6,7 +6,8 @@
 // the moment of transmission (send.go) and sends them over the current link (links.go). What
 // peers send goes through the state machine into the external cache, or to an Injector
 // (receive.go). With FT-FW sweep.go compares both nodes' accounts of the external cache, and
-// hearing.go warns of silent peers.
+// hearing.go warns of silent peers. With a Cluster clause the protocol is version 2: cluster.go
+// and the files beside it take the place of receive.go and send.go.
 package replicate
 
 import (
@@ -95,6 +96,7 @@ type Replicator struct {
 	notrack  *proto.NoTrack
 	encoder  wire.Encoder
 	packer   *wire.Packer
+	cluster  *cluster // version 2 of the protocol; nil without a Cluster clause
 	links    *links
 	flow     ctnetlink.Flow // reused
 	expect   ctnetlink.Expect
@@ -153,6 +155,9 @@ func New(s *sched.Scheduler, log daemonlog.Log, c Config) *Replicator {
 
 // Open opens the links.
 func (r *Replicator) Open() error {
+	if err := r.openCluster(); err != nil {
+		return err
+	}
 	if r.alarm != nil {
 		r.sched.Add(expirySource{r})
 	}
@@ -190,6 +195,7 @@ func (r *Replicator) Close() {
 	if r.links != nil {
 		r.links.close()
 	}
+	r.cluster.close()
 	r.started.Close()
 }
 
@@ -198,12 +204,13 @@ func (r *Replicator) Reconfigure(s *conf.Sync) {
 	r.cfg = s
 	r.encoder.OmitTimeout, r.encoder.WindowTracking = s.CommitTimeout > 0, s.TCPWindowTracking
 	r.machine.SetDelays(delaysOf(&s.Delay))
-	if r.ftfw != nil {
-		r.ftfw.SetLimits(int(s.ACKWindowSize), int(s.ResendQueueSize))
+	if m, ok := r.machine.(interface{ SetLimits(window, resend int) }); ok {
+		m.SetLimits(int(s.ACKWindowSize), int(s.ResendQueueSize))
 	}
 	if r.alarm != nil {
 		r.alarm.SetRefresh(s.RefreshTime)
 	}
+	r.cluster.reconfigure(s.Cluster)
 }
 
 // RequestResync asks the peers for everything that they have (-n).
@@ -215,8 +222,8 @@ func (r *Replicator) RequestResync() {
 
 // Committed announces that a commit has ended here.
 func (r *Replicator) Committed() {
-	if r.ftfw != nil {
-		r.ftfw.Committed(r.sched.Now())
+	if m, ok := r.machine.(interface{ Committed(time.Duration) }); ok {
+		m.Committed(r.sched.Now())
 	}
 }
 
@@ -327,14 +334,15 @@ func (r *Replicator) FlowBegan(h cache.Handle) { r.takeover.FlowBegan(h) }
 // MakeRoom frees a slot in a full internal table that a dead object occupies: FT-FW keeps
 // dead objects until the peer, which may be away, has acknowledged their end.
 func (r *Replicator) MakeRoom(tables cache.Tables) {
-	if r.ftfw == nil {
+	machine, ok := r.machine.(interface{ MakeRoom() bool })
+	if !ok {
 		return
 	}
 	var table interface{ Full() bool } = r.internal.Flows
 	if tables == cache.ExpectTable {
 		table = r.internal.Expects
 	}
-	for table.Full() && r.ftfw.MakeRoom() {
+	for table.Full() && machine.MakeRoom() {
 		r.freeReleased()
 	}
 }

@@ -19,6 +19,10 @@ const batchDatagrams = 64
 func (r *Replicator) Transmit() {
 	r.held = false
 	defer r.noteLag()
+	if r.cluster.speaks() {
+		r.cluster.transmit()
+		return
+	}
 	if r.machine.Pending() == 0 && r.packer.Datagrams() == 0 {
 		r.freeReleased()
 		return

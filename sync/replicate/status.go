@@ -18,6 +18,25 @@ type Status struct {
 	Queues  QueuesStatus
 	Peers   []PeerStatus // by address
 	Replica ReplicaStatus
+	Cluster ClusterStatus
+}
+
+// ClusterStatus is version 2 of the protocol.
+type ClusterStatus struct {
+	Version  uint8 // of the protocol that is spoken; 0 without a Cluster clause
+	Name     string
+	Node     uint8
+	NodeName string
+	Key      uint8 // the number of the key that seals; 0: what is sent is plain
+	// AllowPlain: plain datagrams are accepted although there are keys.
+	AllowPlain bool
+	Refused    []Refused // datagrams from addresses of no peer, by reason
+}
+
+// Refused counts datagrams that were refused for one reason. The reasons are words.
+type Refused struct {
+	Reason    string
+	Datagrams uint64
 }
 
 // LinkStatus is one dedicated link.
@@ -87,6 +106,29 @@ type PeerStatus struct {
 	CTBox     bool   // FT-FW: it has shown that it is not a C daemon
 	Gaps      int    // FT-FW: gaps in what it sent that are not repaired yet
 	Lacks     string // why this node is not in sync with it, "" if it is; node.Status sets it
+
+	Member *MemberStatus // of version 2; nil for a peer of version 1
+}
+
+// MemberStatus is what a node knows of a peer that speaks version 2. A peer with several
+// addresses has one.
+type MemberStatus struct {
+	Node    uint8
+	Name    string
+	Version uint8
+	Key     uint8 // of its last datagram; 0 for a plain one
+	// InSync and Promotable are what it says of itself.
+	InSync, Promotable bool
+	Refused            []Refused
+
+	// Compares: this node compares the peer's digests with the external cache. Equal: the tables
+	// were equal at the last comparison. Proven: they were equal once, LastEqual ago.
+	Compares, Equal, Proven bool
+	LastEqual               time.Duration
+	Differences             uint64 // times that tables differed that had been equal
+	Repaired                uint64 // entries that were fetched again or removed
+	Skipped                 uint64 // digests and answers that could not be compared, because messages were missing
+	RepairBytes             uint64 // of the messages that have found the differences
 }
 
 // ReplicaStatus is replication towards the peers, and what was asked for again.
@@ -128,12 +170,14 @@ func (r *Replicator) Status() Status {
 			LastMessage: r.sched.Now() - p.last, Ignored: p.ignored,
 			Incomplete: uint64(p.incomplete), Answers: p.way.answers, OneWay: p.way.oneWay, Path: p.way.path,
 			PathBytes: r.packetLen(p.way.size)}
+		peer.Member = r.cluster.memberStatus(p.node)
 		r.fillReady(&peer)
 		s.Peers = append(s.Peers, peer)
 	}
 	// slices.SortFunc costs 16 kB for each type.
 	sort.Slice(s.Peers, func(i, j int) bool { return s.Peers[i].Addr.Compare(s.Peers[j].Addr) < 0 })
 	s.Queues = r.queues(&m)
+	r.cluster.fillStatus(&s)
 	return s
 }
 

@@ -1,0 +1,221 @@
+//go:build !no_cluster
+
+package replicate
+
+import (
+	"crypto/rand"
+	"encoding/binary"
+	"net/netip"
+	"os"
+	"time"
+
+	"ctbox/conf"
+	"ctbox/internal/loglimit"
+	"ctbox/sync/link"
+	"ctbox/sync/proto"
+	"ctbox/sync/seal"
+	"ctbox/sync/wire"
+
+	"golang.org/x/sys/unix"
+)
+
+// cluster is a node's part in a Cluster: version 2 of the protocol. The Replicator owns it, and
+// the lock of sched guards it as it does the Replicator's fields.
+//
+// A datagram that arrives goes from takes (cluster_receive.go), where the session opens it and
+// the stream judges its messages, to apply, which changes the external cache. An object that is
+// to be announced goes from the stream to transmit (cluster_send.go), which encodes it, collects
+// payloads and has the session seal each once for all peers. cluster_digest.go proves that the
+// peers hold what this node has announced.
+type cluster struct {
+	*Replicator
+	config  *conf.Cluster // in force; immutable, reconfigure replaces it
+	session *seal.Session
+	stream  *proto.Stream
+	renewal renewal
+	uevents *uevents
+	due     time.Duration // when the session has to be ticked
+
+	members [seal.MaxNode + 1]*member // the peers by number; nil for others
+	nodes   []map[netip.Addr]uint8    // for each link, the peer by address
+
+	// Receiving: memory that is used again.
+	opened  []byte
+	message wire.StreamMessage
+
+	// Sending.
+	payload    *wire.StreamPacker
+	body       []byte       // of a message, used again
+	challenges *wire.Packer // one datagram at a time
+	flags      uint8        // of the header
+	digests    digests
+
+	unknown  [seal.Verdicts]uint64 // refused datagrams from addresses of no peer
+	refusals *loglimit.Limit[refusal, string]
+	twin     time.Duration // when the log may say next that another node has this node's number
+}
+
+// member is what a cluster knows of a peer, beside what the peers of the Replicator have by
+// address.
+type member struct {
+	number  uint8
+	name    string
+	addr    netip.Addr // of its last datagram; invalid before one has come
+	key     uint8      // of its last datagram: the key's number, 0 for a plain one
+	flags   uint8      // of its last datagram
+	lives   uint64     // of its streams
+	refused [seal.Verdicts]uint64
+	comparison
+}
+
+// The flags of a datagram's header. Bit 0 is kept for the role.
+const (
+	flagInSync     = 1 << 1 // the sender is in sync with its peers
+	flagPromotable = 1 << 2 // the sender may take over
+)
+
+// speaks reports whether version 2 is spoken. With the clause it always is: there are no offers
+// yet that would find out what the peer speaks.
+func (c *cluster) speaks() bool { return c != nil }
+
+// openCluster begins version 2 of the protocol if there is a Cluster clause.
+func (r *Replicator) openCluster() error {
+	if r.cfg.Cluster == nil {
+		return nil
+	}
+	ring, err := LoadRing(r.cfg.Cluster, os.Geteuid())
+	if err != nil {
+		return err
+	}
+	r.awaitRandom()
+	now := r.sched.Now()
+	c := &cluster{Replicator: r, opened: make([]byte, 0, 1<<16), body: make([]byte, 0, wire.MaxCompactBody)}
+	c.uevents = openUevents()
+	c.renewal = renewal{clocks: clocks, uevent: c.uevents.changed}
+	c.renewal.begin()
+	c.refusals = loglimit.New[refusal](1, time.Minute, c.sayRefusals)
+	c.challenges = wire.NewPacker(1)
+	c.payload = wire.NewStreamPacker(1, c.sealPayload)
+	c.setMembers(r.cfg.Cluster)
+	numbers := c.numbers()
+	c.session = seal.NewSession(now, seal.Config{
+		Node: c.config.Node, Peers: numbers, Ring: ring, AllowPlain: c.config.AllowPlain, Random: rand.Reader,
+	})
+	var random [28]byte
+	rand.Read(random[:])
+	stream := proto.StreamConfig{
+		ID:     binary.BigEndian.Uint64(random[:]),
+		First:  wire.Seq(binary.BigEndian.Uint32(random[8:])),
+		Window: int(r.cfg.ACKWindowSize), Resend: int(r.cfg.ResendQueueSize), Node: c.config.Node, StartupResync: r.cfg.StartupResync, Peers: numbers,
+	}
+	copy(stream.DigestKey[:], random[12:])
+	c.stream = proto.NewStream(now, stream)
+	c.stream.SetDelays(delaysOf(&r.cfg.Delay))
+	c.payload.Begin(c.stream.Position, c.appendControls)
+	c.beginDigests(stream.ID, stream.DigestKey)
+	r.cluster, r.machine, r.receiver, r.ftfw = c, c.stream, nil, nil
+	r.sched.Add(clusterSource{c})
+	return nil
+}
+
+// awaitRandom waits until the kernel's random numbers are good, which may take long on a machine
+// that has just been booted.
+func (r *Replicator) awaitRandom() {
+	var b [1]byte
+	if _, err := unix.Getrandom(b[:], unix.GRND_NONBLOCK); err == unix.EAGAIN {
+		r.log.Notice("waiting for the kernel's random numbers")
+		rand.Read(b[:])
+	}
+}
+
+// setMembers adopts the peers of a clause. What is known of those that stay is kept.
+func (c *cluster) setMembers(config *conf.Cluster) {
+	before := c.members
+	c.config, c.members = config, [seal.MaxNode + 1]*member{}
+	c.nodes = make([]map[netip.Addr]uint8, len(c.cfg.Links))
+	for i := range c.nodes {
+		c.nodes[i] = make(map[netip.Addr]uint8, len(config.Peers))
+	}
+	for i := range config.Peers {
+		p := &config.Peers[i]
+		m := before[p.Number]
+		if m == nil {
+			m = &member{number: p.Number}
+		}
+		m.name = p.Name
+		c.members[p.Number] = m
+		for l := range c.nodes {
+			c.nodes[l][p.Addresses[l].WithZone("")] = p.Number
+		}
+	}
+}
+
+// numbers returns the numbers of the peers.
+func (c *cluster) numbers() (numbers []uint8) {
+	for i := range c.config.Peers {
+		numbers = append(numbers, c.config.Peers[i].Number)
+	}
+	return numbers
+}
+
+// setPeers makes the peers of the clause, if there is one, those of link number i.
+func setPeers(l *link.Config, c *conf.Cluster, i int) {
+	if c != nil {
+		l.Peers = clusterPeers(c, i, l.Port)
+	}
+}
+
+// clusterPeers returns the addresses of the peers on a link with its port.
+func clusterPeers(c *conf.Cluster, link int, port uint16) (peers []netip.AddrPort) {
+	for i := range c.Peers {
+		p := &c.Peers[i]
+		to := port
+		if p.Port != 0 {
+			to = p.Port
+		}
+		peers = append(peers, netip.AddrPortFrom(p.Addresses[link], to))
+	}
+	return peers
+}
+
+// reconfigure puts another clause in force. The caller has checked that its keys can be read; if
+// they cannot any more, those in force stay.
+func (c *cluster) reconfigure(config *conf.Cluster) {
+	if c == nil {
+		return
+	}
+	if ring, err := LoadRing(config, os.Geteuid()); err != nil {
+		c.log.Error("the keys stay as they are: " + err.Error())
+	} else {
+		c.session.SetRing(ring)
+	}
+	c.setMembers(config)
+	c.session.SetAllowPlain(config.AllowPlain)
+	c.session.SetPeers(c.numbers())
+	c.stream.SetPeers(c.numbers())
+	for i, l := range c.links.all {
+		l.SetPeers(clusterPeers(config, i, l.Config().Port))
+	}
+	c.linkChanged()
+}
+
+// clusterSource is the part of the loop that keeps the time of the session and the digests.
+type clusterSource struct{ *cluster }
+
+// Due implements sched.Source.
+func (s clusterSource) Due() time.Duration { return min(s.due, s.digestsDue()) }
+
+// Run implements sched.Source.
+func (s clusterSource) Run() error {
+	now := s.sched.Now()
+	s.due = s.session.Tick(now)
+	s.tickDigests(now)
+	return nil
+}
+
+func (c *cluster) close() {
+	if c != nil {
+		c.uevents.close()
+		c.refusals.Close()
+	}
+}

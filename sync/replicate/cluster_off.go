@@ -1,0 +1,32 @@
+//go:build no_cluster
+
+package replicate
+
+import (
+	"net/netip"
+	"time"
+
+	"ctbox/conf"
+	"ctbox/sync/link"
+	"ctbox/sync/ready"
+)
+
+// cluster stands for version 2 of the protocol in a build without it, where the parser refuses the
+// Cluster clause. There is never one: all methods are for nil.
+type cluster struct{}
+
+func (r *Replicator) openCluster() error { return nil }
+
+func setPeers(*link.Config, *conf.Cluster, int) {}
+
+func (*cluster) speaks() bool                          { return false }
+func (*cluster) takes(int, netip.Addr, []byte) bool    { return false }
+func (*cluster) transmit()                             {}
+func (*cluster) probeSize(int) int                     { return 0 }
+func (*cluster) probePacket(int) int                   { return 0 }
+func (*cluster) readyPeers(time.Duration) []ready.Peer { return nil }
+func (*cluster) setFlags(bool, bool)                   {}
+func (*cluster) fillStatus(*Status)                    {}
+func (*cluster) memberStatus(uint8) *MemberStatus      { return nil }
+func (*cluster) reconfigure(*conf.Cluster)             {}
+func (*cluster) close()                                {}

@@ -1,0 +1,210 @@
+//go:build !no_cluster
+
+package replicate
+
+import (
+	"fmt"
+	"net/netip"
+	"time"
+
+	"ctbox/sync/proto"
+	"ctbox/sync/seal"
+	"ctbox/sync/wire"
+)
+
+// takes applies a datagram of version 2, or refuses it, and reports whether it did so: otherwise
+// the datagram is one of version 1, for a node that speaks that.
+func (c *cluster) takes(link int, from netip.Addr, datagram []byte) bool {
+	if !c.speaks() {
+		return false
+	}
+	if !seal.IsVersion2(datagram) {
+		c.refuse(c.nodes[link][from], from, seal.BadPlain)
+		return true
+	}
+	now := c.sched.Now()
+	node := c.nodeAt(link, from, datagram)
+	h, payload, verdict := c.session.Open(now, node, c.opened[:0], datagram)
+	switch verdict {
+	case seal.Consumed:
+		return true
+	case seal.Accepted:
+	case seal.BadNode:
+		c.lookForTwin(from, &h, datagram)
+		c.refuse(node, from, verdict)
+		return true
+	default:
+		c.refuse(node, from, verdict)
+		return true
+	}
+	m := c.members[h.Node]
+	if !c.stream.Arrived(now, h.Node, h.Boot, h.Counter) {
+		return true
+	}
+	m.addr, m.key, m.flags = from, h.Key, h.Flags
+	c.heard(link, from)
+	c.peers[from].node = h.Node
+	c.links.use(link)
+	c.takePayload(m, payload)
+	return true
+}
+
+// nodeAt returns the number of the node that a datagram may come from, 0 for none. An address
+// that only Accept lists is a relay's, behind which each node may be.
+func (c *cluster) nodeAt(link int, from netip.Addr, datagram []byte) uint8 {
+	if node := c.nodes[link][from]; node != 0 {
+		return node
+	}
+	for _, p := range c.cfg.Links[link].Accept {
+		if h, ok := seal.ParseHeader(datagram); ok && p.Contains(from) {
+			return h.Node
+		}
+	}
+	return 0
+}
+
+// takePayload applies the messages of a datagram that was accepted.
+func (c *cluster) takePayload(m *member, payload []byte) {
+	reader, now := wire.ReadStream(payload), c.sched.Now()
+	for {
+		ok, err := reader.Next(&c.message)
+		if err != nil {
+			c.received.BadPayload++
+		}
+		if !ok {
+			return
+		}
+		verdict, events := c.stream.Receive(now, m.number, &c.message)
+		switch verdict {
+		case proto.Apply:
+			c.applyObject(&c.message)
+		case proto.Handled:
+			c.takeControl(m, &c.message)
+		case proto.BadHeader:
+			c.received.BadHeader++
+		case proto.BadType:
+			c.received.BadType++
+		}
+		if events&proto.PeerStarted != 0 {
+			m.lives++
+		}
+		if len(c.config.Peers) > 1 {
+			// What one peer leaves out may be another's.
+			events &^= proto.BulkBegan | proto.BulkComplete
+		}
+		c.protocolEvents(events)
+	}
+}
+
+// takeControl handles what the stream leaves to its owner.
+func (c *cluster) takeControl(m *member, msg *wire.StreamMessage) {
+	switch msg.Type {
+	case wire.StreamNotice:
+		var notice wire.Notice
+		if notice.ParseBody(msg.Body) != nil {
+			c.received.BadPayload++
+			return
+		}
+		c.takeover.PeerAnnouncesCommits()
+		c.takeNotice(m.addr, c.peers[m.addr], &notice)
+	case wire.StreamState:
+		c.takeState(m, msg)
+	case wire.Digest, wire.Sums, wire.Entries, wire.Compare, wire.Want:
+		c.takeDigest(m, msg)
+	}
+}
+
+// applyObject applies an object of a peer to the external caches. It comes as a whole, so it
+// replaces what is there.
+func (c *cluster) applyObject(m *wire.StreamMessage) {
+	r, now := c.Replicator, c.sched.Now()
+	end := m.Type == wire.StreamFlowEnd || m.Type == wire.StreamFlowWithdrawn ||
+		m.Type == wire.StreamExpectEnd || m.Type == wire.StreamExpectWithdrawn
+	if m.Type.IsExpect() {
+		if wire.ParseCompactExpect(m.Body, &r.expect) != nil {
+			r.received.BadPayload++
+			return
+		}
+		r.replica.Received++
+		if end {
+			r.external.Expects.Delete(r.external.Expects.Find(&r.expect))
+		} else {
+			r.external.Expects.Replace(&r.expect, now)
+		}
+		return
+	}
+	if wire.ParseCompactFlow(m.Body, &r.flow, end) != nil {
+		r.received.BadPayload++
+		return
+	}
+	r.replica.Received++
+	switch m.Type {
+	case wire.StreamFlowNew:
+		r.external.Flows.Replace(&r.flow, now)
+	case wire.StreamFlowUpdate:
+		r.external.Flows.Update(&r.flow, now)
+	case wire.StreamFlowEnd:
+		r.endExternal(r.external.Flows.Find(&r.flow), &r.flow)
+	default: // the peer no longer announces it, and it has not ended
+		r.external.Flows.Delete(r.external.Flows.Find(&r.flow))
+	}
+}
+
+// refusal is a kind of line in the log: why datagrams are refused, and of which peer.
+type refusal struct {
+	node   uint8 // 0 for an address of no peer
+	reason seal.Verdict
+}
+
+// refusalTexts say why a datagram was refused.
+var refusalTexts = [seal.Verdicts]string{
+	seal.Malformed: "it is cut, or not of version 2",
+	seal.BadNode:   "its number is not that of a Peer with this address",
+	seal.BadPlain:  "it is not sealed, and AllowPlain is off or the peer has sealed others lately",
+	seal.BadKey:    "it is sealed with a key that this node does not have, or this node has no keys",
+	seal.BadTag:    "it was altered, or the key of that number or the cluster's Name is another one there",
+	seal.BadLife:   "the sender has started anew and is being asked to prove it",
+	seal.Replayed:  "it came before",
+}
+
+// refuse counts a datagram that is not accepted. The log has one line for each reason and peer in
+// a minute, and none for what happens each time a peer starts.
+func (c *cluster) refuse(node uint8, from netip.Addr, reason seal.Verdict) {
+	who := "an unknown node"
+	if m := c.members[node]; m != nil {
+		m.refused[reason]++
+		who = m.name
+	} else {
+		node = 0
+		c.unknown[reason]++
+	}
+	if reason == seal.BadLife || reason == seal.Replayed {
+		return
+	}
+	if c.refusals.Admit(refusal{node, reason}, who) {
+		c.log.Warn(fmt.Sprintf("refused a datagram of %s from %v: %s", who, from, refusalTexts[reason]))
+	}
+}
+
+// sayRefusals logs how many lines were held back.
+func (c *cluster) sayRefusals(who string, more uint64) {
+	c.log.Warn(fmt.Sprintf("refused %d more datagrams of %s within a minute", more, who))
+}
+
+// twinPeriod is the least time between two looks for another node with this node's number: they
+// cost an authentication.
+const twinPeriod = time.Minute
+
+// lookForTwin says that a datagram with this node's own number is genuine and of another boot
+// id, which then is another node's, or a former one of this node that somebody replays.
+func (c *cluster) lookForTwin(from netip.Addr, h *seal.Header, datagram []byte) {
+	now := c.sched.Now()
+	if h.Node != c.config.Node || h.Boot == c.session.Boot() || now < c.twin {
+		return
+	}
+	c.twin = now + time.Second
+	if c.session.Genuine(h, c.opened[:0], datagram) {
+		c.twin = now + twinPeriod
+		c.log.Error(fmt.Sprintf("%v sends as Node %d, which is this node: each node of a Cluster needs a number of its own", from, h.Node))
+	}
+}
