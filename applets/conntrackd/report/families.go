@@ -172,6 +172,48 @@ func families() []family {
 				}
 			})},
 
+		{"conntrackd_cluster_version", "gauge", "", "Version of the protocol that a node with a Cluster clause speaks.",
+			ofCluster(func(m *metricsWriter, c *replicate.ClusterStatus) {
+				m.number(uint64(c.Version), "cluster", c.Name, "node", c.NodeName)
+			})},
+		{"conntrackd_cluster_key", "gauge", "", "Number of the key that seals what this node sends, 0 for none.",
+			ofCluster(func(m *metricsWriter, c *replicate.ClusterStatus) { m.number(uint64(c.Key)) })},
+		{"conntrackd_cluster_plain_allowed", "gauge", "", "1 if datagrams are accepted that are not sealed, although this node has keys.",
+			ofCluster(func(m *metricsWriter, c *replicate.ClusterStatus) { m.flag(c.AllowPlain) })},
+		{"conntrackd_cluster_refused", "counter", "", "Datagrams of version 2 that were refused, by reason and node.",
+			func(m *metricsWriter, s *node.Status, _ *Local) {
+				for _, r := range s.Cluster.Refused {
+					m.number(r.Datagrams, "reason", r.Reason, "node", "")
+				}
+				eachMember(s, func(member *replicate.MemberStatus) {
+					for _, r := range member.Refused {
+						m.number(r.Datagrams, "reason", r.Reason, "node", member.Name)
+					}
+				})
+			}},
+		{"conntrackd_node_key", "gauge", "", "Number of the key that has sealed a node's last datagram, 0 for none.",
+			ofMembers(func(m *metricsWriter, p *replicate.MemberStatus) { m.number(uint64(p.Key), "node", p.Name) })},
+		{"conntrackd_node_in_sync", "gauge", "", "1 if a node says that it is in sync.",
+			ofMembers(func(m *metricsWriter, p *replicate.MemberStatus) { m.flag(p.InSync, "node", p.Name) })},
+		{"conntrackd_node_promotable", "gauge", "", "1 if a node says that it may take over.",
+			ofMembers(func(m *metricsWriter, p *replicate.MemberStatus) { m.flag(p.Promotable, "node", p.Name) })},
+		{"conntrackd_node_equal", "gauge", "", "1 if the copy of a node's tables was equal at the last comparison.",
+			ofDigests(func(m *metricsWriter, p *replicate.MemberStatus) { m.flag(p.Equal, "node", p.Name) })},
+		{"conntrackd_node_last_equal_age_seconds", "gauge", "seconds", "Time since the copy of a node's tables was last proven to be equal.",
+			ofDigests(func(m *metricsWriter, p *replicate.MemberStatus) {
+				if p.Proven {
+					m.seconds(p.LastEqual, "node", p.Name)
+				}
+			})},
+		{"conntrackd_node_differences", "counter", "", "Times that the copy of a node's tables was found to differ.",
+			ofDigests(func(m *metricsWriter, p *replicate.MemberStatus) { m.number(p.Differences, "node", p.Name) })},
+		{"conntrackd_node_repaired", "counter", "", "Entries of a node's tables that were fetched again, or removed, because they differed.",
+			ofDigests(func(m *metricsWriter, p *replicate.MemberStatus) { m.number(p.Repaired, "node", p.Name) })},
+		{"conntrackd_node_digests_skipped", "counter", "", "Digests of a node that could not be compared, because messages were missing.",
+			ofDigests(func(m *metricsWriter, p *replicate.MemberStatus) { m.number(p.Skipped, "node", p.Name) })},
+		{"conntrackd_node_repair_bytes", "counter", "bytes", "Bytes of the messages that have found the differences.",
+			ofDigests(func(m *metricsWriter, p *replicate.MemberStatus) { m.number(p.RepairBytes, "node", p.Name) })},
+
 		{"conntrackd_kernel_events", "counter", "", "Events received from the kernel, those of filtered flows too.",
 			ofKernel(func(k *node.KernelStatus) uint64 { return k.Events })},
 		{"conntrackd_kernel_events_filtered", "counter", "", "Events of flows that the Filter clause excludes.",

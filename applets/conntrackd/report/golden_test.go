@@ -36,6 +36,10 @@ func number(v reflect.Value, next *int64) {
 		for i := range v.Len() {
 			number(v.Index(i), next)
 		}
+	case reflect.Pointer:
+		if !v.IsNil() {
+			number(v.Elem(), next)
+		}
 	case reflect.Bool:
 		v.SetBool(true)
 	case reflect.Uint64, reflect.Uint32, reflect.Uint:
@@ -63,6 +67,8 @@ func everything() (*node.Status, *Local) {
 		},
 	}
 	l := &Local{Exports: make([]export.Status, 1)}
+	s.Peers[0].Member = &replicate.MemberStatus{Node: 2, Name: "fw2", Version: 2, Key: 3, Refused: []replicate.Refused{{Reason: "tag"}, {Reason: "replay"}}}
+	s.Cluster = replicate.ClusterStatus{Version: 2, Name: "edge", Node: 1, NodeName: "fw1", Key: 4, Refused: []replicate.Refused{{Reason: "tag"}, {Reason: "replay"}}}
 	next := int64(100)
 	number(reflect.ValueOf(s).Elem(), &next)
 	number(reflect.ValueOf(l).Elem(), &next)

@@ -290,6 +290,7 @@ func (o *object) network(s *node.Status) {
 	o.Uint("lost", s.Wire.Lost)
 	o.Uint("before", s.Wire.Before)
 	o.peers(s)
+	o.cluster(&s.Cluster)
 	r := &s.Replica
 	o.Open("replication")
 	for _, c := range [...]namedCount{

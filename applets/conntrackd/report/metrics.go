@@ -211,6 +211,42 @@ func ofPeers(sample func(m *metricsWriter, p *replicate.PeerStatus, peer string)
 	}
 }
 
+// ofCluster returns a function that writes samples of version 2.
+func ofCluster(sample func(m *metricsWriter, c *replicate.ClusterStatus)) func(*metricsWriter, *node.Status, *Local) {
+	return func(m *metricsWriter, s *node.Status, _ *Local) {
+		if s.Cluster.Version != 0 {
+			sample(m, &s.Cluster)
+		}
+	}
+}
+
+// ofMembers returns a function that writes a sample for each peer of version 2.
+func ofMembers(sample func(m *metricsWriter, p *replicate.MemberStatus)) func(*metricsWriter, *node.Status, *Local) {
+	return func(m *metricsWriter, s *node.Status, _ *Local) {
+		eachMember(s, func(p *replicate.MemberStatus) { sample(m, p) })
+	}
+}
+
+// ofDigests is ofMembers for the peers whose digests are compared.
+func ofDigests(sample func(m *metricsWriter, p *replicate.MemberStatus)) func(*metricsWriter, *node.Status, *Local) {
+	return ofMembers(func(m *metricsWriter, p *replicate.MemberStatus) {
+		if p.Compares {
+			sample(m, p)
+		}
+	})
+}
+
+// eachMember calls do once for each peer of version 2, which may have several addresses.
+func eachMember(s *node.Status, do func(*replicate.MemberStatus)) {
+	var seen uint32
+	for i := range s.Peers {
+		if m := s.Peers[i].Member; m != nil && seen&(1<<m.Node) == 0 {
+			seen |= 1 << m.Node
+			do(m)
+		}
+	}
+}
+
 // ofQueues returns a function that writes a sample for each queue.
 func ofQueues(sample func(m *metricsWriter, q *replicate.QueueStatus)) func(*metricsWriter, *node.Status, *Local) {
 	return func(m *metricsWriter, s *node.Status, _ *Local) {

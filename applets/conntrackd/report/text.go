@@ -125,7 +125,30 @@ func AppendNetwork(dst []byte, s *node.Status) []byte {
 	dst = appendFields(dst,
 		field{"\t\tPackets lost:\t\t", w20, s.Wire.Lost, "\n"},
 		field{"\t\tPackets before:\t\t", w20, s.Wire.Before, "\n\n"})
-	return appendPaths(appendPeers(appendCurrentLink(dst, s), s), s)
+	return appendCluster(appendPaths(appendPeers(appendCurrentLink(dst, s), s), s), s)
+}
+
+// appendCluster appends version 2 of the protocol, and which datagrams it has refused.
+func appendCluster(dst []byte, s *node.Status) []byte {
+	c := &s.Cluster
+	if c.Version == 0 {
+		return dst
+	}
+	dst = append(append(append(dst, "cluster "...), c.Name...), ":\n\tnode "...)
+	dst = append(append(strconv.AppendUint(dst, uint64(c.Node), 10), ' '), c.NodeName...)
+	dst = append(append(append(dst, "\tversion "...), versionOf(c.Version, c.Key)...), '\n')
+	eachMember(s, func(m *replicate.MemberStatus) {
+		dst = append(append(strconv.AppendUint(append(dst, "\tnode "...), uint64(m.Node), 10), ' '), m.Name...)
+		dst = append(append(append(dst, "\tversion "...), versionOf(m.Version, m.Key)...), '\n')
+	})
+	dst = append(dst, "datagrams refused:\n"...)
+	for i, r := range c.Refused {
+		n := r.Datagrams
+		eachMember(s, func(m *replicate.MemberStatus) { n += m.Refused[i].Datagrams })
+		dst = append(append(append(dst, '\t'), r.Reason...), '\t')
+		dst = append(strconv.AppendUint(dst, n, 10), '\n')
+	}
+	return append(dst, '\n')
 }
 
 // appendPeers appends when each peer last sent a message. `ctbox doctor` reads it.
