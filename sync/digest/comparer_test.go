@@ -111,7 +111,6 @@ var whole = Situation{Whole: true}
 // One altered flow of a million is found and repaired with less than 10 KB, and each flow takes
 // at most 24 bytes.
 func TestOneOfAMillion(t *testing.T) {
-	const million = 1_000_000
 	x := newDirect(t, million)
 	if per := float64(x.comparer.ledger.Bytes()) / million; per > 24 {
 		t.Errorf("%.1f bytes for a flow", per)
@@ -120,7 +119,7 @@ func TestOneOfAMillion(t *testing.T) {
 	if s := x.comparer.Stats(); !s.Proven || s.Differing {
 		t.Fatalf("%+v", s)
 	}
-	f := simFlow(stable, 123_456, 2)
+	f := simFlow(stable, million/8, 2)
 	x.flows.Put(&f, 0)
 	x.bytes = 0
 	for at := x.now; len(x.wanted) == 0; {
@@ -128,7 +127,7 @@ func TestOneOfAMillion(t *testing.T) {
 			t.Fatalf("nothing is wanted: %+v", x.comparer.Stats())
 		}
 	}
-	f = simFlow(stable, 123_456, 1)
+	f = simFlow(stable, million/8, 1)
 	if int(uint32(x.wanted[0])) != int(uint32(x.flows.Find(&f))) {
 		t.Errorf("%v is wanted", x.wanted)
 	}

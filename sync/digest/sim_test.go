@@ -452,7 +452,7 @@ var losses = []float64{0, 0.01, 0.1}
 // the proof is never old.
 func TestNoFalseDifference(t *testing.T) {
 	for _, loss := range losses {
-		for seed := range uint64(5) {
+		for seed := range uint64(seeds) {
 			t.Run(fmt.Sprintf("loss=%v/seed=%d", loss, seed), func(t *testing.T) {
 				x := newSim(t, seed, loss)
 				x.start()
@@ -515,7 +515,7 @@ func TestFaultsAreFoundAndRepaired(t *testing.T) {
 		{"everything is flushed here", func(x *sim) { x.r.flows.Flush() }},
 	} {
 		for _, loss := range losses {
-			for seed := range uint64(2) {
+			for seed := range uint64(seeds) {
 				t.Run(fmt.Sprintf("%s/loss=%v/seed=%d", fault.name, loss, seed), func(t *testing.T) {
 					x := newSim(t, seed, loss)
 					x.start()

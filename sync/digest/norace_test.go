@@ -1,0 +1,8 @@
+//go:build !race
+
+package digest
+
+const (
+	seeds   = 3
+	million = 1_000_000
+)
