@@ -151,7 +151,7 @@ func (protocolFilter) read(p *parser, c *clause, s scope, at Pos) *Error {
 		case ok:
 			f.Protocols.Add(number)
 		case p.isName(t.text):
-			p.warn(t.pos, Always, "getprotobyname() cannot find protocol `"+t.text+"' in /etc/protocols")
+			p.warn(t.pos, Always, "getprotobyname() cannot find protocol `"+abbreviated(t.text)+"' in /etc/protocols")
 		default:
 			return p.mismatch(t, expected)
 		}
@@ -358,7 +358,7 @@ func (markFilter) read(p *parser, c *clause, s scope, at Pos) *Error {
 			}
 		}
 		if m.Value&^m.Mask != 0 {
-			return &Error{Pos: t.pos, Text: "mark " + t.text + " matches nothing: its value has bits outside of its mask"}
+			return &Error{Pos: t.pos, Text: "mark " + abbreviated(t.text) + " matches nothing: its value has bits outside of its mask"}
 		}
 		if !slices.Contains(f.Marks, m) {
 			f.Marks = append(f.Marks, m)

@@ -201,7 +201,7 @@ func enterType(p *parser, s scope, at Pos) (scope, *Error) {
 	if _, ok := p.shared[t.object()]; !ok {
 		policies := slices.Clone(p.ext.Helper(t.Name, t.Protocol))
 		if len(policies) == 0 {
-			return s, &Error{Pos: name.pos, Text: "Unknown `" + t.Name + "' helper"}
+			return s, &Error{Pos: name.pos, Text: "Unknown `" + abbreviated(t.Name) + "' helper"}
 		}
 		p.shared[t.object()] = policies
 	}
@@ -232,7 +232,7 @@ func leaveType(p *parser, s scope, at Pos) *Error {
 	for _, d := range drafts {
 		i := slices.IndexFunc(policies, func(pol HelperPolicy) bool { return pol.Name == d.name })
 		if i < 0 {
-			return &Error{Pos: d.at, Text: "Unknown policy `" + d.name + "' in helper configuration"}
+			return &Error{Pos: d.at, Text: "Unknown policy `" + abbreviated(d.name) + "' in helper configuration"}
 		}
 		if d.max != 0 {
 			policies[i].ExpectMax = d.max
@@ -287,7 +287,7 @@ func leavePolicy(p *parser, s scope, at Pos) *Error {
 		}
 	}
 	if len(p.policies) == maxPolicies {
-		return &Error{Pos: s.policy.at, Text: "Unknown policy `" + s.policy.name + "' in helper configuration"}
+		return &Error{Pos: s.policy.at, Text: "Unknown policy `" + abbreviated(s.policy.name) + "' in helper configuration"}
 	}
 	p.policies = append(p.policies, s.policy)
 	return nil

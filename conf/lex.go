@@ -24,12 +24,16 @@ func (t token) String() string {
 	if t.kind == tokenEOF {
 		return "end of file"
 	}
+	return strconv.Quote(abbreviated(t.text))
+}
+
+// abbreviated returns a word of the file as a message names it: a word may be as long as the file.
+func abbreviated(word string) string {
 	const most = 60
-	text := t.text
-	if len(text) > most {
-		text = text[:most] + "..."
+	if len(word) > most {
+		return word[:most] + "..."
 	}
-	return strconv.Quote(text)
+	return word
 }
 
 // lexer cuts the file into tokens. Words are separated by blanks; braces, a number sign and

@@ -221,7 +221,7 @@ func (v scheduler) read(p *parser, c *clause, s scope, at Pos) *Error {
 	case strings.EqualFold(t.text, "FIFO"):
 		*field = SchedulerFIFO
 	case p.isName(t.text):
-		return &Error{Pos: t.pos, Text: "unknown scheduler `" + t.text + "'"}
+		return &Error{Pos: t.pos, Text: "unknown scheduler `" + abbreviated(t.text) + "'"}
 	default:
 		return p.mismatch(t, "RR or FIFO", "RR", "FIFO")
 	}
