@@ -19,6 +19,8 @@ FUZZJOBS ?= 2
 TORTURETIME ?= 10m
 WITHOUT  ?= conntrackd nfct doctor helpers json metrics export cluster top match allnetns box
 
+MODULE = ctbox
+
 # Nothing of the machine, the folder or the clock goes into the binary, so two
 # builds of one commit are the same byte for byte. The tag leaves out urfave/cli's
 # documentation generator, which would bring a Markdown parser.
@@ -206,18 +208,23 @@ $(GOVULNCHECK):
 	$(HOST) GOBIN=$(abspath $(BIN))/tools $(GO) install golang.org/x/vuln/cmd/govulncheck@$(@:$(BIN)/tools/govulncheck-%=%)
 	@mv $(BIN)/tools/govulncheck $@
 
-# Not the tests that only compile, which have the tag long: the race detector has
-# nothing to see there. sync/interop drives whole daemons, which are built with the
-# detector for that; a pair of ours over IPv4 has seen all code. RACEDAEMONS= leaves
+# Not the tests that only compile, which have the tag long: the race detector has nothing to
+# see there. Nor in packages whose tests run commands one after the other, because those
+# programs do not have the detector. sync/interop drives whole daemons, which are built with
+# the detector for that; a pair of ours over IPv4 has seen all code. RACEDAEMONS= leaves
 # nothing out.
+NORACE = $(MODULE) $(MODULE)/docs $(MODULE)/scripts/packaging $(MODULE)/scripts/pictures $(MODULE)/sync/interop
 RACEDAEMONS = -skip '/Debian|//Debian|///Debian|//IPv6'
 
+# lint vets the tests. A program with the detector sleeps for a second when it ends, by default. Reports that are
+# being written are waited for in any case.
 .PHONY: race
+race: export GORACE := atexit_sleep_ms=10 $(GORACE)
 race: ## run the tests with the race detector
 	@scripts/need test race
-	CGO_ENABLED=1 $(RUNTESTS) -count=1 -p 1 -race -tags $(TAGS),root \
-		$$($(GO) list -tags $(TAGS) ./... | grep -v /sync/interop$$)
-	RACE=yes CGO_ENABLED=1 $(RUNTESTS) -count=1 -race -tags $(TAGS),long $(RACEDAEMONS) ./sync/interop
+	CGO_ENABLED=1 $(RUNTESTS) -count=1 -p 1 -vet=off -race -tags $(TAGS),root \
+		$$($(GO) list -tags $(TAGS) ./... | grep -vxF $(addprefix -e ,$(NORACE)))
+	RACE=yes CGO_ENABLED=1 $(RUNTESTS) -count=1 -vet=off -race -tags $(TAGS),long $(RACEDAEMONS) ./sync/interop
 
 # Two big-endian machines and two of 32 bits.
 EMULATED = s390x mips arm

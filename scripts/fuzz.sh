@@ -12,15 +12,17 @@ set -eu
 : "${GO:=go}" "${TAGS:=}" "${FUZZTIME:=20s}" "${JOBS:=1}"
 export GO TAGS FUZZTIME
 
-for package in $("$GO" list -tags "$TAGS" "$@"); do
-	for target in $("$GO" test -tags "$TAGS" -list '^Fuzz' "$package" | grep '^Fuzz' || :); do
-		echo "$package $target"
-	done
-done | xargs -P "$JOBS" -n 2 sh -c '
+# The targets are read from the source, since `go test -list` would link every package's tests.
+files=$("$GO" list -tags "$TAGS" -f '{{$p := .}}{{range .TestGoFiles}}{{$p.ImportPath}} {{$p.Dir}}/{{.}}
+{{end}}{{range .XTestGoFiles}}{{$p.ImportPath}} {{$p.Dir}}/{{.}}
+{{end}}' "$@")
+echo "$files" | while read -r package file; do
+	[ -z "$file" ] || sed -n "s|^func \\(Fuzz[A-Za-z0-9_]*\\)(.*|$package \\1|p" "$file"
+done | xargs -r -P "$JOBS" -n 2 sh -c '
 	log=$(mktemp)
 	trap "rm -f $log" EXIT
 	status=0
-	"$GO" test -tags "$TAGS" -run "^\$" -fuzz "^$2\$" -fuzztime "$FUZZTIME" -fuzzminimizetime 10x -parallel 1 "$1" >"$log" 2>&1 || status=$?
+	"$GO" test -vet=off -tags "$TAGS" -run "^\$" -fuzz "^$2\$" -fuzztime "$FUZZTIME" -fuzzminimizetime 10x -parallel 1 "$1" >"$log" 2>&1 || status=$?
 	input=$(sed -n "s/^ *Failing input written to //p" "$log")
 	# Before Go 1.27 the end of the fuzz time can count as a failure (go.dev/issue/75804):
 	# then there is no input and no other message.

@@ -31,19 +31,19 @@ run() {
 [ "${1-}" = --tested ] || run "all tests" make test LONG=yes
 run "the older peer" make test-peer
 run "torture, short" make torture TORTURETIME=1m
-run "race detector" make race
-# The virtual machine has one processor, and its tests wait most of the time, so targets that
-# only compute run at the same time, with lower priority: if the virtual machine got no CPU
-# for seconds, flows and expectations in it would expire.
+# The virtual machine has one processor, and its tests wait most of the time, so all that
+# follows runs beside it, with lower priority: if the virtual machine got no CPU for seconds,
+# flows and expectations in it would expire.
 vmlog=$(mktemp)
 { make test-vm && make test-vm-short; } >"$vmlog" 2>&1 &
 background=$!
+run "race detector" nice make race
 run "codecs on other architectures" nice make emulated
-run "the kernel seen by a 32-bit program" make test-386
+run "the kernel seen by a 32-bit program" nice make test-386
 run "cross builds" nice make cross
 # The tests run the seeds only; fuzzing searches for new failures. A failure is printed with
 # its input, which belongs in the corpus together with the fix.
-run "20 s of each fuzz target" nice make fuzz FUZZTIME=20s FUZZJOBS=6
+run "10 s of each fuzz target" nice make fuzz FUZZTIME=10s FUZZJOBS=6
 vm() { # what it printed, and whether it passed
 	local status=0
 	wait "$background" || status=$?

@@ -5,6 +5,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"sync"
 	"testing"
 )
@@ -41,7 +42,7 @@ func runTests(m *testing.M) int {
 	// make takes RACE from the environment: our programs have the race detector,
 	// and say there what it finds.
 	reports := filepath.Join(dir, "race")
-	os.Setenv("GORACE", "log_path="+reports)
+	os.Setenv("GORACE", strings.TrimSpace(os.Getenv("GORACE")+" log_path="+reports))
 	status := RunTests(m)
 	if races(reports) {
 		return 1
