@@ -233,6 +233,7 @@ func (m *FTFW) restarted(now time.Duration, seq wire.Seq) Events {
 	m.dropped = true // until it has everything
 	m.knowHeld()
 	m.resync.want(now)
+	m.resync.next = min(m.resync.next, now+m.resync.interval) // a bulk that the process before has begun does not end
 	return PeerStarted | m.bulk.want(now)
 }
 
