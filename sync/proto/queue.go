@@ -301,6 +301,21 @@ func (q *queues) NextReleased() (Object, bool) {
 	return q.named(i, e), true
 }
 
+// Retire empties the queues of a machine whose place next takes. Dead objects, whose ends are not sent any more,
+// come from NextReleased; waiting ones go on waiting in next, whose delays are set.
+func (q *queues) Retire(next Machine) {
+	for _, l := range []*list{&q.transmit, &q.background, &q.resend} {
+		for i, e, ok := q.pop(l); ok; i, e, ok = q.pop(l) {
+			q.done(i, e)
+		}
+	}
+	for c := range q.waiting {
+		for i, e, ok := q.pop(&q.waiting[c]); ok; i, e, ok = q.pop(&q.waiting[c]) {
+			next.Wait(time.Duration(e.seq)*waitTick, q.named(i, e), Class(c))
+		}
+	}
+}
+
 // Queued reports whether o is to be sent, now or when there is room for a bulk.
 func (q *queues) Queued(o Object) bool {
 	_, e := q.object(o)

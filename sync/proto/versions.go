@@ -145,8 +145,16 @@ func (v *Versions) SetConfig(now time.Duration, c VersionsConfig) VersionEvents 
 // Speaks returns what the node speaks to the peer.
 func (v *Versions) Speaks() Version { return v.speaks }
 
+// Known reports whether the peer is known to speak version 2.
+func (v *Versions) Known() bool { return v.two }
+
 // Offers reports whether the notices of version 1 carry the node's offer.
 func (v *Versions) Offers() bool { return v.allows1() }
+
+// Accepts1 reports whether version 1 is acceptable from the peer now, though another version may be spoken.
+func (v *Versions) Accepts1(now time.Duration) bool {
+	return v.allows1() && !v.guards(now) && !v.RefusesPeer(now)
+}
 
 // RefusesPeer reports whether the peer has lately made an offer that does not fit. Each second the
 // owner then sends the offer of this node alone, as an ALIVE without HELLO: the machine of version 1, which

@@ -4,7 +4,6 @@ package replicate
 
 import (
 	"crypto/rand"
-	"encoding/binary"
 	"net/netip"
 	"os"
 	"time"
@@ -31,10 +30,13 @@ type cluster struct {
 	*Replicator
 	config  *conf.Cluster // in force; immutable, reconfigure replaces it
 	session *seal.Session
+	keys    keys
+	version proto.Version // that is spoken
 	stream  *proto.Stream
 	renewal renewal
 	uevents *uevents
 	due     time.Duration // when the session has to be ticked
+	offers  time.Duration // when the offer is due
 
 	members [seal.MaxNode + 1]*member // the peers by number; nil for others
 	nodes   []map[netip.Addr]uint8    // for each link, the peer by address
@@ -58,13 +60,14 @@ type cluster struct {
 // member is what a cluster knows of a peer, beside what the peers of the Replicator have by
 // address.
 type member struct {
-	number  uint8
-	name    string
-	addr    netip.Addr // of its last datagram; invalid before one has come
-	key     uint8      // of its last datagram: the key's number, 0 for a plain one
-	flags   uint8      // of its last datagram
-	lives   uint64     // of its streams
-	refused [seal.Verdicts]uint64
+	number   uint8
+	name     string
+	addr     netip.Addr // of its last datagram; invalid before one has come
+	key      uint8      // of its last datagram: the key's number, 0 for a plain one
+	flags    uint8      // of its last datagram
+	lives    uint64     // of its streams
+	versions *proto.Versions
+	refused  [seal.Verdicts]uint64
 	comparison
 }
 
@@ -73,10 +76,6 @@ const (
 	flagInSync     = 1 << 1 // the sender is in sync with its peers
 	flagPromotable = 1 << 2 // the sender may take over
 )
-
-// speaks reports whether version 2 is spoken. With the clause it always is: there are no offers
-// yet that would find out what the peer speaks.
-func (c *cluster) speaks() bool { return c != nil }
 
 // openCluster begins version 2 of the protocol if there is a Cluster clause.
 func (r *Replicator) openCluster() error {
@@ -95,25 +94,15 @@ func (r *Replicator) openCluster() error {
 	c.renewal.begin()
 	c.refusals = loglimit.New[refusal](1, time.Minute, c.sayRefusals)
 	c.challenges = wire.NewPacker(1)
-	c.payload = wire.NewStreamPacker(1, c.sealPayload)
+	c.keys = keys{ring, r.cfg.Cluster}
 	c.setMembers(r.cfg.Cluster)
 	numbers := c.numbers()
 	c.session = seal.NewSession(now, seal.Config{
 		Node: c.config.Node, Peers: numbers, Ring: ring, AllowPlain: c.config.AllowPlain, Random: rand.Reader,
 	})
-	var random [28]byte
-	rand.Read(random[:])
-	stream := proto.StreamConfig{
-		ID:     binary.BigEndian.Uint64(random[:]),
-		First:  wire.Seq(binary.BigEndian.Uint32(random[8:])),
-		Window: int(r.cfg.ACKWindowSize), Resend: int(r.cfg.ResendQueueSize), Node: c.config.Node, StartupResync: r.cfg.StartupResync, Peers: numbers,
-	}
-	copy(stream.DigestKey[:], random[12:])
-	c.stream = proto.NewStream(now, stream)
-	c.stream.SetDelays(delaysOf(&r.cfg.Delay))
-	c.payload.Begin(c.stream.Position, c.appendControls)
-	c.beginDigests(stream.ID, stream.DigestKey)
-	r.cluster, r.machine, r.receiver, r.ftfw = c, c.stream, nil, nil
+	r.cluster = c
+	c.speak(c.wanted())
+	c.sayPlain()
 	r.sched.Add(clusterSource{c})
 	return nil
 }
@@ -141,6 +130,9 @@ func (c *cluster) setMembers(config *conf.Cluster) {
 		m := before[p.Number]
 		if m == nil {
 			m = &member{number: p.Number}
+		}
+		if v := c.versionsConfig(p.Number); m.versions == nil {
+			m.versions = proto.NewVersions(c.sched.Now(), v)
 		}
 		m.name = p.Name
 		c.members[p.Number] = m
@@ -187,12 +179,17 @@ func (c *cluster) reconfigure(config *conf.Cluster) {
 	if ring, err := LoadRing(config, os.Geteuid()); err != nil {
 		c.log.Error("the keys stay as they are: " + err.Error())
 	} else {
-		c.session.SetRing(ring)
+		c.keys = keys{ring, config}
 	}
 	c.setMembers(config)
+	c.sayGoodbye()
+	c.session.SetRing(c.keys.ring)
 	c.session.SetAllowPlain(config.AllowPlain)
 	c.session.SetPeers(c.numbers())
-	c.stream.SetPeers(c.numbers())
+	if c.stream != nil {
+		c.stream.SetPeers(c.numbers())
+	}
+	c.reconsider()
 	for i, l := range c.links.all {
 		l.SetPeers(clusterPeers(config, i, l.Config().Port))
 	}
@@ -203,12 +200,13 @@ func (c *cluster) reconfigure(config *conf.Cluster) {
 type clusterSource struct{ *cluster }
 
 // Due implements sched.Source.
-func (s clusterSource) Due() time.Duration { return min(s.due, s.digestsDue()) }
+func (s clusterSource) Due() time.Duration { return min(s.due, s.offers, s.digestsDue()) }
 
 // Run implements sched.Source.
 func (s clusterSource) Run() error {
 	now := s.sched.Now()
 	s.due = s.session.Tick(now)
+	s.tickOffers(now)
 	s.tickDigests(now)
 	return nil
 }

@@ -57,7 +57,7 @@ func (c *cluster) beginDigests(id uint64, key digest.Key) {
 			c.payload.Message(m)
 		},
 	})
-	if c.compares() {
+	if c.compares() && d.held[proto.Flows] == nil {
 		d.held[proto.Flows] = digest.NewFlowLedger(digest.Key{}, c.external.Flows)
 		d.held[proto.Expects] = digest.NewExpectLedger(digest.Key{}, c.external.Expects)
 	}
@@ -89,6 +89,9 @@ const refreshFrom = 4096
 
 // digestsDue returns when tickDigests has something to do.
 func (c *cluster) digestsDue() time.Duration {
+	if !c.speaks() {
+		return proto.None
+	}
 	due := c.digests.answers.Deadline()
 	for table, l := range c.digests.held {
 		if l == nil {
@@ -108,6 +111,9 @@ func (c *cluster) digestsDue() time.Duration {
 func (c *cluster) peer() *member { return c.members[c.config.Peers[0].Number] }
 
 func (c *cluster) tickDigests(now time.Duration) {
+	if !c.speaks() {
+		return
+	}
 	for table, l := range c.digests.held {
 		if l == nil {
 			return

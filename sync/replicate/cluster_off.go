@@ -9,6 +9,7 @@ import (
 	"ctbox/conf"
 	"ctbox/sync/link"
 	"ctbox/sync/ready"
+	"ctbox/sync/wire"
 )
 
 // cluster stands for version 2 of the protocol in a build without it, where the parser refuses the
@@ -21,6 +22,8 @@ func setPeers(*link.Config, *conf.Cluster, int) {}
 
 func (*cluster) speaks() bool                          { return false }
 func (*cluster) takes(int, netip.Addr, []byte) bool    { return false }
+func (*cluster) sendChallenges()                       {}
+func (*cluster) fillOffer(*wire.Notice)                {}
 func (*cluster) transmit()                             {}
 func (*cluster) probeSize(int) int                     { return 0 }
 func (*cluster) probePacket(int) int                   { return 0 }

@@ -12,14 +12,13 @@ import (
 	"ctbox/sync/wire"
 )
 
-// takes applies a datagram of version 2, or refuses it, and reports whether it did so: otherwise
-// the datagram is one of version 1, for a node that speaks that.
+// takes applies a datagram, or refuses it, and reports whether it did so. Without a cluster it does not.
 func (c *cluster) takes(link int, from netip.Addr, datagram []byte) bool {
-	if !c.speaks() {
+	if c == nil {
 		return false
 	}
 	if !seal.IsVersion2(datagram) {
-		c.refuse(c.nodes[link][from], from, seal.BadPlain)
+		c.take1(link, from, datagram)
 		return true
 	}
 	now := c.sched.Now()
@@ -27,8 +26,15 @@ func (c *cluster) takes(link int, from netip.Addr, datagram []byte) bool {
 	h, payload, verdict := c.session.Open(now, node, c.opened[:0], datagram)
 	switch verdict {
 	case seal.Consumed:
+		c.members[h.Node].versions.Challenged(now)
 		return true
 	case seal.Accepted:
+	case seal.BadKey, seal.BadTag:
+		c.refuse(node, from, verdict)
+		if m := c.members[node]; m != nil {
+			c.agreed(m, m.versions.Unopened(now))
+		}
+		return true
 	case seal.BadNode:
 		c.lookForTwin(from, &h, datagram)
 		c.refuse(node, from, verdict)
@@ -38,6 +44,11 @@ func (c *cluster) takes(link int, from netip.Addr, datagram []byte) bool {
 		return true
 	}
 	m := c.members[h.Node]
+	if !c.trusts(m, h.Key != 0, payload) {
+		c.refuse(node, from, seal.BadPlain)
+		return true
+	}
+	c.agreed(m, m.versions.Heard2(now, h.Key != 0))
 	if !c.stream.Arrived(now, h.Node, h.Boot, h.Counter) {
 		return true
 	}
@@ -71,7 +82,7 @@ func (c *cluster) takePayload(m *member, payload []byte) {
 		if err != nil {
 			c.received.BadPayload++
 		}
-		if !ok {
+		if !ok || !c.speaks() {
 			return
 		}
 		verdict, events := c.stream.Receive(now, m.number, &c.message)
@@ -107,6 +118,9 @@ func (c *cluster) takeControl(m *member, msg *wire.StreamMessage) {
 		}
 		c.takeover.PeerAnnouncesCommits()
 		c.takeNotice(m.addr, c.peers[m.addr], &notice)
+		if notice.Has&wire.HasOffer != 0 {
+			c.agreed(m, m.versions.HeardOffer(c.sched.Now(), &notice.Offer, m.key != 0))
+		}
 	case wire.StreamState:
 		c.takeState(m, msg)
 	case wire.Digest, wire.Sums, wire.Entries, wire.Compare, wire.Want:

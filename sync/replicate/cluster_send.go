@@ -68,7 +68,7 @@ func (c *cluster) sealPayload(payload []byte) {
 // sendChallenges sends the challenges that are due, on every link: which of them leads to the peer
 // is not known before it has answered.
 func (c *cluster) sendChallenges() {
-	for {
+	for c != nil {
 		_, datagram, ok := c.session.NextChallenge(c.challenges.Buffer())
 		if !ok {
 			return

@@ -69,8 +69,13 @@ func (c *cluster) fillStatus(s *Status) {
 		return
 	}
 	s.Cluster = ClusterStatus{
-		Version: seal.Version, Name: c.config.Name, Node: c.config.Node, NodeName: c.config.NodeName,
-		Key: c.config.Send, AllowPlain: c.config.AllowPlain && c.config.Send != 0, Refused: refusedStatus(&c.unknown),
+		Version: 1, Name: c.config.Name, Node: c.config.Node, NodeName: c.config.NodeName, AllowPlain: c.config.AllowPlain && c.config.Send != 0, Refused: refusedStatus(&c.unknown),
+	}
+	if c.speaks() {
+		s.Cluster.Version = seal.Version
+	}
+	if c.version == proto.Version2Sealed {
+		s.Cluster.Key = c.config.Send
 	}
 }
 

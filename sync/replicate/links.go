@@ -201,21 +201,23 @@ func (r *Replicator) deliver(b *link.Batch, ended <-chan struct{}) {
 
 // takeDatagrams applies the messages of a batch of datagrams.
 func (r *Replicator) takeDatagrams(b *link.Batch) {
-	b.Each(func(from netip.Addr, datagram []byte) {
-		if r.cluster.takes(b.Link, from, datagram) {
-			return
-		}
-		reader := wire.ReadDatagram(datagram)
-		for {
-			m, ok := reader.Next(&r.received)
-			if !ok {
-				return
-			}
-			r.takeMessage(b.Link, from, &m)
-		}
-	})
+	b.Each(func(from netip.Addr, datagram []byte) { r.takeDatagram(b.Link, from, datagram) })
 	if r.injector != nil {
 		r.injector.Hand()
+	}
+}
+
+func (r *Replicator) takeDatagram(link int, from netip.Addr, datagram []byte) {
+	if r.cluster.takes(link, from, datagram) {
+		return
+	}
+	reader := wire.ReadDatagram(datagram)
+	for {
+		m, ok := reader.Next(&r.received)
+		if !ok {
+			return
+		}
+		r.takeMessage(link, from, &m)
 	}
 }
 

@@ -291,6 +291,7 @@ func (r *Replicator) packetLen(size int) int {
 
 // fillNotice adds to the notice of an ALIVE that leaves now what this node hears.
 func (r *Replicator) fillNotice(n *wire.Notice) {
+	r.cluster.fillOffer(n)
 	n.Has |= wire.HasHeard
 	n.Heard = uint32(min(r.silence()/time.Millisecond, math.MaxUint32))
 	if r.paths.repeats > 0 {

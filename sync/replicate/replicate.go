@@ -96,7 +96,8 @@ type Replicator struct {
 	notrack  *proto.NoTrack
 	encoder  wire.Encoder
 	packer   *wire.Packer
-	cluster  *cluster // version 2 of the protocol; nil without a Cluster clause
+	past     proto.Stats // of the machines before this one
+	cluster  *cluster    // version 2 of the protocol; nil without a Cluster clause
 	links    *links
 	flow     ctnetlink.Flow // reused
 	expect   ctnetlink.Expect
@@ -109,6 +110,8 @@ type Replicator struct {
 	paths     paths
 	agreement agreement
 
+	missing    uint32        // events of the kernel that are lost and not made up for
+	committed  time.Duration // when the last commit ended; 0 for never
 	lives      uint64        // of the peer, counted by its starts; FT-FW only
 	asked      time.Duration // when everything was last requested by the operator or at the start; 0 for never
 	copyLost   bool          // the external cache was emptied by an operator, at copyLostAt
@@ -137,9 +140,7 @@ func New(s *sched.Scheduler, log daemonlog.Log, c Config) *Replicator {
 	first := wire.Seq(s.Start().Unix())
 	switch c.Sync.Mode {
 	case conf.ModeFTFW:
-		r.ftfw = proto.NewFTFW(0, proto.FTFWConfig{
-			FirstSeq: first, Window: int(c.Sync.ACKWindowSize), Resend: int(c.Sync.ResendQueueSize), StartupResync: c.Sync.StartupResync,
-		})
+		r.ftfw = proto.NewFTFW(0, ftfwConfig(c.Sync, first))
 		r.machine, r.receiver = r.ftfw, r.ftfw
 	case conf.ModeALARM:
 		r.alarm = proto.NewAlarm(first, c.Sync.RefreshTime, uint64(s.Start().UnixNano()))
@@ -151,6 +152,12 @@ func New(s *sched.Scheduler, log daemonlog.Log, c Config) *Replicator {
 	r.machine.SetDelays(delaysOf(&c.Sync.Delay))
 	r.started = loglimit.New[struct{}](1, startedPeriod, r.noticeStarts)
 	return r
+}
+
+func ftfwConfig(s *conf.Sync, first wire.Seq) proto.FTFWConfig {
+	return proto.FTFWConfig{
+		FirstSeq: first, Window: int(s.ACKWindowSize), Resend: int(s.ResendQueueSize), StartupResync: s.StartupResync,
+	}
 }
 
 // Open opens the links.
@@ -223,7 +230,8 @@ func (r *Replicator) RequestResync() {
 // Committed announces that a commit has ended here.
 func (r *Replicator) Committed() {
 	if m, ok := r.machine.(interface{ Committed(time.Duration) }); ok {
-		m.Committed(r.sched.Now())
+		r.committed = r.sched.Now()
+		m.Committed(r.committed)
 	}
 }
 
@@ -349,7 +357,8 @@ func (r *Replicator) MakeRoom(tables cache.Tables) {
 
 // EventsMissing announces how many events of the kernel were lost and not made up for.
 func (r *Replicator) EventsMissing(events uint64) {
-	r.machine.SetIncomplete(r.sched.Now(), uint32(min(events, math.MaxUint32)))
+	r.missing = uint32(min(events, math.MaxUint32))
+	r.machine.SetIncomplete(r.sched.Now(), r.missing)
 }
 
 // PeersMissing returns how many events the peers have lost and not yet made up for, by their

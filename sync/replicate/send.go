@@ -23,6 +23,7 @@ func (r *Replicator) Transmit() {
 		r.cluster.transmit()
 		return
 	}
+	r.cluster.sendChallenges()
 	if r.machine.Pending() == 0 && r.packer.Datagrams() == 0 {
 		r.freeReleased()
 		return
@@ -183,12 +184,19 @@ func (r *Replicator) Bulk() {
 	r.log.Notice("sending bulk update")
 	handles := make([]cache.Handle, sliceLen)
 	var flows, expects cache.Cursor
+	machine := r.machine
 	r.sched.Step(func() bool {
+		if r.machine != machine {
+			return false // another version of the protocol has a bulk of its own
+		}
 		got, more := r.internal.Flows.Next(&flows, handles)
 		r.bulk(proto.Flows, handles[:got])
 		return more
 	})
 	r.sched.Step(func() bool {
+		if r.machine != machine {
+			return false
+		}
 		got, more := r.internal.Expects.Next(&expects, handles)
 		r.bulk(proto.Expects, handles[:got])
 		if !more {

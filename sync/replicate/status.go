@@ -158,7 +158,7 @@ type ReplicaStatus struct {
 
 // Status returns the numbers of this moment. They are a copy.
 func (r *Replicator) Status() Status {
-	m := r.machine.Stats()
+	m := r.stats()
 	s := Status{Links: r.links.status(), Wire: WireStatus{Received: r.received, Lost: m.Lost, Before: m.Before}, Replica: r.replica}
 	s.Replica.Resent, s.Replica.GivenUp = m.Resent, m.GivenUp
 	s.Replica.ResyncsAsked, s.Replica.ThirdNode = m.Resyncs, m.ThirdNode
@@ -179,6 +179,21 @@ func (r *Replicator) Status() Status {
 	s.Queues = r.queues(&m)
 	r.cluster.fillStatus(&s)
 	return s
+}
+
+// stats returns the numbers of the machine, whose counters go on from those before it.
+func (r *Replicator) stats() proto.Stats {
+	m, p := r.machine.Stats(), &r.past
+	m.Lost += p.Lost
+	m.Before += p.Before
+	m.Resent += p.Resent
+	m.GivenUp += p.GivenUp
+	m.Resyncs += p.Resyncs
+	m.Bulks += p.Bulks
+	m.NacksSent += p.NacksSent
+	m.NacksReceived += p.NacksReceived
+	m.ThirdNode += p.ThirdNode
+	return m
 }
 
 // Forwarded returns what was forwarded where there is no internal cache.
