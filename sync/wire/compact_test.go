@@ -9,6 +9,7 @@ import (
 	"ctbox/internal/seeds"
 	"ctbox/nl"
 	"ctbox/nl/ctnetlink"
+	"ctbox/sync/cache"
 
 	"github.com/google/go-cmp/cmp"
 )
@@ -299,6 +300,36 @@ func BenchmarkParseCompactFlow(b *testing.B) {
 	for b.Loop() {
 		if err := ParseCompactFlow(body, &f, false); err != nil {
 			b.Fatal(err)
+		}
+	}
+}
+
+// A cache keeps all that a message carries: what it holds of a flow is encoded as the flow was.
+// Both sides compute their digests from that.
+func TestCompactFlowsInACache(t *testing.T) {
+	for seed := range uint64(5_000) {
+		f, _ := randomFlow(rand.New(rand.NewPCG(seed, 7)))
+		e := Encoder{WindowTracking: true}
+		body, err := e.AppendCompactFlow(nil, &f, false)
+		if err != nil {
+			t.Fatalf("seed %d: %v", seed, err)
+		}
+		var heard, held ctnetlink.Flow
+		if err := ParseCompactFlow(body, &heard, false); err != nil {
+			t.Fatalf("seed %d: %v", seed, err)
+		}
+		for name, put := range map[string]*ctnetlink.Flow{"kernel's": &f, "peer's": &heard} {
+			table := cache.NewFlows(cache.Config{})
+			h, _ := table.Replace(put, 0)
+			if !table.Load(h, &held) {
+				t.Fatalf("seed %d: the cache does not take the %s", seed, name)
+			}
+			if again, _ := e.AppendCompactFlow(nil, &held, false); !bytes.Equal(again, body) {
+				t.Fatalf("seed %d: the %s flow % x is in the cache as % x", seed, name, body, again)
+			}
+			if table.Find(&heard) != h {
+				t.Errorf("seed %d: the peer's flow is not found in the cache of the %s", seed, name)
+			}
 		}
 	}
 }
