@@ -230,6 +230,7 @@ func (fo *Follower) flowEvent(m *nl.Message, at time.Time) {
 	case ctnetlink.IsNew(m):
 		fo.recordBegin(f)
 		fo.flowSeen(f, from, fo.cache.Flows.Replace)
+		fo.noteMaster(f)
 	default:
 		fo.flowSeen(f, from, fo.cache.Flows.Put)
 	}
@@ -410,6 +411,9 @@ func (fo *Follower) expectEvent(m *nl.Message) {
 		put = table.Replace
 	}
 	fo.expectSeen(e, from, put)
+	if from == foreign {
+		fo.noteAdjusted(&e.Master, e.Zone)
+	}
 }
 
 func (fo *Follower) expectSeen(e *ctnetlink.Expect, from origin, put func(*ctnetlink.Expect, time.Duration) (cache.Handle, cache.Outcome)) {

@@ -168,6 +168,8 @@ type Follower struct {
 	unnamedLost   uint64        // events that were lost when the first of these was found
 	unnamedSaid   time.Duration // when the log last warned of these
 
+	adjusted map[cache.Handle]struct{} // to be read again, see adjusted.go
+
 	committing                bool          // a commit is under way
 	commitEnded               time.Duration // when the last one ended; 0 without one
 	overrunDelay, lastOverrun time.Duration
@@ -176,10 +178,11 @@ type Follower struct {
 	lost                      *loglimit.Limit[struct{}, struct{}]
 
 	timers struct {
-		resync  *sched.Timer // after an overrun
-		silent  *sched.Timer // the next look at flows without events
-		unnamed *sched.Timer // when flows that a look has found should have had an event
-		poll    *sched.Timer
+		resync   *sched.Timer // after an overrun
+		silent   *sched.Timer // the next look at flows without events
+		unnamed  *sched.Timer // when flows that a look has found should have had an event
+		poll     *sched.Timer
+		adjusted *sched.Timer // see adjusted.go
 	}
 }
 
@@ -224,6 +227,7 @@ func New(s *sched.Scheduler, log daemonlog.Log, c Config) *Follower {
 	fo.timers.silent = s.NewTimer(fo.readSilent)
 	fo.timers.unnamed = s.NewTimer(fo.judgeUnnamed)
 	fo.timers.poll = s.NewTimer(fo.poll)
+	fo.timers.adjusted = s.NewTimer(fo.readAdjusted)
 	return fo
 }
 
