@@ -1,5 +1,5 @@
 // Package proto is the replication protocol as state machines: NOTRACK, ALARM and
-// FT-FW. A machine has no socket, no clock and no goroutine. Its methods take events
+// FT-FW, and Stream, which is version 2 of FT-FW. A machine has no socket, no clock and no goroutine. Its methods take events
 // with their times and return the messages to send, so a test can simulate an hour of two
 // nodes on a lossy network within moments, and repeat it.
 //
@@ -104,6 +104,40 @@
 //
 // Two nodes with a Cluster clause agree on version 2 of the protocol, or on version 1: Versions
 // decides, and the owner exchanges the machine.
+//
+// # Stream
+//
+// Version 2 works among up to 16 nodes. A node numbers the objects that it announces and the
+// marks around its bulks in one stream, and sends each datagram to all peers. Acknowledgements,
+// answers and notices have no numbers. Each datagram gives the number of the sender's next new
+// message (POSITION), so that a receiver notices the loss of the last ones, too.
+//
+// A receiver applies the datagrams of a sender only in the order in which the sender made them
+// (Arrived). So it always holds what the sender had announced at some moment, except what the
+// open gaps contain. If no gap is open (Whole) and nothing was lost for good (Incomplete) it holds
+// exactly that, and a digest that arrives then can be compared.
+//
+//   - A number that a peer is missing is repeated with the same number (AGAIN), with the object's
+//     contents of now, if the object was not sent or changed since.
+//   - Otherwise the number is void. VOID follows what superseded the number: it waits behind
+//     everything that is queued.
+//   - What left the resend list because no following peer needed it, or because the list was
+//     full, is LOST. So is a number that is skipped when objects that the peers hold are dropped
+//     without an end: each peer notices the gap and learns that its copy is incomplete.
+//
+// A peer follows from its first acknowledgement of this stream. It stops following when it is
+// silent, or acknowledges nothing new, for ten seconds. The resend list holds what some following
+// peer has not acknowledged; a full list gives up its oldest message, without which the peers that
+// miss it get a LOST.
+//
+// A receiver begins a peer's stream with the peer's STATE and requests everything (ASK), as it does
+// after a LOST. A bulk makes up for what is lost if its beginning arrived in order. If it was
+// repeated, objects of the bulk have arrived before, and the receiver asks again. A bulk leaves
+// out what was sent since its beginning; its end has a number, and means something when no gap
+// before it is open.
+//
+// A repeated end of an object, whose tuple another announced object has by then, would remove that
+// object at the peer. The owner takes it back with Superseded instead.
 //
 // # NOTRACK and ALARM
 //

@@ -119,13 +119,13 @@ func drive(t *testing.T, m Receiver, ops []byte) {
 			t.Fatalf("queues out of bounds: %+v", st)
 		}
 		if m, ok := m.(*FTFW); ok {
-			checkLists(t, m)
+			checkLists(t, &m.queues, m.bulk.left)
 		}
 	}
 }
 
 // checkLists walks all lists in both directions and compares them with their counts.
-func checkLists(t *testing.T, m *FTFW) {
+func checkLists(t *testing.T, m *queues, left int) {
 	inBulk := 0
 	lists := []*list{&m.transmit, &m.background, &m.resend, &m.released, &m.free}
 	for c := range m.waiting {
@@ -159,7 +159,7 @@ func checkLists(t *testing.T, m *FTFW) {
 			t.Fatalf("number %d is found at %d, and is at %d", m.at(i).seq, got, i)
 		}
 	}
-	if inBulk != m.bulk.left {
-		t.Fatalf("%d objects of a bulk are queued, it says %d are left", inBulk, m.bulk.left)
+	if inBulk != left {
+		t.Fatalf("%d objects of a bulk are queued, it says %d are left", inBulk, left)
 	}
 }

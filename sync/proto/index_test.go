@@ -41,7 +41,7 @@ func TestFindBySequenceNumber(t *testing.T) {
 					t.Fatalf("seed %d, step %d: find %d: %d, want %d", seed, step, from, got, want)
 				}
 			}
-			checkLists(t, m)
+			checkLists(t, &m.queues, m.bulk.left)
 		}
 	}
 }

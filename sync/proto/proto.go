@@ -206,9 +206,10 @@ type bulk struct {
 	due    time.Duration // not before
 
 	number  wire.Seq // of the last bulk; different for each process
-	running bool     // until its end is queued, or it has failed
+	running bool     // until its end is queued (Stream: sent), or it has failed
 	queued  bool     // the owner has called Bulk for all objects
 	left    int      // its objects that are not acknowledged
+	ending  bool     // its end is queued; Stream
 	failed  bool     // some were given up
 	// overflown: some were given up because the resend queue was full. shrink counts
 	// the bulks in a row that failed for this reason.

@@ -44,6 +44,7 @@ type element struct {
 	dead       bool
 	inBulk     bool // the bulk's end waits for its acknowledgement
 	held       bool // announced, and not ended since: the peer holds it
+	withdrawn  bool // dead for the peers only; Stream
 }
 
 // slab holds the elements of a table by slot. It grows by segments, so elements never move.
@@ -73,7 +74,9 @@ type list struct {
 type control struct {
 	flags    wire.Flags // without Hello and HelloBack
 	from, to wire.Seq   // as the header has them
-	number   uint64     // of a RESYNC or NACK
+	number   uint64     // of a RESYNC, NACK, probe or bulk
+
+	kind wire.StreamType // Stream, which sets no flags
 }
 
 // queues are the lists of a machine and the elements in them.
@@ -87,7 +90,7 @@ type queues struct {
 	waiting [Classes]list
 	delays  [Classes]time.Duration
 
-	index seqIndex // of resend; FTFW only
+	index seqIndex // of resend; FTFW and Stream
 }
 
 func (q *queues) init() {

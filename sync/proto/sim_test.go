@@ -24,8 +24,11 @@ var (
 )
 
 // forSeeds runs a simulation with many seeds. A seed repeats its run.
-func forSeeds(t *testing.T, run func(s *sim)) {
-	first, last := uint64(1), *seedsFlag
+func forSeeds(t *testing.T, run func(s *sim)) { forSomeSeeds(t, 1, run) }
+
+// forSomeSeeds runs a slow simulation with a fraction of the seeds.
+func forSomeSeeds(t *testing.T, fraction uint64, run func(s *sim)) {
+	first, last := uint64(1), max(1, *seedsFlag/fraction)
 	if *seedFlag != 0 {
 		first, last = *seedFlag, *seedFlag
 	}

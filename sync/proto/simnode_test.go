@@ -53,6 +53,7 @@ type entry struct {
 	version uint32
 	round   int
 	heard   time.Duration
+	life    uint32 // of a flow of version 2
 }
 
 func (s *sim) addDaemon(make func(now time.Duration, first wire.Seq) Receiver) *daemon {
@@ -294,7 +295,7 @@ func (d *daemon) apply(msg wire.Message) {
 		delete(d.ext, key)
 		return
 	}
-	d.ext[key] = entry{f.Mark, d.round, d.s.now}
+	d.ext[key] = entry{version: f.Mark, round: d.round, heard: d.s.now}
 }
 
 func (d *daemon) happened(e Events) {

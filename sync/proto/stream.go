@@ -1,6 +1,8 @@
 package proto
 
 import (
+	"iter"
+	"slices"
 	"time"
 
 	"ctbox/sync/wire"
@@ -21,118 +23,276 @@ type StreamConfig struct {
 	Resend int
 	// StartupResync has no effect: a stream requests everything of each peer anyway.
 	StartupResync bool
-	// Peers are the numbers of the other nodes.
+	// Peers are the numbers of the other nodes, at most MaxStreamPeers.
 	Peers []uint8
 	// DigestKey is announced to the peers (package digest).
 	DigestKey [16]byte
 }
 
-// Stream is the mode FT-FW of version 2, among up to 16 nodes.
+// MaxStreamPeers is the largest number of peers of a Stream.
+const MaxStreamPeers = 15
+
+// Stream is the mode FT-FW of version 2, among up to 16 nodes. Each node numbers what it
+// announces in one stream, which every peer receives. The package comment describes the rules.
+//
+// The owner gives it each received datagram with Arrived and the datagram's messages with
+// Receive, and sends what Next returns, in this order, in datagrams that each begin with a
+// POSITION (wire.StreamPacker).
 type Stream struct {
 	queues
 	config StreamConfig
-	stats  Stats
+	now    time.Duration // of the last call that had a time
+	seq    wire.Seq      // the next new message's number
+	peers  []*streamPeer
+
+	// The sender.
+	following  int      // peers
+	releasedTo wire.Seq // all before it left the resend list at its head, or were superseded
+	burnt      wire.Seq // a number that was skipped, so that each peer gets a LOST for it
+	hasBurnt   bool
+	repeats    repeats
+	bulk       bulk
+	bulkFrom   wire.Seq // the number of the bulk's beginning, once it was sent
+	bulkBegun  bool     // it was sent
+	cursor     wire.Seq // no older message in the resend list is due in the bulk
+	cursorSet  bool
+	complete   bool // everything is announced
+	held       [2]int
+	last       struct { // what Withheld and Superseded take back
+		again, held bool
+	}
+
+	// What Next returns before everything else.
+	urgent   int // acknowledgements and requests
+	stateNow bool
+	skipped  bool // a number, which the next POSITION shows
+	opening  int  // datagrams at the stream's begin that still get a STATE
+	fresh    bool // the next message begins a datagram
+	ranges   [wire.MaxAckRanges]wire.Range
+
+	stateAt   time.Duration
+	notice    announcer
+	committed time.Duration // when the last commit ended, 0 for none
+	stats     Stats
 }
+
+// openingStates is how many datagrams at the beginning of a stream have a STATE.
+const openingStates = 10
 
 // NewStream returns a Stream that starts at now.
 func NewStream(now time.Duration, c StreamConfig) *Stream {
-	m := &Stream{config: c}
+	if c.Window <= 0 {
+		c.Window = defaultWindow
+	}
+	if c.Resend <= 0 {
+		c.Resend = defaultResend
+	}
+	m := &Stream{config: c, now: now, seq: c.First, releasedTo: c.First, opening: openingStates, fresh: true}
+	m.stateNow, m.stateAt = true, now+aliveInterval
+	m.bulk.number = c.First
 	m.init()
+	m.resizeIndex(c.Resend)
+	m.SetPeers(c.Peers)
 	return m
 }
 
-// SetIncomplete implements Machine.
-func (m *Stream) SetIncomplete(now time.Duration, lost uint32) {}
-
-// Withheld implements Machine.
-func (m *Stream) Withheld(o Object) {}
-
-// Superseded is Withheld for a dead object with whose identity another object, by, is
-// announced or queued: no end is sent, because by replaces it at the peers.
-func (m *Stream) Superseded(o, by Object) {}
-
-// RequestResync implements Machine.
-func (m *Stream) RequestResync(now time.Duration) {}
-
-// BeginBulk implements Machine.
-func (m *Stream) BeginBulk(now time.Duration) bool { return false }
-
-// Bulk implements Machine.
-func (m *Stream) Bulk(o Object) {}
-
-// EndBulk implements Machine.
-func (m *Stream) EndBulk() {}
-
-// Arrived begins a received datagram of a node. It returns false if the datagram is late:
-// a later one was applied already, so the owner skips all of it.
-func (m *Stream) Arrived(now time.Duration, node uint8, boot [16]byte, counter uint64) bool {
-	return false
+// SetLimits changes StreamConfig's Window and Resend, which are above 0. A shorter resend
+// list drops nothing at once; each message added then displaces the oldest.
+func (m *Stream) SetLimits(window, resend int) {
+	m.config.Window, m.config.Resend = window, resend
+	m.resizeIndex(resend)
 }
 
-// Receive processes a message of the datagram that Arrived began, in order. The owner applies
-// an object's message if the verdict is Apply. The message may be reused after the call.
-func (m *Stream) Receive(now time.Duration, node uint8, msg *wire.StreamMessage) (Verdict, Events) {
-	return Ignore, 0
+// SetPeers changes the numbers of the other nodes. What is known of those that remain stays.
+func (m *Stream) SetPeers(nodes []uint8) {
+	old := m.peers
+	m.peers = nil
+	for _, node := range nodes {
+		if len(m.peers) == MaxStreamPeers || m.peer(node) != nil {
+			continue
+		}
+		i := slices.IndexFunc(old, func(p *streamPeer) bool { return p.node == node })
+		if i >= 0 {
+			m.peers = append(m.peers, old[i])
+		} else {
+			m.peers = append(m.peers, &streamPeer{node: node, interval: resyncInterval})
+		}
+	}
+	m.following, m.urgent = 0, 0
+	for _, p := range m.peers {
+		if p.following {
+			m.following++
+		}
+		m.urgent += p.due()
+	}
+	m.releaseAcknowledged()
+}
+
+// peer returns the state of a node, or nil.
+func (m *Stream) peer(node uint8) *streamPeer {
+	for _, p := range m.peers {
+		if p.node == node {
+			return p
+		}
+	}
+	return nil
+}
+
+// SetIncomplete implements Machine.
+func (m *Stream) SetIncomplete(now time.Duration, lost uint32) { m.notice.set(now, lost) }
+
+// Position returns the number of the next new message.
+func (m *Stream) Position() wire.Seq { return m.seq }
+
+// StateDue makes the next call of Next return a STATE.
+func (m *Stream) StateDue() { m.stateNow = true }
+
+// Holds reports whether o was announced and neither ended nor withdrawn since.
+func (m *Stream) Holds(o Object) bool {
+	e := m.at(id(o.Table)<<slotBits | id(uint32(o.Handle)&slotMask))
+	return e.held && e.gen == uint32(o.Handle>>32)
 }
 
 // Whole reports whether a node's stream is known and no gap is open: everything that the node
 // had announced up to the current message was applied here.
-func (m *Stream) Whole(node uint8) bool { return false }
+func (m *Stream) Whole(node uint8) bool {
+	p := m.peer(node)
+	return p != nil && p.known && len(p.gaps) == 0
+}
 
 // Complete reports whether a node has announced everything that it has, by its last STATE.
-func (m *Stream) Complete(node uint8) bool { return false }
+func (m *Stream) Complete(node uint8) bool {
+	p := m.peer(node)
+	return p != nil && p.known && p.complete
+}
 
 // Incomplete reports whether messages of a node are lost for good, or are not known to have
 // arrived, and neither a bulk nor Proven has made up for them.
-func (m *Stream) Incomplete(node uint8) bool { return false }
+func (m *Stream) Incomplete(node uint8) bool {
+	p := m.peer(node)
+	return p == nil || !p.known || p.incomplete
+}
 
 // Proven records that the copy of a node's tables was found to be equal.
-func (m *Stream) Proven(node uint8) {}
+func (m *Stream) Proven(node uint8) {
+	if p := m.peer(node); p != nil && p.known {
+		p.incomplete, p.wanted = false, false
+		m.setAsk(p, false)
+	}
+}
+
+// Follows reports whether messages are kept until a node has acknowledged them.
+func (m *Stream) Follows(node uint8) bool {
+	p := m.peer(node)
+	return p != nil && p.following
+}
 
 // Receipt returns what was received of what a node has.
-func (m *Stream) Receipt(node uint8, now time.Duration) Receipt { return Receipt{} }
-
-// SetLimits changes StreamConfig's Window and Resend, which are above 0.
-func (m *Stream) SetLimits(window, resend int) {}
-
-// SetPeers changes the numbers of the other nodes.
-func (m *Stream) SetPeers(nodes []uint8) {}
-
-// Position returns the number of the next new message.
-func (m *Stream) Position() wire.Seq { return m.config.First }
-
-// StateDue makes the next call of Next return a STATE.
-func (m *Stream) StateDue() {}
-
-// Holds reports whether o was announced and neither ended nor withdrawn since.
-func (m *Stream) Holds(o Object) bool { return false }
-
-// Withdrawn is Deleted for an object that has not ended but is no longer announced by this
-// node. NextReleased returns it, too.
-func (m *Stream) Withdrawn(o Object) {}
-
-// MakeRoom is FTFW.MakeRoom.
-func (m *Stream) MakeRoom() bool { return false }
+func (m *Stream) Receipt(node uint8, now time.Duration) Receipt {
+	p := m.peer(node)
+	if p == nil || !p.known {
+		return Receipt{}
+	}
+	got := Receipt{Gaps: len(p.gaps)}
+	if got.Gaps > 0 {
+		got.Late = max(0, now-p.gaps[0].since-aliveInterval)
+	}
+	switch {
+	case !p.wanted && !p.incomplete:
+		got.Copy = CopyArrived
+	case p.begun:
+		got.Copy = CopyGranted
+	case p.wanted:
+		got.Copy = CopyRequested
+	}
+	return got
+}
 
 // Committed is FTFW.Committed.
-func (m *Stream) Committed(now time.Duration) {}
+func (m *Stream) Committed(now time.Duration) {
+	m.now = now
+	m.committed = max(now, 1)
+	m.knowHeld()
+	m.notice.due = now
+}
 
 // Announce is FTFW.Announce, with a NOTICE.
-func (m *Stream) Announce(probe uint32) {}
+func (m *Stream) Announce(probe uint32) {
+	if m.transmit.controls < maxControls {
+		m.queueControl(control{kind: wire.StreamNotice, number: uint64(probe)})
+	}
+}
 
 // Tick implements Machine.
-func (m *Stream) Tick(now time.Duration) Events { return 0 }
+func (m *Stream) Tick(now time.Duration) Events {
+	m.now = now
+	if m.notice.tick(now) {
+		m.Announce(0)
+	}
+	beat := now >= m.stateAt
+	if beat {
+		m.stateNow, m.stateAt = true, now+aliveInterval
+	}
+	var events Events
+	present := false
+	for _, p := range m.peers {
+		m.watch(p)
+		present = present || p.present(now)
+		if p.known && (beat || p.owed > 0 && now >= p.ackDue || len(p.gaps) > 0 && now >= p.gapDue) {
+			m.setAck(p, true)
+		}
+		if now >= p.askDeadline() {
+			events |= m.ask(p)
+		}
+	}
+	if present {
+		events |= m.bulk.tick(now)
+	}
+	return events
+}
 
 // Deadline implements Machine.
-func (m *Stream) Deadline() time.Duration { return m.waitDeadline() }
-
-// Next implements Machine.
-func (m *Stream) Next() (Send, bool) { return Send{}, false }
+func (m *Stream) Deadline() time.Duration {
+	d := min(m.stateAt, m.notice.deadline(), m.waitDeadline())
+	present := false
+	for _, p := range m.peers {
+		present = present || p.present(m.now)
+		if p.owed > 0 && !p.ackNow {
+			d = min(d, p.ackDue)
+		}
+		if len(p.gaps) > 0 && !p.ackNow {
+			d = min(d, p.gapDue)
+		}
+		d = min(d, p.askDeadline())
+	}
+	if present {
+		d = min(d, m.bulk.deadline())
+	}
+	return d
+}
 
 // Sent implements Machine.
-func (m *Stream) Sent(now time.Duration) {}
+func (m *Stream) Sent(now time.Duration) { m.now, m.fresh = now, true }
 
 // Stats implements Machine.
-func (m *Stream) Stats() Stats { return m.stats }
+func (m *Stream) Stats() Stats {
+	s := m.stats
+	s.Transmit, s.Resend, s.ResendLimit = m.transmit.len+m.background.len, m.resend.len, m.config.Resend
+	s.Controls, s.Waiting = len(m.controls)-m.free.len, m.waitingLen()
+	return s
+}
+
+// Unacknowledged iterates over the resend list, oldest message first.
+func (m *Stream) Unacknowledged() iter.Seq[Unacknowledged] {
+	return func(yield func(Unacknowledged) bool) {
+		for i := m.resend.head; i != none; {
+			e := m.at(i)
+			if !yield(Unacknowledged{Control: i.isControl(), Seq: e.seq}) {
+				return
+			}
+			i = e.next
+		}
+	}
+}
 
 var _ Machine = (*Stream)(nil)

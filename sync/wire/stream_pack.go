@@ -57,6 +57,7 @@ func (p *StreamPacker) Numbered(seq Seq, again bool, typ StreamType, body []byte
 }
 
 // Message adds a message. A numbered one is added as Numbered does, with m.Number and m.Again.
+// A POSITION is needed only where a number was skipped.
 func (p *StreamPacker) Message(m *StreamMessage) {
 	if m.Type.Numbered() {
 		p.scratch = m.appendBody(p.scratch[:0])
@@ -66,6 +67,9 @@ func (p *StreamPacker) Message(m *StreamMessage) {
 	p.scratch = m.Append(p.scratch[:0])
 	p.fit(len(p.scratch), false, 0, false)
 	p.buf = append(p.buf, p.scratch...)
+	if m.Type == Position {
+		p.next, p.again = m.From, false
+	}
 }
 
 // Open begins a payload if none has begun, so that Flush passes one on in any case.
