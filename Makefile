@@ -269,6 +269,16 @@ bench: all ## compare with Debian's conntrack and with the kernel alone
 	@scripts/need bench
 	$(HOST) $(GO) run -tags $(TAGS) ./scripts/bench -bin $(BIN) $(BENCHFLAGS)
 
+# The first is this machine, without an emulator.
+.PHONY: bench-emulated
+bench-emulated: ## measure sealing against encoding here, on arm64 and on MIPS, under qemu-user
+	@scripts/need emulated
+	@for machine in $$($(GO) env GOHOSTARCH)= arm64=qemu-aarch64 mips=qemu-mips; do \
+		echo "== $${machine%%=*}"; \
+		GOARCH=$${machine%%=*} GOMIPS=softfloat $(GO) test -run '^$$' -bench Datagram -benchtime 3000x -count 3 \
+			-tags $(TAGS) -exec "$${machine#*=}" ./sync/seal || exit 1; \
+	done
+
 # Each target's architecture, as Go's environment has it.
 CROSS = amd64 arm64 armv5 armv7 mips-softfloat mipsle-softfloat riscv64 ppc64le s390x
 amd64            = GOARCH=amd64

@@ -47,9 +47,17 @@ type fwNode struct {
 	conn   *nl.Conn
 }
 
-// newPair starts a pair of daemons. clauses are put into Sync.
+// newPair starts a pair of daemons. clauses are put into Sync, where SELF and PEER stand for the
+// numbers of the node and of the other one, 1 and 2.
 func (b *bench) newPair(path string, flows int, clauses string) (active, backup *fwNode, err error) {
 	pair := make([]*fwNode, 2)
+	defer func() {
+		for _, n := range pair {
+			if err != nil && n != nil {
+				n.stop()
+			}
+		}
+	}()
 	for i := range pair {
 		n := &fwNode{dir: filepath.Join(b.dir, fmt.Sprintf("node%d", i))}
 		pair[i] = n
@@ -119,7 +127,7 @@ func (n *fwNode) configure(path string, self, peer, flows int, clauses string) e
 	change("LogFile on", "LogFile "+filepath.Join(n.dir, "log"))
 	change("/var/lock/conntrackd.lock", filepath.Join(n.dir, "lock"))
 	change("/var/run/conntrackd.ctl", filepath.Join(n.dir, "ctl"))
-	change("Sync {\n", "Sync {\n"+clauses)
+	change("Sync {\n", "Sync {\n"+strings.NewReplacer("SELF", strconv.Itoa(self), "PEER", strconv.Itoa(peer)).Replace(clauses))
 	if flows > 500_000 {
 		change("HashSize 65536", "HashSize 262144")
 		change("HashLimit 524288", "HashLimit 4000000")
@@ -182,15 +190,12 @@ func until(what string, limit time.Duration, cond func() bool) error {
 
 // cpu and rss return the process's use of resources so far.
 func (n *fwNode) cpu() time.Duration {
-	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", n.daemon.Process.Pid))
-	if err != nil {
+	const perProcess = 2 // CPUCLOCK_SCHED of clock_getcpuclockid(3): to the nanosecond
+	var t unix.Timespec
+	if unix.ClockGettime(int32(^n.daemon.Process.Pid<<3|perProcess), &t) != nil {
 		return 0
 	}
-	fields := strings.Fields(string(stat[strings.LastIndexByte(string(stat), ')')+1:]))
-	user, _ := strconv.Atoi(fields[11])
-	system, _ := strconv.Atoi(fields[12])
-	const tick = 10 * time.Millisecond // USER_HZ is 100 on every Linux that Go runs on
-	return time.Duration(user+system) * tick
+	return time.Duration(t.Nano())
 }
 
 func (n *fwNode) rss() int {
@@ -205,6 +210,7 @@ func (n *fwNode) rss() int {
 var (
 	activeConnections = regexp.MustCompile(`current active connections:\s+(\d+)`)
 	packetsSent       = regexp.MustCompile(`(\d+) Pckts sent`)
+	bytesSent         = regexp.MustCompile(`(\d+) Bytes sent`)
 )
 
 // cached returns how many flows the internal or the external cache has.
@@ -218,13 +224,16 @@ func (n *fwNode) cached(which int) int {
 	return v
 }
 
-func (n *fwNode) packets() int {
+// sent returns how many datagrams, with how many bytes, the node has sent.
+func (n *fwNode) sent() (packets, bytes int) {
 	out, _ := n.ask("-s")
 	if m := packetsSent.FindStringSubmatch(out); m != nil {
-		v, _ := strconv.Atoi(m[1])
-		return v
+		packets, _ = strconv.Atoi(m[1])
 	}
-	return 0
+	if m := bytesSent.FindStringSubmatch(out); m != nil {
+		bytes, _ = strconv.Atoi(m[1])
+	}
+	return packets, bytes
 }
 
 // steadily creates flows at a rate that both daemons can follow, so that they do the same work.
@@ -265,6 +274,49 @@ func steadily(c *nl.Conn, n, perSecond int) error {
 // then would be replicated twice.
 const settled = 7 * time.Second
 
+// usage is what a pair has used: of memory, what it uses.
+type usage struct {
+	cpu            [2]time.Duration // of the active node and the backup
+	rss            [2]int
+	packets, bytes int // from the active node
+}
+
+func measure(active, backup *fwNode) (u usage) {
+	u.packets, u.bytes = active.sent()
+	for i, n := range []*fwNode{active, backup} {
+		u.cpu[i], u.rss[i] = n.cpu(), n.rss()
+	}
+	return u
+}
+
+// since returns the difference to an earlier usage.
+func (u usage) since(before usage) usage {
+	for i := range u.cpu {
+		u.cpu[i] -= before.cpu[i]
+		u.rss[i] -= before.rss[i]
+	}
+	u.packets -= before.packets
+	u.bytes -= before.bytes
+	return u
+}
+
+// follows waits until the backup n knows all flows, and returns how many it knows if there are no
+// more to come.
+func (n *fwNode) follows(flows int) (last int, err error) {
+	last, quiet := -1, 0
+	err = until("the backup knows all flows", 120*time.Second, func() bool {
+		time.Sleep(200 * time.Millisecond)
+		now := n.cached(1)
+		if now == last {
+			quiet++
+		} else {
+			last, quiet = now, 0
+		}
+		return now == flows || quiet > 25
+	})
+	return last, err
+}
+
 func (b *bench) replicate(name, path string, n int) error {
 	active, backup, err := b.newPair(path, n, "")
 	for _, node := range []*fwNode{active, backup} {
@@ -276,24 +328,15 @@ func (b *bench) replicate(name, path string, n int) error {
 		return err
 	}
 	time.Sleep(settled)
-	cpuA, cpuB, rssA, rssB, sent := active.cpu(), backup.cpu(), active.rss(), backup.rss(), active.packets()
+	before := measure(active, backup)
 	if err := steadily(active.conn, n, b.rate); err != nil {
 		return err
 	}
-	last, quiet := -1, 0
-	if err := until("the backup knows all flows", 120*time.Second, func() bool {
-		time.Sleep(200 * time.Millisecond)
-		now := backup.cached(1)
-		if now == last {
-			quiet++
-		} else {
-			last, quiet = now, 0
-		}
-		return now == n || quiet > 25
-	}); err != nil {
+	last, err := backup.follows(n)
+	if err != nil {
 		return err
 	}
-	per := func(d time.Duration) string { return fmt.Sprintf("%.1f us", float64(d.Microseconds())/float64(n)) }
+	used := measure(active, backup).since(before)
 	row := fmt.Sprintf("| %s, %d flows at %d/s", name, n, b.rate)
 	if b.rate <= 0 {
 		row = fmt.Sprintf("| %s, %d flows at full speed", name, n)
@@ -301,8 +344,8 @@ func (b *bench) replicate(name, path string, n int) error {
 	if last != n {
 		row += fmt.Sprintf(" (%d missing)", n-last)
 	}
-	row += fmt.Sprintf(" | %s | %s | %d B | %d B | %.1f", per(active.cpu()-cpuA), per(backup.cpu()-cpuB),
-		(active.rss()-rssA)/n, (backup.rss()-rssB)/n, float64(n)/float64(max(active.packets()-sent, 1)))
+	row += fmt.Sprintf(" | %.1f us | %.1f us | %d B | %d B | %.1f", used.cpu[0].Seconds()*1e6/float64(n), used.cpu[1].Seconds()*1e6/float64(n),
+		used.rss[0]/n, used.rss[1]/n, float64(n)/float64(max(used.packets, 1)))
 
 	_ = active.daemon.Process.Kill()
 	start := time.Now()

@@ -99,9 +99,9 @@ func median(costs []cost) cost {
 	}
 }
 
-func middle(costs []cost, key func(cost) int64) int64 {
+func middle[T any](runs []T, key func(T) int64) int64 {
 	var v []int64
-	for _, c := range costs {
+	for _, c := range runs {
 		v = append(v, key(c))
 	}
 	slices.Sort(v)

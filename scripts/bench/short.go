@@ -4,8 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"regexp"
-	"strconv"
 	"time"
 
 	"ctbox/nl"
@@ -68,7 +66,8 @@ func (b *bench) shortRow(name, path, delay string) error {
 		return err
 	}
 	time.Sleep(settled)
-	cpuA, cpuB, sentA, sentB, bytes := active.cpu(), backup.cpu(), active.packets(), backup.packets(), active.bytes()
+	before := measure(active, backup)
+	answers, _ := backup.sent()
 	start := time.Now()
 	if err := shortly(active.conn, shortFlows); err != nil {
 		return err
@@ -80,21 +79,11 @@ func (b *bench) shortRow(name, path, delay string) error {
 	if planned := shortFlows * time.Second / shortRate; took > planned*11/10 {
 		name += fmt.Sprintf(" (took %.1f s)", took.Seconds())
 	}
-	per := func(d time.Duration) string { return fmt.Sprintf("%.1f us", float64(d.Microseconds())/shortFlows) }
-	fmt.Printf("| %s | %d | %d | %d | %s | %s |\n", name, active.packets()-sentA, backup.packets()-sentB, (active.bytes()-bytes)>>10,
-		per(active.cpu()-cpuA), per(backup.cpu()-cpuB))
+	used := measure(active, backup).since(before)
+	answered, _ := backup.sent()
+	fmt.Printf("| %s | %d | %d | %d | %.1f us | %.1f us |\n", name, used.packets, answered-answers, used.bytes>>10,
+		used.cpu[0].Seconds()*1e6/shortFlows, used.cpu[1].Seconds()*1e6/shortFlows)
 	return nil
-}
-
-var bytesSent = regexp.MustCompile(`(\d+) Bytes sent`)
-
-func (n *fwNode) bytes() int {
-	out, _ := n.ask("-s")
-	if m := bytesSent.FindStringSubmatch(out); m != nil {
-		v, _ := strconv.Atoi(m[1])
-		return v
-	}
-	return 0
 }
 
 // shortly has n flows begin and end, shortRate a second.
