@@ -27,6 +27,7 @@ type protocol string
 
 const (
 	version1 protocol = "version 1"
+	plain    protocol = "version 2, plain"
 	sealed   protocol = "version 2, sealed"
 )
 
@@ -51,6 +52,14 @@ func newGateways(t *testing.T, clients int, rules string, speak protocol) *gatew
 		n.daemon = newDaemon(t, n.ns, ours, "", "")
 		n.daemon.configure(g.clause(i, speak), "")
 		n.daemon.start()
+	}
+	if speak == plain {
+		// Nodes without keys begin with version 1.
+		for _, n := range g.nodes {
+			netnstest.Eventually(t, patience, n.name+" speaks version 2", func() bool {
+				return strings.Contains(n.daemon.log(), "version 2 of the protocol is spoken, in the clear")
+			})
+		}
 	}
 	return g
 }
@@ -144,7 +153,7 @@ const hiding = `table inet hide {
 // connection, whose sequence numbers are adjusted, an open data connection, and one that is
 // expected.
 func TestFTPSurvivesTakeover(t *testing.T) {
-	for _, speak := range []protocol{version1} {
+	for _, speak := range []protocol{version1, sealed} {
 		t.Run(string(speak), func(t *testing.T) {
 			t.Parallel()
 			g := newGateways(t, 1, hiding, speak)
