@@ -123,9 +123,6 @@ func (n *Node) openSync(s *conf.Sync) (err error) {
 	if err := replicate.CheckKeys(s, os.Geteuid()); err != nil {
 		return err
 	}
-	if s.Cluster != nil {
-		n.log.Error("Cluster is not in force yet: flows are replicated with version 1 of the protocol, in the clear")
-	}
 	config := n.cacheConfig()
 	config.Timers = n.mode == ModeALARM
 	if s.DisableInternalCache {

@@ -45,7 +45,7 @@ func (c *cluster) takes(link int, from netip.Addr, datagram []byte) bool {
 	}
 	m := c.members[h.Node]
 	if !c.trusts(m, h.Key != 0, payload) {
-		c.refuse(node, from, seal.BadPlain)
+		m.refused[seal.BadPlain]++
 		return true
 	}
 	c.agreed(m, m.versions.Heard2(now, h.Key != 0))
