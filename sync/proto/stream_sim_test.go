@@ -705,7 +705,8 @@ func TestStreamConverges(t *testing.T) {
 		}
 		s.run(s.now + 10*time.Second)
 		for _, n := range c.all {
-			if n.datagrams > 35 || n.controls > 11*len(c.all) {
+			// The acknowledgements for more than 8 peers may not fit into one small datagram.
+			if n.datagrams > 35+10*(len(c.all)/8) || n.controls > 11*len(c.all) {
 				t.Errorf("%d datagrams and %d control messages in 10 s of quiet", n.datagrams, n.controls)
 			}
 		}

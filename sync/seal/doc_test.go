@@ -49,7 +49,7 @@ func TestDescriptionHasAGoodSeal(t *testing.T) {
 		t.Fatalf("%+v, %+v", h, p)
 	}
 	s := NewSession(0, Config{Node: 2, Peers: []uint8{1}, Ring: ring, Random: seeded(1)})
-	payload, v := s.open(nil, &h, nil, sealed)
+	payload, v := s.open(s.config.Ring.cipherOf(h.Key, &h.Boot), &h, nil, sealed)
 	if v != Accepted || string(payload) != string(plain[HeaderLen:]) {
 		t.Errorf("%v: % x, want % x", v, payload, plain[HeaderLen:])
 	}

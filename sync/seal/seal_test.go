@@ -3,12 +3,15 @@ package seal
 import (
 	"bytes"
 	"encoding/base64"
+	"encoding/binary"
 	"errors"
+	"fmt"
 	"io/fs"
 	"maps"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -649,28 +652,95 @@ func FuzzParseKey(f *testing.F) {
 	})
 }
 
-func benchmark(b *testing.B, alter func([]byte), want Verdict) {
-	c := newCouple(b, testRing(b, 3, 3))
-	c.b.beginChallenge(c.now, c.b.peers[1], true)
-	payload, buf, out := bytes.Repeat([]byte{7}, 1300), make([]byte, 0, 2048), make([]byte, 0, 2048)
-	b.SetBytes(int64(len(payload)))
-	b.ReportAllocs()
-	for b.Loop() {
-		b.StopTimer()
-		out = c.a.Append(out[:0], 0, payload)
-		alter(out)
-		b.StartTimer()
-		if _, _, v := c.b.Open(c.now, 1, buf, out); v != want {
-			b.Fatal(v)
+// BenchmarkOpen is what datagrams of two sizes cost. No refused one costs more than an accepted one
+// of its size, whatever its reason.
+func BenchmarkOpen(b *testing.B) {
+	random := rand.New(rand.NewPCG(1, 9))
+	for _, size := range []int{100, 1300} {
+		for _, r := range []struct {
+			name  string
+			alter func(d []byte)
+			want  []Verdict
+		}{
+			{"accepted", func([]byte) {}, []Verdict{Accepted}},
+			{"tag", func(d []byte) { d[len(d)-1] ^= 1 }, []Verdict{BadTag}},
+			{"replay", func(d []byte) { clear(d[20:HeaderLen]); d[HeaderLen-1] = 1 }, []Verdict{Replayed}},
+			{"plain", func(d []byte) { d[0], d[1] = Version<<4, 0 }, []Verdict{BadPlain}},
+			{"key", func(d []byte) { d[1] = 9 }, []Verdict{BadKey}},
+			{"node", func(d []byte) { d[2] = 9 }, []Verdict{BadNode}},
+			{"version", func(d []byte) { d[0] = 0x31 }, []Verdict{Malformed}},
+			// While a challenge is under way.
+			{"one life", func(d []byte) { d[5] ^= 1 }, []Verdict{BadTag, BadLife}},
+			{"many lives", func(d []byte) { binary.BigEndian.PutUint64(d[5:], random.Uint64()) }, []Verdict{BadTag, BadLife}},
+			{"challenges of many lives", func(d []byte) {
+				d[0] = Version<<4 | byte(Challenge)
+				binary.BigEndian.PutUint64(d[5:], random.Uint64())
+			}, []Verdict{BadTag, BadLife}},
+		} {
+			b.Run(fmt.Sprintf("%d/%s", size, r.name), func(b *testing.B) {
+				c := newCouple(b, testRing(b, 3, 3))
+				c.b.beginChallenge(c.now, c.b.peers[1], true)
+				payload, buf := bytes.Repeat([]byte{7}, size), make([]byte, 0, 2048)
+				var batch [64][]byte
+				b.SetBytes(int64(size))
+				for i := 0; b.Loop(); i++ {
+					if i%len(batch) == 0 {
+						b.StopTimer()
+						for j := range batch {
+							batch[j] = c.a.Append(batch[j][:0], 0, payload)
+							r.alter(batch[j])
+						}
+						b.StartTimer()
+					}
+					if _, _, v := c.b.Open(c.now, 1, buf, batch[i%len(batch)]); !slices.Contains(r.want, v) {
+						b.Fatal(v)
+					}
+				}
+			})
 		}
 	}
 }
 
-func BenchmarkAccepted(b *testing.B) { benchmark(b, func([]byte) {}, Accepted) }
-func BenchmarkForged(b *testing.B)   { benchmark(b, func(d []byte) { d[len(d)-1] ^= 1 }, BadTag) }
-
-// Datagrams of another life are opened while a challenge is under way, which is measured here.
-func BenchmarkOtherLife(b *testing.B) { benchmark(b, func(d []byte) { d[5] ^= 1 }, BadTag) }
+// While strangers flood a node with datagrams of invented lives, few of them are opened; a peer that
+// starts anew then is found nevertheless, and all that it sends once it is known to be genuine is
+// looked at.
+func TestFloodOfInventedLives(t *testing.T) {
+	for seed := range uint64(20) {
+		random := rand.New(rand.NewPCG(seed, 10))
+		c := newCouple(t, testRing(t, 3, 3))
+		forged, opened := c.say(c.a, "flows"), 0
+		flood := func(n int) {
+			for range n {
+				binary.BigEndian.PutUint64(forged[5:], random.Uint64())
+				binary.BigEndian.PutUint64(forged[len(forged)-8:], random.Uint64())
+				switch _, v := c.hear(c.b, forged); v {
+				case BadTag:
+					opened++
+				case BadLife:
+				default:
+					t.Fatalf("%v", v)
+				}
+			}
+		}
+		const most = 20_000
+		flood(most)
+		if want := triesFree + most/triesPart; opened > want+want/10 {
+			t.Errorf("seed %d: %d of %d were opened", seed, opened, most)
+		}
+		c.a = NewSession(c.now, Config{Node: 1, Peers: []uint8{2}, Ring: testRing(t, 3, 3), Random: seeded(seed + 50)})
+		end := c.now + time.Minute
+		for ; c.now < end && c.b.peers[1].current.boot != c.a.boot; c.now += 100 * time.Millisecond {
+			flood(1500)
+			if _, challenge, ok := c.b.NextChallenge(nil); ok {
+				c.hear(c.a, challenge)
+			}
+			c.hear(c.b, c.say(c.a, "state"))
+		}
+		if c.now >= end {
+			t.Errorf("seed %d: the peer is not found", seed)
+		}
+	}
+}
 
 func BenchmarkSeal(b *testing.B) {
 	c := newCouple(b, testRing(b, 3, 3))

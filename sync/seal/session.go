@@ -108,6 +108,7 @@ type Session struct {
 
 	peers [MaxNode + 1]*peer
 	nonce [12]byte
+	salt  byte // of tryOpen's choice
 }
 
 // peer is what a Session knows of a peer. Its size does not depend on what is received.
@@ -133,7 +134,28 @@ type peer struct {
 
 	sealedAt time.Duration // of the last sealed datagram that was accepted
 	sealed   bool
+
+	// Of lives that are not known.
+	candidate candidate
+	triedAt   time.Duration // since then tried boot ids have been tried
+	tried     int
 }
+
+// candidate is a boot id that is not accepted yet, of which a datagram was genuine.
+type candidate struct {
+	boot   BootID
+	key    uint8
+	cipher cipher.AEAD // nil without one
+}
+
+// The cipher of an unknown life costs as much as the opening of a short datagram, and each forged
+// datagram may have a boot id of its own. So after triesFree boot ids within a second only a part
+// of the datagrams is opened, which is 1 in triesPart. A peer that is really there sends another
+// echo after a second, and once one of its datagrams was opened all of them are.
+const (
+	triesFree = 1000
+	triesPart = 4
+)
 
 // life is a boot id of a peer that is accepted, with the ciphers of the keys in use.
 type life struct {
@@ -151,6 +173,7 @@ func newLife(boot BootID, counter uint64) *life {
 // NewSession begins the first life of a node.
 func NewSession(now time.Duration, c Config) *Session {
 	s := &Session{config: c}
+	s.salt = s.random()[0]
 	for _, number := range c.Peers {
 		s.peers[number] = &peer{number: number}
 	}
@@ -196,6 +219,9 @@ func (s *Session) SetRing(r *Ring) {
 	for _, p := range s.peers {
 		for _, l := range p.lives() {
 			l.ciphers = [MaxKeys + 1]cipher.AEAD{}
+		}
+		if p != nil {
+			p.candidate = candidate{}
 		}
 	}
 }
@@ -298,7 +324,7 @@ func (s *Session) Open(now time.Duration, from uint8, dst, datagram []byte) (h H
 	}
 	l := p.lifeOf(now, &h.Boot)
 	if h.Kind == Challenge {
-		return h, nil, s.takeChallenge(p, l, &h, dst, datagram)
+		return h, nil, s.takeChallenge(now, p, l, &h, dst, datagram)
 	}
 	if l == nil {
 		return s.openUnknown(now, p, h, dst, datagram)
@@ -306,7 +332,7 @@ func (s *Session) Open(now time.Duration, from uint8, dst, datagram []byte) (h H
 	if !l.window.fresh(h.Counter) {
 		return h, nil, Replayed
 	}
-	payload, v = s.open(l, &h, dst, datagram)
+	payload, v = s.open(s.lifeCipher(l, &h), &h, dst, datagram)
 	if v != Accepted {
 		return h, nil, v
 	}
@@ -352,20 +378,22 @@ func (p *peer) lifeOf(now time.Duration, boot *BootID) *life {
 	return nil
 }
 
-// open authenticates and decrypts a datagram. l may be nil for a life that is not known.
-func (s *Session) open(l *life, h *Header, dst, datagram []byte) ([]byte, Verdict) {
+// lifeCipher returns the cipher of a known life under a datagram's key, nil for a plain one.
+func (s *Session) lifeCipher(l *life, h *Header) cipher.AEAD {
+	if h.Key == 0 {
+		return nil
+	}
+	aead := &l.ciphers[s.config.Ring.slots[h.Key]]
+	if *aead == nil {
+		*aead = s.config.Ring.cipherOf(h.Key, &h.Boot)
+	}
+	return *aead
+}
+
+// open authenticates and decrypts a datagram.
+func (s *Session) open(aead cipher.AEAD, h *Header, dst, datagram []byte) ([]byte, Verdict) {
 	if h.Key == 0 {
 		return datagram[HeaderLen:], Accepted
-	}
-	var aead cipher.AEAD
-	if l != nil {
-		aead = l.ciphers[s.config.Ring.slots[h.Key]]
-	}
-	if aead == nil {
-		aead = s.config.Ring.cipherOf(h.Key, &h.Boot)
-		if l != nil {
-			l.ciphers[s.config.Ring.slots[h.Key]] = aead
-		}
 	}
 	copy(s.nonce[4:], datagram[20:HeaderLen])
 	payload, err := aead.Open(dst, s.nonce[:], datagram[HeaderLen:], datagram[:HeaderLen])
@@ -375,6 +403,30 @@ func (s *Session) open(l *life, h *Header, dst, datagram []byte) ([]byte, Verdic
 	return payload[len(dst):], Accepted
 }
 
+// tryOpen is open for a datagram of a life that is not known. The verdict is BadLife for one that is
+// not even tried.
+func (s *Session) tryOpen(now time.Duration, p *peer, h *Header, dst, datagram []byte) ([]byte, Verdict) {
+	c := &p.candidate
+	if h.Key == 0 || c.cipher != nil && c.boot == h.Boot && c.key == h.Key {
+		return s.open(c.cipher, h, dst, datagram)
+	}
+	if now-p.triedAt >= time.Second {
+		p.triedAt, p.tried = now, 0
+	}
+	// The choice depends on the tag, which is another one each time, and on what a stranger does
+	// not know.
+	if p.tried >= triesFree && (datagram[len(datagram)-1]^s.salt)%triesPart != 0 {
+		return nil, BadLife
+	}
+	p.tried++
+	aead := s.config.Ring.cipherOf(h.Key, &h.Boot)
+	payload, v := s.open(aead, h, dst, datagram)
+	if v == Accepted {
+		*c = candidate{h.Boot, h.Key, aead}
+	}
+	return payload, v
+}
+
 // openUnknown judges a datagram of a life that is not current: it is accepted if it carries the
 // echo of the challenge that is under way. Without one, a challenge begins.
 func (s *Session) openUnknown(now time.Duration, p *peer, h Header, dst, datagram []byte) (Header, []byte, Verdict) {
@@ -382,7 +434,7 @@ func (s *Session) openUnknown(now time.Duration, p *peer, h Header, dst, datagra
 		s.beginChallenge(now, p, h.Key != 0)
 		return h, nil, BadLife
 	}
-	payload, v := s.open(nil, &h, dst, datagram)
+	payload, v := s.tryOpen(now, p, &h, dst, datagram)
 	if v != Accepted {
 		return h, nil, v
 	}
@@ -437,11 +489,16 @@ func (s *Session) beginChallenge(now time.Duration, p *peer, sealed bool) {
 
 // takeChallenge has a peer's challenge answered, whatever life it comes from: the answer only
 // repeats the number, inside this node's own stream.
-func (s *Session) takeChallenge(p *peer, l *life, h *Header, dst, datagram []byte) Verdict {
-	if l != nil && !l.window.fresh(h.Counter) {
+func (s *Session) takeChallenge(now time.Duration, p *peer, l *life, h *Header, dst, datagram []byte) Verdict {
+	var payload []byte
+	var v Verdict
+	if l == nil {
+		payload, v = s.tryOpen(now, p, h, dst, datagram)
+	} else if !l.window.fresh(h.Counter) {
 		return Replayed
+	} else {
+		payload, v = s.open(s.lifeCipher(l, h), h, dst, datagram)
 	}
-	payload, v := s.open(l, h, dst, datagram)
 	if v != Accepted {
 		return v
 	}
