@@ -7,6 +7,7 @@ import (
 	"ctbox/nl"
 	"ctbox/nl/ctnetlink"
 	"ctbox/sync/cache"
+	"ctbox/sync/internal/flowtest"
 	"ctbox/sync/wire"
 )
 
@@ -200,4 +201,69 @@ func TestEveryExpectHashesAlike(t *testing.T) {
 		internal.Delete(h)
 		external.Delete(to)
 	}
+}
+
+// The sender's settings change what a message carries, and not the hash: nodes with different
+// settings of TCPWindowTracking and CommitTimeout hold the same.
+func TestHashDoesNotDependOnSettings(t *testing.T) {
+	f := flowtest.TCP("192.0.2.1", "198.51.100.1")
+	f.Has |= ctnetlink.HasStatus | ctnetlink.HasTimeout | ctnetlink.HasTCPWScaleOrig | ctnetlink.HasTCPWScaleReply
+	f.Timeout, f.TCPWScaleOrig, f.TCPWScaleRepl = 432000, 7, 9
+	x := ctnetlink.Expect{Master: f.Orig, Tuple: f.Orig, Mask: f.Orig, Has: ctnetlink.ExpectHasTimeout, Timeout: 300}
+	for i, sender := range settings {
+		flow, err := sender.AppendCompactFlow(nil, &f, false)
+		if err != nil {
+			t.Fatal(err)
+		}
+		expect, err := sender.AppendCompactExpect(nil, &x, false)
+		if err != nil {
+			t.Fatal(err)
+		}
+		// The ledger hashes what was encoded.
+		flows, expects := cache.NewFlows(cache.Config{}), cache.NewExpects(cache.Config{})
+		sent, sentExpects := NewFlowLedger(Key{5}, flows), NewExpectLedger(Key{5}, expects)
+		h, _ := flows.Put(&f, 0)
+		sent.SentFlow(h, &f)
+		h, _ = expects.Put(&x, 0)
+		sentExpects.SentExpect(h, &x)
+		for j, receiver := range settings {
+			held, heldExpects := cache.NewFlows(cache.Config{}), cache.NewExpects(cache.Config{})
+			got, gotExpects := NewFlowLedger(Key{5}, held), NewExpectLedger(Key{5}, heldExpects)
+			var r ctnetlink.Flow
+			var e ctnetlink.Expect
+			if wire.ParseCompactFlow(flow, &r, false) != nil || wire.ParseCompactExpect(expect, &e) != nil {
+				t.Fatalf("the messages of sender %d are refused", i)
+			}
+			held.Put(&r, 0)
+			heldExpects.Put(&e, 0)
+			got.Settle()
+			gotExpects.Settle()
+			if got.Table().Root() != sent.Table().Root() || gotExpects.Table().Root() != sentExpects.Table().Root() {
+				t.Errorf("receiver %d has another digest than sender %d", j, i)
+			}
+			// What it announces itself after a takeover has that hash, too.
+			again, err := receiver.AppendCompactFlow(nil, &r, false)
+			if err != nil || wire.ParseCompactFlow(again, &r, false) != nil {
+				t.Fatal(err)
+			}
+			if hash, _ := NewHasher(Key{5}).Flow(&r); hash != sent.Table().Root() {
+				t.Errorf("what receiver %d has of sender %d and announces has another hash", j, i)
+			}
+		}
+		if hasTimeout, hasScales := messageHas(t, flow); hasTimeout == sender.OmitTimeout || hasScales != sender.WindowTracking {
+			t.Errorf("the message of sender %d has a timeout: %v, window scales: %v", i, hasTimeout, hasScales)
+		}
+	}
+}
+
+// settings are all settings of CommitTimeout and TCPWindowTracking.
+var settings = [...]wire.Encoder{{}, {OmitTimeout: true}, {WindowTracking: true}, {OmitTimeout: true, WindowTracking: true}}
+
+func messageHas(t *testing.T, body []byte) (timeout, scales bool) {
+	t.Helper()
+	var f ctnetlink.Flow
+	if err := wire.ParseCompactFlow(body, &f, false); err != nil {
+		t.Fatal(err)
+	}
+	return f.Has&ctnetlink.HasTimeout != 0, f.Has&ctnetlink.HasTCPWScaleOrig != 0
 }
