@@ -48,7 +48,7 @@ func runCheck(name string, syntax bool, stdout, stderr io.Writer) int {
 			status = exitHost
 		}
 	}
-	if !syntax && cfg.Sync != nil {
+	if !syntax && cfg.Sync != nil && cfg.Sync.Cluster == nil {
 		noteZones(stderr, cfg.File)
 	}
 	verdict := "conntrackd would start with " + cfg.File + " " + purpose(cfg)
@@ -64,7 +64,7 @@ func runCheck(name string, syntax bool, stdout, stderr io.Writer) int {
 	return status
 }
 
-// noteZones prints a note if rules of this host create flows that the protocol cannot carry.
+// noteZones prints a note if rules of this host create flows that version 1 of the protocol cannot carry.
 // Rules of iptables-legacy, and rules that cannot be read, are not examined.
 func noteZones(stderr io.Writer, file string) {
 	if n, err := nftrules.OneWayZones(context.Background()); err == nil && n > 0 {

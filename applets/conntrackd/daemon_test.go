@@ -610,6 +610,19 @@ func TestCheck(t *testing.T) {
 	if r = h.Run("", ours(t), "-C", config, "--check", "--syntax"); r.Code != 0 || strings.Contains(r.Stderr, zones) {
 		t.Errorf("%+v", r)
 	}
+	// Version 2 of the protocol has such zones.
+	h.configure("", strings.Replace(setups["ftfw"], "\tUDP {", `Cluster {
+	Name edge
+	Node 1 a
+	Peer 2 b {
+		IPv4_Destination_Address 192.0.2.2
+		IPv6_Destination_Address 2001:db8::2
+	}
+}
+UDP {`, 1))
+	if r = h.Run("", ours(t), "-C", config, "--check"); r.Code != 0 || strings.Contains(r.Stderr, "zone") {
+		t.Errorf("%+v", r)
+	}
 	h.NFT("flush ruleset")
 	// 1 is for a file that is wrong on every host, 2 for problems of this host only.
 	for _, c := range []struct {
