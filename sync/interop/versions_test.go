@@ -50,39 +50,14 @@ func (m *membership) file(family int) func(me, peer *side) string {
 	}
 }
 
-// newKeyFile makes a key file with the daemon's own command.
-func newKeyFile(t testing.TB, p *pair) string {
+// makeKey3 makes a key file with the daemon's own command.
+func makeKey3(t testing.TB, p *pair) string {
 	t.Helper()
 	file := filepath.Join(shortDir(t), "key3")
 	if err := os.WriteFile(file, []byte(p.a.ns.Must(ours.path(t), "--genkey")), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	return file
-}
-
-// TestVersion2 runs the scenario on version 2 of the protocol, plain and sealed.
-func TestVersion2(t *testing.T) {
-	for _, family := range []int{4, 6} {
-		for _, sealed := range []bool{false, true} {
-			name := fmt.Sprintf("IPv%d/sealed=%v", family, sealed)
-			if !netnstest.Long && family == 6 && !sealed {
-				continue
-			}
-			t.Run(name, func(t *testing.T) {
-				t.Parallel()
-				p := newPair(t)
-				m := &membership{name: "edge"}
-				version := "2, not sealed"
-				if sealed {
-					m.key, version = newKeyFile(t, p), "2, sealed with key 3"
-				}
-				p.start(programs{ours, ours}, m.file(family), "")
-				p.speak("at the start", version)
-				(&scenario{pair: p, mode: modes[0]}).run()
-				p.speak("at the end", version)
-			})
-		}
-	}
 }
 
 // speak waits until both nodes say that the peer speaks a version.
@@ -118,7 +93,7 @@ func TestVersion1BesideACluster(t *testing.T) {
 func TestNodesThatDoNotFit(t *testing.T) {
 	t.Parallel()
 	p := newPair(t)
-	good, bad := newKeyFile(t, p), newKeyFile(t, p)
+	good, bad := makeKey3(t, p), makeKey3(t, p)
 	for i, c := range []struct {
 		name string
 		a, b *membership
@@ -254,7 +229,7 @@ func (p *pair) lacksNothing(when string) {
 func TestMigration(t *testing.T) {
 	t.Parallel()
 	p := newPair(t)
-	key := newKeyFile(t, p)
+	key := makeKey3(t, p)
 	steps := []struct {
 		name    string
 		program program
