@@ -158,9 +158,10 @@ func (c *cluster) takeDigest(m *member, msg *wire.StreamMessage) {
 	if comparer == nil {
 		return
 	}
-	a := &c.agreement
+	a, copied := &c.agreement, c.stream.Receipt(m.number, now).Copy
 	c.act(m, int(msg.Table), comparer.Take(now, msg, digest.Situation{
 		Whole:   c.stream.Whole(m.number) && c.stream.Complete(m.number) && !a.flushed && !a.busy,
+		Asked:   copied == proto.CopyRequested || copied == proto.CopyGranted,
 		Full:    c.external.Flows.Full() || c.external.Expects.Full(),
 		Refused: c.refused(),
 	}))
