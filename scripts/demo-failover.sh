@@ -6,11 +6,14 @@
 # side and a server on the other, each in its own network namespace. A TCP stream and
 # two FTP sessions run through the primary. The primary is killed, the backup takes
 # over, and the connections continue without losing a byte. Where both run our conntrackd the
-# primary then returns, empty: it takes over again when it has all flows, and not before.
+# link is sealed with a key, and digests prove that fw2 has what fw1 has, before the takeover and
+# after it; and the primary then returns, empty: it takes over again when it has all flows, and
+# not before.
 #
 # The nodes use the example files in this folder, with only paths and the node's own
-# addresses changed: conntrackd/ftfw.conf, keepalived.conf and primary-backup.sh. Ours has
-# the clause Ready; with Debian's the keepalived of both tracks no file and preempts nothing.
+# addresses and number changed: conntrackd/ftfw-cluster.conf (ftfw.conf where one of them is
+# Debian's), keepalived.conf and primary-backup.sh. Ours has the clause Ready; with Debian's the
+# keepalived of both tracks no file and preempts nothing.
 #
 # Each PRIMARY-BACKUP selects the conntrackd of the two nodes: ours or debian. The
 # default is ours-ours debian-ours ours-debian.
@@ -192,19 +195,23 @@ program() {
 configure() {
 	home=$dir/$1
 	mkdir -p "$home/run"
-	ready= keepalived=
+	example=ftfw ready= keepalived=
 	if [ "$round" = ours-ours ]; then
-		ready="s|# Ready {|Ready {|"
+		example=ftfw-cluster ready="s|# Ready {|Ready {|"
+		# All nodes have the same key, and only root can read it.
+		[ "$1" = fw1 ] || (umask 077 && cp "$dir/fw1/cluster.key1" "$home/cluster.key1")
+		[ "$1" != fw1 ] || (umask 077 && "$here/../bin/conntrackd" --genkey >"$home/cluster.key1")
 	else
 		keepalived='/^track_file/,/^}/d; /^	track_file/,/^	}/d; s| /run/ctbox/ready||; s|^	state BACKUP|&\n	nopreempt|'
 	fi
 	sed -e "$ready" -e "s|/run/ctbox|$home/run|" \
-		-e "s/203\.0\.113\.1\$/203.0.113.@$2/; s/203\.0\.113\.2\$/203.0.113.@$3/" \
-		-e "s/192\.0\.2\.11\$/192.0.2.1@$2/; s/192\.0\.2\.12\$/192.0.2.1@$3/" \
+		-e "s/ss 203\.0\.113\.1\>/ss 203.0.113.@$2/; s/ss 203\.0\.113\.2\>/ss 203.0.113.@$3/" \
+		-e "s/ss 192\.0\.2\.11\>/ss 192.0.2.1@$2/; s/ss 192\.0\.2\.12\>/ss 192.0.2.1@$3/" \
+		-e "s/Node 1 fw1/Node $2 $1/; s/Peer 2 fw2/Peer $3 fw$3/; s|/etc/conntrackd/|$home/|" \
 		-e "s/@//" \
 		-e "s|LogFile on.*|LogFile $home/conntrackd.log|" \
 		-e "s|/var/lock|$home|; s|/var/run|$home|" \
-		"$here/conntrackd/ftfw.conf" >"$home/conntrackd.conf"
+		"$here/conntrackd/$example.conf" >"$home/conntrackd.conf"
 	sed -e "$keepalived" -e "s/priority 100 .*/priority $4/" \
 		-e "s|/etc/conntrackd/|$home/|; s|/run/ctbox|$home/run|" \
 		"$here/keepalived.conf" >"$home/keepalived.conf"
@@ -296,11 +303,13 @@ kernel_table() {
 	kernel_expectations "$1"
 }
 
-# replicated: succeeds if fw2's external cache has all flows of fw1's kernel (the cache
-# shows the original tuple only)
+# replicated: succeeds if fw2's external cache has all flows of fw1's kernel (with version 1 of
+# the protocol the cache shows the original tuple only)
 replicated() {
 	kernel_flows $fw1 >"$dir/before.flows"
-	sed -E 's/( dport=[0-9]+) src=.* dport=[0-9]+/\1/' "$dir/before.flows" >"$dir/original.flows"
+	reply='s/( dport=[0-9]+) src=.* dport=[0-9]+/\1/'
+	[ "$round" != ours-ours ] || reply=
+	sed -E "$reply" "$dir/before.flows" >"$dir/original.flows"
 	control fw2 -e | flows >"$dir/cache.flows"
 	[ -s "$dir/before.flows" ] && cmp -s "$dir/original.flows" "$dir/cache.flows" || return 1
 	kernel_expectations $fw1 >"$dir/before.expectations"
@@ -311,6 +320,14 @@ committed() {
 	kernel_table $fw2 >"$dir/after"
 	cmp -s "$dir/before" "$dir/after"
 }
+
+# proof NODE: what its conntrackd knows of the copy that it has of the peer's tables
+proof() {
+	control "$1" -s peers |
+		sed -n '/^$/q; s/^[[:space:]]*\(protocol version\|node\|proven equal\|differences\):[[:space:]]*/       \1: /p'
+}
+
+proven() { control "$1" -s peers | grep -q 'proven equal:.*yes'; }
 
 # tracked NODE VALUE: succeeds if that is in the file that the node's keepalived tracks.
 tracked() { [ "$(cat "$dir/$1/run/ready")" = "$2" ]; }
@@ -338,12 +355,20 @@ come_back() {
 	ip -n $fw1 link set eth0 up
 	wait_for "fw1 is in sync" control fw1 --ready
 	wait_for "fw1 may take over" tracked fw1 0
-	say "fw1 has $(control fw1 -s peers | sed -n 's/.*flows held:[[:space:]]*//p') flows of fw2, and may take over"
+	wait_for "fw1's copy is proven equal" proven fw1
+	say "fw1 has $(control fw1 -s peers | sed -n 's/.*flows held:[[:space:]]*//p') flows of fw2, proven equal, and may take over"
+	proof fw1
 	wait_for "fw1 is the primary again" role fw1 primary
 	wait_for "fw2 is the backup" role fw2 backup
 	say "fw1 is the primary again; the connections go on"
 	ask stream more
 	ask stream more
+	wait_for "fw2's copy is proven equal" proven fw2
+	say "fw2 is proven equal again:"
+	proof fw2
+	for node in fw1 fw2; do
+		proof $node | grep -q 'differences: 0,' || fail "$node's copy has differed"
+	done
 }
 
 # failover PRIMARY BACKUP
@@ -389,6 +414,11 @@ failover() {
 		sleep 0.1
 	done
 	say "fw2's conntrackd has all flows of fw1's kernel"
+	if [ "$round" = ours-ours ]; then
+		wait_for "fw2's copy is proven equal" proven fw2
+		say "fw2: conntrackd -s peers"
+		proof fw2
+	fi
 	cat "$dir/before.flows" "$dir/before.expectations" >"$dir/before"
 	title "fw1's table: live flows and what FTP expects"
 	cat "$dir/before"
