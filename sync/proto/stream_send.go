@@ -457,8 +457,16 @@ func (m *Stream) Withheld(o Object) {
 }
 
 // Superseded is Withheld for a dead object whose identity another object, by, has. by was
-// announced, or is queued: its message replaces what the peers hold.
-func (m *Stream) Superseded(o, by Object) { m.takeBack(o) }
+// announced, or is queued: its message replaces what the peers hold. If it has none after all,
+// the peers hold something that has no end, as when by itself had been announced.
+func (m *Stream) Superseded(o, by Object) {
+	held := m.last.held
+	m.takeBack(o)
+	if held {
+		_, e := m.object(by)
+		m.setHeld(by.Table, e, true)
+	}
+}
 
 // takeBack takes back the object that Next returned last.
 func (m *Stream) takeBack(o Object) {

@@ -96,6 +96,7 @@ type Ring struct {
 	keys  [MaxKeys + 1][KeyLen]byte // the working keys
 	mark  [256]uint16               // by number: see Check
 	send  uint8                     // 0 without keys
+	salt  byte                      // of Session.tryOpen's choice
 }
 
 // NewRing returns the Ring of a cluster. keys are the contents of the key files; send is the
@@ -115,6 +116,8 @@ func NewRing(cluster string, keys map[uint8][KeyLen]byte, send uint8) (*Ring, er
 		r.keys[slot] = Derive(key, cluster, "seal")
 		mark := Derive(key, cluster, "check")
 		r.mark[number] = binary.BigEndian.Uint16(mark[:])
+		salt := Derive(key, cluster, "salt")
+		r.salt ^= salt[0]
 	}
 	if (len(keys) > 0 || send != 0) && r.slots[send] == 0 {
 		return nil, fmt.Errorf("key %d, which is to seal, is not among the keys", send)

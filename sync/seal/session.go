@@ -108,7 +108,6 @@ type Session struct {
 
 	peers [MaxNode + 1]*peer
 	nonce [12]byte
-	salt  byte // of tryOpen's choice
 }
 
 // peer is what a Session knows of a peer. Its size does not depend on what is received.
@@ -173,7 +172,6 @@ func newLife(boot BootID, counter uint64) *life {
 // NewSession begins the first life of a node.
 func NewSession(now time.Duration, c Config) *Session {
 	s := &Session{config: c}
-	s.salt = s.random()[0]
 	for _, number := range c.Peers {
 		s.peers[number] = &peer{number: number}
 	}
@@ -415,7 +413,7 @@ func (s *Session) tryOpen(now time.Duration, p *peer, h *Header, dst, datagram [
 	}
 	// The choice depends on the tag, which is another one each time, and on what a stranger does
 	// not know.
-	if p.tried >= triesFree && (datagram[len(datagram)-1]^s.salt)%triesPart != 0 {
+	if p.tried >= triesFree && (datagram[len(datagram)-1]^s.config.Ring.salt)%triesPart != 0 {
 		return nil, BadLife
 	}
 	p.tried++
