@@ -66,7 +66,7 @@ func (m *marks) clear(slot uint32) {
 	if w := &words[slot&segmentMask/64]; *w&bit != 0 {
 		*w &^= bit
 		m.count--
-		if *words == [segmentSize / 64]uint64{} {
+		if *w == 0 && *words == [segmentSize / 64]uint64{} {
 			m.filled[segment/64] &^= 1 << (segment % 64)
 		}
 	}

@@ -391,6 +391,27 @@ func TestEndAndSuccessor(t *testing.T) {
 	}
 }
 
+// What a message has stored counts at once, with what the cache holds.
+func TestStored(t *testing.T) {
+	flows := cache.NewFlows(cache.Config{})
+	l := NewFlowLedger(Key{1}, flows)
+	for round := range uint32(3) {
+		for i := range 100 {
+			f := simFlow(stable, i, round)
+			h, _ := flows.Replace(&f, 0)
+			l.Stored(h)
+			if want, _ := NewHasher(Key{1}).Flow(&f); l.Dirty() != 0 || l.Table().Get(uint32(h)) != want {
+				t.Fatalf("flow %d: hash %x, want %x; %d dirty", i, l.Table().Get(uint32(h)), want, l.Dirty())
+			}
+		}
+	}
+	root := l.Table().Root()
+	flows.Soil()
+	if l.Settle(); l.Table().Len() != 100 || l.Table().Root() != root {
+		t.Errorf("%d entries, root %x, want %x", l.Table().Len(), l.Table().Root(), root)
+	}
+}
+
 // What was in a table before its ledger, and under another key, is hashed.
 func TestLedgerOfAFilledTable(t *testing.T) {
 	flows, expects := cache.NewFlows(cache.Config{}), cache.NewExpects(cache.Config{})

@@ -9,8 +9,8 @@ import (
 // withdrawn, on the receiver of what the cache holds. Slots are those of the cache.
 //
 // The sender records each message when it is encoded (SentFlow, SentExpect, Ended) and calls
-// SettleSent before it says anything about the digest. The receiver calls Refresh in slices as
-// messages arrive, and Settle before a comparison. Both find in this way what changed a cache
+// SettleSent before it says anything about the digest. The receiver calls Stored for what a
+// message has stored, Refresh in slices, and Settle before a comparison. Both find in this way what changed a cache
 // without a message. A Ledger is the only user of its cache's marks. It is not safe for
 // concurrent use.
 type Ledger struct {
@@ -119,6 +119,13 @@ func (l *Ledger) Refresh(budget int) (more bool) {
 		l.rehash(slot)
 	}
 	return l.Dirty() > 0
+}
+
+// Stored is Refresh of the slot of h, which a message has just stored. It costs less than Refresh
+// would later, because the object's memory is in the processor's caches.
+func (l *Ledger) Stored(h cache.Handle) {
+	l.cache.Clean(uint32(h))
+	l.rehash(uint32(h))
 }
 
 // Settle is Refresh without a limit.

@@ -292,7 +292,10 @@ func (x *sim) apply(i item) {
 	if i.end {
 		x.r.flows.Delete(x.r.flows.Find(&f))
 	} else {
-		x.r.flows.Replace(&f, x.now)
+		h, _ := x.r.flows.Replace(&f, x.now)
+		if x.random.IntN(2) == 0 {
+			x.r.ledger.Stored(h)
+		}
 	}
 }
 

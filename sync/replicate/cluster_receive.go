@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"time"
 
+	"ctbox/sync/cache"
 	"ctbox/sync/proto"
 	"ctbox/sync/seal"
 	"ctbox/sync/wire"
@@ -154,13 +155,22 @@ func (c *cluster) applyObject(m *wire.StreamMessage) {
 	r.replica.Received++
 	switch m.Type {
 	case wire.StreamFlowNew:
-		r.external.Flows.Replace(&r.flow, now)
+		h, _ := r.external.Flows.Replace(&r.flow, now)
+		c.stored(h)
 	case wire.StreamFlowUpdate:
-		r.external.Flows.Update(&r.flow, now)
+		h, _ := r.external.Flows.Update(&r.flow, now)
+		c.stored(h)
 	case wire.StreamFlowEnd:
 		r.endExternal(r.external.Flows.Find(&r.flow), &r.flow)
 	default: // the peer no longer announces it, and it has not ended
 		r.external.Flows.Delete(r.external.Flows.Find(&r.flow))
+	}
+}
+
+// stored notes in the ledger that a message has stored a flow of a peer, or has not if h is 0.
+func (c *cluster) stored(h cache.Handle) {
+	if l := c.digests.held[proto.Flows]; l != nil && h != 0 {
+		l.Stored(h)
 	}
 }
 
