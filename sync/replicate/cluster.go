@@ -188,6 +188,7 @@ func (c *cluster) reconfigure(config *conf.Cluster) {
 	c.session.SetPeers(c.numbers())
 	if c.stream != nil {
 		c.stream.SetPeers(c.numbers())
+		c.beginComparisons()
 	}
 	c.reconsider()
 	for i, l := range c.links.all {

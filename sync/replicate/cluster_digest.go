@@ -57,7 +57,21 @@ func (c *cluster) beginDigests(id uint64, key digest.Key) {
 			c.payload.Message(m)
 		},
 	})
-	if c.compares() && d.held[proto.Flows] == nil {
+	c.beginComparisons()
+}
+
+// beginComparisons adopts a change of the peers.
+func (c *cluster) beginComparisons() {
+	d := &c.digests
+	switch {
+	case !c.compares():
+		d.held = [2]*digest.Ledger{}
+		for _, m := range c.members {
+			if m != nil {
+				m.comparison = comparison{}
+			}
+		}
+	case d.held[proto.Flows] == nil:
 		d.held[proto.Flows] = digest.NewFlowLedger(digest.Key{}, c.external.Flows)
 		d.held[proto.Expects] = digest.NewExpectLedger(digest.Key{}, c.external.Expects)
 	}
