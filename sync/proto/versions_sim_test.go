@@ -6,6 +6,7 @@ import (
 	"testing"
 	"time"
 
+	"ctbox/internal/seeds"
 	"ctbox/sync/seal"
 	"ctbox/sync/wire"
 )
@@ -383,11 +384,7 @@ func (s *versionSim) settleTime() (d time.Duration) {
 }
 
 func TestSimulatedVersions(t *testing.T) {
-	seeds := uint64(600)
-	if testing.Short() {
-		seeds = 60
-	}
-	for seed := range seeds {
+	for seed := range seeds.Count(600) {
 		s := &versionSim{t: t, seed: seed, random: rand.New(rand.NewPCG(seed, 13))}
 		s.delay = time.Duration(s.random.IntN(300)) * time.Millisecond
 		faults := s.random.IntN(30)
