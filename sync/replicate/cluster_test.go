@@ -43,9 +43,11 @@ type villager struct {
 	spare  [][]byte // buffers that are used again
 }
 
+var clusterAddrs = [2]netip.Addr{netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("192.0.2.2")}
+
 // clusterConfig is the Sync clause of a node, 0 or 1, with these key files.
 func clusterConfig(number int, keys ...string) *conf.Sync {
-	addrs := [2]netip.Addr{netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("192.0.2.2")}
+	addrs := clusterAddrs
 	s := &conf.Sync{
 		Mode: conf.ModeFTFW, ACKWindowSize: 300, ResendQueueSize: 131072, ExpectationSync: true,
 		Links: []*conf.Link{{Transport: conf.UDP, Interface: "sync0", Default: true, Address: addrs[number], Port: 3780}},
@@ -78,14 +80,16 @@ func (w *town) start(number int, config *conf.Sync, internal cache.Side) *villag
 		Sync: config, Internal: internal, External: cache.NewSide(cache.Config{}), Takeover: nobody{},
 	})
 	v.links = &links{owner: v.Replicator, tap: v.carry, said: make([]string, 1),
-		all: []*link.Link{link.New(link.Config{Transport: link.UDP, Peers: []netip.AddrPort{netip.AddrPortFrom(config.Cluster.Peers[0].Addresses[0], 3780)}}, 0, nil, link.Reports{})}}
+		all: []*link.Link{link.New(link.Config{Transport: link.UDP, Destination: clusterAddrs[1-number]}, 0, nil, link.Reports{})}}
 	v.packer = wire.NewPacker(1472)
 	if err := v.openCluster(); err != nil {
 		w.t.Fatal(err)
 	}
 	w.t.Cleanup(v.cluster.close)
-	v.cluster.renewal.clocks = func() (time.Duration, time.Duration) { return w.now, w.now }
-	v.cluster.renewal.begin()
+	if v.cluster != nil {
+		v.cluster.renewal.clocks = func() (time.Duration, time.Duration) { return w.now, w.now }
+		v.cluster.renewal.begin()
+	}
 	s.Add(protocolSource{v.Replicator})
 	w.nodes[number] = v
 	return v
@@ -113,7 +117,7 @@ func (w *town) deliver() {
 		for i, v := range w.nodes {
 			to := w.nodes[1-i]
 			for n := 0; n < len(v.out); n++ {
-				to.cluster.takes(0, v.addr, v.out[n])
+				to.takeDatagram(0, v.addr, v.out[n])
 				v.spare = append(v.spare, v.out[n])
 			}
 			v.out = v.out[:0]
