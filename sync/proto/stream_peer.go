@@ -40,6 +40,8 @@ type streamPeer struct {
 	former   [formerBoots][16]byte
 	renewals int
 	position wire.Seq // of the next numbered message in it
+	// unreached: position is of a POSITION that has not been compared with what is expected yet.
+	unreached bool
 
 	// What has arrived of the peer's stream.
 	known    bool

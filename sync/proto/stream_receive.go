@@ -30,12 +30,31 @@ func (m *Stream) Receive(now time.Duration, node uint8, msg *wire.StreamMessage)
 	if p == nil || !p.met {
 		return Ignore, 0
 	}
+	before := m.reachPosition(p, msg)
+	verdict, events := m.process(p, msg)
+	return verdict, before | events
+}
+
+// reachPosition opens the gap that the last POSITION has shown, which it leaves to the message
+// behind it: a STATE may begin a new stream there, and then nothing is missing.
+func (m *Stream) reachPosition(p *streamPeer, msg *wire.StreamMessage) Events {
+	if !p.unreached {
+		return 0
+	}
+	p.unreached = false
+	if msg.Type == wire.StreamState && p.stream != msg.Stream {
+		return 0
+	}
+	return m.reach(p, p.position)
+}
+
+// process is Receive of what is behind the last POSITION.
+func (m *Stream) process(p *streamPeer, msg *wire.StreamMessage) (Verdict, Events) {
 	switch t := msg.Type; {
 	case t.Numbered():
 		return m.numbered(p, msg)
 	case t == wire.Position:
-		p.position = msg.From
-		return Handled, m.reach(p, msg.From)
+		p.position, p.unreached = msg.From, true
 	case t == wire.Void:
 		return Handled, m.voided(p, msg)
 	case t == wire.LostRange:
@@ -48,7 +67,7 @@ func (m *Stream) Receive(now time.Duration, node uint8, msg *wire.StreamMessage)
 		}
 	case t == wire.Ask:
 		if m.names(msg) {
-			return Handled, ResyncReceived | m.bulk.want(now)
+			return Handled, ResyncReceived | m.bulk.want(m.now)
 		}
 	}
 	return Handled, 0

@@ -365,6 +365,9 @@ func TestClusterNodeRestarts(t *testing.T) {
 				return w.nodes[0].proven(time.Second) && w.nodes[1].proven(time.Second) && w.nodes[1].external.Flows.Len() == 100
 			})
 			w.same("restarted")
+			if s := w.nodes[1].Status(); s.Wire.Lost > 0 {
+				t.Errorf("%d messages count as lost", s.Wire.Lost)
+			}
 		}
 		if !strings.Contains(w.nodes[1].log.String(), "the peer has started") {
 			t.Error(w.nodes[1].log.String())
