@@ -571,6 +571,7 @@ func (m *Stream) markSent(c *control, seq wire.Seq) {
 	}
 	m.bulk.running = false
 	m.complete = m.complete || !m.bulk.dropped
+	m.stateNow = true // the peers compare digests from then on
 	m.knowHeld()
 }
 

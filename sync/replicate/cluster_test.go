@@ -18,6 +18,7 @@ import (
 	"ctbox/sync/cache"
 	"ctbox/sync/internal/flowtest"
 	"ctbox/sync/link"
+	"ctbox/sync/proto"
 	"ctbox/sync/sched"
 	"ctbox/sync/wire"
 )
@@ -525,5 +526,147 @@ func TestClusterPeersChange(t *testing.T) {
 	}
 	if got := len(a.links.all[0].Config().Peers); got != 1 {
 		t.Errorf("the link has %d peers", got)
+	}
+}
+
+// A machine that may be the copy of another one begins a new life, and loses nothing.
+func TestClusterRenewsItsLife(t *testing.T) {
+	w := newTown(t, keyFile(t, newKey(t, 'a'), 0o600))
+	w.bothProven("before")
+	a := w.nodes[0]
+	all := flowtest.Flows(300)
+	jump := time.Duration(0)
+	a.cluster.renewal.clocks = func() (time.Duration, time.Duration) { return w.now + jump, w.now }
+	for i := range all {
+		if i == 100 || i == 200 {
+			boot := a.cluster.session.Boot()
+			jump += time.Hour
+			a.store(&all[i], true)
+			w.pass(10 * time.Millisecond)
+			if a.cluster.session.Boot() == boot {
+				t.Error("the life goes on")
+			}
+			continue
+		}
+		a.store(&all[i], true)
+		w.pass(10 * time.Millisecond)
+	}
+	w.bothProven("after")
+	if s := w.nodes[1].Status(); s.Peers[0].Member.Differences > 0 || w.nodes[1].machine.Stats().Bulks > 1 || w.nodes[1].cluster.members[1].lives > 0 {
+		t.Errorf("%+v\n%s", s.Peers[0].Member, &w.nodes[1].log)
+	}
+}
+
+// What comes from elsewhere is refused, counted under its reason, and named in the log: once, and
+// another node with this node's number only if it has the key.
+func TestClusterRefusesStrangers(t *testing.T) {
+	key := keyFile(t, newKey(t, 'a'), 0o600)
+	w := newTown(t, key)
+	w.bothProven("before")
+	a, b := w.nodes[0], w.nodes[1]
+	stranger := netip.MustParseAddr("192.0.2.77")
+	capture := func(v *villager) (datagrams [][]byte) {
+		v.machine.(*proto.Stream).Announce(0)
+		v.Transmit()
+		for _, d := range v.out {
+			datagrams = append(datagrams, bytes.Clone(d))
+		}
+		v.out = nil
+		return datagrams
+	}
+	for range 3 {
+		for _, d := range capture(b) {
+			a.cluster.takes(0, stranger, d)
+		}
+	}
+	refused := func(all []Refused, reason string) uint64 {
+		for _, r := range all {
+			if r.Reason == reason {
+				return r.Datagrams
+			}
+		}
+		t.Fatalf("no reason %q", reason)
+		return 0
+	}
+	if n := refused(a.Status().Cluster.Refused, "node"); n != 3 {
+		t.Errorf("%d datagrams of a stranger are refused", n)
+	}
+	if got := strings.Count(a.log.String(), "refused a datagram of an unknown node from 192.0.2.77"); got != 1 {
+		t.Errorf("the stranger is named %d times:\n%s", got, &a.log)
+	}
+	if len(a.Status().Peers) != 1 {
+		t.Error("the stranger is listed as a peer")
+	}
+	// A relay that Accept names may forward them.
+	config := *a.cfg
+	link := *config.Links[0]
+	link.Accept = []netip.Prefix{netip.MustParsePrefix("192.0.2.64/26")}
+	config.Links = []*conf.Link{&link}
+	a.cfg = &config
+	for _, d := range capture(b) {
+		a.cluster.takes(0, stranger, d)
+	}
+	if n := refused(a.Status().Cluster.Refused, "node"); n != 3 || len(a.Status().Peers) != 2 {
+		t.Errorf("over a relay: %d are refused, %d addresses", n, len(a.Status().Peers))
+	}
+	// A plain datagram beside keys, and an altered one.
+	plain := newTown(t)
+	plain.pass(3 * time.Second) // they agree on version 2
+	altered := capture(b)[0]
+	altered[len(altered)-1]++
+	for reason, d := range map[string][]byte{"plain": capture(plain.nodes[1])[0], "tag": altered} {
+		a.cluster.takes(0, b.addr, d)
+		if n := refused(a.Status().Peers[0].Member.Refused, reason); n != 1 {
+			t.Errorf("%d datagrams are refused for their %s", n, reason)
+		}
+	}
+	// Another node with the number of this one.
+	for _, c := range []struct {
+		key  string
+		want int
+	}{{keyFile(t, newKey(t, 'b'), 0o600), 0}, {key, 1}, {key, 1}} {
+		w.pass(2 * time.Second)
+		twin := newTown(t, c.key)
+		for _, d := range capture(twin.nodes[0]) {
+			a.cluster.takes(0, stranger, d)
+		}
+		if got := strings.Count(a.log.String(), "sends as Node 1, which is this node"); got != c.want {
+			t.Errorf("the twin is named %d times, want %d\n%s", got, c.want, &a.log)
+		}
+	}
+	w.bothProven("after")
+}
+
+// Each node shows the other what it thinks of itself.
+func TestClusterFlags(t *testing.T) {
+	w := newTown(t, keyFile(t, newKey(t, 'a'), 0o600))
+	for _, c := range [][2]bool{{false, true}, {true, true}, {true, false}, {false, false}} {
+		w.nodes[0].SetReadiness(c[0], c[1])
+		w.pass(1100 * time.Millisecond)
+		if m := w.nodes[1].Status().Peers[0].Member; m.InSync != c[0] || m.Promotable != c[1] {
+			t.Errorf("%v arrives as %v, %v", c, m.InSync, m.Promotable)
+		}
+	}
+}
+
+// A copy that differs is not in sync before it is repaired.
+func TestClusterFacts(t *testing.T) {
+	w := newTown(t, keyFile(t, newKey(t, 'a'), 0o600))
+	b := w.nodes[1]
+	if f := b.Facts(); len(f.Peers) != 0 {
+		t.Errorf("before a peer is heard: %+v", f)
+	}
+	w.pass(20 * time.Millisecond)
+	if f := b.Facts(); len(f.Peers) != 1 || !f.Peers[0].Unproven || f.Peers[0].Name != "fw1" || f.Peers[0].ID != "1" {
+		t.Errorf("before a digest is equal: %+v", f)
+	}
+	w.bothProven("then")
+	if f := b.Facts(); f.Peers[0].Unproven || f.Peers[0].Silence > time.Second {
+		t.Errorf("then: %+v", f)
+	}
+	w.lose = func(from int, _ []byte) bool { return from == 0 }
+	w.pass(7 * time.Second)
+	if f := b.Facts(); f.Peers[0].Silence < 6*time.Second {
+		t.Errorf("a silent peer: %+v", f)
 	}
 }
