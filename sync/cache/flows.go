@@ -107,6 +107,19 @@ func (t *Flows) FindTuple(orig *ctnetlink.Tuple, zone uint16) Handle {
 	return t.lookup(&k, ok)
 }
 
+// FindMaster returns the handle of the flow that an expectation belongs to, or 0. The zone of an
+// expectation is the one that its master has in the original direction, alone or of both.
+func (t *Flows) FindMaster(e *ctnetlink.Expect) Handle {
+	zone := expectZone(e)
+	h := t.FindTuple(&e.Master, zone)
+	if h != 0 || zone == 0 {
+		return h
+	}
+	master := e.Master
+	master.Has, master.Zone = master.Has|ctnetlink.TupleZone, zone
+	return t.FindTuple(&master, 0)
+}
+
 func (t *Flows) lookup(k *key, ok bool) Handle {
 	if !ok {
 		return 0

@@ -27,14 +27,12 @@ const (
 	maxAdjusted = 1024
 )
 
-// noteAdjusted has the master of an expectation or of a flow read again if the kernel may have
-// adjusted its sequence numbers.
-func (fo *Follower) noteAdjusted(master *ctnetlink.Tuple, zone uint16) {
-	if fo.lifeOnly || fo.forwards || master.Proto != ctnetlink.ProtoTCP {
-		return
-	}
-	h := fo.cache.Flows.FindTuple(master, zone)
-	if h == 0 || len(fo.adjusted) >= maxAdjusted || !fo.cache.Flows.Load(h, &fo.known) || fo.known.Status&(ctnetlink.StatusSrcNAT|ctnetlink.StatusDstNAT) == 0 {
+// noteAdjusted has h, the master of an expectation or of a flow, read again if the kernel may have
+// adjusted its sequence numbers. h may be 0.
+func (fo *Follower) noteAdjusted(h cache.Handle) {
+	k := &fo.known
+	if h == 0 || len(fo.adjusted) >= maxAdjusted || !fo.cache.Flows.Load(h, k) || k.Orig.Proto != ctnetlink.ProtoTCP ||
+		k.Status&(ctnetlink.StatusSrcNAT|ctnetlink.StatusDstNAT) == 0 {
 		return
 	}
 	if fo.adjusted == nil {
@@ -48,7 +46,7 @@ func (fo *Follower) noteAdjusted(master *ctnetlink.Tuple, zone uint16) {
 
 // noteMaster is noteAdjusted for the master of a new flow, which is in the flow's own zone.
 func (fo *Follower) noteMaster(f *ctnetlink.Flow) {
-	if f.Master.Has == 0 {
+	if f.Master.Has == 0 || fo.lifeOnly || fo.forwards {
 		return
 	}
 	master, zone := f.Master, uint16(0)
@@ -58,7 +56,7 @@ func (fo *Follower) noteMaster(f *ctnetlink.Flow) {
 	if f.Orig.Has&ctnetlink.TupleZone != 0 {
 		master.Has, master.Zone = master.Has|ctnetlink.TupleZone, f.Orig.Zone
 	}
-	fo.noteAdjusted(&master, zone)
+	fo.noteAdjusted(fo.cache.Flows.FindTuple(&master, zone))
 }
 
 // readAdjusted reads the connections that were noted.

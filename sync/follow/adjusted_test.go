@@ -26,7 +26,7 @@ func TestAdjustedConnectionsAreReadAgain(t *testing.T) {
 		child.Orig.Zone, child.Orig.Has = f.Orig.Zone, child.Orig.Has|f.Orig.Has&ctnetlink.TupleZone
 		l.noteMaster(&child)
 		if i == 1 {
-			l.noteAdjusted(&f.Orig, 0)
+			l.noteAdjusted(l.cache.Flows.Find(&f))
 		}
 	}
 	if len(l.adjusted) != 3 || !l.timers.adjusted.Pending() {

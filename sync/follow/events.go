@@ -298,6 +298,7 @@ func (fo *Follower) flowSeen(f *ctnetlink.Flow, from origin, put func(*ctnetlink
 	if !outcome.Stored() {
 		return
 	}
+	fo.noteZone(f)
 	fo.recordChange(h, f)
 	fo.named(h)
 	if from == foreign && (outcome == cache.Created || outcome == cache.Replaced) {
@@ -374,64 +375,4 @@ func changeOf(m *nl.Message) cache.State {
 		return cache.New
 	}
 	return cache.Alive
-}
-
-// expectEvent handles one event of an expectation.
-func (fo *Follower) expectEvent(m *nl.Message) {
-	e := &fo.expect
-	from := foreign
-	if m.PortID != 0 {
-		from = fo.own[m.PortID]
-	}
-	if from == ownInjector {
-		return
-	}
-	if err := e.Decode(m.Attrs); err != nil {
-		fo.status.FailedEvents++
-		return
-	}
-	if fo.forwards {
-		fo.forwardExpect(m, from)
-		return
-	}
-	table := fo.cache.Expects
-	if ctnetlink.IsDelete(m) {
-		fo.recordExpectEnd(e)
-		if h := table.Find(e); h != 0 {
-			fo.goneExpect(h, from == foreign)
-		}
-		return
-	}
-	if !fo.wantsExpect(e) {
-		return
-	}
-	put := table.Put
-	if ctnetlink.IsNew(m) {
-		fo.recordExpectBegin(e)
-		put = table.Replace
-	}
-	fo.expectSeen(e, from, put)
-	if from == foreign {
-		fo.noteAdjusted(&e.Master, e.Zone)
-	}
-}
-
-func (fo *Follower) expectSeen(e *ctnetlink.Expect, from origin, put func(*ctnetlink.Expect, time.Duration) (cache.Handle, cache.Outcome)) {
-	fo.announcer.MakeRoom(cache.ExpectTable)
-	if h, outcome := put(e, fo.sched.Now()); outcome.Stored() {
-		fo.announcer.ExpectStored(h, from == foreign)
-	}
-}
-
-// wantsExpect reports whether an expectation is replicated: its helper must be among the
-// configured ones (refusals are counted), and its master's flow must be cached.
-func (fo *Follower) wantsExpect(e *ctnetlink.Expect) bool {
-	if !fo.filter.PassesExpect(e) {
-		fo.status.Filtered++
-		return false
-	}
-	if fo.forwards {
-		return true
-	}
-	return fo.cache.Flows.FindTuple(&e.Master, e.Zone) != 0
 }

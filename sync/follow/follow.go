@@ -169,6 +169,7 @@ type Follower struct {
 	unnamedSaid   time.Duration // when the log last warned of these
 
 	adjusted map[cache.Handle]struct{} // to be read again, see adjusted.go
+	zones    map[uint16]struct{}       // of flows with a helper, see expects.go
 
 	committing                bool          // a commit is under way
 	commitEnded               time.Duration // when the last one ended; 0 without one
@@ -427,7 +428,7 @@ func (fo *Follower) dropExcluded() {
 	fo.sched.Step(func() bool {
 		got, more := fo.cache.Expects.Next(&expects, handles)
 		for _, h := range handles[:got] {
-			if fo.cache.Expects.Load(h, &fo.expect) && fo.cache.Flows.FindTuple(&fo.expect.Master, fo.expect.Zone) == 0 {
+			if fo.cache.Expects.Load(h, &fo.expect) && fo.cache.Flows.FindMaster(&fo.expect) == 0 {
 				fo.goneExpect(h, true)
 			}
 		}

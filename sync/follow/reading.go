@@ -238,13 +238,13 @@ func (fo *Follower) hasEnded(f *ctnetlink.Flow) bool {
 	return ended
 }
 
-// expectKey identifies an expectation, which has no stable id.
+// expectKey identifies an expectation, which has no stable id, as far as the kernel does: it does not
+// send the zone.
 type expectKey struct {
 	tuple, mask ctnetlink.Tuple
-	zone        uint16
 }
 
-func keyOfExpect(e *ctnetlink.Expect) expectKey { return expectKey{e.Tuple, e.Mask, e.Zone} }
+func keyOfExpect(e *ctnetlink.Expect) expectKey { return expectKey{e.Tuple, e.Mask} }
 
 func (fo *Follower) recordExpectEnd(e *ctnetlink.Expect) {
 	switch {
@@ -313,6 +313,7 @@ func (fo *Follower) mergeFlow(f *ctnetlink.Flow, r refill) {
 	if !outcome.Stored() {
 		return
 	}
+	fo.noteZone(f)
 	if r.look && outcome == cache.Created {
 		fo.found(h)
 	}

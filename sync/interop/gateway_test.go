@@ -138,6 +138,11 @@ func (g *gateways) comeBack(number int) {
 	n.daemon.client("-n")
 }
 
+// zoned puts all that a gateway forwards into a zone.
+const zoned = `table inet zoned {
+	chain zones { type filter hook prerouting priority raw; iifname { client0, server } ct zone set 5; }
+}`
+
 // hiding is the rules of a gateway with the kernel's FTP helper whose clients have an address
 // of another length outside.
 const hiding = `table inet hide {
@@ -153,10 +158,17 @@ const hiding = `table inet hide {
 // connection, whose sequence numbers are adjusted, an open data connection, and one that is
 // expected.
 func TestFTPSurvivesTakeover(t *testing.T) {
-	for _, speak := range []protocol{version1, sealed} {
-		t.Run(string(speak), func(t *testing.T) {
+	for _, c := range []struct {
+		name, rules string
+		speak       protocol
+	}{
+		{"version 1", hiding, version1},
+		{"sealed", hiding, sealed},
+		{"in a zone", hiding + "\n" + zoned, sealed},
+	} {
+		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
-			g := newGateways(t, 1, hiding, speak)
+			g := newGateways(t, 1, c.rules, c.speak)
 			s := passtest.DialFTP(t, g.Clients[0], g.Server, passtest.Client4, passtest.Server4)
 			data := s.Offer().Connect()
 			offers := 1 // each makes the connection's text one byte longer

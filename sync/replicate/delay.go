@@ -102,7 +102,7 @@ func (r *Replicator) endWait(h cache.Handle) {
 // expectation whose master it does not know.
 func (r *Replicator) endWaitOfMaster(expect cache.Handle) {
 	if r.cfg.Delay.Active() && r.internal.Expects.Load(expect, &r.expect) {
-		r.endWait(r.internal.Flows.FindTuple(&r.expect.Master, r.expect.Zone))
+		r.endWait(r.internal.Flows.FindMaster(&r.expect))
 	}
 }
 
