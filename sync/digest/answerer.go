@@ -16,6 +16,10 @@ const (
 	digestLeast    = 100 * time.Millisecond
 	// answerRate is the bytes of answers in a second, and how many may come at once.
 	answerRate = 256 << 10
+	// sentSlice is how many dirty slots are looked at in one piece where there are more than
+	// mostDirty, and sliceInterval the time between two such slices.
+	sentSlice     = 4096
+	sliceInterval = 10 * time.Millisecond
 )
 
 // Sender is what an Answerer needs of the owner.
@@ -61,16 +65,24 @@ func (a *Answerer) Deadline() time.Duration { return a.due }
 // ask again.
 func (a *Answerer) Refused() uint64 { return a.refused }
 
-// Tick sends the digests, if they are due.
+// Tick sends the digests, if they are due. With so many dirty slots that it takes several calls to
+// settle them, the digests wait until then.
 func (a *Answerer) Tick(now time.Duration) {
 	if now < a.due {
 		return
 	}
 	a.due, a.last = now+digestInterval, now
+	settled := true
 	for table, l := range a.ledgers {
-		l.SettleSent(
+		settled = l.SettleSent(
 			func(h cache.Handle) bool { return a.sender.Queued(uint8(table), h) },
-			func(h cache.Handle) { a.sender.Announce(uint8(table), h) })
+			func(h cache.Handle) { a.sender.Announce(uint8(table), h) }) && settled
+	}
+	if !settled {
+		a.due = now + sliceInterval
+		return
+	}
+	for table, l := range a.ledgers {
 		a.message = wire.StreamMessage{Type: wire.Digest, Table: uint8(table), Entries: uint32(l.table.count), Root: l.table.root}
 		a.sender.Send(&a.message)
 	}

@@ -183,26 +183,46 @@ func (l *Ledger) Holds(h cache.Handle) bool { return l.table.Get(uint32(h)) != 0
 // transmission, of which queued knows: those count as they were last sent. It finds what
 // changed without an event: an object that is gone or has ended leaves the digest, a changed
 // one has its new hash, and found gets each one that was never announced.
-func (l *Ledger) SettleSent(queued func(cache.Handle) bool, found func(cache.Handle)) {
-	for slot := l.cache.Dirty(0); slot != 0; slot = l.cache.Dirty(slot + 1) {
-		h := l.cache.At(slot)
-		state, there := l.cache.State(h)
-		switch holds := l.table.Get(slot) != 0; {
-		case holds && there && queued(h):
-			// It stays dirty until it is sent. A receiver has one entry for an
-			// identity: where the successor was announced before this end, that is
-			// the successor's.
-			if state == cache.Dead {
-				if other := l.other(h); other != 0 && l.Holds(other) {
-					l.table.Remove(slot)
-				}
+//
+// One call looks at no more than mostDirty slots. With more dirty ones than that it looks at
+// sentSlice of them and returns false: the digest is then not known to be exact, and the next call
+// goes on.
+func (l *Ledger) SettleSent(queued func(cache.Handle) bool, found func(cache.Handle)) (settled bool) {
+	if l.Dirty() > mostDirty {
+		for range sentSlice {
+			slot := l.next()
+			if slot == 0 {
+				break
 			}
-			continue
-		case holds:
-			l.rehash(slot)
-		case there && state != cache.Dead && !queued(h):
-			found(h)
+			l.settleSent(slot, queued, found)
 		}
-		l.cache.Clean(slot)
+		return false
 	}
+	for slot := l.cache.Dirty(0); slot != 0; slot = l.cache.Dirty(slot + 1) {
+		l.settleSent(slot, queued, found)
+	}
+	return true
+}
+
+// settleSent is SettleSent for one slot.
+func (l *Ledger) settleSent(slot uint32, queued func(cache.Handle) bool, found func(cache.Handle)) {
+	h := l.cache.At(slot)
+	state, there := l.cache.State(h)
+	switch holds := l.table.Get(slot) != 0; {
+	case holds && there && queued(h):
+		// It stays dirty until it is sent. A receiver has one entry for an
+		// identity: where the successor was announced before this end, that is
+		// the successor's.
+		if state == cache.Dead {
+			if other := l.other(h); other != 0 && l.Holds(other) {
+				l.table.Remove(slot)
+			}
+		}
+		return
+	case holds:
+		l.rehash(slot)
+	case there && state != cache.Dead && !queued(h):
+		found(h)
+	}
+	l.cache.Clean(slot)
 }
