@@ -13,6 +13,9 @@ const (
 	gapInterval = 100 * time.Millisecond
 	// nextGaps is the time until the next acknowledgement if one had no room for all of them.
 	nextGaps = 10 * time.Millisecond
+	// beginsWithin is how long after a peer's first acknowledgement the beginning of its bulk may
+	// take before the bulk is requested again.
+	beginsWithin = 100 * time.Millisecond
 	// maxGaps is the most missing ranges of a stream. With more, everything is requested.
 	maxGaps = 4096
 	// maxSpan is the most numbers between the first missing one and the newest.

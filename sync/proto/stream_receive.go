@@ -219,6 +219,7 @@ func (m *Stream) beginStream(p *streamPeer, id uint64) (events Events) {
 		events = PeerStarted
 		p.stalled = false
 		m.unfollow(p)
+		m.bulk.due = min(m.bulk.due, m.now) // the former one was for another life
 	}
 	p.known, p.stream = true, id
 	p.expected, p.gaps, p.owed = p.position, p.gaps[:0], 0

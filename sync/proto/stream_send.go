@@ -308,6 +308,10 @@ func (m *Stream) acknowledged(p *streamPeer, ack *wire.StreamMessage) {
 		}
 		p.following, p.stalled = true, false
 		m.following++
+		// The peer hears this node now. A request that it has not answered may have come before.
+		if p.wanted && !p.begun {
+			p.askAt, p.interval = min(p.askAt, m.now+beginsWithin), resyncInterval
+		}
 		p.next, p.moved = next, m.now
 	}
 	if p.next == m.seq {

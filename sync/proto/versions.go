@@ -16,6 +16,14 @@ const (
 	Version2Sealed                // version 2, sealed
 )
 
+// Version2 returns the version of a datagram of version 2.
+func Version2(sealed bool) Version {
+	if sealed {
+		return Version2Sealed
+	}
+	return Version2Plain
+}
+
 // String returns the version as outputs have it.
 func (v Version) String() string {
 	switch v {
@@ -73,7 +81,7 @@ const (
 	// from it: an attacker who could send in the clear would otherwise bypass the seal. It is
 	// seal.Session's time for plain datagrams.
 	sealedLasts = 10 * time.Second
-	// offerPause is how long the peer's offers are ignored after two attempts at version 2 in a row
+	// offerPause is how long the peer's offers in version 1 are ignored after two attempts at version 2 in a row
 	// to which the peer has answered with version 1. It doubles up to maxOfferPause.
 	offerPause    = 10 * time.Second
 	maxOfferPause = 10 * time.Minute
@@ -247,9 +255,12 @@ func (v *Versions) say(e VersionEvents) VersionEvents {
 	return e
 }
 
-// HeardOffer records an offer of the peer, from an ALIVE of version 1 or from a NOTICE of an accepted
-// datagram of version 2; sealed is set if that was sealed.
-func (v *Versions) HeardOffer(now time.Duration, o *wire.Offer, sealed bool) VersionEvents {
+// HeardOffer records an offer of the peer, from an ALIVE of version 1 or from a NOTICE of a datagram of
+// version 2 that the Session has accepted; in is the version of what has carried it. Only offers in
+// version 1 are ignored during a pause: the Session accepts a datagram after the peer has answered a
+// challenge, so version 2 comes through in both directions.
+func (v *Versions) HeardOffer(now time.Duration, o *wire.Offer, in Version) VersionEvents {
+	sealed := in == Version2Sealed
 	if !sealed && (!v.config.Offer.Plain || v.guards(now)) {
 		return 0
 	}
@@ -270,7 +281,7 @@ func (v *Versions) HeardOffer(now time.Duration, o *wire.Offer, sealed bool) Ver
 	}
 	v.wrong = false
 	v.said &^= OtherCluster | SameNumber | OtherNumber
-	if v.speaks == Version1 && now < v.pauseEnds {
+	if in == Version1 && v.speaks == Version1 && now < v.pauseEnds {
 		return 0
 	}
 	v.offered, v.offer, v.two = true, *o, true

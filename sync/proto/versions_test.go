@@ -40,10 +40,10 @@ func TestOffers(t *testing.T) {
 		{"version 3", altered(func(o *wire.Offer) { o.Version = 3 }), Version2Sealed, VersionChanged | PeerOffers},
 	} {
 		v := NewVersions(0, VersionsConfig{Offer: own, Peer: 2})
-		if e := v.HeardOffer(time.Second, c.offer, false); e != c.events || v.Speaks() != c.speaks {
+		if e := v.HeardOffer(time.Second, c.offer, Version1); e != c.events || v.Speaks() != c.speaks {
 			t.Errorf("%s: speaks %v, events %b, want %v, %b", c.name, v.Speaks(), e, c.speaks, c.events)
 		}
-		if e := v.HeardOffer(2*time.Second, c.offer, false); e != 0 {
+		if e := v.HeardOffer(2*time.Second, c.offer, Version1); e != 0 {
 			t.Errorf("%s: the second time %b", c.name, e)
 		}
 		wrong := c.events&(OtherCluster|SameNumber|OtherNumber) != 0
@@ -75,7 +75,7 @@ func TestVersion1IsRefused(t *testing.T) {
 		}
 	}
 	v := NewVersions(0, sealed)
-	if e := v.HeardOffer(0, versionOffer(2, true, 0), false); e != 0 || v.Speaks() != Version2Sealed {
+	if e := v.HeardOffer(0, versionOffer(2, true, 0), Version1); e != 0 || v.Speaks() != Version2Sealed {
 		t.Errorf("an offer in the clear: %b", e)
 	}
 }
@@ -97,7 +97,7 @@ func TestOlderPeer(t *testing.T) {
 		v := NewVersions(0, VersionsConfig{Offer: *c.own, Peer: 2})
 		o := versionOffer(2, true, c.own.Send)
 		o.Keys = c.own.Keys
-		v.HeardOffer(0, o, false)
+		v.HeardOffer(0, o, Version1)
 		v.Heard2(0, c.own.Send != 0)
 		for now := time.Second; ; now += 100 * time.Millisecond {
 			apply, e := v.Heard1(now, c.hello)
@@ -111,7 +111,7 @@ func TestOlderPeer(t *testing.T) {
 				break
 			}
 		}
-		if e := v.HeardOffer(11*time.Second, o, false); e != VersionChanged|PeerOffers {
+		if e := v.HeardOffer(11*time.Second, o, Version1); e != VersionChanged|PeerOffers {
 			t.Errorf("%s: the next offer: %b", c.name, e)
 		}
 	}
@@ -122,7 +122,7 @@ func TestVersion2DoesNotArrive(t *testing.T) {
 	v := NewVersions(0, VersionsConfig{Offer: *versionOffer(1, true, 0), Peer: 2})
 	attempts := 0
 	for now := time.Duration(0); now < time.Hour; now += time.Second {
-		if v.HeardOffer(now, versionOffer(2, true, 0), false)&VersionChanged != 0 {
+		if v.HeardOffer(now, versionOffer(2, true, 0), Version1)&VersionChanged != 0 {
 			attempts++
 		}
 		v.Heard1(now, false)
@@ -142,15 +142,15 @@ func TestPlainExpected(t *testing.T) {
 	key := wire.OfferKey{Number: 3}
 	start := func() *Versions {
 		v := NewVersions(0, VersionsConfig{Offer: *versionOffer(1, true, 3, key), Peer: 2})
-		v.HeardOffer(0, versionOffer(2, true, 3, key), false)
+		v.HeardOffer(0, versionOffer(2, true, 3, key), Version1)
 		v.Heard2(time.Second, true)
 		return v
 	}
 	v := start()
-	if e := v.HeardOffer(2*time.Second, versionOffer(2, true, 0), false); e != 0 || v.Speaks() != Version2Sealed {
+	if e := v.HeardOffer(2*time.Second, versionOffer(2, true, 0), Version1); e != 0 || v.Speaks() != Version2Sealed {
 		t.Errorf("in the clear: %b", e)
 	}
-	if e := v.HeardOffer(2*time.Second, versionOffer(2, true, 0), true); e != SealingChanged|PlainExpected || v.Speaks() != Version2Plain {
+	if e := v.HeardOffer(2*time.Second, versionOffer(2, true, 0), Version2Sealed); e != SealingChanged|PlainExpected || v.Speaks() != Version2Plain {
 		t.Errorf("sealed: %b", e)
 	}
 	v = start()
@@ -165,7 +165,7 @@ func TestVersionsAllocations(t *testing.T) {
 	o := versionOffer(2, true, 3, key)
 	if n := testing.AllocsPerRun(100, func() {
 		v.Heard2(time.Second, true)
-		v.HeardOffer(time.Second, o, true)
+		v.HeardOffer(time.Second, o, Version2Sealed)
 		v.Heard1(time.Second, true)
 	}); n != 0 {
 		t.Errorf("%v allocations", n)
@@ -175,7 +175,7 @@ func TestVersionsAllocations(t *testing.T) {
 func BenchmarkHeard2(b *testing.B) {
 	key := wire.OfferKey{Number: 3}
 	v := NewVersions(0, VersionsConfig{Offer: *versionOffer(1, true, 3, key), Peer: 2})
-	v.HeardOffer(0, versionOffer(2, true, 3, key), false)
+	v.HeardOffer(0, versionOffer(2, true, 3, key), Version1)
 	for b.Loop() {
 		v.Heard2(time.Second, true)
 	}
@@ -203,7 +203,7 @@ func FuzzVersions(f *testing.F) {
 			var e VersionEvents
 			switch b & 7 {
 			case 0, 1:
-				e = v.HeardOffer(now, offers[arg], b&1 != 0)
+				e = v.HeardOffer(now, offers[arg], Version(b&1)*Version2Sealed)
 			case 2, 3:
 				var apply bool
 				if apply, e = v.Heard1(now, b&8 != 0); apply && v.Speaks() != Version1 {

@@ -120,7 +120,7 @@ func (c *cluster) takeControl(m *member, msg *wire.StreamMessage) {
 		c.takeover.PeerAnnouncesCommits()
 		c.takeNotice(m.addr, c.peers[m.addr], &notice)
 		if notice.Has&wire.HasOffer != 0 {
-			c.agreed(m, m.versions.HeardOffer(c.sched.Now(), &notice.Offer, m.key != 0))
+			c.agreed(m, m.versions.HeardOffer(c.sched.Now(), &notice.Offer, proto.Version2(m.key != 0)))
 		}
 	case wire.StreamState:
 		c.takeState(m, msg)
@@ -180,15 +180,29 @@ type refusal struct {
 	reason seal.Verdict
 }
 
-// refusalTexts say why a datagram was refused.
+// refusalTexts say why a datagram was refused. Those of BadPlain are in whyRefused.
 var refusalTexts = [seal.Verdicts]string{
 	seal.Malformed: "it is cut, or not of version 2",
 	seal.BadNode:   "its number is not that of a Peer with this address",
-	seal.BadPlain:  "it is not sealed, and AllowPlain is off or the peer has sealed others lately",
 	seal.BadKey:    "it is sealed with a key that this node does not have, or this node has no keys",
 	seal.BadTag:    "it was altered, or the key of that number or the cluster's Name is another one there",
 	seal.BadLife:   "the sender has started anew and is being asked to prove it",
 	seal.Replayed:  "it came before",
+}
+
+// whyRefused says why a datagram of a node, 0 for an unknown one, was refused.
+func (c *cluster) whyRefused(node uint8, reason seal.Verdict) string {
+	switch {
+	case reason != seal.BadPlain:
+		return refusalTexts[reason]
+	case node == 0: // the session refuses those of version 2 for their address
+		return "it is of version 1, and no Peer has this address"
+	case c.keys.clause.Send == 0: // what is plain is never refused without keys
+		return "it is marked as sealed, but names no key"
+	case c.config.AllowPlain:
+		return "it is not sealed, and the peer has sealed others lately"
+	}
+	return "it is not sealed, and AllowPlain is off"
 }
 
 // refuse counts a datagram that is not accepted. The log has one line for each reason and peer in
@@ -206,7 +220,7 @@ func (c *cluster) refuse(node uint8, from netip.Addr, reason seal.Verdict) {
 		return
 	}
 	if c.refusals.Admit(refusal{node, reason}, who) {
-		c.log.Warn(fmt.Sprintf("refused a datagram of %s from %v: %s", who, from, refusalTexts[reason]))
+		c.log.Warn(fmt.Sprintf("refused a datagram of %s from %v: %s", who, from, c.whyRefused(node, reason)))
 	}
 }
 

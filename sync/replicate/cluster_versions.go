@@ -254,7 +254,7 @@ func (c *cluster) trusts(m *member, sealed bool, payload []byte) bool {
 		}
 		var notice wire.Notice
 		if c.message.Type == wire.StreamNotice && notice.ParseBody(c.message.Body) == nil && notice.Has&wire.HasOffer != 0 {
-			c.agreed(m, m.versions.HeardOffer(c.sched.Now(), &notice.Offer, sealed))
+			c.agreed(m, m.versions.HeardOffer(c.sched.Now(), &notice.Offer, proto.Version2(sealed)))
 		}
 	}
 }
@@ -289,7 +289,7 @@ func (c *cluster) hears1(m *member, msg *wire.Message) bool {
 	now := c.sched.Now()
 	var notice wire.Notice
 	if msg.CarriesNotice() && wire.ParseNotice(msg.Body, &notice) == nil && notice.Has&wire.HasOffer != 0 {
-		c.agreed(m, m.versions.HeardOffer(now, &notice.Offer, false))
+		c.agreed(m, m.versions.HeardOffer(now, &notice.Offer, proto.Version1))
 	}
 	apply, e := m.versions.Heard1(now, msg.Flags&wire.Hello != 0)
 	c.agreed(m, e)
