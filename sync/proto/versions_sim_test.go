@@ -392,9 +392,9 @@ func TestSimulatedVersions(t *testing.T) {
 		simulateVersions(t, seed)
 	}
 	// Seeds with which a node ignored the peer's datagrams of version 2 during a pause, for so long that
-	// the peer went back to version 1, and one with which an offer of another cluster was under way
-	// while its sender restarted without a cluster.
-	for _, seed := range []uint64{13482, 34805, 54115, 69032} {
+	// the peer went back to version 1, and two with which an offer of another cluster, or a sealed
+	// datagram, was under way while its sender restarted with another file.
+	for _, seed := range []uint64{13482, 34805, 54115, 69032, 101513} {
 		simulateVersions(t, seed)
 	}
 }
@@ -412,6 +412,7 @@ func simulateVersions(t *testing.T, seed uint64) {
 			s.run(time.Duration(s.random.IntN(8000)) * time.Millisecond)
 		}
 		s.loss = 0
+		s.run(s.delay + 20*time.Millisecond) // what is under way may be sealed, and counts for settleTime
 		s.run(s.settleTime())
 		s.settled()
 	}
