@@ -229,3 +229,20 @@ func FuzzVersions(f *testing.F) {
 		}
 	})
 }
+
+// During a pause an offer counts only in a datagram of version 2, which shows that version 2 comes through.
+func TestVersionsPauseEnds(t *testing.T) {
+	v := NewVersions(0, VersionsConfig{Offer: *versionOffer(1, true, 0), Peer: 2})
+	now := time.Duration(0)
+	for range 2 {
+		v.HeardOffer(now, versionOffer(2, true, 0), Version1)
+		now += 6 * time.Second
+		v.Heard1(now, false)
+	}
+	if e := v.HeardOffer(now, versionOffer(2, true, 0), Version1); e != 0 || v.Speaks() != Version1 {
+		t.Errorf("in version 1: %b, %v", e, v.Speaks())
+	}
+	if e := v.HeardOffer(now, versionOffer(2, true, 0), Version2Plain); e&VersionChanged == 0 || v.Speaks() != Version2Plain {
+		t.Errorf("in version 2: %b, %v", e, v.Speaks())
+	}
+}
