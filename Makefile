@@ -25,11 +25,21 @@ MODULE = ctbox
 # builds of one commit are the same byte for byte. The tag leaves out urfave/cli's
 # documentation generator, which would bring a Markdown parser.
 TAGS       = urfave_cli_no_docs
-# Code that runs once, or for people, is compiled without inlining, which saves 0.35 MB.
-NOTHOT = ctbox/conf ctbox/applets ctbox/applets/doctor ctbox/applets/flows ctbox/applets/nfct ctbox/nl/cttimeout ctbox/nl/cthelper \
-	ctbox/internal/nftrules ctbox/applets/conntrackd $(addprefix ctbox/applets/conntrackd/,daemonize logging metrics sandbox) \
-	github.com/urfave/cli/v2 text/template text/template/parse text/tabwriter reflect encoding/json log/slog flag fmt net os os/exec os/signal
-BUILDFLAGS = $(if $(RACE),-race) -tags $(TAGS) $(NOTHOT:%=-gcflags=%=-l) -trimpath -buildvcs=false -ldflags "-s -w -buildid="
+# Code that runs once, or for people, or that waits for the kernel is compiled without inlining,
+# which saves 0.5 MB. HOT takes packages out of it: what runs for each flow.
+NOTHOT = ctbox ctbox/conf ctbox/applets/... ctbox/sync/... ctbox/nl/cttimeout ctbox/nl/cthelper \
+	$(addprefix ctbox/internal/,cnum daemonlog feature iface listen loglimit nearest netns nftrules protofile strerror version) \
+	github.com/... golang.org/x/net/... golang.org/x/sync/... golang.org/x/term \
+	internal/trace/tracev2 io reflect sort internal/fmtsort path io/fs internal/filepathlite internal/syscall/unix \
+	internal/syscall/execenv internal/testlog os fmt os/signal log/internal log math/rand internal/nettrace \
+	internal/singleflight weak unique net path/filepath encoding/hex unicode/utf16 math/rand/v2 math/big encoding \
+	encoding/base64 encoding/json log/slog/internal log/slog/internal/buffer log/slog os/exec flag regexp/syntax \
+	regexp text/tabwriter maps net/url text/template/parse text/template
+HOT = $(addprefix ctbox/sync/,cache digest follow proto wire)
+# The linker starts each function at a multiple of 32 bytes for these machines; 8 saves 0.17 MB.
+ARCH = $(or $(GOARCH),$(shell $(GO) env GOARCH))
+FUNCALIGN = $(if $(filter amd64 386,$(ARCH)),$(shell $(GO) tool link -help 2>&1 | grep -q -e -funcalign && echo -funcalign=8))
+BUILDFLAGS = $(if $(RACE),-race) -tags $(TAGS) $(NOTHOT:%=-gcflags=%=-l) $(HOT:%=-gcflags=%=) -trimpath -buildvcs=false -ldflags "$(strip -s -w -buildid= $(FUNCALIGN))"
 export CGO_ENABLED = $(if $(RACE),1,0)
 
 # a comma, for use in $(if)
@@ -294,6 +304,7 @@ s390x            = GOARCH=s390x
 .PHONY: cross
 cross: $(CROSS:%=$(BIN)/cross/ctbox-%) ## build for every architecture, in ./bin/cross
 
+$(BIN)/cross/ctbox-%: ARCH = $(patsubst GOARCH=%,%,$(filter GOARCH=%,$($*)))
 $(BIN)/cross/ctbox-%: $(SOURCES) Makefile
 	GOOS=linux $($*) $(GO) build $(BUILDFLAGS) -o $@ .
 

@@ -1,8 +1,8 @@
 package digest
 
 import (
-	"cmp"
 	"slices"
+	"sort"
 	"time"
 
 	"ctbox/sync/cache"
@@ -404,7 +404,7 @@ func (c *Comparer) takeEntries(now time.Duration, m *wire.StreamMessage, a *Acti
 			c.own = append(c.own, slotHash{hash, slot})
 		}
 	})
-	slices.SortFunc(c.own, func(x, y slotHash) int { return cmp.Compare(x.hash, y.hash) })
+	sort.Slice(c.own, func(i, j int) bool { return c.own[i].hash < c.own[j].hash })
 	own := c.own
 	for _, hash := range m.Sums {
 		if hash < b.next || hash > m.High {

@@ -117,20 +117,20 @@ func (fo *Follower) eventsArrived() {
 }
 
 // eventSource is the part of the loop that follows the events which their reader has left.
-type eventSource struct{ *Follower }
+type eventSource struct{ f *Follower }
 
 func (s eventSource) Due() time.Duration {
 	switch {
-	case !s.arrived.Load() || s.following:
+	case !s.f.arrived.Load() || s.f.following:
 		return sched.Never
-	case s.busy():
-		return s.sched.Now() + heldPoll
+	case s.f.busy():
+		return s.f.sched.Now() + heldPoll
 	default:
-		return s.sched.Now()
+		return s.f.sched.Now()
 	}
 }
 
-func (s eventSource) Run() error { return s.takeEvents() }
+func (s eventSource) Run() error { return s.f.takeEvents() }
 
 // inlineRuns is how many runs of events their reader follows itself: usually one with
 // events and one without.

@@ -17,9 +17,8 @@
 package ready
 
 import (
-	"slices"
+	"sort"
 	"strconv"
-	"strings"
 	"time"
 )
 
@@ -297,5 +296,5 @@ func count(n uint64, of string) string {
 
 // Sort sorts peers by name, the order in which they are judged.
 func Sort(peers []Peer) {
-	slices.SortFunc(peers, func(a, b Peer) int { return strings.Compare(a.Name, b.Name) })
+	sort.Slice(peers, func(i, j int) bool { return peers[i].Name < peers[j].Name })
 }

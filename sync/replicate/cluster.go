@@ -198,17 +198,17 @@ func (c *cluster) reconfigure(config *conf.Cluster) {
 }
 
 // clusterSource is the part of the loop that keeps the time of the session and the digests.
-type clusterSource struct{ *cluster }
+type clusterSource struct{ c *cluster }
 
 // Due implements sched.Source.
-func (s clusterSource) Due() time.Duration { return min(s.due, s.offers, s.digestsDue()) }
+func (s clusterSource) Due() time.Duration { return min(s.c.due, s.c.offers, s.c.digestsDue()) }
 
 // Run implements sched.Source.
 func (s clusterSource) Run() error {
-	now := s.sched.Now()
-	s.due = s.session.Tick(now)
-	s.tickOffers(now)
-	s.tickDigests(now)
+	now := s.c.sched.Now()
+	s.c.due = s.c.session.Tick(now)
+	s.c.tickOffers(now)
+	s.c.tickDigests(now)
 	return nil
 }
 

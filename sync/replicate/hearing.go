@@ -34,17 +34,17 @@ type hearing struct {
 }
 
 // hearingSource is the part of the loop that looks for silent peers.
-type hearingSource struct{ *Replicator }
+type hearingSource struct{ r *Replicator }
 
 func (s hearingSource) Due() time.Duration {
-	if s.hearing.next == 0 {
+	if s.r.hearing.next == 0 {
 		return sched.Never
 	}
-	return s.hearing.next
+	return s.r.hearing.next
 }
 
 func (s hearingSource) Run() error {
-	s.checkPeers(s.hearing.next)
+	s.r.checkPeers(s.r.hearing.next)
 	return nil
 }
 

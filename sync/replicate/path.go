@@ -196,13 +196,13 @@ func (p *prober) meet(now time.Duration) {
 }
 
 // pathSource is the part of the loop that asks peers whether they hear this node, and tests ways.
-type pathSource struct{ *Replicator }
+type pathSource struct{ r *Replicator }
 
-func (s pathSource) Due() time.Duration { return s.paths.next }
+func (s pathSource) Due() time.Duration { return s.r.paths.next }
 
 func (s pathSource) Run() error {
-	s.paths.next = s.sched.Now() + probeInterval
-	s.checkPaths()
+	s.r.paths.next = s.r.sched.Now() + probeInterval
+	s.r.checkPaths()
 	return nil
 }
 

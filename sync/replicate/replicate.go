@@ -374,34 +374,34 @@ func (r *Replicator) PeersMissing() (events uint64) {
 const heldPoll = 2 * time.Millisecond
 
 // protocolSource is the part of the loop that keeps the protocol's time.
-type protocolSource struct{ *Replicator }
+type protocolSource struct{ r *Replicator }
 
 func (s protocolSource) Due() time.Duration {
-	due := s.machine.Deadline()
-	if s.held {
-		due = min(due, s.sched.Now()+heldPoll) // each turn of the loop tries the link again
+	due := s.r.machine.Deadline()
+	if s.r.held {
+		due = min(due, s.r.sched.Now()+heldPoll) // each turn of the loop tries the link again
 	}
 	return due
 }
 
 func (s protocolSource) Run() error {
-	s.protocolEvents(s.machine.Tick(s.sched.Now()))
-	s.endWaits()
+	s.r.protocolEvents(s.r.machine.Tick(s.r.sched.Now()))
+	s.r.endWaits()
 	return nil
 }
 
 // expirySource is the part of the loop that keeps ALARM's time.
-type expirySource struct{ *Replicator }
+type expirySource struct{ r *Replicator }
 
 func (s expirySource) Due() time.Duration {
-	if s.expiring {
-		return s.sched.Now()
+	if s.r.expiring {
+		return s.r.sched.Now()
 	}
-	return s.nextExpiry()
+	return s.r.nextExpiry()
 }
 
 func (s expirySource) Run() error {
-	s.expire(s.sched.Now())
+	s.r.expire(s.r.sched.Now())
 	return nil
 }
 
