@@ -45,6 +45,7 @@ type element struct {
 	inBulk     bool // the bulk's end waits for its acknowledgement
 	held       bool // announced, and not ended since: the peer holds it
 	withdrawn  bool // dead for the peers only; Stream
+	silent     bool // in the cache, and not to be announced yet; Stream
 }
 
 // slab holds the elements of a table by slot. It grows by segments, so elements never move.

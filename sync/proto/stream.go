@@ -21,8 +21,6 @@ type StreamConfig struct {
 	Window int
 	// Resend is the length of the resend list (ResendQueueSize); 0 means 131072.
 	Resend int
-	// StartupResync has no effect: a stream requests everything of each peer anyway.
-	StartupResync bool
 	// Peers are the numbers of the other nodes, at most MaxStreamPeers.
 	Peers []uint8
 	// DigestKey is announced to the peers (package digest).
@@ -151,6 +149,22 @@ func (m *Stream) StateDue() { m.stateNow = true }
 func (m *Stream) Holds(o Object) bool {
 	e := m.at(id(o.Table)<<slotBits | id(uint32(o.Handle)&slotMask))
 	return e.held && e.gen == uint32(o.Handle>>32)
+}
+
+// Unannounced notes that o was stored and is not announced before the next bulk, or before it
+// changes.
+func (m *Stream) Unannounced(o Object) {
+	if _, e := m.object(o); !e.held {
+		e.silent = true
+	}
+}
+
+// Overlooked reports whether everything was announced but o, of which the machine has not been
+// informed: neither by Unannounced nor by a call that queues it.
+func (m *Stream) Overlooked(o Object) bool {
+	e := m.at(id(o.Table)<<slotBits | id(uint32(o.Handle)&slotMask))
+	known := e.gen == uint32(o.Handle>>32) && (e.held || e.silent || e.queue != unqueued)
+	return m.complete && !m.bulk.running && !known
 }
 
 // Whole reports whether a node's stream is known and no gap is open: everything that the node

@@ -393,7 +393,7 @@ func (m *Stream) setHeld(t Table, e *element, held bool) {
 func (m *Stream) Changed(o Object) {
 	_, e := m.object(o)
 	m.outOfBulk(e)
-	e.withdrawn = false
+	e.withdrawn, e.silent = false, false
 	m.queues.Changed(o)
 }
 
@@ -401,7 +401,7 @@ func (m *Stream) Changed(o Object) {
 func (m *Stream) Wait(now time.Duration, o Object, c Class) {
 	_, e := m.object(o)
 	m.outOfBulk(e)
-	e.withdrawn = false
+	e.withdrawn, e.silent = false, false
 	m.queues.Wait(now, o, c)
 }
 
@@ -409,7 +409,7 @@ func (m *Stream) Wait(now time.Duration, o Object, c Class) {
 func (m *Stream) Deleted(o Object) {
 	i, e := m.object(o)
 	m.outOfBulk(e)
-	e.withdrawn = false
+	e.withdrawn, e.silent = false, false
 	switch {
 	case e.held || e.queue != unqueued && e.queue != released:
 		m.queues.Deleted(o)
@@ -435,7 +435,7 @@ func (m *Stream) Dropped(o Object) {
 		m.setHeld(o.Table, e, false)
 		m.burn()
 	}
-	e.withdrawn = false
+	e.withdrawn, e.silent = false, false
 	m.queues.Dropped(o)
 }
 

@@ -26,6 +26,8 @@ type digests struct {
 	announced [2]*digest.Ledger // by proto.Table
 	answers   *digest.Answerer
 	packed    bool // a digest or an answer is in the payload that has begun
+	// overlooked is how many entries of the internal cache were found that nothing had reported.
+	overlooked int
 
 	held [2]*digest.Ledger // nil with several peers
 }
@@ -45,10 +47,15 @@ func (c *cluster) beginDigests(id uint64, key digest.Key) {
 			o := proto.Object{Table: proto.Table(table), Handle: uint64(h)}
 			return c.stream.Queued(o) || c.stream.Waits(o)
 		},
-		// What was never announced stays so: it waits for a bulk, as the flows of the first
-		// reading and of a commit do.
+		// What was deliberately not announced stays so: it waits for a bulk, as the flows of the
+		// first reading and of a commit do.
 		Announce: func(table uint8, h cache.Handle) {
-			if o := (proto.Object{Table: proto.Table(table), Handle: uint64(h)}); c.stream.Holds(o) {
+			o := proto.Object{Table: proto.Table(table), Handle: uint64(h)}
+			switch {
+			case c.stream.Overlooked(o):
+				d.overlooked++
+				c.stream.Changed(o)
+			case c.stream.Holds(o):
 				c.stream.Changed(o)
 			}
 		},
@@ -142,7 +149,21 @@ func (c *cluster) tickDigests(now time.Duration) {
 }
 
 // packDigests adds the digests to the payload if they are due: behind everything that they cover.
-func (c *cluster) packDigests(now time.Duration) { c.digests.answers.Tick(now) }
+func (c *cluster) packDigests(now time.Duration) {
+	d := &c.digests
+	d.answers.Tick(now)
+	if d.overlooked > 0 {
+		c.log.Warn(fmt.Sprintf("found in the internal cache without having been announced, and announced now: %d", d.overlooked))
+		d.overlooked = 0
+	}
+}
+
+// unannounced notes that an object of the internal cache was stored and is not announced.
+func (c *cluster) unannounced(o proto.Object) {
+	if c.speaks() {
+		c.stream.Unannounced(o)
+	}
+}
 
 // takeState adopts the stream of a peer, and the key of its digests.
 func (c *cluster) takeState(m *member, msg *wire.StreamMessage) {

@@ -159,22 +159,32 @@ func TestClusterFaults(t *testing.T) {
 	})
 }
 
-// What is added to the internal cache and never announced, as are the flows of a commit, is no part
-// of what the digest proves: the next bulk has it.
+// An entry that is added to the internal cache behind the protocol's back is announced within two
+// seconds, and said once. One that is stored and not to be announced, as a flow of a commit, waits for
+// the next bulk.
 func TestClusterUnannounced(t *testing.T) {
 	w := newTown(t)
 	a, b := w.nodes[0], w.nodes[1]
 	w.bothProven("before")
-	for _, table := range faultTables {
+	for n, table := range faultTables {
 		table.announce(a.Replicator, 1, 1)
 		add(&table, a.internal, 1)
+		w.until("announced", 2*time.Second, func() bool { return len(contents(b.external)) == 2*n+2 })
+		w.pass(3 * time.Second)
+		if got := strings.Count(a.log.String(), "without having been announced, and announced now: 1"); got != n+1 {
+			t.Errorf("%s: said %d times:\n%s", table.name, got, &a.log)
+		}
 	}
+	a.store(new(faultFlow(3, 1)), false)
+	x := faultExpect(3, 1)
+	h, _ := a.internal.Expects.Put(&x, 0)
+	a.ExpectStored(h, false)
 	w.pass(3 * time.Second)
-	if m := b.cluster.memberStatus(1); m.Differences > 0 || !m.Equal || len(contents(b.external)) != 2 {
+	if m := b.cluster.memberStatus(1); m.Differences > 0 || !m.Equal || len(contents(b.external)) != 4 {
 		t.Errorf("%+v\n%s", m, &b.log)
 	}
 	b.cluster.stream.RequestResync(w.now)
-	w.until("a bulk", 5*time.Second, func() bool { return len(contents(b.external)) == 4 })
+	w.until("a bulk", 5*time.Second, func() bool { return len(contents(b.external)) == 6 })
 	w.bothProven("after")
 	if m := b.cluster.memberStatus(1); m.Differences > 0 {
 		t.Errorf("%+v\n%s", m, &b.log)

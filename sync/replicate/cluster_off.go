@@ -8,6 +8,7 @@ import (
 
 	"ctbox/conf"
 	"ctbox/sync/link"
+	"ctbox/sync/proto"
 	"ctbox/sync/ready"
 	"ctbox/sync/wire"
 )
@@ -24,6 +25,7 @@ func (*cluster) speaks() bool                          { return false }
 func (*cluster) takes(int, netip.Addr, []byte) bool    { return false }
 func (*cluster) sendChallenges()                       {}
 func (*cluster) fillOffer(*wire.Notice)                {}
+func (*cluster) unannounced(proto.Object)              {}
 func (*cluster) transmit()                             {}
 func (*cluster) probeSize(int) int                     { return 0 }
 func (*cluster) probePacket(int) int                   { return 0 }

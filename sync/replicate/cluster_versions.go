@@ -179,7 +179,7 @@ func (c *cluster) newStream(now time.Duration) *proto.Stream {
 	s := proto.StreamConfig{
 		ID:     binary.BigEndian.Uint64(random[:]),
 		First:  wire.Seq(binary.BigEndian.Uint32(random[8:])),
-		Window: int(c.cfg.ACKWindowSize), Resend: int(c.cfg.ResendQueueSize), Node: c.config.Node, StartupResync: true, Peers: c.numbers(),
+		Window: int(c.cfg.ACKWindowSize), Resend: int(c.cfg.ResendQueueSize), Node: c.config.Node, Peers: c.numbers(),
 	}
 	copy(s.DigestKey[:], random[12:])
 	stream := proto.NewStream(now, s)

@@ -278,6 +278,9 @@ func (r *Replicator) FlowStored(h cache.Handle, f *ctnetlink.Flow, announce bool
 	case !announce && urgent(&r.cfg.Delay, f): // a reading shows more than events do
 		r.endWait(h)
 	}
+	if !announce {
+		r.cluster.unannounced(flowObject(h))
+	}
 	r.armRefresh(h)
 }
 
@@ -299,6 +302,8 @@ func (r *Replicator) ExpectStored(h cache.Handle, announce bool) {
 	if announce {
 		r.endWaitOfMaster(h)
 		r.machine.Changed(expectObject(h))
+	} else {
+		r.cluster.unannounced(expectObject(h))
 	}
 	if r.alarm != nil {
 		r.internal.Expects.Arm(h, r.sched.Now(), r.alarm.RefreshDelay())
