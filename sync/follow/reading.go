@@ -175,13 +175,19 @@ const (
 type ends struct {
 	flows   map[ctnetlink.FlowKey]struct{}
 	expects map[expectKey]struct{}
-	changed map[cache.Handle]ctnetlink.Attr // the attributes that events have set
-	full    bool                            // an entry did not fit
+	changed map[cache.Handle]change
+	full    bool // an entry did not fit
+}
+
+// change is what events have set of a flow while a table is dumped.
+type change struct {
+	id    uint32 // the flow's
+	attrs ctnetlink.Attr
 }
 
 // beginDump and endDump enclose a dump: the record exists in between.
 func (fo *Follower) beginDump() {
-	fo.ends = &ends{map[ctnetlink.FlowKey]struct{}{}, map[expectKey]struct{}{}, map[cache.Handle]ctnetlink.Attr{}, false}
+	fo.ends = &ends{map[ctnetlink.FlowKey]struct{}{}, map[expectKey]struct{}{}, map[cache.Handle]change{}, false}
 }
 
 func (fo *Follower) endDump() {
@@ -208,7 +214,25 @@ func (fo *Follower) recordChange(h cache.Handle, f *ctnetlink.Flow) {
 		fo.ends.full = true
 		return
 	}
-	fo.ends.changed[h] = before | f.Has
+	if before.id != f.ID {
+		before = change{id: f.ID} // another flow has taken the place of the one before
+	}
+	before.attrs |= f.Has
+	fo.ends.changed[h] = before
+}
+
+// changed returns the attributes that events have set of a flow that a dump shows. They are newer
+// than the dump's, unless the dump shows a flow that has replaced the one of the events: the event
+// that says so is still under way.
+func (fo *Follower) changed(f *ctnetlink.Flow) ctnetlink.Attr {
+	if fo.ends == nil || len(fo.ends.changed) == 0 {
+		return 0
+	}
+	c := fo.ends.changed[fo.cache.Flows.Find(f)]
+	if c.id != f.ID {
+		return 0
+	}
+	return c.attrs
 }
 
 // recordEnd records the end of a flow. recordBegin removes the record: a new flow may have
@@ -294,7 +318,7 @@ func (fo *Follower) mergeFlow(f *ctnetlink.Flow, r refill) {
 		return
 	}
 	if !fo.filter.Passes(f, false) {
-		if fo.ends == nil || fo.ends.changed[fo.cache.Flows.Find(f)]&ctnetlink.HasMark == 0 {
+		if fo.changed(f)&ctnetlink.HasMark == 0 {
 			fo.dropUnmarked(f, true)
 		}
 		return
@@ -305,9 +329,7 @@ func (fo *Follower) mergeFlow(f *ctnetlink.Flow, r refill) {
 	if fo.recorder != nil {
 		fo.recordSeen(f, Cause{First: !fo.filled, At: time.Now()})
 	}
-	if fo.ends != nil && len(fo.ends.changed) > 0 {
-		f.Has &^= fo.ends.changed[fo.cache.Flows.Find(f)] &^ ctnetlink.HasID
-	}
+	f.Has &^= fo.changed(f) &^ ctnetlink.HasID
 	fo.announcer.MakeRoom(cache.FlowTable)
 	h, outcome := fo.cache.Flows.Put(f, fo.sched.Now())
 	if !outcome.Stored() {

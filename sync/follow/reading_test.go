@@ -67,6 +67,25 @@ func TestDumpDoesNotUndoEvents(t *testing.T) {
 	}
 }
 
+// A dump may show a flow whose event is still under way, in the place of one that has changed
+// meanwhile: it comes with all of its attributes.
+func TestDumpShowsTheNextFlow(t *testing.T) {
+	fo := unwired()
+	old := flowtest.Flows(1)[0]
+	old.Has |= ctnetlink.HasMark | ctnetlink.HasID
+	old.ID = 10
+	next := old
+	next.ID, next.Mark = 11, 7
+	fo.beginDump()
+	fo.flowSeen(&old, foreign, fo.cache.Flows.Put)
+	fo.mergeFlow(&next, refill{})
+	var got ctnetlink.Flow
+	if h := fo.cache.Flows.Find(&next); !fo.cache.Flows.Load(h, &got) || got.ID != 11 || got.Has&ctnetlink.HasMark == 0 || got.Mark != 7 {
+		t.Errorf("the cache has %+v", got)
+	}
+	fo.endDump()
+}
+
 // The same for expectations, which have no id.
 func TestDumpDoesNotReviveExpectations(t *testing.T) {
 	fo := unwired()
@@ -143,7 +162,7 @@ func TestTooManyEndsAreReadAgain(t *testing.T) {
 		}, func(fo *follower) { fo.flowEnded(&f, true) }},
 		{"changed flows", func(e *ends) {
 			for i := range uint64(maxChanged) {
-				e.changed[1<<40+cache.Handle(i)] = 0
+				e.changed[1<<40+cache.Handle(i)] = change{}
 			}
 		}, func(fo *follower) { fo.flowSeen(&f, foreign, fo.cache.Flows.Replace) }},
 		{"ended expectations", func(e *ends) {

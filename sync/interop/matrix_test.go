@@ -227,9 +227,8 @@ func (s *scenario) commit() {
 	s.told = true
 	s.replicated("committed")
 	s.each(func(n, _ *node) {
-		if d := difference(n.kernel.entries(), n.internal()); d != "" {
-			s.t.Errorf("%s: the internal cache is not the kernel's table after the commit:\n%s", n.daemon.name(), d)
-		}
+		netnstest.Eventually(s.t, patience, n.daemon.name()+": the internal cache is the kernel's table after the commit",
+			func() bool { return difference(n.kernel.entries(), n.internal()) == "" })
 	})
 }
 

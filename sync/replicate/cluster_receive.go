@@ -46,7 +46,12 @@ func (c *cluster) takes(link int, from netip.Addr, datagram []byte) bool {
 	}
 	m := c.members[h.Node]
 	if !c.trusts(m, h.Key != 0, payload) {
-		m.refused[seal.BadPlain]++
+		// A peer in the clear that starts makes its offer within a second or two.
+		reason := seal.BadLife
+		if m.versions.RefusesPeer(now) {
+			reason = seal.BadPlain
+		}
+		m.refused[reason]++
 		return true
 	}
 	c.agreed(m, m.versions.Heard2(now, h.Key != 0))
