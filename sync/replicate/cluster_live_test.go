@@ -5,6 +5,7 @@ package replicate
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net/netip"
@@ -19,6 +20,8 @@ import (
 	"ctbox/sync/cache"
 	"ctbox/sync/internal/flowtest"
 	"ctbox/sync/sched"
+
+	"golang.org/x/sys/unix"
 )
 
 // sited is a Replicator that runs in a namespace.
@@ -41,15 +44,26 @@ func (s *sited) Write(b []byte) (int, error) {
 func runSited(t *testing.T, ns *netnstest.NS, config *conf.Sync) *sited {
 	t.Helper()
 	s := &sited{t: t, name: config.Cluster.NodeName}
-	loop := sched.New(func() { s.Transmit() }, func(string, error) {})
-	s.Replicator = New(loop, daemonlog.Log{Logger: slog.New(slog.NewTextHandler(s, nil))}, Config{
-		Sync: config, Internal: cache.NewSide(cache.Config{}), External: cache.NewSide(cache.Config{}), Takeover: nobody{},
-	})
-	var err error
-	ns.Do(func() { err = s.Open() })
-	if err != nil {
-		t.Fatal(err)
+	var loop *sched.Scheduler
+	open := func() (err error) {
+		loop = sched.New(func() { s.Transmit() }, func(string, error) {})
+		s.Replicator = New(loop, daemonlog.Log{Logger: slog.New(slog.NewTextHandler(s, nil))}, Config{
+			Sync: config, Internal: cache.NewSide(cache.Config{}), External: cache.NewSide(cache.Config{}), Takeover: nobody{},
+		})
+		ns.Do(func() { err = s.Open() })
+		return err
 	}
+	netnstest.Eventually(t, 20*time.Second, s.name+" opens its links", func() bool {
+		err := open()
+		if err != nil {
+			s.Close()
+		}
+		if err != nil && !errors.Is(err, unix.EADDRINUSE) {
+			t.Fatal(err)
+		}
+		// A child that another test is about to execute holds the sockets of the life before.
+		return err == nil
+	})
 	ctx, cancel := context.WithCancel(context.Background())
 	var running sync.WaitGroup
 	running.Go(func() {
