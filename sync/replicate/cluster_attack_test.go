@@ -206,6 +206,7 @@ func TestClusterAttack(t *testing.T) {
 				return has
 			})
 		}
+		p.nodes[0].do(func() { p.nodes[0].links.tap = nil }) // the tape is read now
 	}
 	record(&a.old)
 	p.nodes[0].end()
