@@ -5,7 +5,7 @@
 # architecture under qemu-user. Netlink headers are in host byte order and most of
 # their payload is big-endian, so byte-order errors show on a big-endian machine.
 #
-# qemu-user has no netfilter sockets. Tests in files that use netnstest need the real
+# qemu-user has no netfilter sockets. Tests in files that use netnstest or newHost need the real
 # kernel, so they run on the machine's own architecture only. So do the two packages
 # that build the program, and packages that have no other tests.
 set -eu
@@ -28,7 +28,7 @@ for entry in $packages; do
 	kernel= rest=
 	for file in "$dir"/*_test.go; do
 		tests=$(sed -n 's/^func \(\(Test\|Fuzz\)[A-Za-z0-9_]*\)(.*/\1/p' "$file" | grep -vx TestMain | tr '\n' '|')
-		if grep -q netnstest "$file"; then kernel=$kernel$tests; else rest=$rest$tests; fi
+		if grep -q "netnstest\|newHost(" "$file"; then kernel=$kernel$tests; else rest=$rest$tests; fi
 	done
 	[ -n "$rest" ] || continue
 	echo "^(${kernel}none)\$ $package"
