@@ -59,7 +59,6 @@ type FTFW struct {
 	bulk   bulk
 	gaps   gaps
 	notice announcer
-	held   [2]int // objects of each table that the peer holds once everything has arrived
 	// dropped is set while the peer may hold objects that were dropped here without an
 	// end. The numbers in held are wrong then, until a bulk is complete.
 	dropped   bool
@@ -105,7 +104,7 @@ func (m *FTFW) SetIncomplete(now time.Duration, lost uint32) { m.notice.set(now,
 // Next implements Machine.
 func (m *FTFW) Next() (Send, bool) {
 	i, e, ok := m.pop(&m.transmit)
-	if !ok && m.bulkRoom() > 0 {
+	if !ok && m.bulkRoom(m.config.Window, m.config.Resend, m.bulk.shrink) > 0 {
 		i, e, ok = m.pop(&m.background)
 	}
 	if !ok {
@@ -147,17 +146,6 @@ func (m *FTFW) Next() (Send, bool) {
 	}
 	m.keep(i, e)
 	return s, true
-}
-
-// setHeld records whether the peer holds an object once it has received all messages so far.
-func (m *FTFW) setHeld(t Table, e *element, held bool) {
-	switch {
-	case held && !e.held:
-		m.held[t]++
-	case !held && e.held:
-		m.held[t]--
-	}
-	e.held = held
 }
 
 // Withheld implements Machine.
@@ -223,25 +211,7 @@ func (m *FTFW) fillHeld(n *wire.Notice) {
 
 // Pending implements Machine.
 func (m *FTFW) Pending() int {
-	return m.transmit.len + min(m.background.len, max(0, m.bulkRoom()))
-}
-
-// bulkRoom returns how many objects of a bulk may be sent now. If none is unacknowledged
-// there is room for one: acknowledgements of both nodes may always leave one control message
-// unacknowledged.
-func (m *FTFW) bulkRoom() int {
-	if m.resend.len == m.resend.controls {
-		return max(1, m.bulkWindow()-m.resend.len)
-	}
-	return m.bulkWindow() - m.resend.len
-}
-
-// bulkWindow returns how far a bulk may fill the resend queue: so far that an
-// acknowledgement arrives before the queue is full, with room for changes meanwhile. It is
-// halved after each bulk for which the room was not enough.
-func (m *FTFW) bulkWindow() int {
-	room := min(max(bulkWindow, 4*m.config.Window), m.config.Resend-1)
-	return max(1, room>>min(m.bulk.shrink, 30))
+	return m.transmit.len + min(m.background.len, max(0, m.bulkRoom(m.config.Window, m.config.Resend, m.bulk.shrink)))
 }
 
 // keep appends a sent element to the resend queue. A full queue gives up its oldest one.

@@ -92,6 +92,7 @@ type queues struct {
 	delays  [Classes]time.Duration
 
 	index seqIndex // of resend; FTFW and Stream
+	held  [2]int   // objects of each table that the peers hold once everything has arrived
 }
 
 func (q *queues) init() {
@@ -328,3 +329,29 @@ func (q *queues) Queued(o Object) bool {
 
 // Pending implements Machine.
 func (q *queues) Pending() int { return q.transmit.len }
+
+// setHeld records whether the peers hold an object once they have received all messages so far.
+func (q *queues) setHeld(t Table, e *element, held bool) {
+	switch {
+	case held && !e.held:
+		q.held[t]++
+	case !held && e.held:
+		q.held[t]--
+	}
+	e.held = held
+}
+
+// bulkRoom returns how many objects of a bulk may be sent now, for the limits of FTFWConfig and
+// how often the room of a bulk was not enough. If none is unacknowledged there is room for one:
+// acknowledgements of both nodes may always leave one control message unacknowledged.
+//
+// A bulk may fill the resend queue so far that an acknowledgement arrives before the queue is full,
+// with room for changes meanwhile. That is halved after each bulk for which it was not enough.
+func (q *queues) bulkRoom(window, limit, shrink int) int {
+	most := max(1, min(max(bulkWindow, 4*window), limit-1)>>min(shrink, 30))
+	room := most - q.resend.len
+	if q.resend.len == q.resend.controls {
+		return max(1, room)
+	}
+	return room
+}

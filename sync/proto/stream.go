@@ -54,8 +54,7 @@ type Stream struct {
 	bulkBegun  bool     // it was sent
 	cursor     wire.Seq // no older message in the resend list is due in the bulk
 	cursorSet  bool
-	complete   bool // everything is announced
-	held       [2]int
+	complete   bool     // everything is announced
 	last       struct { // what Withheld and Superseded take back
 		again, held bool
 	}

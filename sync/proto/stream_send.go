@@ -185,7 +185,7 @@ func (m *Stream) answer(kind wire.StreamType, from, to wire.Seq) {
 // nextOfBulk returns the next object of a bulk for which there is room: those that wait in the
 // background, and then those in the resend list that were sent before the bulk.
 func (m *Stream) nextOfBulk() (id, *element, bool) {
-	if m.bulkRoom() <= 0 {
+	if m.bulkRoom(m.config.Window, m.config.Resend, m.bulk.shrink) <= 0 {
 		return none, nil, false
 	}
 	if i, e, ok := m.pop(&m.background); ok {
@@ -223,21 +223,7 @@ func (m *Stream) Pending() int {
 	if m.bulk.queued {
 		ready = m.bulk.left
 	}
-	return n + min(ready, max(0, m.bulkRoom()))
-}
-
-// bulkRoom is FTFW.bulkRoom.
-func (m *Stream) bulkRoom() int {
-	if m.resend.len == m.resend.controls {
-		return max(1, m.bulkWindow()-m.resend.len)
-	}
-	return m.bulkWindow() - m.resend.len
-}
-
-// bulkWindow is FTFW.bulkWindow.
-func (m *Stream) bulkWindow() int {
-	room := min(max(bulkWindow, 4*m.config.Window), m.config.Resend-1)
-	return max(1, room>>min(m.bulk.shrink, 30))
+	return n + min(ready, max(0, m.bulkRoom(m.config.Window, m.config.Resend, m.bulk.shrink)))
 }
 
 // keep appends a sent element to the resend list, if a peer follows. A full list gives up its
@@ -376,17 +362,6 @@ func (m *Stream) unfollow(p *streamPeer) {
 	p.following = false
 	m.following--
 	m.releaseAcknowledged()
-}
-
-// setHeld is FTFW.setHeld.
-func (m *Stream) setHeld(t Table, e *element, held bool) {
-	switch {
-	case held && !e.held:
-		m.held[t]++
-	case !held && e.held:
-		m.held[t]--
-	}
-	e.held = held
 }
 
 // Changed implements Machine.

@@ -10,8 +10,8 @@ import (
 	"ctbox/internal/netnstest"
 )
 
-// Addresses of the hosts. All clients have the same ones: they are told apart by the gateway's
-// interface only, as networks in VRFs are.
+// Addresses of the hosts. All clients share the same addresses, as hosts in different VRFs may:
+// only the gateway's interface distinguishes them.
 const (
 	Client4, Client6 = "192.0.2.240", "2001:db8:c::129"
 	Server4, Server6 = "198.51.100.129", "2001:db8:d::129"
