@@ -18,6 +18,7 @@ type Flows struct {
 	pairSlots slots
 
 	tails    tails
+	epochs   epochs
 	contexts contexts
 	scratch  ctnetlink.Flow // for merging
 	tailBuf  [tailLargest]byte
@@ -167,6 +168,7 @@ func (t *Flows) Release(h Handle) bool {
 	}
 	if t.remove(slot) {
 		t.records.shrink(slot)
+		t.epochs.shrink(slot)
 	}
 	return true
 }
@@ -180,12 +182,12 @@ func (t *Flows) Flush() {
 	t.flush()
 	t.records = slab[record]{}
 	t.pairs, t.pairSlots = slab[[2]ctnetlink.Addr]{}, slots{}
-	t.tails = tails{}
+	t.tails, t.epochs = tails{}, epochs{}
 }
 
 // Bytes returns the memory in bytes of the table's objects and index.
 func (t *Flows) Bytes() int {
-	return t.objects.bytes() + t.records.bytes() + t.pairs.bytes() + t.tails.bytes()
+	return t.objects.bytes() + t.records.bytes() + t.pairs.bytes() + t.tails.bytes() + t.epochs.bytes()
 }
 
 func (t *Flows) find(k *key, hash uint32) uint32 {
@@ -221,6 +223,7 @@ func (t *Flows) create(k *key, hash uint32, f *ctnetlink.Flow, now time.Duration
 	if grow {
 		t.records.grow(slot)
 	}
+	t.epochs.set(slot, 0)
 	r := t.records.at(slot)
 	*r = record{orig: k.l4, zone: k.zone, origZone: k.origZone, proto: k.proto}
 	if k.ipv6 {

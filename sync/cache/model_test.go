@@ -29,6 +29,7 @@ type object struct {
 	armed            bool
 	due              time.Duration
 	sweep            int
+	epoch            uint32
 }
 
 // canon returns f as the table stores it: absent fields are zero, and unstored ones absent.
@@ -320,9 +321,14 @@ func play(t *testing.T, s script, limit int) {
 		case 0, 1, 2, 3, 4, 5, 6:
 			f := s.flow()
 			if op == 6 {
-				if h, o := c.Find(f), m.live[must(keyOfFlow(f))]; (h != 0) != (o != nil) || o != nil && o.h != h {
+				h, o := c.Find(f), m.live[must(keyOfFlow(f))]
+				if (h != 0) != (o != nil) || o != nil && o.h != h {
 					t.Fatalf("step %d: Find = %x, model has %v", step, h, o)
 				}
+				if o != nil {
+					o.epoch = f.Mark >> 28
+				}
+				c.SetEpoch(h, f.Mark>>28)
 				continue
 			}
 			put := c.Put
@@ -503,6 +509,9 @@ func check(t *testing.T, c *Flows, o *object) {
 	}
 	if created, updated, ok := c.Times(o.h); !ok || created != o.created || updated != o.updated {
 		t.Fatalf("%x: times %v, %v, want %v, %v", o.h, created, updated, o.created, o.updated)
+	}
+	if got := c.Epoch(o.h); got != o.epoch {
+		t.Fatalf("%x has epoch %d, want %d", o.h, got, o.epoch)
 	}
 	if due, armed := c.Deadline(o.h); armed != o.armed || armed && due != o.due {
 		t.Fatalf("%x: deadline %v, %v, want %v, %v", o.h, due, armed, o.due, o.armed)
