@@ -141,6 +141,11 @@ func TestChanges(t *testing.T) {
 			next: "Sync {\n Cluster {\n  Name a Node 1 x Peer 2 y { Port 5 } Key 1 /k Key 2 /l Send 2 AllowPlain on\n }\n}",
 			live: []string{"Sync Cluster Peer", "Sync Cluster Key", "Sync Cluster Send", "Sync Cluster AllowPlain"},
 		},
+		"hot standby": {
+			old:     "Sync {\n Cluster {\n  Name a Node 1 x Peer 2 y { }\n }\n}",
+			next:    "Sync {\n Cluster {\n  Name a Node 1 x Peer 2 y { }\n  HotStandby on\n }\n}",
+			refused: []string{"new:4:3: HotStandby on cannot replace HotStandby off" + running},
+		},
 		"the only key is sent": {
 			old:  "Sync {\n Cluster {\n  Name a Node 1 x Peer 2 y { } Key 1 /k\n }\n}",
 			next: "Sync {\n Cluster {\n  Name a Node 1 x Peer 2 y { } Key 1 /k Send 1\n }\n}",

@@ -161,9 +161,14 @@ func (k *check) general() {
 	}
 	k.filter(&g.Filter)
 	if limit, ok := k.sysctl("net/netfilter/nf_conntrack_max"); ok {
-		if n, err := strconv.ParseUint(limit, 10, 64); err == nil && n > uint64(g.HashLimit) {
+		n, err := strconv.ParseUint(limit, 10, 64)
+		if nodes := k.nodesInKernel(); err == nil && n > uint64(g.HashLimit)*nodes {
+			text := "a full table does not fit the cache"
+			if nodes > 1 {
+				text = "a full table of " + strconv.FormatUint(nodes, 10) + " nodes' flows does not fit their caches"
+			}
 			k.reportHost(Note, "HashLimit "+strconv.FormatUint(uint64(g.HashLimit), 10)+
-				" is below net.netfilter.nf_conntrack_max, "+limit+": a full table does not fit the cache", &g.HashLimit)
+				" is below net.netfilter.nf_conntrack_max, "+limit+": "+text, &g.HashLimit)
 		}
 	}
 }

@@ -153,6 +153,9 @@ func randomCluster(r *rand.Rand) string {
 	if r.IntN(2) == 0 {
 		clauses = append(clauses, "AllowPlain "+[]string{"on", "off"}[r.IntN(2)])
 	}
+	if r.IntN(2) == 0 {
+		clauses = append(clauses, "HotStandby "+[]string{"on", "off"}[r.IntN(2)])
+	}
 	return "Sync {\n" + shuffled([]string{"Mode FTFW { }", udp.String(), "Cluster {\n" + shuffled(clauses) + "\n}"}) + "\n}\n"
 }
 

@@ -253,6 +253,7 @@ type Cluster struct {
 	Keys       []ClusterKey
 	Send       uint8 // the number of the key that seals; 0 without Keys: nothing is sealed
 	AllowPlain bool  // accept datagrams that are not sealed, too
+	HotStandby bool  // the peers' flows are in this node's kernel, too
 }
 
 // ClusterPeer is another node of the cluster.

@@ -76,6 +76,13 @@ var clusterClauses = []clause{
 		doc: "on: also accept datagrams that are not sealed, and version 1 of the protocol, from a peer that has sealed none lately. " +
 			"It is for a migration only.",
 	},
+	{
+		name:  "HotStandby",
+		value: boolean{at: func(s scope) *bool { return &s.cfg.Sync.Cluster.HotStandby }},
+		doc: "on: the flows that the peers announce are in this node's kernel, too, so that a takeover has nothing to commit and " +
+			"`conntrackd -c` answers at once. net.netfilter.nf_conntrack_max must hold the flows of all nodes; " +
+			"`conntrackd --check` shows what it costs. CommitTimeout has no effect on these flows.",
+	},
 }
 
 // clusterWord parses a name of a cluster or node.

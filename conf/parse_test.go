@@ -254,6 +254,7 @@ var clauseTests = []struct {
 	{"Sync { Cluster { Name a Node 1 fw1 Peer 2 fw2 { } } }", newCluster(nothing[Cluster])},
 	{"Sync { Cluster { Name x Node 3 x AllowPlain on } Cluster { Name a Node 1 fw1 Key 255 /k Peer 2 fw2 { Port 0 } AllowPlain off } }",
 		newCluster(func(c *Cluster) { c.Keys, c.Send = []ClusterKey{{255, "/k"}}, 255 })},
+	{"Sync { Cluster { HotStandby on Name a Node 1 fw1 Peer 2 fw2 { } } }", newCluster(func(c *Cluster) { c.HotStandby = true })},
 	{"Sync { Cluster { AllowPlain yes Send 4 Key 3 /a Key 4 /b Peer 2 fw2 { Port 99 } Peer 16 A_b.c-9 { } Node 1 fw1 Name a } }",
 		newCluster(func(c *Cluster) {
 			c.Keys, c.Send, c.AllowPlain = []ClusterKey{{3, "/a"}, {4, "/b"}}, 4, true
