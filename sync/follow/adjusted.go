@@ -101,5 +101,5 @@ func (fo *Follower) mergeAdjusted(f *ctnetlink.Flow) {
 	f.Has &= ctnetlink.HasSeqAdjOrig | ctnetlink.HasSeqAdjReply | ctnetlink.HasZone | ctnetlink.HasID
 	f.Reply, f.Master = ctnetlink.Tuple{}, ctnetlink.Tuple{}
 	_, outcome := fo.cache.Flows.Put(f, fo.sched.Now())
-	fo.announcer.FlowStored(h, f, outcome == cache.Updated)
+	fo.announcer.FlowStored(h, f, changedIf(outcome == cache.Updated))
 }

@@ -9,6 +9,7 @@ import (
 	"ctbox/nl"
 	"ctbox/nl/ctnetlink"
 	"ctbox/sync/cache"
+	"ctbox/sync/owner"
 	"ctbox/sync/sched"
 )
 
@@ -229,10 +230,10 @@ func (fo *Follower) flowEvent(m *nl.Message, at time.Time) {
 		fo.flowEnded(f, from == foreign)
 	case ctnetlink.IsNew(m):
 		fo.recordBegin(f)
-		fo.flowSeen(f, from, fo.cache.Flows.Replace)
+		fo.flowSeen(f, whyStored(from, m), fo.cache.Flows.Replace)
 		fo.noteMaster(f)
 	default:
-		fo.flowSeen(f, from, fo.cache.Flows.Put)
+		fo.flowSeen(f, whyStored(from, m), fo.cache.Flows.Put)
 	}
 }
 
@@ -292,7 +293,7 @@ func (fo *Follower) dropUnmarked(f *ctnetlink.Flow, announce bool) {
 }
 
 // flowSeen stores a flow that an event has reported.
-func (fo *Follower) flowSeen(f *ctnetlink.Flow, from origin, put func(*ctnetlink.Flow, time.Duration) (cache.Handle, cache.Outcome)) {
+func (fo *Follower) flowSeen(f *ctnetlink.Flow, why owner.Why, put func(*ctnetlink.Flow, time.Duration) (cache.Handle, cache.Outcome)) {
 	fo.announcer.MakeRoom(cache.FlowTable)
 	h, outcome := put(f, fo.sched.Now())
 	if !outcome.Stored() {
@@ -301,10 +302,21 @@ func (fo *Follower) flowSeen(f *ctnetlink.Flow, from origin, put func(*ctnetlink
 	fo.noteZone(f)
 	fo.recordChange(h, f)
 	fo.named(h)
-	if from == foreign && (outcome == cache.Created || outcome == cache.Replaced) {
+	if why != owner.Silent && (outcome == cache.Created || outcome == cache.Replaced) {
 		fo.announcer.FlowBegan(h)
 	}
-	fo.announcer.FlowStored(h, f, from == foreign)
+	fo.announcer.FlowStored(h, f, why)
+}
+
+// whyStored returns why the flow of an event is stored.
+func whyStored(from origin, m *nl.Message) owner.Why {
+	switch {
+	case from != foreign:
+		return owner.Silent
+	case m.PortID == 0:
+		return owner.ByKernel
+	}
+	return owner.Changed
 }
 
 // flowEnded handles a DESTROY event.

@@ -21,6 +21,7 @@ import (
 	"ctbox/nl"
 	"ctbox/nl/ctnetlink"
 	"ctbox/sync/cache"
+	"ctbox/sync/owner"
 	"ctbox/sync/sched"
 
 	"golang.org/x/sys/unix"
@@ -30,9 +31,9 @@ import (
 // and handles are of the Follower's cache.
 type Announcer interface {
 	// FlowStored reports a flow that is new in the cache or has changed. f is what an event
-	// or a reading reports of it; it must not be kept. announce is false where peers have the
-	// flow already, or a reading only fills the cache.
-	FlowStored(h cache.Handle, f *ctnetlink.Flow, announce bool)
+	// or a reading reports of it; it must not be kept. why is Silent where peers have the flow
+	// already, or a reading only fills the cache.
+	FlowStored(h cache.Handle, f *ctnetlink.Flow, why owner.Why)
 	ExpectStored(h cache.Handle, announce bool)
 	// FlowEnded reports a flow that has been killed in the cache. The Announcer releases
 	// it, once peers know its end if that is to be announced.
@@ -91,7 +92,7 @@ type Cause struct {
 // Local is an Announcer for a cache that nobody replicates: it releases what has ended.
 type Local struct{ Cache cache.Side }
 
-func (l Local) FlowStored(cache.Handle, *ctnetlink.Flow, bool)        {}
+func (l Local) FlowStored(cache.Handle, *ctnetlink.Flow, owner.Why)   {}
 func (l Local) ExpectStored(cache.Handle, bool)                       {}
 func (l Local) FlowEnded(h cache.Handle, _ bool)                      { l.Cache.Flows.Release(h) }
 func (l Local) ExpectEnded(h cache.Handle, _ bool)                    { l.Cache.Expects.Release(h) }

@@ -15,6 +15,7 @@ import (
 	"ctbox/nl/ctnetlink"
 	"ctbox/sync/cache"
 	"ctbox/sync/internal/flowtest"
+	"ctbox/sync/owner"
 	"ctbox/sync/sched"
 )
 
@@ -29,8 +30,8 @@ type follower struct {
 	changed map[cache.Handle]bool // announced and not sent
 }
 
-func (f *follower) FlowStored(h cache.Handle, _ *ctnetlink.Flow, announce bool) {
-	if announce {
+func (f *follower) FlowStored(h cache.Handle, _ *ctnetlink.Flow, why owner.Why) {
+	if why != owner.Silent {
 		f.changed[h] = true
 	}
 }
@@ -109,7 +110,7 @@ func TestSweepSparesWhatCameAgain(t *testing.T) {
 		handles = append(handles, h)
 	}
 	fo.cache.Flows.BeginSweep()
-	fo.flowSeen(&all[1], foreign, fo.cache.Flows.Replace)
+	fo.flowSeen(&all[1], owner.ByKernel, fo.cache.Flows.Replace)
 	fo.removeUnseen(handles)
 	if fo.cache.Flows.Find(&all[0]) != 0 || fo.cache.Flows.Find(&all[1]) == 0 {
 		t.Error("the sweep took the wrong flow")

@@ -10,6 +10,7 @@ import (
 	"ctbox/nl"
 	"ctbox/nl/ctnetlink"
 	"ctbox/sync/cache"
+	"ctbox/sync/owner"
 	"ctbox/sync/sched"
 
 	"golang.org/x/sys/unix"
@@ -300,6 +301,14 @@ func (fo *Follower) sends(r refill, outcome cache.Outcome) bool {
 	return (r.send || fo.status.Missing > 0) && (r.all || outcome != cache.Unchanged)
 }
 
+// changedIf returns the reason to store a flow that a reading has found.
+func changedIf(announce bool) owner.Why {
+	if announce {
+		return owner.Changed
+	}
+	return owner.Silent
+}
+
 // mergeExpect merges an expectation of a dump into the internal cache.
 func (fo *Follower) mergeExpect(e *ctnetlink.Expect, r refill) {
 	if fo.expectHasEnded(e) || !fo.wantsExpect(e) {
@@ -342,7 +351,7 @@ func (fo *Follower) mergeFlow(f *ctnetlink.Flow, r refill) {
 	if outcome == cache.Created || outcome == cache.Replaced {
 		fo.announcer.FlowBegan(h)
 	}
-	fo.announcer.FlowStored(h, f, fo.sends(r, outcome))
+	fo.announcer.FlowStored(h, f, changedIf(fo.sends(r, outcome)))
 }
 
 // removeUnseen removes flows that the kernel did not have when it was asked, except flows

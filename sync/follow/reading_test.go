@@ -11,6 +11,7 @@ import (
 	"ctbox/nl/ctnetlink"
 	"ctbox/sync/cache"
 	"ctbox/sync/internal/flowtest"
+	"ctbox/sync/owner"
 	"ctbox/sync/sched"
 )
 
@@ -19,7 +20,7 @@ import (
 func TestDumpDoesNotReviveTheDead(t *testing.T) {
 	fo := unwired()
 	all := flowtest.Flows(4)
-	fo.flowSeen(&all[1], foreign, fo.cache.Flows.Replace)
+	fo.flowSeen(&all[1], owner.ByKernel, fo.cache.Flows.Replace)
 	fo.beginDump()
 	fo.flowEnded(&all[0], true) // not cached yet
 	fo.flowEnded(&all[1], true)
@@ -50,7 +51,7 @@ func TestDumpDoesNotUndoEvents(t *testing.T) {
 	old := f
 	fo.beginDump()
 	event := ctnetlink.Flow{Orig: f.Orig, Reply: f.Reply, Has: ctnetlink.HasID | ctnetlink.HasStatus | ctnetlink.HasMark, ID: f.ID, Status: ctnetlink.StatusConfirmed, Mark: 2}
-	fo.flowSeen(&event, foreign, fo.cache.Flows.Put)
+	fo.flowSeen(&event, owner.ByKernel, fo.cache.Flows.Put)
 	fo.mergeFlow(&old, refill{send: true})
 	fo.endDump()
 	var got ctnetlink.Flow
@@ -77,7 +78,7 @@ func TestDumpShowsTheNextFlow(t *testing.T) {
 	next := old
 	next.ID, next.Mark = 11, 7
 	fo.beginDump()
-	fo.flowSeen(&old, foreign, fo.cache.Flows.Put)
+	fo.flowSeen(&old, owner.ByKernel, fo.cache.Flows.Put)
 	fo.mergeFlow(&next, refill{})
 	var got ctnetlink.Flow
 	if h := fo.cache.Flows.Find(&next); !fo.cache.Flows.Load(h, &got) || got.ID != 11 || got.Has&ctnetlink.HasMark == 0 || got.Mark != 7 {
@@ -91,7 +92,7 @@ func TestDumpDoesNotReviveExpectations(t *testing.T) {
 	fo := unwired()
 	fo.expectSync = true
 	master := flowtest.Flows(1)[0]
-	fo.flowSeen(&master, foreign, fo.cache.Flows.Replace)
+	fo.flowSeen(&master, owner.ByKernel, fo.cache.Flows.Replace)
 	expects := make([]ctnetlink.Expect, 2)
 	for i := range expects {
 		e := &expects[i]
@@ -164,7 +165,7 @@ func TestTooManyEndsAreReadAgain(t *testing.T) {
 			for i := range uint64(maxChanged) {
 				e.changed[1<<40+cache.Handle(i)] = change{}
 			}
-		}, func(fo *follower) { fo.flowSeen(&f, foreign, fo.cache.Flows.Replace) }},
+		}, func(fo *follower) { fo.flowSeen(&f, owner.ByKernel, fo.cache.Flows.Replace) }},
 		{"ended expectations", func(e *ends) {
 			for i := range uint32(maxEnded) {
 				e.expects[expectKey{tuple: ctnetlink.Tuple{SrcPort: uint16(i), DstPort: uint16(i >> 16)}}] = struct{}{}

@@ -10,6 +10,7 @@ import (
 	"ctbox/internal/daemonlog"
 	"ctbox/nl/ctnetlink"
 	"ctbox/sync/internal/flowtest"
+	"ctbox/sync/owner"
 )
 
 // The kernel's table is looked at soon where flows may be silent, also where the start
@@ -31,7 +32,7 @@ func TestLooksAtSilentFlows(t *testing.T) {
 		fo := unwired()
 		fo.eventsSetting, fo.cfg.NetlinkOverrunResync = c.setting, 30*time.Second
 		for _, f := range flowtest.Flows(c.flows) {
-			fo.flowSeen(&f, foreign, fo.cache.Flows.Replace)
+			fo.flowSeen(&f, owner.ByKernel, fo.cache.Flows.Replace)
 		}
 		if fo.watchSilent(c.err); fo.timers.silent.Due() != c.want {
 			t.Errorf("%s: the first look comes after %v, want %v", c.name, fo.timers.silent.Due(), c.want)
@@ -39,7 +40,7 @@ func TestLooksAtSilentFlows(t *testing.T) {
 	}
 	fo := unwired()
 	fo.eventsSetting = "2"
-	fo.flowSeen(&flowtest.Flows(1)[0], foreign, fo.cache.Flows.Replace)
+	fo.flowSeen(&flowtest.Flows(1)[0], owner.ByKernel, fo.cache.Flows.Replace)
 	fo.watchSilent(nil)
 	if fo.timers.silent.Pending() {
 		t.Error("it is looked for silent flows with NetlinkOverrunResync off")
@@ -70,12 +71,12 @@ func TestFlowsWithoutEventsAreSaid(t *testing.T) {
 	}
 	nothing := func() {}
 	if said := look(all[:2], func() {
-		fo.flowSeen(&all[0], foreign, fo.cache.Flows.Replace)
+		fo.flowSeen(&all[0], owner.ByKernel, fo.cache.Flows.Replace)
 		fo.flowEnded(&all[1], true)
 	}); said != "" {
 		t.Errorf("all had events: %s", said)
 	}
-	if said := look(all[2:5], func() { fo.flowSeen(&all[3], foreign, fo.cache.Flows.Put) }); !strings.Contains(said, "no event has reported 2 of the flows") {
+	if said := look(all[2:5], func() { fo.flowSeen(&all[3], owner.ByKernel, fo.cache.Flows.Put) }); !strings.Contains(said, "no event has reported 2 of the flows") {
 		t.Errorf("two had none: %s", said)
 	}
 	if said := look(all[2:5], nothing); said != "" {

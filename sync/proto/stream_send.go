@@ -577,3 +577,22 @@ func (m *Stream) fillHeld(n *wire.Notice) {
 		n.Committed = uint32(min(max(m.now-m.committed, 0)/time.Millisecond, math.MaxUint32))
 	}
 }
+
+// Claim queues o, which the peers hold as another node's flow so far, behind what is more urgent.
+func (m *Stream) Claim(o Object) {
+	i, e := m.object(o)
+	if e.dead || e.queue != unqueued {
+		m.Changed(o)
+		return
+	}
+	e.withdrawn, e.silent = false, false
+	m.move(&m.background, i, e)
+}
+
+// Announces reports whether o is announced by this node: the peers hold it, or will by what is
+// queued, or it waits. An object that has ended or is withdrawn is not.
+func (m *Stream) Announces(o Object) bool {
+	e := m.at(id(o.Table)<<slotBits | id(uint32(o.Handle)&slotMask))
+	return e.gen == uint32(o.Handle>>32) && !e.dead &&
+		(e.held || e.queue == transmit || e.queue == background || e.waits())
+}

@@ -9,6 +9,7 @@ import (
 	"ctbox/sync/cache"
 	"ctbox/sync/internal/flowtest"
 	"ctbox/sync/link"
+	"ctbox/sync/owner"
 	"ctbox/sync/wire"
 )
 
@@ -37,7 +38,7 @@ func newPair(count int) *pair {
 
 // replicate announces a flow of the active node and applies it on the backup.
 func (p *pair) replicate(h cache.Handle) {
-	p.active.FlowStored(h, &p.flows[0], true)
+	p.active.FlowStored(h, &p.flows[0], owner.ByKernel)
 	for {
 		s, ok := p.active.machine.Next()
 		if !ok {

@@ -11,6 +11,7 @@ import (
 	"ctbox/conf"
 	"ctbox/internal/loglimit"
 	"ctbox/sync/link"
+	"ctbox/sync/owner"
 	"ctbox/sync/proto"
 	"ctbox/sync/seal"
 	"ctbox/sync/wire"
@@ -32,6 +33,7 @@ type cluster struct {
 	session *seal.Session
 	keys    keys
 	version proto.Version // that is spoken
+	book    *owner.Book   // which node owns each flow; nil with one peer
 	stream  *proto.Stream
 	renewal renewal
 	uevents *uevents

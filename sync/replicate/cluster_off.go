@@ -7,7 +7,10 @@ import (
 	"time"
 
 	"ctbox/conf"
+	"ctbox/nl/ctnetlink"
+	"ctbox/sync/cache"
 	"ctbox/sync/link"
+	"ctbox/sync/owner"
 	"ctbox/sync/proto"
 	"ctbox/sync/ready"
 	"ctbox/sync/wire"
@@ -21,11 +24,14 @@ func (r *Replicator) openCluster() error { return nil }
 
 func setPeers(*link.Config, *conf.Cluster, int) {}
 
-func (*cluster) speaks() bool                          { return false }
-func (*cluster) takes(int, netip.Addr, []byte) bool    { return false }
-func (*cluster) sendChallenges()                       {}
-func (*cluster) fillOffer(*wire.Notice)                {}
-func (*cluster) unannounced(proto.Object)              {}
+func (*cluster) speaks() bool                       { return false }
+func (*cluster) takes(int, netip.Addr, []byte) bool { return false }
+func (*cluster) sendChallenges()                    {}
+func (*cluster) fillOffer(*wire.Notice)             {}
+func (*cluster) unannounced(proto.Object)           {}
+func (*cluster) announces(_ cache.Handle, _ *ctnetlink.Flow, why owner.Why) bool {
+	return why != owner.Silent
+}
 func (*cluster) transmit()                             {}
 func (*cluster) probeSize(int) int                     { return 0 }
 func (*cluster) probePacket(int) int                   { return 0 }

@@ -18,6 +18,7 @@ import (
 	"ctbox/sync/cache"
 	"ctbox/sync/internal/flowtest"
 	"ctbox/sync/link"
+	"ctbox/sync/owner"
 	"ctbox/sync/proto"
 	"ctbox/sync/sched"
 	"ctbox/sync/wire"
@@ -236,7 +237,7 @@ func (r *Replicator) storeExpect(x *ctnetlink.Expect) {
 // rewrite changes a flow as an update of the kernel does.
 func (r *Replicator) rewrite(f *ctnetlink.Flow) {
 	if h, outcome := r.internal.Flows.Put(f, r.sched.Now()); outcome.Stored() {
-		r.FlowStored(h, f, true)
+		r.FlowStored(h, f, owner.ByKernel)
 	}
 }
 
@@ -480,7 +481,7 @@ func TestClusterAllocatesNothing(t *testing.T) {
 		run := func() {
 			for i := range all {
 				h := w.nodes[0].internal.Flows.Find(&all[i])
-				w.nodes[0].FlowStored(h, &all[i], true)
+				w.nodes[0].FlowStored(h, &all[i], owner.ByKernel)
 			}
 			w.nodes[0].Transmit()
 			w.deliver()

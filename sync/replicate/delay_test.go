@@ -11,6 +11,7 @@ import (
 	"ctbox/nl/ctnetlink"
 	"ctbox/sync/cache"
 	"ctbox/sync/internal/flowtest"
+	"ctbox/sync/owner"
 )
 
 // delaying is a Replicator with delays whose clock the test moves, and what it has sent.
@@ -40,7 +41,7 @@ func (r *delaying) event(f *ctnetlink.Flow, begins bool) cache.Handle {
 		put = r.internal.Flows.Replace
 	}
 	h, _ := put(f, r.sched.Now())
-	r.FlowStored(h, f, true)
+	r.FlowStored(h, f, owner.ByKernel)
 	return h
 }
 
@@ -186,7 +187,7 @@ func TestWaitsThatEnd(t *testing.T) {
 	h := r.event(&counted, true)
 	counted.Has |= ctnetlink.HasCountersOrig
 	counted.CountersOrig.Packets = 3
-	r.FlowStored(h, &counted, false)
+	r.FlowStored(h, &counted, owner.Silent)
 	if r.turn(); r.sent[1001] != 1 {
 		t.Errorf("a flow with enough packets was sent %d times", r.sent[1001])
 	}
@@ -239,7 +240,7 @@ func TestFlowsThatAreNeverSent(t *testing.T) {
 		}
 		known := young(2, ctnetlink.ProtoTCP)
 		h, _ = r.internal.Flows.Put(&known, r.sched.Now())
-		r.FlowStored(h, &known, false)
+		r.FlowStored(h, &known, owner.Silent)
 		r.Bulk()
 		r.sched.RunSteps()
 		r.turn()
@@ -315,7 +316,7 @@ func simulateDelay(t *testing.T, seed uint64) {
 				l.handle = r.event(&l.flow, false)
 			case 1: // it comes from a commit, so peers have it
 				l.handle, _ = r.internal.Flows.Put(&l.flow, r.sched.Now())
-				r.FlowStored(l.handle, &l.flow, false)
+				r.FlowStored(l.handle, &l.flow, owner.Silent)
 				l.urgent = true
 				r.sent[port]++
 			default:
@@ -348,7 +349,11 @@ func simulateDelay(t *testing.T, seed uint64) {
 				f.CountersOrig.Packets = uint64(rng.IntN(4))
 				l.urgent = l.urgent || f.CountersOrig.Packets >= 3
 				h, outcome := r.internal.Flows.Put(&f, r.sched.Now())
-				r.FlowStored(h, &f, outcome != cache.Unchanged)
+				why := owner.Silent
+				if outcome != cache.Unchanged {
+					why = owner.Changed
+				}
+				r.FlowStored(h, &f, why)
 			}
 		case do == 9:
 			d.TCP, d.UDP = seconds(), seconds()

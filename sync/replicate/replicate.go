@@ -20,6 +20,7 @@ import (
 	"ctbox/internal/loglimit"
 	"ctbox/nl/ctnetlink"
 	"ctbox/sync/cache"
+	"ctbox/sync/owner"
 	"ctbox/sync/proto"
 	"ctbox/sync/sched"
 	"ctbox/sync/wire"
@@ -268,10 +269,11 @@ func (r *Replicator) forgetAll(table proto.Table, next func(*cache.Cursor, []cac
 	}
 }
 
-// FlowStored queues h if announce is set and h does not wait. In ALARM every stored flow that
+// FlowStored queues h if it is to be announced and does not wait. In ALARM every stored flow that
 // does not wait is announced periodically in any case: peers drop flows that are not announced
 // again.
-func (r *Replicator) FlowStored(h cache.Handle, f *ctnetlink.Flow, announce bool) {
+func (r *Replicator) FlowStored(h cache.Handle, f *ctnetlink.Flow, why owner.Why) {
+	announce := r.cluster.announces(h, f, why)
 	switch {
 	case announce && !r.waits(h, f):
 		r.machine.Changed(flowObject(h))

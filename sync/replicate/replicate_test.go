@@ -14,6 +14,7 @@ import (
 	"ctbox/nl/ctnetlink"
 	"ctbox/sync/cache"
 	"ctbox/sync/internal/flowtest"
+	"ctbox/sync/owner"
 	"ctbox/sync/sched"
 )
 
@@ -35,9 +36,13 @@ func unwiredWith(mode conf.Mode, config cache.Config) *Replicator {
 
 // store stores a flow as a Follower does.
 func (r *Replicator) store(f *ctnetlink.Flow, announce bool) {
+	why := owner.Silent
+	if announce {
+		why = owner.ByKernel
+	}
 	r.MakeRoom(cache.FlowTable)
 	if h, outcome := r.internal.Flows.Replace(f, r.sched.Now()); outcome.Stored() {
-		r.FlowStored(h, f, announce)
+		r.FlowStored(h, f, why)
 	}
 }
 
@@ -105,7 +110,7 @@ func TestLag(t *testing.T) {
 	h, _ := r.internal.Flows.Put(&flowtest.Flows(1)[0], 0)
 	r.noteLag()
 	r.sched.SetNow(time.Second)
-	r.FlowStored(h, &flowtest.Flows(1)[0], true)
+	r.FlowStored(h, &flowtest.Flows(1)[0], owner.ByKernel)
 	r.noteLag()
 	r.sched.SetNow(3 * time.Second)
 	r.noteLag()

@@ -1,0 +1,348 @@
+// Package owner decides which node of a cluster owns each flow.
+//
+// Each node announces the flows that it owns, and holds a copy of what each peer announces. A
+// flow may be announced by several nodes for a while. The announcement with the highest epoch
+// owns the flow, and of equal epochs that of the node with the lowest number. A node whose
+// announcement is not the owner's withdraws it.
+//
+// A node begins to announce a flow that another node announces only by a claim, with the epoch
+// of the former owner and one more. It claims a flow when its own kernel, not a process, has
+// changed the flow, or in a takeover. While the owner lives and is primary the kernel's changes
+// move a flow once in 10 seconds at most: with asymmetric paths both nodes see packets of the
+// same flow. A node whose claim had to wait remembers it until the next change, or until the
+// owner ends the flow.
+//
+// An end counts only from the owner. Announcements of lower rank are over then: their nodes,
+// which may be dead, have not withdrawn them yet, and they must not bring the flow back.
+//
+// A Book has these rules for one node, a Question asks the peers before a takeover. Both are
+// pure: they have no clock, no lock and no socket, and are not safe for concurrent use.
+package owner
+
+import (
+	"time"
+
+	"ctbox/nl/ctnetlink"
+	"ctbox/sync/cache"
+)
+
+// MaxNode is the largest number of a node. Numbers begin at 1.
+const MaxNode = 16
+
+// Nodes is a set of nodes: bit n-1 is node n's.
+type Nodes uint16
+
+// NodesOf returns the set with these nodes.
+func NodesOf(numbers ...uint8) (s Nodes) {
+	for _, n := range numbers {
+		s |= 1 << (n - 1)
+	}
+	return s
+}
+
+// Has reports whether the set has a node. Node 0 is in no set.
+func (s Nodes) Has(node uint8) bool { return node != 0 && s&(1<<(node-1)) != 0 }
+
+// Why is the reason for which a flow was stored in the internal cache.
+type Why uint8
+
+const (
+	// Silent: the flow is not to be announced for itself. The node's own commit has created
+	// it, or the first reading of the kernel's table has found it.
+	Silent Why = iota
+	// Changed: the flow is to be announced, and the kernel has not changed it by itself. A
+	// process has, or a reading has found a change.
+	Changed
+	// ByKernel: the kernel has created or changed the flow by itself, which means that
+	// packets of it come through this node.
+	ByKernel
+)
+
+// Actions are what a Book asks of the room that announces flows. They are called with handles
+// of the internal cache, and must not call the Book.
+type Actions interface {
+	// Announced reports whether a flow is announced by this node, or is about to be.
+	Announced(h cache.Handle) bool
+	// Claimed has a flow announced, behind everything that is more urgent.
+	Claimed(h cache.Handle)
+	// Withdraw ends the announcement of a flow that another node owns.
+	Withdraw(h cache.Handle)
+}
+
+// moveLeast is how long a flow stays with an owner that lives and is primary. The age of an
+// entry is known in whole seconds, so that one more makes it 10 at least.
+const moveLeast = 11 * time.Second
+
+// maxEpoch is the highest epoch, where epochs stop to grow.
+const maxEpoch = cache.EpochMark - 1
+
+// Book has what one node knows about the owners of flows. The epoch of each flow is in the
+// cache (cache.Flows.Epoch). Its mark says of an entry of a copy that the flow is over, and of a
+// flow of the internal cache that a claim waits.
+type Book struct {
+	self    uint8
+	primary bool
+	own     *cache.Flows
+	do      Actions
+	peers   [MaxNode + 1]peer
+	copies  []uint8 // the nodes with a copy
+
+	taking Nodes
+	taken  Selector
+	flow   ctnetlink.Flow // reused
+}
+
+// peer is another node.
+type peer struct {
+	copy            *cache.Flows
+	living, primary bool
+}
+
+// NewBook returns the Book of a node whose internal cache is own.
+func NewBook(self uint8, own *cache.Flows, do Actions) *Book {
+	return &Book{self: self, own: own, do: do}
+}
+
+// SetCopy sets the copy of what a peer announces; nil removes it.
+func (b *Book) SetCopy(node uint8, flows *cache.Flows) {
+	b.peers[node].copy = flows
+	b.copies = b.copies[:0]
+	for n := range b.peers {
+		if b.peers[n].copy != nil {
+			b.copies = append(b.copies, uint8(n))
+		}
+	}
+}
+
+// SetPeer sets whether a peer is heard, and whether it is primary as it says.
+func (b *Book) SetPeer(node uint8, living, primary bool) {
+	b.peers[node].living, b.peers[node].primary = living, primary
+}
+
+// SetPrimary sets whether this node is primary.
+func (b *Book) SetPrimary(primary bool) { b.primary = primary }
+
+// rank orders the announcements of a flow. The zero rank is that of no announcement.
+type rank struct {
+	epoch uint32
+	node  uint8
+}
+
+// outranks reports whether r is the owner's rather than other.
+func (r rank) outranks(other rank) bool {
+	switch {
+	case r.node == 0 || other.node == 0:
+		return other.node == 0 && r.node != 0
+	case r.epoch != other.epoch:
+		return r.epoch > other.epoch
+	}
+	return r.node < other.node
+}
+
+// rival returns the peers' announcement of f with the highest rank, and its entry. top is the
+// highest epoch of all announcements, with those that are over; there reports whether there is
+// any.
+func (b *Book) rival(f *ctnetlink.Flow) (best rank, entry cache.Handle, top uint32, there bool) {
+	for _, n := range b.copies {
+		t := b.peers[n].copy
+		h := t.Find(f)
+		if h == 0 {
+			continue
+		}
+		epoch := t.Epoch(h)
+		top, there = max(top, epoch&^cache.EpochMark), true
+		if r := (rank{epoch, n}); epoch&cache.EpochMark == 0 && r.outranks(best) {
+			best, entry = r, h
+		}
+	}
+	return best, entry, top, there
+}
+
+// mine returns the rank of this node's announcement of f, and its flow. The rank is zero if
+// this node does not announce it.
+func (b *Book) mine(f *ctnetlink.Flow) (rank, cache.Handle) {
+	h := b.own.Find(f)
+	if h == 0 || !b.do.Announced(h) {
+		return rank{}, h
+	}
+	return rank{b.own.Epoch(h) &^ cache.EpochMark, b.self}, h
+}
+
+// Stored decides about f, which was stored in the internal cache as h, and reports whether to
+// announce it now. What it leaves unannounced may be claimed later.
+func (b *Book) Stored(now time.Duration, h cache.Handle, f *ctnetlink.Flow, why Why) (announce bool) {
+	if b.do.Announced(h) {
+		return why != Silent
+	}
+	best, entry, top, there := b.rival(f)
+	switch {
+	case best.node == 0:
+		if there && top >= b.own.Epoch(h)&^cache.EpochMark {
+			b.raise(h, top) // what is over may be announced once more
+		}
+		return why != Silent
+	case why == ByKernel && b.mayMove(now, best.node, entry), why != Silent && b.takes(best.node, f):
+		b.raise(h, top)
+		return true
+	case b.takes(best.node, f):
+		b.raise(h, top)
+		b.do.Claimed(h)
+	case why == ByKernel:
+		b.own.SetEpoch(h, b.own.Epoch(h)|cache.EpochMark)
+	}
+	return false
+}
+
+// raise sets the epoch of h to the next one after top.
+func (b *Book) raise(h cache.Handle, top uint32) { b.own.SetEpoch(h, min(top, maxEpoch-1)+1) }
+
+// mayMove reports whether a change by this node's kernel makes it the owner of a flow that
+// another node announces as entry.
+func (b *Book) mayMove(now time.Duration, node uint8, entry cache.Handle) bool {
+	p := &b.peers[node]
+	if !p.living || !p.primary {
+		return true
+	}
+	began, _, _ := p.copy.Times(entry)
+	return now-began >= moveLeast
+}
+
+// Heard notes that a peer has announced f, which its copy has as entry, with this epoch. Where
+// this node loses the flow it withdraws it.
+func (b *Book) Heard(node uint8, entry cache.Handle, f *ctnetlink.Flow, epoch uint32) {
+	t := b.peers[node].copy
+	epoch &^= cache.EpochMark
+	if before := t.Epoch(entry); before&cache.EpochMark != 0 && epoch <= before&^cache.EpochMark {
+		t.SetEpoch(entry, epoch|cache.EpochMark) // the same announcement once more
+		return
+	}
+	t.SetEpoch(entry, epoch)
+	mine, h := b.mine(f)
+	if mine.node != 0 && (rank{epoch, node}).outranks(mine) {
+		b.own.SetEpoch(h, mine.epoch)
+		b.do.Withdraw(h)
+	}
+}
+
+// Ended notes that a peer has ended f, which it announced with this epoch, before its entry
+// leaves the copy. It reports whether the peer was the flow's owner: otherwise the end says
+// nothing about the flow.
+//
+// This node claims f where its own kernel has the flow and sees packets of it: an owner that
+// is not primary, or whose path has changed, ends what goes on here.
+func (b *Book) Ended(node uint8, f *ctnetlink.Flow, epoch uint32) (owner bool) {
+	ended := rank{epoch &^ cache.EpochMark, node}
+	mine, h := b.mine(f)
+	if mine.outranks(ended) || !b.end(ended, f) {
+		return false
+	}
+	if mine.node != 0 {
+		b.do.Withdraw(h)
+		mine = rank{}
+	}
+	if h == 0 {
+		return true
+	}
+	waits := b.own.Epoch(h)&cache.EpochMark != 0
+	if waits || b.primary && !b.peers[node].primary {
+		b.raise(h, ended.epoch)
+		b.do.Claimed(h)
+		return false
+	}
+	return true
+}
+
+// OwnEnded notes that this node ends h, which it announces.
+func (b *Book) OwnEnded(h cache.Handle) {
+	if b.do.Announced(h) && b.own.Load(h, &b.flow) {
+		b.end(rank{b.own.Epoch(h) &^ cache.EpochMark, b.self}, &b.flow)
+	}
+}
+
+// end marks the peers' announcements of lower rank than ended as over. It does nothing, and
+// returns false, if one of them has a higher rank.
+func (b *Book) end(ended rank, f *ctnetlink.Flow) bool {
+	if best, _, _, _ := b.rival(f); best.node != ended.node && best.outranks(ended) {
+		return false
+	}
+	for _, n := range b.copies {
+		if n == ended.node {
+			continue
+		}
+		t := b.peers[n].copy
+		if entry := t.Find(f); entry != 0 {
+			t.SetEpoch(entry, t.Epoch(entry)|cache.EpochMark)
+		}
+	}
+	return true
+}
+
+// Wins reports whether a peer's announcement of f, which its copy has as entry, is the owner's.
+func (b *Book) Wins(node uint8, entry cache.Handle, f *ctnetlink.Flow) bool {
+	if b.peers[node].copy.Epoch(entry)&cache.EpochMark != 0 {
+		return false
+	}
+	owner, _ := b.Owner(f)
+	return owner == node
+}
+
+// Owner returns the node that owns f, this node included, and the epoch; 0 for none.
+func (b *Book) Owner(f *ctnetlink.Flow) (node uint8, epoch uint32) {
+	best, _, _, _ := b.rival(f)
+	if mine, _ := b.mine(f); mine.outranks(best) {
+		best = mine
+	}
+	return best.node, best.epoch
+}
+
+// Mine reports whether this node announces h, whose contents are f, or may: nobody else does.
+// It is for bulks.
+func (b *Book) Mine(h cache.Handle, f *ctnetlink.Flow) bool {
+	if b.do.Announced(h) {
+		return true
+	}
+	best, _, top, there := b.rival(f)
+	if best.node == 0 && there && top >= b.own.Epoch(h)&^cache.EpochMark {
+		b.raise(h, top)
+	}
+	return best.node == 0
+}
+
+// Take begins a takeover: until EndTake this node claims the flows of these nodes that the
+// selector matches, when they are stored in the internal cache or ClaimTaken finds them there.
+func (b *Book) Take(nodes Nodes, s Selector) { b.taking, b.taken = nodes, s }
+
+// EndTake ends a takeover.
+func (b *Book) EndTake() { b.taking = 0 }
+
+// Taking returns the nodes whose flows are being taken.
+func (b *Book) Taking() Nodes { return b.taking }
+
+// takes reports whether f, which a node owns, is taken.
+func (b *Book) takes(node uint8, f *ctnetlink.Flow) bool {
+	return b.taking.Has(node) && b.taken.Matches(f)
+}
+
+// Takes reports whether f, which a peer's copy has as entry, is taken: the peer owns it, is one
+// of the nodes of Take, and the selector matches.
+func (b *Book) Takes(node uint8, entry cache.Handle, f *ctnetlink.Flow) bool {
+	return b.takes(node, f) && b.Wins(node, entry, f)
+}
+
+// ClaimTaken claims those of a peer's entries that are taken and that the internal cache has.
+func (b *Book) ClaimTaken(node uint8, entries []cache.Handle) {
+	t := b.peers[node].copy
+	if t == nil || !b.taking.Has(node) {
+		return
+	}
+	for _, entry := range entries {
+		if !t.Load(entry, &b.flow) || !b.Takes(node, entry, &b.flow) {
+			continue
+		}
+		if h := b.own.Find(&b.flow); h != 0 {
+			_, _, top, _ := b.rival(&b.flow)
+			b.raise(h, top)
+			b.do.Claimed(h)
+		}
+	}
+}

@@ -1,0 +1,191 @@
+package owner
+
+import (
+	"testing"
+	"time"
+
+	"ctbox/sync/cache"
+	"ctbox/sync/internal/flowtest"
+)
+
+// announcer is the Actions of a test: what is announced, and what was asked for.
+type announcer struct {
+	announced          map[cache.Handle]bool
+	claimed, withdrawn int
+}
+
+func (a *announcer) Announced(h cache.Handle) bool { return a.announced[h] }
+func (a *announcer) Claimed(h cache.Handle)        { a.announced[h] = true; a.claimed++ }
+func (a *announcer) Withdraw(h cache.Handle)       { delete(a.announced, h); a.withdrawn++ }
+
+// table is a Book of node 2 with the copies of nodes 1 and 3, and one flow.
+type table struct {
+	*Book
+	announcer
+	t    *testing.T
+	flow cache.Handle
+}
+
+func newTable(t *testing.T) *table {
+	x := &table{t: t, announcer: announcer{announced: map[cache.Handle]bool{}}}
+	x.Book = NewBook(2, cache.NewFlows(cache.Config{}), x)
+	for _, node := range []uint8{1, 3} {
+		x.SetCopy(node, cache.NewFlows(cache.Config{}))
+		x.SetPeer(node, true, true)
+	}
+	return x
+}
+
+// store stores the flow as an event does.
+func (x *table) store(now time.Duration, why Why) {
+	f := &flowtest.Flows(1)[0]
+	x.flow, _ = x.own.Put(f, now)
+	if x.Stored(now, x.flow, f, why) {
+		x.announced[x.flow] = true
+	}
+}
+
+// hear has a peer announce the flow, and end has it end the flow.
+func (x *table) hear(now time.Duration, node uint8, epoch uint32) {
+	f := &flowtest.Flows(1)[0]
+	h, _ := x.peers[node].copy.Update(f, now)
+	x.Heard(node, h, f, epoch)
+}
+
+func (x *table) end(node uint8, epoch uint32) bool {
+	f, flows := &flowtest.Flows(1)[0], x.peers[node].copy
+	owner := x.Ended(node, f, epoch)
+	flows.Delete(flows.Find(f))
+	return owner
+}
+
+func (x *table) want(node uint8, epoch uint32) {
+	x.t.Helper()
+	if n, e := x.Owner(&flowtest.Flows(1)[0]); n != node || e != epoch {
+		x.t.Errorf("node %d owns the flow with epoch %d, want node %d and epoch %d", n, e, node, epoch)
+	}
+}
+
+func TestKernelClaims(t *testing.T) {
+	x := newTable(t)
+	x.store(0, ByKernel)
+	x.want(2, 0)
+	x.hear(0, 1, 1) // node 1 has claimed it
+	x.want(1, 1)
+	if x.withdrawn != 1 {
+		t.Errorf("%d withdrawn", x.withdrawn)
+	}
+	x.store(5*time.Second, ByKernel) // too early, the owner lives
+	x.want(1, 1)
+	x.store(12*time.Second, Changed) // by a process
+	x.want(1, 1)
+	x.store(12*time.Second, ByKernel)
+	x.want(2, 2)
+}
+
+func TestDeadOwnerLosesAtOnce(t *testing.T) {
+	for _, state := range []struct{ living, primary bool }{{false, true}, {true, false}} {
+		x := newTable(t)
+		x.hear(0, 1, 0)
+		x.SetPeer(1, state.living, state.primary)
+		x.store(time.Second, ByKernel)
+		x.want(2, 1)
+	}
+}
+
+func TestEndCountsFromTheOwnerOnly(t *testing.T) {
+	x := newTable(t)
+	x.hear(0, 1, 0)
+	x.hear(0, 3, 1)
+	if x.end(1, 0) {
+		t.Error("an end of lower rank counts")
+	}
+	x.want(3, 1)
+	x.hear(0, 1, 0)
+	if !x.end(3, 1) {
+		t.Error("the owner's end does not count")
+	}
+	x.want(0, 0)
+	x.hear(0, 1, 0) // a repair repeats it
+	x.want(0, 0)
+	x.store(0, ByKernel) // a new connection with the same addresses
+	x.want(2, 1)
+	x.hear(0, 1, 2)
+	x.want(1, 2)
+}
+
+func TestWaitingClaim(t *testing.T) {
+	x := newTable(t)
+	x.hear(0, 1, 0)
+	x.store(time.Second, ByKernel)
+	x.want(1, 0)
+	if x.end(1, 0) {
+		t.Error("the flow goes on here")
+	}
+	x.want(2, 1)
+}
+
+func TestTake(t *testing.T) {
+	x := newTable(t)
+	x.hear(0, 1, 3)
+	x.store(0, Silent)
+	x.want(1, 3)
+	x.Take(NodesOf(3), Selector{})
+	x.store(0, Silent)
+	x.want(1, 3)
+	x.Take(NodesOf(1), Selector{})
+	x.store(0, Silent)
+	x.want(2, 4)
+	x.OwnEnded(x.flow)
+	delete(x.announced, x.flow)
+	x.want(0, 0)
+}
+
+func TestClaimTaken(t *testing.T) {
+	x := newTable(t)
+	x.store(0, Silent)
+	x.hear(0, 1, 0)
+	entry := x.peers[1].copy.Find(&flowtest.Flows(1)[0])
+	x.ClaimTaken(1, []cache.Handle{entry})
+	x.want(1, 0)
+	x.Take(NodesOf(1), Selector{})
+	x.ClaimTaken(1, []cache.Handle{entry})
+	x.want(2, 1)
+	x.EndTake()
+	if x.claimed != 1 || x.Taking() != 0 {
+		t.Error(x.claimed, x.Taking())
+	}
+}
+
+func TestEqualEpochs(t *testing.T) {
+	x := newTable(t)
+	x.store(0, ByKernel)
+	x.hear(0, 3, 0)
+	x.want(2, 0)
+	x.hear(0, 1, 0)
+	x.want(1, 0)
+}
+
+func TestQuestion(t *testing.T) {
+	const all, living = Nodes(0b1101), Nodes(0b1001)
+	q := Ask(0, 2, 7, all, living)
+	if !q.Due(0) || q.Due(0) || !q.Due(50*time.Millisecond) || q.Done(199*time.Millisecond) || !q.Done(200*time.Millisecond) {
+		t.Error("the question is not asked each 50 ms for 200")
+	}
+	q.Answered(4, 6, true, 0) // to another question
+	q.Answered(4, 7, true, NodesOf(3))
+	if q.Nodes() != NodesOf(1) || q.Kept() != NodesOf(4) || q.Done(0) {
+		t.Errorf("nodes %b, kept %b", q.Nodes(), q.Kept())
+	}
+	q.Answered(1, 7, false, 0)
+	if q.Nodes() != NodesOf(1) || !q.Done(0) {
+		t.Errorf("nodes %b", q.Nodes())
+	}
+	q = Ask(0, 2, 8, all, living)
+	if taken := q.Asked(3, NodesOf(1, 2, 4)); taken != NodesOf(1, 4) || q.Nodes() != all {
+		t.Errorf("node 3 gets %b", taken)
+	}
+	if taken := q.Asked(1, NodesOf(2, 3, 4)); taken != 0 || q.Nodes() != NodesOf(1) {
+		t.Errorf("node 1 gets %b, %b stay", taken, q.Nodes())
+	}
+}
