@@ -26,7 +26,7 @@ func readyConfig(s *conf.Sync) ready.Config {
 func (n *Node) decide() Readiness {
 	f := n.facts()
 	r := Readiness{Decision: n.ready.Step(&f)}
-	n.replicator.SetReadiness(r.InSync, r.Promotable)
+	n.replicator.SetReadiness(r.InSync, r.Promotable, f.Primary)
 	if n.external.Flows != nil {
 		r.Held = f.Held
 	}

@@ -73,8 +73,9 @@ type member struct {
 	comparison
 }
 
-// The flags of a datagram's header. Bit 0 is kept for the role.
+// The flags of a datagram's header.
 const (
+	flagPrimary    = 1 << 0 // the sender has the traffic, as far as it knows
 	flagInSync     = 1 << 1 // the sender is in sync with its peers
 	flagPromotable = 1 << 2 // the sender may take over
 )

@@ -36,7 +36,7 @@ func (*cluster) transmit()                             {}
 func (*cluster) probeSize(int) int                     { return 0 }
 func (*cluster) probePacket(int) int                   { return 0 }
 func (*cluster) readyPeers(time.Duration) []ready.Peer { return nil }
-func (*cluster) setFlags(bool, bool)                   {}
+func (*cluster) setFlags(bool, bool, bool)             {}
 func (*cluster) fillStatus(*Status)                    {}
 func (*cluster) memberStatus(uint8) *MemberStatus      { return nil }
 func (*cluster) reconfigure(*conf.Cluster)             {}

@@ -12,7 +12,7 @@ import (
 )
 
 // setFlags sets what the header of each datagram says about this node.
-func (c *cluster) setFlags(inSync, promotable bool) {
+func (c *cluster) setFlags(inSync, promotable, primary bool) {
 	if c == nil {
 		return
 	}
@@ -22,6 +22,9 @@ func (c *cluster) setFlags(inSync, promotable bool) {
 	}
 	if promotable {
 		c.flags |= flagPromotable
+	}
+	if primary {
+		c.flags |= flagPrimary
 	}
 }
 
@@ -70,6 +73,7 @@ func (c *cluster) fillStatus(s *Status) {
 	}
 	s.Cluster = ClusterStatus{
 		Version: 1, Name: c.config.Name, Node: c.config.Node, NodeName: c.config.NodeName, AllowPlain: c.config.AllowPlain && c.config.Send != 0, Refused: refusedStatus(&c.unknown),
+		Nodes: len(c.config.Peers) + 1, Primary: c.flags&flagPrimary != 0, Primaries: c.primaries(),
 	}
 	if c.speaks() {
 		s.Cluster.Version = seal.Version
@@ -77,6 +81,23 @@ func (c *cluster) fillStatus(s *Status) {
 	if c.version == proto.Version2Sealed {
 		s.Cluster.Key = c.config.Send
 	}
+}
+
+// primaries returns how many nodes say that they are primary, this one included. A peer that is
+// no longer heard does not count.
+func (c *cluster) primaries() (n int) {
+	if c.flags&flagPrimary != 0 {
+		n++
+	}
+	for _, m := range c.members {
+		if m == nil || m.flags&flagPrimary == 0 {
+			continue
+		}
+		if silence, _ := c.lastOf(m); silence < peerQuiet {
+			n++
+		}
+	}
+	return n
 }
 
 // memberStatus returns the status of a peer of version 2, or nil.
@@ -87,7 +108,7 @@ func (c *cluster) memberStatus(node uint8) *MemberStatus {
 	m := c.members[node]
 	s := &MemberStatus{
 		Node: node, Name: m.name, Version: seal.Version, Key: m.key,
-		InSync: m.flags&flagInSync != 0, Promotable: m.flags&flagPromotable != 0,
+		InSync: m.flags&flagInSync != 0, Promotable: m.flags&flagPromotable != 0, Primary: m.flags&flagPrimary != 0,
 		Refused: refusedStatus(&m.refused), Compares: c.compares(), Equal: m.proven(),
 	}
 	for table, comparer := range m.comparers {

@@ -641,12 +641,29 @@ func TestClusterRefusesStrangers(t *testing.T) {
 // Each node shows the other what it thinks of itself.
 func TestClusterFlags(t *testing.T) {
 	w := newTown(t, keyFile(t, newKey(t, 'a'), 0o600))
-	for _, c := range [][2]bool{{false, true}, {true, true}, {true, false}, {false, false}} {
-		w.nodes[0].SetReadiness(c[0], c[1])
+	for _, c := range [][3]bool{{false, true, true}, {true, true, false}, {true, false, true}, {false, false, false}} {
+		w.nodes[0].SetReadiness(c[0], c[1], c[2])
 		w.pass(1100 * time.Millisecond)
-		if m := w.nodes[1].Status().Peers[0].Member; m.InSync != c[0] || m.Promotable != c[1] {
-			t.Errorf("%v arrives as %v, %v", c, m.InSync, m.Promotable)
+		s := w.nodes[1].Status()
+		if m := s.Peers[0].Member; m.InSync != c[0] || m.Promotable != c[1] || m.Primary != c[2] {
+			t.Errorf("%v arrives as %v, %v, %v", c, m.InSync, m.Promotable, m.Primary)
 		}
+		if s.Cluster.Primary || (s.Cluster.Primaries == 1) != c[2] || s.Cluster.Nodes != 2 {
+			t.Errorf("%v: %+v", c, s.Cluster)
+		}
+	}
+	// Both are primary, until one falls silent.
+	for _, n := range w.nodes {
+		n.SetReadiness(true, true, true)
+	}
+	w.pass(1100 * time.Millisecond)
+	if s := w.nodes[1].Status().Cluster; !s.Primary || s.Primaries != 2 {
+		t.Errorf("two primaries: %+v", s)
+	}
+	w.lose = func(int, []byte) bool { return true }
+	w.pass(2 * peerQuiet)
+	if s := w.nodes[1].Status().Cluster; s.Primaries != 1 {
+		t.Errorf("a silent primary counts: %+v", s)
 	}
 }
 

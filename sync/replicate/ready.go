@@ -111,7 +111,9 @@ func (r *Replicator) fillReady(p *PeerStatus) {
 }
 
 // SetReadiness sets what this node says of itself in the header of each datagram of version 2.
-func (r *Replicator) SetReadiness(inSync, promotable bool) { r.cluster.setFlags(inSync, promotable) }
+func (r *Replicator) SetReadiness(inSync, promotable, primary bool) {
+	r.cluster.setFlags(inSync, promotable, primary)
+}
 
 // lag returns how long changes have been waiting to be sent without a break.
 func (r *Replicator) lag() time.Duration {

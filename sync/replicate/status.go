@@ -30,7 +30,12 @@ type ClusterStatus struct {
 	Key      uint8 // the number of the key that seals; 0: what is sent is plain
 	// AllowPlain: plain datagrams are accepted although there are keys.
 	AllowPlain bool
-	Refused    []Refused // datagrams from addresses of no peer, by reason
+	Nodes      int // that the clause names, this one included
+	// Primary: this node is primary, as its datagrams say. Primaries counts the nodes that are,
+	// this one included; of the peers only those that are heard.
+	Primary   bool
+	Primaries int
+	Refused   []Refused // datagrams from addresses of no peer, by reason
 }
 
 // Refused counts datagrams that were refused for one reason. The reasons are words.
@@ -117,9 +122,9 @@ type MemberStatus struct {
 	Name    string
 	Version uint8
 	Key     uint8 // of its last datagram; 0 for a plain one
-	// InSync and Promotable are what it says of itself.
-	InSync, Promotable bool
-	Refused            []Refused
+	// InSync, Promotable and Primary are what it says of itself.
+	InSync, Promotable, Primary bool
+	Refused                     []Refused
 
 	// Compares: this node compares the peer's digests with the external cache. Equal: the tables
 	// were equal at the last comparison. Proven: they were equal once, LastEqual ago.

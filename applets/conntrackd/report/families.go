@@ -180,6 +180,12 @@ func families() []family {
 			ofCluster(func(m *metricsWriter, c *replicate.ClusterStatus) { m.number(uint64(c.Key)) })},
 		{"conntrackd_cluster_plain_allowed", "gauge", "", "1 if datagrams are accepted that are not sealed, although this node has keys.",
 			ofCluster(func(m *metricsWriter, c *replicate.ClusterStatus) { m.flag(c.AllowPlain) })},
+		{"conntrackd_cluster_nodes", "gauge", "", "Nodes that the Cluster clause names, this one included.",
+			ofCluster(func(m *metricsWriter, c *replicate.ClusterStatus) { m.number(uint64(c.Nodes)) })},
+		{"conntrackd_primary", "gauge", "", "1 if this node is primary: it has taken over, and no peer has since.",
+			ofCluster(func(m *metricsWriter, c *replicate.ClusterStatus) { m.flag(c.Primary) })},
+		{"conntrackd_primaries", "gauge", "", "Nodes that are primary as far as this node sees, this one included.",
+			ofCluster(func(m *metricsWriter, c *replicate.ClusterStatus) { m.number(uint64(c.Primaries)) })},
 		{"conntrackd_cluster_refused", "counter", "", "Datagrams of version 2 that were refused, by reason and node.",
 			func(m *metricsWriter, s *node.Status, _ *Local) {
 				for _, r := range s.Cluster.Refused {
@@ -197,6 +203,8 @@ func families() []family {
 			ofMembers(func(m *metricsWriter, p *replicate.MemberStatus) { m.flag(p.InSync, "node", p.Name) })},
 		{"conntrackd_node_promotable", "gauge", "", "1 if a node says that it may take over.",
 			ofMembers(func(m *metricsWriter, p *replicate.MemberStatus) { m.flag(p.Promotable, "node", p.Name) })},
+		{"conntrackd_node_primary", "gauge", "", "1 if a node says that it is primary.",
+			ofMembers(func(m *metricsWriter, p *replicate.MemberStatus) { m.flag(p.Primary, "node", p.Name) })},
 		{"conntrackd_node_equal", "gauge", "", "1 if the copy of a node's tables was equal at the last comparison.",
 			ofDigests(func(m *metricsWriter, p *replicate.MemberStatus) { m.flag(p.Equal, "node", p.Name) })},
 		{"conntrackd_node_last_equal_age_seconds", "gauge", "seconds", "Time since the copy of a node's tables was last proven to be equal.",

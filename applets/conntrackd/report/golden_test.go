@@ -95,8 +95,10 @@ func TestEveryNumber(t *testing.T) {
 		t.Fatal(err)
 	}
 	metrics := buildInfo.ReplaceAll(AppendMetrics(nil, s, l, OpenMetrics), nil)
+	s.Peers[0].Ignored = false
 	for file, got := range map[string][]byte{
 		"testdata/status.json": append(bytes.TrimSpace(status.Bytes()), '\n'), "testdata/status.metrics": metrics,
+		"testdata/peers.text": AppendReady(nil, s),
 	} {
 		gen.File(t, file, got)
 	}

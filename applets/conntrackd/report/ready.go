@@ -42,8 +42,27 @@ func AppendReady(dst []byte, s *node.Status) []byte {
 		may = "yes: "
 	}
 	dst = appendText(dst, "may take over:", may+r.Reason)
+	dst = appendRole(dst, &s.Cluster)
 	dst = appendText(dst, "flows held:", strconv.FormatUint(r.Held, 10))
 	return append(appendText(dst, "flows waiting:", strconv.FormatUint(s.Replica.Waiting, 10)), '\n')
+}
+
+// appendRole appends the role of this node in its Cluster. scripts/primary-backup.sh reads the
+// number of nodes.
+func appendRole(dst []byte, c *replicate.ClusterStatus) []byte {
+	if c.Version == 0 {
+		return dst
+	}
+	dst = appendText(dst, "role:\t", roleOf(c.Primary))
+	nodes := strconv.Itoa(c.Nodes) + " in the Cluster, " + strconv.Itoa(c.Primaries) + " primary"
+	return appendText(dst, "nodes:\t", nodes)
+}
+
+func roleOf(primary bool) string {
+	if primary {
+		return "primary"
+	}
+	return "not primary"
 }
 
 // versionOf describes a version of the protocol and its seal.
@@ -61,6 +80,7 @@ func appendMember(dst []byte, m *replicate.MemberStatus) []byte {
 		return dst
 	}
 	dst = appendText(dst, "node:\t", strconv.Itoa(int(m.Node))+" "+m.Name)
+	dst = appendText(dst, "role:\t", roleOf(m.Primary))
 	if m.Compares {
 		equal := "not compared yet"
 		switch {
@@ -132,6 +152,7 @@ func (o *object) member(m *replicate.MemberStatus) {
 	o.Text("name", m.Name)
 	o.Bool("peer_in_sync", m.InSync)
 	o.Bool("peer_promotable", m.Promotable)
+	o.Bool("peer_primary", m.Primary)
 	o.refused(m.Refused)
 	if !m.Compares {
 		return
@@ -186,6 +207,11 @@ func (o *object) ready(s *node.Status) {
 	}
 	o.Bool("promotable", r.Promotable)
 	o.Text("reason", r.Reason)
+	if c := &s.Cluster; c.Version != 0 {
+		o.Bool("primary", c.Primary)
+		o.Uint("primaries", uint64(c.Primaries))
+		o.Uint("nodes", uint64(c.Nodes))
+	}
 	if r.Age >= 0 {
 		o.seconds("last_in_sync", r.Age)
 	}
