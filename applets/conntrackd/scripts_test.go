@@ -6,8 +6,11 @@ import (
 	"strings"
 	"testing"
 
+	"ctbox/applets/conntrackd/report"
 	"ctbox/conf"
 	"ctbox/internal/netnstest"
+	"ctbox/sync/node"
+	"ctbox/sync/replicate"
 )
 
 const scripts = "../../scripts/"
@@ -53,6 +56,7 @@ shift 2 # -C FILE
 printf '%s\n' "$*" >>"$RECORD"
 case " $FAILS " in *" $* "*) exit 1 ;; esac
 case "$* $LOCKED" in "-d yes") [ ! -e "$CONNTRACKD_LOCK" ] || exit 1 ;; esac
+case "$*" in "-s peers") [ -z "$PEERS" ] || cat "$PEERS" ;; esac
 `
 
 func TestPrimaryBackupScript(t *testing.T) {
@@ -63,6 +67,14 @@ func TestPrimaryBackupScript(t *testing.T) {
 	}
 	ns := netnstest.New(t, "script")
 	record, lock := filepath.Join(dir, "record"), filepath.Join(dir, "lock")
+	peers := map[string]string{}
+	for name, nodes := range map[string]int{"two": 2, "three": 3, "sixteen": 16} {
+		s := node.Status{Status: replicate.Status{Cluster: replicate.ClusterStatus{Version: 2, Nodes: nodes}}}
+		peers[name] = filepath.Join(dir, name)
+		if err := os.WriteFile(peers[name], report.AppendReady(nil, &s), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
 	for _, c := range []struct {
 		arg, fails string
 		lock       string // content, "-" for no file
@@ -70,8 +82,12 @@ func TestPrimaryBackupScript(t *testing.T) {
 		want       string
 		code       int
 	}{
-		{"primary", "", "-", "", "-c -f -R -B", 0},
-		{"primary", "-c -B", "-", "", "-c -f -R -B", 1},
+		{"primary", "", "-", "", "-c -s peers -f -R -B", 0},
+		{"primary two", "", "-", "", "-c -s peers -f -R -B", 0},
+		{"primary three", "", "-", "", "-c -s peers -R -B", 0},
+		{"primary sixteen", "-c", "-", "", "-c -s peers -R -B", 1},
+		{"primary", "-s peers", "-", "", "-c -s peers -f -R -B", 0}, // conntrack-tools does not have it
+		{"primary", "-c -B", "-", "", "-c -s peers -f -R -B", 1},
 		{"backup", "", "-", "", "-s -t -n", 0},
 		{"backup", "-s", "-", "", "-s -d -t -n", 0},
 		{"backup", "-s -d", "-", "", "-s -d -t -n", 1},
@@ -93,9 +109,10 @@ func TestPrimaryBackupScript(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
-			argv := append(strings.Fields(shell), scripts+"primary-backup.sh", c.arg)
+			arg, cluster, _ := strings.Cut(c.arg, " ")
+			argv := append(strings.Fields(shell), scripts+"primary-backup.sh", arg)
 			cmd := ns.Command(argv[0], argv[1:]...)
-			cmd.Env = append(cmd.Env, "RECORD="+record, "FAILS="+c.fails, "LOCKED="+c.locked,
+			cmd.Env = append(cmd.Env, "RECORD="+record, "FAILS="+c.fails, "LOCKED="+c.locked, "PEERS="+peers[cluster],
 				"CONNTRACKD_BIN="+bin, "CONNTRACKD_LOCK="+lock)
 			out, _ := cmd.CombinedOutput()
 			text, _ := os.ReadFile(record)
