@@ -22,6 +22,7 @@ const (
 	dumpInternalExp = 40
 	dumpExternalExp = 41
 	commitAll       = 46
+	statsPeers      = 68
 )
 
 // request sends a number to the control socket and returns the answer. Both programs use the

@@ -224,8 +224,6 @@ type readiness struct {
 	} `json:"ready"`
 }
 
-const statsPeers = 68
-
 func (fw *firewall) readiness() (r readiness) {
 	text, err := fw.daemon.request(statsPeers | withOutcome | asJSON)
 	text, _, _ = strings.Cut(text, "\n")

@@ -27,6 +27,20 @@ type badWire struct {
 	spoilt int            // packets with any fault
 	killed map[string]int // messages that did not reach a node, by its name
 	tape   [][]byte       // for replay: some earlier frames
+	cut    map[way]bool   // the ways that carry nothing
+}
+
+// way is a direction between two nodes, by their names.
+type way struct{ from, to string }
+
+// isolate cuts exactly these ways; the others carry everything.
+func (w *badWire) isolate(ways ...way) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.cut = map[way]bool{}
+	for _, c := range ways {
+		w.cut[c] = true
+	}
 }
 
 // connect replaces the dedicated link between the two nodes by a bad wire.
@@ -56,7 +70,7 @@ func connect(t testing.TB, f faults, seed uint64, nodes ...*node) *badWire {
 		var to []*lane
 		for j, end := range ends {
 			if j != i {
-				to = append(to, &lane{wire: w, end: end})
+				to = append(to, &lane{wire: w, from: from.name, end: end})
 			}
 		}
 		passing.Go(func() { forward(from.fd, to, stop) })
@@ -152,6 +166,7 @@ func forward(from int, to []*lane, stop <-chan struct{}) {
 // lane is one direction of a wire, from one end to another.
 type lane struct {
 	wire *badWire
+	from string
 	end  wireEnd
 	late []byte // a reordered frame, which waits for the next one
 }
@@ -171,7 +186,7 @@ func (l *lane) idle() {
 
 // carry applies the wire's faults to a frame and forwards it.
 func (l *lane) carry(frame []byte) {
-	f := l.wire.spoil(l.end.name, frame)
+	f := l.wire.spoil(way{l.from, l.end.name}, frame)
 	switch {
 	case f.lost:
 	case f.waits && l.late == nil:
@@ -200,9 +215,13 @@ const (
 	tapeLen     = 4096
 )
 
-// spoil decides about the faults of a frame to a node.
-func (w *badWire) spoil(to string, frame []byte) fate {
+// spoil decides about the faults of a frame on its way.
+func (w *badWire) spoil(on way, frame []byte) fate {
 	f := fate{frame: frame}
+	if w.isCut(on) {
+		f.lost = true
+		return f
+	}
 	if len(frame) < etherHeader+ipHeaders || frame[12] != 0x08 && frame[12] != 0x86 || frame[13] == 0x06 {
 		return f // ARP
 	}
@@ -224,12 +243,18 @@ func (w *badWire) spoil(to string, frame []byte) fate {
 		f.stale = w.tape[w.random.IntN(len(w.tape))]
 	}
 	if corrupt || f.lost {
-		w.killed[to] += messagesIn(frame)
+		w.killed[on.to] += messagesIn(frame)
 	}
 	if corrupt || f.lost || f.twice || f.waits || f.stale != nil {
 		w.spoilt++
 	}
 	return f
+}
+
+func (w *badWire) isCut(on way) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.cut[on]
 }
 
 // record stores a frame for replay. On a full tape it replaces a random frame, so that the tape
