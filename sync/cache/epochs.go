@@ -54,14 +54,21 @@ func (t *Flows) Epoch(h Handle) uint32 {
 	return 0
 }
 
-// SetEpoch sets the epoch of h, dead or not, with its EpochMark. Put, Replace and Update keep it. Another
-// number makes the slot dirty; the mark alone does not. SetEpoch does nothing to a stale h.
+// SetEpoch sets the epoch of h, dead or not, with its EpochMark. Put, Replace and Update keep it.
+// Another number makes the slot dirty; the mark alone does not. SetEpoch does nothing to a stale h.
 func (t *Flows) SetEpoch(h Handle, epoch uint32) {
+	if epoch == 0 && len(t.epochs.segments) == 0 {
+		return
+	}
 	slot := t.slot(h)
 	if slot == 0 {
 		return
 	}
-	if (t.Epoch(h)^epoch)&^EpochMark != 0 {
+	before := uint32(0)
+	if at := t.epochs.of(slot); at != nil {
+		before = *at
+	}
+	if (before^epoch)&^EpochMark != 0 {
 		t.dirty.mark(slot)
 	}
 	t.epochs.set(slot, epoch)

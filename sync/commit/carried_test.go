@@ -248,7 +248,7 @@ func normal(t *testing.T, f *ctnetlink.Flow) (out ctnetlink.Flow) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := wire.ParseCompactFlow(body, &out, false); err != nil {
+	if _, err := wire.ParseCompactFlow(body, &out, false); err != nil {
 		t.Fatal(err)
 	}
 	out.Status &^= ctnetlink.StatusSrcNATDone | ctnetlink.StatusDstNATDone
@@ -274,7 +274,7 @@ func (k *kernel) announce(external cache.Side) {
 			k.t.Fatal(err)
 		}
 		var heard ctnetlink.Flow
-		if err := wire.ParseCompactFlow(body, &heard, false); err != nil {
+		if _, err := wire.ParseCompactFlow(body, &heard, false); err != nil {
 			k.t.Fatalf("%+v: % x: %v", f, body, err)
 		}
 		if _, o := external.Flows.Replace(&heard, 0); o != cache.Created {

@@ -100,7 +100,7 @@ func TestBothNodesHashAlike(t *testing.T) {
 		t.Fatal(err)
 	}
 	var received ctnetlink.Flow
-	if err := wire.ParseCompactFlow(body, &received, false); err != nil {
+	if _, err := wire.ParseCompactFlow(body, &received, false); err != nil {
 		t.Fatal(err)
 	}
 	external := cache.NewFlows(cache.Config{})

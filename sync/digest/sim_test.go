@@ -286,7 +286,7 @@ func (x *sim) apply(i item) {
 		return
 	}
 	var f ctnetlink.Flow
-	if err := wire.ParseCompactFlow(i.body, &f, i.end); err != nil {
+	if _, err := wire.ParseCompactFlow(i.body, &f, i.end); err != nil {
 		x.t.Fatal(err)
 	}
 	if i.end {

@@ -395,3 +395,27 @@ func TestStreamWithdrawn(t *testing.T) {
 	a.is("released", ok, true)
 	b.whole(true)
 }
+
+// What a Stream does not know itself is its owner's, without a change of the stream.
+func TestStreamLeavesQuestionsToItsOwner(t *testing.T) {
+	_, b := newStreamEnds(t)
+	stats, position := b.m.Stats(), b.m.Position()
+	if !b.m.Arrived(*b.now, 1, [16]byte{1}, 1000) {
+		t.Fatal("the datagram is late")
+	}
+	for _, m := range []wire.StreamMessage{
+		{Type: wire.Take, Question: 7, Nodes: 1<<1 | 1<<15},
+		{Type: wire.Mine, Node: 2, Question: 7, Flags: wire.MineOwn, Nodes: 1},
+		{Type: wire.Mine, Node: 3, Question: 8},
+	} {
+		if verdict, events := b.m.Receive(*b.now, 1, &m); verdict != Handled || events != 0 {
+			t.Errorf("type %d: verdict %d, events %b", m.Type, verdict, events)
+		}
+		if m.Type.Numbered() {
+			t.Errorf("type %d is numbered", m.Type)
+		}
+	}
+	if b.m.Stats() != stats || b.m.Position() != position {
+		t.Errorf("%+v at %d, was %+v at %d", b.m.Stats(), b.m.Position(), stats, position)
+	}
+}

@@ -153,7 +153,8 @@ func (c *cluster) applyObject(m *wire.StreamMessage) {
 		}
 		return
 	}
-	if wire.ParseCompactFlow(m.Body, &r.flow, end) != nil {
+	epoch, err := wire.ParseCompactFlow(m.Body, &r.flow, end)
+	if err != nil {
 		r.received.BadPayload++
 		return
 	}
@@ -161,9 +162,11 @@ func (c *cluster) applyObject(m *wire.StreamMessage) {
 	switch m.Type {
 	case wire.StreamFlowNew:
 		h, _ := r.external.Flows.Replace(&r.flow, now)
+		r.external.Flows.SetEpoch(h, epoch)
 		c.stored(h)
 	case wire.StreamFlowUpdate:
 		h, _ := r.external.Flows.Update(&r.flow, now)
+		r.external.Flows.SetEpoch(h, epoch)
 		c.stored(h)
 	case wire.StreamFlowEnd:
 		r.endExternal(r.external.Flows.Find(&r.flow), &r.flow)

@@ -142,7 +142,7 @@ func (c *cluster) encodeFlow(s *proto.Send) (typ wire.StreamType, ok bool) {
 		c.withhold(s)
 		return 0, false
 	}
-	c.body = body
+	c.body = wire.AppendCompactEpoch(body, r.internal.Flows.Epoch(h)&^cache.EpochMark)
 	if end {
 		c.ended(s.Object, living)
 	} else {

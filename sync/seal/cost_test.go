@@ -78,7 +78,7 @@ func BenchmarkDatagram(b *testing.B) {
 				break
 			}
 			if message.Type == wire.StreamFlowUpdate {
-				if err := wire.ParseCompactFlow(message.Body, &flow, false); err != nil {
+				if _, err := wire.ParseCompactFlow(message.Body, &flow, false); err != nil {
 					b.Fatal(err)
 				}
 			}

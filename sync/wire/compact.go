@@ -8,7 +8,7 @@ import (
 )
 
 // Compact messages are those of version 2. Each is a type (1), the length of its body (1) and
-// the body. A flow's body, of which an end has only the first three parts and the zones:
+// the body. A flow's body, of which an end has only the first three parts, the zones and the epoch:
 //
 //	form (1)      bits 0-1  0 TCP, 1 UDP, 2 ICMP or ICMPv6, 3 another protocol
 //	              bit 2     IPv6
@@ -67,6 +67,7 @@ const (
 	compactSCTP      compactAttr = 6 // state (1), verification tags (4, 4)
 	compactDCCP      compactAttr = 7 // state (1), role (1)
 	compactSynproxy  compactAttr = 8 // ISN, ITS, offset of timestamps (12)
+	compactEpoch     compactAttr = 9 // of the flow's owner (4), not 0, at most MaxEpoch
 
 	compactWScale compactAttr = 0x80 | 1 // original, reply (2); 0xff for absent
 	compactLabels compactAttr = 0x80 | 2 // words (4 each), at most 4
@@ -80,12 +81,15 @@ type compactSize struct{ least, most uint8 }
 // an unknown attribute.
 var compactSizes = [256]compactSize{
 	compactZone: {2, 2}, compactZoneOrig: {2, 2}, compactZoneReply: {2, 2}, compactMaster: {10, 38},
-	compactSeqAdj: {24, 24}, compactSCTP: {9, 9}, compactDCCP: {2, 2}, compactSynproxy: {12, 12},
+	compactSeqAdj: {24, 24}, compactSCTP: {9, 9}, compactDCCP: {2, 2}, compactSynproxy: {12, 12}, compactEpoch: {4, 4},
 	compactWScale: {2, 2}, compactLabels: {4, 4 * ctnetlink.LabelWords}, compactHelper: {1, ctnetlink.NameLen - 1}, compactStart: {8, 8},
 }
 
-// MaxCompactBody is the longest body of a compact message.
+// MaxCompactBody is the longest body of a compact message, with an epoch.
 const MaxCompactBody = 255
+
+// MaxEpoch is the largest epoch of a flow.
+const MaxEpoch = 1<<31 - 1
 
 // AppendCompactFlow appends the body of a compact message about f, for an end only what
 // identifies f. Translations are those of the reply tuple. A flow whose addresses, protocol or
@@ -108,6 +112,16 @@ func (e Encoder) AppendCompactFlow(dst []byte, f *ctnetlink.Flow, end bool) ([]b
 		dst[form] |= compactAttrs
 	}
 	return dst, nil
+}
+
+// AppendCompactEpoch appends an epoch, at most MaxEpoch, to the body of a compact message about a
+// flow, which begins at its form. Epoch 0 has no byte.
+func AppendCompactEpoch(body []byte, epoch uint32) []byte {
+	if epoch == 0 {
+		return body
+	}
+	body[0] |= compactAttrs
+	return binary.BigEndian.AppendUint32(appendCompactAttr(body, compactEpoch, 4), epoch)
 }
 
 // appendCompactKey appends a form and the key of a tuple.
@@ -310,8 +324,9 @@ func present[T uint8 | uint32](f *ctnetlink.Flow, has ctnetlink.Attr, v, absent 
 // compactReader reads the parts of a body. After a part that is cut off bad is set, and all
 // further parts are zero.
 type compactReader struct {
-	rest []byte
-	bad  bool
+	rest  []byte
+	bad   bool
+	epoch uint32 // of the flow whose attributes were read
 }
 
 func (r *compactReader) bytes(n int) []byte {
@@ -396,32 +411,33 @@ func (r *compactReader) key(t *ctnetlink.Tuple) (form byte) {
 }
 
 // ParseCompactFlow decodes the body of a compact message about a flow into f, which it resets
-// first; an end has no more than what identifies the flow. Translations are in f.Reply, which a
-// flow always has. Every error is a PayloadError; f is then undefined.
-func ParseCompactFlow(body []byte, f *ctnetlink.Flow, end bool) error {
+// first, and returns its epoch. An end has no more than what identifies the flow, and the epoch.
+// Translations are in f.Reply, which a flow always has. Every error is a PayloadError; f is then
+// undefined.
+func ParseCompactFlow(body []byte, f *ctnetlink.Flow, end bool) (epoch uint32, err error) {
 	f.Reset()
 	r := compactReader{rest: body}
 	form := r.key(&f.Orig)
 	f.Reply = f.Orig.Inverted()
 	if !end {
 		if err := r.state(form, f); err != nil {
-			return err
+			return 0, err
 		}
 	} else if form&^(compactProtoMask|compactIPv6|compactAttrs) != 0 {
-		return ErrAttrValue
+		return 0, ErrAttrValue
 	}
 	if form&compactAttrs == 0 && len(r.rest) > 0 {
-		return ErrAttrLength
+		return 0, ErrAttrLength
 	}
 	for !r.bad && len(r.rest) > 0 {
 		if err := r.attr(f); err != nil {
-			return err
+			return 0, err
 		}
 	}
 	if r.bad {
-		return ErrAttrLength
+		return 0, ErrAttrLength
 	}
-	return nil
+	return r.epoch, nil
 }
 
 // state reads what appendCompactState has appended.
@@ -539,6 +555,10 @@ func (r *compactReader) attr(f *ctnetlink.Flow) error {
 	case compactSynproxy:
 		f.Synproxy = ctnetlink.Synproxy{ISN: v.u32(), ITS: v.u32(), TSOff: v.u32()}
 		f.Has |= ctnetlink.HasSynproxy
+	case compactEpoch:
+		if r.epoch = v.u32(); r.epoch > MaxEpoch {
+			return ErrAttrValue
+		}
 	case compactWScale:
 		storeScale(f, &f.TCPWScaleOrig, v.u8(), ctnetlink.HasTCPWScaleOrig)
 		storeScale(f, &f.TCPWScaleRepl, v.u8(), ctnetlink.HasTCPWScaleReply)

@@ -282,12 +282,12 @@ func TestCompactFlowsThroughTheTables(t *testing.T) {
 		load("put", sender, h)
 		h, _ = sender.Replace(&f, 0)
 		load("replaced", sender, h)
-		if err := ParseCompactFlow(want, &got, false); err != nil {
+		if _, err := ParseCompactFlow(want, &got, false); err != nil {
 			t.Fatalf("seed %d: %v", seed, err)
 		}
 		h, _ = receiver.Replace(&got, 0)
 		load("received", receiver, h)
-		if err := ParseCompactFlow(end, &got, true); err != nil || receiver.Find(&got) != h {
+		if _, err := ParseCompactFlow(end, &got, true); err != nil || receiver.Find(&got) != h {
 			t.Fatalf("seed %d: the end of another flow, %v", seed, err)
 		}
 	}

@@ -148,16 +148,18 @@ func TestCompactFlows(t *testing.T) {
 	for seed := range seeds.Count(20_000) {
 		f, want := randomFlow(rand.New(rand.NewPCG(seed, 5)))
 		e := Encoder{WindowTracking: true}
+		epoch := uint32(seed%3) * uint32(seed) << (seed % 16) & MaxEpoch // 0 in a third
 		body, err := e.AppendCompactFlow(nil, &f, false)
 		if err != nil {
 			t.Fatalf("seed %d: %v", seed, err)
 		}
+		body = AppendCompactEpoch(body, epoch)
 		if len(body) > MaxCompactBody {
 			t.Fatalf("seed %d: %d bytes", seed, len(body))
 		}
 		var got ctnetlink.Flow
-		if err := ParseCompactFlow(body, &got, false); err != nil {
-			t.Fatalf("seed %d: %v in % x", seed, err, body)
+		if gotEpoch, err := ParseCompactFlow(body, &got, false); err != nil || gotEpoch != epoch {
+			t.Fatalf("seed %d: epoch %d, want %d: %v in % x", seed, gotEpoch, epoch, err, body)
 		}
 		got.HelperInfo, got.Secctx = nil, nil
 		if diff := cmp.Diff(want, got); diff != "" {
@@ -167,7 +169,8 @@ func TestCompactFlows(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if err := ParseCompactFlow(end, &got, true); err != nil || got.Orig != want.Orig || got.Has&ctnetlink.HasZone != want.Has&ctnetlink.HasZone ||
+		end = AppendCompactEpoch(end, epoch)
+		if gotEpoch, err := ParseCompactFlow(end, &got, true); err != nil || gotEpoch != epoch || got.Orig != want.Orig || got.Has&ctnetlink.HasZone != want.Has&ctnetlink.HasZone ||
 			got.Has&ctnetlink.HasZone != 0 && got.Zone != want.Zone || got.Reply.Zone != want.Reply.Zone {
 			t.Fatalf("seed %d: the end is read as %+v: %v", seed, got.Orig, err)
 		}
@@ -229,14 +232,63 @@ func TestCompactRefusals(t *testing.T) {
 		{"DCCP's of TCP", append(append([]byte{compactAttrs}, key...), 8, 7, 2, 1, 0), false, ErrAttrValue},
 		{"an unknown DCCP state", append(append([]byte{compactAttrs | compactOther, ctnetlink.ProtoDCCP}, key...), 8, 7, 2, 99, 0), false, ErrAttrValue},
 		{"labels of five bytes", append(append([]byte{compactAttrs}, key...), 8, 0x82, 5, 1, 2, 3, 4, 5), false, ErrAttrSize},
+		{"an epoch of three bytes", append(append([]byte{compactAttrs}, key...), 8, 9, 3, 0, 0, 1), false, ErrAttrSize},
+		{"an epoch with a mark", append(append([]byte{compactAttrs}, key...), 8, 9, 4, 0x80, 0, 0, 1), false, ErrAttrValue},
+		{"an end with an epoch with a mark", append(append([]byte{compactAttrs}, key...), 9, 4, 0x80, 0, 0, 0), true, ErrAttrValue},
 	} {
 		var f ctnetlink.Flow
-		if err := ParseCompactFlow(c.body, &f, c.end); !errors.Is(err, c.want) && err != c.want {
+		if _, err := ParseCompactFlow(c.body, &f, c.end); !errors.Is(err, c.want) && err != c.want {
 			t.Errorf("%s: %v, want %v", c.name, err, c.want)
 		}
 	}
 	if _, err := (Encoder{}).AppendCompactFlow(nil, &ctnetlink.Flow{}, false); err != ErrIncompleteTuple {
 		t.Errorf("a flow without addresses: %v", err)
+	}
+}
+
+// A flow with the largest of all that a message carries fits into MaxCompactBody, with an epoch.
+func TestLongestCompactFlow(t *testing.T) {
+	for _, proto := range []uint8{ctnetlink.ProtoTCP, ctnetlink.ProtoSCTP, ctnetlink.ProtoDCCP, ctnetlink.ProtoGRE} {
+		var f ctnetlink.Flow
+		tuple := func(last byte) ctnetlink.Tuple {
+			return ctnetlink.Tuple{Family: nl.FamilyIPv6, Proto: proto, Has: ctnetlink.TupleAddrs | ctnetlink.TupleProto | ctnetlink.TuplePorts | ctnetlink.TupleZone,
+				Src: ctnetlink.Addr{0x20, 0x01, 0x0d, 0xb8, 15: last}, Dst: ctnetlink.Addr{0x20, 0x01, 0x0d, 0xb8, 15: last + 1}, SrcPort: uint16(last), DstPort: uint16(last), Zone: 7}
+		}
+		f.Orig, f.Reply, f.Master = tuple(1), tuple(5), tuple(9)
+		f.Master.Proto = ctnetlink.ProtoSCTP
+		f.Has = ^ctnetlink.Attr(0)
+		f.Status, f.Timeout, f.Mark, f.Zone, f.LabelsLen, f.Labels[0] = 1<<32-1, 1<<32-1, 1, 7, ctnetlink.LabelWords, 1
+		f.TCPState, f.SCTPState, f.DCCPState = 3, 3, 3
+		f.Synproxy.ISN = 1
+		f.Helper.Set("fifteen-bytes-x")
+		body, err := Encoder{WindowTracking: true}.AppendCompactFlow(nil, &f, false)
+		if err != nil {
+			t.Fatal(err)
+		}
+		body = AppendCompactEpoch(body, MaxEpoch)
+		if len(body) < 200 || len(body) > MaxCompactBody {
+			t.Errorf("protocol %d: %d bytes", proto, len(body))
+		}
+		if epoch, err := ParseCompactFlow(body, &f, false); err != nil || epoch != MaxEpoch {
+			t.Errorf("protocol %d: epoch %d, %v", proto, epoch, err)
+		}
+	}
+}
+
+// Epoch 0 changes nothing, and another one takes six bytes.
+func TestCompactEpochs(t *testing.T) {
+	f := typicalFlow()
+	for _, end := range []bool{false, true} {
+		body, err := Encoder{}.AppendCompactFlow(nil, f, end)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := AppendCompactEpoch(bytes.Clone(body), 0); !bytes.Equal(got, body) {
+			t.Errorf("with epoch 0 % x is % x", body, got)
+		}
+		if got := AppendCompactEpoch(bytes.Clone(body), 1); len(got) != len(body)+6 {
+			t.Errorf("with epoch 1 % x is % x", body, got)
+		}
 	}
 }
 
@@ -246,7 +298,9 @@ func TestCompactAllocations(t *testing.T) {
 	buf := make([]byte, 0, 512)
 	if n := testing.AllocsPerRun(100, func() {
 		buf, _ = Encoder{WindowTracking: true}.AppendCompactFlow(buf[:0], &f, false)
-		if ParseCompactFlow(buf, &got, false) != nil || ParseCompactFlow(buf[:5], &got, false) == nil {
+		buf = AppendCompactEpoch(buf, 7)
+		epoch, err := ParseCompactFlow(buf, &got, false)
+		if _, cut := ParseCompactFlow(buf[:5], &got, false); epoch != 7 || err != nil || cut == nil {
 			t.Fatal("parsed wrongly")
 		}
 	}); n > 0 {
@@ -259,11 +313,12 @@ func FuzzCompactFlow(f *testing.F) {
 	for seed := range uint64(30) {
 		flow, _ := randomFlow(rand.New(rand.NewPCG(seed, 5)))
 		body, _ := Encoder{WindowTracking: true}.AppendCompactFlow(nil, &flow, seed%5 == 0)
-		f.Add(body, seed%5 == 0)
+		f.Add(AppendCompactEpoch(body, uint32(seed%3)<<(seed%31)), seed%5 == 0)
 	}
 	f.Fuzz(func(t *testing.T, body []byte, end bool) {
 		var first, second ctnetlink.Flow
-		if ParseCompactFlow(body, &first, end) != nil {
+		epoch, err := ParseCompactFlow(body, &first, end)
+		if err != nil {
 			return
 		}
 		e := Encoder{WindowTracking: true}
@@ -271,10 +326,12 @@ func FuzzCompactFlow(f *testing.F) {
 		if err != nil {
 			t.Fatalf("% x is read and not written: %v", body, err)
 		}
-		if err := ParseCompactFlow(again, &second, end); err != nil {
-			t.Fatalf("% x is written as % x: %v", body, again, err)
+		again = AppendCompactEpoch(again, epoch)
+		if same, err := ParseCompactFlow(again, &second, end); err != nil || same != epoch {
+			t.Fatalf("% x is written as % x: epoch %d, want %d: %v", body, again, same, epoch, err)
 		}
 		twice, _ := e.AppendCompactFlow(nil, &second, end)
+		twice = AppendCompactEpoch(twice, epoch)
 		if !bytes.Equal(again, twice) {
 			t.Errorf("% x, then % x", again, twice)
 		}
@@ -298,7 +355,7 @@ func BenchmarkParseCompactFlow(b *testing.B) {
 	var f ctnetlink.Flow
 	b.ReportAllocs()
 	for b.Loop() {
-		if err := ParseCompactFlow(body, &f, false); err != nil {
+		if _, err := ParseCompactFlow(body, &f, false); err != nil {
 			b.Fatal(err)
 		}
 	}
@@ -315,7 +372,7 @@ func TestCompactFlowsInACache(t *testing.T) {
 			t.Fatalf("seed %d: %v", seed, err)
 		}
 		var heard, held ctnetlink.Flow
-		if err := ParseCompactFlow(body, &heard, false); err != nil {
+		if _, err := ParseCompactFlow(body, &heard, false); err != nil {
 			t.Fatalf("seed %d: %v", seed, err)
 		}
 		for name, put := range map[string]*ctnetlink.Flow{"kernel's": &f, "peer's": &heard} {

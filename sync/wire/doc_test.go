@@ -189,12 +189,14 @@ func TestDescriptionHasGoodPayloads(t *testing.T) {
 			if len(written) == 0 && m.Type != Position {
 				t.Errorf("no POSITION: % x", payload)
 			}
-			end := m.Type == StreamFlowEnd || m.Type == StreamExpectEnd
+			end := m.Type == StreamFlowEnd || m.Type == StreamFlowWithdrawn || m.Type == StreamExpectEnd
 			switch {
 			case m.Type.IsFlow():
 				var f ctnetlink.Flow
-				if err = ParseCompactFlow(m.Body, &f, end); err == nil {
+				var epoch uint32
+				if epoch, err = ParseCompactFlow(m.Body, &f, end); err == nil {
 					m.Body, err = e.AppendCompactFlow(nil, &f, end)
+					m.Body = AppendCompactEpoch(m.Body, epoch)
 				}
 			case m.Type.IsExpect():
 				var x ctnetlink.Expect

@@ -33,6 +33,9 @@ const (
 	Sums    StreamType = 34 // Table, Level, Index, Sums
 	Entries StreamType = 35 // Table, Index, Low, High, Sums
 	Want    StreamType = 36 // Node, Stream, Table, Sums
+
+	Take StreamType = 37 // Question, Nodes: the sender is about to take the flows of these nodes
+	Mine StreamType = 38 // Node, Question, Flags, Nodes: the answer to a TAKE of Node
 )
 
 // Numbered reports whether messages of type t have a number: objects and the marks of a bulk.
@@ -49,6 +52,9 @@ const (
 	StateComplete = 1 << 0 // all that the sender has is announced since its stream began or was flushed last
 	StateBulk     = 1 << 1 // a bulk is under way
 )
+
+// MineOwn is the bit of a MINE's Flags that says that the sender keeps its own flows.
+const MineOwn = 1 << 0
 
 // MaxAckRanges is the largest number of missing ranges in an ACK.
 const MaxAckRanges = 20
@@ -75,14 +81,19 @@ type StreamMessage struct {
 
 	From, To Seq
 	// Node is the number of the node that the message is for, and Stream the id of that node's
-	// stream, of which all messages but STATE carry only the lower half.
+	// stream, of which all messages but STATE carry only the lower half. MINE has no Stream.
 	Node   uint8
 	Stream uint64
 	Key    [16]byte // of the digests
-	Flags  uint8    // StateComplete, StateBulk
+	Flags  uint8    // StateComplete, StateBulk; MineOwn
 	First  Seq      // the number of the stream's first message
 	Ranges []Range  // in order; at most MaxAckRanges
 	Bulk   uint32   // the bulk's number
+
+	Question uint32 // the TAKE's number, which its sender chooses
+	// Nodes is a set of nodes, of which bit n-1 is node n: those whose flows the sender of a TAKE
+	// is about to take, or the sender of a MINE has taken or is taking.
+	Nodes uint16
 
 	Table   uint8 // 0 flows, 1 expectations
 	Level   uint8

@@ -63,6 +63,11 @@ func (m *StreamMessage) appendBody(dst []byte) []byte {
 	case Want:
 		dst = append(u32(append(dst, m.Node), uint32(m.Stream)), m.Table)
 		dst = appendHashes(dst, m.Sums)
+	case Take:
+		dst = binary.BigEndian.AppendUint16(u32(dst, m.Question), m.Nodes)
+	case Mine:
+		dst = append(u32(append(dst, m.Node), m.Question), m.Flags)
+		dst = binary.BigEndian.AppendUint16(dst, m.Nodes)
 	default:
 		dst = append(dst, m.Body...)
 	}

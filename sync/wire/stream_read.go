@@ -157,6 +157,10 @@ func (m *StreamMessage) parse(body []byte) (known bool, reason string) {
 		if !b.hashes(m) {
 			return true, wrongLength
 		}
+	case Take:
+		m.Question, m.Nodes = b.u32(), b.u16()
+	case Mine:
+		m.Node, m.Question, m.Flags, m.Nodes = b.u8(), b.u32(), b.u8(), b.u16()
 	default:
 		return false, ""
 	}

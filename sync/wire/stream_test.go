@@ -54,6 +54,8 @@ var streamExamples = []struct {
 		"23 23 00 3fff 0000000000000001 0000000000000002 0000000000000001 0000000000000002"},
 	{"no ENTRIES", StreamMessage{Type: Entries, Level: LevelEntries, High: 1<<64 - 1}, "23 13 00 0000 0000000000000000 ffffffffffffffff"},
 	{"WANT", StreamMessage{Type: Want, Node: 1, Stream: 8, Sums: []uint64{5}}, "24 0e 01 00000008 00 0000000000000005"},
+	{"TAKE", StreamMessage{Type: Take, Question: 0x01020304, Nodes: 0x8005}, "25 06 01020304 8005"},
+	{"MINE", StreamMessage{Type: Mine, Node: 16, Question: 9, Flags: MineOwn, Nodes: 0x0102}, "26 08 10 00000009 01 0102"},
 }
 
 // streamDiff compares messages; slices may be nil or empty.
@@ -119,7 +121,7 @@ func TestStreamMessages(t *testing.T) {
 // as well.
 func TestStreamRefusals(t *testing.T) {
 	fixed := map[StreamType]bool{Position: true, Again: true, Void: true, LostRange: true, StreamState: true, Ask: true,
-		StreamBulkBegin: true, StreamBulkEnd: true, Digest: true, Sums: true}
+		StreamBulkBegin: true, StreamBulkEnd: true, Digest: true, Sums: true, Take: true, Mine: true}
 	refused := func(name string, b []byte, why string) {
 		t.Helper()
 		_, err := readOne(b)
@@ -278,6 +280,10 @@ func (r *streamRandom) message() (m StreamMessage) {
 	case Want:
 		m.Node, m.Stream, m.Table = uint8(r.Uint32()), uint64(r.Uint32()), uint8(r.IntN(2))
 		hashes(r.IntN(100))
+	case Take:
+		m.Question, m.Nodes = r.Uint32(), uint16(r.Uint32())
+	case Mine:
+		m.Node, m.Question, m.Flags, m.Nodes = uint8(r.Uint32()), r.Uint32(), uint8(r.Uint32()), uint16(r.Uint32())
 	default:
 		m.Body = r.bytes([]int{40, 40, 40, 300}[r.IntN(4)])
 	}
@@ -488,7 +494,10 @@ func TestStreamAllocations(t *testing.T) {
 			if !ok {
 				break
 			}
-			if m.Type == StreamFlowUpdate && ParseCompactFlow(m.Body, &got, false) != nil {
+			if m.Type != StreamFlowUpdate {
+				continue
+			}
+			if _, err := ParseCompactFlow(m.Body, &got, false); err != nil {
 				t.Fatal("a flow is refused")
 			}
 		}
@@ -561,7 +570,7 @@ func BenchmarkStreamRead(b *testing.B) {
 				break
 			}
 		}
-		if err := ParseCompactFlow(m.Body, &f, false); err != nil {
+		if _, err := ParseCompactFlow(m.Body, &f, false); err != nil {
 			b.Fatal(err)
 		}
 	}
