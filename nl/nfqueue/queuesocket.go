@@ -18,8 +18,12 @@ import (
 // (Nfqueue.Con). The connection is in the runtime's poller. The system calls here never
 // wait and are made without informing the runtime: otherwise the runtime wakes its
 // monitor thread for every packet, which then polls for a while.
+//
+// It has no field of type Nfqueue. Queues is used as an interface, and text/template makes the
+// linker keep every method of all types in such a value: 36 kB of the library's own receiver.
 type queueSocket struct {
-	queue  *gonfqueue.Nfqueue
+	con    *netlink.Conn
+	close  func() error
 	raw    syscall.RawConn
 	reader *recvmmsg.Reader
 
@@ -46,13 +50,15 @@ const (
 	queueSendBuffer = 1 << 20
 )
 
-func (s *queueSocket) open(netns, buffer int) (err error) {
+func (s *queueSocket) open(netns, buffer int) error {
 	// Bind sends a queue's settings: this connection has several queues, and go-nfqueue's
 	// Register binds only the one in its Config, together with its own loop of reads.
-	if s.queue, err = gonfqueue.Open(&gonfqueue.Config{NetNS: netns}); err != nil {
+	queue, err := gonfqueue.Open(&gonfqueue.Config{NetNS: netns})
+	if err != nil {
 		return fmt.Errorf("open netlink socket: %w", err)
 	}
-	con := s.queue.Con
+	con := queue.Con
+	s.con, s.close = con, queue.Close
 	if err := cmp.Or(con.SetReadBuffer(buffer), con.SetWriteBuffer(queueSendBuffer)); err != nil {
 		s.Close()
 		return fmt.Errorf("set netlink buffers: %w", err)
@@ -66,7 +72,7 @@ func (s *queueSocket) open(netns, buffer int) (err error) {
 	return nil
 }
 
-func (s *queueSocket) Close() error { return s.queue.Close() }
+func (s *queueSocket) Close() error { return s.close() }
 
 // read waits for a datagram, reads the queued ones, at most most, and returns their number.
 func (s *queueSocket) read(most int) (int, error) {
@@ -119,7 +125,7 @@ func (s *queueSocket) write(fd uintptr) bool {
 // wake makes a waiting read return: it sends an empty message, which the kernel acknowledges.
 // Any goroutine may call it.
 func (s *queueSocket) wake() error {
-	_, err := s.queue.Con.Send(netlink.Message{Header: netlink.Header{
+	_, err := s.con.Send(netlink.Message{Header: netlink.Header{
 		Type: netlink.Noop, Flags: netlink.Request | netlink.Acknowledge,
 	}})
 	return err
