@@ -282,7 +282,7 @@ func TestThreeNodes(t *testing.T) {
 		{"c and both others", partition([]*node{third}, []*node{a, b}), [][]*node{{a, b}}},
 	} {
 		c.wire.isolate(cut.ways...)
-		c.change(all...)
+		c.begin(all...)
 		for _, nodes := range cut.rest {
 			c.replicated("without the way between "+cut.name, nodes...)
 		}
