@@ -20,13 +20,15 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Injector applies the peers' changes to the kernel at once (DisableExternalCache). It has
-// its own goroutine and socket. The links' readers pass it slices of orders, and stop
+// Injector applies the peers' changes to the kernel at once (DisableExternalCache; Standby is
+// based on it). It has its own goroutine and socket. The links' readers pass it slices of orders, and stop
 // reading while too many wait.
 type Injector struct {
 	log     daemonlog.Log
 	sched   *sched.Scheduler
-	restore restorer // of the configuration in force; guarded by the lock of sched
+	restore restorer          // of the configuration in force; guarded by the lock of sched
+	late    func(*order) bool // takes an order whose flow's master is missing; nil without Standby
+	seen    ctnetlink.Flow    // reused
 	conn    *nl.Conn
 	orders  chan []order
 	spare   chan []order
@@ -44,11 +46,16 @@ type order struct {
 	expect ctnetlink.Expect
 	// The peer sent no timeout (its CommitTimeout): flow has one only for its creation.
 	untimed bool
+	renewal bool  // of Standby: an update that begins with a look
+	late    uint8 // how often it has waited for its flow's master
 }
 
+// While injectFull slices wait, the links' readers stop. The queue also has room for what a reader delivers
+// at once, up to 20 slices, so that nothing waits for the kernel while it holds the lock.
 const (
 	injectSlice = 128
-	injectQueue = 16 // slices
+	injectFull  = 15 // slices
+	injectQueue = 40 // slices
 )
 
 // NewInjector returns an Injector, which does nothing before Run.
@@ -76,7 +83,7 @@ func (i *Injector) PortID() uint32 { return i.conn.PortID() }
 func (i *Injector) Reconfigure(cfg *conf.Sync) { i.restore = newRestorer(cfg) }
 
 // Full reports whether the links' readers should wait.
-func (i *Injector) Full() bool { return len(i.orders) >= injectQueue-1 }
+func (i *Injector) Full() bool { return len(i.orders) >= injectFull }
 
 // Flow and Expect add a peer's change to the slice being filled; Hand passes the slice on.
 func (i *Injector) Flow(change wire.Type, f *ctnetlink.Flow) {
@@ -141,9 +148,11 @@ func (i *Injector) Run(ctx context.Context) {
 type attempt uint8
 
 const (
-	plain    attempt = iota // create, update or delete, as the peer announced it
-	creation                // an update of what isn't there
-	anew                    // delete, then create
+	plain     attempt = iota // create, update or delete, as the peer announced it
+	creation                 // an update of what isn't there
+	anew                     // delete, then create
+	look                     // of a renewal: what has the kernel?
+	extension                // of a renewal: the timeout
 )
 
 // trial is an order's place in a batch.
@@ -161,13 +170,17 @@ func (i *Injector) carryOut(ctx context.Context, orders []order) error {
 	todo := make([]trial, 0, len(orders))
 	for at := range orders {
 		last[keyOf(&orders[at])] = at
-		todo = append(todo, trial{order: at})
+		first := plain
+		if orders[at].renewal {
+			first = look
+		}
+		todo = append(todo, trial{order: at, attempt: first})
 	}
 	for len(todo) > 0 {
 		var again []trial
 		p := i.conn.NewPipeline(ctx, func(b *nl.Batch) error {
 			again = append(again, i.judge(orders, b)...)
-			return nil
+			return i.judgeLooks(orders, b, &again)
 		})
 		if err := cmp.Or(submitTrials(p, orders, todo), p.Close()); err != nil {
 			return err
@@ -263,7 +276,18 @@ func (o *order) requests(a attempt) (requests []nl.Request, removal bool) {
 		requests, removal = append(requests, named), true
 	}
 	request.Type, request.Flags = typ, create
-	if a == plain && o.typ == wire.FlowUpdate {
+	switch {
+	case a == look:
+		flow := &ctnetlink.Flow{}
+		key(flow, &o.flow)
+		return []nl.Request{{Type: ctnetlink.TypeFlowGet, Family: request.Family, Attrs: flow.Append}}, false
+	case a == extension:
+		flow := &ctnetlink.Flow{}
+		key(flow, &o.flow)
+		flow.Has |= ctnetlink.HasTimeout
+		flow.Timeout = o.flow.Timeout
+		request.Flags, request.Attrs = 0, flow.Append
+	case a == plain && o.typ == wire.FlowUpdate:
 		request.Flags = 0
 		changed := &ctnetlink.Flow{}
 		changes(changed, &o.flow)
@@ -301,6 +325,9 @@ func (i *Injector) judge(orders []order, b *nl.Batch) (again []trial) {
 				status.DestroyFailed++
 				i.warn(o.pick("could not destroy ct entry", "could not delete exp entry"), o, err)
 			}
+		case t.attempt == look && err == nil: // judgeLooks has the answer
+		case (t.attempt == look || t.attempt == extension) && errors.Is(err, unix.ENOENT):
+			again = append(again, trial{order: t.order, attempt: creation})
 		case o.typ == wire.FlowUpdate && err == nil:
 			status.Updated++
 		case err == nil:
@@ -310,6 +337,7 @@ func (i *Injector) judge(orders []order, b *nl.Batch) (again []trial) {
 		case t.attempt == plain && o.typ == wire.FlowUpdate,
 			t.attempt != anew && errors.Is(err, unix.EEXIST):
 			again = append(again, trial{order: t.order, attempt: anew})
+		case i.late != nil && errors.Is(err, unix.ENOENT) && hasMaster(&o.flow) && i.late(o):
 		case o.typ == wire.FlowUpdate:
 			status.UpdateFailed++
 			i.warn(updateTexts[t.attempt], o, err)
@@ -327,9 +355,11 @@ func (i *Injector) judge(orders []order, b *nl.Batch) (again []trial) {
 
 // updateTexts are conntrack-tools' words for an update that failed.
 var updateTexts = [...]string{
-	plain:    "could not update ct entry",
-	creation: "could not update ct entry, even if creating it instead",
-	anew:     "could not update ct entry, even when deleting it first",
+	plain:     "could not update ct entry",
+	creation:  "could not update ct entry, even if creating it instead",
+	anew:      "could not update ct entry, even when deleting it first",
+	look:      "could not look up ct entry",
+	extension: "could not update the timeout of ct entry",
 }
 
 func (o *order) pick(flow, expect string) string {

@@ -115,7 +115,10 @@ type Config struct {
 	Expects bool
 	Helpers []string
 	// Injects says that a peer's changes go into the kernel at once (Ignore).
-	Injects   bool
+	Injects bool
+	// Skip reports whether readings leave out a flow that the cache does not have. It is called with the
+	// lock held; nil leaves out none.
+	Skip      func(*ctnetlink.Flow) bool
 	Announcer Announcer
 	Observer  Observer // may be nil
 	// Recorder may be nil. With one, flows of which the kernel does not say when they began
@@ -137,7 +140,8 @@ type Follower struct {
 	recorder                      Recorder
 	expectSync, injects, forwards bool
 	lifeOnly                      bool
-	burstBuffer                   int // what the event buffer grows to at once
+	skip                          func(*ctnetlink.Flow) bool // may be nil
+	burstBuffer                   int                        // what the event buffer grows to at once
 
 	// ---
 
@@ -220,7 +224,7 @@ const (
 func New(s *sched.Scheduler, log daemonlog.Log, c Config) *Follower {
 	fo := &Follower{
 		log: log, sched: s, cache: c.Cache, announcer: c.Announcer, observer: c.Observer, recorder: c.Recorder,
-		expectSync: c.Expects, injects: c.Injects, forwards: c.Cache.Flows == nil, lifeOnly: c.LifeOnly,
+		expectSync: c.Expects, injects: c.Injects, forwards: c.Cache.Flows == nil, lifeOnly: c.LifeOnly, skip: c.Skip,
 		burstBuffer: ctnetlink.BurstBuffer(ctnetlink.KernelMemory()),
 		cfg:         c.General, filter: NewFilter(&c.General.Filter, c.Helpers), own: map[uint32]origin{},
 	}

@@ -332,7 +332,7 @@ func (fo *Follower) mergeFlow(f *ctnetlink.Flow, r refill) {
 		}
 		return
 	}
-	if fo.hasEnded(f) {
+	if fo.hasEnded(f) || fo.skip != nil && fo.cache.Flows.Find(f) == 0 && fo.skip(f) {
 		return
 	}
 	if fo.recorder != nil {

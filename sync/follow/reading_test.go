@@ -256,3 +256,19 @@ func TestFailedRefillIsTriedAgain(t *testing.T) {
 		t.Errorf("begun at %v, to be tried again at %v", began, again)
 	}
 }
+
+// A reading leaves out what is to be skipped, but not what the cache has.
+func TestReadingsSkip(t *testing.T) {
+	all := flowtest.Flows(3)
+	fo := unwiredWith(Config{Skip: func(f *ctnetlink.Flow) bool { return f.Orig.SrcPort < all[2].Orig.SrcPort }})
+	fo.cache.Flows.Put(&all[0], 0)
+	fo.cache.Flows.BeginSweep()
+	for i := range all {
+		fo.mergeFlow(&all[i], refill{})
+	}
+	for i, want := range []bool{true, false, true} {
+		if h := fo.cache.Flows.Find(&all[i]); (h != 0) != want || fo.cache.Flows.Unseen(h) {
+			t.Errorf("flow %d: in the cache %v, want %v; unseen %v", i, h != 0, want, fo.cache.Flows.Unseen(h))
+		}
+	}
+}
