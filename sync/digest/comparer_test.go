@@ -373,7 +373,7 @@ func TestEndAndSuccessor(t *testing.T) {
 	f.Has |= ctnetlink.HasMark
 	f.Mark = 9
 	successor, _ := flows.Replace(&f, 0)
-	want, _ := hasher.Flow(&f)
+	want, _ := hasher.Flow(&f, 0)
 	l.SentFlow(successor, &f)
 	l.SettleSent(func(h cache.Handle) bool { return h == old }, nil)
 	if l.table.root != want || l.table.count != 1 {
@@ -399,8 +399,9 @@ func TestStored(t *testing.T) {
 		for i := range 100 {
 			f := simFlow(stable, i, round)
 			h, _ := flows.Replace(&f, 0)
+			flows.SetEpoch(h, round|cache.EpochMark)
 			l.Stored(h)
-			if want, _ := NewHasher(Key{1}).Flow(&f); l.Dirty() != 0 || l.Table().Get(uint32(h)) != want {
+			if want, _ := NewHasher(Key{1}).Flow(&f, round); l.Dirty() != 0 || l.Table().Get(uint32(h)) != want {
 				t.Fatalf("flow %d: hash %x, want %x; %d dirty", i, l.Table().Get(uint32(h)), want, l.Dirty())
 			}
 		}

@@ -14,8 +14,8 @@ import (
 )
 
 // Hasher hashes flows under a key. The hash covers what identifies a flow, its translation, the
-// status bits that last, mark, labels, helper, master and the protocol's state: all that two
-// nodes hold alike. It leaves out timeout and counters, and what the kernel changes without an
+// status bits that last, mark, labels, helper, master, the protocol's state and the epoch: all that
+// two nodes hold alike. It leaves out timeout and counters, and what the kernel changes without an
 // event: window scales, sequence adjustment, offloading. A Hasher is not safe for concurrent
 // use.
 type Hasher struct {
@@ -34,10 +34,10 @@ const hashed = ctnetlink.HasStatus | ctnetlink.HasMark | ctnetlink.HasZone | ctn
 	ctnetlink.HasSCTPVtagOrig | ctnetlink.HasSCTPVtagReply | ctnetlink.HasDCCPState | ctnetlink.HasDCCPRole |
 	ctnetlink.HasLabels | ctnetlink.HasHelper
 
-// Flow returns the hash of f, which is not 0. ok is false for a flow that has no message. The
-// hash is that of the flow's compact message, so that what a message does not carry does not
-// count.
-func (x *Hasher) Flow(f *ctnetlink.Flow) (hash uint64, ok bool) {
+// Flow returns the hash of f with an epoch, at most wire.MaxEpoch; the hash is not 0. ok is false
+// for a flow that has no message. The hash is that of the flow's compact message, so that what a
+// message does not carry does not count.
+func (x *Hasher) Flow(f *ctnetlink.Flow, epoch uint32) (hash uint64, ok bool) {
 	has, status := f.Has, f.Status
 	f.Has &= hashed
 	f.Status &^= passing
@@ -46,8 +46,8 @@ func (x *Hasher) Flow(f *ctnetlink.Flow) (hash uint64, ok bool) {
 	if err != nil {
 		return 0, false
 	}
-	x.buf = buf
-	return max(sipHash(&x.key, buf), 1), true
+	x.buf = wire.AppendCompactEpoch(buf, epoch)
+	return max(sipHash(&x.key, x.buf), 1), true
 }
 
 // Expect returns the hash of x, which is not 0, as Flow does for a flow. It leaves out the

@@ -91,7 +91,7 @@ func TestBothNodesHashAlike(t *testing.T) {
 	sent.Timeout, sent.Mark, sent.LabelsLen = 300, 7, 4
 	sent.Labels.SetBit(5)
 	sent.Reply.Dst, sent.Reply.DstPort = ctnetlink.Addr{203, 0, 113, 1}, 4000
-	want, ok := hasher.Flow(&sent)
+	want, ok := hasher.Flow(&sent, 0)
 	if !ok {
 		t.Fatal("no hash")
 	}
@@ -107,7 +107,7 @@ func TestBothNodesHashAlike(t *testing.T) {
 	h, _ := external.Put(&received, 0)
 	var held ctnetlink.Flow
 	external.Load(h, &held)
-	if got, ok := hasher.Flow(&held); !ok || got != want {
+	if got, ok := hasher.Flow(&held, 0); !ok || got != want {
 		t.Errorf("the receiver's cache has another hash:\n%+v\n%+v", held, sent)
 	}
 	before := sent.Clone()
@@ -119,7 +119,7 @@ func TestBothNodesHashAlike(t *testing.T) {
 	} {
 		f := before.Clone()
 		change(&f)
-		if got, _ := hasher.Flow(&f); got != want {
+		if got, _ := hasher.Flow(&f, 0); got != want {
 			t.Errorf("%s changes the hash", name)
 		}
 	}
@@ -134,14 +134,18 @@ func TestBothNodesHashAlike(t *testing.T) {
 	} {
 		f := before.Clone()
 		change(&f)
-		if got, _ := hasher.Flow(&f); got == want {
+		if got, _ := hasher.Flow(&f, 0); got == want {
 			t.Errorf("%s does not change the hash", name)
 		}
 	}
-	if got, _ := NewHasher(Key{2}).Flow(&sent); got == want {
+	first, ok := hasher.Flow(&sent, 1)
+	if other, _ := hasher.Flow(&sent, 2); !ok || first == want || other == want || other == first {
+		t.Error("an epoch does not change the hash")
+	}
+	if got, _ := NewHasher(Key{2}).Flow(&sent, 0); got == want {
 		t.Error("another key gives the same hash")
 	}
-	if _, ok := hasher.Flow(&ctnetlink.Flow{}); ok {
+	if _, ok := hasher.Flow(&ctnetlink.Flow{}, 0); ok {
 		t.Error("a flow without addresses has a hash")
 	}
 }
@@ -153,7 +157,7 @@ func TestNothingIsAllocatedForAChange(t *testing.T) {
 		for i := range all {
 			all[i].Mark++
 			all[i].Has |= ctnetlink.HasMark
-			h, _ := hasher.Flow(&all[i])
+			h, _ := hasher.Flow(&all[i], uint32(i%3))
 			table.Set(uint32(i), h)
 		}
 	}
@@ -175,7 +179,7 @@ func BenchmarkChange(b *testing.B) {
 		f := &all[i%len(all)]
 		f.Mark++
 		f.Has |= ctnetlink.HasMark
-		h, _ := hasher.Flow(f)
+		h, _ := hasher.Flow(f, 0)
 		table.Set(uint32(i%len(all)), h)
 	}
 }

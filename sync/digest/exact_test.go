@@ -117,7 +117,8 @@ func TestEveryFlowHashesAlike(t *testing.T) {
 		if !outcome.Stored() || !internal.Load(h, &held) {
 			t.Fatalf("seed %d: not stored", seed)
 		}
-		want, ok := hasher.Flow(&held)
+		epoch := r.Uint32N(3) << r.IntN(29)
+		want, ok := hasher.Flow(&held, epoch)
 		body, err := wire.Encoder{WindowTracking: seed%2 == 0}.AppendCompactFlow(nil, &held, false)
 		if ok != (err == nil) {
 			t.Fatalf("seed %d: a hash %v, a message %v", seed, ok, err)
@@ -126,16 +127,17 @@ func TestEveryFlowHashesAlike(t *testing.T) {
 			refused++
 			continue
 		}
+		body = wire.AppendCompactEpoch(body, epoch)
 		// What an absent attribute's field holds does not count.
 		content(r, &back)
 		internal.Load(h, &back)
-		if got, _ := hasher.Flow(&back); got != want {
+		if got, _ := hasher.Flow(&back, epoch); got != want {
 			t.Fatalf("seed %d: read again it has another hash:\n%+v\n%+v", seed, held, back)
 		}
-		if _, err := wire.ParseCompactFlow(body, &received, false); err != nil {
+		if epoch, err = wire.ParseCompactFlow(body, &received, false); err != nil {
 			t.Fatalf("seed %d: %v in % x", seed, err, body)
 		}
-		if got, _ := hasher.Flow(&received); got != want {
+		if got, _ := hasher.Flow(&received, epoch); got != want {
 			t.Fatalf("seed %d: the message has another hash:\n%+v\n%+v", seed, held, received)
 		}
 		before := received
@@ -145,7 +147,7 @@ func TestEveryFlowHashesAlike(t *testing.T) {
 		if !external.Load(to, &back) {
 			t.Fatalf("seed %d: the receiver has nothing", seed)
 		}
-		if got, _ := hasher.Flow(&back); got != want {
+		if got, _ := hasher.Flow(&back, epoch); got != want {
 			t.Fatalf("seed %d: the receiver's cache has another hash:\n%+v\n%+v", seed, held, back)
 		}
 		end, err := wire.Encoder{}.AppendCompactFlow(nil, &held, true)
@@ -252,7 +254,7 @@ func TestHashDoesNotDependOnSettings(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if hash, _ := NewHasher(Key{5}).Flow(&r); hash != sent.Table().Root() {
+			if hash, _ := NewHasher(Key{5}).Flow(&r, 0); hash != sent.Table().Root() {
 				t.Errorf("what receiver %d has of sender %d and announces has another hash", j, i)
 			}
 		}

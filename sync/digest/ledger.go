@@ -21,6 +21,7 @@ type Ledger struct {
 	// identity of a dead one, or 0.
 	hash   func(cache.Handle) (hash uint64, ok bool)
 	other  func(cache.Handle) cache.Handle
+	flows  *cache.Flows // the cache, if it is of flows
 	cursor uint32
 }
 
@@ -39,11 +40,12 @@ type tracked interface {
 // table holds is dirty.
 func NewFlowLedger(key Key, t *cache.Flows) *Ledger {
 	l, f := newLedger(key, t), new(ctnetlink.Flow)
+	l.flows = t
 	l.hash = func(h cache.Handle) (uint64, bool) {
 		if !t.Load(h, f) {
 			return 0, false
 		}
-		return l.hasher.Flow(f)
+		return l.flow(h, f)
 	}
 	l.other = func(h cache.Handle) cache.Handle {
 		if !t.Load(h, f) {
@@ -143,9 +145,15 @@ func (l *Ledger) rehash(slot uint32) {
 	l.table.Remove(slot)
 }
 
-// SentFlow records that a message with f, the present contents of h, was encoded.
+// flow returns the hash of f, the contents of h, with the cache's epoch.
+func (l *Ledger) flow(h cache.Handle, f *ctnetlink.Flow) (hash uint64, ok bool) {
+	return l.hasher.Flow(f, l.flows.Epoch(h)&^cache.EpochMark)
+}
+
+// SentFlow records that a message with f, the present contents of h, and the cache's epoch of h was
+// encoded.
 func (l *Ledger) SentFlow(h cache.Handle, f *ctnetlink.Flow) {
-	hash, ok := l.hasher.Flow(f)
+	hash, ok := l.flow(h, f)
 	l.sent(h, hash, ok)
 }
 

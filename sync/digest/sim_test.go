@@ -145,6 +145,7 @@ func (x *sim) say(h cache.Handle, number uint32, again bool) bool {
 	} else {
 		x.s.ledger.SentFlow(h, &f)
 	}
+	body = wire.AppendCompactEpoch(body, x.s.flows.Epoch(h)&^cache.EpochMark)
 	x.s.log[number] = sent{handle: h, end: state == cache.Dead}
 	x.s.lastSent[h] = number
 	x.s.out.items = append(x.s.out.items, item{number: number, again: again, end: state == cache.Dead, body: body})
@@ -286,13 +287,15 @@ func (x *sim) apply(i item) {
 		return
 	}
 	var f ctnetlink.Flow
-	if _, err := wire.ParseCompactFlow(i.body, &f, i.end); err != nil {
+	epoch, err := wire.ParseCompactFlow(i.body, &f, i.end)
+	if err != nil {
 		x.t.Fatal(err)
 	}
 	if i.end {
 		x.r.flows.Delete(x.r.flows.Find(&f))
 	} else {
 		h, _ := x.r.flows.Replace(&f, x.now)
+		x.r.flows.SetEpoch(h, epoch)
 		if x.random.IntN(2) == 0 {
 			x.r.ledger.Stored(h)
 		}
@@ -377,7 +380,12 @@ func simFlow(kind byte, i int, mark uint32) ctnetlink.Flow {
 
 // store puts a flow into the sender's cache as an event does.
 func (x *sim) store(f ctnetlink.Flow) {
-	if h, outcome := x.s.flows.Put(&f, x.now); outcome != cache.Unchanged {
+	h, outcome := x.s.flows.Put(&f, x.now)
+	claimed := x.random.IntN(8) == 0
+	if claimed {
+		x.s.flows.SetEpoch(h, x.s.flows.Epoch(h)+1)
+	}
+	if claimed || outcome != cache.Unchanged {
 		x.announce(h)
 	}
 }
@@ -392,6 +400,11 @@ const (
 func (x *sim) churn() {
 	for range x.random.IntN(5) {
 		f := simFlow(busy, x.random.IntN(2000), x.random.Uint32N(1000))
+		for _, flows := range []*cache.Flows{x.s.flows, x.r.flows} {
+			// The mark is each node's own.
+			h := flows.Find(&f)
+			flows.SetEpoch(h, flows.Epoch(h)^cache.EpochMark)
+		}
 		if h := x.s.flows.Find(&f); h != 0 && x.random.IntN(4) == 0 {
 			x.s.flows.Kill(h)
 			x.announce(h)
@@ -415,7 +428,7 @@ func contents(t *testing.T, flows *cache.Flows) []uint64 {
 		n, more = flows.Next(&c, batch[:])
 		for _, h := range batch[:n] {
 			flows.Load(h, &f)
-			hash, ok := hasher.Flow(&f)
+			hash, ok := hasher.Flow(&f, flows.Epoch(h)&^cache.EpochMark)
 			if !ok {
 				t.Fatal("no hash")
 			}
@@ -488,6 +501,8 @@ func TestFaultsAreFoundAndRepaired(t *testing.T) {
 		do   func(*sim)
 	}{
 		{"altered here", func(x *sim) { f := pick(x); x.r.flows.Put(&f, x.now) }},
+		{"another epoch here", func(x *sim) { f := pick(x); x.r.flows.SetEpoch(x.r.flows.Find(&f), 1000) }},
+		{"another epoch there", func(x *sim) { f := pick(x); x.s.flows.SetEpoch(x.s.flows.Find(&f), 1000|cache.EpochMark) }},
 		{"removed here", func(x *sim) { f := pick(x); x.r.flows.Delete(x.r.flows.Find(&f)) }},
 		{"added here", func(x *sim) { number++; f := simFlow(alien, number, 1); x.r.flows.Put(&f, x.now) }},
 		{"altered there", func(x *sim) { f := pick(x); x.s.flows.Put(&f, x.now) }},
