@@ -73,8 +73,13 @@ type Actions interface {
 // entry is known in whole seconds, so that one more makes it 10 at least.
 const moveLeast = 11 * time.Second
 
+// endedMark says of a flow of the internal cache that its owner, another node, has ended it, and
+// that this kernel still has it: only packets bring such a flow back. It is a bit of the epoch
+// in the cache beside cache.EpochMark.
+const endedMark = 1 << 30
+
 // maxEpoch is the highest epoch, where epochs stop to grow.
-const maxEpoch = cache.EpochMark - 1
+const maxEpoch = endedMark - 1
 
 // Book has what one node knows about the owners of flows. The epoch of each flow is in the
 // cache (cache.Flows.Epoch). Its mark says of an entry of a copy that the flow is over, and of a
@@ -165,8 +170,11 @@ func (b *Book) mine(f *ctnetlink.Flow) (rank, cache.Handle) {
 	if h == 0 || !b.do.Announced(h) {
 		return rank{}, h
 	}
-	return rank{b.own.Epoch(h) &^ cache.EpochMark, b.self}, h
+	return rank{b.epoch(h), b.self}, h
 }
+
+// epoch returns the epoch of a flow of the internal cache.
+func (b *Book) epoch(h cache.Handle) uint32 { return b.own.Epoch(h) & maxEpoch }
 
 // Stored decides about f, which was stored in the internal cache as h, and reports whether to
 // announce it now. What it leaves unannounced may be claimed later.
@@ -177,9 +185,10 @@ func (b *Book) Stored(now time.Duration, h cache.Handle, f *ctnetlink.Flow, why 
 	best, entry, top, there := b.rival(f)
 	switch {
 	case best.node == 0:
-		if there && top >= b.own.Epoch(h)&^cache.EpochMark {
-			b.raise(h, top) // what is over may be announced once more
+		if b.own.Epoch(h)&endedMark != 0 && why != ByKernel {
+			return false
 		}
+		b.over(h, top, there)
 		return why != Silent
 	case why == ByKernel && b.mayMove(now, best.node, entry), why != Silent && b.takes(best.node, f):
 		b.raise(h, top)
@@ -191,6 +200,19 @@ func (b *Book) Stored(now time.Duration, h cache.Handle, f *ctnetlink.Flow, why 
 		b.own.SetEpoch(h, b.own.Epoch(h)|cache.EpochMark)
 	}
 	return false
+}
+
+// over gives a flow that nobody announces an epoch above those of announcements that are over,
+// which may be repeated.
+func (b *Book) over(h cache.Handle, top uint32, there bool) {
+	switch epoch := b.own.Epoch(h); {
+	case there && top >= b.epoch(h):
+		b.raise(h, top)
+	case epoch&endedMark != 0:
+		b.raise(h, b.epoch(h))
+	default:
+		b.own.SetEpoch(h, b.epoch(h)) // no claim waits any more
+	}
 }
 
 // raise sets the epoch of h to the next one after top.
@@ -249,13 +271,14 @@ func (b *Book) Ended(node uint8, f *ctnetlink.Flow, epoch uint32) (owner bool) {
 		b.do.Claimed(h)
 		return false
 	}
+	b.own.SetEpoch(h, max(ended.epoch, b.epoch(h))|endedMark)
 	return true
 }
 
 // OwnEnded notes that this node ends h, which it announces.
 func (b *Book) OwnEnded(h cache.Handle) {
 	if b.do.Announced(h) && b.own.Load(h, &b.flow) {
-		b.end(rank{b.own.Epoch(h) &^ cache.EpochMark, b.self}, &b.flow)
+		b.end(rank{b.epoch(h), b.self}, &b.flow)
 	}
 }
 
@@ -302,10 +325,11 @@ func (b *Book) Mine(h cache.Handle, f *ctnetlink.Flow) bool {
 		return true
 	}
 	best, _, top, there := b.rival(f)
-	if best.node == 0 && there && top >= b.own.Epoch(h)&^cache.EpochMark {
-		b.raise(h, top)
+	if best.node != 0 || b.own.Epoch(h)&endedMark != 0 {
+		return false
 	}
-	return best.node == 0
+	b.over(h, top, there)
+	return true
 }
 
 // Take begins a takeover: until EndTake this node claims the flows of these nodes that the

@@ -114,6 +114,22 @@ func TestEndCountsFromTheOwnerOnly(t *testing.T) {
 	x.want(1, 2)
 }
 
+func TestEndedFlowStaysEnded(t *testing.T) {
+	x := newTable(t)
+	x.hear(0, 1, 4)
+	x.store(0, Silent)
+	if !x.end(1, 4) {
+		t.Error("the owner's end does not count")
+	}
+	x.store(0, Changed) // a reading finds it in the kernel
+	x.want(0, 0)
+	if x.Mine(x.flow, &flowtest.Flows(1)[0]) {
+		t.Error("a bulk would announce it")
+	}
+	x.store(0, ByKernel)
+	x.want(2, 5)
+}
+
 func TestWaitingClaim(t *testing.T) {
 	x := newTable(t)
 	x.hear(0, 1, 0)

@@ -150,6 +150,9 @@ func (m *Stream) Holds(o Object) bool {
 	return e.held && e.gen == uint32(o.Handle>>32)
 }
 
+// Held returns how many objects of a table the peers hold once everything has arrived.
+func (m *Stream) Held(t Table) int { return m.held[t] }
+
 // Unannounced notes that o was stored and is not announced before the next bulk, or before it
 // changes.
 func (m *Stream) Unannounced(o Object) {

@@ -419,3 +419,34 @@ func TestStreamLeavesQuestionsToItsOwner(t *testing.T) {
 		t.Errorf("%+v at %d, was %+v at %d", b.m.Stats(), b.m.Position(), stats, position)
 	}
 }
+
+func TestStreamClaim(t *testing.T) {
+	a, b := newStreamEnds(t)
+	object := func(flow int) Object { return Object{Flows, uint64(flow)} }
+	announces := func(flow int, want bool) {
+		t.Helper()
+		a.is(fmt.Sprintf("f%d announced", flow), a.m.Announces(object(flow)), want)
+	}
+	announces(1, true)
+	a.flows[2] = 20
+	a.m.Unannounced(object(2))
+	announces(2, false)
+	a.m.Claim(object(2))
+	announces(2, true)
+	a.change(3, 30) // later, and more urgent
+	a.says("103 f3, 104 f2")
+	announces(2, true)
+	a.m.Withdrawn(object(2))
+	announces(2, false)
+	a.m.Claim(object(2)) // before the withdrawal was sent
+	announces(2, true)
+	b.get(a.says("105 f2"))
+	a.end(2)
+	announces(2, false)
+
+	// The end of a claimed flow that was not sent yet is sent: the peers hold it as another node's.
+	a.flows[4] = 40
+	a.m.Claim(object(4))
+	a.end(4)
+	a.says("106 f2, 107 f4")
+}
