@@ -208,7 +208,7 @@ func contents(side cache.Side) map[string]string {
 		side.Flows.Load(h, &f)
 		key, _ := e.AppendCompactFlow(nil, &f, true)
 		value, _ := e.AppendCompactFlow(nil, &f, false)
-		all["flow "+string(key)] = string(value)
+		all["flow "+string(key)] = string(wire.AppendCompactEpoch(value, side.Flows.Epoch(h)&^cache.EpochMark))
 	})
 	walk(side.Expects.Next, func(h cache.Handle) {
 		side.Expects.Load(h, &x)
