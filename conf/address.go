@@ -146,7 +146,7 @@ type listen struct {
 	at func(scope) *netip.AddrPort
 }
 
-func (v listen) read(p *parser, c *clause, s scope, at Pos) *Error {
+func (v *listen) read(p *parser, c *clause, s scope, at Pos) *Error {
 	const expected = "an address and a port, as 127.0.0.1:9107 or [::1]:9107"
 	t, err := p.word(expected)
 	if err != nil {
@@ -162,14 +162,14 @@ func (v listen) read(p *parser, c *clause, s scope, at Pos) *Error {
 	return nil
 }
 
-func (v listen) field(s scope) any { return v.at(s) }
-func (v listen) reset(s scope)     { *v.at(s) = netip.AddrPort{} }
+func (v *listen) field(s scope) any { return v.at(s) }
+func (v *listen) reset(s scope)     { *v.at(s) = netip.AddrPort{} }
 
-func (v listen) print(w *printer, c *clause, s scope) {
+func (v *listen) print(w *printer, c *clause, s scope) {
 	if where := *v.at(s); where.IsValid() {
 		w.line(c.name, where.String())
 	}
 }
 
-func (v listen) syntax() string   { return "ADDRESS:PORT" }
-func (v listen) standard() string { return "" }
+func (v *listen) syntax() string   { return "ADDRESS:PORT" }
+func (v *listen) standard() string { return "" }

@@ -52,12 +52,12 @@ func appendLive(dst []string, b *block, path string) []string {
 	for i := range b.clauses {
 		c := &b.clauses[i]
 		switch v := c.value.(type) {
-		case group:
+		case *group:
 			if !c.live {
 				dst = appendLive(dst, v.block, path+c.name+" ")
 				continue
 			}
-		case mode:
+		case *mode:
 			for m := range v {
 				dst = appendLive(dst, &v[m], path+"Mode "+modeNames[m]+" ")
 			}
@@ -85,12 +85,12 @@ func (d *differ) block(b *block, old, new scope, at Pos, path string) {
 			continue
 		}
 		switch v := c.value.(type) {
-		case group:
+		case *group:
 			if !c.live {
 				d.instances(c, v.all(c, old), v.all(c, new), at, path)
 				continue
 			}
-		case mode:
+		case *mode:
 			if m := new.cfg.Sync.Mode; m == old.cfg.Sync.Mode {
 				d.block(&v[m], old, new, d.place(&new.cfg.Sync.Mode, at), path+"Mode ")
 			} else {
@@ -113,7 +113,7 @@ func (d *differ) instances(c *clause, old, new []instance, at Pos, path string) 
 		case old[i].head != new[i].head:
 			d.add(c, old[i].head, new[i].head, d.place(new[i].at, at), path)
 		default:
-			v := c.value.(group)
+			v := c.value.(*group)
 			d.block(v.block, old[i].scope, new[i].scope, d.place(new[i].at, at), path+c.name+" ")
 		}
 	}

@@ -121,18 +121,18 @@ type instance struct {
 	at    any // the pointer to pass to Config.Where
 }
 
-func (g group) blocks() []*block { return []*block{g.block} }
-func (g group) field(scope) any  { return g.block }
-func (g group) syntax() string   { return g.block.syntax }
-func (g group) standard() string { return "" }
+func (g *group) blocks() []*block { return []*block{g.block} }
+func (g *group) field(scope) any  { return g.block }
+func (g *group) syntax() string   { return g.block.syntax }
+func (g *group) standard() string { return "" }
 
-func (g group) reset(s scope) {
+func (g *group) reset(s scope) {
 	if !g.instances {
 		g.block.reset(s)
 	}
 }
 
-func (g group) read(p *parser, c *clause, s scope, at Pos) *Error {
+func (g *group) read(p *parser, c *clause, s scope, at Pos) *Error {
 	if g.enter != nil {
 		var err *Error
 		if s, err = g.enter(p, s, at); err != nil {
@@ -149,14 +149,14 @@ func (g group) read(p *parser, c *clause, s scope, at Pos) *Error {
 	return nil
 }
 
-func (g group) print(w *printer, c *clause, s scope) {
+func (g *group) print(w *printer, c *clause, s scope) {
 	for _, i := range g.all(c, s) {
 		w.block(i.head, g.always, func() { w.clauses(g.block, i.scope) })
 	}
 }
 
 // all returns the instances of the block.
-func (g group) all(c *clause, s scope) []instance {
+func (g *group) all(c *clause, s scope) []instance {
 	if g.each != nil {
 		return g.each(s)
 	}

@@ -180,10 +180,10 @@ func withoutOurs(b *block) *block {
 			continue
 		}
 		switch v := c.value.(type) {
-		case group:
+		case *group:
 			v.block = withoutOurs(v.block)
 			c.value = v
-		case filter:
+		case *filter:
 			c.value = filter{withoutOurs(v.block)}
 		}
 		trimmed.clauses = append(trimmed.clauses, c)

@@ -87,7 +87,7 @@ func appendBlock(dst []byte, b *block, level int, whole bool) []byte {
 		if !ok {
 			continue
 		}
-		if _, stray := c.value.(forNext); stray {
+		if _, stray := c.value.(*forNext); stray {
 			continue
 		}
 		dst = append(dst, "\n"+strings.Repeat("#", level)+" "+c.name+"\n\n`"+c.name+" "+c.value.syntax()+"`\n\n"+describe(c)...)
@@ -95,7 +95,7 @@ func appendBlock(dst []byte, b *block, level int, whole bool) []byte {
 			dst = append(dst, " A reload can change it."...)
 		}
 		dst = append(dst, '\n')
-		if m, ok := c.value.(mode); ok {
+		if m, ok := c.value.(*mode); ok {
 			for i := range m {
 				dst = append(dst, "\n"+strings.Repeat("#", level+1)+" "+m[i].title+"\n\n"+m[i].doc+"\n"...)
 				dst = appendBlock(dst, &m[i], level+2, false)
@@ -185,7 +185,7 @@ func appendManNested(dst []byte, c *clause, whole bool) []byte {
 	if whole || c.live {
 		dst = append(dst, ".I Reload.\n"...)
 	}
-	if m, ok := c.value.(mode); ok {
+	if m, ok := c.value.(*mode); ok {
 		for i := range m {
 			dst = append(dst, ".PP\n.B "+roff(m[i].title)+"\n.RS\n"...)
 			dst = append(dst, sentences(m[i].doc)...)
@@ -221,7 +221,7 @@ func appendManBlock(dst []byte, b *block, whole bool) []byte {
 		if _, ok := c.value.(nested); !ok {
 			continue
 		}
-		if _, stray := c.value.(forNext); stray {
+		if _, stray := c.value.(*forNext); stray {
 			continue
 		}
 		dst = append(dst, ".PP\n"...)

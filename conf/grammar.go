@@ -13,7 +13,7 @@ var grammar = block{
 		{
 			name: "General",
 			doc:  "Settings of the daemon for every mode.",
-			value: group{block: &block{
+			value: &group{block: &block{
 				title:   "General",
 				syntax:  "{ ... }",
 				clauses: generalClauses,
@@ -23,7 +23,7 @@ var grammar = block{
 			name: "Sync",
 			doc: "Replicates the states of flows to other nodes. It cannot be combined with Stats. Without a Mode " +
 				"the mode is FTFW. There may be up to four dedicated links, all with one transport.",
-			value: group{
+			value: &group{
 				block:     &block{title: "Sync", syntax: "{ ... }", clauses: syncClauses},
 				instances: true,
 				enter:     enterSync,
@@ -39,7 +39,7 @@ var grammar = block{
 		{
 			name: "Stats",
 			doc:  "Collects statistics and logs flows that end. It cannot be combined with Sync.",
-			value: group{
+			value: &group{
 				block:     &block{title: "Stats", syntax: "{ ... }", clauses: statsClauses},
 				instances: true,
 				enter:     enterStats,
@@ -55,7 +55,7 @@ var grammar = block{
 		{
 			name: "Helper",
 			doc:  "Runs connection tracking helpers in user space, alone or together with Sync or Stats.",
-			value: group{
+			value: &group{
 				block:     &block{title: "Helper", syntax: "{ ... }", clauses: helperClauses},
 				instances: true,
 				enter:     enterHelper,
@@ -121,12 +121,12 @@ func enterHelper(p *parser, s scope, at Pos) (scope, *Error) {
 var generalClauses = []clause{
 	{
 		name:  "Systemd",
-		value: boolean{at: func(s scope) *bool { return &s.cfg.General.Systemd }, def: true},
+		value: &boolean{at: func(s scope) *bool { return &s.cfg.General.Systemd }, def: true},
 		doc:   "Notify systemd when the daemon is ready and when it stops, and feed its watchdog. Without systemd it has no effect.",
 	},
 	{
 		name: "HashSize",
-		value: number[uint32]{
+		value: &number[uint32]{
 			at: func(s scope) *uint32 { return &s.cfg.General.HashSize }, max: maxInt, def: 65536,
 		},
 		doc: "Buckets of the caches' hash tables.",
@@ -134,7 +134,7 @@ var generalClauses = []clause{
 	{
 		name: "HashLimit",
 		live: true,
-		value: number[uint32]{
+		value: &number[uint32]{
 			at: func(s scope) *uint32 { return &s.cfg.General.HashLimit }, max: maxInt, def: 262144,
 		},
 		doc: "The largest number of objects in a cache. Twice net.netfilter.nf_conntrack_max leaves room for ended flows " +
@@ -143,7 +143,7 @@ var generalClauses = []clause{
 	{
 		name: "LogFile",
 		live: true,
-		value: logFile{
+		value: &logFile{
 			at:      func(s scope) *string { return &s.cfg.General.LogFile },
 			usual:   "/var/log/conntrackd.log",
 			tooLong: "LogFile path is longer than 256 characters",
@@ -153,7 +153,7 @@ var generalClauses = []clause{
 	{
 		name: "Syslog",
 		live: true,
-		value: facility{
+		value: &facility{
 			at: func(s scope) *Facility { return &s.cfg.General.Syslog },
 			usual: func(s scope) Facility {
 				// As in conntrack-tools, on also sets the facility of Stats, without the
@@ -171,13 +171,13 @@ var generalClauses = []clause{
 		name:  "LogFormat",
 		ours:  true,
 		live:  true,
-		value: logFormat{at: func(s scope) *LogFormat { return &s.cfg.General.LogFormat }},
+		value: &logFormat{at: func(s scope) *LogFormat { return &s.cfg.General.LogFormat }},
 		doc: "The form of the lines in LogFile and on the console: conntrack-tools' text, or a JSON object per line. " +
 			"Syslog and the log of Stats are always text.",
 	},
 	{
 		name: "LockFile",
-		value: path{
+		value: &path{
 			at:      func(s scope) *string { return &s.cfg.General.LockFile },
 			def:     "/var/lock/conntrackd.lock",
 			most:    maxLogPath,
@@ -188,13 +188,13 @@ var generalClauses = []clause{
 	{
 		name: "UNIX",
 		doc:  "The control socket, through which conntrackd's commands reach the daemon.",
-		value: group{block: &block{
+		value: &group{block: &block{
 			title:  "UNIX",
 			syntax: "{ ... }",
 			clauses: []clause{
 				{
 					name: "Path",
-					value: path{
+					value: &path{
 						at:      func(s scope) *string { return &s.cfg.General.UNIXPath },
 						most:    107,
 						tooLong: "Path is longer than 107 characters",
@@ -203,7 +203,7 @@ var generalClauses = []clause{
 				},
 				{
 					name:    "Backlog",
-					value:   ignored{skip: skipNumber, form: "N"},
+					value:   &ignored{skip: skipNumber, form: "N"},
 					warning: "deprecated unix backlog configuration, ignoring.",
 					doc:     "Ignored.",
 				},
@@ -215,12 +215,12 @@ var generalClauses = []clause{
 		ours: true,
 		doc:  "Serves the output of `conntrackd -s metrics` over HTTP, as http://ADDRESS:PORT/metrics.",
 		live: true,
-		value: group{block: &block{
+		value: &group{block: &block{
 			title:  "Metrics",
 			syntax: "{ ... }",
 			clauses: []clause{{
 				name:  "Listen",
-				value: listen{at: func(s scope) *netip.AddrPort { return &s.cfg.General.MetricsListen }},
+				value: &listen{at: func(s scope) *netip.AddrPort { return &s.cfg.General.MetricsListen }},
 				doc: "The address and TCP port, as 127.0.0.1:9107 or [::1]:9107. There is no encryption and no authentication: " +
 					"restrict access to other addresses than the loopback ones by firewall rules.",
 			}},
@@ -230,7 +230,7 @@ var generalClauses = []clause{
 		name:    "NetlinkBufferSize",
 		live:    true,
 		aliases: []string{"SocketBufferSize"},
-		value: number[uint32]{
+		value: &number[uint32]{
 			at: func(s scope) *uint32 { return &s.cfg.General.NetlinkBufferSize }, max: maxInt,
 		},
 		doc: "Initial receive buffer of the event socket in bytes. Without it, or above NetlinkBufferSizeMaxGrowth, " +
@@ -241,7 +241,7 @@ var generalClauses = []clause{
 		name:    "NetlinkBufferSizeMaxGrowth",
 		live:    true,
 		aliases: []string{"SocketBufferSizeMaxGrown", "SocketBufferSizeMaxGrowth"},
-		value: number[uint32]{
+		value: &number[uint32]{
 			at: func(s scope) *uint32 { return &s.cfg.General.NetlinkBufferSizeMaxGrowth }, max: maxInt,
 		},
 		doc: "The size in bytes up to which the buffer is doubled when events were lost. A buffer below the default of " +
@@ -251,14 +251,14 @@ var generalClauses = []clause{
 		name:  "NetlinkBufferSizeFixed",
 		ours:  true,
 		live:  true,
-		value: boolean{at: func(s scope) *bool { return &s.cfg.General.NetlinkBufferSizeFixed }},
+		value: &boolean{at: func(s scope) *bool { return &s.cfg.General.NetlinkBufferSizeFixed }},
 		doc: "on sizes the buffer as conntrack-tools does: without NetlinkBufferSize it is the system's default, and it never " +
 			"grows beyond NetlinkBufferSizeMaxGrowth.",
 	},
 	{
 		name: "NetlinkOverrunResync",
 		live: true,
-		value: seconds{
+		value: &seconds{
 			at:    func(s scope) *time.Duration { return &s.cfg.General.NetlinkOverrunResync },
 			def:   30 * time.Second,
 			onOff: true,
@@ -269,12 +269,12 @@ var generalClauses = []clause{
 	},
 	{
 		name:  "NetlinkEventsReliable",
-		value: boolean{at: func(s scope) *bool { return &s.cfg.General.NetlinkEventsReliable }},
+		value: &boolean{at: func(s scope) *bool { return &s.cfg.General.NetlinkEventsReliable }},
 		doc:   "Make the kernel redeliver events that did not fit the buffer. Meanwhile it drops packets.",
 	},
 	{
 		name: "PollSecs",
-		value: seconds{
+		value: &seconds{
 			at: func(s scope) *time.Duration { return &s.cfg.General.PollInterval }, min: 1,
 			tooFar: "`PollSecs' clause must be > 0",
 		},
@@ -283,32 +283,32 @@ var generalClauses = []clause{
 	{
 		name: "EventIterationLimit",
 		live: true,
-		value: number[uint32]{
+		value: &number[uint32]{
 			at: func(s scope) *uint32 { return &s.cfg.General.EventIterationLimit }, max: maxInt, def: 100,
 		},
 		doc: "Events handled in a row before messages of peers and commands are handled.",
 	},
 	{
 		name:    "Nice",
-		value:   ignored{skip: skipSigned, form: "+N | -N"},
+		value:   &ignored{skip: skipSigned, form: "+N | -N"},
 		warning: "deprecated nice configuration, ignoring. The nice value can be set externally with nice(1) and renice(1).",
 		doc:     "Ignored. The sign is mandatory.",
 	},
 	{
 		name: "Scheduler",
 		doc:  "The scheduling policy of the daemon; see sched(7).",
-		value: group{block: &block{
+		value: &group{block: &block{
 			title:  "Scheduler",
 			syntax: "{ ... }",
 			clauses: []clause{
 				{
 					name:  "Type",
-					value: scheduler{at: func(s scope) *SchedulerType { return &s.cfg.General.Scheduler.Type }},
+					value: &scheduler{at: func(s scope) *SchedulerType { return &s.cfg.General.Scheduler.Type }},
 					doc:   "The real-time policy, in any letter case.",
 				},
 				{
 					name: "Priority",
-					value: number[uint32]{
+					value: &number[uint32]{
 						at: func(s scope) *uint32 { return &s.cfg.General.Scheduler.Priority }, max: 99, def: 99, keepZero: true,
 						tooFar: "`Priority' must be [0, 99]",
 					},
@@ -322,7 +322,7 @@ var generalClauses = []clause{
 		live: true,
 		doc: "Selects the flows to cache and replicate. Several Filter clauses add up; the From of the last one counts. " +
 			"Without From it is Userspace.",
-		value: filter{&block{
+		value: &filter{&block{
 			title:   "Filter",
 			syntax:  "[From Userspace | From Kernelspace] { ... }",
 			clauses: filterClauses,
@@ -334,7 +334,7 @@ var statsClauses = []clause{
 	{
 		name: "LogFile",
 		live: true,
-		value: logFile{
+		value: &logFile{
 			at:      func(s scope) *string { return &s.cfg.Stats.LogFile },
 			usual:   "/var/log/conntrackd-stats.log",
 			tooLong: "stats LogFile path is longer than 256 characters",
@@ -344,7 +344,7 @@ var statsClauses = []clause{
 	{
 		name: "Syslog",
 		live: true,
-		value: facility{
+		value: &facility{
 			at: func(s scope) *Facility { return &s.cfg.Stats.Syslog },
 			usual: func(s scope) Facility {
 				if f := s.cfg.General.Syslog; f != FacilityOff {

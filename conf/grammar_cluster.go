@@ -15,7 +15,7 @@ var clusterClause = clause{
 	doc: "Replicates with version 2 of the protocol between the nodes named here: sealed with keys, with digests that prove both " +
 		"tables equal. It needs Mode FTFW and UDP links, whose own destination is optional then, and all nodes need the same Name " +
 		"and keys. docs/migration.md has the way from version 1.",
-	value: group{
+	value: &group{
 		block:     &block{title: "Cluster", syntax: "{ ... }", clauses: clusterClauses},
 		instances: true,
 		enter:     enterCluster,
@@ -40,12 +40,12 @@ func enterCluster(p *parser, s scope, at Pos) (scope, *Error) {
 var clusterClauses = []clause{
 	{
 		name:  "Name",
-		value: clusterName{},
+		value: &clusterName{},
 		doc:   "The cluster's name. Datagrams of another cluster are refused, also if it has the same keys. Mandatory.",
 	},
 	{
 		name:  "Node",
-		value: clusterNode{},
+		value: &clusterNode{},
 		doc:   "This node's number and name. Mandatory.",
 	},
 	{
@@ -58,7 +58,7 @@ var clusterClauses = []clause{
 	{
 		name:  "Key",
 		live:  true,
-		value: clusterKeys{},
+		value: &clusterKeys{},
 		doc: "A key and its file, which `conntrackd --genkey` makes. It belongs to root or the daemon's user, and nobody else may " +
 			"read it. All nodes have the same key under a number. Datagrams that any of the keys seals are accepted. At most 16. " +
 			"Without a Key flows cross the link in the clear.",
@@ -66,19 +66,19 @@ var clusterClauses = []clause{
 	{
 		name:  "Send",
 		live:  true,
-		value: clusterSend{},
+		value: &clusterSend{},
 		doc:   "The number of the key that seals what this node sends. Without it, the only key.",
 	},
 	{
 		name:  "AllowPlain",
 		live:  true,
-		value: boolean{at: func(s scope) *bool { return &s.cfg.Sync.Cluster.AllowPlain }},
+		value: &boolean{at: func(s scope) *bool { return &s.cfg.Sync.Cluster.AllowPlain }},
 		doc: "on: also accept datagrams that are not sealed, and version 1 of the protocol, from a peer that has sealed none lately. " +
 			"It is for a migration only.",
 	},
 	{
 		name:  "HotStandby",
-		value: boolean{at: func(s scope) *bool { return &s.cfg.Sync.Cluster.HotStandby }},
+		value: &boolean{at: func(s scope) *bool { return &s.cfg.Sync.Cluster.HotStandby }},
 		doc: "on: the flows that the peers announce are in this node's kernel, too, so that a takeover has nothing to commit and " +
 			"`conntrackd -c` answers at once. net.netfilter.nf_conntrack_max must hold the flows of all nodes; " +
 			"`conntrackd --check` shows what it costs. CommitTimeout has no effect on these flows.",
@@ -118,7 +118,7 @@ func (p *parser) node() (number uint8, name string, err *Error) {
 // clusterName is the cluster's name.
 type clusterName struct{}
 
-func (clusterName) read(p *parser, c *clause, s scope, at Pos) *Error {
+func (*clusterName) read(p *parser, c *clause, s scope, at Pos) *Error {
 	name, err := p.clusterWord("a cluster")
 	if err != nil {
 		return err
@@ -129,18 +129,18 @@ func (clusterName) read(p *parser, c *clause, s scope, at Pos) *Error {
 	return nil
 }
 
-func (clusterName) field(s scope) any { return &s.cfg.Sync.Cluster.Name }
-func (clusterName) reset(s scope)     { s.cfg.Sync.Cluster.Name = "" }
-func (clusterName) print(w *printer, c *clause, s scope) {
+func (*clusterName) field(s scope) any { return &s.cfg.Sync.Cluster.Name }
+func (*clusterName) reset(s scope)     { s.cfg.Sync.Cluster.Name = "" }
+func (*clusterName) print(w *printer, c *clause, s scope) {
 	w.line(c.name, s.cfg.Sync.Cluster.Name)
 }
-func (clusterName) syntax() string   { return "NAME" }
-func (clusterName) standard() string { return "" }
+func (*clusterName) syntax() string   { return "NAME" }
+func (*clusterName) standard() string { return "" }
 
 // clusterNode is this node's number and name.
 type clusterNode struct{}
 
-func (clusterNode) read(p *parser, c *clause, s scope, at Pos) *Error {
+func (*clusterNode) read(p *parser, c *clause, s scope, at Pos) *Error {
 	number, name, err := p.node()
 	if err != nil {
 		return err
@@ -151,19 +151,19 @@ func (clusterNode) read(p *parser, c *clause, s scope, at Pos) *Error {
 	return nil
 }
 
-func (clusterNode) field(s scope) any { return &s.cfg.Sync.Cluster.Node }
-func (clusterNode) reset(s scope)     { s.cfg.Sync.Cluster.Node, s.cfg.Sync.Cluster.NodeName = 0, "" }
-func (clusterNode) print(w *printer, c *clause, s scope) {
+func (*clusterNode) field(s scope) any { return &s.cfg.Sync.Cluster.Node }
+func (*clusterNode) reset(s scope)     { s.cfg.Sync.Cluster.Node, s.cfg.Sync.Cluster.NodeName = 0, "" }
+func (*clusterNode) print(w *printer, c *clause, s scope) {
 	cl := s.cfg.Sync.Cluster
 	w.line(c.name, strconv.Itoa(int(cl.Node)), cl.NodeName)
 }
-func (clusterNode) syntax() string   { return "1..16 NAME" }
-func (clusterNode) standard() string { return "" }
+func (*clusterNode) syntax() string   { return "1..16 NAME" }
+func (*clusterNode) standard() string { return "" }
 
 // peerGroup is the Peer clause: a new peer each time.
-func peerGroup() group {
+func peerGroup() *group {
 	b := &block{title: "Peer", syntax: "1..16 NAME { ... }", clauses: peerClauses}
-	return group{
+	return &group{
 		block:     b,
 		instances: true,
 		enter: func(p *parser, s scope, at Pos) (scope, *Error) {
@@ -199,13 +199,13 @@ func peerGroup() group {
 var peerClauses = []clause{
 	{
 		name:  "IPv4_Destination_Address",
-		value: peerAddress{},
+		value: &peerAddress{},
 		doc:   "The node's address on a link: one for each UDP link, in the order of the links.",
 	},
-	{name: "IPv6_Destination_Address", value: peerAddress{six: true}, doc: "The same for a link over IPv6."},
+	{name: "IPv6_Destination_Address", value: &peerAddress{six: true}, doc: "The same for a link over IPv6."},
 	{
 		name:  "Port",
-		value: number[uint16]{at: func(s scope) *uint16 { return &s.peer.Port }, max: 65535},
+		value: &number[uint16]{at: func(s scope) *uint16 { return &s.peer.Port }, max: 65535},
 		doc:   "The node's UDP port. Without it, or as 0, it is the link's.",
 	},
 }
@@ -213,7 +213,7 @@ var peerClauses = []clause{
 // peerAddress is an address of a peer. The clauses of both families add to one list.
 type peerAddress struct{ six bool }
 
-func (v peerAddress) read(p *parser, c *clause, s scope, at Pos) *Error {
+func (v *peerAddress) read(p *parser, c *clause, s scope, at Pos) *Error {
 	expected := "an " + family(v.six) + " address of a host"
 	t, err := p.word(expected)
 	if err != nil {
@@ -230,11 +230,11 @@ func (v peerAddress) read(p *parser, c *clause, s scope, at Pos) *Error {
 	return nil
 }
 
-func (v peerAddress) field(s scope) any { return &s.peer.Addresses }
-func (v peerAddress) reset(s scope)     { s.peer.Addresses = nil }
+func (v *peerAddress) field(s scope) any { return &s.peer.Addresses }
+func (v *peerAddress) reset(s scope)     { s.peer.Addresses = nil }
 
 // print writes the addresses of both families in their order.
-func (v peerAddress) print(w *printer, c *clause, s scope) {
+func (v *peerAddress) print(w *printer, c *clause, s scope) {
 	if v.six {
 		return
 	}
@@ -243,13 +243,13 @@ func (v peerAddress) print(w *printer, c *clause, s scope) {
 	}
 }
 
-func (v peerAddress) syntax() string   { return "ADDRESS" }
-func (v peerAddress) standard() string { return "" }
+func (v *peerAddress) syntax() string   { return "ADDRESS" }
+func (v *peerAddress) standard() string { return "" }
 
 // clusterKeys is the list to which Key clauses add.
 type clusterKeys struct{}
 
-func (clusterKeys) read(p *parser, c *clause, s scope, at Pos) *Error {
+func (*clusterKeys) read(p *parser, c *clause, s scope, at Pos) *Error {
 	number, err := p.number(1, 255, "")
 	if err != nil {
 		return err
@@ -274,20 +274,20 @@ func (clusterKeys) read(p *parser, c *clause, s scope, at Pos) *Error {
 	return nil
 }
 
-func (clusterKeys) field(s scope) any { return &s.cfg.Sync.Cluster.Keys }
-func (clusterKeys) reset(s scope)     { s.cfg.Sync.Cluster.Keys = nil }
-func (clusterKeys) print(w *printer, c *clause, s scope) {
+func (*clusterKeys) field(s scope) any { return &s.cfg.Sync.Cluster.Keys }
+func (*clusterKeys) reset(s scope)     { s.cfg.Sync.Cluster.Keys = nil }
+func (*clusterKeys) print(w *printer, c *clause, s scope) {
 	for _, k := range s.cfg.Sync.Cluster.Keys {
 		w.line(c.name, strconv.Itoa(int(k.Number)), k.File)
 	}
 }
-func (clusterKeys) syntax() string   { return "1..255 /PATH" }
-func (clusterKeys) standard() string { return "" }
+func (*clusterKeys) syntax() string   { return "1..255 /PATH" }
+func (*clusterKeys) standard() string { return "" }
 
 // clusterSend is the number of the key that seals.
 type clusterSend struct{}
 
-func (clusterSend) read(p *parser, c *clause, s scope, at Pos) *Error {
+func (*clusterSend) read(p *parser, c *clause, s scope, at Pos) *Error {
 	n, err := p.number(1, 255, "")
 	if err != nil {
 		return err
@@ -298,15 +298,15 @@ func (clusterSend) read(p *parser, c *clause, s scope, at Pos) *Error {
 	return nil
 }
 
-func (clusterSend) field(s scope) any { return &s.cfg.Sync.Cluster.Send }
-func (clusterSend) reset(s scope)     { s.cfg.Sync.Cluster.Send = 0 }
-func (clusterSend) print(w *printer, c *clause, s scope) {
+func (*clusterSend) field(s scope) any { return &s.cfg.Sync.Cluster.Send }
+func (*clusterSend) reset(s scope)     { s.cfg.Sync.Cluster.Send = 0 }
+func (*clusterSend) print(w *printer, c *clause, s scope) {
 	if cl := s.cfg.Sync.Cluster; cl.Send != 0 && (w.all || len(cl.Keys) > 1) {
 		w.line(c.name, strconv.Itoa(int(cl.Send)))
 	}
 }
-func (clusterSend) syntax() string   { return "1..255" }
-func (clusterSend) standard() string { return "" }
+func (*clusterSend) syntax() string   { return "1..255" }
+func (*clusterSend) standard() string { return "" }
 
 // finishCluster checks the Cluster clause together with the rest of Sync, and settles Send.
 func (p *parser) finishCluster(s *Sync) *Error {

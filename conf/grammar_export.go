@@ -10,9 +10,9 @@ import (
 )
 
 // exportGroup is the Export clause: a new exporter each time.
-func exportGroup() group {
+func exportGroup() *group {
 	b := &block{title: "Export", syntax: "ipfix | json { ... }", clauses: exportClauses}
-	return group{
+	return &group{
 		block:     b,
 		instances: true,
 		enter: func(p *parser, s scope, at Pos) (scope, *Error) {
@@ -55,7 +55,7 @@ var exportClauses = []clause{
 	},
 	{
 		name: "Socket",
-		value: path{
+		value: &path{
 			at: func(s scope) *string { return &s.export.Socket }, most: 107, tooLong: "Socket is longer than 107 characters",
 		},
 		doc: "json: the Unix socket of the program that takes the records: datagram, a record each, or stream.",
@@ -67,7 +67,7 @@ var exportClauses = []clause{
 	},
 	{
 		name:  "Port",
-		value: number[uint16]{at: func(s scope) *uint16 { return &s.export.Port }, max: 65535},
+		value: &number[uint16]{at: func(s scope) *uint16 { return &s.export.Port }, max: 65535},
 		doc:   "The port of the Collector or the Syslog. Without it, or as 0, it is 4739 or 514.",
 	},
 	{
@@ -77,12 +77,12 @@ var exportClauses = []clause{
 	},
 	{
 		name:  "Domain",
-		value: number[uint32]{at: func(s scope) *uint32 { return &s.export.Domain }, max: maxInt, def: 1},
+		value: &number[uint32]{at: func(s scope) *uint32 { return &s.export.Domain }, max: maxInt, def: 1},
 		doc:   "ipfix: the observation domain, by which a collector tells the exporters of an address apart.",
 	},
 	{
 		name:  "EnterpriseNumber",
-		value: number[uint32]{at: func(s scope) *uint32 { return &s.export.Enterprise }, max: maxInt},
+		value: &number[uint32]{at: func(s scope) *uint32 { return &s.export.Enterprise }, max: maxInt},
 		doc: "ipfix: your private enterprise number (IANA). With it records also have the elements 1 to 5 of that number: how the " +
 			"record came about (0 an event, 1 found at the start, 2 made up after a loss), mark, status, TCP state, labels.",
 	},
@@ -94,30 +94,30 @@ var exportClauses = []clause{
 	},
 	{
 		name:  "Destinations",
-		value: boolean{at: func(s scope) *bool { return &s.export.Destinations }, def: true},
+		value: &boolean{at: func(s scope) *bool { return &s.export.Destinations }, def: true},
 		doc: "off leaves the destinations out of records of translations (RFC 6888, REQ-12). Flows of which only the destination " +
 			"is translated are not recorded then.",
 	},
 	{
 		name:  "TemplateRefresh",
-		value: seconds{at: func(s scope) *time.Duration { return &s.export.TemplateRefresh }, def: time.Minute},
+		value: &seconds{at: func(s scope) *time.Duration { return &s.export.TemplateRefresh }, def: time.Minute},
 		doc:   "ipfix: how often templates are sent again over UDP.",
 	},
 	{
 		name:  "ActiveTimeout",
-		value: seconds{at: func(s scope) *time.Duration { return &s.export.ActiveTimeout }, def: 0},
+		value: &seconds{at: func(s scope) *time.Duration { return &s.export.ActiveTimeout }, def: 0},
 		doc: "A flow that goes on is recorded with its counters each time this time has passed. Without it, or as 0, only its end is. " +
 			"It is for Records flow.",
 	},
 	{
 		name:  "QueueLimit",
-		value: number[uint32]{at: func(s scope) *uint32 { return &s.export.QueueLimit }, max: 1 << 24, def: 65536},
+		value: &number[uint32]{at: func(s scope) *uint32 { return &s.export.QueueLimit }, max: 1 << 24, def: 65536},
 		doc: "Records that wait for a destination that is slow or down. Beyond it the oldest give way. A record takes about 100 bytes " +
 			"as ipfix, 500 as json.",
 	},
 	{
 		name:  "Filter",
-		value: filter{&block{title: "Filter", syntax: "[From Userspace | From Kernelspace] { ... }", clauses: filterClauses}},
+		value: &filter{&block{title: "Filter", syntax: "[From Userspace | From Kernelspace] { ... }", clauses: filterClauses}},
 		doc:   "Selects the flows to record, as the Filter of General does for replication. That one does not count here.",
 	},
 }
@@ -132,12 +132,12 @@ type exportValue struct {
 	form  string
 }
 
-func (v exportValue) field(s scope) any { return v.at(s) }
-func (v exportValue) reset(s scope)     { v.clear(s) }
-func (v exportValue) syntax() string    { return v.form }
-func (v exportValue) standard() string  { return v.def }
+func (v *exportValue) field(s scope) any { return v.at(s) }
+func (v *exportValue) reset(s scope)     { v.clear(s) }
+func (v *exportValue) syntax() string    { return v.form }
+func (v *exportValue) standard() string  { return v.def }
 
-func (v exportValue) read(p *parser, c *clause, s scope, at Pos) *Error {
+func (v *exportValue) read(p *parser, c *clause, s scope, at Pos) *Error {
 	err := v.parse(p, s)
 	if err == nil {
 		p.mark(v.at(s), c, at)
@@ -145,15 +145,15 @@ func (v exportValue) read(p *parser, c *clause, s scope, at Pos) *Error {
 	return err
 }
 
-func (v exportValue) print(w *printer, c *clause, s scope) {
+func (v *exportValue) print(w *printer, c *clause, s scope) {
 	if text := v.text(s); text != "" && (w.all || text != v.def) {
 		w.line(c.name, text)
 	}
 }
 
 // hostAddress is an address of either family.
-func hostAddress(at func(*Export) *netip.Addr) exportValue {
-	return exportValue{
+func hostAddress(at func(*Export) *netip.Addr) *exportValue {
+	return &exportValue{
 		at: func(s scope) any { return at(s.export) },
 		parse: func(p *parser, s scope) *Error {
 			const expected = "an address"
@@ -180,7 +180,7 @@ func hostAddress(at func(*Export) *netip.Addr) exportValue {
 }
 
 // exportFile is a path, or "-".
-var exportFile = exportValue{
+var exportFile = &exportValue{
 	at: func(s scope) any { return &s.export.File },
 	parse: func(p *parser, s scope) (err *Error) {
 		if p.tok.kind == tokenWord && p.tok.text == "-" {
@@ -203,7 +203,7 @@ var exportFile = exportValue{
 var transportNames = [...]string{"udp", "tcp"}
 
 // exportTransport is udp or tcp, in any letter case.
-var exportTransport = exportValue{
+var exportTransport = &exportValue{
 	at: func(s scope) any { return &s.export.TCP },
 	parse: func(p *parser, s scope) *Error {
 		i, err := p.oneOf(true, transportNames[:]...)
@@ -238,7 +238,7 @@ func (r ExportRecords) String() string {
 }
 
 // exportRecords is a word or several in braces.
-var exportRecords = exportValue{
+var exportRecords = &exportValue{
 	at: func(s scope) any { return &s.export.Records },
 	parse: func(p *parser, s scope) *Error {
 		field := &s.export.Records

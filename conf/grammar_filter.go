@@ -10,24 +10,24 @@ import (
 var filterClauses = []clause{
 	{
 		name:  "Protocol",
-		value: protocolFilter{},
+		value: &protocolFilter{},
 		doc:   "By layer 4 protocol. Several add up; the last action counts.",
 	},
 	{
 		name:  "Address",
-		value: addressFilter{&block{title: "Address", syntax: "Accept | Ignore { ... }", clauses: addressClauses}},
+		value: &addressFilter{&block{title: "Address", syntax: "Accept | Ignore { ... }", clauses: addressClauses}},
 		doc: "By address. In user space a flow matches if its original source or its reply source is on the list. Several add " +
 			"up; the last action counts. An Accept list without an IPv4 network drops all IPv4 flows, and likewise for IPv6.",
 	},
 	{
 		name:  "State",
-		value: stateFilter{},
+		value: &stateFilter{},
 		doc:   "By TCP state; other flows pass. Several add up; the last action counts.",
 	},
 	{
 		name:  "Mark",
 		ours:  true,
-		value: markFilter{},
+		value: &markFilter{},
 		doc: "By mark: a flow matches if its mark has the value's bits within the mask, as in 0x1/0xff; without a mask all bits " +
 			"count. A flow whose mark changes so that it no longer passes is removed from the caches. Applied in user space. " +
 			"Several add up; the last action counts.",
@@ -35,32 +35,32 @@ var filterClauses = []clause{
 	{
 		name:  "Zone",
 		ours:  true,
-		value: zoneFilter{},
+		value: &zoneFilter{},
 		doc: "By conntrack zone; a zone of one direction counts, too, and a flow that was given none is in zone 0. Applied in " +
 			"user space. Several add up; the last action counts.",
 	},
 }
 
 var addressClauses = []clause{
-	{name: "IPv4_address", value: network{}, doc: "A host or a network."},
-	{name: "IPv6_address", value: network{six: true}, doc: "A host or a network."},
+	{name: "IPv4_address", value: &network{}, doc: "A host or a network."},
+	{name: "IPv6_address", value: &network{six: true}, doc: "A host or a network."},
 }
 
 // filter is the Filter block.
 type filter struct{ block *block }
 
-func (v filter) blocks() []*block { return []*block{v.block} }
-func (v filter) syntax() string   { return v.block.syntax }
-func (v filter) standard() string { return "" }
+func (v *filter) blocks() []*block { return []*block{v.block} }
+func (v *filter) syntax() string   { return v.block.syntax }
+func (v *filter) standard() string { return "" }
 
-func (v filter) field(s scope) any { return s.filter() }
+func (v *filter) field(s scope) any { return s.filter() }
 
-func (v filter) reset(s scope) {
+func (v *filter) reset(s scope) {
 	s.filter().Kernelspace = false
 	v.block.reset(s)
 }
 
-func (v filter) read(p *parser, c *clause, s scope, at Pos) *Error {
+func (v *filter) read(p *parser, c *clause, s scope, at Pos) *Error {
 	f := s.filter()
 	kernel := 0
 	if p.tok.kind == tokenWord {
@@ -78,7 +78,7 @@ func (v filter) read(p *parser, c *clause, s scope, at Pos) *Error {
 	return p.body(v.block, s)
 }
 
-func (v filter) print(w *printer, c *clause, s scope) {
+func (v *filter) print(w *printer, c *clause, s scope) {
 	head := "Filter From Userspace"
 	kernel := s.filter().Kernelspace
 	if kernel {
@@ -126,17 +126,17 @@ func (p *parser) items(title, expected string, item func(t token) *Error) *Error
 // protocolFilter is the Protocol block of names.
 type protocolFilter struct{}
 
-func (protocolFilter) syntax() string   { return "Accept | Ignore { TCP UDP NAME ... }" }
-func (protocolFilter) standard() string { return "" }
+func (*protocolFilter) syntax() string   { return "Accept | Ignore { TCP UDP NAME ... }" }
+func (*protocolFilter) standard() string { return "" }
 
-func (protocolFilter) field(s scope) any { return &s.filter().Protocol }
+func (*protocolFilter) field(s scope) any { return &s.filter().Protocol }
 
-func (protocolFilter) reset(s scope) {
+func (*protocolFilter) reset(s scope) {
 	f := &s.filter().Protocol
 	f.Action, f.Protocols = NoAction, ProtocolSet{}
 }
 
-func (protocolFilter) read(p *parser, c *clause, s scope, at Pos) *Error {
+func (*protocolFilter) read(p *parser, c *clause, s scope, at Pos) *Error {
 	f := &s.filter().Protocol
 	action, err := p.action()
 	if err != nil {
@@ -159,7 +159,7 @@ func (protocolFilter) read(p *parser, c *clause, s scope, at Pos) *Error {
 	})
 }
 
-func (protocolFilter) print(w *printer, c *clause, s scope) {
+func (*protocolFilter) print(w *printer, c *clause, s scope) {
 	f := &s.filter().Protocol
 	if f.Action == NoAction {
 		return
@@ -177,18 +177,18 @@ func (protocolFilter) print(w *printer, c *clause, s scope) {
 // they share one list.
 type addressFilter struct{ block *block }
 
-func (v addressFilter) blocks() []*block { return []*block{v.block} }
-func (v addressFilter) syntax() string   { return v.block.syntax }
-func (v addressFilter) standard() string { return "" }
+func (v *addressFilter) blocks() []*block { return []*block{v.block} }
+func (v *addressFilter) syntax() string   { return v.block.syntax }
+func (v *addressFilter) standard() string { return "" }
 
-func (v addressFilter) field(s scope) any { return &s.filter().Address }
+func (v *addressFilter) field(s scope) any { return &s.filter().Address }
 
-func (v addressFilter) reset(s scope) {
+func (v *addressFilter) reset(s scope) {
 	f := &s.filter().Address
 	f.Action, f.Prefixes = NoAction, nil
 }
 
-func (v addressFilter) read(p *parser, c *clause, s scope, at Pos) *Error {
+func (v *addressFilter) read(p *parser, c *clause, s scope, at Pos) *Error {
 	f := &s.filter().Address
 	action, err := p.action()
 	if err != nil {
@@ -199,7 +199,7 @@ func (v addressFilter) read(p *parser, c *clause, s scope, at Pos) *Error {
 	return p.body(v.block, s)
 }
 
-func (v addressFilter) print(w *printer, c *clause, s scope) {
+func (v *addressFilter) print(w *printer, c *clause, s scope) {
 	f := &s.filter().Address
 	if f.Action == NoAction {
 		return
@@ -222,7 +222,7 @@ func (v addressFilter) print(w *printer, c *clause, s scope) {
 // network is an address of the Address block, with or without a prefix length.
 type network struct{ six bool }
 
-func (v network) read(p *parser, c *clause, s scope, at Pos) *Error {
+func (v *network) read(p *parser, c *clause, s scope, at Pos) *Error {
 	t, prefix, err := p.network(v.six)
 	if err != nil || !prefix.IsValid() {
 		return err
@@ -244,11 +244,11 @@ type prefixKey struct {
 	prefix netip.Prefix
 }
 
-func (v network) field(scope) any                { return nil }
-func (v network) reset(scope)                    {}
-func (v network) print(*printer, *clause, scope) {}
-func (v network) standard() string               { return "" }
-func (v network) syntax() string                 { return "ADDRESS[/LENGTH]" }
+func (v *network) field(scope) any                { return nil }
+func (v *network) reset(scope)                    {}
+func (v *network) print(*printer, *clause, scope) {}
+func (v *network) standard() string               { return "" }
+func (v *network) syntax() string                 { return "ADDRESS[/LENGTH]" }
 
 // stateFilter is the State block: states, then "for TCP", any number of times.
 type stateFilter struct{}
@@ -263,17 +263,17 @@ var tcpStateNames = []struct {
 	{"LAST_ACK", 6}, {"TIME_WAIT", 7}, {"CLOSED", 8}, {"CLOSE", 8}, {"LISTEN", 9},
 }
 
-func (stateFilter) syntax() string   { return "Accept | Ignore { STATE ... for TCP }" }
-func (stateFilter) standard() string { return "" }
+func (*stateFilter) syntax() string   { return "Accept | Ignore { STATE ... for TCP }" }
+func (*stateFilter) standard() string { return "" }
 
-func (stateFilter) field(s scope) any { return &s.filter().State }
+func (*stateFilter) field(s scope) any { return &s.filter().State }
 
-func (stateFilter) reset(s scope) {
+func (*stateFilter) reset(s scope) {
 	f := &s.filter().State
 	f.Action, f.States = NoAction, 0
 }
 
-func (stateFilter) read(p *parser, c *clause, s scope, at Pos) *Error {
+func (*stateFilter) read(p *parser, c *clause, s scope, at Pos) *Error {
 	f := &s.filter().State
 	action, err := p.action()
 	if err != nil {
@@ -303,7 +303,7 @@ func (stateFilter) read(p *parser, c *clause, s scope, at Pos) *Error {
 	})
 }
 
-func (stateFilter) print(w *printer, c *clause, s scope) {
+func (*stateFilter) print(w *printer, c *clause, s scope) {
 	f := &s.filter().State
 	if f.Action == NoAction {
 		return
@@ -326,17 +326,17 @@ func (stateFilter) print(w *printer, c *clause, s scope) {
 // markFilter is the Mark block of values with masks.
 type markFilter struct{}
 
-func (markFilter) syntax() string   { return "Accept | Ignore { VALUE[/MASK] ... }" }
-func (markFilter) standard() string { return "" }
+func (*markFilter) syntax() string   { return "Accept | Ignore { VALUE[/MASK] ... }" }
+func (*markFilter) standard() string { return "" }
 
-func (markFilter) field(s scope) any { return &s.filter().Mark }
+func (*markFilter) field(s scope) any { return &s.filter().Mark }
 
-func (markFilter) reset(s scope) {
+func (*markFilter) reset(s scope) {
 	f := &s.filter().Mark
 	f.Action, f.Marks = NoAction, nil
 }
 
-func (markFilter) read(p *parser, c *clause, s scope, at Pos) *Error {
+func (*markFilter) read(p *parser, c *clause, s scope, at Pos) *Error {
 	f := &s.filter().Mark
 	action, err := p.action()
 	if err != nil {
@@ -389,7 +389,7 @@ func (m Mark) String() string {
 	return text
 }
 
-func (markFilter) print(w *printer, c *clause, s scope) {
+func (*markFilter) print(w *printer, c *clause, s scope) {
 	f := &s.filter().Mark
 	if f.Action == NoAction {
 		return
@@ -404,17 +404,17 @@ func (markFilter) print(w *printer, c *clause, s scope) {
 // zoneFilter is the Zone block of numbers.
 type zoneFilter struct{}
 
-func (zoneFilter) syntax() string   { return "Accept | Ignore { N ... }" }
-func (zoneFilter) standard() string { return "" }
+func (*zoneFilter) syntax() string   { return "Accept | Ignore { N ... }" }
+func (*zoneFilter) standard() string { return "" }
 
-func (zoneFilter) field(s scope) any { return &s.filter().Zone }
+func (*zoneFilter) field(s scope) any { return &s.filter().Zone }
 
-func (zoneFilter) reset(s scope) {
+func (*zoneFilter) reset(s scope) {
 	f := &s.filter().Zone
 	f.Action, f.Zones = NoAction, nil
 }
 
-func (zoneFilter) read(p *parser, c *clause, s scope, at Pos) *Error {
+func (*zoneFilter) read(p *parser, c *clause, s scope, at Pos) *Error {
 	f := &s.filter().Zone
 	action, err := p.action()
 	if err != nil {
@@ -438,7 +438,7 @@ func (zoneFilter) read(p *parser, c *clause, s scope, at Pos) *Error {
 	})
 }
 
-func (zoneFilter) print(w *printer, c *clause, s scope) {
+func (*zoneFilter) print(w *printer, c *clause, s scope) {
 	f := &s.filter().Zone
 	if f.Action == NoAction {
 		return

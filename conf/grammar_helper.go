@@ -12,14 +12,14 @@ import (
 var helperClauses = []clause{
 	{
 		name:  "Setup",
-		value: boolean{at: func(s scope) *bool { return &s.cfg.Helper.Setup }},
+		value: &boolean{at: func(s scope) *bool { return &s.cfg.Helper.Setup }},
 		doc:   "Create the kernel's helper objects. Otherwise they must have been created with `nfct helper add`.",
 	},
 	{
 		name: "Type",
 		doc: "A helper by its name, family and layer 4 protocol. Queue and policies given in Helper itself apply to the " +
 			"Type that follows.",
-		value: group{
+		value: &group{
 			block: &block{
 				title:   "Type",
 				syntax:  "NAME inet|inet6 tcp|udp { ... }",
@@ -47,7 +47,7 @@ var helperClauses = []clause{
 func stray(c clause) clause {
 	c.unless = func(scope) bool { return true }
 	c.notice = c.name + " stands outside of a Type and counts for the next one"
-	c.value = forNext{c.value}
+	c.value = &forNext{c.value}
 	c.doc = "For the Type that follows."
 	return c
 }
@@ -55,9 +55,9 @@ func stray(c clause) clause {
 // forNext is a value of the next Type.
 type forNext struct{ value }
 
-func (v forNext) reset(scope) {}
+func (v *forNext) reset(scope) {}
 
-func (v forNext) read(p *parser, c *clause, s scope, at Pos) *Error {
+func (v *forNext) read(p *parser, c *clause, s scope, at Pos) *Error {
 	if p.loose == nil {
 		p.loose = new(HelperType)
 	}
@@ -70,29 +70,29 @@ var typeClauses = []clause{queueNum, queueLen, policy}
 var (
 	queueNum = clause{
 		name:  "QueueNum",
-		value: first[uint16]{number[uint16]{at: func(s scope) *uint16 { return &s.helper.QueueNum }, max: 65535}},
+		value: &first[uint16]{number[uint16]{at: func(s scope) *uint16 { return &s.helper.QueueNum }, max: 65535}},
 		doc:   "The NFQUEUE number, for this program alone. The first one given counts.",
 	}
 	queueLen = clause{
 		name:  "QueueLen",
-		value: first[uint32]{number[uint32]{at: func(s scope) *uint32 { return &s.helper.QueueLen }, max: maxInt}},
+		value: &first[uint32]{number[uint32]{at: func(s scope) *uint32 { return &s.helper.QueueLen }, max: maxInt}},
 		doc:   "The largest number of packets in the queue; the kernel's default is 1024. The first one given counts.",
 	}
 	policy = clause{
 		name: "Policy",
-		value: group{
+		value: &group{
 			block: &block{
 				title:  "Policy",
 				syntax: "NAME { ... }",
 				clauses: []clause{
 					{
 						name:  "ExpectMax",
-						value: number[uint32]{at: func(s scope) *uint32 { return &s.policy.max }, max: 255, zero: 255},
+						value: &number[uint32]{at: func(s scope) *uint32 { return &s.policy.max }, max: 255, zero: 255},
 						doc:   "The largest number of expectations of a flow at a time; 0 is 255. The default is the helper's.",
 					},
 					{
 						name:  "ExpectTimeout",
-						value: seconds{at: func(s scope) *time.Duration { return &s.policy.timeout }},
+						value: &seconds{at: func(s scope) *time.Duration { return &s.policy.timeout }},
 						doc:   "Lifetime of an expectation. The default, also for 0, is the helper's.",
 					},
 				},
@@ -118,7 +118,7 @@ var (
 // first is a number of which the first one given counts.
 type first[T uint16 | uint32] struct{ number[T] }
 
-func (v first[T]) read(p *parser, c *clause, s scope, at Pos) *Error {
+func (v *first[T]) read(p *parser, c *clause, s scope, at Pos) *Error {
 	before, twice := p.cfg.pos[v.at(s)]
 	if !twice {
 		return v.number.read(p, c, s, at)

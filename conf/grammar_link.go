@@ -8,7 +8,7 @@ import (
 // linkGroup is the clause of a transport: a new Link each time.
 func linkGroup(t Transport, clauses []clause) value {
 	b := &block{title: t.String(), syntax: "[Default] { ... }", clauses: clauses}
-	return group{
+	return &group{
 		block:     b,
 		instances: true,
 		enter:     func(p *parser, s scope, at Pos) (scope, *Error) { return enterLink(p, s, at, t, b) },
@@ -61,17 +61,17 @@ func enterLink(p *parser, s scope, at Pos, t Transport, b *block) (scope, *Error
 }
 
 var multicastClauses = []clause{
-	{name: "IPv4_address", value: address{at: linkAddress}, doc: "The group's address. The last address given counts."},
-	{name: "IPv6_address", value: address{at: linkAddress, six: true}, doc: "The group's address."},
+	{name: "IPv4_address", value: &address{at: linkAddress}, doc: "The group's address. The last address given counts."},
+	{name: "IPv6_address", value: &address{at: linkAddress, six: true}, doc: "The group's address."},
 	{name: "Group", value: linkPort, doc: "The UDP port."},
 	{
 		name:  "IPv4_interface",
-		value: address{at: func(s scope) *netip.Addr { return &s.link.Local }},
+		value: &address{at: func(s scope) *netip.Addr { return &s.link.Local }},
 		doc:   "The address of the interface, for IPv4 groups.",
 	},
 	{
 		name: "IPv6_interface",
-		value: ignored{
+		value: &ignored{
 			skip: func(p *parser) *Error { _, _, _, err := p.addressWord("an IPv6 address"); return err },
 			form: "ADDRESS",
 		},
@@ -82,32 +82,32 @@ var multicastClauses = []clause{
 }
 
 var udpClauses = []clause{
-	{name: "IPv4_address", value: address{at: linkAddress}, doc: "The local address. Without one, any."},
-	{name: "IPv6_address", value: address{at: linkAddress, six: true}, doc: "The local address. Without one, any."},
-	{name: "IPv4_Destination_Address", value: address{at: linkPeer}, doc: "The peer's address. The last one given counts."},
-	{name: "IPv6_Destination_Address", value: address{at: linkPeer, six: true}, doc: "The peer's address."},
+	{name: "IPv4_address", value: &address{at: linkAddress}, doc: "The local address. Without one, any."},
+	{name: "IPv6_address", value: &address{at: linkAddress, six: true}, doc: "The local address. Without one, any."},
+	{name: "IPv4_Destination_Address", value: &address{at: linkPeer}, doc: "The peer's address. The last one given counts."},
+	{name: "IPv6_Destination_Address", value: &address{at: linkPeer, six: true}, doc: "The peer's address."},
 	{name: "Port", value: linkPort, doc: "The UDP port, the same on both nodes."},
 	linkAlso, linkAccept,
 	linkInterface, sndSocketBuffer, rcvSocketBuffer, checksum,
 }
 
 var tcpClauses = []clause{
-	{name: "IPv4_address", value: address{at: linkAddress}, doc: "The local address. Without one, any."},
-	{name: "IPv6_address", value: address{at: linkAddress, six: true}, doc: "The local address. Without one, any."},
-	{name: "IPv4_Destination_Address", value: address{at: linkPeer}, doc: "The peer's address. The last one given counts."},
-	{name: "IPv6_Destination_Address", value: address{at: linkPeer, six: true}, doc: "The peer's address."},
+	{name: "IPv4_address", value: &address{at: linkAddress}, doc: "The local address. Without one, any."},
+	{name: "IPv6_address", value: &address{at: linkAddress, six: true}, doc: "The local address. Without one, any."},
+	{name: "IPv4_Destination_Address", value: &address{at: linkPeer}, doc: "The peer's address. The last one given counts."},
+	{name: "IPv6_Destination_Address", value: &address{at: linkPeer, six: true}, doc: "The peer's address."},
 	{name: "Port", value: linkPort, doc: "The TCP port, the same on both nodes."},
 	linkAccept,
 	linkInterface, sndSocketBuffer, rcvSocketBuffer,
 	{
 		name:   "Checksum",
-		value:  ignored{skip: func(p *parser) *Error { _, err := p.flag(); return err }, form: "on | off"},
+		value:  &ignored{skip: func(p *parser) *Error { _, err := p.flag(); return err }, form: "on | off"},
 		doc:    "Ignored: TCP always has checksums.",
 		notice: "Checksum has no effect over TCP",
 	},
 	{
 		name: "ErrorQueueLength",
-		value: number[uint32]{
+		value: &number[uint32]{
 			at: func(s scope) *uint32 { return &s.link.ErrorQueueLength }, max: maxInt, def: 128,
 		},
 		doc: "The largest number of buffers kept while the peer is disconnected.",
@@ -118,23 +118,23 @@ func linkAddress(s scope) *netip.Addr { return &s.link.Address }
 func linkPeer(s scope) *netip.Addr    { return &s.link.Destination }
 
 var (
-	linkPort      = number[uint16]{at: func(s scope) *uint16 { return &s.link.Port }, max: 65535}
-	linkInterface = clause{name: "Interface", value: interfaceName{}, doc: "The link's interface. Mandatory."}
+	linkPort      = &number[uint16]{at: func(s scope) *uint16 { return &s.link.Port }, max: 65535}
+	linkInterface = clause{name: "Interface", value: &interfaceName{}, doc: "The link's interface. Mandatory."}
 
 	sndSocketBuffer = clause{
 		name:  "SndSocketBuffer",
-		value: number[uint32]{at: func(s scope) *uint32 { return &s.link.SndSocketBuffer }, max: maxInt},
+		value: &number[uint32]{at: func(s scope) *uint32 { return &s.link.SndSocketBuffer }, max: maxInt},
 		doc:   "Size of the send buffer in bytes, beyond net.core.wmem_max if need be. Otherwise the system's default.",
 	}
 	rcvSocketBuffer = clause{
 		name:  "RcvSocketBuffer",
-		value: number[uint32]{at: func(s scope) *uint32 { return &s.link.RcvSocketBuffer }, max: maxInt},
+		value: &number[uint32]{at: func(s scope) *uint32 { return &s.link.RcvSocketBuffer }, max: maxInt},
 		doc:   "Size of the receive buffer in bytes, beyond net.core.rmem_max if need be. Otherwise the system's default.",
 	}
 	linkAccept = clause{
 		name: "Accept",
 		ours: true,
-		value: several[netip.Prefix]{
+		value: &several[netip.Prefix]{
 			at: func(s scope) *[]netip.Prefix { return &s.link.Accept }, parse: parseSource,
 			expected: "an address, or a network as 192.0.2.0/24", form: "ADDRESS[/LENGTH]",
 		},
@@ -144,7 +144,7 @@ var (
 	linkAlso = clause{
 		name: "Also",
 		ours: true,
-		value: several[netip.Addr]{
+		value: &several[netip.Addr]{
 			at: func(s scope) *[]netip.Addr { return &s.link.Also }, parse: parseHost, expected: "an address", form: "ADDRESS",
 		},
 		doc: "The address of another peer: messages are sent to it, too, and accepted from it. Several add up. Not in " +
@@ -152,7 +152,7 @@ var (
 	}
 	checksum = clause{
 		name:  "Checksum",
-		value: boolean{at: func(s scope) *bool { return &s.link.Checksum }, def: true},
+		value: &boolean{at: func(s scope) *bool { return &s.link.Checksum }, def: true},
 		doc:   "Fill in the UDP checksum.",
 	}
 )
@@ -164,7 +164,7 @@ type address struct {
 	six bool
 }
 
-func (v address) read(p *parser, c *clause, s scope, at Pos) *Error {
+func (v *address) read(p *parser, c *clause, s scope, at Pos) *Error {
 	addr, err := p.address(v.six)
 	if err != nil {
 		return err
@@ -181,7 +181,7 @@ func (v address) read(p *parser, c *clause, s scope, at Pos) *Error {
 }
 
 // clash warns of a multicast link that mixes address families.
-func (v address) clash(p *parser, c *clause, s scope, at Pos) {
+func (v *address) clash(p *parser, c *clause, s scope, at Pos) {
 	l := s.link
 	switch {
 	case v.six && (l.Address.Is4() || l.Local.IsValid()):
@@ -194,17 +194,17 @@ func (v address) clash(p *parser, c *clause, s scope, at Pos) {
 	}
 }
 
-func (v address) field(s scope) any { return v.at(s) }
-func (v address) reset(s scope)     { *v.at(s) = netip.Addr{} }
+func (v *address) field(s scope) any { return v.at(s) }
+func (v *address) reset(s scope)     { *v.at(s) = netip.Addr{} }
 
-func (v address) print(w *printer, c *clause, s scope) {
+func (v *address) print(w *printer, c *clause, s scope) {
 	if addr := *v.at(s); addr.IsValid() && addr.Is6() == v.six {
 		w.line(c.name, addr.String())
 	}
 }
 
-func (v address) syntax() string   { return "ADDRESS" }
-func (v address) standard() string { return "" }
+func (v *address) syntax() string   { return "ADDRESS" }
+func (v *address) standard() string { return "" }
 
 // several is a list to which clauses of one name add. Unlike conntrack-tools' address
 // clauses it refuses words that it does not understand.
@@ -218,7 +218,7 @@ type several[T interface {
 	form     string
 }
 
-func (v several[T]) read(p *parser, c *clause, s scope, at Pos) *Error {
+func (v *several[T]) read(p *parser, c *clause, s scope, at Pos) *Error {
 	t, err := p.word(v.expected)
 	if err != nil {
 		return err
@@ -237,17 +237,17 @@ func (v several[T]) read(p *parser, c *clause, s scope, at Pos) *Error {
 	return nil
 }
 
-func (v several[T]) field(s scope) any { return v.at(s) }
-func (v several[T]) reset(s scope)     { *v.at(s) = nil }
+func (v *several[T]) field(s scope) any { return v.at(s) }
+func (v *several[T]) reset(s scope)     { *v.at(s) = nil }
 
-func (v several[T]) print(w *printer, c *clause, s scope) {
+func (v *several[T]) print(w *printer, c *clause, s scope) {
 	for _, item := range *v.at(s) {
 		w.line(c.name, item.String())
 	}
 }
 
-func (v several[T]) syntax() string   { return v.form }
-func (v several[T]) standard() string { return "" }
+func (v *several[T]) syntax() string   { return v.form }
+func (v *several[T]) standard() string { return "" }
 
 // parseHost parses the address of a host.
 func parseHost(s string) (netip.Addr, bool) {
@@ -267,7 +267,7 @@ func parseSource(s string) (netip.Prefix, bool) {
 // interfaceName is the name of a network interface.
 type interfaceName struct{}
 
-func (v interfaceName) read(p *parser, c *clause, s scope, at Pos) *Error {
+func (v *interfaceName) read(p *parser, c *clause, s scope, at Pos) *Error {
 	const expected = "the name of an interface"
 	t, err := p.word(expected)
 	if err != nil {
@@ -285,14 +285,14 @@ func (v interfaceName) read(p *parser, c *clause, s scope, at Pos) *Error {
 	return nil
 }
 
-func (v interfaceName) field(s scope) any { return &s.link.Interface }
-func (v interfaceName) reset(s scope)     { s.link.Interface = "" }
+func (v *interfaceName) field(s scope) any { return &s.link.Interface }
+func (v *interfaceName) reset(s scope)     { s.link.Interface = "" }
 
-func (v interfaceName) print(w *printer, c *clause, s scope) {
+func (v *interfaceName) print(w *printer, c *clause, s scope) {
 	if name := s.link.Interface; name != "" {
 		w.line(c.name, name)
 	}
 }
 
-func (v interfaceName) syntax() string   { return "NAME" }
-func (v interfaceName) standard() string { return "" }
+func (v *interfaceName) syntax() string   { return "NAME" }
+func (v *interfaceName) standard() string { return "" }

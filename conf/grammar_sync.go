@@ -8,7 +8,7 @@ import (
 var syncClauses = []clause{
 	{
 		name: "Mode",
-		value: mode{
+		value: &mode{
 			ModeFTFW:    {title: "Mode FTFW", syntax: "{ ... }", doc: docFTFW, clauses: ftfwClauses},
 			ModeALARM:   {title: "Mode ALARM", syntax: "{ ... }", doc: docALARM, clauses: alarmClauses},
 			ModeNOTRACK: {title: "Mode NOTRACK", syntax: "{ ... }", doc: docNOTRACK, clauses: notrackClauses},
@@ -27,7 +27,7 @@ var syncClauses = []clause{
 		doc: "Keeps new flows in the internal cache, and off the link, until they are so old or do not need to wait any longer. " +
 			"A flow that ends before is never sent, which halves the traffic or more where most flows are short; until a flow " +
 			"is sent a failover loses it. Masters of expectations, flows with a helper and related flows do not wait.",
-		value: group{block: &block{
+		value: &group{block: &block{
 			title:   "Delay",
 			syntax:  "{ ... }",
 			clauses: delayClauses,
@@ -39,7 +39,7 @@ var syncClauses = []clause{
 		live: true,
 		doc: "When this node may take over: a file for keepalived, and what `conntrackd --ready` and `-s peers` report. " +
 			"docs/quickstart-firewall-pair.md has a pair that uses it.",
-		value: group{block: &block{title: "Ready", syntax: "{ ... }", clauses: readyClauses}},
+		value: &group{block: &block{title: "Ready", syntax: "{ ... }", clauses: readyClauses}},
 	},
 	{
 		name:  "Multicast",
@@ -60,20 +60,20 @@ var syncClauses = []clause{
 	{
 		name: "Options",
 		doc:  "Options about what is replicated.",
-		value: group{block: &block{
+		value: &group{block: &block{
 			title:  "Options",
 			syntax: "{ ... }",
 			clauses: []clause{
 				{
 					name:  "TCPWindowTracking",
 					live:  true,
-					value: boolean{at: func(s scope) *bool { return &s.cfg.Sync.TCPWindowTracking }},
+					value: &boolean{at: func(s scope) *bool { return &s.cfg.Sync.TCPWindowTracking }},
 					doc: "Replicate window scales, and have the kernel check the windows of committed flows. Otherwise the kernel " +
 						"does not check them.",
 				},
 				{
 					name:  "ExpectationSync",
-					value: expectationSync{},
+					value: &expectationSync{},
 					doc: "Replicate expectations: all, or those of the named helpers. A name matches every helper whose name starts " +
 						"with it: sip matches sip-5060. Lists add up.",
 				},
@@ -100,7 +100,7 @@ var delayClauses = []clause{
 	},
 	{
 		name: "MinPackets",
-		value: number[uint32]{
+		value: &number[uint32]{
 			at: func(s scope) *uint32 { return &s.cfg.Sync.Delay.MinPackets }, max: maxInt, def: 3, keepZero: true,
 		},
 		doc: "A flow with so many packets, in both directions together, does not wait; with 0 their number does not count. It " +
@@ -109,21 +109,21 @@ var delayClauses = []clause{
 	},
 	{
 		name:  "Assured",
-		value: boolean{at: func(s scope) *bool { return &s.cfg.Sync.Delay.Assured }, def: true},
+		value: &boolean{at: func(s scope) *bool { return &s.cfg.Sync.Delay.Assured }, def: true},
 		doc: "on: an assured flow does not wait. The kernel calls a TCP flow assured at the end of its handshake, so with on " +
 			"TCP flows wait only until then; off saves the traffic of short TCP connections, too.",
 	},
 }
 
 // delaySeconds is the time that the flows of a protocol wait.
-func delaySeconds(at func(*Delay) *time.Duration) seconds {
-	return seconds{at: func(s scope) *time.Duration { return at(&s.cfg.Sync.Delay) }, max: uint64(MaxDelay / time.Second)}
+func delaySeconds(at func(*Delay) *time.Duration) *seconds {
+	return &seconds{at: func(s scope) *time.Duration { return at(&s.cfg.Sync.Delay) }, max: uint64(MaxDelay / time.Second)}
 }
 
 var readyClauses = []clause{
 	{
 		name: "File",
-		value: path{
+		value: &path{
 			at:      func(s scope) *string { return &s.cfg.Sync.Ready.File },
 			most:    maxLogPath,
 			tooLong: "File path is longer than 256 characters",
@@ -133,7 +133,7 @@ var readyClauses = []clause{
 	},
 	{
 		name: "Weight",
-		value: number[uint32]{
+		value: &number[uint32]{
 			at: func(s scope) *uint32 { return &s.cfg.Sync.Ready.Weight }, min: 1, max: 253, def: 60,
 		},
 		doc: "What a node that may not take over has less in priority. It must exceed the difference between the nodes' " +
@@ -141,18 +141,18 @@ var readyClauses = []clause{
 	},
 	{
 		name:  "MaxLag",
-		value: seconds{at: func(s scope) *time.Duration { return &s.cfg.Sync.Ready.MaxLag }, def: time.Second},
+		value: &seconds{at: func(s scope) *time.Duration { return &s.cfg.Sync.Ready.MaxLag }, def: time.Second},
 		doc: "How long changes may wait, and messages may be missing, while the node counts as in sync. A node that may take " +
 			"over keeps that for as long after it is no longer in sync.",
 	},
 	{
 		name:  "StartGrace",
-		value: seconds{at: func(s scope) *time.Duration { return &s.cfg.Sync.Ready.StartGrace }, def: 10 * time.Second},
+		value: &seconds{at: func(s scope) *time.Duration { return &s.cfg.Sync.Ready.StartGrace }, def: 10 * time.Second},
 		doc:   "A node that has heard no peer for so long after its start may take over.",
 	},
 	{
 		name:  "GiveUp",
-		value: seconds{at: func(s scope) *time.Duration { return &s.cfg.Sync.Ready.GiveUp }, def: 300 * time.Second, onOff: true},
+		value: &seconds{at: func(s scope) *time.Duration { return &s.cfg.Sync.Ready.GiveUp }, def: 300 * time.Second, onOff: true},
 		doc: "A node that has come no closer to being in sync for so long may take over all the same. on and 0 are 300 " +
 			"seconds; off is never.",
 	},
@@ -176,37 +176,37 @@ var (
 	refreshTime = clause{
 		name:  "RefreshTime",
 		live:  true,
-		value: seconds{at: func(s scope) *time.Duration { return &s.cfg.Sync.RefreshTime }, def: 60 * time.Second},
+		value: &seconds{at: func(s scope) *time.Duration { return &s.cfg.Sync.RefreshTime }, def: 60 * time.Second},
 		doc:   "A state is sent again at random intervals of up to this many seconds.",
 	}
 	cacheTimeout = clause{
 		name:  "CacheTimeout",
 		live:  true,
-		value: seconds{at: func(s scope) *time.Duration { return &s.cfg.Sync.CacheTimeout }, def: 180 * time.Second},
+		value: &seconds{at: func(s scope) *time.Duration { return &s.cfg.Sync.CacheTimeout }, def: 180 * time.Second},
 		doc:   "A state in the external cache expires if it is not refreshed for this long.",
 	}
 	commitTimeout = clause{
 		name:  "CommitTimeout",
 		live:  true,
-		value: seconds{at: func(s scope) *time.Duration { return &s.cfg.Sync.CommitTimeout }},
+		value: &seconds{at: func(s scope) *time.Duration { return &s.cfg.Sync.CommitTimeout }},
 		doc: "The timeout of flows that are committed to the kernel. Without it they keep the rest of their own. It " +
 			"is ignored with DisableExternalCache.",
 	}
 	purgeTimeout = clause{
 		name:  "PurgeTimeout",
 		live:  true,
-		value: seconds{at: func(s scope) *time.Duration { return &s.cfg.Sync.PurgeTimeout }, def: 60 * time.Second},
+		value: &seconds{at: func(s scope) *time.Duration { return &s.cfg.Sync.PurgeTimeout }, def: 60 * time.Second},
 		doc:   "The delay between `conntrackd -t` and the flush of the kernel's table.",
 	}
 	disableExternalCache = clause{
 		name:  "DisableExternalCache",
-		value: boolean{at: func(s scope) *bool { return &s.cfg.Sync.DisableExternalCache }},
+		value: &boolean{at: func(s scope) *bool { return &s.cfg.Sync.DisableExternalCache }},
 		doc:   "Inject the states of other nodes into the kernel's table at once, without a cache.",
 	}
 	startupResync = clause{
 		name:  "StartupResync",
 		live:  true,
-		value: boolean{at: func(s scope) *bool { return &s.cfg.Sync.StartupResync }},
+		value: &boolean{at: func(s scope) *bool { return &s.cfg.Sync.StartupResync }},
 		doc:   "Request a resync from the other node at start.",
 	}
 )
@@ -215,7 +215,7 @@ var ftfwClauses = []clause{
 	{
 		name: "ResendQueueSize",
 		live: true,
-		value: number[uint32]{
+		value: &number[uint32]{
 			at: func(s scope) *uint32 { return &s.cfg.Sync.ResendQueueSize }, max: maxInt, def: defaultResendQueueSize,
 		},
 		doc: "The largest number of messages kept until the other node acknowledges them.",
@@ -223,7 +223,7 @@ var ftfwClauses = []clause{
 	{
 		name: "ACKWindowSize",
 		live: true,
-		value: number[uint32]{
+		value: &number[uint32]{
 			at: func(s scope) *uint32 { return &s.cfg.Sync.ACKWindowSize }, max: maxInt, def: defaultACKWindowSize,
 		},
 		doc: "Messages received per acknowledgement.",
@@ -239,7 +239,7 @@ var alarmClauses = []clause{refreshTime, cacheTimeout, commitTimeout, purgeTimeo
 var notrackClauses = []clause{
 	{
 		name:  "DisableInternalCache",
-		value: boolean{at: func(s scope) *bool { return &s.cfg.Sync.DisableInternalCache }},
+		value: &boolean{at: func(s scope) *bool { return &s.cfg.Sync.DisableInternalCache }},
 		doc:   "Send events as they arrive, without a cache of the kernel's table.",
 	},
 	commitTimeout,
@@ -266,20 +266,20 @@ var oldModeNames = []struct {
 // String returns the mode's name in the file.
 func (m Mode) String() string { return modeNames[m] }
 
-func (v mode) blocks() []*block { return []*block{&v[0], &v[1], &v[2]} }
-func (v mode) syntax() string   { return "FTFW | ALARM | NOTRACK { ... }" }
-func (v mode) standard() string { return "FTFW" }
+func (v *mode) blocks() []*block { return []*block{&v[0], &v[1], &v[2]} }
+func (v *mode) syntax() string   { return "FTFW | ALARM | NOTRACK { ... }" }
+func (v *mode) standard() string { return "FTFW" }
 
-func (v mode) field(s scope) any { return &s.cfg.Sync.Mode }
+func (v *mode) field(s scope) any { return &s.cfg.Sync.Mode }
 
-func (v mode) reset(s scope) {
+func (v *mode) reset(s scope) {
 	s.cfg.Sync.Mode = ModeFTFW
 	for i := range v {
 		v[i].reset(s)
 	}
 }
 
-func (v mode) read(p *parser, c *clause, s scope, at Pos) *Error {
+func (v *mode) read(p *parser, c *clause, s scope, at Pos) *Error {
 	m, err := p.mode()
 	if err != nil {
 		return err
@@ -313,7 +313,7 @@ func (p *parser) mode() (Mode, *Error) {
 	return Mode(i), err
 }
 
-func (v mode) print(w *printer, c *clause, s scope) {
+func (v *mode) print(w *printer, c *clause, s scope) {
 	m := s.cfg.Sync.Mode
 	w.block("Mode "+m.String(), true, func() { w.clauses(&v[m], s) })
 }
@@ -321,16 +321,16 @@ func (v mode) print(w *printer, c *clause, s scope) {
 // expectationSync is on, off or a list of helpers.
 type expectationSync struct{}
 
-func (expectationSync) syntax() string   { return "on | off | { HELPER ... }" }
-func (expectationSync) standard() string { return "off" }
+func (*expectationSync) syntax() string   { return "on | off | { HELPER ... }" }
+func (*expectationSync) standard() string { return "off" }
 
-func (expectationSync) field(s scope) any { return &s.cfg.Sync.ExpectationSync }
+func (*expectationSync) field(s scope) any { return &s.cfg.Sync.ExpectationSync }
 
-func (expectationSync) reset(s scope) {
+func (*expectationSync) reset(s scope) {
 	s.cfg.Sync.ExpectationSync, s.cfg.Sync.ExpectationHelpers = false, nil
 }
 
-func (expectationSync) read(p *parser, c *clause, s scope, at Pos) *Error {
+func (*expectationSync) read(p *parser, c *clause, s scope, at Pos) *Error {
 	field, helpers := &s.cfg.Sync.ExpectationSync, &s.cfg.Sync.ExpectationHelpers
 	if p.tok.kind == tokenOpen {
 		p.cfg.pos[field] = at
@@ -358,7 +358,7 @@ func (expectationSync) read(p *parser, c *clause, s scope, at Pos) *Error {
 	return nil
 }
 
-func (expectationSync) print(w *printer, c *clause, s scope) {
+func (*expectationSync) print(w *printer, c *clause, s scope) {
 	on, helpers := s.cfg.Sync.ExpectationSync, s.cfg.Sync.ExpectationHelpers
 	switch {
 	case on && len(helpers) > 0:

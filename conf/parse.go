@@ -187,7 +187,7 @@ func (b *block) belongs(keyword string, titles []string) []string {
 		}
 		for _, sub := range n.blocks() {
 			if c := sub.find(keyword); c != nil {
-				if _, stray := c.value.(forNext); !stray {
+				if _, stray := c.value.(*forNext); !stray {
 					titles = append(titles, sub.title)
 				}
 			}

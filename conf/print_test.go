@@ -168,14 +168,14 @@ func randomFile(r *rand.Rand, ours bool) string {
 func randomOperand(r *rand.Rand, b *block, c *clause) string {
 	pick := func(words ...string) string { return words[r.IntN(len(words))] }
 	switch v := c.value.(type) {
-	case number[uint32]:
+	case *number[uint32]:
 		if v.min > 0 {
 			return pick(strconv.FormatUint(v.min, 10), strconv.FormatUint(v.max, 10))
 		}
 		return pick("0", "1", "5", "99")
-	case number[uint16], first[uint16], first[uint32], forNext:
+	case *number[uint16], *first[uint16], *first[uint32], *forNext:
 		return pick("0", "1", "5", "99")
-	case seconds:
+	case *seconds:
 		if v.onOff {
 			return pick("on", "off", "0", "7")
 		}
@@ -183,52 +183,52 @@ func randomOperand(r *rand.Rand, b *block, c *clause) string {
 			return pick("0", "3", "3600")
 		}
 		return pick("1", "7", "2147483647")
-	case boolean:
+	case *boolean:
 		return pick("on", "off", "Yes", "nO")
-	case path:
+	case *path:
 		return pick("/a", "/b/c", "/d}e", "/f#g")
-	case logFile:
+	case *logFile:
 		return pick("/a", "on", "off")
-	case facility:
+	case *facility:
 		return pick("on", "off", "daemon", "local5", "nosuch")
-	case listen:
+	case *listen:
 		return pick("127.0.0.1:9107", "[::1]:9107", "[::]:1")
-	case logFormat:
+	case *logFormat:
 		return pick("text", "JSON")
-	case scheduler:
+	case *scheduler:
 		return pick("RR", "fifo")
-	case protocolFilter:
+	case *protocolFilter:
 		return pick("Accept", "Ignore") + pick(" { }", " { TCP UDP }", " { gre 99 ospf }")
-	case stateFilter:
+	case *stateFilter:
 		return pick("Accept", "Ignore") + pick(" { }", " { CLOSE for TCP }", " { LISTEN SYN_SENT for TCP }")
-	case markFilter:
+	case *markFilter:
 		return pick("Accept", "Ignore") + pick(" { }", " { 0x1/0xff 7 }", " { 0XFFFFFFFF 0/0 }")
-	case zoneFilter:
+	case *zoneFilter:
 		return pick("Accept", "Ignore") + pick(" { }", " { 0 65535 }", " { 3 4 3 }")
-	case network:
+	case *network:
 		if v.six {
 			return pick("::/0", "2001:db8::1", "2001:db8::/32", "2001:db8::1/64", "192.0.2.1")
 		}
 		return pick("0.0.0.0/0", "192.0.2.1", "192.0.2.0/24", "192.0.2.1/32", "192.0.2.256")
-	case address:
+	case *address:
 		if v.six {
 			return pick("2001:db8::1", "ff08::1", "::", "192.0.2.1")
 		}
 		return pick("192.0.2.1", "225.0.0.50", "0.0.0.0", "1.2.3.4/5")
-	case several[netip.Prefix]:
+	case *several[netip.Prefix]:
 		return pick("192.0.2.9", "198.51.100.0/24", "2001:db8::/32")
-	case several[netip.Addr]:
+	case *several[netip.Addr]:
 		return pick("192.0.2.9", "2001:db8::9")
-	case exportValue:
+	case *exportValue:
 		return map[string]string{
 			"ADDRESS": pick("192.0.2.9", "2001:db8::9", "::ffff:192.0.2.9"), "/PATH | -": pick("/a", "-"), "udp | tcp": pick("udp", "TCP"),
 			"nat | flow | { nat flow }": pick("nat", "flow", "{ flow nat }", "{ }"),
 		}[v.form]
-	case interfaceName:
+	case *interfaceName:
 		return pick("sync0", "fe0", "eth0.100", "General")
-	case expectationSync:
+	case *expectationSync:
 		return pick("on", "off", "{ }", "{ ftp sip }")
-	case ignored:
+	case *ignored:
 		return map[string]string{"N": "5", "+N | -N": "-5", "ADDRESS": "::1", "on | off": "on"}[v.form]
 	}
 	panic("no operand for " + c.name + " in " + b.title)

@@ -22,7 +22,7 @@ type number[T uint16 | uint32] struct {
 // the type that conntrack-tools stores them in.
 const maxInt = 1<<31 - 1
 
-func (v number[T]) read(p *parser, c *clause, s scope, at Pos) *Error {
+func (v *number[T]) read(p *parser, c *clause, s scope, at Pos) *Error {
 	n, err := p.number(v.min, v.max, v.tooFar)
 	if err != nil {
 		return err
@@ -35,23 +35,23 @@ func (v number[T]) read(p *parser, c *clause, s scope, at Pos) *Error {
 	return nil
 }
 
-func (v number[T]) field(s scope) any { return v.at(s) }
-func (v number[T]) reset(s scope)     { *v.at(s) = v.def }
+func (v *number[T]) field(s scope) any { return v.at(s) }
+func (v *number[T]) reset(s scope)     { *v.at(s) = v.def }
 
-func (v number[T]) print(w *printer, c *clause, s scope) {
+func (v *number[T]) print(w *printer, c *clause, s scope) {
 	if n := *v.at(s); w.all && n != 0 || n != v.def {
 		w.line(c.name, strconv.FormatUint(uint64(n), 10))
 	}
 }
 
-func (v number[T]) syntax() string {
+func (v *number[T]) syntax() string {
 	if v.max == maxInt {
 		return "N"
 	}
 	return strconv.FormatUint(v.min, 10) + ".." + strconv.FormatUint(v.max, 10)
 }
 
-func (v number[T]) standard() string {
+func (v *number[T]) standard() string {
 	if v.def == 0 {
 		return ""
 	}
@@ -89,7 +89,7 @@ type seconds struct {
 	onOff  bool // also takes on, for the default, and off, for 0
 }
 
-func (v seconds) read(p *parser, c *clause, s scope, at Pos) *Error {
+func (v *seconds) read(p *parser, c *clause, s scope, at Pos) *Error {
 	field := v.at(s)
 	if v.onOff && p.tok.kind == tokenWord {
 		if on, ok := switches[strings.ToLower(p.tok.text)]; ok {
@@ -115,10 +115,10 @@ func (v seconds) read(p *parser, c *clause, s scope, at Pos) *Error {
 	return nil
 }
 
-func (v seconds) field(s scope) any { return v.at(s) }
-func (v seconds) reset(s scope)     { *v.at(s) = v.def }
+func (v *seconds) field(s scope) any { return v.at(s) }
+func (v *seconds) reset(s scope)     { *v.at(s) = v.def }
 
-func (v seconds) print(w *printer, c *clause, s scope) {
+func (v *seconds) print(w *printer, c *clause, s scope) {
 	switch d := *v.at(s); {
 	case d == v.def && (!w.all || d == 0):
 	case d == 0:
@@ -128,7 +128,7 @@ func (v seconds) print(w *printer, c *clause, s scope) {
 	}
 }
 
-func (v seconds) syntax() string {
+func (v *seconds) syntax() string {
 	if v.onOff {
 		return "on | off | SECONDS"
 	}
@@ -138,7 +138,7 @@ func (v seconds) syntax() string {
 	return "SECONDS"
 }
 
-func (v seconds) standard() string {
+func (v *seconds) standard() string {
 	if v.def == 0 {
 		return ""
 	}
@@ -164,7 +164,7 @@ func (p *parser) flag() (bool, *Error) {
 	return false, p.unexpected("on, yes, off or no", "on", "yes", "off", "no")
 }
 
-func (v boolean) read(p *parser, c *clause, s scope, at Pos) *Error {
+func (v *boolean) read(p *parser, c *clause, s scope, at Pos) *Error {
 	on, err := p.flag()
 	if err != nil {
 		return err
@@ -175,17 +175,17 @@ func (v boolean) read(p *parser, c *clause, s scope, at Pos) *Error {
 	return nil
 }
 
-func (v boolean) field(s scope) any { return v.at(s) }
-func (v boolean) reset(s scope)     { *v.at(s) = v.def }
+func (v *boolean) field(s scope) any { return v.at(s) }
+func (v *boolean) reset(s scope)     { *v.at(s) = v.def }
 
-func (v boolean) print(w *printer, c *clause, s scope) {
+func (v *boolean) print(w *printer, c *clause, s scope) {
 	if on := *v.at(s); w.all || on != v.def {
 		w.line(c.name, onOff(on))
 	}
 }
 
-func (v boolean) syntax() string   { return "on | off" }
-func (v boolean) standard() string { return onOff(v.def) }
+func (v *boolean) syntax() string   { return "on | off" }
+func (v *boolean) standard() string { return onOff(v.def) }
 
 func onOff(on bool) string {
 	if on {
@@ -200,9 +200,9 @@ type ignored struct {
 	form string
 }
 
-func (v ignored) read(p *parser, c *clause, s scope, at Pos) *Error { return v.skip(p) }
-func (v ignored) field(scope) any                                   { return nil }
-func (v ignored) reset(scope)                                       {}
-func (v ignored) print(*printer, *clause, scope)                    {}
-func (v ignored) syntax() string                                    { return v.form }
-func (v ignored) standard() string                                  { return "" }
+func (v *ignored) read(p *parser, c *clause, s scope, at Pos) *Error { return v.skip(p) }
+func (v *ignored) field(scope) any                                   { return nil }
+func (v *ignored) reset(scope)                                       {}
+func (v *ignored) print(*printer, *clause, scope)                    {}
+func (v *ignored) syntax() string                                    { return v.form }
+func (v *ignored) standard() string                                  { return "" }

@@ -10,7 +10,7 @@ type path struct {
 	tooLong string // the error's text
 }
 
-func (v path) read(p *parser, c *clause, s scope, at Pos) *Error {
+func (v *path) read(p *parser, c *clause, s scope, at Pos) *Error {
 	t, err := p.path(v.most, v.tooLong)
 	if err != nil {
 		return err
@@ -36,17 +36,17 @@ func (p *parser) path(most int, tooLong string) (string, *Error) {
 	return t.text, nil
 }
 
-func (v path) field(s scope) any { return v.at(s) }
-func (v path) reset(s scope)     { *v.at(s) = v.def }
+func (v *path) field(s scope) any { return v.at(s) }
+func (v *path) reset(s scope)     { *v.at(s) = v.def }
 
-func (v path) print(w *printer, c *clause, s scope) {
+func (v *path) print(w *printer, c *clause, s scope) {
 	if path := *v.at(s); path != "" && (w.all || path != v.def) {
 		w.line(c.name, path)
 	}
 }
 
-func (v path) syntax() string   { return "/PATH" }
-func (v path) standard() string { return v.def }
+func (v *path) syntax() string   { return "/PATH" }
+func (v *path) standard() string { return v.def }
 
 // logFile is a log file: on for the default path, off, or a path. As in conntrack-tools, off
 // does not undo an earlier clause.
@@ -59,7 +59,7 @@ type logFile struct {
 // maxLogPath is the longest path of a log or lock file.
 const maxLogPath = 256
 
-func (v logFile) read(p *parser, c *clause, s scope, at Pos) *Error {
+func (v *logFile) read(p *parser, c *clause, s scope, at Pos) *Error {
 	field := v.at(s)
 	if p.tok.kind == tokenWord {
 		if on, ok := switches[strings.ToLower(p.tok.text)]; ok {
@@ -86,10 +86,10 @@ func (v logFile) read(p *parser, c *clause, s scope, at Pos) *Error {
 	return nil
 }
 
-func (v logFile) field(s scope) any { return v.at(s) }
-func (v logFile) reset(s scope)     { *v.at(s) = "" }
+func (v *logFile) field(s scope) any { return v.at(s) }
+func (v *logFile) reset(s scope)     { *v.at(s) = "" }
 
-func (v logFile) print(w *printer, c *clause, s scope) {
+func (v *logFile) print(w *printer, c *clause, s scope) {
 	switch path := *v.at(s); {
 	case path != "":
 		w.line(c.name, path)
@@ -98,8 +98,8 @@ func (v logFile) print(w *printer, c *clause, s scope) {
 	}
 }
 
-func (v logFile) syntax() string   { return "on | off | /PATH" }
-func (v logFile) standard() string { return "off" }
+func (v *logFile) syntax() string   { return "on | off | /PATH" }
+func (v *logFile) standard() string { return "off" }
 
 // facility is a syslog facility: on for the default one, off, or a name.
 type facility struct {
@@ -121,7 +121,7 @@ func (f Facility) String() string {
 	return "off"
 }
 
-func (v facility) read(p *parser, c *clause, s scope, at Pos) *Error {
+func (v *facility) read(p *parser, c *clause, s scope, at Pos) *Error {
 	expected := "on, off or a syslog facility: " + alternatives(facilityNames)
 	t, err := p.word(expected, facilityNames...)
 	if err != nil {
@@ -151,17 +151,17 @@ func (v facility) read(p *parser, c *clause, s scope, at Pos) *Error {
 	return nil
 }
 
-func (v facility) field(s scope) any { return v.at(s) }
-func (v facility) reset(s scope)     { *v.at(s) = FacilityOff }
+func (v *facility) field(s scope) any { return v.at(s) }
+func (v *facility) reset(s scope)     { *v.at(s) = FacilityOff }
 
-func (v facility) print(w *printer, c *clause, s scope) {
+func (v *facility) print(w *printer, c *clause, s scope) {
 	if f := *v.at(s); w.all || f != FacilityOff {
 		w.line(c.name, f.String())
 	}
 }
 
-func (v facility) syntax() string   { return "on | off | daemon | local0 ... local7" }
-func (v facility) standard() string { return "off" }
+func (v *facility) syntax() string   { return "on | off | daemon | local0 ... local7" }
+func (v *facility) standard() string { return "off" }
 
 // logFormat is the format of a log, in any letter case.
 type logFormat struct {
@@ -173,7 +173,7 @@ var logFormatNames = [...]string{LogText: "text", LogJSON: "json"}
 // String returns the format's name.
 func (f LogFormat) String() string { return logFormatNames[f] }
 
-func (v logFormat) read(p *parser, c *clause, s scope, at Pos) *Error {
+func (v *logFormat) read(p *parser, c *clause, s scope, at Pos) *Error {
 	i, err := p.oneOf(true, logFormatNames[:]...)
 	if err != nil {
 		return err
@@ -184,17 +184,17 @@ func (v logFormat) read(p *parser, c *clause, s scope, at Pos) *Error {
 	return nil
 }
 
-func (v logFormat) field(s scope) any { return v.at(s) }
-func (v logFormat) reset(s scope)     { *v.at(s) = LogText }
+func (v *logFormat) field(s scope) any { return v.at(s) }
+func (v *logFormat) reset(s scope)     { *v.at(s) = LogText }
 
-func (v logFormat) print(w *printer, c *clause, s scope) {
+func (v *logFormat) print(w *printer, c *clause, s scope) {
 	if f := *v.at(s); w.all || f != LogText {
 		w.line(c.name, f.String())
 	}
 }
 
-func (v logFormat) syntax() string   { return "text | json" }
-func (v logFormat) standard() string { return LogText.String() }
+func (v *logFormat) syntax() string   { return "text | json" }
+func (v *logFormat) standard() string { return LogText.String() }
 
 // scheduler is a real-time policy, in any letter case.
 type scheduler struct {
@@ -209,7 +209,7 @@ func (t SchedulerType) String() string {
 	return "RR"
 }
 
-func (v scheduler) read(p *parser, c *clause, s scope, at Pos) *Error {
+func (v *scheduler) read(p *parser, c *clause, s scope, at Pos) *Error {
 	t, err := p.word("RR or FIFO", "RR", "FIFO")
 	if err != nil {
 		return err
@@ -229,17 +229,17 @@ func (v scheduler) read(p *parser, c *clause, s scope, at Pos) *Error {
 	return nil
 }
 
-func (v scheduler) field(s scope) any { return v.at(s) }
-func (v scheduler) reset(s scope)     { *v.at(s) = SchedulerRR }
+func (v *scheduler) field(s scope) any { return v.at(s) }
+func (v *scheduler) reset(s scope)     { *v.at(s) = SchedulerRR }
 
-func (v scheduler) print(w *printer, c *clause, s scope) {
+func (v *scheduler) print(w *printer, c *clause, s scope) {
 	if t := *v.at(s); w.all || t != SchedulerRR {
 		w.line(c.name, t.String())
 	}
 }
 
-func (v scheduler) syntax() string   { return "RR | FIFO" }
-func (v scheduler) standard() string { return "RR" }
+func (v *scheduler) syntax() string   { return "RR | FIFO" }
+func (v *scheduler) standard() string { return "RR" }
 
 // isName reports whether s can be the name of a protocol, helper or facility: letters,
 // digits, dots, dashes and underscores, at least one letter, and neither a dot nor a dash in
