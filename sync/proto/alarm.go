@@ -18,14 +18,16 @@ type Alarm struct {
 	queues
 	seq     wire.Seq
 	refresh time.Duration
-	random  *rand.Rand
+	// random is Int64N of a rand.Rand, as a function: a field of that type makes the linker keep its other methods,
+	// with their tables, wherever text/template is linked.
+	random func(n int64) int64
 }
 
 // NewAlarm returns an ALARM machine. first is its first sequence number, the time of day
 // in seconds. refresh is the RefreshTime of the configuration, at least a second. seed
 // makes the random delays repeatable.
 func NewAlarm(first wire.Seq, refresh time.Duration, seed uint64) *Alarm {
-	m := &Alarm{seq: first, refresh: refresh, random: rand.New(rand.NewPCG(seed, uint64(first)))}
+	m := &Alarm{seq: first, refresh: refresh, random: rand.New(rand.NewPCG(seed, uint64(first))).Int64N}
 	m.init()
 	return m
 }
@@ -37,8 +39,8 @@ func (m *Alarm) SetRefresh(d time.Duration) { m.refresh = d }
 // announced again: 1 to RefreshTime seconds plus a random fraction, which spreads the
 // announcements of objects that were inserted together.
 func (m *Alarm) RefreshDelay() time.Duration {
-	seconds := m.random.Int64N(int64(m.refresh/time.Second)) + 1
-	fifths := m.random.Int64N(5) + 1
+	seconds := m.random(int64(m.refresh/time.Second)) + 1
+	fifths := m.random(5) + 1
 	return time.Duration(seconds)*time.Second + time.Duration(fifths)*200*time.Millisecond - time.Microsecond
 }
 

@@ -224,28 +224,32 @@ func (l *Log) Flush() {
 func (l *Log) Enabled(_ context.Context, level slog.Level) bool { return level >= slog.LevelInfo }
 
 // WithAttrs implements slog.Handler: attrs are added to every record.
-func (l *Log) WithAttrs(attrs []slog.Attr) slog.Handler { return withAttrs{l, attrs} }
+func (l *Log) WithAttrs(attrs []slog.Attr) slog.Handler { return &withAttrs{l, attrs} }
 
 // WithGroup implements slog.Handler. The format has no groups: attributes stay unchanged.
 func (l *Log) WithGroup(string) slog.Handler { return l }
 
 // withAttrs is a handler that adds attributes.
 type withAttrs struct {
-	*Log
+	log   *Log
 	attrs []slog.Attr
 }
 
-func (h withAttrs) Handle(ctx context.Context, r slog.Record) error {
+func (h *withAttrs) Enabled(ctx context.Context, level slog.Level) bool {
+	return h.log.Enabled(ctx, level)
+}
+
+func (h *withAttrs) Handle(ctx context.Context, r slog.Record) error {
 	r = r.Clone()
 	r.AddAttrs(h.attrs...)
-	return h.Log.Handle(ctx, r)
+	return h.log.Handle(ctx, r)
 }
 
-func (h withAttrs) WithAttrs(attrs []slog.Attr) slog.Handler {
-	return withAttrs{h.Log, slices.Concat(h.attrs, attrs)}
+func (h *withAttrs) WithAttrs(attrs []slog.Attr) slog.Handler {
+	return &withAttrs{h.log, slices.Concat(h.attrs, attrs)}
 }
 
-func (h withAttrs) WithGroup(string) slog.Handler { return h }
+func (h *withAttrs) WithGroup(string) slog.Handler { return h }
 
 // Handle implements slog.Handler. An attribute daemonlog.EntryKey becomes a line of
 // its own; others follow the message as key=value. Line breaks within a message
