@@ -184,7 +184,7 @@ func withoutOurs(b *block) *block {
 			v.block = withoutOurs(v.block)
 			c.value = v
 		case *filter:
-			c.value = filter{withoutOurs(v.block)}
+			c.value = &filter{withoutOurs(v.block)}
 		}
 		trimmed.clauses = append(trimmed.clauses, c)
 	}
