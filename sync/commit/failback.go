@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sort"
 	"time"
 
 	"ctbox/nl"
@@ -24,7 +25,8 @@ import (
 // An end counts only from a peer that has taken over. A backup's flows end as well,
 // because no packet comes there, while they live here. A ctbox peer announces its last
 // commit, which has to be later than the last one here. From a C daemon the protocol has no
-// more than that it has announced the flow since then.
+// more than that it has announced the flow since then. Where flows have owners, it counts from
+// the owner, and from nobody else.
 
 // Failback removes from this node's kernel what the peer has ended. Its fields are guarded by
 // the lock of sched, which the caller of every method but clear holds. Without both caches
@@ -35,6 +37,7 @@ type Failback struct {
 	conn               *nl.Conn
 	known              ctnetlink.Flow // reused
 	removed            uint64
+	owners             bool // flows have owners
 
 	down bool // this node has stepped down
 	// steppedDown is down, also where no flow is to be removed.
@@ -60,6 +63,7 @@ type endedFlow struct {
 	has    ctnetlink.Attr
 	zone   uint16
 	id     uint32
+	epoch  uint32 // of this node's flow
 }
 
 // maxEnds bounds what is remembered. What does not fit stays in the kernel, as without all
@@ -86,8 +90,18 @@ func (b *Failback) Removed() uint64 { return b.removed }
 func (b *Failback) peerRules() bool { return b.peer > 0 && b.peer > b.committed }
 
 // Primary reports whether this node has the traffic, as far as it knows: it has taken over,
-// has not stepped down, and the peer has not taken over since.
-func (b *Failback) Primary() bool { return b.committed > 0 && !b.steppedDown && !b.peerRules() }
+// has not stepped down, and the peer has not taken over since. With owners it has a part of the
+// traffic if it has not stepped down and has taken over or announces flows.
+func (b *Failback) Primary(announces bool) bool {
+	if b.owners {
+		return !b.steppedDown && (b.committed > 0 || announces)
+	}
+	return b.committed > 0 && !b.steppedDown && !b.peerRules()
+}
+
+// SetOwners says whether flows have owners, because the Cluster has several peers. Then an end
+// counts from whichever peer owns the flow, and PeerEnded is called for no other.
+func (b *Failback) SetOwners(on bool) { b.owners = on }
 
 // StepDown notes that the peer takes over.
 func (b *Failback) StepDown() {
@@ -96,6 +110,9 @@ func (b *Failback) StepDown() {
 		return
 	}
 	b.down = true
+	if b.owners {
+		b.forgetEnds()
+	}
 	b.began = map[cache.Handle]struct{}{}
 	b.settleEnds()
 }
@@ -109,8 +126,13 @@ func (b *Failback) StepUp() {
 // TookOver notes that a commit has ended here.
 func (b *Failback) TookOver() { b.committed, b.steppedDown = max(b.sched.Now(), 1), false }
 
-// PeerStarted notes a new life of the peer, which has committed nothing yet.
-func (b *Failback) PeerStarted() { b.speaks, b.peer = false, 0 }
+// PeerStarted notes a new life of the peer, which has committed nothing yet. With owners it
+// changes nothing: the node has other peers.
+func (b *Failback) PeerStarted() {
+	if !b.owners {
+		b.speaks, b.peer = false, 0
+	}
+}
 
 // PeerAnnouncesCommits notes that the peer would announce a commit.
 func (b *Failback) PeerAnnouncesCommits() { b.speaks = true }
@@ -122,35 +144,76 @@ func (b *Failback) FlowBegan(h cache.Handle) {
 	}
 }
 
-// PeerCommitted notes that the peer's last commit ended so long ago.
+// PeerCommitted notes that the peer's last commit ended so long ago. Of several peers (owners)
+// the latest commit counts.
 func (b *Failback) PeerCommitted(ago time.Duration) {
 	b.speaks = true
-	b.peer = max(b.sched.Now()-ago, 1)
+	at := max(b.sched.Now()-ago, 1)
+	if b.owners {
+		at = max(at, b.peer)
+	}
+	b.peer = at
 	b.settleEnds()
 }
 
 // PeerEnded notes a flow that the peer has ended and that has left the external cache, if it
-// was there; then announced is when the peer last announced it.
+// was there; then announced is when the peer last announced it. With owners the peer is the
+// flow's owner.
 func (b *Failback) PeerEnded(f *ctnetlink.Flow, announced time.Duration, there bool) {
-	rules := b.speaks && b.peerRules()
-	if !b.down && !rules || b.internal.Flows == nil || len(b.ends) >= maxEnds {
+	rules := b.owners || b.speaks && b.peerRules()
+	if !b.down && !rules || b.internal.Flows == nil {
+		return
+	}
+	if len(b.ends) >= maxEnds && !(b.owners && !b.down && b.forgetHalf()) {
 		return
 	}
 	mine := b.internal.Flows.Find(f)
 	if mine == 0 || !b.internal.Flows.Load(mine, &b.known) || b.known.Has&ctnetlink.HasID == 0 {
 		return
 	}
-	if !b.speaks && (!there || announced < b.committed.Truncate(time.Second)) {
+	if !b.owners && !b.speaks && (!there || announced < b.committed.Truncate(time.Second)) {
 		return
 	}
 	k := &b.known
-	b.ends = append(b.ends, endedFlow{b.sched.Now(), mine, k.Orig, k.Has & (ctnetlink.HasID | ctnetlink.HasZone), k.Zone, k.ID})
+	b.ends = append(b.ends, endedFlow{b.sched.Now(), mine, k.Orig, k.Has & (ctnetlink.HasID | ctnetlink.HasZone), k.Zone, k.ID,
+		b.epoch(mine)})
 	b.settleEnds()
 }
 
+// endsKept is how long an end is remembered, with owners, by a node that has not stepped down: long
+// enough for a takeover's two halves, which keepalived runs in any order. Without owners the
+// peer's commit says that this node is about to step down.
+const endsKept = 10 * time.Second
+
+// forgetEnds forgets the ends that are older than endsKept.
+func (b *Failback) forgetEnds() {
+	i := sort.Search(len(b.ends), func(i int) bool { return b.ends[i].at >= b.sched.Now()-endsKept })
+	b.ends = append(b.ends[:0], b.ends[i:]...)
+}
+
+// forgetHalf forgets the older half of the ends, if these are older than endsKept, so that the
+// next ones cost nothing. It reports whether there is room now.
+func (b *Failback) forgetHalf() bool {
+	half := len(b.ends) / 2
+	if b.ends[half].at >= b.sched.Now()-endsKept {
+		return false
+	}
+	b.ends = append(b.ends[:0], b.ends[half:]...)
+	return true
+}
+
+// epoch returns the epoch of a flow of the internal cache, which a claim changes. It is 0
+// without owners.
+func (b *Failback) epoch(h cache.Handle) uint32 {
+	return b.internal.Flows.Epoch(h) &^ cache.EpochMark
+}
+
+// undecided reports whether it is not known yet if what the peer ends counts.
+func (b *Failback) undecided() bool { return !b.owners && b.speaks && !b.peerRules() }
+
 // settleEnds begins the removal of what the peer has ended, once that is certain.
 func (b *Failback) settleEnds() {
-	if !b.down || len(b.ends) == 0 || b.removing != nil || b.speaks && !b.peerRules() {
+	if !b.down || len(b.ends) == 0 || b.removing != nil || b.undecided() {
 		return
 	}
 	gone := b.certain()
@@ -168,12 +231,13 @@ func (b *Failback) settleEnds() {
 }
 
 // certain takes those of the ends that are to be removed, and forgets the others: what
-// the peer ended before it took over, and what it has announced again.
+// the peer ended before it took over, what it has announced again, and what this node has claimed
+// since.
 func (b *Failback) certain() []endedFlow {
 	var gone []endedFlow
 	for _, e := range b.ends {
 		_, own := b.began[e.handle]
-		if !own && (!b.speaks || e.at >= b.peer) && b.external.Flows.FindTuple(&e.orig, e.zone) == 0 {
+		if !own && (b.owners || !b.speaks || e.at >= b.peer) && b.epoch(e.handle) == e.epoch && b.external.Flows.FindTuple(&e.orig, e.zone) == 0 {
 			gone = append(gone, e)
 		}
 	}
@@ -225,7 +289,7 @@ func (b *Failback) clear(ctx context.Context) error {
 	var removing chan struct{}
 	if err := b.sched.Do(ctx, func() {
 		removing = b.removing
-		if b.down && (!b.speaks || b.peerRules()) {
+		if b.down && !b.undecided() {
 			gone = b.certain()
 		}
 		b.StepUp()

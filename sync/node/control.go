@@ -180,7 +180,7 @@ func (n *Node) flushCaches(which Cache) error {
 	}
 	if which&External != 0 && n.replicator != nil {
 		n.replicator.FlushExternal()
-		if n.external.Flows != nil && !n.failback.Primary() {
+		if n.external.Flows != nil && !n.primary() {
 			n.replicator.CopyLost() // a primary has the flows in its kernel
 		}
 	}

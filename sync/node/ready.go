@@ -35,9 +35,12 @@ func (n *Node) decide() Readiness {
 
 func (n *Node) facts() ready.Facts {
 	f := n.replicator.Facts()
-	f.Primary = n.failback.Primary()
+	f.Primary = n.primary()
 	return f
 }
+
+// primary reports whether this node has the traffic, as far as it knows.
+func (n *Node) primary() bool { return n.failback.Primary(false) }
 
 // decideAgain decides periodically: a decision depends on those before.
 func (n *Node) decideAgain() {
