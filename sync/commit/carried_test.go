@@ -17,11 +17,11 @@ import (
 
 // kernel is the connection tracking of a namespace.
 type kernel struct {
-	t    *testing.T
+	t    testing.TB
 	conn *nl.Conn
 }
 
-func kernelOf(t *testing.T, ns *netnstest.NS) *kernel {
+func kernelOf(t testing.TB, ns *netnstest.NS) *kernel {
 	t.Helper()
 	c, err := nl.Dial(nl.Config{NetNS: ns.FD()})
 	if err != nil {
@@ -242,7 +242,7 @@ func carried() (all []row) {
 
 // normal returns what a peer has of f by a message of version 2, without what each kernel has
 // of its own.
-func normal(t *testing.T, f *ctnetlink.Flow) (out ctnetlink.Flow) {
+func normal(t testing.TB, f *ctnetlink.Flow) (out ctnetlink.Flow) {
 	t.Helper()
 	body, err := wire.Encoder{WindowTracking: true, OmitTimeout: true}.AppendCompactFlow(nil, f, false)
 	if err != nil {
@@ -299,10 +299,16 @@ const labelRules = `table inet labels { chain in { type filter hook prerouting p
 }`
 
 // commitAll commits the whole external cache.
-func (c *committer) commitAll(t *testing.T) Result {
+func (c *committer) commitAll(t testing.TB) Result {
+	t.Helper()
+	return c.commitFrom(t, Selection{Sources: []Source{{Side: c.external}}})
+}
+
+// commitFrom commits what from selects.
+func (c *committer) commitFrom(t testing.TB, from Selection) Result {
 	t.Helper()
 	ended := make(chan outcome, 1)
-	if err := c.sched.Do(t.Context(), func() { c.start(t, "all", cache.FlowTable|cache.ExpectTable, ended) }); err != nil {
+	if err := c.sched.Do(t.Context(), func() { c.startFrom(t, "all", cache.FlowTable|cache.ExpectTable, from, ended) }); err != nil {
 		t.Fatal(err)
 	}
 	o := <-ended

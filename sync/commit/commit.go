@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -18,12 +19,11 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Committer writes the external cache into the kernel's tables. Its fields are guarded by
-// the lock of sched, which the caller of every method holds.
+// Committer writes copies of the peers' flows into the kernel's tables. Its fields are guarded
+// by the lock of sched, which the caller of every method holds.
 type Committer struct {
 	log      daemonlog.Log
 	sched    *sched.Scheduler
-	external cache.Side
 	failback *Failback
 	hooks    Hooks
 	conn     *nl.Conn
@@ -64,6 +64,9 @@ type Result struct {
 	// Refused names the first entries that failed, MaxRefused at most. It is not changed
 	// after the commit.
 	Refused []Refusal
+	// Taken and Kept are those of the Selection.
+	Taken []Taken
+	Kept  []string
 }
 
 // MaxRefused is how many entries a Result names.
@@ -89,14 +92,13 @@ func (r *Result) Failed() uint64 { return r.Flows.Failed + r.Expects.Failed }
 // external cache to commit (DisableExternalCache).
 var ErrUnsupported = errors.New("not supported in this mode")
 
-// NewCommitter returns a Committer of external, which has no tables with
-// DisableExternalCache.
-func NewCommitter(s *sched.Scheduler, log daemonlog.Log, cfg *conf.Sync, external cache.Side, failback *Failback, hooks Hooks) (*Committer, error) {
+// NewCommitter returns a Committer.
+func NewCommitter(s *sched.Scheduler, log daemonlog.Log, cfg *conf.Sync, failback *Failback, hooks Hooks) (*Committer, error) {
 	c, err := nl.Dial(nl.Config{})
 	if err != nil {
 		return nil, err
 	}
-	return &Committer{log: log, sched: s, external: external, failback: failback, hooks: hooks, conn: c, restore: newRestorer(cfg)}, nil
+	return &Committer{log: log, sched: s, failback: failback, hooks: hooks, conn: c, restore: newRestorer(cfg)}, nil
 }
 
 // Close closes the socket.
@@ -121,24 +123,29 @@ func (c *Committer) Status() Status {
 	return s
 }
 
-// Start begins a commit: flows without a master first, then those that have one, then
-// expectations. ended is called with the lock held and the result. Entries that the kernel
-// refuses are counted and are no error; a commit that could not go on to its end is one.
-// While another commit is under way no second one begins: both have its result. asked is
-// what the log names.
-func (c *Committer) Start(asked, tables cache.Tables, ended func(Result, error)) error {
+// Start begins a commit of what from selects: the flows that have no master and are assured, the
+// others that have no master, those that have one, then expectations. So a table that is too
+// small has the flows that matter most, and masters precede what belongs to them. ended is
+// called with the lock held and the result. Entries that the kernel refuses are counted and are
+// no error; a commit that could not go on to its end is one. asked is what the log names.
+//
+// While another commit is under way no second one begins: a request for the same Selection
+// and tables has the result of that one, any other leads to a commit after it. Start changes
+// nothing that from refers to, and the caller does not either.
+func (c *Committer) Start(asked, tables cache.Tables, from Selection, ended func(Result, error)) error {
 	if c.running {
 		c.log.Notice("commit already in progress, skipping")
-		c.joined = append(c.joined, joiner{tables, ended})
+		c.joined = append(c.joined, joiner{tables, from, ended})
 		return nil
 	}
 	c.log.Notice(commitTexts[asked])
-	if c.external.Flows == nil {
+	if from.Sources == nil {
 		return ErrUnsupported
 	}
 	c.running = true
 	c.hooks.Began()
-	run := &commit{Committer: c, result: Result{Tables: tables, Began: time.Now(), Missing: c.hooks.PeersMissing()}}
+	run := &commit{Committer: c, from: from, result: Result{Tables: tables, Began: time.Now(), Missing: c.hooks.PeersMissing(),
+		Taken: slices.Clone(from.Taken), Kept: from.Kept}}
 	c.sched.Go(sched.KindCommit, "commit", run.run, func(err error) {
 		run.result.Took = time.Since(run.result.Began)
 		c.running = false
@@ -151,7 +158,7 @@ func (c *Committer) Start(asked, tables cache.Tables, ended func(Result, error))
 			err = fmt.Errorf("the commit ended early: %w", err)
 		}
 		ended(run.result, err)
-		c.answerJoined(run.result, err)
+		c.answerJoined(run, err)
 	})
 	return nil
 }
@@ -159,18 +166,20 @@ func (c *Committer) Start(asked, tables cache.Tables, ended func(Result, error))
 // joiner is a request for a commit that came during another one.
 type joiner struct {
 	tables cache.Tables
+	from   Selection
 	ended  func(Result, error)
 }
 
 // answerJoined answers the requests that came during a commit with its result. A request
-// for a further table leads to another commit.
-func (c *Committer) answerJoined(result Result, err error) {
+// for a further table or another Selection leads to another commit.
+func (c *Committer) answerJoined(run *commit, err error) {
 	all := c.joined
 	c.joined = nil
-	for _, j := range all {
-		if j.tables&^result.Tables == 0 {
-			j.ended(result, err)
-		} else if err := c.Start(j.tables, j.tables, j.ended); err != nil {
+	for i := range all {
+		j := &all[i]
+		if j.tables&^run.result.Tables == 0 && j.from.same(&run.from) {
+			j.ended(run.result, err)
+		} else if err := c.Start(j.tables, j.tables, j.from, j.ended); err != nil {
 			j.ended(Result{}, err)
 		}
 	}
@@ -187,6 +196,7 @@ var commitTexts = map[cache.Tables]string{
 // and uses only what is fixed of its Committer.
 type commit struct {
 	*Committer
+	from   Selection
 	task   *sched.Task
 	result Result
 	pipe   *nl.Pipeline
@@ -242,10 +252,8 @@ func (c *commit) run(ctx context.Context, t *sched.Task) error {
 func (c *commit) passes(ctx context.Context) error {
 	if c.result.Tables&cache.FlowTable != 0 {
 		err := c.failback.clear(ctx)
-		for _, related := range []bool{false, true} {
-			if err == nil {
-				err = c.flows(ctx, related)
-			}
+		if err == nil {
+			err = c.flows(ctx)
 		}
 		if err == nil {
 			err = c.late()
@@ -261,29 +269,93 @@ func (c *commit) passes(ctx context.Context) error {
 	return nil
 }
 
-// flows commits the flows that have a master, or those that have none, and waits
-// for the kernel: what comes next may need them.
-func (c *commit) flows(ctx context.Context, related bool) error {
+// flows commits the flows in three passes, and waits for the kernel after each: what comes
+// next may need the flows before, or their place in the table. The first pass walks over the
+// tables and notes which flows are left to the two others, so that none is missed because it
+// changes meanwhile.
+func (c *commit) flows(ctx context.Context) error {
+	left := make([][passCount][]cache.Handle, len(c.from.Sources))
+	for pass := assured; pass < passCount; pass++ {
+		for i := range c.from.Sources {
+			s := &c.from.Sources[i]
+			if s.Side.Flows == nil {
+				continue
+			}
+			var cur cache.Cursor
+			next := func(handles []cache.Handle) (int, bool) { return s.Side.Flows.Next(&cur, handles) }
+			if pass != assured {
+				next = func(handles []cache.Handle) (int, bool) {
+					of := &left[i][pass]
+					got := copy(handles, *of)
+					*of = (*of)[got:]
+					return got, len(*of) > 0
+				}
+			}
+			if err := c.walk(ctx, s, next, func(h cache.Handle, f *ctnetlink.Flow) bool {
+				if of := passOf(f); pass == assured && of != assured {
+					left[i][of] = append(left[i][of], h)
+					return false
+				}
+				return true
+			}); err != nil {
+				return err
+			}
+			left[i][pass] = nil
+		}
+		if err := c.settle(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// pass is a pass of a commit over the flows, in the order in which they are committed.
+type pass uint8
+
+const (
+	assured pass = iota // without a master
+	others              // without a master
+	related             // with a master
+	passCount
+)
+
+// passOf returns the pass that f belongs to.
+func passOf(f *ctnetlink.Flow) pass {
+	switch {
+	case hasMaster(f):
+		return related
+	case f.Has&ctnetlink.HasStatus != 0 && f.Status&ctnetlink.StatusAssured != 0:
+		return assured
+	}
+	return others
+}
+
+// walk commits those of the flows that next returns which belong to the pass (now) and are
+// selected, in slices.
+func (c *commit) walk(ctx context.Context, from *Source, next func([]cache.Handle) (got int, more bool), now func(cache.Handle, *ctnetlink.Flow) bool) error {
 	handles := make([]cache.Handle, commitSlice)
 	slice := make([]ctnetlink.Flow, 0, commitSlice)
-	var cur cache.Cursor
+	table := from.Side.Flows
 	var f ctnetlink.Flow
 	for more := true; more; {
 		slice = slice[:0]
 		if err := c.sched.Do(ctx, func() {
 			var got int
-			table := c.external.Flows
-			got, more = table.Next(&cur, handles)
+			got, more = next(handles)
 			for _, h := range handles[:got] {
-				if !table.Load(h, &f) || hasMaster(&f) != related {
+				if state, ok := table.State(h); !ok || state == cache.Dead || !table.Load(h, &f) || !now(h, &f) {
 					continue
 				}
+				c.task.Done++
+				if !c.wants(from, h, &f) {
+					continue
+				}
+				c.take(from.Node)
 				_, updated, _ := table.Times(h)
 				slice = slice[:len(slice)+1]
 				c.restore.flow(&slice[len(slice)-1], &f, c.sched.Now()-updated)
 				detach(&slice[len(slice)-1])
 			}
-			c.task.Done += uint64(got)
 		}); err != nil {
 			return err
 		}
@@ -296,7 +368,21 @@ func (c *commit) flows(ctx context.Context, related bool) error {
 			return err
 		}
 	}
-	return c.settle()
+	return nil
+}
+
+// wants reports whether flow h of a source is selected.
+func (c *commit) wants(from *Source, h cache.Handle, f *ctnetlink.Flow) bool {
+	return c.from.Wants == nil || c.from.Wants(from.Node, h, f)
+}
+
+// take counts a flow of a node's copy that is committed.
+func (c *commit) take(node uint8) {
+	for i := range c.result.Taken {
+		if t := &c.result.Taken[i]; t.Node == node {
+			t.Flows++
+		}
+	}
 }
 
 // hasMaster reports whether f's master is complete enough to be looked up.
@@ -314,18 +400,33 @@ func detach(f *ctnetlink.Flow) {
 }
 
 func (c *commit) expects(ctx context.Context) error {
+	for i := range c.from.Sources {
+		if s := &c.from.Sources[i]; s.Side.Expects != nil {
+			if err := c.expectsOf(ctx, s); err != nil {
+				return err
+			}
+		}
+	}
+	if err := c.settle(); err != nil || len(c.orphans) == 0 {
+		return err
+	}
+	return c.adopt(ctx)
+}
+
+// expectsOf commits the selected expectations of one source.
+func (c *commit) expectsOf(ctx context.Context, from *Source) error {
 	handles := make([]cache.Handle, commitSlice)
 	slice := make([]ctnetlink.Expect, 0, commitSlice)
+	table := from.Side.Expects
 	var cur cache.Cursor
 	var e ctnetlink.Expect
 	for more := true; more; {
 		slice = slice[:0]
 		if err := c.sched.Do(ctx, func() {
 			var got int
-			table := c.external.Expects
 			got, more = table.Next(&cur, handles)
 			for _, h := range handles[:got] {
-				if table.Load(h, &e) {
+				if table.Load(h, &e) && (c.from.WantsExpect == nil || c.from.WantsExpect(from.Node, &e)) {
 					_, updated, _ := table.Times(h)
 					slice = slice[:len(slice)+1]
 					c.restore.expect(&slice[len(slice)-1], &e, c.sched.Now()-updated)
@@ -344,10 +445,7 @@ func (c *commit) expects(ctx context.Context) error {
 			return err
 		}
 	}
-	if err := c.settle(); err != nil || len(c.orphans) == 0 {
-		return err
-	}
-	return c.adopt(ctx)
+	return nil
 }
 
 // adopt creates the expectations whose masters are in other zones than the default one. Of
@@ -358,29 +456,11 @@ func (c *commit) adopt(ctx context.Context) error {
 	for i := range c.orphans {
 		zones[c.orphans[i].Master] = nil
 	}
-	handles := make([]cache.Handle, commitSlice)
-	var cur cache.Cursor
-	var f ctnetlink.Flow
-	for more := true; more; {
-		if err := c.sched.Do(ctx, func() {
-			var got int
-			table := c.external.Flows
-			got, more = table.Next(&cur, handles)
-			for _, h := range handles[:got] {
-				if !table.Load(h, &f) || f.Has&ctnetlink.HasHelper == 0 {
-					continue
-				}
-				zone := f.Orig.Zone
-				if f.Has&ctnetlink.HasZone != 0 {
-					zone = f.Zone
-				}
-				f.Orig.Zone, f.Orig.Has = 0, f.Orig.Has&^ctnetlink.TupleZone
-				if of, wanted := zones[f.Orig]; wanted {
-					zones[f.Orig] = append(of, zone)
-				}
+	for i := range c.from.Sources {
+		if s := &c.from.Sources[i]; s.Side.Flows != nil {
+			if err := c.zonesOf(ctx, s, zones); err != nil {
+				return err
 			}
-		}); err != nil {
-			return err
 		}
 	}
 	orphans := c.orphans
@@ -396,6 +476,37 @@ func (c *commit) adopt(ctx context.Context) error {
 		}
 	}
 	return c.settle()
+}
+
+// zonesOf adds the zones of the selected flows of one source that have a helper to those of
+// their tuples, if zones has these.
+func (c *commit) zonesOf(ctx context.Context, from *Source, zones map[ctnetlink.Tuple][]uint16) error {
+	handles := make([]cache.Handle, commitSlice)
+	table := from.Side.Flows
+	var cur cache.Cursor
+	var f ctnetlink.Flow
+	for more := true; more; {
+		if err := c.sched.Do(ctx, func() {
+			var got int
+			got, more = table.Next(&cur, handles)
+			for _, h := range handles[:got] {
+				if !table.Load(h, &f) || f.Has&ctnetlink.HasHelper == 0 || !c.wants(from, h, &f) {
+					continue
+				}
+				zone := f.Orig.Zone
+				if f.Has&ctnetlink.HasZone != 0 {
+					zone = f.Zone
+				}
+				f.Orig.Zone, f.Orig.Has = 0, f.Orig.Has&^ctnetlink.TupleZone
+				if of, wanted := zones[f.Orig]; wanted {
+					zones[f.Orig] = append(of, zone)
+				}
+			}
+		}); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // createFlow adds the request that creates f; second says that what stood in its

@@ -2,11 +2,9 @@ package commit
 
 import (
 	"bytes"
-	"context"
 	"log/slog"
 	"os"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -44,18 +42,19 @@ func TestCommitProgress(t *testing.T) {
 // committer is a Committer in a namespace of its own, whose loop runs.
 type committer struct {
 	*Committer
-	ns     *netnstest.NS
-	failed []string // the tasks that have failed
+	ns       *netnstest.NS
+	external cache.Side
+	failed   []string // the tasks that have failed
 }
 
-func committing(t *testing.T, external cache.Side) *committer {
+func committing(t testing.TB, external cache.Side) *committer {
 	t.Helper()
 	return committingIn(t, netnstest.New(t, "node"), external)
 }
 
-func committingIn(t *testing.T, ns *netnstest.NS, external cache.Side) *committer {
+func committingIn(t testing.TB, ns *netnstest.NS, external cache.Side) *committer {
 	t.Helper()
-	c := &committer{ns: ns}
+	c := &committer{ns: ns, external: external}
 	s := sched.New(func() {}, func(what string, _ error) { c.failed = append(c.failed, what) })
 	log := daemonlog.Log{Logger: slog.New(slog.DiscardHandler)}
 	c.ns.Do(func() {
@@ -65,18 +64,12 @@ func committingIn(t *testing.T, ns *netnstest.NS, external cache.Side) *committe
 		}
 		t.Cleanup(failback.Close)
 		hooks := Hooks{Began: func() {}, Ended: func(cache.Tables) {}, PeersMissing: func() uint64 { return 0 }}
-		if c.Committer, err = NewCommitter(s, log, &conf.Sync{}, external, failback, hooks); err != nil {
+		if c.Committer, err = NewCommitter(s, log, &conf.Sync{}, failback, hooks); err != nil {
 			t.Fatal(err)
 		}
 	})
-	ctx, cancel := context.WithCancel(context.Background())
-	var loop sync.WaitGroup
-	loop.Go(func() {
-		if err := s.Run(ctx, func() {}, c.Close); err != nil {
-			t.Errorf("the loop ended by %v", err)
-		}
-	})
-	t.Cleanup(func() { cancel(); loop.Wait() })
+	t.Cleanup(c.Close)
+	running(t, s)
 	return c
 }
 
@@ -87,8 +80,12 @@ type outcome struct {
 	err    error
 }
 
-func (c *committer) start(t *testing.T, name string, tables cache.Tables, ended chan<- outcome) {
-	if err := c.Start(tables, tables, func(r Result, err error) { ended <- outcome{name, r, err} }); err != nil {
+func (c *committer) start(t testing.TB, name string, tables cache.Tables, ended chan<- outcome) {
+	c.startFrom(t, name, tables, Selection{Sources: []Source{{Side: c.external}}}, ended)
+}
+
+func (c *committer) startFrom(t testing.TB, name string, tables cache.Tables, from Selection, ended chan<- outcome) {
+	if err := c.Start(tables, tables, from, func(r Result, err error) { ended <- outcome{name, r, err} }); err != nil {
 		t.Errorf("%s: %v", name, err)
 	}
 }

@@ -13,11 +13,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strconv"
 	"time"
 
 	"ctbox/nl/ctnetlink"
 	"ctbox/sync/cache"
 	"ctbox/sync/commit"
+	"ctbox/sync/owner"
 	"ctbox/sync/replicate"
 	"ctbox/sync/sched"
 )
@@ -86,10 +88,10 @@ func (n *Node) wait(ctx context.Context, begin func(ended func(error)) error) er
 	}
 }
 
-// Commit writes the external caches into the kernel's tables (-c) and returns when that has
-// ended; commit.Committer.Start says how. Even with nothing to commit this node takes over,
-// so a purge that was scheduled when it became the backup is cancelled.
-func (n *Node) Commit(ctx context.Context, tables cache.Tables) (result commit.Result, err error) {
+// Commit writes what s selects of the external cache into the kernel's tables (-c) and returns
+// when that has ended; commit.Committer.Start says how. Even with nothing to commit this node
+// takes over, so a purge that was scheduled when it became the backup is cancelled.
+func (n *Node) Commit(ctx context.Context, tables cache.Tables, s owner.Selector) (result commit.Result, err error) {
 	done := make(chan commit.Result, 1)
 	err = n.wait(ctx, func(ended func(error)) error {
 		asked := tables
@@ -100,13 +102,61 @@ func (n *Node) Commit(ctx context.Context, tables cache.Tables) (result commit.R
 			return ErrUnsupported
 		}
 		n.purge.Stop()
-		return n.committer.Start(asked, tables, func(r commit.Result, err error) { done <- r; ended(err) })
+		return n.committer.Start(asked, tables, n.selection(s), func(r commit.Result, err error) { done <- r; ended(err) })
 	})
 	select {
 	case result = <-done:
 	default:
 	}
 	return result, err
+}
+
+// selection returns what a commit with Selector s takes.
+func (n *Node) selection(s owner.Selector) commit.Selection {
+	if n.external.Flows == nil {
+		return commit.Selection{}
+	}
+	from := commit.Selection{Sources: []commit.Source{{Side: n.external}}, By: s}
+	conditions := s
+	conditions.Node = 0 // there is one copy
+	if !conditions.Empty() {
+		from.Wants = func(_ uint8, _ cache.Handle, f *ctnetlink.Flow) bool { return s.Matches(f) }
+		from.WantsExpect = func(_ uint8, x *ctnetlink.Expect) bool { return masterMatches(n.external.Flows, x, &s) }
+	}
+	return from
+}
+
+// masterMatches reports whether the master of x, a flow of the same copy, meets s. The kernel does
+// not say in which zone an expectation is, so its master is looked up in the zone that s names.
+func masterMatches(flows *cache.Flows, x *ctnetlink.Expect, s *owner.Selector) bool {
+	if s.HasZone && x.Has&ctnetlink.ExpectHasZone == 0 {
+		zoned := *x
+		zoned.Has, zoned.Zone = x.Has|ctnetlink.ExpectHasZone, s.Zone
+		x = &zoned
+	}
+	var f ctnetlink.Flow
+	return flows.Load(flows.FindMaster(x), &f) && s.Matches(&f)
+}
+
+// NodeNumber returns the number of the peer of the Cluster that name names: its name, or its
+// number in decimal. ok is false where there is none.
+func (n *Node) NodeNumber(name string) (number uint8, ok bool) {
+	_ = n.sched.Do(context.Background(), func() {
+		if n.cfg.Sync == nil || n.cfg.Sync.Cluster == nil {
+			return
+		}
+		for i := range n.cfg.Sync.Cluster.Peers {
+			p := &n.cfg.Sync.Cluster.Peers[i]
+			if p.Name == name {
+				number, ok = p.Number, true
+				return
+			}
+			if strconv.Itoa(int(p.Number)) == name { // unless another peer's name is this number
+				number, ok = p.Number, true
+			}
+		}
+	})
+	return number, ok
 }
 
 // Refill merges the kernel's tables into the internal cache (-R).

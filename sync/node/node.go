@@ -146,7 +146,7 @@ func (n *Node) openSync(s *conf.Sync) (err error) {
 	n.ready = ready.New(readyConfig(s))
 	replicating.External, replicating.Takeover = n.external, n.failback
 	n.replicator = replicate.New(n.sched, n.log, replicating)
-	n.committer, err = commit.NewCommitter(n.sched, n.log, s, n.external, n.failback, commit.Hooks{
+	n.committer, err = commit.NewCommitter(n.sched, n.log, s, n.failback, commit.Hooks{
 		Began: func() { n.follower.CommitBegan() }, Ended: n.commitEnded, PeersMissing: n.replicator.PeersMissing,
 	})
 	if err != nil {

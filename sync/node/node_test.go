@@ -15,6 +15,7 @@ import (
 	"ctbox/internal/daemonlog"
 	"ctbox/internal/netnstest"
 	"ctbox/sync/cache"
+	"ctbox/sync/owner"
 	"ctbox/sync/sched"
 )
 
@@ -72,7 +73,7 @@ func TestCommitWithoutExternalCacheCancelsThePurge(t *testing.T) {
 	if err := n.SchedulePurge(t.Context()); err != nil || !due() {
 		t.Fatalf("no purge is scheduled: %v", err)
 	}
-	if _, err := n.Commit(t.Context(), cache.FlowTable|cache.ExpectTable); !errors.Is(err, ErrUnsupported) {
+	if _, err := n.Commit(t.Context(), cache.FlowTable|cache.ExpectTable, owner.Selector{}); !errors.Is(err, ErrUnsupported) {
 		t.Errorf("the commit of nothing: %v", err)
 	}
 	if due() {

@@ -12,6 +12,7 @@ import (
 	"ctbox/nl/format"
 	"ctbox/sync/cache"
 	"ctbox/sync/node"
+	"ctbox/sync/owner"
 )
 
 // errUnknown is the error for an unknown number. The connection is closed without an answer,
@@ -43,7 +44,7 @@ var commands = map[Request]func(context.Context, Node) error{
 // managers undo a takeover whose commit fails, which does more harm than one lost flow.
 func commitAnswer(tables cache.Tables) func(context.Context, Node) error {
 	return func(ctx context.Context, n Node) error {
-		r, err := n.Commit(ctx, tables)
+		r, err := n.Commit(ctx, tables, owner.Selector{})
 		switch {
 		case errors.Is(err, node.ErrUnsupported):
 			// There is nothing to commit, with DisableExternalCache for example. Failover

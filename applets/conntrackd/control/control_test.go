@@ -27,6 +27,7 @@ import (
 	"ctbox/sync/cache"
 	"ctbox/sync/commit"
 	"ctbox/sync/node"
+	"ctbox/sync/owner"
 	readiness "ctbox/sync/ready"
 	"ctbox/sync/replicate"
 
@@ -76,7 +77,7 @@ func (f *fake) Dump(ctx context.Context, c node.Cache, t cache.Tables, each func
 	}
 	return f.err
 }
-func (f *fake) Commit(_ context.Context, t cache.Tables) (commit.Result, error) {
+func (f *fake) Commit(_ context.Context, t cache.Tables, _ owner.Selector) (commit.Result, error) {
 	err := f.note("commit-" + tableNames[t])
 	f.mu.Lock()
 	defer f.mu.Unlock()

@@ -21,6 +21,7 @@ import (
 	"ctbox/sync/cache"
 	"ctbox/sync/commit"
 	"ctbox/sync/node"
+	"ctbox/sync/owner"
 	"ctbox/sync/replicate"
 
 	"golang.org/x/sys/unix"
@@ -32,7 +33,7 @@ type Node interface {
 	Ready(ctx context.Context, maxLag time.Duration) (node.Readiness, error)
 	ResendQueue(context.Context) ([]replicate.Resend, error)
 	Dump(ctx context.Context, cache node.Cache, table cache.Tables, each func(*node.Entry) error) error
-	Commit(context.Context, cache.Tables) (commit.Result, error)
+	Commit(context.Context, cache.Tables, owner.Selector) (commit.Result, error)
 	Flush(context.Context, node.Cache) error
 	FlushKernel(context.Context, cache.Tables) error
 	Refill(context.Context, cache.Tables) error
