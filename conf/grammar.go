@@ -137,7 +137,7 @@ var generalClauses = []clause{
 		value: &number[uint32]{
 			at: func(s scope) *uint32 { return &s.cfg.General.HashLimit }, max: maxInt, def: 262144,
 		},
-		doc: "The largest number of objects in a cache. Twice net.netfilter.nf_conntrack_max leaves room for ended flows " +
+		doc: "The largest number of objects in a cache. In a Cluster it holds for the copy of each peer's flows. Twice net.netfilter.nf_conntrack_max leaves room for ended flows " +
 			"that are not acknowledged yet.",
 	},
 	{

@@ -113,3 +113,18 @@ type TableStatus struct {
 	Updated, UpdateFailed    uint64
 	Destroyed, DestroyFailed uint64
 }
+
+// Add adds the numbers of another table.
+func (s *TableStatus) Add(o *TableStatus) {
+	s.Active += o.Active
+	s.Objects += o.Objects
+	s.Limit += o.Limit
+	s.Bytes += o.Bytes
+	s.Created += o.Created
+	s.CreateFailed += o.CreateFailed
+	s.NoSpace += o.NoSpace
+	s.Updated += o.Updated
+	s.UpdateFailed += o.UpdateFailed
+	s.Destroyed += o.Destroyed
+	s.DestroyFailed += o.DestroyFailed
+}

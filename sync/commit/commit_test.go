@@ -11,6 +11,7 @@ import (
 	"ctbox/conf"
 	"ctbox/internal/daemonlog"
 	"ctbox/internal/netnstest"
+	"ctbox/nl/ctnetlink"
 	"ctbox/sync/cache"
 	"ctbox/sync/internal/flowtest"
 	"ctbox/sync/sched"
@@ -58,7 +59,7 @@ func committingIn(t testing.TB, ns *netnstest.NS, external cache.Side) *committe
 	s := sched.New(func() {}, func(what string, _ error) { c.failed = append(c.failed, what) })
 	log := daemonlog.Log{Logger: slog.New(slog.DiscardHandler)}
 	c.ns.Do(func() {
-		failback, err := NewFailback(s, cache.Side{}, external)
+		failback, err := NewFailback(s, cache.Side{}, func(orig *ctnetlink.Tuple, zone uint16) bool { return external.Flows.FindTuple(orig, zone) != 0 })
 		if err != nil {
 			t.Fatal(err)
 		}

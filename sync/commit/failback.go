@@ -32,12 +32,14 @@ import (
 // the lock of sched, which the caller of every method but clear holds. Without both caches
 // it does nothing.
 type Failback struct {
-	sched              *sched.Scheduler
-	internal, external cache.Side
-	conn               *nl.Conn
-	known              ctnetlink.Flow // reused
-	removed            uint64
-	owners             bool // flows have owners
+	sched    *sched.Scheduler
+	internal cache.Side
+	// announced reports whether a peer announces a flow; nil without an external cache.
+	announced func(orig *ctnetlink.Tuple, zone uint16) bool
+	conn      *nl.Conn
+	known     ctnetlink.Flow // reused
+	removed   uint64
+	owners    bool // flows have owners
 
 	down bool // this node has stepped down
 	// steppedDown is down, also where no flow is to be removed.
@@ -70,13 +72,14 @@ type endedFlow struct {
 // this.
 const maxEnds = 1 << 14
 
-// NewFailback returns the Failback of a node with these caches.
-func NewFailback(s *sched.Scheduler, internal, external cache.Side) (*Failback, error) {
+// NewFailback returns the Failback of a node with this internal cache. announced, which is called with
+// the lock held, reports whether the external cache has a flow; it is nil without an external cache.
+func NewFailback(s *sched.Scheduler, internal cache.Side, announced func(orig *ctnetlink.Tuple, zone uint16) bool) (*Failback, error) {
 	c, err := nl.Dial(nl.Config{})
 	if err != nil {
 		return nil, err
 	}
-	return &Failback{sched: s, internal: internal, external: external, conn: c}, nil
+	return &Failback{sched: s, internal: internal, announced: announced, conn: c}, nil
 }
 
 // Close closes the socket.
@@ -106,7 +109,7 @@ func (b *Failback) SetOwners(on bool) { b.owners = on }
 // StepDown notes that the peer takes over.
 func (b *Failback) StepDown() {
 	b.steppedDown = true
-	if b.down || b.internal.Flows == nil || b.external.Flows == nil {
+	if b.down || b.internal.Flows == nil || b.announced == nil {
 		return
 	}
 	b.down = true
@@ -237,7 +240,7 @@ func (b *Failback) certain() []endedFlow {
 	var gone []endedFlow
 	for _, e := range b.ends {
 		_, own := b.began[e.handle]
-		if !own && (b.owners || !b.speaks || e.at >= b.peer) && b.epoch(e.handle) == e.epoch && b.external.Flows.FindTuple(&e.orig, e.zone) == 0 {
+		if !own && (b.owners || !b.speaks || e.at >= b.peer) && b.epoch(e.handle) == e.epoch && !b.announced(&e.orig, e.zone) {
 			gone = append(gone, e)
 		}
 	}

@@ -33,7 +33,7 @@ func failingBack(t *testing.T, owners bool, count uint16) *failedBack {
 	internal := cache.NewSide(cache.Config{})
 	ns.Do(func() {
 		var err error
-		if f.Failback, err = NewFailback(s, internal, f.external); err != nil {
+		if f.Failback, err = NewFailback(s, internal, func(orig *ctnetlink.Tuple, zone uint16) bool { return f.external.Flows.FindTuple(orig, zone) != 0 }); err != nil {
 			t.Fatal(err)
 		}
 	})

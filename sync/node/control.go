@@ -13,6 +13,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"time"
 
@@ -56,6 +57,10 @@ type Entry struct {
 	// comes from the kernel's table itself: counters, timeout and use are true,
 	// ActiveSince and ExpiresIn mean nothing.
 	Live bool
+
+	// Owner is the name of the peer that has announced an entry of the external cache, set in a
+	// Cluster with several peers.
+	Owner string
 
 	ActiveSince time.Duration // since it was inserted
 	// ExpiresIn is what is left until the cache forgets it, which only ALARM's
@@ -113,15 +118,21 @@ func (n *Node) Commit(ctx context.Context, tables cache.Tables, s owner.Selector
 
 // selection returns what a commit with Selector s takes.
 func (n *Node) selection(s owner.Selector) commit.Selection {
-	if n.external.Flows == nil {
-		return commit.Selection{}
+	from := commit.Selection{By: s}
+	copies := n.copies()
+	for _, c := range copies {
+		if s.Node == 0 || s.Node == c.Node || len(copies) == 1 {
+			from.Sources = append(from.Sources, commit.Source{Node: c.Node, Side: c.Side})
+		}
 	}
-	from := commit.Selection{Sources: []commit.Source{{Side: n.external}}, By: s}
 	conditions := s
-	conditions.Node = 0 // there is one copy
+	conditions.Node = 0
 	if !conditions.Empty() {
 		from.Wants = func(_ uint8, _ cache.Handle, f *ctnetlink.Flow) bool { return s.Matches(f) }
-		from.WantsExpect = func(_ uint8, x *ctnetlink.Expect) bool { return masterMatches(n.external.Flows, x, &s) }
+		from.WantsExpect = func(node uint8, x *ctnetlink.Expect) bool {
+			i := slices.IndexFunc(from.Sources, func(c commit.Source) bool { return c.Node == node })
+			return masterMatches(from.Sources[i].Side.Flows, x, &s)
+		}
 	}
 	return from
 }

@@ -38,7 +38,7 @@ func TestNodeNumber(t *testing.T) {
 
 // A commit with a Selector takes the flows that match it, and the expectations of those.
 func TestSelection(t *testing.T) {
-	n := &Node{external: cache.NewSide(cache.Config{})}
+	n := sleeping(t, cache.NewSide(cache.Config{}))
 	in, out := flowtest.TCP("192.0.2.1", "198.51.100.1"), flowtest.TCP("192.0.3.1", "198.51.100.1")
 	zoned := flowtest.TCP("192.0.4.1", "198.51.100.1")
 	zoned.Has, zoned.Zone = zoned.Has|ctnetlink.HasZone, 7

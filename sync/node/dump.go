@@ -8,6 +8,7 @@ import (
 	"ctbox/nl/ctnetlink"
 	"ctbox/sync/cache"
 	"ctbox/sync/follow"
+	"ctbox/sync/replicate"
 	"ctbox/sync/sched"
 )
 
@@ -15,20 +16,20 @@ import (
 // reading the cache in slices. An object that is there from beginning to end is handed out
 // exactly once; one that comes or goes meanwhile may be or not. each may block for as long as
 // it likes, and nothing waits for it. An error from each ends the dump and is returned.
-func (n *Node) Dump(ctx context.Context, which Cache, table cache.Tables, each func(*Entry) error) error {
-	side := &n.internal
-	if which == External {
-		side = &n.external
-	}
-	// The tables are made with the node and stay, so that asking which there
-	// are needs no turn of the loop.
-	live := which == Internal && n.internal.Flows == nil && n.replicator != nil
-	if table == cache.ExpectTable && !n.expectSync ||
-		!live && (table == cache.ExpectTable && side.Expects == nil || table == cache.FlowTable && side.Flows == nil) {
+//
+// owner is the number of the peer whose entries of the external cache are handed out, 0 for all
+// peers. If there is no such peer the error is ErrUnsupported.
+func (n *Node) Dump(ctx context.Context, which Cache, table cache.Tables, owner uint8, each func(*Entry) error) error {
+	live := which == Internal && n.internal.Flows == nil && n.replicator != nil && owner == 0
+	if table == cache.ExpectTable && !n.expectSync {
 		return ErrUnsupported
 	}
 	var t *sched.Task
-	if err := n.sched.Do(ctx, func() { t = n.sched.Register(sched.KindAny) }); err != nil {
+	var from []replicate.Copy
+	if err := n.sched.Do(ctx, func() {
+		t = n.sched.Register(sched.KindAny)
+		from = n.dumped(which, owner)
+	}); err != nil {
 		return err
 	}
 	defer n.sched.Do(context.WithoutCancel(ctx), func() { n.sched.Unregister(t) })
@@ -37,10 +38,42 @@ func (n *Node) Dump(ctx context.Context, which Cache, table cache.Tables, each f
 		return n.dumpLiveExpects(ctx, each)
 	case live:
 		return n.dumpLiveFlows(ctx, each)
-	case table == cache.ExpectTable:
-		return dumpTable(ctx, n, t, side.Expects, func(e *ctnetlink.Expect, entry *Entry) { entry.Expect = e }, each)
+	case len(from) == 0:
+		return ErrUnsupported
 	}
-	return dumpTable(ctx, n, t, side.Flows, func(f *ctnetlink.Flow, entry *Entry) { entry.Flow = f }, each)
+	for _, c := range from {
+		var err error
+		if table == cache.ExpectTable {
+			err = dumpTable(ctx, n, t, c.Side.Expects, func(e *ctnetlink.Expect, entry *Entry) { entry.Expect, entry.Owner = e, c.Name }, each)
+		} else {
+			err = dumpTable(ctx, n, t, c.Side.Flows, func(f *ctnetlink.Flow, entry *Entry) { entry.Flow, entry.Owner = f, c.Name }, each)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// dumped returns the tables that a dump walks, with the names of their owners where there are several
+// peers.
+func (n *Node) dumped(which Cache, owner uint8) (from []replicate.Copy) {
+	if which == Internal {
+		if n.internal.Flows != nil && owner == 0 {
+			from = []replicate.Copy{{Side: n.internal}}
+		}
+		return from
+	}
+	all := n.copies()
+	for _, c := range all {
+		if len(all) == 1 {
+			c.Name = ""
+		}
+		if owner == 0 || owner == c.Node {
+			from = append(from, c)
+		}
+	}
+	return from
 }
 
 // sliceLen is how many entries are copied at once with the lock held.

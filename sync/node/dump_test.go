@@ -80,7 +80,7 @@ func TestDumpOfAMillionFlowsStallsNothing(t *testing.T) {
 		}
 		return running
 	}
-	if err := n.Dump(ctx, External, cache.FlowTable, func(*Entry) error {
+	if err := n.Dump(ctx, External, cache.FlowTable, 0, func(*Entry) error {
 		if others++; others == 1 && tasks() != 1 {
 			t.Error("the dump is not among the tasks")
 		}

@@ -131,6 +131,7 @@ func (n *Node) openSync(s *conf.Sync) (err error) {
 		n.internal = cache.NewSide(config)
 	}
 	replicating := replicate.Config{Sync: s, Internal: n.internal}
+	var announced func(*ctnetlink.Tuple, uint16) bool
 	if s.DisableExternalCache {
 		n.log.Notice("disabling external cache")
 		if n.injector, err = commit.NewInjector(n.sched, n.log, s); err != nil {
@@ -139,8 +140,10 @@ func (n *Node) openSync(s *conf.Sync) (err error) {
 		replicating.Injector = n.injector
 	} else {
 		n.external = cache.NewSide(config)
+		replicating.NewCopy = func() cache.Side { return cache.NewSide(n.cacheConfig()) }
+		announced = func(orig *ctnetlink.Tuple, zone uint16) bool { return n.replicator.Announced(orig, zone) }
 	}
-	if n.failback, err = commit.NewFailback(n.sched, n.internal, n.external); err != nil {
+	if n.failback, err = commit.NewFailback(n.sched, n.internal, announced); err != nil {
 		return err
 	}
 	n.ready = ready.New(readyConfig(s))
@@ -153,6 +156,15 @@ func (n *Node) openSync(s *conf.Sync) (err error) {
 		return err
 	}
 	return n.replicator.Open()
+}
+
+// copies returns the external cache: what each peer has announced. It is empty where the node has no
+// such cache.
+func (n *Node) copies() []replicate.Copy {
+	if n.replicator == nil {
+		return nil
+	}
+	return n.replicator.Copies()
 }
 
 // openKernel opens what follows and flushes the kernel's tables.
@@ -253,7 +265,11 @@ func (n *Node) reconfigure(cfg *conf.Config) error {
 		}
 	}
 	n.cfg = cfg
-	for _, side := range []cache.Side{n.internal, n.external} {
+	sides := []cache.Side{n.internal}
+	for _, c := range n.copies() {
+		sides = append(sides, c.Side)
+	}
+	for _, side := range sides {
 		if side.Flows != nil {
 			side.Flows.SetLimit(int(cfg.General.HashLimit))
 		}

@@ -97,7 +97,13 @@ func (n *Node) snapshot() Status {
 		a, b := &s.Tasks[i], &s.Tasks[j]
 		return cmp.Or(cmp.Compare(b.Running, a.Running), cmp.Compare(a.Type, b.Type), cmp.Compare(b.Done, a.Done)) < 0
 	})
-	s.Internal, s.External = n.cacheStatus(n.internal), n.cacheStatus(n.external)
+	s.Internal = n.cacheStatus(n.internal)
+	for _, c := range n.copies() {
+		of := n.cacheStatus(c.Side)
+		s.External.Kind = of.Kind
+		s.External.Flows.Add(&of.Flows)
+		s.External.Expects.Add(&of.Expects)
+	}
 	if n.follower != nil {
 		s.Traffic = n.follower.Traffic()
 		s.Kernel = KernelStatus{Status: n.follower.Status(), Flushes: n.flusher.Flushes()}

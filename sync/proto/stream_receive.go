@@ -246,10 +246,16 @@ func (m *Stream) ask(p *streamPeer) Events {
 }
 
 // RequestResync implements Machine.
-func (m *Stream) RequestResync(now time.Duration) {
+func (m *Stream) RequestResync(now time.Duration) { m.requestResync(now, 0) }
+
+// RequestResyncOf asks one peer for everything that it has. A node that is not known is not asked.
+func (m *Stream) RequestResyncOf(now time.Duration, node uint8) { m.requestResync(now, node) }
+
+// requestResync requests everything of a node, or of all for 0.
+func (m *Stream) requestResync(now time.Duration, node uint8) {
 	m.now = now
 	for _, p := range m.peers {
-		if p.known {
+		if p.known && (node == 0 || p.node == node) {
 			p.askAt = now
 			m.want(p)
 		}

@@ -450,3 +450,40 @@ func TestStreamClaim(t *testing.T) {
 	a.end(4)
 	a.says("106 f2, 107 f4")
 }
+
+// Everything is requested of one peer or of all, but of none that is not known.
+func TestStreamRequestsEverythingOfOnePeer(t *testing.T) {
+	m := NewStream(0, StreamConfig{ID: 1, Node: 1, Peers: []uint8{2, 3, 4}})
+	now := time.Second
+	for _, node := range []uint8{2, 3} {
+		m.Arrived(now, node, [16]byte{node}, 1)
+		m.Receive(now, node, &wire.StreamMessage{Type: wire.Position, From: 100})
+		m.Receive(now, node, &wire.StreamMessage{Type: wire.StreamState, Stream: uint64(node)})
+	}
+	asked := func() (nodes []uint8) {
+		for s, ok := m.Next(); ok; s, ok = m.Next() {
+			if s.Control && s.Message.Type == wire.Ask {
+				nodes = append(nodes, s.Message.Node)
+			}
+		}
+		m.Sent(now)
+		return nodes
+	}
+	asked() // what the beginning of their streams leads to
+	for _, c := range []struct {
+		what string
+		do   func()
+		want []uint8
+	}{
+		{"of fw2", func() { m.RequestResyncOf(now, 2) }, []uint8{2}},
+		{"of fw3", func() { m.RequestResyncOf(now, 3) }, []uint8{3}},
+		{"of an unknown one", func() { m.RequestResyncOf(now, 4) }, nil},
+		{"of no peer", func() { m.RequestResyncOf(now, 9) }, nil},
+		{"of all", func() { m.RequestResync(now) }, []uint8{2, 3}},
+	} {
+		c.do()
+		if got := asked(); !slices.Equal(got, c.want) {
+			t.Errorf("%s: %d were asked, want %d", c.what, got, c.want)
+		}
+	}
+}

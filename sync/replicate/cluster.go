@@ -6,6 +6,7 @@ import (
 	"crypto/rand"
 	"net/netip"
 	"os"
+	"slices"
 	"time"
 
 	"ctbox/conf"
@@ -23,7 +24,7 @@ import (
 // the lock of sched guards it as it does the Replicator's fields.
 //
 // A datagram that arrives goes from takes (cluster_receive.go), where the session opens it and
-// the stream judges its messages, to apply, which changes the external cache. An object that is
+// the stream judges its messages, to applyObject, which changes the peer's copy. An object that is
 // to be announced goes from the stream to transmit (cluster_send.go), which encodes it, collects
 // payloads and has the session seal each once for all peers. cluster_digest.go proves that the
 // peers hold what this node has announced.
@@ -64,6 +65,7 @@ type cluster struct {
 type member struct {
 	number   uint8
 	name     string
+	copy     *peerCopy  // of its flows
 	addr     netip.Addr // of its last datagram; invalid before one has come
 	key      uint8      // of its last datagram: the key's number, 0 for a plain one
 	flags    uint8      // of its last datagram
@@ -122,7 +124,7 @@ func (r *Replicator) awaitRandom() {
 
 // setMembers adopts the peers of a clause. What is known of those that stay is kept.
 func (c *cluster) setMembers(config *conf.Cluster) {
-	before := c.members
+	before, former := c.members, c.config
 	c.config, c.members = config, [seal.MaxNode + 1]*member{}
 	c.nodes = make([]map[netip.Addr]uint8, len(c.cfg.Links))
 	for i := range c.nodes {
@@ -143,7 +145,68 @@ func (c *cluster) setMembers(config *conf.Cluster) {
 			c.nodes[l][p.Addresses[l].WithZone("")] = p.Number
 		}
 	}
+	if former != nil && len(former.Peers) == 1 && len(config.Peers) == 1 {
+		// The only peer may have got another number. A bulk will compare what is here.
+		if old, m := before[former.Peers[0].Number], c.peer(); old != m {
+			m.copy, m.held = old.copy, old.held
+		}
+	}
+	c.setCopies()
 }
+
+// setCopies gives each peer a copy of its own. The copies of former peers stay for PurgeTimeout: a
+// takeover may still need their flows.
+func (c *cluster) setCopies() {
+	r := c.Replicator
+	for i := range c.config.Peers {
+		m := c.members[c.config.Peers[i].Number]
+		if m.copy == nil {
+			m.copy = r.copyFor(m.number)
+		}
+		m.copy.node, m.copy.name, m.copy.leaves = m.number, m.name, 0
+	}
+	for _, p := range r.copies {
+		if c.members[p.node] == nil && p.leaves == 0 {
+			p.leaves = max(c.sched.Now()+c.cfg.PurgeTimeout, 1)
+			p.agreement = agreement{bulk: p.bulk + 1} // which ends walks over what a bulk has left out
+		}
+	}
+	if len(c.config.Peers) == 1 || r.external.leaves != 0 {
+		r.external = c.peer().copy
+	}
+}
+
+// copyFor returns a copy for a new peer: one that it had, the one that is nobody's yet, or an empty one.
+func (r *Replicator) copyFor(node uint8) *peerCopy {
+	for _, p := range r.copies {
+		if p.node == node || p.node == 0 {
+			return p
+		}
+	}
+	p := &peerCopy{Side: r.newCopy()}
+	r.copies = append(r.copies, p)
+	return p
+}
+
+// copiesDue returns when forgetCopies has something to do.
+func (c *cluster) copiesDue() time.Duration {
+	due := proto.None
+	for _, p := range c.copies {
+		if p.leaves != 0 {
+			due = min(due, p.leaves)
+		}
+	}
+	return due
+}
+
+// forgetCopies forgets the copies of former peers whose time is over.
+func (c *cluster) forgetCopies(now time.Duration) {
+	r := c.Replicator
+	r.copies = slices.DeleteFunc(r.copies, func(p *peerCopy) bool { return p.leaves != 0 && p.leaves <= now })
+}
+
+// several reports whether there is a Cluster of more than two nodes.
+func (c *cluster) several() bool { return c != nil && len(c.config.Peers) > 1 }
 
 // numbers returns the numbers of the peers.
 func (c *cluster) numbers() (numbers []uint8) {
@@ -204,7 +267,9 @@ func (c *cluster) reconfigure(config *conf.Cluster) {
 type clusterSource struct{ c *cluster }
 
 // Due implements sched.Source.
-func (s clusterSource) Due() time.Duration { return min(s.c.due, s.c.offers, s.c.digestsDue()) }
+func (s clusterSource) Due() time.Duration {
+	return min(s.c.due, s.c.offers, s.c.digestsDue(), s.c.copiesDue())
+}
 
 // Run implements sched.Source.
 func (s clusterSource) Run() error {
@@ -212,6 +277,7 @@ func (s clusterSource) Run() error {
 	s.c.due = s.c.session.Tick(now)
 	s.c.tickOffers(now)
 	s.c.tickDigests(now)
+	s.c.forgetCopies(now)
 	return nil
 }
 

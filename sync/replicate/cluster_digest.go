@@ -14,28 +14,25 @@ import (
 
 // Digests prove that a peer holds what this node has announced, and the other way round. What
 // this node announces is in the ledgers of the internal cache, which the encoding of each message
-// keeps (cluster_send.go); what it holds of a peer is in the ledgers of the external cache, which
-// follow that cache's changes. The peer's digests ride in its stream, so that both are compared as of
+// keeps (cluster_send.go); what it holds of a peer is in the ledgers of that peer's copy, which
+// follow the copy's changes. The peer's digests ride in its stream, so that both are compared as of
 // the same message.
-//
-// The external cache does not say which entry is of which peer. So a node with several peers
-// sends digests and answers, but compares none.
 
-// digests are the ledgers of both caches.
+// digests are the ledgers of what this node announces.
 type digests struct {
 	announced [2]*digest.Ledger // by proto.Table
 	answers   *digest.Answerer
 	packed    bool // a digest or an answer is in the payload that has begun
 	// overlooked is how many entries of the internal cache were found that nothing had reported.
 	overlooked int
-
-	held [2]*digest.Ledger // nil with several peers
 }
 
 // comparison is what a node knows of the equality with one peer.
 type comparison struct {
 	stream    uint64              // of the peer; 0 before its first STATE
-	comparers [2]*digest.Comparer // by proto.Table; nil before that, and with several peers
+	held      [2]*digest.Ledger   // of the peer's copy, by proto.Table; nil before this node's stream begins
+	comparers [2]*digest.Comparer // by proto.Table; nil before the peer's first STATE
+	applied   [2]uint64           // changes by the peer since the table was last equal, by proto.Table
 }
 
 func (c *cluster) beginDigests(id uint64, key digest.Key) {
@@ -67,25 +64,15 @@ func (c *cluster) beginDigests(id uint64, key digest.Key) {
 	c.beginComparisons()
 }
 
-// beginComparisons adopts a change of the peers.
+// beginComparisons makes the ledgers of the copies that have none.
 func (c *cluster) beginComparisons() {
-	d := &c.digests
-	switch {
-	case !c.compares():
-		d.held = [2]*digest.Ledger{}
-		for _, m := range c.members {
-			if m != nil {
-				m.comparison = comparison{}
-			}
+	for _, m := range c.members {
+		if m != nil && m.held[proto.Flows] == nil {
+			m.held[proto.Flows] = digest.NewFlowLedger(digest.Key{}, m.copy.Flows)
+			m.held[proto.Expects] = digest.NewExpectLedger(digest.Key{}, m.copy.Expects)
 		}
-	case d.held[proto.Flows] == nil:
-		d.held[proto.Flows] = digest.NewFlowLedger(digest.Key{}, c.external.Flows)
-		d.held[proto.Expects] = digest.NewExpectLedger(digest.Key{}, c.external.Expects)
 	}
 }
-
-// compares reports whether this node compares the digests of its peers.
-func (c *cluster) compares() bool { return len(c.config.Peers) == 1 }
 
 // sent notes in the ledger that a message with an object's present contents, which were loaded
 // into flow or expect, was encoded.
@@ -114,15 +101,17 @@ func (c *cluster) digestsDue() time.Duration {
 		return proto.None
 	}
 	due := c.digests.answers.Deadline()
-	for table, l := range c.digests.held {
-		if l == nil {
-			return due
+	for _, m := range c.members {
+		if m == nil {
+			continue
 		}
-		if l.Dirty() > refreshFrom {
-			return c.sched.Now()
-		}
-		if comparer := c.peer().comparers[table]; comparer != nil {
-			due = min(due, comparer.Deadline())
+		for table, l := range m.held {
+			if l.Dirty() > refreshFrom {
+				return c.sched.Now()
+			}
+			if comparer := m.comparers[table]; comparer != nil {
+				due = min(due, comparer.Deadline())
+			}
 		}
 	}
 	return due
@@ -135,15 +124,17 @@ func (c *cluster) tickDigests(now time.Duration) {
 	if !c.speaks() {
 		return
 	}
-	for table, l := range c.digests.held {
-		if l == nil {
-			return
+	for _, m := range c.members {
+		if m == nil {
+			continue
 		}
-		if l.Dirty() > refreshFrom {
-			l.Refresh(sliceLen)
-		}
-		if comparer := c.peer().comparers[table]; comparer != nil && comparer.Deadline() <= now {
-			c.act(c.peer(), table, comparer.Tick(now))
+		for table, l := range m.held {
+			if l.Dirty() > refreshFrom {
+				l.Refresh(sliceLen)
+			}
+			if comparer := m.comparers[table]; comparer != nil && comparer.Deadline() <= now {
+				c.act(m, table, comparer.Tick(now))
+			}
 		}
 	}
 }
@@ -167,11 +158,11 @@ func (c *cluster) unannounced(o proto.Object) {
 
 // takeState adopts the stream of a peer, and the key of its digests.
 func (c *cluster) takeState(m *member, msg *wire.StreamMessage) {
-	if m.stream == msg.Stream || !c.compares() {
+	if m.stream == msg.Stream {
 		return
 	}
 	m.stream = msg.Stream
-	for table, l := range c.digests.held {
+	for table, l := range m.held {
 		l.Rekey(msg.Key)
 		if comparer := m.comparers[table]; comparer != nil {
 			comparer.Restart(msg.Stream)
@@ -193,26 +184,27 @@ func (c *cluster) takeDigest(m *member, msg *wire.StreamMessage) {
 	if comparer == nil {
 		return
 	}
-	a, copied := &c.agreement, c.stream.Receipt(m.number, now).Copy
+	p, copied := m.copy, c.stream.Receipt(m.number, now).Copy
 	c.act(m, int(msg.Table), comparer.Take(now, msg, digest.Situation{
-		Whole:   c.stream.Whole(m.number) && c.stream.Complete(m.number) && !a.flushed && !a.busy,
+		Whole:   c.stream.Whole(m.number) && c.stream.Complete(m.number) && !p.flushed && !p.busy,
 		Asked:   copied == proto.CopyRequested || copied == proto.CopyGranted,
-		Full:    c.external.Flows.Full() || c.external.Expects.Full(),
-		Refused: c.refused(),
+		Full:    p.full(),
+		Refused: c.refusedOf(p),
 	}))
 }
 
 // act carries out what the comparison of a table with a peer has led to.
 func (c *cluster) act(m *member, table int, a digest.Action) {
+	p := m.copy
 	for i := range a.Send {
 		c.digests.packed = true
 		c.payload.Message(&a.Send[i])
 	}
 	for _, h := range a.Remove {
 		if proto.Table(table) == proto.Expects {
-			c.external.Expects.Delete(h)
-		} else if c.external.Flows.Load(h, &c.flow) {
-			c.endExternal(h, &c.flow)
+			p.Expects.Delete(h)
+		} else if p.Flows.Load(h, &c.flow) {
+			c.endExternal(p, h, &c.flow)
 		}
 	}
 	what := [...]string{proto.Flows: "flows", proto.Expects: "expectations"}[table]
@@ -227,10 +219,13 @@ func (c *cluster) act(m *member, table int, a digest.Action) {
 	}
 	if a.Ask {
 		c.log.Notice("resync requested")
-		c.stream.RequestResync(c.sched.Now())
+		c.stream.RequestResyncOf(c.sched.Now(), m.number)
+	}
+	if a.Equal {
+		m.applied[table] = 0
 	}
 	if a.Equal && m.proven() {
-		c.copyLost = false
+		p.lost = false
 		c.stream.Proven(m.number)
 	}
 }

@@ -93,9 +93,9 @@ var faults = []fault{
 // swallow has r apply messages to a cache that nobody reads, until restore is called: the stream
 // counts them as delivered.
 func (r *Replicator) swallow() (restore func()) {
-	kept := r.external
-	r.external = cache.NewSide(cache.Config{})
-	return func() { r.external = kept }
+	kept := r.external.Side
+	r.external.Side = cache.NewSide(cache.Config{})
+	return func() { r.external.Side = kept }
 }
 
 func said(log *bytes.Buffer, t *faultTable) (found, repaired int) {
@@ -126,7 +126,7 @@ func TestClusterFaults(t *testing.T) {
 				case k.sender != nil:
 					k.sender(&table, a.internal, i)
 				case k.receiver != nil:
-					k.receiver(&table, b.external, i)
+					k.receiver(&table, b.external.Side, i)
 				default:
 					received := b.replica.Received
 					restore := b.swallow()
@@ -169,7 +169,7 @@ func TestClusterUnannounced(t *testing.T) {
 	for n, table := range faultTables {
 		table.announce(a.Replicator, 1, 1)
 		add(&table, a.internal, 1)
-		w.until("announced", 2*time.Second, func() bool { return len(contents(b.external)) == 2*n+2 })
+		w.until("announced", 2*time.Second, func() bool { return len(contents(b.external.Side)) == 2*n+2 })
 		w.pass(3 * time.Second)
 		if got := strings.Count(a.log.String(), "without having been announced, and announced now: 1"); got != n+1 {
 			t.Errorf("%s: said %d times:\n%s", table.name, got, &a.log)
@@ -180,11 +180,11 @@ func TestClusterUnannounced(t *testing.T) {
 	h, _ := a.internal.Expects.Put(&x, 0)
 	a.ExpectStored(h, false)
 	w.pass(3 * time.Second)
-	if m := b.cluster.memberStatus(1); m.Differences > 0 || !m.Equal || len(contents(b.external)) != 4 {
+	if m := b.cluster.memberStatus(1); m.Differences > 0 || !m.Equal || len(contents(b.external.Side)) != 4 {
 		t.Errorf("%+v\n%s", m, &b.log)
 	}
 	b.cluster.stream.RequestResync(w.now)
-	w.until("a bulk", 5*time.Second, func() bool { return len(contents(b.external)) == 6 })
+	w.until("a bulk", 5*time.Second, func() bool { return len(contents(b.external.Side)) == 6 })
 	w.bothProven("after")
 	if m := b.cluster.memberStatus(1); m.Differences > 0 {
 		t.Errorf("%+v\n%s", m, &b.log)
@@ -201,7 +201,7 @@ func TestClusterFaultBytes(t *testing.T) {
 	}
 	w.until("before", 20*time.Second, func() bool { return b.external.Flows.Len() == 100_000 && b.proven(100*time.Millisecond) })
 	before, began := w.sent[0]+w.sent[1], w.now
-	alter(&faultTables[0], b.external, 50_000)
+	alter(&faultTables[0], b.external.Side, 50_000)
 	w.until("found", 2*time.Second, func() bool { return b.cluster.memberStatus(1).Differences == 1 })
 	w.until("repaired", time.Second, func() bool { return b.proven(w.now - began) })
 	n := w.sent[0] + w.sent[1] - before
@@ -302,7 +302,7 @@ func TestClusterFaultsOverUDP(t *testing.T) {
 		restore()
 		each(func(t *faultTable, k *fault, i int) {
 			if k.receiver != nil {
-				k.receiver(t, b.external, i)
+				k.receiver(t, b.external.Side, i)
 			}
 		})
 	})
@@ -320,7 +320,7 @@ func TestClusterFaultsOverUDP(t *testing.T) {
 	var from, to map[string]string
 	a.do(func() { from = contents(a.internal) })
 	b.do(func() {
-		to = contents(b.external)
+		to = contents(b.external.Side)
 		m := b.cluster.memberStatus(1)
 		if m.Differences < 2 || m.Repaired < uint64(len(faultTables)*len(faults)) {
 			t.Errorf("%+v", m)

@@ -25,6 +25,7 @@ func (r *Replicator) openCluster() error { return nil }
 func setPeers(*link.Config, *conf.Cluster, int) {}
 
 func (*cluster) speaks() bool                       { return false }
+func (*cluster) several() bool                      { return false }
 func (*cluster) takes(int, netip.Addr, []byte) bool { return false }
 func (*cluster) sendChallenges()                    {}
 func (*cluster) fillOffer(*wire.Notice)             {}

@@ -86,7 +86,7 @@ func (c *cluster) takePayload(m *member, payload []byte) {
 	for {
 		ok, err := reader.Next(&c.message)
 		if err != nil {
-			c.received.BadPayload++
+			c.badPayload(m)
 		}
 		if !ok || !c.speaks() {
 			return
@@ -94,7 +94,7 @@ func (c *cluster) takePayload(m *member, payload []byte) {
 		verdict, events := c.stream.Receive(now, m.number, &c.message)
 		switch verdict {
 		case proto.Apply:
-			c.applyObject(&c.message)
+			c.applyObject(m, &c.message)
 		case proto.Handled:
 			c.takeControl(m, &c.message)
 		case proto.BadHeader:
@@ -105,12 +105,14 @@ func (c *cluster) takePayload(m *member, payload []byte) {
 		if events&proto.PeerStarted != 0 {
 			m.lives++
 		}
-		if len(c.config.Peers) > 1 {
-			// What one peer leaves out may be another's.
-			events &^= proto.BulkBegan | proto.BulkComplete
-		}
-		c.protocolEvents(events)
+		c.protocolEvents(m.copy, events)
 	}
+}
+
+// badPayload counts a message of a peer that can't be read.
+func (c *cluster) badPayload(m *member) {
+	c.received.BadPayload++
+	m.copy.bad++
 }
 
 // takeControl handles what the stream leaves to its owner.
@@ -119,7 +121,7 @@ func (c *cluster) takeControl(m *member, msg *wire.StreamMessage) {
 	case wire.StreamNotice:
 		var notice wire.Notice
 		if notice.ParseBody(msg.Body) != nil {
-			c.received.BadPayload++
+			c.badPayload(m)
 			return
 		}
 		c.takeover.PeerAnnouncesCommits()
@@ -134,50 +136,52 @@ func (c *cluster) takeControl(m *member, msg *wire.StreamMessage) {
 	}
 }
 
-// applyObject applies an object of a peer to the external caches. It comes as a whole, so it
-// replaces what is there.
-func (c *cluster) applyObject(m *wire.StreamMessage) {
-	r, now := c.Replicator, c.sched.Now()
+// applyObject applies an object of a peer to the copy of that peer's tables. It comes as a whole, so
+// it replaces what is there.
+func (c *cluster) applyObject(from *member, m *wire.StreamMessage) {
+	r, p, now := c.Replicator, from.copy, c.sched.Now()
 	end := m.Type == wire.StreamFlowEnd || m.Type == wire.StreamFlowWithdrawn ||
 		m.Type == wire.StreamExpectEnd || m.Type == wire.StreamExpectWithdrawn
 	if m.Type.IsExpect() {
 		if wire.ParseCompactExpect(m.Body, &r.expect) != nil {
-			r.received.BadPayload++
+			c.badPayload(from)
 			return
 		}
 		r.replica.Received++
+		from.applied[proto.Expects]++
 		if end {
-			r.external.Expects.Delete(r.external.Expects.Find(&r.expect))
+			p.Expects.Delete(p.Expects.Find(&r.expect))
 		} else {
-			r.external.Expects.Replace(&r.expect, now)
+			p.Expects.Replace(&r.expect, now)
 		}
 		return
 	}
 	epoch, err := wire.ParseCompactFlow(m.Body, &r.flow, end)
 	if err != nil {
-		r.received.BadPayload++
+		c.badPayload(from)
 		return
 	}
 	r.replica.Received++
+	from.applied[proto.Flows]++
 	switch m.Type {
 	case wire.StreamFlowNew:
-		h, _ := r.external.Flows.Replace(&r.flow, now)
-		r.external.Flows.SetEpoch(h, epoch)
-		c.stored(h)
+		h, _ := p.Flows.Replace(&r.flow, now)
+		p.Flows.SetEpoch(h, epoch)
+		from.stored(h)
 	case wire.StreamFlowUpdate:
-		h, _ := r.external.Flows.Update(&r.flow, now)
-		r.external.Flows.SetEpoch(h, epoch)
-		c.stored(h)
+		h, _ := p.Flows.Update(&r.flow, now)
+		p.Flows.SetEpoch(h, epoch)
+		from.stored(h)
 	case wire.StreamFlowEnd:
-		r.endExternal(r.external.Flows.Find(&r.flow), &r.flow)
+		r.endExternal(p, p.Flows.Find(&r.flow), &r.flow)
 	default: // the peer no longer announces it, and it has not ended
-		r.external.Flows.Delete(r.external.Flows.Find(&r.flow))
+		p.Flows.Delete(p.Flows.Find(&r.flow))
 	}
 }
 
 // stored notes in the ledger that a message has stored a flow of a peer, or has not if h is 0.
-func (c *cluster) stored(h cache.Handle) {
-	if l := c.digests.held[proto.Flows]; l != nil && h != 0 {
+func (m *member) stored(h cache.Handle) {
+	if l := m.held[proto.Flows]; l != nil && h != 0 {
 		l.Stored(h)
 	}
 }

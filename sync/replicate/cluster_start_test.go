@@ -20,8 +20,8 @@ func (w *town) exchanged(what string, has, proves time.Duration) {
 	w.t.Helper()
 	end := w.now + proves
 	w.until(what+": the flows", has, func() bool {
-		return maps.Equal(contents(w.nodes[0].internal), contents(w.nodes[1].external)) &&
-			maps.Equal(contents(w.nodes[1].internal), contents(w.nodes[0].external))
+		return maps.Equal(contents(w.nodes[0].internal), contents(w.nodes[1].external.Side)) &&
+			maps.Equal(contents(w.nodes[1].internal), contents(w.nodes[0].external.Side))
 	})
 	w.until(what+": the proof", end-w.now, func() bool { return w.nodes[0].proven(time.Second) && w.nodes[1].proven(time.Second) })
 }
@@ -73,7 +73,7 @@ func TestClusterStarts(t *testing.T) {
 func TestClusterSaysWhyPlainIsRefused(t *testing.T) {
 	key := keyFile(t, newKey(t, 'a'), 0o600)
 	allow := func(n int) *conf.Sync { c := clusterConfig(n, key); c.Cluster.AllowPlain = true; return c }
-	w := &town{t: t, now: time.Second}
+	w := emptyTown(t, 2)
 	for i := range w.nodes {
 		w.start(i, allow(i), cache.NewSide(cache.Config{}))
 	}
@@ -105,7 +105,7 @@ func TestClusterSaysWhyPlainIsRefused(t *testing.T) {
 			t.Errorf("want %q:\n%s", c.want, log)
 		}
 	}
-	w = &town{t: t, now: time.Second}
+	w = emptyTown(t, 2)
 	for i := range w.nodes {
 		w.start(i, allow(i), cache.NewSide(cache.Config{}))
 	}

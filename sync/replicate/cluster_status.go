@@ -42,12 +42,12 @@ func (c *cluster) readyPeers(now time.Duration) (peers []ready.Peer) {
 		}
 		peer.Silence, peer.Lost = c.lastOf(m)
 		if receipt.Copy != proto.CopyArrived {
-			c.copyLost = false // it is being fetched anew
+			m.copy.lost = false // it is being fetched anew
 		}
-		if c.copyLost {
+		if m.copy.lost {
 			peer.Copy = ready.CopyNone
 		}
-		peer.Unproven = c.compares() && (c.stream.Incomplete(m.number) || !m.proven())
+		peer.Unproven = c.stream.Incomplete(m.number) || !m.proven()
 		peers = append(peers, peer)
 	}
 	ready.Sort(peers)
@@ -109,7 +109,7 @@ func (c *cluster) memberStatus(node uint8) *MemberStatus {
 	s := &MemberStatus{
 		Node: node, Name: m.name, Version: seal.Version, Key: m.key,
 		InSync: m.flags&flagInSync != 0, Promotable: m.flags&flagPromotable != 0, Primary: m.flags&flagPrimary != 0,
-		Refused: refusedStatus(&m.refused), Compares: c.compares(), Equal: m.proven(),
+		Refused: refusedStatus(&m.refused), Equal: m.proven(), Unproven: m.applied[proto.Flows] + m.applied[proto.Expects],
 	}
 	for table, comparer := range m.comparers {
 		if comparer == nil {

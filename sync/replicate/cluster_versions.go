@@ -201,8 +201,10 @@ func (c *cluster) exchange(next proto.Machine) {
 	if m, ok := next.(interface{ Committed(time.Duration) }); ok && c.committed > 0 {
 		m.Committed(c.committed)
 	}
-	c.agreement.sweep.Reset()
-	c.agreement.numbers = proto.Agreement{}
+	for _, p := range c.copies {
+		p.sweep.Reset()
+		p.numbers = proto.Agreement{}
+	}
 }
 
 // sayGoodbye sends the offer of a new clause before its keys come into force: a peer that seals, and will not be

@@ -32,7 +32,7 @@ type migration struct {
 
 func newMigration(t *testing.T, seed uint64) *migration {
 	m := &migration{
-		town: &town{t: t, now: time.Second}, t: t, random: rand.New(rand.NewPCG(seed, 1)), flows: flowtest.Flows(400),
+		town: emptyTown(t, 2), t: t, random: rand.New(rand.NewPCG(seed, 1)), flows: flowtest.Flows(400),
 		key: keyFile(t, newKey(t, 'a'), 0o600),
 	}
 	wrong := keyFile(t, newKey(t, 'b'), 0o600)
@@ -120,8 +120,8 @@ func (m *migration) settled(what string, want proto.Version) {
 				return false
 			}
 		}
-		return maps.Equal(contents(m.nodes[0].internal), contents(m.nodes[1].external)) &&
-			maps.Equal(contents(m.nodes[1].internal), contents(m.nodes[0].external))
+		return maps.Equal(contents(m.nodes[0].internal), contents(m.nodes[1].external.Side)) &&
+			maps.Equal(contents(m.nodes[1].internal), contents(m.nodes[0].external.Side))
 	})
 	m.until(what+": dead flows are released", 20*time.Second, func() bool {
 		return deadOf(m.nodes[0].internal) == 0 && deadOf(m.nodes[1].internal) == 0

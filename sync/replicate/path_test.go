@@ -239,7 +239,7 @@ func (c *couple) pass(d time.Duration) {
 		for _, l := range []*listener{c.a, c.b} {
 			l.sched.SetNow(l.sched.Now() + 100*time.Millisecond)
 			if now := l.sched.Now(); now >= l.machine.Deadline() {
-				l.protocolEvents(l.machine.Tick(now))
+				l.protocolEvents(l.external, l.machine.Tick(now))
 			}
 			if (pathSource{l.Replicator}).Due() <= l.sched.Now() {
 				_ = (pathSource{l.Replicator}).Run()

@@ -18,10 +18,11 @@ import (
 func (r *Replicator) Facts() ready.Facts {
 	now := r.sched.Now()
 	f := ready.Facts{Now: now, Quiet: peerQuiet, Filling: r.filling, Lag: r.lag()}
-	if r.external.Flows != nil {
-		f.Held = uint64(r.external.Flows.Len())
-		f.Full = r.external.Flows.Full() || r.external.Expects.Full()
-	} else {
+	for _, p := range r.copies {
+		f.Held += uint64(p.Flows.Len())
+		f.Full = f.Full || p.full() && p.leaves == 0
+	}
+	if len(r.copies) == 0 {
 		f.Held = r.replica.Received // no table, but this grows while something arrives
 	}
 	if r.alarm != nil {
@@ -54,10 +55,10 @@ var copies = [...]ready.Copy{
 func (r *Replicator) ftfwPeer(now time.Duration) []ready.Peer {
 	receipt := r.ftfw.Receipt(now)
 	if receipt.Copy != proto.CopyArrived {
-		r.copyLost = false // it is being fetched anew
+		r.external.lost = false // it is being fetched anew
 	}
 	peer := ready.Peer{ID: "peer", Life: r.lives, Copy: copies[receipt.Copy], Missing: receipt.Gaps, Waited: receipt.Late}
-	if r.copyLost {
+	if r.external.lost {
 		peer.Copy = ready.CopyNone
 	}
 	last, lost := time.Duration(-1), uint32(0)
@@ -91,7 +92,7 @@ func (r *Replicator) unmarkedCopy(now time.Duration, p *peer) ready.Copy {
 		since, enough = r.asked, r.cfg.Ready.StartGrace
 	}
 	switch {
-	case r.copyLost && r.copyLostAt >= since:
+	case r.external.lost && r.external.lostAt >= since:
 		return ready.CopyNone
 	case now-since < enough:
 		return ready.CopyUnderWay
@@ -101,7 +102,11 @@ func (r *Replicator) unmarkedCopy(now time.Duration, p *peer) ready.Copy {
 
 // CopyLost notes that the external cache was emptied by an operator: until the peers have
 // sent everything again, this node lacks their flows.
-func (r *Replicator) CopyLost() { r.copyLost, r.copyLostAt = true, r.sched.Now() }
+func (r *Replicator) CopyLost() {
+	for _, p := range r.copies {
+		p.lost, p.lostAt = true, r.sched.Now()
+	}
+}
 
 // fillReady sets what the status has of one peer beside what was heard of it.
 func (r *Replicator) fillReady(p *PeerStatus) {

@@ -64,7 +64,7 @@ func (r *Replicator) takeMessage(link int, from netip.Addr, m *wire.Message) {
 	case proto.BadType:
 		r.received.BadType++
 	}
-	r.protocolEvents(events)
+	r.protocolEvents(r.external, events)
 }
 
 // takeNotice applies what a peer's ALIVE, or NOTICE of version 2, announces about the peer.
@@ -160,7 +160,7 @@ func (r *Replicator) apply(m *wire.Message) {
 	case wire.FlowUpdate:
 		h, outcome = table.Put(&r.flow, now)
 	default:
-		r.endExternal(table.Find(&r.flow), &r.flow)
+		r.endExternal(r.external, table.Find(&r.flow), &r.flow)
 		return
 	}
 	if r.alarm != nil && outcome.Stored() {
@@ -168,11 +168,11 @@ func (r *Replicator) apply(m *wire.Message) {
 	}
 }
 
-// endExternal removes f, which the peer has ended, from the external cache, where h is its
+// endExternal removes f, which the peer has ended, from the copy of its flows, where h is its
 // entry.
-func (r *Replicator) endExternal(h cache.Handle, f *ctnetlink.Flow) {
-	_, announced, there := r.external.Flows.Times(h)
-	r.external.Flows.Delete(h)
+func (r *Replicator) endExternal(p *peerCopy, h cache.Handle, f *ctnetlink.Flow) {
+	_, announced, there := p.Flows.Times(h)
+	p.Flows.Delete(h)
 	r.takeover.PeerEnded(f, announced, there)
 }
 
@@ -187,8 +187,9 @@ func (r *Replicator) applyExpect(typ wire.Type, now time.Duration) {
 	}
 }
 
-// protocolEvents carries out and logs the protocol's events.
-func (r *Replicator) protocolEvents(e proto.Events) {
+// protocolEvents carries out and logs the protocol's events. Those of one peer are of the peer
+// whose copy is p.
+func (r *Replicator) protocolEvents(p *peerCopy, e proto.Events) {
 	if e == 0 {
 		return
 	}
@@ -196,12 +197,12 @@ func (r *Replicator) protocolEvents(e proto.Events) {
 		event proto.Events
 		do    func()
 	}{
-		{proto.PeerStarted, r.peerStarted},
+		{proto.PeerStarted, func() { r.peerStarted(p) }},
 		{proto.ThirdNode, r.thirdNode},
 		{proto.ResyncSent, func() { r.log.Notice("resync requested") }},
 		{proto.ResyncReceived, func() { r.replica.ResyncsServed++; r.log.Notice("resync requested by other node") }},
-		{proto.BulkBegan, r.beginExternalSweep},
-		{proto.BulkComplete, func() { r.endExternalSweep(e&proto.BulkUnasked != 0) }},
+		{proto.BulkBegan, func() { r.beginExternalSweep(p) }},
+		{proto.BulkComplete, func() { r.endExternalSweep(p, e&proto.BulkUnasked != 0) }},
 		{proto.BulkWanted, r.Bulk},
 	} {
 		if e&row.event != 0 {
@@ -214,20 +215,22 @@ func (r *Replicator) protocolEvents(e proto.Events) {
 // restarting.
 const startedPeriod = time.Minute
 
-func (r *Replicator) peerStarted() {
+func (r *Replicator) peerStarted(p *peerCopy) {
 	r.lives++
-	r.forgetNotices()
-	for _, p := range r.peers {
-		p.way = way{} // it may be another program now
+	for _, sender := range r.peers {
+		if !r.cluster.several() || sender.node == p.node {
+			sender.incomplete = 0
+			sender.way = way{} // it may be another program now
+		}
 	}
 	r.takeover.PeerStarted()
-	r.agreement.sweep.Reset()
-	r.agreement.numbers = proto.Agreement{}
-	if r.started.Admit(struct{}{}, struct{}{}) {
-		r.log.Notice("the peer has started")
+	p.sweep.Reset()
+	p.numbers = proto.Agreement{}
+	if name := r.nameOf(p); r.started.Admit(p.node, name) {
+		r.log.Notice(name + " has started")
 	}
 }
 
-func (r *Replicator) noticeStarts(_ struct{}, more uint64) {
-	r.log.Notice(fmt.Sprintf("%d more starts of the peer within a minute", more))
+func (r *Replicator) noticeStarts(name string, more uint64) {
+	r.log.Notice(fmt.Sprintf("%d more starts of %s within a minute", more, name))
 }

@@ -32,9 +32,13 @@ type Config struct {
 	// Internal has what is announced. Both tables are nil with DisableInternalCache: then
 	// the Source is read for bulks, and events are forwarded.
 	Internal cache.Side
-	// External takes what peers announce. Both tables are nil with DisableExternalCache:
-	// then it goes to the Injector. The Replicator owns this cache.
+	// External takes what the peer announces; in ALARM and NOTRACK what all peers announce. Both
+	// tables are nil with DisableExternalCache: then it goes to the Injector. The Replicator owns
+	// this cache.
 	External cache.Side
+	// NewCopy returns an empty External for a further peer of a Cluster. It is not called where
+	// there is one peer.
+	NewCopy  func() cache.Side
 	Injector Injector // nil with an external cache
 	Takeover Takeover
 }
@@ -79,12 +83,12 @@ type Replicator struct {
 	log      daemonlog.Log
 	sched    *sched.Scheduler
 	internal cache.Side
-	external cache.Side
+	newCopy  func() cache.Side
 	injector Injector
 	takeover Takeover
-	source   Source // set before Begin
-	forwards bool   // DisableInternalCache
-	started  *loglimit.Limit[struct{}, struct{}]
+	source   Source                         // set before Begin
+	forwards bool                           // DisableInternalCache
+	started  *loglimit.Limit[uint8, string] // by the peer's number, with its name
 
 	// ---
 
@@ -109,14 +113,15 @@ type Replicator struct {
 	peers     map[peerKey]*peer
 	hearing   hearing
 	paths     paths
-	agreement agreement
+	// external is the copy of the only peer's flows, or of all peers' flows without FT-FW. With
+	// several peers of a Cluster it is that of one of them.
+	external *peerCopy
+	copies   []*peerCopy // all, external among them; none with DisableExternalCache
 
-	missing    uint32        // events of the kernel that are lost and not made up for
-	committed  time.Duration // when the last commit ended; 0 for never
-	lives      uint64        // of the peer, counted by its starts; FT-FW only
-	asked      time.Duration // when everything was last requested by the operator or at the start; 0 for never
-	copyLost   bool          // the external cache was emptied by an operator, at copyLostAt
-	copyLostAt time.Duration
+	missing   uint32        // events of the kernel that are lost and not made up for
+	committed time.Duration // when the last commit ended; 0 for never
+	lives     uint64        // of the peer, counted by its starts; FT-FW only
+	asked     time.Duration // when everything was last requested by the operator or at the start; 0 for never
 
 	filling     bool // the first reading of the kernel's tables has not ended yet
 	bulkWaits   bool // a bulk was asked for meanwhile
@@ -134,9 +139,12 @@ const sliceLen = 256
 // New returns a Replicator, which sends and receives nothing before Open.
 func New(s *sched.Scheduler, log daemonlog.Log, c Config) *Replicator {
 	r := &Replicator{
-		log: log, sched: s, internal: c.Internal, external: c.External, injector: c.Injector, takeover: c.Takeover,
+		log: log, sched: s, internal: c.Internal, external: &peerCopy{Side: c.External}, newCopy: c.NewCopy, injector: c.Injector, takeover: c.Takeover,
 		forwards: c.Internal.Flows == nil, cfg: c.Sync, peers: map[peerKey]*peer{},
 		encoder: wire.Encoder{OmitTimeout: c.Sync.CommitTimeout > 0, WindowTracking: c.Sync.TCPWindowTracking},
+	}
+	if c.External.Flows != nil {
+		r.copies = []*peerCopy{r.external}
 	}
 	first := wire.Seq(s.Start().Unix())
 	switch c.Sync.Mode {
@@ -151,7 +159,7 @@ func New(s *sched.Scheduler, log daemonlog.Log, c Config) *Replicator {
 		r.machine, r.receiver = r.notrack, r.notrack
 	}
 	r.machine.SetDelays(delaysOf(&c.Sync.Delay))
-	r.started = loglimit.New[struct{}](1, startedPeriod, r.noticeStarts)
+	r.started = loglimit.New[uint8](1, startedPeriod, r.noticeStarts)
 	return r
 }
 
@@ -236,15 +244,21 @@ func (r *Replicator) Committed() {
 	}
 }
 
-// FlushExternal empties the external cache.
+// FlushExternal empties the external cache: the copies of all peers' flows. With several peers it
+// asks all of them for everything.
 func (r *Replicator) FlushExternal() {
-	if r.external.Flows == nil {
+	if len(r.copies) == 0 {
 		return
 	}
-	r.agreement.flushed = true
 	r.forgetNotices() // of what this cache lacks
-	r.external.Flows.Flush()
-	r.external.Expects.Flush()
+	for _, p := range r.copies {
+		p.flushed = true
+		p.Flows.Flush()
+		p.Expects.Flush()
+	}
+	if r.cluster.several() {
+		r.RequestResync()
+	}
 }
 
 // ForgetInternal removes all objects of the internal cache from the protocol's queues, for a
@@ -392,7 +406,7 @@ func (s protocolSource) Due() time.Duration {
 }
 
 func (s protocolSource) Run() error {
-	s.r.protocolEvents(s.r.machine.Tick(s.r.sched.Now()))
+	s.r.protocolEvents(s.r.external, s.r.machine.Tick(s.r.sched.Now()))
 	s.r.endWaits()
 	return nil
 }

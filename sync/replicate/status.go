@@ -126,14 +126,15 @@ type MemberStatus struct {
 	InSync, Promotable, Primary bool
 	Refused                     []Refused
 
-	// Compares: this node compares the peer's digests with the external cache. Equal: the tables
-	// were equal at the last comparison. Proven: they were equal once, LastEqual ago.
-	Compares, Equal, Proven bool
-	LastEqual               time.Duration
-	Differences             uint64 // times that tables differed that had been equal
-	Repaired                uint64 // entries that were fetched again or removed
-	Skipped                 uint64 // digests and answers that could not be compared, because messages were missing
-	RepairBytes             uint64 // of the messages that have found the differences
+	// Equal: the peer's tables and this node's copy were equal at the last comparison of their
+	// digests. Proven: they were equal once, LastEqual ago.
+	Equal, Proven bool
+	LastEqual     time.Duration
+	Unproven      uint64 // changes by the peer that were applied since its tables were last equal
+	Differences   uint64 // times that tables differed that had been equal
+	Repaired      uint64 // entries that were fetched again or removed
+	Skipped       uint64 // digests and answers that could not be compared, because messages were missing
+	RepairBytes   uint64 // of the messages that have found the differences
 }
 
 // ReplicaStatus is replication towards the peers, and what was asked for again.

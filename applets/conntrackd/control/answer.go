@@ -204,7 +204,7 @@ var formats = [...]format.Format{Text: format.Text, XML: format.XML, JSON: forma
 
 func (s *Server) dump(ctx context.Context, d DumpOf, w *writer) error {
 	entries := report.EntryWriter{Format: formats[d.Form], Now: time.Now()}
-	return s.Node.Dump(ctx, d.Cache, d.Table, func(e *node.Entry) error {
+	return s.Node.Dump(ctx, d.Cache, d.Table, 0, func(e *node.Entry) error {
 		w.buf = entries.Append(w.buf, e)
 		return w.full()
 	})

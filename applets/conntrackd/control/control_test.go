@@ -70,7 +70,7 @@ func (f *fake) Ready(_ context.Context, maxLag time.Duration) (node.Readiness, e
 func (f *fake) ResendQueue(context.Context) ([]replicate.Resend, error) {
 	return []replicate.Resend{{Seq: 7}}, f.note("rsqueue")
 }
-func (f *fake) Dump(ctx context.Context, c node.Cache, t cache.Tables, each func(*node.Entry) error) error {
+func (f *fake) Dump(ctx context.Context, c node.Cache, t cache.Tables, owner uint8, each func(*node.Entry) error) error {
 	f.note("dump-" + cacheNames[c] + "-" + tableNames[t])
 	if f.dump != nil {
 		return f.dump(ctx, c, each)

@@ -32,7 +32,7 @@ type Node interface {
 	Status(context.Context) (node.Status, error)
 	Ready(ctx context.Context, maxLag time.Duration) (node.Readiness, error)
 	ResendQueue(context.Context) ([]replicate.Resend, error)
-	Dump(ctx context.Context, cache node.Cache, table cache.Tables, each func(*node.Entry) error) error
+	Dump(ctx context.Context, cache node.Cache, table cache.Tables, owner uint8, each func(*node.Entry) error) error
 	Commit(context.Context, cache.Tables, owner.Selector) (commit.Result, error)
 	Flush(context.Context, node.Cache) error
 	FlushKernel(context.Context, cache.Tables) error

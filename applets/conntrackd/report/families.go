@@ -206,21 +206,23 @@ func families() []family {
 		{"conntrackd_node_primary", "gauge", "", "1 if a node says that it is primary.",
 			ofMembers(func(m *metricsWriter, p *replicate.MemberStatus) { m.flag(p.Primary, "node", p.Name) })},
 		{"conntrackd_node_equal", "gauge", "", "1 if the copy of a node's tables was equal at the last comparison.",
-			ofDigests(func(m *metricsWriter, p *replicate.MemberStatus) { m.flag(p.Equal, "node", p.Name) })},
+			ofMembers(func(m *metricsWriter, p *replicate.MemberStatus) { m.flag(p.Equal, "node", p.Name) })},
 		{"conntrackd_node_last_equal_age_seconds", "gauge", "seconds", "Time since the copy of a node's tables was last proven to be equal.",
-			ofDigests(func(m *metricsWriter, p *replicate.MemberStatus) {
+			ofMembers(func(m *metricsWriter, p *replicate.MemberStatus) {
 				if p.Proven {
 					m.seconds(p.LastEqual, "node", p.Name)
 				}
 			})},
+		{"conntrackd_node_unproven", "gauge", "", "Changes by a node that were applied since the copy of its tables was last proven to be equal.",
+			ofMembers(func(m *metricsWriter, p *replicate.MemberStatus) { m.number(p.Unproven, "node", p.Name) })},
 		{"conntrackd_node_differences", "counter", "", "Times that the copy of a node's tables was found to differ.",
-			ofDigests(func(m *metricsWriter, p *replicate.MemberStatus) { m.number(p.Differences, "node", p.Name) })},
+			ofMembers(func(m *metricsWriter, p *replicate.MemberStatus) { m.number(p.Differences, "node", p.Name) })},
 		{"conntrackd_node_repaired", "counter", "", "Entries of a node's tables that were fetched again, or removed, because they differed.",
-			ofDigests(func(m *metricsWriter, p *replicate.MemberStatus) { m.number(p.Repaired, "node", p.Name) })},
+			ofMembers(func(m *metricsWriter, p *replicate.MemberStatus) { m.number(p.Repaired, "node", p.Name) })},
 		{"conntrackd_node_digests_skipped", "counter", "", "Digests of a node that could not be compared, because messages were missing.",
-			ofDigests(func(m *metricsWriter, p *replicate.MemberStatus) { m.number(p.Skipped, "node", p.Name) })},
+			ofMembers(func(m *metricsWriter, p *replicate.MemberStatus) { m.number(p.Skipped, "node", p.Name) })},
 		{"conntrackd_node_repair_bytes", "counter", "bytes", "Bytes of the messages that have found the differences.",
-			ofDigests(func(m *metricsWriter, p *replicate.MemberStatus) { m.number(p.RepairBytes, "node", p.Name) })},
+			ofMembers(func(m *metricsWriter, p *replicate.MemberStatus) { m.number(p.RepairBytes, "node", p.Name) })},
 
 		{"conntrackd_kernel_events", "counter", "", "Events received from the kernel, those of filtered flows too.",
 			ofKernel(func(k *node.KernelStatus) uint64 { return k.Events })},

@@ -227,15 +227,6 @@ func ofMembers(sample func(m *metricsWriter, p *replicate.MemberStatus)) func(*m
 	}
 }
 
-// ofDigests is ofMembers for the peers whose digests are compared.
-func ofDigests(sample func(m *metricsWriter, p *replicate.MemberStatus)) func(*metricsWriter, *node.Status, *Local) {
-	return ofMembers(func(m *metricsWriter, p *replicate.MemberStatus) {
-		if p.Compares {
-			sample(m, p)
-		}
-	})
-}
-
 // eachMember calls do once for each peer of version 2, which may have several addresses.
 func eachMember(s *node.Status, do func(*replicate.MemberStatus)) {
 	var seen uint32

@@ -81,18 +81,19 @@ func appendMember(dst []byte, m *replicate.MemberStatus) []byte {
 	}
 	dst = appendText(dst, "node:\t", strconv.Itoa(int(m.Node))+" "+m.Name)
 	dst = appendText(dst, "role:\t", roleOf(m.Primary))
-	if m.Compares {
-		equal := "not compared yet"
-		switch {
-		case m.Equal:
-			equal = "yes, " + ready.Seconds(m.LastEqual) + " ago"
-		case m.Proven:
-			equal = "no, last " + ready.Seconds(m.LastEqual) + " ago"
-		}
-		dst = appendText(dst, "proven equal:", equal)
-		dst = appendText(dst, "differences:", strconv.FormatUint(m.Differences, 10)+", "+
-			strconv.FormatUint(m.Repaired, 10)+" entries repaired with "+strconv.FormatUint(m.RepairBytes, 10)+" bytes")
+	equal := "not compared yet"
+	switch {
+	case m.Equal:
+		equal = "yes, " + ready.Seconds(m.LastEqual) + " ago"
+	case m.Proven:
+		equal = "no, last " + ready.Seconds(m.LastEqual) + " ago"
 	}
+	if m.Proven {
+		equal += ", " + strconv.FormatUint(m.Unproven, 10) + " changes since then"
+	}
+	dst = appendText(dst, "proven equal:", equal)
+	dst = appendText(dst, "differences:", strconv.FormatUint(m.Differences, 10)+", "+
+		strconv.FormatUint(m.Repaired, 10)+" entries repaired with "+strconv.FormatUint(m.RepairBytes, 10)+" bytes")
 	return dst
 }
 
@@ -154,9 +155,6 @@ func (o *object) member(m *replicate.MemberStatus) {
 	o.Bool("peer_promotable", m.Promotable)
 	o.Bool("peer_primary", m.Primary)
 	o.refused(m.Refused)
-	if !m.Compares {
-		return
-	}
 	o.Open("digest")
 	o.Bool("equal", m.Equal)
 	if m.Proven {
@@ -169,8 +167,8 @@ func (o *object) member(m *replicate.MemberStatus) {
 }
 
 // digestCounts are the counters of the comparison with a peer, with their names in JSON.
-func digestCounts(m *replicate.MemberStatus) [4]namedCount {
-	return [...]namedCount{{"differences", m.Differences}, {"repaired", m.Repaired}, {"skipped", m.Skipped}, {"repair_bytes", m.RepairBytes}}
+func digestCounts(m *replicate.MemberStatus) [5]namedCount {
+	return [...]namedCount{{"unproven", m.Unproven}, {"differences", m.Differences}, {"repaired", m.Repaired}, {"skipped", m.Skipped}, {"repair_bytes", m.RepairBytes}}
 }
 
 func (o *object) refused(all []replicate.Refused) {
