@@ -337,10 +337,7 @@ func (b *bench) replicate(name, path string, n int) error {
 		return err
 	}
 	used := measure(active, backup).since(before)
-	row := fmt.Sprintf("| %s, %d flows at %d/s", name, n, b.rate)
-	if b.rate <= 0 {
-		row = fmt.Sprintf("| %s, %d flows at full speed", name, n)
-	}
+	row := fmt.Sprintf("| %s, %d flows %s", name, n, b.pace())
 	if last != n {
 		row += fmt.Sprintf(" (%d missing)", n-last)
 	}

@@ -119,30 +119,38 @@ func (n *fwNode) bulk(flows int) error {
 	})
 }
 
-func (b *bench) printWays(ways []*way, n int) {
-	pace := fmt.Sprintf("at %d/s", b.rate)
+// pace says how fast flows begin.
+func (b *bench) pace() string {
 	if b.rate <= 0 {
-		pace = "at full speed"
+		return "at full speed"
 	}
+	return fmt.Sprintf("at %d/s", b.rate)
+}
+
+// medianUsage returns the median of each figure separately.
+func medianUsage(runs []usage) (m usage) {
+	for i := range m.cpu {
+		m.cpu[i] = time.Duration(middle(runs, func(u usage) int64 { return int64(u.cpu[i]) }))
+		m.rss[i] = int(middle(runs, func(u usage) int64 { return int64(u.rss[i]) }))
+	}
+	m.packets = int(middle(runs, func(u usage) int64 { return int64(u.packets) }))
+	m.bytes = int(middle(runs, func(u usage) int64 { return int64(u.bytes) }))
+	return m
+}
+
+func (b *bench) printWays(ways []*way, n int) {
 	fmt.Printf("\n| conntrackd, versions of the protocol, %d flows | CPU a flow, active | CPU a flow, backup | memory a flow, active | memory a flow, backup | bytes a flow | flows a packet |\n|---|---|---|---|---|---|---|\n", n)
 	for _, load := range []struct {
 		name string
 		sent int
 		of   func(*way) []usage
 	}{
-		{"new " + pace, n, func(w *way) []usage { return w.news }},
+		{"new " + b.pace(), n, func(w *way) []usage { return w.news }},
 		{"in a bulk", bulks * n, func(w *way) []usage { return w.bulk }},
 	} {
 		var medians []usage
 		for _, w := range ways {
-			all := load.of(w)
-			var m usage
-			for i := range m.cpu {
-				m.cpu[i] = time.Duration(middle(all, func(u usage) int64 { return int64(u.cpu[i]) }))
-				m.rss[i] = int(middle(all, func(u usage) int64 { return int64(u.rss[i]) }))
-			}
-			m.packets = int(middle(all, func(u usage) int64 { return int64(u.packets) }))
-			m.bytes = int(middle(all, func(u usage) int64 { return int64(u.bytes) }))
+			m := medianUsage(load.of(w))
 			medians = append(medians, m)
 			fmt.Printf("| %s, %s | %.2f us | %.2f us | %d B | %d B | %.1f | %.1f |\n", w.name, load.name,
 				m.cpu[0].Seconds()*1e6/float64(load.sent), m.cpu[1].Seconds()*1e6/float64(load.sent), m.rss[0]/n, m.rss[1]/n,
