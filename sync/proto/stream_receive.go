@@ -219,8 +219,8 @@ func (m *Stream) beginStream(p *streamPeer, id uint64) (events Events) {
 		events = PeerStarted
 		p.stalled = false
 		m.unfollow(p)
-		m.bulk.due = min(m.bulk.due, m.now) // the former one was for another life
 	}
+	m.bulk.due = min(m.bulk.due, m.now) // the last one was for other lives, or for other peers
 	p.known, p.stream = true, id
 	p.expected, p.gaps, p.owed = p.position, p.gaps[:0], 0
 	p.incomplete, p.interval, p.askAt = true, resyncInterval, m.now

@@ -23,6 +23,7 @@ type streamEnd struct {
 	dead    map[int]bool
 	copy    map[int]int // what it has of the other
 	events  Events
+	from    uint8 // whose datagram is being received
 }
 
 // letter is a datagram.
@@ -99,6 +100,7 @@ func (e *streamEnd) get(l letter) (late bool) {
 	if !e.m.Arrived(*e.now, l.from, [16]byte{l.boot}, l.counter) {
 		return true
 	}
+	e.from = l.from
 	e.take(&wire.StreamMessage{Type: wire.Position, From: l.position})
 	for i, s := range l.sends {
 		msg := s.Message
@@ -121,7 +123,7 @@ func (e *streamEnd) get(l letter) (late bool) {
 }
 
 func (e *streamEnd) take(msg *wire.StreamMessage) Verdict {
-	verdict, events := e.m.Receive(*e.now, 3-e.node, msg)
+	verdict, events := e.m.Receive(*e.now, e.from, msg)
 	e.events |= events
 	if events&BulkWanted != 0 && e.m.BeginBulk(*e.now) {
 		for flow := range e.flows {
@@ -486,4 +488,18 @@ func TestStreamRequestsEverythingOfOnePeer(t *testing.T) {
 			t.Errorf("%s: %d were asked, want %d", c.what, got, c.want)
 		}
 	}
+}
+
+func TestStreamNewPeerDoesNotWait(t *testing.T) {
+	a, _ := newStreamEnds(t) // a bulk was sent a second ago
+	c := &streamEnd{t: t, now: a.now, node: 3, flows: map[int]int{}}
+	c.start(700)
+	a.m.SetPeers([]uint8{2, 3})
+	c.m.SetPeers([]uint8{1})
+	a.m.StateDue()
+	c.get(a.send())
+	a.get(c.says("ASK"))
+	c.get(a.says("ASK, 103 BEGIN, 104 f1, 105 END"))
+	c.has("f1=10")
+	c.is("incomplete", c.m.Incomplete(1), false)
 }
