@@ -18,6 +18,7 @@ type cluster struct {
 	wire  *badWire
 	key   string
 
+	mode  string        // options of the mode
 	steps int           // of begin
 	last  map[*node]int // the last step that has made flows of a node, which are there
 }
@@ -45,6 +46,7 @@ func (c *cluster) clause(n *node, nodes ...*node) string {
 		}
 	}
 	return fmt.Sprintf(`Mode FTFW {
+	%s
 }
 UDP {
 	IPv4_address %s
@@ -59,7 +61,7 @@ Cluster {
 %s	Key 1 %s
 }
 %s
-`, n.link(4, 0), n.number(), n.side.name, peers.String(), c.key, withExpects)
+`, c.mode, n.link(4, 0), n.number(), n.side.name, peers.String(), c.key, withExpects)
 }
 
 // configure writes the configuration of these nodes, which are each other's peers.
@@ -157,7 +159,7 @@ func (c *cluster) inSync(when string, nodes ...*node) {
 					return fmt.Sprintf("%s has not heard %s", n.side.name, p.side.name)
 				case !s.InSync:
 					return fmt.Sprintf("%s lacks of %s: %s", n.side.name, p.side.name, s.Lacks)
-				case s.Digest != nil && !s.Digest.Equal:
+				case s.Digest == nil || !s.Digest.Equal:
 					return fmt.Sprintf("%s has not proven that its copy of %s is equal", n.side.name, p.side.name)
 				}
 			}
@@ -228,6 +230,13 @@ func (c *cluster) begin(nodes ...*node) {
 	}
 }
 
+// flush ends all flows of a node's kernel.
+func (c *cluster) flush(n *node) {
+	c.t.Helper()
+	n.kernel.flush()
+	delete(c.last, n)
+}
+
 func (c *cluster) flow(n *node, step, i int) ctnetlink.Flow {
 	return n.flow(uint16(10000 + 10*step + i))
 }
@@ -266,11 +275,17 @@ func TestThreeNodes(t *testing.T) {
 	settled("at the start", all...)
 
 	b.daemon.kill()
-	c.begin(all...)
+	c.change(all...)
 	c.replicated("while b is dead", a, third)
 	b.daemon.start()
 	c.change(all...)
 	settled("after b was killed", all...)
+
+	b.daemon.stop()
+	c.change(all...)
+	c.flush(b)
+	b.daemon.start()
+	settled("after b has lost its flows", all...)
 
 	for _, cut := range []struct {
 		name string
@@ -282,7 +297,7 @@ func TestThreeNodes(t *testing.T) {
 		{"c and both others", partition([]*node{third}, []*node{a, b}), [][]*node{{a, b}}},
 	} {
 		c.wire.isolate(cut.ways...)
-		c.begin(all...)
+		c.change(all...)
 		for _, nodes := range cut.rest {
 			c.replicated("without the way between "+cut.name, nodes...)
 		}
@@ -296,7 +311,7 @@ func TestThreeNodes(t *testing.T) {
 	}
 }
 
-// TestPeersByReload takes a pair to a cluster of three and back by reloading, while flows begin.
+// TestPeersByReload takes a pair to a cluster of three and back by reloading, while flows begin and end.
 func TestPeersByReload(t *testing.T) {
 	t.Parallel()
 	c := newCluster(t, 3)
@@ -304,7 +319,7 @@ func TestPeersByReload(t *testing.T) {
 	pair := []*node{a, b}
 	settled := func(when string, nodes ...*node) {
 		t.Helper()
-		c.begin(nodes...)
+		c.change(nodes...)
 		c.replicated(when, nodes...)
 		c.inSync(when, nodes...)
 	}
