@@ -93,6 +93,9 @@ func (i *Injector) Flow(change wire.Type, f *ctnetlink.Flow) {
 	o.untimed = f.Has&ctnetlink.HasTimeout == 0
 }
 
+// Withdrawn removes a flow that a peer no longer announces.
+func (i *Injector) Withdrawn(f *ctnetlink.Flow) { i.Flow(wire.FlowDelete, f) }
+
 // Expect is Flow for an expectation.
 func (i *Injector) Expect(change wire.Type, e *ctnetlink.Expect) {
 	o := i.add(change)

@@ -155,7 +155,7 @@ func pin(out *ctnetlink.Flow, nat *ctnetlink.NAT, has ctnetlink.Attr, addr ctnet
 // master and helper.
 func changes(out, creation *ctnetlink.Flow) {
 	*out = *creation
-	out.Has &^= ctnetlink.HasNATSrc | ctnetlink.HasNATDst | ctnetlink.HasHelper | ctnetlink.HasSeqAdjOrig | ctnetlink.HasSeqAdjReply | ctnetlink.HasSynproxy
+	out.Has &^= ctnetlink.HasNATSrc | ctnetlink.HasNATDst | ctnetlink.HasHelper | ctnetlink.HasSynproxy
 	out.Status &^= ctnetlink.StatusSrcNAT | ctnetlink.StatusDstNAT
 	if hasMaster(creation) {
 		// The creation has made it one, and the kernel takes no update that would

@@ -25,7 +25,7 @@ import (
 type Standby struct {
 	*Injector
 	internal *cache.Flows
-	copies   func() []*cache.Flows
+	copies   Copies
 	timer    *sched.Timer
 	pace     pace
 	walk     walk
@@ -50,9 +50,14 @@ const (
 	maxLate    = 8
 )
 
-// NewStandby returns a Standby, which does nothing before Run. internal is this kernel's own flows, and
-// copies returns those of each peer; the slice is not changed or kept.
-func NewStandby(s *sched.Scheduler, log daemonlog.Log, cfg *conf.Sync, internal *cache.Flows, copies func() []*cache.Flows) (*Standby, error) {
+// Copies is what the peers announce. Both functions are called with the lock held.
+type Copies struct {
+	All       func() []*cache.Flows                         // of each peer; neither changed nor kept
+	Announced func(orig *ctnetlink.Tuple, zone uint16) bool // whether one of them has a flow
+}
+
+// NewStandby returns a Standby, which does nothing before Run. internal is this kernel's own flows.
+func NewStandby(s *sched.Scheduler, log daemonlog.Log, cfg *conf.Sync, internal *cache.Flows, copies Copies) (*Standby, error) {
 	i, err := NewInjector(s, log, cfg)
 	if err != nil {
 		return nil, err
@@ -97,12 +102,11 @@ func (b *Standby) Adopt(f *ctnetlink.Flow) {
 
 // Announced reports whether a peer announces f.
 func (b *Standby) Announced(f *ctnetlink.Flow) bool {
-	for _, c := range b.copies() {
-		if c.Find(f) != 0 {
-			return true
-		}
+	zone := uint16(0)
+	if f.Has&ctnetlink.HasZone != 0 {
+		zone = f.Zone
 	}
-	return false
+	return b.copies.Announced(&f.Orig, zone)
 }
 
 func (b *Standby) order(change wire.Type, f *ctnetlink.Flow, renewal bool) {
@@ -133,7 +137,7 @@ func (b *Standby) renew() {
 	}
 	if !b.Full() {
 		held := 0
-		copies := b.copies()
+		copies := b.copies.All()
 		for _, c := range copies {
 			held += c.Len()
 		}

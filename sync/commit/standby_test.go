@@ -8,6 +8,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"net/netip"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -44,13 +45,19 @@ func newWaiting(t *testing.T) *waiting {
 	var err error
 	w.ns.Do(func() {
 		w.Standby, err = NewStandby(s, daemonlog.Log{Logger: slog.New(slog.NewTextHandler(&w.log, nil))}, &conf.Sync{CommitTimeout: time.Minute},
-			cache.NewFlows(cache.Config{}), func() []*cache.Flows { return []*cache.Flows{w.copy} })
+			cache.NewFlows(cache.Config{}), copiesOf(w.copy))
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(w.Close)
 	return w
+}
+
+func copiesOf(all ...*cache.Flows) Copies {
+	return Copies{func() []*cache.Flows { return all }, func(orig *ctnetlink.Tuple, zone uint16) bool {
+		return slices.ContainsFunc(all, func(c *cache.Flows) bool { return c.FindTuple(orig, zone) != 0 })
+	}}
 }
 
 // announced is what the peer announces, in the copy and in the kernel.
@@ -171,7 +178,7 @@ func TestStandbyLeavesTheKernelsOwnAlone(t *testing.T) {
 func TestStandbyWithdrawn(t *testing.T) {
 	w := newWaiting(t)
 	other := cache.NewFlows(cache.Config{})
-	w.copies = func() []*cache.Flows { return []*cache.Flows{w.copy, other} }
+	w.copies = copiesOf(w.copy, other)
 	f := established(1001)
 	w.announced(wire.FlowNew, f)
 	other.Put(&f, 0)

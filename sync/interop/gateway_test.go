@@ -29,6 +29,7 @@ const (
 	version1 protocol = "version 1"
 	plain    protocol = "version 2, plain"
 	sealed   protocol = "version 2, sealed"
+	standby  protocol = "version 2, sealed, with a hot standby"
 )
 
 // newGateways starts two gateways with these rules.
@@ -73,13 +74,16 @@ func (g *gateways) clause(number int, speak protocol) string {
 		return "Mode FTFW {\n}\n" + udp(4, 0, "sync0", "")(n.side, peer.side) + expects
 	}
 	key := ""
-	if speak == sealed {
+	if speak == sealed || speak == standby {
 		file := n.daemon.path("key")
 		secret := base64.StdEncoding.EncodeToString(bytes.Repeat([]byte{1, 7, 42, 99}, 8))
 		if err := os.WriteFile(file, []byte(secret+"\n"), 0o600); err != nil {
 			g.t.Fatal(err)
 		}
 		key = "Key 3 " + file + "\n\tSend 3"
+	}
+	if speak == standby {
+		key += "\n\tHotStandby on"
 	}
 	return fmt.Sprintf(`Mode FTFW {
 }

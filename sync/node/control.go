@@ -107,7 +107,11 @@ func (n *Node) Commit(ctx context.Context, tables cache.Tables, s owner.Selector
 			return ErrUnsupported
 		}
 		n.purge.Stop()
-		return n.committer.Start(asked, tables, n.selection(s), func(r commit.Result, err error) { done <- r; ended(err) })
+		start := n.committer.Start
+		if n.standby != nil && tables&cache.FlowTable != 0 {
+			start = n.takeOver
+		}
+		return start(asked, tables, n.selection(s), func(r commit.Result, err error) { done <- r; ended(err) })
 	})
 	select {
 	case result = <-done:
@@ -213,6 +217,9 @@ func (n *Node) Flush(ctx context.Context, which Cache) error {
 	if n.mode == ModeNone {
 		return ErrUnsupported
 	}
+	if err := n.awaitTakeover(ctx); err != nil {
+		return err
+	}
 	if err := n.do(ctx, func() error { return n.flushCaches(which) }); err != nil {
 		return err
 	}
@@ -298,6 +305,10 @@ func (n *Node) SchedulePurge(ctx context.Context) error {
 // purgeKernel carries out a scheduled flush.
 func (n *Node) purgeKernel() {
 	n.log.Notice("flushing kernel conntrack table (scheduled)")
+	if n.standby != nil {
+		n.stepAside()
+		return
+	}
 	n.flushInternal()
 	n.flusher.Start(cache.FlowTable, func(error) {})
 }

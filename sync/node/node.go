@@ -36,6 +36,7 @@ type Node struct {
 	committer  *commit.Committer
 	failback   *commit.Failback
 	injector   *commit.Injector // nil except with DisableExternalCache
+	standby    *commit.Standby  // nil except with HotStandby
 
 	// ---
 
@@ -44,6 +45,7 @@ type Node struct {
 	ready      *ready.Machine // nil without Sync
 	readyTimer *sched.Timer
 	taskFailed uint64
+	takeover   *takeover // under way, with HotStandby; nil without
 }
 
 // Ended is called by a node in statistics mode for each cached flow that has ended. f is
@@ -77,7 +79,10 @@ func New(cfg *conf.Config, log *slog.Logger, ended Ended) (_ *Node, err error) {
 		}
 		following.Cache, following.Announcer = n.internal, n.replicator
 		following.Expects, following.Helpers = cfg.Sync.ExpectationSync, cfg.Sync.ExpectationHelpers
-		following.Injects = n.injector != nil
+		following.Injects = n.injector != nil || n.standby != nil
+		if n.standby != nil {
+			following.Skip = n.skips
+		}
 	case cfg.Stats != nil:
 		n.mode = ModeStats
 		n.internal.Flows = cache.NewFlows(n.cacheConfig())
@@ -143,6 +148,9 @@ func (n *Node) openSync(s *conf.Sync) (err error) {
 		replicating.NewCopy = func() cache.Side { return cache.NewSide(n.cacheConfig()) }
 		announced = func(orig *ctnetlink.Tuple, zone uint16) bool { return n.replicator.Announced(orig, zone) }
 	}
+	if err := n.openStandby(s, &replicating); err != nil {
+		return err
+	}
 	if n.failback, err = commit.NewFailback(n.sched, n.internal, announced); err != nil {
 		return err
 	}
@@ -186,6 +194,9 @@ func (n *Node) openKernel() (err error) {
 	if n.injector != nil {
 		n.follower.Ignore(n.injector.PortID())
 	}
+	if n.standby != nil {
+		n.follower.Ignore(n.standby.PortID())
+	}
 	return n.follower.Open()
 }
 
@@ -197,6 +208,9 @@ func (n *Node) Run(ctx context.Context) error { return n.sched.Run(ctx, n.begin,
 func (n *Node) begin() {
 	if n.injector != nil {
 		n.sched.Beside(n.injector.Run)
+	}
+	if n.standby != nil {
+		n.sched.Beside(n.standby.Run)
 	}
 	if n.replicator != nil {
 		n.replicator.Begin(n.internal.Flows != nil)
@@ -233,6 +247,9 @@ func (n *Node) close() {
 	}
 	if n.injector != nil {
 		n.injector.Close()
+	}
+	if n.standby != nil {
+		n.standby.Close()
 	}
 	if n.committer != nil {
 		n.committer.Close()
@@ -284,6 +301,9 @@ func (n *Node) reconfigure(cfg *conf.Config) error {
 	}
 	if n.injector != nil {
 		n.injector.Reconfigure(cfg.Sync)
+	}
+	if n.standby != nil {
+		n.standby.Reconfigure(cfg.Sync)
 	}
 	return nil
 }

@@ -167,23 +167,31 @@ func (c *cluster) applyObject(from *member, m *wire.StreamMessage) {
 	case wire.StreamFlowNew:
 		h, _ := p.Flows.Replace(&r.flow, now)
 		p.Flows.SetEpoch(h, epoch)
-		from.stored(h)
+		c.stored(from, h, wire.FlowNew)
 	case wire.StreamFlowUpdate:
 		h, _ := p.Flows.Update(&r.flow, now)
 		p.Flows.SetEpoch(h, epoch)
-		from.stored(h)
+		c.stored(from, h, wire.FlowUpdate)
 	case wire.StreamFlowEnd:
 		r.endExternal(p, p.Flows.Find(&r.flow), &r.flow)
 	default: // the peer no longer announces it, and it has not ended
 		p.Flows.Delete(p.Flows.Find(&r.flow))
+		if r.injector != nil {
+			r.injector.Withdrawn(&r.flow)
+		}
 	}
 }
 
-// stored notes in the ledger that a message has stored a flow of a peer, or has not if h is 0.
-func (m *member) stored(h cache.Handle) {
-	if l := m.held[proto.Flows]; l != nil && h != 0 {
+// stored follows the storing of a peer's flow, which is in c.flow, by a message. It does nothing if h is 0: the
+// flow was not stored.
+func (c *cluster) stored(from *member, h cache.Handle, change wire.Type) {
+	if h == 0 {
+		return
+	}
+	if l := from.held[proto.Flows]; l != nil {
 		l.Stored(h)
 	}
+	c.inject(change, &c.flow)
 }
 
 // refusal is a kind of line in the log: why datagrams are refused, and of which peer.

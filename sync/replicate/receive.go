@@ -135,7 +135,7 @@ func (r *Replicator) apply(m *wire.Message) {
 			return
 		}
 		r.replica.Received++
-		if r.injector != nil {
+		if r.external.Expects == nil {
 			r.injector.Expect(m.Type, &r.expect)
 			return
 		}
@@ -147,8 +147,8 @@ func (r *Replicator) apply(m *wire.Message) {
 		return
 	}
 	r.replica.Received++
-	if r.injector != nil {
-		r.injector.Flow(m.Type, &r.flow)
+	if r.external.Flows == nil {
+		r.inject(m.Type, &r.flow)
 		return
 	}
 	table := r.external.Flows
@@ -163,8 +163,19 @@ func (r *Replicator) apply(m *wire.Message) {
 		r.endExternal(r.external, table.Find(&r.flow), &r.flow)
 		return
 	}
-	if r.alarm != nil && outcome.Stored() {
+	if !outcome.Stored() {
+		return
+	}
+	if r.alarm != nil {
 		table.Arm(h, now, r.cfg.CacheTimeout)
+	}
+	r.inject(m.Type, &r.flow)
+}
+
+// inject passes a peer's change of a flow on to the Injector, if there is one.
+func (r *Replicator) inject(change wire.Type, f *ctnetlink.Flow) {
+	if r.injector != nil {
+		r.injector.Flow(change, f)
 	}
 }
 
@@ -174,6 +185,7 @@ func (r *Replicator) endExternal(p *peerCopy, h cache.Handle, f *ctnetlink.Flow)
 	_, announced, there := p.Flows.Times(h)
 	p.Flows.Delete(h)
 	r.takeover.PeerEnded(f, announced, there)
+	r.inject(wire.FlowDelete, f)
 }
 
 func (r *Replicator) applyExpect(typ wire.Type, now time.Duration) {

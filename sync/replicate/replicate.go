@@ -38,16 +38,20 @@ type Config struct {
 	External cache.Side
 	// NewCopy returns an empty External for a further peer of a Cluster. It is not called where
 	// there is one peer.
-	NewCopy  func() cache.Side
-	Injector Injector // nil with an external cache
+	NewCopy func() cache.Side
+	// Injector is nil with an external cache, except with HotStandby: then it gets what that cache gets.
+	Injector Injector
 	Takeover Takeover
 }
 
-// Injector carries out the changes that peers announce (DisableExternalCache). Its methods
-// are called with the lock held; they keep copies of their arguments.
+// Injector carries out the changes that peers announce (DisableExternalCache, HotStandby). Its
+// methods are called with the lock held; they keep copies of their arguments.
 type Injector interface {
 	Flow(change wire.Type, f *ctnetlink.Flow)
 	Expect(change wire.Type, e *ctnetlink.Expect)
+	// Withdrawn is a flow that a peer no longer announces and that has not ended. Its entry has left the
+	// external cache.
+	Withdrawn(f *ctnetlink.Flow)
 	// Hand ends a series of calls of the two.
 	Hand()
 	// Full reports whether the links' readers should wait before they hand over more. It
@@ -270,6 +274,10 @@ func (r *Replicator) ForgetInternal() {
 	r.forgetAll(proto.Flows, r.internal.Flows.Next)
 	r.forgetAll(proto.Expects, r.internal.Expects.Next)
 }
+
+// Forget removes a flow of the internal cache from the protocol's queues. The caller deletes it from the
+// cache.
+func (r *Replicator) Forget(h cache.Handle) { r.machine.Dropped(flowObject(h)) }
 
 func (r *Replicator) forgetAll(table proto.Table, next func(*cache.Cursor, []cache.Handle) (int, bool)) {
 	handles := make([]cache.Handle, sliceLen)

@@ -19,6 +19,9 @@ const batchDatagrams = 64
 func (r *Replicator) Transmit() {
 	r.held = false
 	defer r.noteLag()
+	if r.injector != nil {
+		r.injector.Hand()
+	}
 	if r.cluster.speaks() {
 		r.cluster.transmit()
 		return

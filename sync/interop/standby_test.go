@@ -1,0 +1,87 @@
+package interop
+
+import (
+	"fmt"
+	"net"
+	"strings"
+	"testing"
+
+	"ctbox/internal/netnstest"
+	"ctbox/nl/ctnetlink"
+	"ctbox/sync/internal/passtest"
+)
+
+// strict drops what no flow of the kernel accounts for.
+const strict = `table inet strict {
+	chain strict { type filter hook forward priority 0; ct state invalid drop; ct state new tcp flags & (syn | ack) != syn drop; }
+}`
+
+// kernelHas waits until the kernel of a node has as many flows to a port as wanted.
+func (g *gateways) kernelHas(number int, port uint16, want int, when string) {
+	g.t.Helper()
+	var all []ctnetlink.Flow
+	defer func() {
+		if g.t.Failed() {
+			for i := range all {
+				g.t.Logf("%s: in the kernel of %s: %+v", when, g.nodes[number].name, all[i].Orig)
+			}
+		}
+	}()
+	netnstest.Eventually(g.t, patience, fmt.Sprintf("%s: the kernel of %s has %d flows to port %d", when, g.nodes[number].name, want, port), func() bool {
+		all = g.nodes[number].kernel.flows()
+		got := 0
+		for i := range all {
+			if all[i].Orig.DstPort == port {
+				got++
+			}
+		}
+		return got == want
+	})
+}
+
+// With HotStandby the backup's kernel has the flows of the primary before any commit: at the primary's death
+// packets of existing connections pass at once. The commit has nothing left to do, and afterwards
+// the flows are the new primary's own.
+func TestHotStandby(t *testing.T) {
+	g := newGateways(t, 1, hiding+"\n"+strict, standby)
+	s := passtest.DialFTP(t, g.Clients[0], g.Server, passtest.Client4, passtest.Server4)
+	for primary := range 2 {
+		backup := 1 - primary
+		data, gone := s.Offer().Connect(), s.Offer().Connect()
+		port := func(c *passtest.Conn) uint16 { return uint16(c.Client.RemoteAddr().(*net.TCPAddr).Port) }
+		g.kernelHas(backup, 21, 1, "before the takeover")
+		g.kernelHas(backup, port(data), 1, "before the takeover")
+		if got := g.nodes[backup].daemon.client("-i"); strings.Contains(got, "dport=21 ") {
+			t.Errorf("the backup's internal cache has the primary's flows:\n%s", got)
+		}
+		for _, f := range g.nodes[primary].kernel.flows() {
+			if f.Orig.DstPort == port(gone) {
+				g.nodes[primary].kernel.removeExactly(&f)
+			}
+		}
+		g.kernelHas(backup, port(gone), 0, "after an end")
+
+		g.nodes[primary].daemon.kill()
+		g.Through(backup)
+		data.Pass("still open")
+		s.Command("NOOP", "200 nothing done")
+		heir := g.nodes[backup].daemon
+		heir.commit()
+		for _, command := range []string{"-f", "-R", "-B"} {
+			heir.client(command)
+		}
+		data.Pass("after the commit")
+		netnstest.Eventually(t, patience, "the internal cache has what the kernel has", func() bool {
+			text := heir.client("-i")
+			return strings.Count(text, " dport=21 ") == 1 && strings.Count(text, fmt.Sprintf(" dport=%d ", port(data))) == 1
+		})
+		netnstest.Eventually(t, patience, "the commit finds nothing missing", func() bool {
+			return strings.Contains(heir.log(), "Committed 0 new entries") && !strings.Contains(heir.log(), "can't be committed")
+		})
+		g.comeBack(primary)
+		g.kernelHas(primary, port(data), 1, "after the way back")
+		if t.Failed() {
+			t.Fatalf("logs:\n%s\n%s", g.nodes[0].daemon.log(), g.nodes[1].daemon.log())
+		}
+	}
+}

@@ -1,0 +1,140 @@
+package node
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"time"
+
+	"ctbox/conf"
+	"ctbox/nl/ctnetlink"
+	"ctbox/sync/cache"
+	"ctbox/sync/commit"
+	"ctbox/sync/replicate"
+)
+
+// With HotStandby the peers' flows are in this node's kernel, beside their copies. The internal cache
+// does not have them: it has what this kernel owns, which is what this node announces.
+
+// openStandby makes the Standby of a node with HotStandby.
+func (n *Node) openStandby(s *conf.Sync, c *replicate.Config) (err error) {
+	if s.Cluster == nil || !s.Cluster.HotStandby {
+		return nil
+	}
+	n.log.Notice("hot standby: the peers' flows are kept in the kernel's table")
+	n.standby, err = commit.NewStandby(n.sched, n.log, s, n.internal.Flows, commit.Copies{
+		All: func() (all []*cache.Flows) {
+			for _, c := range n.replicator.Copies() {
+				all = append(all, c.Side.Flows)
+			}
+			return all
+		},
+		Announced: func(orig *ctnetlink.Tuple, zone uint16) bool { return n.replicator.Announced(orig, zone) },
+	})
+	c.Injector = n.standby
+	return err
+}
+
+// takeover is what a commit with HotStandby has left to do after it was answered.
+type takeover struct {
+	from  commit.Selection
+	ended chan struct{} // closed at the end
+}
+
+// takeOver is a commit with HotStandby. The kernel has the peers' flows, so ended is called at once. In the
+// background the expectations are committed, the flows are read into the internal cache, and what is missing in
+// the kernel is committed. Then the peers are sent what this node has now.
+func (n *Node) takeOver(asked, tables cache.Tables, from commit.Selection, ended func(commit.Result, error)) error {
+	result := commit.Result{Tables: tables, Began: time.Now(), Missing: n.replicator.PeersMissing(), Taken: slices.Clone(from.Taken), Kept: from.Kept}
+	held := 0
+	for i := range from.Sources {
+		held += from.Sources[i].Side.Flows.Len()
+	}
+	n.log.Notice(fmt.Sprintf("taking over: the peers' flows, of which there are %d, are in the kernel", held))
+	n.failback.TookOver()
+	n.replicator.Committed()
+	ended(result, nil)
+	if n.takeover != nil {
+		return nil
+	}
+	t := &takeover{from, make(chan struct{})}
+	n.takeover = t
+	end := func() {
+		n.takeover = nil
+		close(t.ended)
+		n.replicator.Bulk()
+	}
+	n.after(asked, tables&cache.ExpectTable, from, func() {
+		n.follower.Refill(cache.FlowTable, func(err error) {
+			if err != nil {
+				end()
+				return
+			}
+			missing := from
+			missing.Wants = func(node uint8, h cache.Handle, f *ctnetlink.Flow) bool {
+				return n.internal.Flows.Find(f) == 0 && (from.Wants == nil || from.Wants(node, h, f))
+			}
+			n.after(cache.FlowTable, cache.FlowTable, missing, end)
+		})
+	})
+	return nil
+}
+
+// after commits, if tables has any, and then calls do.
+func (n *Node) after(asked, tables cache.Tables, from commit.Selection, do func()) {
+	if tables == 0 || n.committer.Start(asked, tables, from, func(commit.Result, error) { do() }) != nil {
+		do()
+	}
+}
+
+// awaitTakeover waits until a takeover has nothing left to do: it needs the caches.
+func (n *Node) awaitTakeover(ctx context.Context) error {
+	var t *takeover
+	if err := n.sched.Do(ctx, func() { t = n.takeover }); err != nil || t == nil {
+		return err
+	}
+	select {
+	case <-t.ended:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	case <-n.sched.Stopped():
+		return ErrStopped
+	}
+}
+
+// skips reports whether a reading of the kernel's table leaves out a flow that the internal cache
+// does not have: a peer's, unless this node takes it over.
+func (n *Node) skips(f *ctnetlink.Flow) bool {
+	if n.takeover != nil {
+		from := &n.takeover.from
+		for i := range from.Sources {
+			s := &from.Sources[i]
+			if h := s.Side.Flows.Find(f); h != 0 && (from.Wants == nil || from.Wants(s.Node, h, f)) {
+				return false
+			}
+		}
+	}
+	return n.standby.Announced(f)
+}
+
+// stepAside carries out the purge of a node that has stepped down. The flows of the internal cache that
+// a peer announces become the Standby's, and the others are deleted from the kernel. As with a flush, no end is
+// announced: the peers have taken over what goes on.
+func (n *Node) stepAside() {
+	n.failback.StepUp()
+	handles := make([]cache.Handle, sliceLen)
+	var cur cache.Cursor
+	var f ctnetlink.Flow
+	n.sched.Step(func() bool {
+		got, more := n.internal.Flows.Next(&cur, handles)
+		for _, h := range handles[:got] {
+			if n.internal.Flows.Load(h, &f) {
+				n.replicator.Forget(h)
+				n.internal.Flows.Delete(h)
+				n.standby.Adopt(&f)
+			}
+		}
+		return more
+	})
+}
