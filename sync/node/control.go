@@ -248,7 +248,7 @@ func (n *Node) flushCaches(which Cache) error {
 	}
 	if which&External != 0 && n.replicator != nil {
 		n.replicator.FlushExternal()
-		if n.external.Flows != nil && !n.primary() {
+		if len(n.copies()) > 0 && !n.primary() {
 			n.replicator.CopyLost() // a primary has the flows in its kernel
 		}
 	}

@@ -38,12 +38,13 @@ func TestNodeNumber(t *testing.T) {
 
 // A commit with a Selector takes the flows that match it, and the expectations of those.
 func TestSelection(t *testing.T) {
-	n := sleeping(t, cache.NewSide(cache.Config{}))
+	external := cache.NewSide(cache.Config{})
+	n := sleeping(t, external)
 	in, out := flowtest.TCP("192.0.2.1", "198.51.100.1"), flowtest.TCP("192.0.3.1", "198.51.100.1")
 	zoned := flowtest.TCP("192.0.4.1", "198.51.100.1")
 	zoned.Has, zoned.Zone = zoned.Has|ctnetlink.HasZone, 7
 	for _, f := range []ctnetlink.Flow{in, out, zoned} {
-		n.external.Flows.Put(&f, 0)
+		external.Flows.Put(&f, 0)
 	}
 	src := owner.Selector{Src: netip.MustParsePrefix("192.0.2.0/24")}
 	for _, c := range []struct {
@@ -58,7 +59,7 @@ func TestSelection(t *testing.T) {
 		{"zone", owner.Selector{Zone: 7, HasZone: true}, [3]bool{2: true}, [3]bool{2: true}},
 	} {
 		from := n.selection(c.s)
-		if len(from.Sources) != 1 || from.Sources[0].Side != n.external || from.By != c.s || (from.Wants == nil) != (from.WantsExpect == nil) {
+		if len(from.Sources) != 1 || from.Sources[0].Side != external || from.By != c.s || (from.Wants == nil) != (from.WantsExpect == nil) {
 			t.Errorf("%s: %+v", c.name, from)
 		}
 		for i, f := range []*ctnetlink.Flow{&in, &out, &zoned} {
@@ -66,7 +67,7 @@ func TestSelection(t *testing.T) {
 			x := ctnetlink.Expect{Master: master, Tuple: master}
 			flow, expect := true, true
 			if from.Wants != nil {
-				flow, expect = from.Wants(0, n.external.Flows.Find(f), f), from.WantsExpect(0, &x)
+				flow, expect = from.Wants(0, external.Flows.Find(f), f), from.WantsExpect(0, &x)
 			}
 			if flow != c.flows[i] || expect != c.expects[i] {
 				t.Errorf("%s: flow %d %v, its expectation %v; want %v, %v", c.name, i, flow, expect, c.flows[i], c.expects[i])

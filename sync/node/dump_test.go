@@ -45,7 +45,7 @@ func TestDumpOfAMillionFlowsStallsNothing(t *testing.T) {
 	n := sleeping(t, external)
 	largest := 0
 	dump := func(each func(*Entry) error) error {
-		return dumpTable(t.Context(), n, &sched.Task{}, batches{n.external.Flows, &largest}, func(f *ctnetlink.Flow, e *Entry) { e.Flow = f }, each)
+		return dumpTable(t.Context(), n, &sched.Task{}, batches{external.Flows, &largest}, func(f *ctnetlink.Flow, e *Entry) { e.Flow = f }, each)
 	}
 	standing, goOn, done := make(chan struct{}), make(chan struct{}), make(chan error, 1)
 	times := make([]uint8, million)
@@ -68,7 +68,7 @@ func TestDumpOfAMillionFlowsStallsNothing(t *testing.T) {
 	for i := range uint32(1000) {
 		if err := n.sched.Do(ctx, func() {
 			numbered(&f, million+i)
-			n.external.Flows.Put(&f, n.sched.Now())
+			external.Flows.Put(&f, n.sched.Now())
 		}); err != nil {
 			t.Fatalf("flow %d of a peer meanwhile: %v", i, err)
 		}

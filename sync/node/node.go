@@ -27,8 +27,8 @@ type Node struct {
 	sched *sched.Scheduler
 	mode  Mode
 
-	internal, external cache.Side
-	expectSync         bool
+	internal   cache.Side
+	expectSync bool
 
 	follower   *follow.Follower      // nil in ModeNone
 	flusher    *commit.Flusher       // nil in ModeNone
@@ -144,7 +144,7 @@ func (n *Node) openSync(s *conf.Sync) (err error) {
 		}
 		replicating.Injector = n.injector
 	} else {
-		n.external = cache.NewSide(config)
+		replicating.External = cache.NewSide(config)
 		replicating.NewCopy = func() cache.Side { return cache.NewSide(n.cacheConfig()) }
 		announced = func(orig *ctnetlink.Tuple, zone uint16) bool { return n.replicator.Announced(orig, zone) }
 	}
@@ -155,7 +155,7 @@ func (n *Node) openSync(s *conf.Sync) (err error) {
 		return err
 	}
 	n.ready = ready.New(readyConfig(s))
-	replicating.External, replicating.Takeover = n.external, n.failback
+	replicating.Takeover = n.failback
 	n.replicator = replicate.New(n.sched, n.log, replicating)
 	n.committer, err = commit.NewCommitter(n.sched, n.log, s, n.failback, commit.Hooks{
 		Began: func() { n.follower.CommitBegan() }, Ended: n.commitEnded, PeersMissing: n.replicator.PeersMissing,

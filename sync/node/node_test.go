@@ -26,7 +26,7 @@ func TestMain(m *testing.M) { os.Exit(netnstest.RunTests(m)) }
 // sleeping is a node with an external cache and no kernel, whose loop runs.
 func sleeping(t *testing.T, external cache.Side) *Node {
 	t.Helper()
-	n := &Node{external: external, log: daemonlog.Log{Logger: slog.New(slog.DiscardHandler)}}
+	n := &Node{log: daemonlog.Log{Logger: slog.New(slog.DiscardHandler)}}
 	n.sched = sched.New(func() {}, n.taskEnded)
 	n.replicator = replicate.New(n.sched, n.log, replicate.Config{Sync: &conf.Sync{Mode: conf.ModeFTFW}, External: external})
 	running(t, func(ctx context.Context) error { return n.sched.Run(ctx, func() {}, func() {}) })

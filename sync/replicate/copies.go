@@ -39,10 +39,10 @@ func (r *Replicator) Copies() []Copy {
 	return all
 }
 
-// Announced reports whether a peer announces a flow.
+// Announced reports whether a peer announces a flow that its owner has not ended.
 func (r *Replicator) Announced(orig *ctnetlink.Tuple, zone uint16) bool {
 	for _, p := range r.copies {
-		if p.Flows.FindTuple(orig, zone) != 0 {
+		if h := p.Flows.FindTuple(orig, zone); h != 0 && p.Flows.Epoch(h)&cache.EpochMark == 0 {
 			return true
 		}
 	}
