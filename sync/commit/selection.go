@@ -41,7 +41,7 @@ type Selection struct {
 type Taken struct {
 	Node     uint8
 	Name     string
-	Heard    time.Duration // since the last message of the node
+	Heard    time.Duration // since the last message of the node; less than 0: there was none
 	Holes    int           // ranges of its stream that are missing
 	Proven   bool          // the copy was found equal to the node's own cache once
 	Equal    time.Duration // since that was so, if Proven

@@ -127,6 +127,9 @@ func (n *Node) selection(s owner.Selector) commit.Selection {
 	for _, c := range copies {
 		if s.Node == 0 || s.Node == c.Node || len(copies) == 1 {
 			from.Sources = append(from.Sources, commit.Source{Node: c.Node, Side: c.Side})
+			if len(copies) > 1 || !s.Empty() {
+				from.Taken = append(from.Taken, n.taken(&c, len(copies) == 1))
+			}
 		}
 	}
 	conditions := s
@@ -139,6 +142,28 @@ func (n *Node) selection(s owner.Selector) commit.Selection {
 		}
 	}
 	return from
+}
+
+// taken returns what is known of a copy at the begin of a commit that takes it. A copy that is the
+// only one may be of a peer that speaks version 1, whose number is not known.
+func (n *Node) taken(c *replicate.Copy, only bool) commit.Taken {
+	t := commit.Taken{Node: c.Node, Name: c.Name, Heard: -1}
+	peers := n.replicator.Peers()
+	for i := range peers {
+		p := &peers[i]
+		m := p.Member
+		if p.Ignored || m == nil && !only || m != nil && m.Node != c.Node {
+			continue
+		}
+		if t.Heard < 0 || p.LastMessage < t.Heard { // it may have several addresses
+			t.Heard = p.LastMessage
+		}
+		t.Holes = p.Gaps
+		if m != nil {
+			t.Proven, t.Equal, t.Unproven = m.Proven, m.LastEqual, m.Unproven
+		}
+	}
+	return t
 }
 
 // masterMatches reports whether the master of x, a flow of the same copy, meets s. The kernel does

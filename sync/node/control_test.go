@@ -59,7 +59,7 @@ func TestSelection(t *testing.T) {
 		{"zone", owner.Selector{Zone: 7, HasZone: true}, [3]bool{2: true}, [3]bool{2: true}},
 	} {
 		from := n.selection(c.s)
-		if len(from.Sources) != 1 || from.Sources[0].Side != external || from.By != c.s || (from.Wants == nil) != (from.WantsExpect == nil) {
+		if len(from.Sources) != 1 || from.Sources[0].Side != external || from.By != c.s || (from.Wants == nil) != (from.WantsExpect == nil) || (len(from.Taken) == 1) == c.s.Empty() {
 			t.Errorf("%s: %+v", c.name, from)
 		}
 		for i, f := range []*ctnetlink.Flow{&in, &out, &zoned} {

@@ -66,7 +66,7 @@ func (n *Node) dumped(which Cache, owner uint8) (from []replicate.Copy) {
 	}
 	all := n.copies()
 	for _, c := range all {
-		if len(all) == 1 {
+		if len(all) == 1 && owner == 0 {
 			c.Name = ""
 		}
 		if owner == 0 || owner == c.Node {

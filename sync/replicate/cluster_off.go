@@ -39,6 +39,7 @@ func (*cluster) probePacket(int) int                   { return 0 }
 func (*cluster) readyPeers(time.Duration) []ready.Peer { return nil }
 func (*cluster) setFlags(bool, bool, bool)             {}
 func (*cluster) fillStatus(*Status)                    {}
+func (*cluster) gaps(uint8) int                        { return 0 }
 func (*cluster) memberStatus(uint8) *MemberStatus      { return nil }
 func (*cluster) reconfigure(*conf.Cluster)             {}
 func (*cluster) close()                                {}

@@ -100,6 +100,9 @@ func (c *cluster) primaries() (n int) {
 	return n
 }
 
+// gaps returns how many gaps in what a peer sent are not repaired yet, with version 2.
+func (c *cluster) gaps(node uint8) int { return c.stream.Receipt(node, c.sched.Now()).Gaps }
+
 // memberStatus returns the status of a peer of version 2, or nil.
 func (c *cluster) memberStatus(node uint8) *MemberStatus {
 	if c == nil || c.members[node] == nil {

@@ -742,3 +742,27 @@ func TestClusterFacts(t *testing.T) {
 		t.Errorf("a silent peer: %+v", f)
 	}
 }
+
+// The status counts what is missing of a peer's stream until it is repaired.
+func TestClusterHoles(t *testing.T) {
+	w := newTown(t)
+	w.bothProven("at the start")
+	f, g := flowtest.TCP("192.0.2.1", "198.51.100.1"), flowtest.TCP("192.0.2.2", "198.51.100.1")
+	holes := func(want int) {
+		t.Helper()
+		if got := w.nodes[1].Status().Peers[0].Gaps; got != want {
+			t.Errorf("%d holes, want %d", got, want)
+		}
+	}
+	holes(0)
+	w.lose = func(int, []byte) bool { return true }
+	w.nodes[0].store(&f, true)
+	w.pass(20 * time.Millisecond)
+	w.lose = func(from int, _ []byte) bool { return from == 1 } // it asks in vain
+	w.nodes[0].store(&g, true)
+	w.pass(20 * time.Millisecond)
+	holes(1)
+	w.lose = nil
+	w.bothProven("repaired")
+	holes(0)
+}

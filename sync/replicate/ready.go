@@ -110,7 +110,9 @@ func (r *Replicator) CopyLost() {
 
 // fillReady sets what the status has of one peer beside what was heard of it.
 func (r *Replicator) fillReady(p *PeerStatus) {
-	if r.ftfw != nil && !p.Ignored {
+	if p.Member != nil && r.cluster.speaks() {
+		p.Gaps = r.cluster.gaps(p.Member.Node)
+	} else if r.ftfw != nil && !p.Ignored {
 		p.Gaps, p.CTBox = r.ftfw.Receipt(r.sched.Now()).Gaps, r.ftfw.IsCTBox()
 	}
 }

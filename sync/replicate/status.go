@@ -171,6 +171,14 @@ func (r *Replicator) Status() Status {
 	s.Replica.NacksSent, s.Replica.NacksRecv = m.NacksSent, m.NacksReceived
 	s.Replica.Lag = r.lag()
 	s.Replica.Pending, s.Replica.Unacked, s.Replica.Waiting = uint64(m.Transmit), uint64(m.Resend), uint64(m.Waiting)
+	s.Peers = r.Peers()
+	s.Queues = r.queues(&m)
+	r.cluster.fillStatus(&s)
+	return s
+}
+
+// Peers returns what was heard of each peer, by address.
+func (r *Replicator) Peers() (all []PeerStatus) {
 	for addr, p := range r.peers {
 		peer := PeerStatus{Addr: netip.AddrPortFrom(addr, 0), Messages: p.messages,
 			LastMessage: r.sched.Now() - p.last, Ignored: p.ignored,
@@ -178,13 +186,11 @@ func (r *Replicator) Status() Status {
 			PathBytes: r.packetLen(p.way.size)}
 		peer.Member = r.cluster.memberStatus(p.node)
 		r.fillReady(&peer)
-		s.Peers = append(s.Peers, peer)
+		all = append(all, peer)
 	}
 	// slices.SortFunc costs 16 kB for each type.
-	sort.Slice(s.Peers, func(i, j int) bool { return s.Peers[i].Addr.Compare(s.Peers[j].Addr) < 0 })
-	s.Queues = r.queues(&m)
-	r.cluster.fillStatus(&s)
-	return s
+	sort.Slice(all, func(i, j int) bool { return all[i].Addr.Compare(all[j].Addr) < 0 })
+	return all
 }
 
 // stats returns the numbers of the machine, whose counters go on from those before it.
