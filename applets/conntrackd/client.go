@@ -49,7 +49,7 @@ func runClient(ctx context.Context, cmd *command, log *slog.Logger, stdout io.Wr
 	if !ok {
 		return exitFailed
 	}
-	err := ask(ctx, cfg.General.UNIXPath, cmd.request, cmd.strict, stdout)
+	err := ask(ctx, cfg.General.UNIXPath, cmd, stdout)
 	var connect *control.ConnectError
 	var output *control.OutputError
 	var remark control.Remark
@@ -81,17 +81,26 @@ func runClient(ctx context.Context, cmd *command, log *slog.Logger, stdout io.Wr
 // errNoOutcome is the error of --strict for a daemon that reports no outcome.
 var errNoOutcome = errors.New("the running daemon does not report the result of the commit")
 
+// errNoSelection is the error for a daemon that does not know Selections. It has done nothing.
+var errNoSelection = errors.New("the running daemon does not know " + strings.Join(control.Conditions(), ", ") + ": nothing was done")
+
 // ask is control.Ask, except that a commit is requested with its outcome if the daemon
-// supports that. If it does not, the commit is an error with strict.
-func ask(ctx context.Context, path string, r control.Request, strict bool, stdout io.Writer) error {
-	if !r.IsCommit() {
-		return control.Ask(ctx, path, r, stdout)
+// supports that. If it does not, the commit is an error with --strict.
+func ask(ctx context.Context, path string, cmd *command, stdout io.Writer) error {
+	r := cmd.request
+	if r.IsCommit() {
+		r |= control.WithOutcome
 	}
-	err := control.Ask(ctx, path, r|control.WithOutcome, stdout)
-	if !errors.Is(err, control.ErrUnknown) {
+	err := control.Ask(ctx, path, r, &cmd.selection, stdout)
+	switch {
+	case !errors.Is(err, control.ErrUnknown):
+		return err
+	case !cmd.selection.Empty():
+		return errNoSelection
+	case r == cmd.request: // not a commit, or one as JSON
 		return err
 	}
-	if err = control.Ask(ctx, path, r, stdout); err == nil && strict { // a daemon of conntrack-tools
+	if err = control.Ask(ctx, path, cmd.request, nil, stdout); err == nil && cmd.strict { // a daemon of conntrack-tools
 		err = errNoOutcome
 	}
 	return err

@@ -19,10 +19,11 @@ type command struct {
 	request   control.Request // of opClient
 	notes     []string        // warnings about the command line
 	noSandbox bool            // for a daemon
-	strict    bool            // for a commit: fail if single entries can't be committed
-	json      bool            // for opTop
-	maxLag    uint32          // for --ready: seconds; 0 for the configuration's
-	syntax    bool            // for opCheck: check the file, not the host
+	selection control.Selection
+	strict    bool   // for a commit: fail if single entries can't be committed
+	json      bool   // for opTop
+	maxLag    uint32 // for --ready: seconds; 0 for the configuration's
+	syntax    bool   // for opCheck: check the file, not the host
 }
 
 type op uint8
@@ -152,6 +153,9 @@ func parse(args []string) (command, error) {
 	if p.kind == kindReady {
 		p.cmd.op, p.cmd.request = opClient, control.Ready(p.cmd.maxLag)
 	}
+	if !p.cmd.selection.Empty() && (p.kind != kindRequest || !p.cmd.request.IsCommit() && !(p.cmd.selection.OnlyOwner() && p.cmd.request.TakesOwner())) {
+		return p.cmd, errInvalid
+	}
 	if p.cmd.strict && (p.kind != kindRequest || !p.cmd.request.IsCommit()) {
 		return p.cmd, errInvalid
 	}
@@ -180,6 +184,13 @@ func (p *parser) option() error {
 	p.args = p.args[1:]
 	if ours, ok := ourOptions[arg]; ok {
 		return ours(p)
+	}
+	if slices.Contains(control.Conditions(), arg) {
+		value, _ := p.next()
+		if err := p.cmd.selection.Set(arg, value); err != nil {
+			return &usageError{err.Error(), false}
+		}
+		return nil
 	}
 	var letter byte
 	if len(arg) == 2 && arg[0] == '-' {
@@ -349,6 +360,9 @@ General commands:
 Client mode commands:
   -c [ct|expect], commit external cache to conntrack table
   --strict, with -c: exit status 1 also if single entries can't be committed
+  --owner name, with -c: take this node's flows without asking; with -e: only its flows
+  --nat-src addr, with -c: only flows whose source is translated to the address
+  --src addr[/len], --zone n, --mark value[/mask], with -c: only flows that match
   -f [internal|external], flush internal and external cache
   -F [ct|expect], flush kernel conntrack table
   -i [ct|expect], display content of the internal cache
@@ -364,7 +378,7 @@ Client mode commands:
   -n, request resync with other node (only FT-FW and NOTRACK modes)
   -B, force a bulk send to other replica firewalls
   -x, dump cache in XML format (requires -i or -e)
-  -o json, dump cache or statistics in JSON format (requires -i, -e or -s)
+  -o json, dump cache or statistics in JSON format (requires -i, -e, -s or -c)
   --top, show statistics and their rates again and again (with --json as JSON)
   -t, reset the kernel timeout (see PurgeTimeout clause)
   --reload, have the daemon read its configuration file again

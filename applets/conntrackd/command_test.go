@@ -9,6 +9,15 @@ import (
 )
 
 func TestParse(t *testing.T) {
+	selecting := func(r control.Request, words ...string) command {
+		c := command{op: opClient, config: defaultConfig, request: r}
+		for i := 0; i < len(words); i += 2 {
+			if err := c.selection.Set(words[i], words[i+1]); err != nil {
+				t.Fatal(err)
+			}
+		}
+		return c
+	}
 	client := func(r control.Request) command { return command{op: opClient, config: defaultConfig, request: r} }
 	for _, c := range []struct {
 		args string // blank-separated; '' is the empty argument
@@ -149,7 +158,34 @@ func TestParse(t *testing.T) {
 		{"-i -x -o json", client(control.DumpInternal | control.WithOutcome | control.AsJSON), ""},
 		{"-o xml", command{}, "-o takes one word: json"},
 		{"-o", command{}, "-o takes one word: json"},
-		{"-c -o json", command{}, "Invalid parameters"},
+		{"-c -o json", client(control.CommitAll | control.WithOutcome | control.AsJSON), ""},
+		{"-c ct --json --strict", command{op: opClient, config: defaultConfig, request: control.CommitFlows | control.WithOutcome | control.AsJSON, strict: true}, ""},
+		{"-c -x", command{}, "Invalid parameters"},
+		{"-c --owner fw1", selecting(control.CommitAll, "--owner", "fw1"), ""},
+		{"--owner fw1 -c", selecting(control.CommitAll, "--owner", "fw1"), ""},
+		{"-c expect --owner 1 --zone 7", selecting(control.CommitExpects, "--owner", "1", "--zone", "7"), ""},
+		{"-c --nat-src 203.0.113.1 --src 192.0.2.0/24 --mark 0x10/0xf0 -o json",
+			selecting(control.CommitAll|control.WithOutcome|control.AsJSON, "--nat-src", "203.0.113.1", "--src", "192.0.2.0/24", "--mark", "0x10/0xf0"), ""},
+		{"-e --owner fw2", selecting(control.DumpExternal, "--owner", "fw2"), ""},
+		{"-e expect -x --owner fw2", selecting(control.DumpExternalExpXML, "--owner", "fw2"), ""},
+		{"-e --owner fw2 --json", selecting(control.DumpExternal|control.WithOutcome|control.AsJSON, "--owner", "fw2"), ""},
+		{"-e --zone 7", command{}, "Invalid parameters"},
+		{"-e --owner fw2 --zone 7", command{}, "Invalid parameters"},
+		{"-i --owner fw2", command{}, "Invalid parameters"},
+		{"-s --owner fw2", command{}, "Invalid parameters"},
+		{"-k --owner fw2", command{}, "Invalid parameters"},
+		{"-F --src 192.0.2.1", command{}, "Invalid parameters"},
+		{"-d --owner fw2", command{}, "Invalid parameters"},
+		{"--check --owner fw2", command{}, "Invalid parameters"},
+		{"--owner fw2", command{}, "Invalid parameters"},
+		{"-c --owner", command{}, `!--owner takes the name or number of a node, found ""`},
+		{"-c --owner -s", command{}, `!--owner takes the name or number of a node, found ""`},
+		{"-c --owner ''", command{}, `!--owner takes the name or number of a node, found ""`},
+		{"-c --nat-src 192.0.2.0/24", command{}, `!--nat-src takes an address, found "192.0.2.0/24"`},
+		{"-c --src 192.0.2.0/33", command{}, `!--src takes an address or a network, found "192.0.2.0/33"`},
+		{"-c --zone 65536", command{}, `!--zone takes a number from 0 to 65535, found "65536"`},
+		{"-c --mark 0x11/0xf0", command{}, `!--mark takes a number up to 0xffffffff, or VALUE/MASK, without bits of VALUE outside MASK, found "0x11/0xf0"`},
+		{"-c --owner fw1 --owner fw2", command{}, "!--owner is there twice"},
 		{"-s metrics -o json", command{}, "Invalid parameters"},
 		{"-C " + strings.Repeat("x", 4097), command{op: opConsole, config: strings.Repeat("x", 4096),
 			notes: []string{"Path to config file to long. Cutting it down to 4096 characters"}}, ""},
@@ -169,7 +205,7 @@ func TestParse(t *testing.T) {
 			}
 			continue
 		}
-		if err != nil || got.op != c.want.op || got.config != c.want.config || got.request != c.want.request || got.strict != c.want.strict ||
+		if err != nil || got.op != c.want.op || got.config != c.want.config || got.request != c.want.request || got.strict != c.want.strict || got.selection != c.want.selection ||
 			strings.Join(got.notes, "\n") != strings.Join(c.want.notes, "\n") {
 			t.Errorf("%.40s: %+v, %v, want %+v", c.args, got, err, c.want)
 		}
@@ -177,7 +213,7 @@ func TestParse(t *testing.T) {
 }
 
 func FuzzParse(f *testing.F) {
-	for _, seed := range []string{"-s\x00network", "-i\x00-x", "-C\x00/x\x00-d", "-o\x00json\x00-e\x00exp", "--check", ""} {
+	for _, seed := range []string{"-s\x00network", "-i\x00-x", "-C\x00/x\x00-d", "-o\x00json\x00-e\x00exp", "-c\x00--owner\x00fw1\x00--mark\x001/3", "--check", ""} {
 		f.Add(seed)
 	}
 	f.Fuzz(func(t *testing.T, line string) {

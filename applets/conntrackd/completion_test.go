@@ -9,12 +9,13 @@ import (
 	"strings"
 	"testing"
 
+	"ctbox/applets/conntrackd/control"
 	"ctbox/internal/gen"
 )
 
 // TestGenerated checks that the list of options that conntrack-tools lacks matches the tables.
 func TestGenerated(t *testing.T) {
-	ours := slices.Sorted(maps.Keys(ourOptions))
+	ours := append(slices.Sorted(maps.Keys(ourOptions)), control.Conditions()...)
 	for _, letter := range slices.Sorted(maps.Keys(options)) {
 		for _, w := range options[letter].words {
 			if w.ours {
@@ -37,7 +38,7 @@ func TestCompletion(t *testing.T) {
 		}
 		return slices.Sorted(slices.Values(strings.Fields(string(out))))
 	}
-	want := append(slices.Collect(maps.Keys(ourOptions)), "-d", "-C", "-x", "-v", "-h") // requests follow
+	want := append(append(slices.Collect(maps.Keys(ourOptions)), control.Conditions()...), "-d", "-C", "-x", "-v", "-h") // requests follow
 	for letter := range options {
 		want = append(want, "-"+string(letter))
 	}

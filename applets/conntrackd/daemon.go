@@ -199,7 +199,7 @@ func (d *daemon) run(ctx context.Context, parent *daemonize.Parent) int {
 	ctx, end := context.WithCancelCause(ctx)
 	stop := func() { end(nil) }
 	defer stop()
-	server := &control.Server{Node: d.node, Log: d.log, Stop: stop, Reload: d.reload.run, Helpers: d.helperCounts, Exports: d.exports.status}
+	server := &control.Server{Node: d.node, Log: d.log, Stop: stop, Reload: d.reload.run, Peers: d.reload.peers, Helpers: d.helperCounts, Exports: d.exports.status}
 	defer server.Close() // last: the client that stopped the daemon waits for it
 
 	failed := d.leave(parent)

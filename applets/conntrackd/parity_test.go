@@ -2,12 +2,15 @@ package conntrackd
 
 import (
 	"fmt"
+	"maps"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
 
+	"ctbox/applets/conntrackd/control"
 	"ctbox/internal/netnstest"
 )
 
@@ -251,6 +254,16 @@ func TestErrorsAreDebians(t *testing.T) {
 		}
 		if (want.Stdout == "") != (got.Stdout == "") || want.Code != got.Code || unstamped(t, want.Stderr) != unstamped(t, got.Stderr) {
 			t.Errorf("%q (-theirs +ours):\n%s", c.args, cmp.Diff(want, got))
+		}
+	}
+}
+
+// No option of ctbox's own has a meaning in conntrack-tools.
+func TestOwnOptionsAreUnknownToThePeer(t *testing.T) {
+	h := newHost(t)
+	for _, o := range append(slices.Sorted(maps.Keys(ourOptions)), control.Conditions()...) {
+		if r := h.Run("", debian(t), o, "1"); !strings.Contains(strings.ToLower(r.Stderr), "unknown option: "+o) {
+			t.Errorf("%s: %+v", o, r)
 		}
 	}
 }

@@ -116,6 +116,19 @@ func hasKeys(cfg *conf.Config) bool {
 	return cfg.Sync != nil && cfg.Sync.Cluster != nil && len(cfg.Sync.Cluster.Keys) > 0
 }
 
+// peers returns the names of the Cluster's peers, nil without that clause.
+func (r *reloader) peers() (names []string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.cfg.Sync == nil || r.cfg.Sync.Cluster == nil {
+		return nil
+	}
+	for i := range r.cfg.Sync.Cluster.Peers {
+		names = append(names, r.cfg.Sync.Cluster.Peers[i].Name)
+	}
+	return names
+}
+
 // change is a prepared part of a new configuration.
 type change struct {
 	use  func() // applies it

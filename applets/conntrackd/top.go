@@ -110,7 +110,7 @@ func (t *top) watch(ctx context.Context, letters <-chan byte, show func() error)
 // ask reads new samples from the daemon.
 func (t *top) ask(ctx context.Context) error {
 	var text bytes.Buffer
-	if err := control.Ask(ctx, t.path, control.Metrics, &text); err != nil {
+	if err := control.Ask(ctx, t.path, control.Metrics, nil, &text); err != nil {
 		return err
 	}
 	now := time.Now()

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"strings"
 	"time"
 
 	"ctbox/applets/conntrackd/report"
@@ -34,43 +35,46 @@ var commands = map[Request]func(context.Context, Node) error{
 	Bulk:               func(ctx context.Context, n Node) error { return n.Bulk(ctx) },
 	Resync:             func(ctx context.Context, n Node) error { return n.RequestResync(ctx) },
 	SchedulePurge:      func(ctx context.Context, n Node) error { return n.SchedulePurge(ctx) },
-	CommitFlows:        commitAnswer(cache.FlowTable),
-	CommitExpects:      commitAnswer(cache.ExpectTable),
-	CommitAll:          commitAnswer(cache.FlowTable | cache.ExpectTable),
 }
 
-// commitAnswer returns a command that commits tables. It fails if the commit could not start or
-// did not finish. Single entries that could not be committed are only a Remark: cluster
-// managers undo a takeover whose commit fails, which does more harm than one lost flow.
-func commitAnswer(tables cache.Tables) func(context.Context, Node) error {
-	return func(ctx context.Context, n Node) error {
-		r, err := n.Commit(ctx, tables, owner.Selector{})
-		switch {
-		case errors.Is(err, node.ErrUnsupported):
-			// There is nothing to commit, with DisableExternalCache for example. Failover
-			// scripts commit in every configuration, and for them this is a success.
-			return nil
-		case err != nil:
-			return err
+// commit commits tables. It fails if the commit could not start or did not finish. Single
+// entries that could not be committed are only a Remark: cluster managers undo a takeover whose
+// commit fails, which does more harm than one lost flow.
+//
+// The text is for a client of ctbox (q.outcome): conntrack-tools' -c prints nothing.
+func (s *Server) commit(ctx context.Context, q *question, selector owner.Selector, tables cache.Tables, w *writer) error {
+	r, err := s.Node.Commit(ctx, tables, selector)
+	switch {
+	case errors.Is(err, node.ErrUnsupported):
+		// There is nothing to commit, with DisableExternalCache for example. Failover
+		// scripts commit in every configuration, and for them this is a success.
+		return nil
+	case err != nil:
+		return err
+	case q.Request&AsJSON != 0:
+		if feature.JSON {
+			w.buf = report.AppendCommitJSON(w.buf, &r)
 		}
-		text := ""
-		if failed := r.Failed(); failed > 0 {
-			text = fmt.Sprintf("%d of %d entries can't be committed\n", failed, failed+r.Flows.Committed+r.Expects.Committed)
-			for _, refused := range r.Refused {
-				text += refused.Reason + ": " + refused.Entry + "\n"
-			}
-			if more := failed - min(failed, uint64(len(r.Refused))); more > 0 {
-				text += fmt.Sprintf("the log names %d more\n", more)
-			}
-		}
-		if r.Missing > 0 {
-			text += fmt.Sprintf("%d events of the peer were lost and not yet made up\n", r.Missing)
-		}
-		if text == "" {
-			return nil
-		}
-		return Remark(text)
+	case q.outcome():
+		w.buf = report.AppendTaken(w.buf, &r)
 	}
+	text := ""
+	if failed := r.Failed(); failed > 0 {
+		text = fmt.Sprintf("%d of %d entries can't be committed\n", failed, failed+r.Flows.Committed+r.Expects.Committed)
+		for _, refused := range r.Refused {
+			text += refused.Reason + ": " + refused.Entry + "\n"
+		}
+		if more := failed - min(failed, uint64(len(r.Refused))); more > 0 {
+			text += fmt.Sprintf("the log names %d more\n", more)
+		}
+	}
+	if r.Missing > 0 {
+		text += fmt.Sprintf("%d events of the peer were lost and not yet made up\n", r.Missing)
+	}
+	if text == "" {
+		return nil
+	}
+	return Remark(text)
 }
 
 // stats is a request that prints statistics.
@@ -117,16 +121,55 @@ var statistics = map[Request]stats{
 	}, report.SectionTasks},
 }
 
+// selector returns the selector of a question, or why the daemon refuses it.
+func (s *Server) selector(q *question) (owner.Selector, error) {
+	selection, err := parseSelection(q.selection)
+	selector := selection.Selector
+	switch {
+	case err != nil:
+		return selector, err
+	case q.selected && !q.IsCommit() && !(selection.OnlyOwner() && q.TakesOwner()):
+		return selector, errors.New("the daemon does not know this request with a selection")
+	case selection.Owner != "":
+		number, ok := s.Node.NodeNumber(selection.Owner)
+		if !ok {
+			return selector, errors.New("--owner: " + selection.Owner + " is no peer of this node. " + s.peers())
+		}
+		selector.Node = number
+	}
+	return selector, nil
+}
+
+// peers says which peers --owner can name.
+func (s *Server) peers() string {
+	var names []string
+	if s.Peers != nil {
+		names = s.Peers()
+	}
+	if len(names) == 0 {
+		return "Its configuration has no Cluster clause, which names them"
+	}
+	return "Its peers are: " + strings.Join(names, ", ")
+}
+
 // answer carries out a request and writes its text. The error, for example for a request that
-// the mode does not support, reaches the client only if the request has WithOutcome.
-func (s *Server) answer(ctx context.Context, r Request, w *writer) error {
+// the mode does not support, reaches the client only if the question has an outcome.
+func (s *Server) answer(ctx context.Context, q *question, w *writer) error {
+	r := q.Request
 	json := r&AsJSON != 0
 	if json && !feature.JSON {
 		s.counters.unknown.Add(1)
 		return errUnknown
 	}
+	selector, err := s.selector(q)
+	if err != nil {
+		return err
+	}
 	if d, ok := dumps[r]; ok {
-		return s.dump(ctx, d, w)
+		return s.dump(ctx, d, selector.Node, w)
+	}
+	if tables := commits[r&^(WithOutcome|AsJSON)]; tables != 0 && (!json || r&WithOutcome != 0) {
+		return s.commit(ctx, q, selector, tables, w)
 	}
 	if maxLag, ok := r.lag(); ok {
 		return s.inSync(ctx, maxLag)
@@ -202,9 +245,11 @@ func (s *Server) inSync(ctx context.Context, maxLag time.Duration) error {
 
 var formats = [...]format.Format{Text: format.Text, XML: format.XML, JSON: format.JSON}
 
-func (s *Server) dump(ctx context.Context, d DumpOf, w *writer) error {
+// dump writes the entries of a cache: those that the peer of number owner owns, or all if owner is
+// 0.
+func (s *Server) dump(ctx context.Context, d DumpOf, owner uint8, w *writer) error {
 	entries := report.EntryWriter{Format: formats[d.Form], Now: time.Now()}
-	return s.Node.Dump(ctx, d.Cache, d.Table, 0, func(e *node.Entry) error {
+	return s.Node.Dump(ctx, d.Cache, d.Table, owner, func(e *node.Entry) error {
 		w.buf = entries.Append(w.buf, e)
 		return w.full()
 	})

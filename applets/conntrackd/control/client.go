@@ -3,7 +3,6 @@ package control
 import (
 	"bytes"
 	"context"
-	"encoding/binary"
 	"errors"
 	"io"
 	"net"
@@ -56,11 +55,11 @@ func (e *OutputError) Error() string { return e.Err.Error() }
 // Unwrap returns the cause.
 func (e *OutputError) Unwrap() error { return e.Err }
 
-// Ask sends a request to the daemon at path and copies the text of its answer to w as it
-// arrives, until the daemon closes the connection or ctx ends. Requests WithOutcome can
-// return ErrUnknown, ErrCut, an Outcome or a Remark. Other errors are a *ConnectError,
-// ErrStranger, an *OutputError, or the context's.
-func Ask(ctx context.Context, path string, r Request, w io.Writer) error {
+// Ask sends a request, with a Selection that may be nil, to the daemon at path and copies the
+// text of its answer to w as it arrives, until the daemon closes the connection or ctx ends.
+// Requests WithOutcome or with a Selection can return ErrUnknown, ErrCut, an Outcome or a
+// Remark. Other errors are a *ConnectError, ErrStranger, an *OutputError, or the context's.
+func Ask(ctx context.Context, path string, r Request, s *Selection, w io.Writer) error {
 	var dialer net.Dialer
 	conn, err := dialer.DialUnix(ctx, "unix", nil, address(path))
 	if err != nil {
@@ -71,12 +70,10 @@ func Ask(ctx context.Context, path string, r Request, w io.Writer) error {
 	if isStranger(conn, path) {
 		return ErrStranger
 	}
-	var number [4]byte
-	binary.NativeEndian.PutUint32(number[:], uint32(r))
-	if _, err := conn.Write(number[:]); err != nil {
+	if _, err := conn.Write(appendRequest(nil, r, s)); err != nil {
 		return &ConnectError{err}
 	}
-	a := answer{text: w, outcome: r&WithOutcome != 0}
+	a := answer{text: w, outcome: r&WithOutcome != 0 || !s.Empty()}
 	_, err = io.Copy(&a, struct{ io.Reader }{conn}) // hides WriteTo, which would bypass a
 	outcome, remark, _ := bytes.Cut(a.end, []byte{0})
 	switch {

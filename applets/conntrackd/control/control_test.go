@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"io/fs"
 	"log/slog"
@@ -43,6 +44,7 @@ type fake struct {
 	commit commit.Result
 	ready  node.Readiness
 	dump   func(ctx context.Context, c node.Cache, each func(*node.Entry) error) error
+	took   owner.Selector // of the last commit
 }
 
 func (f *fake) note(what string) error {
@@ -50,6 +52,13 @@ func (f *fake) note(what string) error {
 	defer f.mu.Unlock()
 	f.asked = append(f.asked, what)
 	return f.err
+}
+
+// set changes what the node answers; the server may not be done with the request before.
+func (f *fake) set(change func(*fake)) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	change(f)
 }
 
 func (f *fake) all() string {
@@ -71,17 +80,26 @@ func (f *fake) ResendQueue(context.Context) ([]replicate.Resend, error) {
 	return []replicate.Resend{{Seq: 7}}, f.note("rsqueue")
 }
 func (f *fake) Dump(ctx context.Context, c node.Cache, t cache.Tables, owner uint8, each func(*node.Entry) error) error {
-	f.note("dump-" + cacheNames[c] + "-" + tableNames[t])
+	what := "dump-" + cacheNames[c] + "-" + tableNames[t]
+	if owner != 0 {
+		what += fmt.Sprintf("-of-%d", owner)
+	}
+	f.note(what)
 	if f.dump != nil {
 		return f.dump(ctx, c, each)
 	}
 	return f.err
 }
-func (f *fake) Commit(_ context.Context, t cache.Tables, _ owner.Selector) (commit.Result, error) {
+func (f *fake) Commit(_ context.Context, t cache.Tables, s owner.Selector) (commit.Result, error) {
 	err := f.note("commit-" + tableNames[t])
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	f.took = s
 	return f.commit, err
+}
+func (f *fake) NodeNumber(name string) (uint8, bool) {
+	number, ok := map[string]uint8{"fw2": 2, "2": 2, "fw3": 3, "3": 3}[name]
+	return number, ok
 }
 func (f *fake) Flush(_ context.Context, c node.Cache) error { return f.note("flush-" + cacheNames[c]) }
 func (f *fake) FlushKernel(_ context.Context, t cache.Tables) error {
@@ -135,8 +153,13 @@ func serve(t *testing.T, s *Server) *daemon {
 
 func (d *daemon) ask(t *testing.T, r Request) (string, error) {
 	t.Helper()
+	return d.askFor(t, r, nil)
+}
+
+func (d *daemon) askFor(t *testing.T, r Request, s *Selection) (string, error) {
+	t.Helper()
 	var text bytes.Buffer
-	err := Ask(t.Context(), d.path, r, &text)
+	err := Ask(t.Context(), d.path, r, s, &text)
 	return text.String(), err
 }
 
@@ -345,7 +368,7 @@ func TestCutAnswer(t *testing.T) {
 		conn.Close()
 	}()
 	var text bytes.Buffer
-	if err := Ask(t.Context(), path, Metrics, &text); !errors.Is(err, ErrCut) || text.String() != "half an ans" {
+	if err := Ask(t.Context(), path, Metrics, nil, &text); !errors.Is(err, ErrCut) || text.String() != "half an ans" {
 		t.Errorf("%q, %v", text.String(), err)
 	}
 }
@@ -552,7 +575,7 @@ func TestKillIsAnsweredLast(t *testing.T) {
 	stopped := make(chan struct{})
 	d := serve(t, &Server{Stop: func() { close(stopped) }})
 	answered := make(chan error)
-	go func() { answered <- Ask(t.Context(), d.path, Kill, io.Discard) }()
+	go func() { answered <- Ask(t.Context(), d.path, Kill, nil, io.Discard) }()
 	<-stopped
 	if text, err := d.ask(t, StatsRuntime); err != nil || text == "" {
 		t.Errorf("another client meanwhile: %q, %v", text, err)
@@ -645,14 +668,14 @@ func TestListenerOfAnotherUserIsRefused(t *testing.T) {
 		}
 	}()
 	var text bytes.Buffer
-	if err := Ask(t.Context(), path, CommitAll|WithOutcome, &text); !errors.Is(err, ErrStranger) || text.Len() > 0 {
+	if err := Ask(t.Context(), path, CommitAll|WithOutcome, nil, &text); !errors.Is(err, ErrStranger) || text.Len() > 0 {
 		t.Errorf("%v, %q", err, text.String())
 	}
 	// A daemon that has a user and a directory of its own.
 	if err := os.Chmod(dir, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	if err := Ask(t.Context(), path, CommitAll|WithOutcome, &text); err != nil || text.String() != "all is well" {
+	if err := Ask(t.Context(), path, CommitAll|WithOutcome, nil, &text); err != nil || text.String() != "all is well" {
 		t.Errorf("%v, %q", err, text.String())
 	}
 }

@@ -10,6 +10,9 @@
 // was carried out except for single entries, the outcome is empty and another zero byte and
 // lines that name the entries follow. An answer that ends without the zero byte was cut short.
 // A daemon that closes the connection without an answer does not know the number.
+//
+// A request for a part of the peers' flows begins with the number Selected; Selection has the
+// rest. A daemon that does not know it closes the connection without having done anything.
 package control
 
 import (
@@ -82,6 +85,10 @@ const (
 	ready    = WithOutcome | 69
 	lagShift = 18
 
+	// Selected comes before another request and its Selection. The answer ends with an outcome,
+	// whatever the other request is.
+	Selected = WithOutcome | 70
+
 	// MaxLag is the largest number of seconds for Ready.
 	MaxLag = 1<<(32-lagShift) - 1
 )
@@ -130,13 +137,18 @@ var dumps = map[Request]DumpOf{
 	DumpExternalExp | WithOutcome | AsJSON: {node.External, cache.ExpectTable, JSON},
 }
 
+// commits are the requests for a commit. With AsJSON the answer is its result.
+var commits = map[Request]cache.Tables{
+	CommitFlows: cache.FlowTable, CommitExpects: cache.ExpectTable, CommitAll: cache.FlowTable | cache.ExpectTable,
+}
+
 // IsCommit reports whether the request is a commit.
-func (r Request) IsCommit() bool {
-	switch r &^ WithOutcome {
-	case CommitFlows, CommitExpects, CommitAll:
-		return true
-	}
-	return false
+func (r Request) IsCommit() bool { return commits[r&^(WithOutcome|AsJSON)] != 0 }
+
+// TakesOwner reports whether a Selection of an owner can come with the request: whether it is a
+// dump of the external cache or a commit.
+func (r Request) TakesOwner() bool {
+	return r.IsCommit() || dumps[r].Cache == node.External
 }
 
 // long reports whether the length of the answer has no bound.
@@ -167,7 +179,7 @@ func (r Request) JSON() (_ Request, ok bool) {
 	if dump, ok := r.Dump(JSON); ok {
 		return dump, true
 	}
-	if _, ok := statistics[r&^WithOutcome]; ok || r == StatsResendQueue {
+	if _, ok := statistics[r&^WithOutcome]; ok || r == StatsResendQueue || r.IsCommit() {
 		return r | WithOutcome | AsJSON, true
 	}
 	return r, false

@@ -2,10 +2,8 @@ package control
 
 import (
 	"context"
-	"encoding/binary"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"log/slog"
 	"net"
@@ -34,6 +32,7 @@ type Node interface {
 	ResendQueue(context.Context) ([]replicate.Resend, error)
 	Dump(ctx context.Context, cache node.Cache, table cache.Tables, owner uint8, each func(*node.Entry) error) error
 	Commit(context.Context, cache.Tables, owner.Selector) (commit.Result, error)
+	NodeNumber(name string) (number uint8, ok bool)
 	Flush(context.Context, node.Cache) error
 	FlushKernel(context.Context, cache.Tables) error
 	Refill(context.Context, cache.Tables) error
@@ -185,6 +184,9 @@ type Server struct {
 	// nil itself.
 	Helpers func() *report.Helpers
 
+	// Peers returns the names of the peers of the Cluster, nil without Cluster clause. It may be
+	// nil itself.
+	Peers func() []string
 	// Exports returns the statistics of the exporters, nil without any. It may be nil itself.
 	Exports func() []export.Status
 
@@ -279,7 +281,7 @@ func (c *client) Close() error {
 
 // attendOne serves a client that has a place in the lane of silent clients.
 func (s *Server) attendOne(ctx context.Context, c *client, lanes *lanes) {
-	r, err := s.hear(ctx, c)
+	q, err := s.hear(ctx, c)
 	if stays := c.seat.wait(false); err != nil || !stays {
 		if stays && ctx.Err() == nil {
 			s.counters.readFailed.Add(1)
@@ -288,7 +290,7 @@ func (s *Server) attendOne(ctx context.Context, c *client, lanes *lanes) {
 		c.Close()
 		return
 	}
-	if r == Kill {
+	if q.Request == Kill && !q.selected {
 		c.seat.leave()
 		s.mu.Lock()
 		s.waiting = append(s.waiting, c)
@@ -298,7 +300,7 @@ func (s *Server) attendOne(ctx context.Context, c *client, lanes *lanes) {
 	}
 	defer c.Close()
 	lane := lanes.short
-	if r.long() {
+	if q.long() {
 		// While it waits for its place it can be dropped in favour of a new client, which
 		// may want to commit.
 		lane = lanes.long
@@ -312,7 +314,7 @@ func (s *Server) attendOne(ctx context.Context, c *client, lanes *lanes) {
 	defer next.leave()
 	if c.seat.leave() {
 		c.seat = next
-		s.respond(ctx, c, r)
+		s.respond(ctx, c, &q)
 	}
 }
 
@@ -346,9 +348,12 @@ func (s *Server) Local() report.Local {
 }
 
 // hear reads a client's request.
-func (s *Server) hear(ctx context.Context, c *client) (Request, error) {
+func (s *Server) hear(ctx context.Context, c *client) (question, error) {
 	defer atEnd(ctx, c)()
-	return s.read(c)
+	if err := c.SetReadDeadline(time.Now().Add(orElse(s.ReadTimeout, readTimeout))); err != nil {
+		return question{}, err
+	}
+	return readQuestion(c)
 }
 
 // atEnd limits waiting for the client to lastWord when ctx ends, until stop is called.
@@ -358,30 +363,19 @@ func atEnd(ctx context.Context, conn net.Conn) (stop func()) {
 }
 
 // respond answers a request.
-func (s *Server) respond(ctx context.Context, c *client, r Request) {
+func (s *Server) respond(ctx context.Context, c *client, q *question) {
 	defer atEnd(ctx, c)()
 	out := &writer{ctx: ctx, conn: c, timeout: orElse(s.WriteTimeout, writeTimeout)}
-	err := s.answer(ctx, r, out)
+	err := s.answer(ctx, q, out)
 	if out.flush() != nil {
 		return // the client has gone
 	}
 	if errors.Is(err, context.Canceled) {
 		err = node.ErrStopped // the daemon is shutting down
 	}
-	if r&WithOutcome != 0 && !errors.Is(err, errUnknown) {
+	if q.outcome() && !errors.Is(err, errUnknown) {
 		out.outcome(err)
 	}
-}
-
-func (s *Server) read(conn net.Conn) (Request, error) {
-	if err := conn.SetReadDeadline(time.Now().Add(orElse(s.ReadTimeout, readTimeout))); err != nil {
-		return 0, err
-	}
-	var number [4]byte
-	if _, err := io.ReadFull(conn, number[:]); err != nil {
-		return 0, err
-	}
-	return Request(binary.NativeEndian.Uint32(number[:])), nil
 }
 
 func orElse(d, usual time.Duration) time.Duration {

@@ -19,7 +19,7 @@ type EntryWriter struct {
 
 // Append appends an entry with its newline. Counters and timeout of a cached entry are stale,
 // so they are omitted; text and JSON have instead how long the entry has been in the cache
-// and, in ALARM mode, when it expires.
+// and, in ALARM mode, when it expires. The last of all is the owner, where there are owners.
 func (w EntryWriter) Append(dst []byte, e *node.Entry) []byte {
 	style := format.Style{Format: w.Format, Now: w.Now.UnixNano()}
 	if !e.Live {
@@ -31,19 +31,27 @@ func (w EntryWriter) Append(dst []byte, e *node.Entry) []byte {
 	} else {
 		dst = format.AppendExpect(dst, e.Expect, &style, nil)
 	}
-	if !e.Live {
-		switch w.Format {
-		case format.Text:
-			dst = appendAges(dst, e, " [expires in ", " [active since ", "s]")
-		case format.JSON:
-			dst = dst[:len(dst)-1]
-			dst = append(appendAges(dst, e, `,"expires_in":`, `,"active_since":`, ""), '}')
+	switch w.Format {
+	case format.Text:
+		dst = appendAges(dst, e, " [expires in ", " [active since ", "s]")
+		if e.Owner != "" {
+			dst = append(append(append(dst, " [owner="...), e.Owner...), ']')
 		}
+	case format.JSON:
+		dst = dst[:len(dst)-1]
+		dst = appendAges(dst, e, `,"expires_in":`, `,"active_since":`, "")
+		if e.Owner != "" { // its characters need no escapes
+			dst = append(append(append(dst, `,"owner":"`...), e.Owner...), '"')
+		}
+		dst = append(dst, '}')
 	}
 	return append(dst, '\n')
 }
 
 func appendAges(dst []byte, e *node.Entry, expires, active, end string) []byte {
+	if e.Live {
+		return dst
+	}
 	if e.Expires {
 		dst = strconv.AppendInt(append(dst, expires...), int64(e.ExpiresIn/time.Second), 10)
 		dst = append(dst, end...)

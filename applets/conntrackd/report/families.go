@@ -268,6 +268,12 @@ func families() []family {
 			lastCommit(func(m *metricsWriter, c *commit.Status) { m.seconds(c.Last.Took) })},
 		{"conntrackd_last_commit_events_missing", "gauge", "", "Events of the peer that were lost and not yet made up when the last commit began.",
 			lastCommit(func(m *metricsWriter, c *commit.Status) { m.number(c.Last.Missing) })},
+		{"conntrackd_last_commit_flows_taken", "gauge", "", "Flows of a node that the last commit has taken over, with those that the kernel has refused.",
+			lastCommit(func(m *metricsWriter, c *commit.Status) {
+				for i := range c.Last.Taken {
+					m.number(c.Last.Taken[i].Flows, "node", c.Last.Taken[i].Name)
+				}
+			})},
 		{"conntrackd_last_commit_entries", "gauge", "", "Entries of the last commit, by table and result.",
 			lastCommit(func(m *metricsWriter, c *commit.Status) {
 				for _, t := range [...]struct {

@@ -69,6 +69,7 @@ func everything() (*node.Status, *Local) {
 	l := &Local{Exports: make([]export.Status, 1)}
 	s.Peers[0].Member = &replicate.MemberStatus{Node: 2, Name: "fw2", Version: 2, Key: 3, Refused: []replicate.Refused{{Reason: "tag"}, {Reason: "replay"}}}
 	s.Cluster = replicate.ClusterStatus{Version: 2, Name: "edge", Node: 1, NodeName: "fw1", Key: 4, Refused: []replicate.Refused{{Reason: "tag"}, {Reason: "replay"}}}
+	s.Commits.Last.Taken = make([]commit.Taken, 1)
 	next := int64(100)
 	number(reflect.ValueOf(s).Elem(), &next)
 	number(reflect.ValueOf(l).Elem(), &next)
@@ -82,6 +83,8 @@ func everything() (*node.Status, *Local) {
 	s.Tasks[0].Type = sched.KindCommit
 	s.Queues.Queues[0].Name = "txqueue"
 	s.Commits.Last.Tables = cache.FlowTable | cache.ExpectTable
+	s.Commits.Last.Kept = []string{"fw3"}
+	s.Commits.Last.Taken[0].Name = "fw2"
 	s.Commits.Last.Refused = []commit.Refusal{{Reason: "commit-create: File exists", Entry: "udp 17 30 src=192.0.2.1"}}
 	return s, l
 }

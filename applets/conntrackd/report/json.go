@@ -340,20 +340,7 @@ func (o *object) runtime(s *node.Status, l *Local) {
 	if c.Count > 0 {
 		o.Open("last")
 		o.seconds("age", c.Age)
-		o.seconds("took", c.Last.Took)
-		o.Uint("missing", c.Last.Missing)
-		if c.Last.Tables&cache.FlowTable != 0 {
-			o.committed("flows", &c.Last.Flows)
-		}
-		if c.Last.Tables&cache.ExpectTable != 0 {
-			o.committed("expectations", &c.Last.Expects)
-		}
-		if refused := c.Last.Refused; len(refused) > 0 {
-			o.List("refused", len(refused), func(i int) {
-				o.Text("reason", refused[i].Reason)
-				o.Text("entry", refused[i].Entry)
-			})
-		}
+		o.commit(&c.Last)
 		o.End()
 	}
 	o.End()

@@ -309,9 +309,64 @@ func TestEntries(t *testing.T) {
 	}
 }
 
+// The owner ends an entry that has one, but not in XML.
+func TestEntryOwner(t *testing.T) {
+	for _, c := range []struct {
+		f    format.Format
+		e    node.Entry
+		want string // what is added
+	}{
+		{format.Text, node.Entry{Flow: cached(), Owner: "fw1"}, " [active since 0s] [owner=fw1]\n"},
+		{format.Text, node.Entry{Flow: cached(), Owner: "fw1", Live: true}, " use=1 [owner=fw1]\n"},
+		{format.JSON, node.Entry{Flow: cached(), Owner: "fw1"}, `,"active_since":0,"owner":"fw1"}` + "\n"},
+		{format.JSON, node.Entry{Flow: cached(), Owner: "fw1", Live: true}, `,"owner":"fw1"}` + "\n"},
+	} {
+		got := string(EntryWriter{Format: c.f}.Append(nil, &c.e))
+		if !strings.HasSuffix(got, c.want) {
+			t.Errorf("%v: %s", c.f, got)
+		}
+		if without := string(EntryWriter{Format: c.f}.Append(nil, &node.Entry{Flow: cached()})); strings.Contains(without, "owner") {
+			t.Errorf("%v, without owners: %s", c.f, without)
+		}
+	}
+	xml := func(owner string) string {
+		return string(EntryWriter{Format: format.XML}.Append(nil, &node.Entry{Flow: cached(), Owner: owner}))
+	}
+	if got, want := xml("fw1"), xml(""); got != want {
+		t.Errorf("XML with an owner: %s", got)
+	}
+}
+
+// -c names the nodes whose flows it has taken, and those that keep theirs.
+func TestTaken(t *testing.T) {
+	r := commit.Result{Tables: cache.FlowTable, Flows: commit.Count{Committed: 4}, Took: 25 * time.Millisecond, Taken: []commit.Taken{
+		{Node: 1, Name: "fw1", Heard: 400 * time.Millisecond, Proven: true, Equal: 1200 * time.Millisecond, Unproven: 1204, Flows: 3},
+		{Node: 4, Name: "fw4", Heard: 7 * time.Second, Holes: 1, Proven: true, Unproven: 1, Flows: 1},
+		{Heard: -1, Holes: 2},
+	}, Kept: []string{"fw3"}}
+	want := `fw1: heard 0.4 s ago, no hole, equal 1.2 s ago, 1204 changes since then unproven: 3 flows taken
+fw4: heard 7 s ago, 1 hole, equal 0 s ago, 1 change since then unproven: 1 flow taken
+the peer: never heard, 2 holes, never proven equal: 0 flows taken
+fw3 keeps its flows
+`
+	if diff := cmp.Diff(want, string(AppendTaken(nil, &r))); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+	want = `{"took":0.025,"missing":0,"flows":{"committed":4,"failed":0},"taken":[` +
+		`{"node":1,"name":"fw1","last_message":0.4,"holes":0,"last_equal":1.2,"unproven":1204,"flows":3},` +
+		`{"node":4,"name":"fw4","last_message":7,"holes":1,"last_equal":0,"unproven":1,"flows":1},` +
+		`{"holes":2,"flows":0}],"kept":[{"name":"fw3"}]}` + "\n"
+	if diff := cmp.Diff(want, string(AppendCommitJSON(nil, &r))); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+	if got := AppendTaken(nil, &commit.Result{Flows: commit.Count{Committed: 4}}); len(got) != 0 {
+		t.Errorf("without owners: %q", got)
+	}
+}
+
 // Entries in JSON can be read back as flows.
 func TestEntryJSONIsAFlow(t *testing.T) {
-	line := EntryWriter{Format: format.JSON}.Append(nil, &node.Entry{Flow: cached(), ActiveSince: time.Second})
+	line := EntryWriter{Format: format.JSON}.Append(nil, &node.Entry{Flow: cached(), ActiveSince: time.Second, Owner: "fw1"})
 	var r format.FlowReader
 	var got ctnetlink.Flow
 	if err := r.Flow(line, &got, &format.Event{}); err != nil {
@@ -618,7 +673,7 @@ func TestMetricsAreDocumented(t *testing.T) {
 }
 
 func TestAllocations(t *testing.T) {
-	e := &node.Entry{Flow: cached(), ActiveSince: time.Second}
+	e := &node.Entry{Flow: cached(), ActiveSince: time.Second, Owner: "fw1"}
 	buf := make([]byte, 0, 4096)
 	for _, f := range []format.Format{format.Text, format.XML, format.JSON} {
 		w := EntryWriter{Format: f}
