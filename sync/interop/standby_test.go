@@ -85,3 +85,65 @@ func TestHotStandby(t *testing.T) {
 		}
 	}
 }
+
+// A backup that starts again finds the primary's flows of its former life in the kernel. They are not its own: they
+// end with the primary's. So do those of a primary that has stepped down, when its purge comes.
+func TestHotStandbyStartsAgainAndStepsDown(t *testing.T) {
+	p := newPair(t)
+	tr := inCluster(4, newKeyFile(t))
+	p.start(programs{ours, ours}, func(me, peer *side) string {
+		clause := syncClause(ftfw, tr, withExpects)(me, peer)
+		clause = strings.Replace(clause, "Mode FTFW {", "Mode FTFW {\n\tPurgeTimeout 1", 1)
+		return strings.Replace(clause, "Name edge", "Name edge\n\tHotStandby on", 1)
+	}, "")
+	defer func() {
+		if t.Failed() {
+			t.Logf("logs:\n%s\n%s", p.a.daemon.log(), p.b.daemon.log())
+		}
+	}()
+	has := func(n *node, want ...uint16) func() bool {
+		return func() bool {
+			got := n.kernel.ports()
+			for _, port := range want {
+				if !got[port] {
+					return false
+				}
+			}
+			return len(got) == len(want)
+		}
+	}
+	inCache := func(n *node, flows int) func() bool {
+		return func() bool { return n.daemon.statistics().Caches["internal"].Flows.Active == uint64(flows) }
+	}
+	flows := map[uint16]ctnetlink.Flow{}
+	for port := uint16(1001); port <= 1004; port++ {
+		f := p.a.side.flow(port)
+		flows[port] = f
+		p.a.kernel.create(&f)
+	}
+	p.a.daemon.client("-c")
+	netnstest.Eventually(t, patience, "the backup's kernel has the flows", has(p.b, 1001, 1002, 1003, 1004))
+
+	p.b.daemon.kill()
+	p.b.daemon.start()
+	netnstest.Eventually(t, patience, "the internal cache of the backup that has started again is empty", inCache(p.b, 0))
+	netnstest.Eventually(t, patience, "the primary has its flows", inCache(p.a, 4))
+	netnstest.Eventually(t, patience, "its kernel keeps the flows", has(p.b, 1001, 1002, 1003, 1004))
+	end := func(n *node, port uint16) {
+		f := flows[port]
+		n.kernel.remove(&f)
+	}
+	end(p.a, 1001)
+	netnstest.Eventually(t, patience, "what has ended is gone", has(p.b, 1002, 1003, 1004))
+
+	p.b.daemon.client("-c")
+	p.a.daemon.client("-t")
+	netnstest.Eventually(t, patience, "the new primary owns the flows", inCache(p.b, 3))
+	netnstest.Eventually(t, patience, "the purge leaves nothing in the internal cache", inCache(p.a, 0))
+	netnstest.Eventually(t, patience, "the purge leaves the new primary's flows", has(p.a, 1002, 1003, 1004))
+	end(p.b, 1002)
+	netnstest.Eventually(t, patience, "what the new primary ends is gone", has(p.a, 1003, 1004))
+	if got := p.b.kernel.ports(); len(got) != 2 {
+		t.Errorf("the new primary has %v", got)
+	}
+}

@@ -331,7 +331,8 @@ func (n *Node) SchedulePurge(ctx context.Context) error {
 func (n *Node) purgeKernel() {
 	n.log.Notice("flushing kernel conntrack table (scheduled)")
 	if n.standby != nil {
-		n.stepAside()
+		n.failback.StepUp()
+		n.stepAside(true)
 		return
 	}
 	n.flushInternal()

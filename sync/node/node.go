@@ -46,6 +46,7 @@ type Node struct {
 	readyTimer *sched.Timer
 	taskFailed uint64
 	takeover   *takeover // under way, with HotStandby; nil without
+	adopted    bool      // the flows of a former life are the Standby's
 }
 
 // Ended is called by a node in statistics mode for each cached flow that has ended. f is

@@ -27,6 +27,7 @@ func (n *Node) decide() Readiness {
 	f := n.facts()
 	r := Readiness{Decision: n.ready.Step(&f)}
 	n.replicator.SetReadiness(r.InSync, r.Promotable, f.Primary)
+	n.adoptLeft(r.InSync)
 	if len(n.copies()) > 0 {
 		r.Held = f.Held
 	}

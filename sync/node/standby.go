@@ -118,18 +118,17 @@ func (n *Node) skips(f *ctnetlink.Flow) bool {
 	return n.standby.Announced(f)
 }
 
-// stepAside carries out the purge of a node that has stepped down. The flows of the internal cache that
-// a peer announces become the Standby's, and the others are deleted from the kernel. As with a flush, no end is
-// announced: the peers have taken over what goes on.
-func (n *Node) stepAside() {
-	n.failback.StepUp()
+// stepAside hands the flows of the internal cache that a peer announces to the Standby. With purge, which is that of
+// a node that has stepped down, it deletes the others from the kernel. As with a flush, no end is announced:
+// the peers have taken over what goes on.
+func (n *Node) stepAside(purge bool) {
 	handles := make([]cache.Handle, sliceLen)
 	var cur cache.Cursor
 	var f ctnetlink.Flow
 	n.sched.Step(func() bool {
 		got, more := n.internal.Flows.Next(&cur, handles)
 		for _, h := range handles[:got] {
-			if n.internal.Flows.Load(h, &f) {
+			if n.internal.Flows.Load(h, &f) && (purge || n.standby.Announced(&f)) {
 				n.replicator.Forget(h)
 				n.internal.Flows.Delete(h)
 				n.standby.Adopt(&f)
@@ -137,4 +136,17 @@ func (n *Node) stepAside() {
 		}
 		return more
 	})
+}
+
+// adoptLeft is called each time that the node has decided about its readiness. Once after the node's start,
+// when it has the peers' flows, those of a former life that are in the kernel go from the internal cache, where the
+// first reading has put them, to the Standby. A node that has the traffic keeps its own.
+func (n *Node) adoptLeft(inSync bool) {
+	if n.standby == nil || n.adopted || !inSync {
+		return
+	}
+	n.adopted = true
+	if n.takeover == nil && !n.primary() {
+		n.stepAside(false)
+	}
 }
