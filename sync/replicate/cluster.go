@@ -147,7 +147,8 @@ func (c *cluster) setMembers(config *conf.Cluster) {
 	}
 	if former != nil && len(former.Peers) == 1 && len(config.Peers) == 1 {
 		// The only peer may have got another number. A bulk will compare what is here.
-		if old, m := before[former.Peers[0].Number], c.peer(); old != m {
+		old, m := before[former.Peers[0].Number], c.peer()
+		if old != m && !slices.ContainsFunc(c.copies, func(p *peerCopy) bool { return p.node == m.number }) {
 			m.copy, m.held = old.copy, old.held
 		}
 	}
