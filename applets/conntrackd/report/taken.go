@@ -15,31 +15,20 @@ import (
 func AppendTaken(dst []byte, r *commit.Result) []byte {
 	for i := range r.Taken {
 		t := &r.Taken[i]
-		dst = append(append(dst, nameOf(t)...), ": "...)
-		if t.Heard < 0 {
-			dst = append(dst, "never heard, "...)
-		} else {
-			dst = append(append(append(dst, "heard "...), ready.Seconds(t.Heard)...), " ago, "...)
+		heard, holes, equal := "never heard", "no hole", "never proven equal"
+		if t.Heard >= 0 {
+			heard = "heard " + ready.Seconds(t.Heard) + " ago"
 		}
-		switch t.Holes {
-		case 0:
-			dst = append(dst, "no hole"...)
-		case 1:
-			dst = append(dst, "1 hole"...)
-		default:
-			dst = append(strconv.AppendInt(dst, int64(t.Holes), 10), " holes"...)
+		if t.Holes > 0 {
+			holes = count(uint64(t.Holes), "hole")
 		}
 		if t.Proven {
-			dst = append(append(append(dst, ", equal "...), ready.Seconds(t.Equal)...), " ago, "...)
-			dst = appendCount(dst, t.Unproven, " change", " changes")
-			dst = append(dst, " since then unproven: "...)
-		} else {
-			dst = append(dst, ", never proven equal: "...)
+			equal = "equal " + ready.Seconds(t.Equal) + " ago, " + count(t.Unproven, "change") + " since then unproven"
 		}
-		dst = append(appendCount(dst, t.Flows, " flow", " flows"), " taken\n"...)
+		dst = append(dst, nameOf(t)+": "+heard+", "+holes+", "+equal+": "+count(t.Flows, "flow")+" taken\n"...)
 	}
 	for _, name := range r.Kept {
-		dst = append(append(dst, name...), " keeps its flows\n"...)
+		dst = append(dst, name+" keeps its flows\n"...)
 	}
 	return dst
 }
@@ -52,12 +41,12 @@ func nameOf(t *commit.Taken) string {
 	return t.Name
 }
 
-func appendCount(dst []byte, n uint64, one, more string) []byte {
-	dst = strconv.AppendUint(dst, n, 10)
-	if n == 1 {
-		return append(dst, one...)
+// count returns a number of things.
+func count(n uint64, what string) string {
+	if n != 1 {
+		what += "s"
 	}
-	return append(dst, more...)
+	return strconv.FormatUint(n, 10) + " " + what
 }
 
 // AppendCommitJSON appends the result of a commit as a JSON object and a newline.
