@@ -15,14 +15,16 @@ import (
 	"ctbox/internal/netnstest"
 )
 
-// The machines of a page, made when the page first names one. fw1 and fw2 have
-// eth0, a cable between them with 203.0.113.1 and .2; eth1 in the client's
-// network with 192.0.2.11 and .12; and eth2 in the server's with 198.51.100.11 and
-// .12. client is 192.0.2.10, and server is 198.51.100.10, which answers TCP on
+// The machines of a page, made when the page first names one. fw1, fw2 and fw3 have
+// eth0, a network between them with 203.0.113.1, .2 and .3; eth1 in the client's
+// network with 192.0.2.11, .12 and .13; and eth2 in the server's with 198.51.100.11, .12
+// and .13. client is 192.0.2.10, and server is 198.51.100.10, which answers TCP on
 // port 80 and UDP on port 53.
-var machineNames = []string{"fw1", "fw2", "client", "server"}
+var machineNames = []string{"fw1", "fw2", "fw3", "client", "server"}
 
 const firstMachine = "fw1"
+
+var firewalls = machineNames[:3]
 
 func isMachine(name string) bool { return slices.Contains(machineNames, name) }
 
@@ -69,24 +71,25 @@ func (n *network) connect() {
 	for _, name := range append(machineNames, "cables") {
 		ns[name] = netnstest.New(t, name)
 	}
-	netnstest.Link(t, netnstest.End{NS: ns["fw1"], Dev: "eth0", Addrs: []string{"203.0.113.1/24"}},
-		netnstest.End{NS: ns["fw2"], Dev: "eth0", Addrs: []string{"203.0.113.2/24"}})
-	for _, bridge := range []string{"lan", "wan"} {
+	for _, bridge := range []string{"sync", "lan", "wan"} {
 		ns["cables"].IP("link", "add", bridge, "type", "bridge")
 		ns["cables"].IP("link", "set", bridge, "up")
 	}
-	for _, c := range []struct{ machine, dev, bridge, addr string }{
-		{"fw1", "eth1", "lan", "192.0.2.11/24"}, {"fw2", "eth1", "lan", "192.0.2.12/24"},
-		{"fw1", "eth2", "wan", "198.51.100.11/24"}, {"fw2", "eth2", "wan", "198.51.100.12/24"},
-		{"client", "eth0", "lan", "192.0.2.10/24"}, {"server", "eth0", "wan", "198.51.100.10/24"},
-	} {
-		port := c.bridge + "-" + c.machine
-		netnstest.Link(t, netnstest.End{NS: ns[c.machine], Dev: c.dev, Addrs: []string{c.addr}},
+	plug := func(machine, dev, bridge, addr string) {
+		port := bridge + "-" + machine
+		netnstest.Link(t, netnstest.End{NS: ns[machine], Dev: dev, Addrs: []string{addr}},
 			netnstest.End{NS: ns["cables"], Dev: port})
-		ns["cables"].IP("link", "set", port, "master", c.bridge)
+		ns["cables"].IP("link", "set", port, "master", bridge)
 	}
+	for i, fw := range firewalls {
+		plug(fw, "eth0", "sync", fmt.Sprintf("203.0.113.%d/24", 1+i))
+		plug(fw, "eth1", "lan", fmt.Sprintf("192.0.2.%d/24", 11+i))
+		plug(fw, "eth2", "wan", fmt.Sprintf("198.51.100.%d/24", 11+i))
+	}
+	plug("client", "eth0", "lan", "192.0.2.10/24")
+	plug("server", "eth0", "wan", "198.51.100.10/24")
 	ns["client"].IP("route", "add", "default", "via", "192.0.2.1")
-	for _, fw := range []string{"fw1", "fw2"} {
+	for _, fw := range firewalls {
 		ns[fw].Sysctl("net.ipv4.ip_forward", "1")
 		ns[fw].Track()
 	}

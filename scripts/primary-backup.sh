@@ -6,6 +6,9 @@
 #   primary-backup.sh fault      this firewall has failed; another one takes over
 #   primary-backup.sh alive FILE status 0 if conntrackd answers and its file for keepalived exists
 #
+# With a selector of conntrackd -c behind the role, such as --nat-src ADDRESS, only these flows
+# move: for gateways of which each has addresses of its own, in a Cluster of more than two nodes.
+#
 # VRRP daemons call it when the role changes; scripts/keepalived.conf shows how.
 # Every step runs, even if the one before failed. A failure is logged to syslog, and
 # the exit status is then 1.
@@ -54,7 +57,20 @@ many() {
 	[ "${nodes:-2}" -gt 2 ]
 }
 
-case ${1:-} in
+role=${1:-}
+case ${2:-} in
+--*) role="part of $1" ;;
+esac
+
+case $role in
+"part of primary")
+	shift
+	step "take over a part of the flows" -c "$@"
+	;;
+"part of backup" | "part of fault")
+	# The node that takes over announces the flows from now on. The others stay here.
+	daemon -s >/dev/null 2>&1 || start
+	;;
 primary)
 	# Commit the old primary's flows to the kernel. Then refill the caches from the
 	# kernel's table, and send all of it to the backup.
@@ -78,7 +94,7 @@ alive)
 	exit
 	;;
 *)
-	echo "usage: $0 primary|backup|fault|alive FILE" >&2
+	echo "usage: $0 primary|backup|fault [--SELECTOR VALUE], or alive FILE" >&2
 	exit 1
 	;;
 esac

@@ -88,6 +88,13 @@ func TestPrimaryBackupScript(t *testing.T) {
 		{"primary sixteen", "-c", "-", "", "-c -s peers -R -B", 1},
 		{"primary", "-s peers", "-", "", "-c -s peers -f -R -B", 0}, // conntrack-tools does not have it
 		{"primary", "-c -B", "-", "", "-c -s peers -f -R -B", 1},
+		{"primary --nat-src 198.51.100.1", "", "-", "", "-c --nat-src 198.51.100.1", 0},
+		{"primary --mark 1/3 --zone 7", "", "-", "", "-c --mark 1/3 --zone 7", 0},
+		{"primary --zone 7", "-c --zone 7", "-", "", "-c --zone 7", 1},
+		{"backup --nat-src 198.51.100.1", "", "-", "", "-s", 0},
+		{"backup --nat-src 198.51.100.1", "-s", "-", "", "-s -d", 0},
+		{"fault --nat-src 198.51.100.1", "-s -d", "-", "", "-s -d", 1},
+		{"master --nat-src 198.51.100.1", "", "-", "", "", 1},
 		{"backup", "", "-", "", "-s -t -n", 0},
 		{"backup", "-s", "-", "", "-s -d -t -n", 0},
 		{"backup", "-s -d", "-", "", "-s -d -t -n", 1},
@@ -111,6 +118,9 @@ func TestPrimaryBackupScript(t *testing.T) {
 			}
 			arg, cluster, _ := strings.Cut(c.arg, " ")
 			argv := append(strings.Fields(shell), scripts+"primary-backup.sh", arg)
+			if strings.HasPrefix(cluster, "--") {
+				argv = append(argv, strings.Fields(cluster)...)
+			}
 			cmd := ns.Command(argv[0], argv[1:]...)
 			cmd.Env = append(cmd.Env, "RECORD="+record, "FAILS="+c.fails, "LOCKED="+c.locked, "PEERS="+peers[cluster],
 				"CONNTRACKD_BIN="+bin, "CONNTRACKD_LOCK="+lock)
