@@ -95,7 +95,8 @@ func (n *Node) wait(ctx context.Context, begin func(ended func(error)) error) er
 
 // Commit writes what s selects of the external cache into the kernel's tables (-c) and returns
 // when that has ended; commit.Committer.Start says how. Even with nothing to commit this node
-// takes over, so a purge that was scheduled when it became the backup is cancelled.
+// takes over, so a purge that was scheduled when it became the backup is cancelled. Where flows
+// have owners the empty Selector asks these first, and takes from those that do not answer.
 func (n *Node) Commit(ctx context.Context, tables cache.Tables, s owner.Selector) (result commit.Result, err error) {
 	done := make(chan commit.Result, 1)
 	err = n.wait(ctx, func(ended func(error)) error {
@@ -107,11 +108,12 @@ func (n *Node) Commit(ctx context.Context, tables cache.Tables, s owner.Selector
 			return ErrUnsupported
 		}
 		n.purge.Stop()
-		start := n.committer.Start
-		if n.standby != nil && tables&cache.FlowTable != 0 {
-			start = n.takeOver
+		answer := func(r commit.Result, err error) { done <- r; ended(err) }
+		if n.replicator.HasOwners() {
+			n.queueTakeover(request{asked: asked, tables: tables, selector: s, ended: answer})
+			return nil
 		}
-		return start(asked, tables, n.selection(s), func(r commit.Result, err error) { done <- r; ended(err) })
+		return n.bringIn(asked, tables, n.selection(s), answer, func() {})
 	})
 	select {
 	case result = <-done:
@@ -321,6 +323,7 @@ func (n *Node) SchedulePurge(ctx context.Context) error {
 			return nil
 		}
 		n.failback.StepDown()
+		n.decide() // the peers hear of it at once
 		n.purge.After(n.cfg.Sync.PurgeTimeout)
 		n.log.Notice(fmt.Sprintf("flushing conntrack table in %d secs", n.cfg.Sync.PurgeTimeout/time.Second))
 		return nil

@@ -18,7 +18,8 @@ import (
 // it likes, and nothing waits for it. An error from each ends the dump and is returned.
 //
 // owner is the number of the peer whose entries of the external cache are handed out, 0 for all
-// peers. If there is no such peer the error is ErrUnsupported.
+// peers. If there is no such peer the error is ErrUnsupported. Where flows have owners a flow of the
+// external cache is handed out once, as its owner has announced it, and not if this node owns it.
 func (n *Node) Dump(ctx context.Context, which Cache, table cache.Tables, owner uint8, each func(*Entry) error) error {
 	live := which == Internal && n.internal.Flows == nil && n.replicator != nil && owner == 0
 	if table == cache.ExpectTable && !n.expectSync {
@@ -44,9 +45,18 @@ func (n *Node) Dump(ctx context.Context, which Cache, table cache.Tables, owner 
 	for _, c := range from {
 		var err error
 		if table == cache.ExpectTable {
-			err = dumpTable(ctx, n, t, c.Side.Expects, func(e *ctnetlink.Expect, entry *Entry) { entry.Expect, entry.Owner = e, c.Name }, each)
+			err = dumpTable(ctx, n, t, c.Side.Expects, func(_ cache.Handle, e *ctnetlink.Expect, entry *Entry) bool {
+				entry.Expect, entry.Owner = e, c.Name
+				return true
+			}, each)
 		} else {
-			err = dumpTable(ctx, n, t, c.Side.Flows, func(f *ctnetlink.Flow, entry *Entry) { entry.Flow, entry.Owner = f, c.Name }, each)
+			err = dumpTable(ctx, n, t, c.Side.Flows, func(h cache.Handle, f *ctnetlink.Flow, entry *Entry) bool {
+				entry.Flow, entry.Owner = f, c.Name
+				if which == Internal && n.replicator != nil {
+					entry.Owner = n.replicator.Owner(f)
+				}
+				return which == Internal || n.replicator.Shows(c.Node, h, f)
+			}, each)
 		}
 		if err != nil {
 			return err
@@ -88,8 +98,8 @@ type table[T any] interface {
 }
 
 // dumpTable copies slices out of the table in the loop and hands them out beside
-// it.
-func dumpTable[T any](ctx context.Context, n *Node, t *sched.Task, from table[T], set func(*T, *Entry), each func(*Entry) error) error {
+// it. set, which is called with the lock held, completes an entry and reports whether it is handed out.
+func dumpTable[T any](ctx context.Context, n *Node, t *sched.Task, from table[T], set func(cache.Handle, *T, *Entry) bool, each func(*Entry) error) error {
 	handles := make([]cache.Handle, sliceLen)
 	objects := make([]T, sliceLen)
 	entries := make([]Entry, sliceLen)
@@ -111,8 +121,9 @@ func dumpTable[T any](ctx context.Context, n *Node, t *sched.Task, from table[T]
 					at, ok := from.Deadline(h)
 					e.Expires, e.ExpiresIn = ok, at-now
 				}
-				set(&objects[filled], e)
-				filled++
+				if set(h, &objects[filled], e) {
+					filled++
+				}
 			}
 			t.Done += uint64(filled)
 		}); err != nil {

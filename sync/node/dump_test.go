@@ -45,7 +45,7 @@ func TestDumpOfAMillionFlowsStallsNothing(t *testing.T) {
 	n := sleeping(t, external)
 	largest := 0
 	dump := func(each func(*Entry) error) error {
-		return dumpTable(t.Context(), n, &sched.Task{}, batches{external.Flows, &largest}, func(f *ctnetlink.Flow, e *Entry) { e.Flow = f }, each)
+		return dumpTable(t.Context(), n, &sched.Task{}, batches{external.Flows, &largest}, func(_ cache.Handle, f *ctnetlink.Flow, e *Entry) bool { e.Flow = f; return true }, each)
 	}
 	standing, goOn, done := make(chan struct{}), make(chan struct{}), make(chan error, 1)
 	times := make([]uint8, million)

@@ -45,6 +45,7 @@ type Node struct {
 	ready      *ready.Machine // nil without Sync
 	readyTimer *sched.Timer
 	taskFailed uint64
+	requests   requests  // takeovers that wait, where flows have owners
 	takeover   *takeover // under way, with HotStandby; nil without
 	adopted    bool      // the flows of a former life are the Standby's
 }
@@ -164,7 +165,12 @@ func (n *Node) openSync(s *conf.Sync) (err error) {
 	if err != nil {
 		return err
 	}
-	return n.replicator.Open()
+	if err := n.replicator.Open(); err != nil {
+		return err
+	}
+	n.failback.SetOwners(n.replicator.HasOwners())
+	n.replicator.OnRelease(n.released)
+	return nil
 }
 
 // copies returns the external cache: what each peer has announced. It is empty where the node has no
@@ -235,6 +241,7 @@ func (n *Node) commitEnded(tables cache.Tables) {
 	if tables&cache.FlowTable != 0 {
 		n.failback.TookOver()
 		n.replicator.Committed()
+		n.decide()
 	}
 }
 
@@ -297,6 +304,7 @@ func (n *Node) reconfigure(cfg *conf.Config) error {
 	}
 	if n.replicator != nil {
 		n.replicator.Reconfigure(cfg.Sync)
+		n.failback.SetOwners(n.replicator.HasOwners())
 		n.committer.Reconfigure(cfg.Sync)
 		n.ready.Configure(readyConfig(cfg.Sync))
 	}

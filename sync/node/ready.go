@@ -41,7 +41,7 @@ func (n *Node) facts() ready.Facts {
 }
 
 // primary reports whether this node has the traffic, as far as it knows.
-func (n *Node) primary() bool { return n.failback.Primary(false) }
+func (n *Node) primary() bool { return n.failback.Primary(n.replicator.Announces()) }
 
 // decideAgain decides periodically: a decision depends on those before.
 func (n *Node) decideAgain() {

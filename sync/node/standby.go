@@ -43,8 +43,8 @@ type takeover struct {
 
 // takeOver is a commit with HotStandby. The kernel has the peers' flows, so ended is called at once. In the
 // background the expectations are committed, the flows are read into the internal cache, and what is missing in
-// the kernel is committed. Then the peers are sent what this node has now.
-func (n *Node) takeOver(asked, tables cache.Tables, from commit.Selection, ended func(commit.Result, error)) error {
+// the kernel is committed. Then the peers are sent what this node has now, and done is called.
+func (n *Node) takeOver(asked, tables cache.Tables, from commit.Selection, ended func(commit.Result, error), done func()) error {
 	result := commit.Result{Tables: tables, Began: time.Now(), Missing: n.replicator.PeersMissing(), Taken: slices.Clone(from.Taken), Kept: from.Kept}
 	held := 0
 	for i := range from.Sources {
@@ -53,8 +53,10 @@ func (n *Node) takeOver(asked, tables cache.Tables, from commit.Selection, ended
 	n.log.Notice(fmt.Sprintf("taking over: the peers' flows, of which there are %d, are in the kernel", held))
 	n.failback.TookOver()
 	n.replicator.Committed()
+	n.decide()
 	ended(result, nil)
 	if n.takeover != nil {
+		done()
 		return nil
 	}
 	t := &takeover{from, make(chan struct{})}
@@ -62,7 +64,10 @@ func (n *Node) takeOver(asked, tables cache.Tables, from commit.Selection, ended
 	end := func() {
 		n.takeover = nil
 		close(t.ended)
-		n.replicator.Bulk()
+		if !n.replicator.HasOwners() { // with owners, what was taken is announced by itself
+			n.replicator.Bulk()
+		}
+		done()
 	}
 	n.after(asked, tables&cache.ExpectTable, from, func() {
 		n.follower.Refill(cache.FlowTable, func(err error) {

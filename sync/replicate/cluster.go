@@ -11,6 +11,7 @@ import (
 
 	"ctbox/conf"
 	"ctbox/internal/loglimit"
+	"ctbox/nl/ctnetlink"
 	"ctbox/sync/link"
 	"ctbox/sync/owner"
 	"ctbox/sync/proto"
@@ -35,11 +36,16 @@ type cluster struct {
 	keys    keys
 	version proto.Version // that is spoken
 	book    *owner.Book   // which node owns each flow; nil with one peer
+	asking
 	stream  *proto.Stream
 	renewal renewal
 	uevents *uevents
 	due     time.Duration // when the session has to be ticked
 	offers  time.Duration // when the offer is due
+	look    time.Duration // when to look at the peers
+	// primariesSaid is how many nodes were primary at the last look.
+	primariesSaid int
+	known         ctnetlink.Flow // reused
 
 	members [seal.MaxNode + 1]*member // the peers by number; nil for others
 	nodes   []map[netip.Addr]uint8    // for each link, the peer by address
@@ -72,6 +78,7 @@ type member struct {
 	lives    uint64     // of its streams
 	versions *proto.Versions
 	refused  [seal.Verdicts]uint64
+	living   bool // it was heard lately, at the last look
 	comparison
 }
 
@@ -175,6 +182,7 @@ func (c *cluster) setCopies() {
 	if len(c.config.Peers) == 1 || r.external.leaves != 0 {
 		r.external = c.peer().copy
 	}
+	c.setOwners()
 }
 
 // copyFor returns a copy for a new peer: one that it had, the one that is nobody's yet, or an empty one.
@@ -203,7 +211,11 @@ func (c *cluster) copiesDue() time.Duration {
 // forgetCopies forgets the copies of former peers whose time is over.
 func (c *cluster) forgetCopies(now time.Duration) {
 	r := c.Replicator
+	before := len(r.copies)
 	r.copies = slices.DeleteFunc(r.copies, func(p *peerCopy) bool { return p.leaves != 0 && p.leaves <= now })
+	if len(r.copies) != before {
+		c.setOwners()
+	}
 }
 
 // several reports whether there is a Cluster of more than two nodes.
@@ -269,7 +281,7 @@ type clusterSource struct{ c *cluster }
 
 // Due implements sched.Source.
 func (s clusterSource) Due() time.Duration {
-	return min(s.c.due, s.c.offers, s.c.digestsDue(), s.c.copiesDue())
+	return min(s.c.due, s.c.offers, s.c.look, s.c.digestsDue(), s.c.copiesDue(), s.c.takeDue())
 }
 
 // Run implements sched.Source.
@@ -279,6 +291,11 @@ func (s clusterSource) Run() error {
 	s.c.tickOffers(now)
 	s.c.tickDigests(now)
 	s.c.forgetCopies(now)
+	s.c.tickQuestion(now)
+	s.c.tickTake(now)
+	if now >= s.c.look {
+		s.c.lookAtPeers(now)
+	}
 	return nil
 }
 

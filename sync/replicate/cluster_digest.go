@@ -49,7 +49,7 @@ func (c *cluster) beginDigests(id uint64, key digest.Key) {
 		Announce: func(table uint8, h cache.Handle) {
 			o := proto.Object{Table: proto.Table(table), Handle: uint64(h)}
 			switch {
-			case c.stream.Overlooked(o):
+			case c.stream.Overlooked(o) && c.mayAnnounce(o):
 				d.overlooked++
 				c.stream.Changed(o)
 			case c.stream.Holds(o):
@@ -204,7 +204,7 @@ func (c *cluster) act(m *member, table int, a digest.Action) {
 		if proto.Table(table) == proto.Expects {
 			p.Expects.Delete(h)
 		} else if p.Flows.Load(h, &c.flow) {
-			c.endExternal(p, h, &c.flow)
+			c.endExternal(p, h, &c.flow, p.Flows.Epoch(h))
 		}
 	}
 	what := [...]string{proto.Flows: "flows", proto.Expects: "expectations"}[table]

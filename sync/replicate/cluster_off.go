@@ -33,6 +33,26 @@ func (*cluster) unannounced(proto.Object)           {}
 func (*cluster) announces(_ cache.Handle, _ *ctnetlink.Flow, why owner.Why) bool {
 	return why != owner.Silent
 }
+func (*cluster) mayAnnounce(proto.Object) bool                    { return true }
+func (*cluster) keepsExpect(cache.Handle)                         {}
+func (*cluster) ending(cache.Handle)                              {}
+func (*cluster) endsFlow(*peerCopy, *ctnetlink.Flow, uint32) bool { return true }
+
+// HasOwners reports whether flows have owners: never. The methods below are not called.
+func (r *Replicator) HasOwners() bool                                 { return false }
+func (r *Replicator) Announces() bool                                 { return false }
+func (r *Replicator) Owner(*ctnetlink.Flow) string                    { return "" }
+func (r *Replicator) AskOwners(func(take, kept owner.Nodes))          {}
+func (r *Replicator) OnRelease(func(owner.Nodes))                     {}
+func (r *Replicator) CopyNodes() owner.Nodes                          { return 0 }
+func (r *Replicator) EndTake()                                        {}
+func (r *Replicator) Shows(uint8, cache.Handle, *ctnetlink.Flow) bool { return true }
+func (r *Replicator) BeginTake(owner.Nodes, owner.Selector) (
+	wants func(uint8, cache.Handle, *ctnetlink.Flow) bool, wantsExpect func(uint8, *ctnetlink.Expect) bool,
+) {
+	return nil, nil
+}
+
 func (*cluster) transmit()                             {}
 func (*cluster) probeSize(int) int                     { return 0 }
 func (*cluster) probePacket(int) int                   { return 0 }

@@ -3,10 +3,46 @@
 package replicate
 
 import (
+	"fmt"
+	"time"
+
 	"ctbox/nl/ctnetlink"
 	"ctbox/sync/cache"
 	"ctbox/sync/owner"
+	"ctbox/sync/proto"
 )
+
+// With several peers a node announces the flows that it owns, and no others: owner.Book decides
+// which these are. Each way by which a flow of the internal cache comes to be announced asks the
+// Book, and each message of a peer about a flow is reported to it.
+
+// announcements are the owner.Actions of a cluster.
+type announcements struct{ c *cluster }
+
+func (a announcements) Announced(h cache.Handle) bool {
+	return a.c.stream != nil && a.c.stream.Announces(flowObject(h))
+}
+func (a announcements) Claimed(h cache.Handle)  { a.c.stream.Claim(flowObject(h)) }
+func (a announcements) Withdraw(h cache.Handle) { a.c.stream.Withdrawn(flowObject(h)) }
+
+// setOwners adopts a change of the peers.
+func (c *cluster) setOwners() {
+	if !c.several() {
+		c.book = nil
+		return
+	}
+	if c.book == nil {
+		c.book = owner.NewBook(c.config.Node, c.internal.Flows, announcements{c})
+	}
+	var copies [owner.MaxNode + 1]*cache.Flows
+	for _, p := range c.copies {
+		copies[p.node] = p.Flows
+	}
+	for n := uint8(1); n <= owner.MaxNode; n++ {
+		c.book.SetCopy(n, copies[n])
+	}
+	c.lookAtPeers(c.sched.Now())
+}
 
 // announces reports whether a flow that was stored in the internal cache is to be announced.
 func (c *cluster) announces(h cache.Handle, f *ctnetlink.Flow, why owner.Why) bool {
@@ -14,4 +50,159 @@ func (c *cluster) announces(h cache.Handle, f *ctnetlink.Flow, why owner.Why) bo
 		return why != owner.Silent
 	}
 	return c.book.Stored(c.sched.Now(), h, f, why)
+}
+
+// mayAnnounce reports whether an object of the internal cache may be announced that is not
+// announced yet: a flow must not be another node's.
+func (c *cluster) mayAnnounce(o proto.Object) bool {
+	if c == nil || c.book == nil || o.Table != proto.Flows || c.stream.Announces(o) {
+		return true
+	}
+	h := cache.Handle(o.Handle)
+	return c.internal.Flows.Load(h, &c.known) && c.book.Mine(h, &c.known)
+}
+
+// ending notes that this node is about to announce the end of a flow, if it announces the flow.
+func (c *cluster) ending(h cache.Handle) {
+	if c != nil && c.book != nil {
+		c.book.OwnEnded(h)
+	}
+}
+
+// heardFlow notes that a peer's copy has stored flow, whose message has this epoch.
+func (c *cluster) heardFlow(m *member, h cache.Handle, epoch uint32) {
+	switch {
+	case h == 0:
+	case c.book == nil:
+		m.copy.Flows.SetEpoch(h, epoch)
+	default:
+		c.book.Heard(m.number, h, &c.flow, epoch)
+	}
+}
+
+// endsFlow reports whether the end of f, which a peer has announced with this epoch, is the
+// flow's: only its owner ends a flow.
+func (c *cluster) endsFlow(p *peerCopy, f *ctnetlink.Flow, epoch uint32) bool {
+	return c == nil || c.book == nil || c.book.Ended(p.node, f, epoch)
+}
+
+// heardExpect gives up an expectation that this node announces, too, if its master is another
+// node's.
+func (c *cluster) heardExpect() {
+	if c.book == nil {
+		return
+	}
+	h := c.internal.Expects.Find(&c.expect)
+	if h == 0 || !c.stream.Announces(expectObject(h)) {
+		return
+	}
+	master := c.internal.Flows.FindMaster(&c.expect)
+	if master != 0 && !c.stream.Announces(flowObject(master)) {
+		c.stream.Withdrawn(expectObject(h))
+	}
+}
+
+// keepsExpect notes that an expectation of the internal cache was stored and is not announced,
+// unless a takeover has brought it into the kernel.
+func (c *cluster) keepsExpect(h cache.Handle) {
+	if c.taking() != 0 {
+		c.stream.Claim(expectObject(h))
+		return
+	}
+	c.unannounced(expectObject(h))
+}
+
+// lookPeriod is the period of looking at which peers live and are primary.
+const lookPeriod = 500 * time.Millisecond
+
+// lookAtPeers tells the Book which peers live, and which are primary.
+func (c *cluster) lookAtPeers(now time.Duration) {
+	c.look = now + lookPeriod
+	primaries := c.primaries()
+	if primaries > 1 && c.primariesSaid < 2 {
+		c.sayPrimaries(primaries)
+	}
+	c.primariesSaid = primaries
+	if c.book == nil {
+		return
+	}
+	c.book.SetPrimary(c.flags&flagPrimary != 0)
+	for n := range c.members {
+		m := c.members[n]
+		if m == nil {
+			c.book.SetPeer(uint8(n), false, false)
+			continue
+		}
+		was := m.living
+		m.living = c.hears(m)
+		primary := m.flags&flagPrimary != 0
+		c.book.SetPeer(m.number, m.living, primary)
+		if c.keptAt[n] != 0 && (was && !m.living || m.living && !primary) {
+			c.released(m, now)
+		}
+	}
+}
+
+// hears reports whether a peer was heard lately.
+func (c *cluster) hears(m *member) bool {
+	silence, _ := c.lastOf(m)
+	return m.addr.IsValid() && silence < peerQuiet
+}
+
+// living returns the peers that were heard lately.
+func (c *cluster) living() (nodes owner.Nodes) {
+	for _, m := range c.members {
+		if m != nil && c.hears(m) {
+			nodes |= owner.NodesOf(m.number)
+		}
+	}
+	return nodes
+}
+
+// sayPrimaries logs that more than one node is primary.
+func (c *cluster) sayPrimaries(n int) {
+	text := fmt.Sprintf("%d nodes say that they are primary", n)
+	if c.several() {
+		c.log.Notice(text)
+	} else {
+		c.log.Warn(text + ": each takes the other's flows for ended or stale ones")
+	}
+}
+
+// HasOwners reports whether flows have owners: the node is in a Cluster of more than two.
+func (r *Replicator) HasOwners() bool { return r.cluster.several() }
+
+// Announces reports whether this node has flows announced.
+func (r *Replicator) Announces() bool {
+	c := r.cluster
+	return c.speaks() && c.stream.Held(proto.Flows) > 0
+}
+
+// Owner returns the name of the node that owns f, "" if nobody is known to.
+func (r *Replicator) Owner(f *ctnetlink.Flow) string {
+	c := r.cluster
+	if !c.several() {
+		return ""
+	}
+	node, _ := c.book.Owner(f)
+	return c.nameOfNode(node)
+}
+
+// Shows reports whether a copy's entry is what the cluster knows of the flow f: the copy's node owns
+// it.
+func (r *Replicator) Shows(node uint8, entry cache.Handle, f *ctnetlink.Flow) bool {
+	return !r.cluster.several() || r.cluster.book.Wins(node, entry, f)
+}
+
+// nameOfNode returns the name of a node, "" for none.
+func (c *cluster) nameOfNode(node uint8) string {
+	if node == c.config.Node {
+		return c.config.NodeName
+	}
+	for _, p := range c.copies {
+		if p.node == node {
+			return p.name
+		}
+	}
+	return ""
 }

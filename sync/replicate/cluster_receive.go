@@ -58,6 +58,9 @@ func (c *cluster) takes(link int, from netip.Addr, datagram []byte) bool {
 	if !c.stream.Arrived(now, h.Node, h.Boot, h.Counter) {
 		return true
 	}
+	if (m.flags^h.Flags)&flagPrimary != 0 {
+		c.look = now
+	}
 	m.addr, m.key, m.flags = from, h.Key, h.Flags
 	c.heard(link, from)
 	c.peers[from].node = h.Node
@@ -133,6 +136,10 @@ func (c *cluster) takeControl(m *member, msg *wire.StreamMessage) {
 		c.takeState(m, msg)
 	case wire.Digest, wire.Sums, wire.Entries, wire.Compare, wire.Want:
 		c.takeDigest(m, msg)
+	case wire.Take:
+		c.takeQuestion(m, msg)
+	case wire.Mine:
+		c.takeAnswer(m, msg)
 	}
 }
 
@@ -153,6 +160,7 @@ func (c *cluster) applyObject(from *member, m *wire.StreamMessage) {
 			p.Expects.Delete(p.Expects.Find(&r.expect))
 		} else {
 			p.Expects.Replace(&r.expect, now)
+			c.heardExpect()
 		}
 		return
 	}
@@ -166,14 +174,14 @@ func (c *cluster) applyObject(from *member, m *wire.StreamMessage) {
 	switch m.Type {
 	case wire.StreamFlowNew:
 		h, _ := p.Flows.Replace(&r.flow, now)
-		p.Flows.SetEpoch(h, epoch)
+		c.heardFlow(from, h, epoch)
 		c.stored(from, h, wire.FlowNew)
 	case wire.StreamFlowUpdate:
 		h, _ := p.Flows.Update(&r.flow, now)
-		p.Flows.SetEpoch(h, epoch)
+		c.heardFlow(from, h, epoch)
 		c.stored(from, h, wire.FlowUpdate)
 	case wire.StreamFlowEnd:
-		r.endExternal(p, p.Flows.Find(&r.flow), &r.flow)
+		r.endExternal(p, p.Flows.Find(&r.flow), &r.flow, epoch)
 	default: // the peer no longer announces it, and it has not ended
 		p.Flows.Delete(p.Flows.Find(&r.flow))
 		if r.injector != nil {
@@ -191,7 +199,9 @@ func (c *cluster) stored(from *member, h cache.Handle, change wire.Type) {
 	if l := from.held[proto.Flows]; l != nil {
 		l.Stored(h)
 	}
-	c.inject(change, &c.flow)
+	if c.book == nil || c.book.Wins(from.number, h, &c.flow) {
+		c.inject(change, &c.flow)
+	}
 }
 
 // refusal is a kind of line in the log: why datagrams are refused, and of which peer.

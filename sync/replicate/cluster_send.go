@@ -131,6 +131,9 @@ func (c *cluster) encodeFlow(s *proto.Send) (typ wire.StreamType, ok bool) {
 	if state == cache.Dead {
 		// A flow with the same tuple may live already. One that waits is not announced yet.
 		living = r.internal.Flows.Find(&r.flow)
+		if living != 0 && !c.mayAnnounce(flowObject(living)) {
+			living = 0 // it is another node's
+		}
 		if living != 0 && !s.Withdrawn && !c.stream.Waits(flowObject(living)) {
 			c.superseded(s, flowObject(living))
 			return 0, false

@@ -16,6 +16,7 @@ func (c *cluster) setFlags(inSync, promotable, primary bool) {
 	if c == nil {
 		return
 	}
+	before := c.flags
 	c.flags = 0
 	if inSync {
 		c.flags |= flagInSync
@@ -25,6 +26,12 @@ func (c *cluster) setFlags(inSync, promotable, primary bool) {
 	}
 	if primary {
 		c.flags |= flagPrimary
+	}
+	if (before^c.flags)&flagPrimary != 0 {
+		c.look = c.sched.Now()
+		if c.speaks() {
+			c.announce(0) // the peers decide by it who owns a flow
+		}
 	}
 }
 

@@ -228,7 +228,7 @@ func (w *town) same(what string) {
 			if i == j {
 				continue
 			}
-			from, to := contents(v.internal), contents(peer.copyOf(i))
+			from, to := v.announced(), contents(peer.copyOf(i))
 			for key, value := range from {
 				if to[key] != value {
 					w.t.Errorf("%s: fw%d has %q, fw%d has %q", what, 1+i, value, 1+j, to[key])
@@ -241,8 +241,21 @@ func (w *town) same(what string) {
 	}
 }
 
+// announced are the contents of the internal cache that the node announces: all, but for what others
+// own.
+func (v *villager) announced() map[string]string {
+	return someContents(v.internal, func(o proto.Object) bool {
+		return v.cluster.book == nil || v.cluster.stream.Announces(o)
+	})
+}
+
 // contents are the messages of all entries of a side, by those of their ends.
 func contents(side cache.Side) map[string]string {
+	return someContents(side, func(proto.Object) bool { return true })
+}
+
+// someContents are the contents of those entries for which has is true.
+func someContents(side cache.Side, has func(proto.Object) bool) map[string]string {
 	all := map[string]string{}
 	handles := make([]cache.Handle, 64)
 	var f ctnetlink.Flow
@@ -259,12 +272,18 @@ func contents(side cache.Side) map[string]string {
 		}
 	}
 	walk(side.Flows.Next, func(h cache.Handle) {
+		if !has(flowObject(h)) {
+			return
+		}
 		side.Flows.Load(h, &f)
 		key, _ := e.AppendCompactFlow(nil, &f, true)
 		value, _ := e.AppendCompactFlow(nil, &f, false)
 		all["flow "+string(key)] = string(wire.AppendCompactEpoch(value, side.Flows.Epoch(h)&^cache.EpochMark))
 	})
 	walk(side.Expects.Next, func(h cache.Handle) {
+		if !has(expectObject(h)) {
+			return
+		}
 		side.Expects.Load(h, &x)
 		x.Timeout = 0
 		key, _ := e.AppendCompactExpect(nil, &x, true)

@@ -160,7 +160,7 @@ func (r *Replicator) apply(m *wire.Message) {
 	case wire.FlowUpdate:
 		h, outcome = table.Put(&r.flow, now)
 	default:
-		r.endExternal(r.external, table.Find(&r.flow), &r.flow)
+		r.endExternal(r.external, table.Find(&r.flow), &r.flow, 0)
 		return
 	}
 	if !outcome.Stored() {
@@ -180,12 +180,18 @@ func (r *Replicator) inject(change wire.Type, f *ctnetlink.Flow) {
 }
 
 // endExternal removes f, which the peer has ended, from the copy of its flows, where h is its
-// entry.
-func (r *Replicator) endExternal(p *peerCopy, h cache.Handle, f *ctnetlink.Flow) {
+// entry. epoch is that of the end.
+func (r *Replicator) endExternal(p *peerCopy, h cache.Handle, f *ctnetlink.Flow, epoch uint32) {
+	ends := r.cluster.endsFlow(p, f, epoch)
 	_, announced, there := p.Flows.Times(h)
 	p.Flows.Delete(h)
-	r.takeover.PeerEnded(f, announced, there)
-	r.inject(wire.FlowDelete, f)
+	switch {
+	case ends:
+		r.takeover.PeerEnded(f, announced, there)
+		r.inject(wire.FlowDelete, f)
+	case r.injector != nil:
+		r.injector.Withdrawn(f)
+	}
 }
 
 func (r *Replicator) applyExpect(typ wire.Type, now time.Duration) {

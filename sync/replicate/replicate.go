@@ -327,7 +327,7 @@ func (r *Replicator) ExpectStored(h cache.Handle, announce bool) {
 		r.endWaitOfMaster(h)
 		r.machine.Changed(expectObject(h))
 	} else {
-		r.cluster.unannounced(expectObject(h))
+		r.cluster.keepsExpect(h)
 	}
 	if r.alarm != nil {
 		r.internal.Expects.Arm(h, r.sched.Now(), r.alarm.RefreshDelay())
@@ -336,7 +336,12 @@ func (r *Replicator) ExpectStored(h cache.Handle, announce bool) {
 
 // FlowEnded queues the end of h if announce is set; the flow stays in the internal cache as
 // dead until the peers have its end.
-func (r *Replicator) FlowEnded(h cache.Handle, announce bool) { r.ended(flowObject(h), announce) }
+func (r *Replicator) FlowEnded(h cache.Handle, announce bool) {
+	if announce {
+		r.cluster.ending(h)
+	}
+	r.ended(flowObject(h), announce)
+}
 
 // ExpectEnded is FlowEnded for an expectation.
 func (r *Replicator) ExpectEnded(h cache.Handle, announce bool) { r.ended(expectObject(h), announce) }

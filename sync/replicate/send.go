@@ -214,7 +214,9 @@ func (r *Replicator) bulk(table proto.Table, handles []cache.Handle) {
 		if table == proto.Expects {
 			r.endWaitOfMaster(h)
 		}
-		r.machine.Bulk(proto.Object{Table: table, Handle: uint64(h)})
+		if o := (proto.Object{Table: table, Handle: uint64(h)}); r.cluster.mayAnnounce(o) {
+			r.machine.Bulk(o)
+		}
 	}
 }
 
