@@ -1,0 +1,217 @@
+//go:build !no_cluster
+
+package replicate
+
+import (
+	"testing"
+	"time"
+
+	"ctbox/nl/ctnetlink"
+	"ctbox/sync/cache"
+	"ctbox/sync/internal/flowtest"
+	"ctbox/sync/owner"
+)
+
+// primary has a node say that it is primary, or that it is not.
+func (v *villager) primary(on bool) { v.SetReadiness(true, true, on) }
+
+// silence cuts a node off, as its death does to the others.
+func (w *town) silence(number int) { w.lose = func(from int, _ []byte) bool { return from == number } }
+
+// take takes over as a node does: it asks, unless nodes are named, and what is wanted comes into the
+// kernel, whose events are followed. It returns the nodes whose flows were taken, and those that keep theirs.
+func (v *villager) take(nodes owner.Nodes, s owner.Selector) (taken, kept owner.Nodes) {
+	w := v.town
+	w.t.Helper()
+	if taken = nodes; nodes == 0 {
+		answered := false
+		v.AskOwners(func(t, k owner.Nodes) { taken, kept, answered = t, k, true })
+		w.until("answers", 250*time.Millisecond, func() bool { return answered })
+	}
+	wants, _ := v.BeginTake(taken, s)
+	var f ctnetlink.Flow
+	handles := make([]cache.Handle, 64)
+	for _, c := range v.Copies() {
+		var cur cache.Cursor
+		for more := true; more; {
+			var n int
+			n, more = c.Side.Flows.Next(&cur, handles)
+			for _, h := range handles[:n] {
+				if taken.Has(c.Node) && c.Side.Flows.Load(h, &f) && wants(c.Node, h, &f) {
+					own, _ := v.internal.Flows.Replace(&f, w.now)
+					v.FlowStored(own, &f, owner.Silent)
+				}
+			}
+		}
+	}
+	v.EndTake()
+	return taken, kept
+}
+
+// owns checks who owns each of some flows, as each node that is not cut off knows.
+func (w *town) owns(what string, flows []ctnetlink.Flow, name string, nodes ...int) {
+	w.t.Helper()
+	for _, i := range nodes {
+		for k := range flows {
+			if got := w.nodes[i].Owner(&flows[k]); got != name {
+				w.t.Fatalf("%s: at fw%d %q owns flow %d, want %q", what, 1+i, got, k, name)
+			}
+		}
+	}
+}
+
+// A plain takeover takes the dead node's flows and leaves the living one's alone. The third node
+// knows the new owner, and an end of that one is the flow's.
+func TestTakeoverOfADeadNode(t *testing.T) {
+	w := newTownOf(t, 3)
+	all := flowtest.Flows(300)
+	for i := range all {
+		w.nodes[i/150*2].store(&all[i], true) // half of them are fw1's, half fw3's
+	}
+	w.nodes[0].primary(true)
+	w.nodes[2].primary(true)
+	w.bothProven("before")
+	w.silence(0)
+	w.nodes[1].primary(true)
+	taken, kept := w.nodes[1].take(0, owner.Selector{})
+	if taken != owner.NodesOf(1) || kept != owner.NodesOf(3) {
+		t.Errorf("the flows of %b are taken, %b keep theirs", taken, kept)
+	}
+	w.pass(takeLingers + time.Second)
+	w.owns("taken", all[:150], "fw2", 1, 2)
+	w.owns("kept", all[150:], "fw3", 1, 2)
+	if n := w.nodes[2].copyOf(1).Flows.Len(); n != 150 {
+		t.Errorf("fw3 has %d flows of fw2", n)
+	}
+	w.nodes[1].end(&all[0])
+	w.pass(100 * time.Millisecond)
+	w.owns("ended", all[:1], "", 1, 2)
+	if w.nodes[2].Announced(&all[0].Orig, 0) {
+		t.Error("the ended flow is still announced by the dead node")
+	}
+
+	// The dead node comes back with what it had: it gives up what was taken, and does not bring
+	// back what has ended. It was cut off so long that the others' bulks say what is theirs.
+	w.lose = nil
+	w.bothProven("back")
+	w.owns("taken, and back", all[1:150], "fw2", 0, 1, 2)
+	w.owns("kept, and back", all[150:], "fw3", 0, 1, 2)
+	w.owns("ended, and back", all[:1], "", 1, 2)
+}
+
+// A node that answers "mine" and then steps down loses its flows without another question.
+func TestRefusalThenStepDown(t *testing.T) {
+	w := newTownOf(t, 3)
+	all := flowtest.Flows(10)
+	for i := range all {
+		w.nodes[0].store(&all[i], true)
+	}
+	for _, v := range w.nodes {
+		v.primary(true)
+	}
+	w.bothProven("before")
+	var released owner.Nodes
+	b := w.nodes[1]
+	b.OnRelease(func(nodes owner.Nodes) { released |= nodes; b.take(nodes, owner.Selector{}) })
+	if taken, kept := b.take(0, owner.Selector{}); taken != 0 || kept != owner.NodesOf(1, 3) {
+		t.Errorf("the flows of %b are taken, %b keep theirs", taken, kept)
+	}
+	w.pass(2 * time.Second)
+	w.owns("refused", all, "fw1", 0, 1, 2)
+	w.nodes[0].primary(false)
+	w.until("released", time.Second, func() bool { return released == owner.NodesOf(1) })
+	w.pass(takeLingers + time.Second)
+	w.owns("released", all, "fw2", 0, 1, 2)
+}
+
+// Two nodes that take the flows of a third one at the same time do not both get them.
+func TestTwoTakeOver(t *testing.T) {
+	w := newTownOf(t, 3)
+	all := flowtest.Flows(10)
+	for i := range all {
+		w.nodes[0].store(&all[i], true)
+	}
+	w.bothProven("before")
+	w.silence(0)
+	for _, v := range w.nodes[1:] {
+		v.primary(true)
+	}
+	var taken [3]owner.Nodes
+	for i := 2; i > 0; i-- {
+		w.nodes[i].AskOwners(func(t, _ owner.Nodes) { taken[i] = t })
+	}
+	w.pass(250 * time.Millisecond)
+	if taken[1] != owner.NodesOf(1) || taken[2] != 0 {
+		t.Errorf("fw2 gets the flows of %b, fw3 those of %b", taken[1], taken[2])
+	}
+}
+
+// A selector takes from living nodes without asking, and what it does not match stays.
+func TestTakeSome(t *testing.T) {
+	w := newTownOf(t, 3)
+	all := flowtest.Flows(40)
+	for i := range all {
+		if i < 20 {
+			all[i] = *marked(&all[i], 7)
+		}
+		w.nodes[i%2*2].store(&all[i], true)
+	}
+	for _, v := range w.nodes {
+		v.primary(true)
+	}
+	w.bothProven("before")
+	w.nodes[1].take(w.nodes[1].CopyNodes(), owner.Selector{Mark: 7, Mask: 0xff, HasMark: true})
+	w.pass(takeLingers + time.Second)
+	w.owns("taken", all[:20], "fw2", 0, 1, 2)
+	for i := range all[20:] {
+		w.owns("left", all[20+i:21+i], []string{"fw1", "", "fw3"}[i%2*2], 0, 1, 2)
+	}
+	w.bothProven("after")
+}
+
+// With asymmetric paths the kernels of two living primaries report changes of the same flows. A flow
+// changes its owner once in 10 seconds at most, and is not lost when either ends it.
+func TestAsymmetricPaths(t *testing.T) {
+	w := newTownOf(t, 3)
+	all := flowtest.Flows(20)
+	for _, v := range w.nodes {
+		v.primary(true)
+	}
+	w.pass(time.Second)
+	for i := range all {
+		w.nodes[0].store(&all[i], true)
+	}
+	w.bothProven("before")
+	moves, last := 0, "fw1"
+	began := w.now
+	for i := range 600 {
+		for k := range all {
+			for _, v := range w.nodes[:2] {
+				v.rewrite(marked(&all[k], uint32(2+i)))
+			}
+		}
+		w.pass(100 * time.Millisecond)
+		if name := w.nodes[2].Owner(&all[0]); name != last {
+			moves, last = moves+1, name
+		}
+	}
+	if most := int((w.now - began) / (10 * time.Second)); moves > most || moves == 0 {
+		t.Errorf("%d moves in %v", moves, w.now-began)
+	}
+	w.bothProven("meanwhile")
+	w.owns("meanwhile", all, last, 0, 1, 2)
+	owning, other := w.nodes[0], w.nodes[1]
+	if last == "fw2" {
+		owning, other = other, owning
+	}
+	for k := range all {
+		owning.end(&all[k])
+	}
+	w.bothProven("one has ended")
+	w.owns("one has ended", all, map[int]string{0: "fw1", 1: "fw2"}[other.number], 0, 1, 2)
+	for k := range all {
+		other.end(&all[k])
+	}
+	w.bothProven("both have ended")
+	w.owns("both have ended", all, "", 0, 1, 2)
+}
