@@ -302,7 +302,7 @@ func (q *queues) NextReleased() (Object, bool) {
 	if !ok {
 		return Object{}, false
 	}
-	e.dead = false
+	e.dead, e.withdrawn = false, false
 	return q.named(i, e), true
 }
 

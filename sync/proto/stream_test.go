@@ -391,6 +391,19 @@ func TestStreamWithdrawn(t *testing.T) {
 	a.m.Receive(0, 2, &wire.StreamMessage{Type: wire.StreamAck, Node: 1, Stream: a.m.config.ID, From: a.m.Position()})
 	got, ok := a.m.NextReleased()
 	a.is("released", ok && got == o, true)
+	a.m.BeginBulk(0) // it may be announced again
+	a.m.Bulk(o)
+	a.m.EndBulk()
+	for s, ok = a.m.Next(); ok && s.Control; s, ok = a.m.Next() {
+	}
+	a.is("announced again", ok && !s.Withdrawn && s.Object == o && a.m.Holds(o), true)
+	a.m.Deleted(o)
+	for s, ok = a.m.Next(); ok && s.Control; s, ok = a.m.Next() {
+	}
+	a.is("its end", ok && !s.Withdrawn && s.Object == o, true)
+	a.m.Receive(0, 2, &wire.StreamMessage{Type: wire.StreamAck, Node: 1, Stream: a.m.config.ID, From: a.m.Position()})
+	_, ok = a.m.NextReleased()
+	a.is("released at its end", ok, true)
 	a.m.Deleted(o)
 	a.is("nothing more to say", a.m.Pending(), 0)
 	_, ok = a.m.NextReleased()

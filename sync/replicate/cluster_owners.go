@@ -28,7 +28,10 @@ func (a announcements) Withdraw(h cache.Handle) { a.c.stream.Withdrawn(flowObjec
 // setOwners adopts a change of the peers.
 func (c *cluster) setOwners() {
 	if !c.several() {
-		c.book = nil
+		if c.book != nil {
+			c.book = nil
+			c.Bulk() // with what was another node's
+		}
 		return
 	}
 	if c.book == nil {
