@@ -181,8 +181,9 @@ func withoutOurs(b *block) *block {
 		}
 		switch v := c.value.(type) {
 		case *group:
-			v.block = withoutOurs(v.block)
-			c.value = v
+			g := *v
+			g.block = withoutOurs(v.block)
+			c.value = &g
 		case *filter:
 			c.value = &filter{withoutOurs(v.block)}
 		}

@@ -252,7 +252,7 @@ func (s *Server) attend(ctx context.Context, clients *sync.WaitGroup, p places) 
 	clients.Go(func() {
 		for conn := range arrived {
 			ctx, cancel := context.WithCancel(ctx)
-			c := &client{UnixConn: conn, cancel: cancel}
+			c := &client{Conn: conn, cancel: cancel}
 			if c.seat = lanes.silent.enter(ctx, c, true); c.seat == nil {
 				c.Close()
 				continue
@@ -268,7 +268,7 @@ type lanes struct{ silent, short, long *lane }
 
 // client is a connection with its place in a lane. Close also cancels the work for it.
 type client struct {
-	*net.UnixConn
+	net.Conn
 	cancel context.CancelFunc
 	seat   *seat
 }
@@ -276,7 +276,7 @@ type client struct {
 // Close closes the connection and cancels the client's context.
 func (c *client) Close() error {
 	c.cancel()
-	return c.UnixConn.Close()
+	return c.Conn.Close()
 }
 
 // attendOne serves a client that has a place in the lane of silent clients.
