@@ -34,7 +34,9 @@ NOTHOT = ctbox ctbox/conf ctbox/applets/... ctbox/sync/... ctbox/nl/cttimeout ct
 	internal/syscall/execenv internal/testlog os fmt os/signal log/internal log math/rand internal/nettrace \
 	internal/singleflight weak unique net path/filepath encoding/hex unicode/utf16 math/rand/v2 math/big encoding \
 	encoding/base64 encoding/json log/slog/internal log/slog/internal/buffer log/slog os/exec flag regexp/syntax \
-	regexp text/tabwriter maps net/url text/template/parse text/template bufio context time unicode
+	regexp text/tabwriter maps net/url text/template/parse text/template bufio context time unicode \
+	golang.org/x/sys/unix syscall internal/poll internal/godebug internal/bisect internal/reflectlite errors \
+	internal/oserror
 HOT = $(addprefix ctbox/sync/,cache digest follow proto wire)
 # The linker starts each function at a multiple of 32 bytes for these machines; 8 saves 0.17 MB.
 ARCH = $(or $(GOARCH),$(shell $(GO) env GOARCH))
