@@ -20,10 +20,10 @@ import (
 
 // membership is a node's Cluster clause; nil for none.
 type membership struct {
-	name  string // of the cluster
-	twin  bool   // under the peer's number
-	key   string // file of key 3, "" for none
-	allow bool   // AllowPlain
+	name      string // of the cluster
+	duplicate bool   // under the peer's number
+	key       string // file of key 3, "" for none
+	allow     bool   // AllowPlain
 }
 
 // file returns the contents of the Sync clause of FT-FW with a Cluster clause, if there is one.
@@ -35,7 +35,7 @@ func (m *membership) file(family int) func(me, peer *side) string {
 		}
 		number := map[string]int{"a": 1, "b": 2, "c": 3}
 		own, other := number[me.name], number[peer.name]
-		if m.twin {
+		if m.duplicate {
 			own, other = other, own
 		}
 		text += fmt.Sprintf("\nCluster {\n\tName %s\n\tNode %d %s\n\tPeer %d %s {\n\t\tIPv%d_Destination_Address %s\n\t}\n",
@@ -103,7 +103,7 @@ func TestNodesThatDoNotFit(t *testing.T) {
 		{"sealed, another cluster", &membership{name: "edge", key: good}, &membership{name: "core", key: good}, "it was altered, or the key of that number or the cluster's Name is another one there"},
 		{"version 1", &membership{name: "edge", key: good}, nil, "refused version 1 of the protocol from b: there are keys, and AllowPlain is off"},
 		{"plain, another cluster", &membership{name: "edge"}, &membership{name: "core"}, "b is of another cluster: nothing in the clear is accepted from it. Here Name is edge"},
-		{"number", &membership{name: "edge"}, &membership{name: "edge", twin: true}, "b sends as Node 1, which is this node: each node of a Cluster needs a number of its own"},
+		{"number", &membership{name: "edge"}, &membership{name: "edge", duplicate: true}, "b sends as Node 1, which is this node: each node of a Cluster needs a number of its own"},
 	} {
 		if i == 0 {
 			p.startRoles(programs{ours, ours}, c.a.file(4), c.b.file(4), "")

@@ -127,7 +127,7 @@ var modes = map[conf.Mode]Mode{conf.ModeFTFW: ModeFTFW, conf.ModeALARM: ModeALAR
 func (n *Node) openSync(s *conf.Sync) (err error) {
 	n.mode = modes[s.Mode]
 	n.expectSync = s.ExpectationSync
-	if err := replicate.CheckKeys(s, os.Geteuid()); err != nil {
+	if _, err := replicate.ReadKeys(s, os.Geteuid()); err != nil {
 		return err
 	}
 	config := n.cacheConfig()
@@ -281,7 +281,8 @@ func (n *Node) Reconfigure(ctx context.Context, cfg *conf.Config) error {
 // reconfigure is the part of Reconfigure that needs the lock.
 func (n *Node) reconfigure(cfg *conf.Config) error {
 	// The only steps that can fail are this one and the next.
-	if err := replicate.CheckKeys(cfg.Sync, os.Geteuid()); err != nil {
+	keys, err := replicate.ReadKeys(cfg.Sync, os.Geteuid())
+	if err != nil {
 		return err
 	}
 	if n.follower != nil {
@@ -303,7 +304,7 @@ func (n *Node) reconfigure(cfg *conf.Config) error {
 		}
 	}
 	if n.replicator != nil {
-		n.replicator.Reconfigure(cfg.Sync)
+		n.replicator.Reconfigure(cfg.Sync, keys)
 		n.failback.SetOwners(n.replicator.HasOwners())
 		n.committer.Reconfigure(cfg.Sync)
 		n.ready.Configure(readyConfig(cfg.Sync))

@@ -33,7 +33,7 @@ type cluster struct {
 	*Replicator
 	config  *conf.Cluster // in force; immutable, reconfigure replaces it
 	session *seal.Session
-	keys    keys
+	keys    Keys          // those that the clause in force names
 	version proto.Version // that is spoken
 	book    *owner.Book   // which node owns each flow; nil with one peer
 	asking
@@ -63,7 +63,8 @@ type cluster struct {
 
 	unknown  [seal.Verdicts]uint64 // refused datagrams from addresses of no peer
 	refusals *loglimit.Limit[refusal, string]
-	twin     time.Duration // when the log may say next that another node has this node's number
+	// duplicate is when to check next whether another node has this node's number.
+	duplicate time.Duration
 }
 
 // member is what a cluster knows of a peer, beside what the peers of the Replicator have by
@@ -94,7 +95,7 @@ func (r *Replicator) openCluster() error {
 	if r.cfg.Cluster == nil {
 		return nil
 	}
-	ring, err := LoadRing(r.cfg.Cluster, os.Geteuid())
+	keys, err := ReadKeys(r.cfg, os.Geteuid())
 	if err != nil {
 		return err
 	}
@@ -104,17 +105,17 @@ func (r *Replicator) openCluster() error {
 	c.uevents = openUevents()
 	c.renewal = renewal{clocks: clocks, uevent: c.uevents.changed}
 	c.renewal.begin()
-	c.refusals = loglimit.New[refusal](1, time.Minute, c.sayRefusals)
+	c.refusals = loglimit.New[refusal](1, time.Minute, c.logSuppressed)
 	c.challenges = wire.NewPacker(1)
-	c.keys = keys{ring, r.cfg.Cluster}
+	c.keys = keys
 	c.setMembers(r.cfg.Cluster)
 	numbers := c.numbers()
 	c.session = seal.NewSession(now, seal.Config{
-		Node: c.config.Node, Peers: numbers, Ring: ring, AllowPlain: c.config.AllowPlain, Random: rand.Reader,
+		Node: c.config.Node, Peers: numbers, Ring: keys.ring, AllowPlain: c.config.AllowPlain, Random: rand.Reader,
 	})
 	r.cluster = c
 	c.speak(c.wanted())
-	c.sayPlain()
+	c.warnAllowPlain()
 	r.sched.Add(clusterSource{c})
 	return nil
 }
@@ -249,20 +250,15 @@ func clusterPeers(c *conf.Cluster, link int, port uint16) (peers []netip.AddrPor
 	return peers
 }
 
-// reconfigure puts another clause in force. The caller has checked that its keys can be read; if
-// they cannot any more, those in force stay.
-func (c *cluster) reconfigure(config *conf.Cluster) {
+// reconfigure puts another clause in force, with the keys that ReadKeys has read for it.
+func (c *cluster) reconfigure(config *conf.Cluster, keys Keys) {
 	if c == nil {
 		return
 	}
-	if ring, err := LoadRing(config, os.Geteuid()); err != nil {
-		c.log.Error("the keys stay as they are: " + err.Error())
-	} else {
-		c.keys = keys{ring, config}
-	}
+	c.keys = keys
 	c.setMembers(config)
-	c.sayGoodbye()
-	c.session.SetRing(c.keys.ring)
+	c.announceKeyChange()
+	c.session.SetRing(keys.ring)
 	c.session.SetAllowPlain(config.AllowPlain)
 	c.session.SetPeers(c.numbers())
 	if c.stream != nil {

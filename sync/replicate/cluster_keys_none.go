@@ -4,5 +4,8 @@ package replicate
 
 import "ctbox/conf"
 
-// CheckKeys returns nil: a configuration has no Cluster clause.
-func CheckKeys(*conf.Sync, int) error { return nil }
+// Keys are no keys: a configuration has no Cluster clause.
+type Keys struct{}
+
+// ReadKeys reads nothing.
+func ReadKeys(*conf.Sync, int) (Keys, error) { return Keys{}, nil }

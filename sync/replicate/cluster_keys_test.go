@@ -32,15 +32,16 @@ func newKey(t testing.TB, b byte) string {
 	return text
 }
 
-func TestLoadRing(t *testing.T) {
+func TestReadKeys(t *testing.T) {
 	uid := os.Geteuid()
 	good := keyFile(t, newKey(t, 'a'), 0o600)
 	c := &conf.Cluster{Name: "edge"}
-	if ring, err := LoadRing(c, uid); err != nil || ring == nil {
+	s := &conf.Sync{Cluster: c}
+	if keys, err := ReadKeys(s, uid); err != nil || keys.ring == nil {
 		t.Errorf("without keys: %v", err)
 	}
 	c.Keys, c.Send = []conf.ClusterKey{{Number: 7, File: good}, {Number: 255, File: keyFile(t, newKey(t, 'b'), 0o400)}}, 255
-	if ring, err := LoadRing(c, uid); err != nil || ring == nil {
+	if keys, err := ReadKeys(s, uid); err != nil || keys.ring == nil {
 		t.Errorf("two keys: %v", err)
 	}
 	for name, bad := range map[string]struct{ file, says string }{
@@ -52,20 +53,19 @@ func TestLoadRing(t *testing.T) {
 		"folder":        {t.TempDir(), "it is not a file"},
 	} {
 		c.Keys[0].File = bad.file
-		ring, err := LoadRing(c, uid)
-		if ring != nil || err == nil || !strings.HasPrefix(err.Error(), "key 7: ") || !strings.Contains(err.Error(), bad.file) ||
+		keys, err := ReadKeys(s, uid)
+		if keys.ring != nil || err == nil || !strings.HasPrefix(err.Error(), "key 7: ") || !strings.Contains(err.Error(), bad.file) ||
 			!strings.Contains(err.Error(), bad.says) || strings.Contains(err.Error(), "\n") {
 			t.Errorf("%s: %v", name, err)
 		}
-		if CheckKeys(&conf.Sync{Cluster: c}, uid) == nil {
-			t.Errorf("%s: CheckKeys has no error", name)
-		}
 	}
 	c.Keys[0].File = good
-	if err := CheckKeys(&conf.Sync{Cluster: c}, uid); err != nil {
+	if _, err := ReadKeys(s, uid); err != nil {
 		t.Error(err)
 	}
-	if err := CheckKeys(&conf.Sync{}, uid); err != nil {
-		t.Error(err)
+	for _, s := range []*conf.Sync{nil, {}} {
+		if keys, err := ReadKeys(s, uid); err != nil || keys.ring != nil {
+			t.Errorf("without a Cluster: %v", err)
+		}
 	}
 }

@@ -61,5 +61,5 @@ func (*cluster) setFlags(bool, bool, bool)             {}
 func (*cluster) fillStatus(*Status)                    {}
 func (*cluster) gaps(uint8) int                        { return 0 }
 func (*cluster) memberStatus(uint8) *MemberStatus      { return nil }
-func (*cluster) reconfigure(*conf.Cluster)             {}
+func (*cluster) reconfigure(*conf.Cluster, Keys)       {}
 func (*cluster) close()                                {}

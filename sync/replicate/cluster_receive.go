@@ -37,7 +37,7 @@ func (c *cluster) takes(link int, from netip.Addr, datagram []byte) bool {
 		}
 		return true
 	case seal.BadNode:
-		c.lookForTwin(from, &h, datagram)
+		c.checkDuplicateNode(from, &h, datagram)
 		c.refuse(node, from, verdict)
 		return true
 	default:
@@ -220,14 +220,14 @@ var refusalTexts = [seal.Verdicts]string{
 	seal.Replayed:  "it came before",
 }
 
-// whyRefused says why a datagram of a node, 0 for an unknown one, was refused.
+// whyRefused returns why a datagram of a node, 0 for an unknown one, was refused.
 func (c *cluster) whyRefused(node uint8, reason seal.Verdict) string {
 	switch {
 	case reason != seal.BadPlain:
 		return refusalTexts[reason]
 	case node == 0: // the session refuses those of version 2 for their address
 		return "it is of version 1, and no Peer has this address"
-	case c.keys.clause.Send == 0: // what is plain is never refused without keys
+	case c.config.Send == 0: // what is plain is never refused without keys
 		return "it is marked as sealed, but names no key"
 	case c.config.AllowPlain:
 		return "it is not sealed, and the peer has sealed others lately"
@@ -254,25 +254,25 @@ func (c *cluster) refuse(node uint8, from netip.Addr, reason seal.Verdict) {
 	}
 }
 
-// sayRefusals logs how many lines were held back.
-func (c *cluster) sayRefusals(who string, more uint64) {
+// logSuppressed logs how many refusals had no line of their own.
+func (c *cluster) logSuppressed(who string, more uint64) {
 	c.log.Warn(fmt.Sprintf("refused %d more datagrams of %s within a minute", more, who))
 }
 
-// twinPeriod is the least time between two looks for another node with this node's number: they
-// cost an authentication.
-const twinPeriod = time.Minute
+// duplicatePeriod is the time for which the log does not name a duplicate of this node again.
+const duplicatePeriod = time.Minute
 
-// lookForTwin says that a datagram with this node's own number is genuine and of another boot
-// id, which then is another node's, or a former one of this node that somebody replays.
-func (c *cluster) lookForTwin(from netip.Addr, h *seal.Header, datagram []byte) {
+// checkDuplicateNode logs an error if a datagram with this node's own number is genuine and has another boot
+// id: it is of another node, or a replayed one of this node's previous run. As each check costs an
+// authentication, there is at most one per second.
+func (c *cluster) checkDuplicateNode(from netip.Addr, h *seal.Header, datagram []byte) {
 	now := c.sched.Now()
-	if h.Node != c.config.Node || h.Boot == c.session.Boot() || now < c.twin {
+	if h.Node != c.config.Node || h.Boot == c.session.Boot() || now < c.duplicate {
 		return
 	}
-	c.twin = now + time.Second
+	c.duplicate = now + time.Second
 	if c.session.Genuine(h, c.opened[:0], datagram) {
-		c.twin = now + twinPeriod
+		c.duplicate = now + duplicatePeriod
 		c.log.Error(fmt.Sprintf("%v sends as Node %d, which is this node: each node of a Cluster needs a number of its own", from, h.Node))
 	}
 }

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"net/netip"
+	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -110,6 +111,16 @@ func (w *town) start(number int, config *conf.Sync, internal cache.Side) *villag
 	s.Add(protocolSource{v.Replicator})
 	w.nodes[number] = v
 	return v
+}
+
+// Reconfigure puts another Sync in force, as the node's owner does.
+func (v *villager) Reconfigure(s *conf.Sync) {
+	v.town.t.Helper()
+	keys, err := ReadKeys(s, os.Geteuid())
+	if err != nil {
+		v.town.t.Fatal(err)
+	}
+	v.Replicator.Reconfigure(s, keys)
 }
 
 // carry takes what a node sends.
@@ -542,6 +553,36 @@ func TestClusterRotatesKeys(t *testing.T) {
 	w.bothProven("with the new key")
 }
 
+// A reload adopts the keys that were read for it, also if their files are gone by then: what the status names is
+// what seals.
+func TestClusterAdoptsTheKeysThatWereRead(t *testing.T) {
+	old, fresh := keyFile(t, newKey(t, 'a'), 0o600), keyFile(t, newKey(t, 'b'), 0o600)
+	w := newTown(t, old)
+	w.bothProven("with the old key")
+	config := *w.nodes[0].cfg
+	cluster := *config.Cluster
+	cluster.Keys, cluster.Send = []conf.ClusterKey{{Number: 1, File: old}, {Number: 2, File: fresh}}, 2
+	config.Cluster = &cluster
+	keys, err := ReadKeys(&config, os.Geteuid())
+	if err != nil {
+		t.Fatal(err)
+	}
+	other := *w.nodes[1].cfg
+	clusterOfOther := *other.Cluster
+	clusterOfOther.Keys = cluster.Keys
+	other.Cluster = &clusterOfOther
+	w.nodes[1].Reconfigure(&other)
+	if err := os.Remove(fresh); err != nil {
+		t.Fatal(err)
+	}
+	w.nodes[0].Replicator.Reconfigure(&config, keys)
+	w.pass(2 * time.Second)
+	w.bothProven("with the new key")
+	if has, in := w.nodes[1].Status().Peers[0].Member.Key, w.nodes[0].Status().Cluster.Key; has != 2 || in != 2 {
+		t.Errorf("key %d seals, and the status has %d\n%s", has, in, &w.nodes[0].log)
+	}
+}
+
 // Replicating a flow with version 2, from the internal cache of one node to the external cache of the
 // other, allocates nothing.
 func TestClusterAllocatesNothing(t *testing.T) {
@@ -700,12 +741,12 @@ func TestClusterRefusesStrangers(t *testing.T) {
 		want int
 	}{{keyFile(t, newKey(t, 'b'), 0o600), 0}, {key, 1}, {key, 1}} {
 		w.pass(2 * time.Second)
-		twin := newTown(t, c.key)
-		for _, d := range capture(twin.nodes[0]) {
+		duplicate := newTown(t, c.key)
+		for _, d := range capture(duplicate.nodes[0]) {
 			a.cluster.takes(0, stranger, d)
 		}
 		if got := strings.Count(a.log.String(), "sends as Node 1, which is this node"); got != c.want {
-			t.Errorf("the twin is named %d times, want %d\n%s", got, c.want, &a.log)
+			t.Errorf("the duplicate is named %d times, want %d\n%s", got, c.want, &a.log)
 		}
 	}
 	w.bothProven("after")

@@ -10,7 +10,6 @@ import (
 	"slices"
 	"time"
 
-	"ctbox/conf"
 	"ctbox/sync/proto"
 	"ctbox/sync/seal"
 	"ctbox/sync/wire"
@@ -20,28 +19,21 @@ import (
 // stream does not exist. proto.Versions decides which version is spoken, for each peer; with several
 // peers what all of them can read is sent.
 
-// keys are the keys in force, and the clause that names them.
-type keys struct {
-	ring   *seal.Ring
-	clause *conf.Cluster
-}
-
 // offerInterval is the period of sending this node's offer.
 const offerInterval = time.Second
 
-// speaks reports whether version 2 is spoken.
+// speaks reports whether version 2 is in use.
 func (c *cluster) speaks() bool { return c != nil && c.version != proto.Version1 }
 
 // offer describes this node.
 func (c *cluster) offer() wire.Offer {
-	k := c.keys.clause
 	o := wire.Offer{
 		Cluster: wire.ClusterHash(c.config.Name), Node: c.config.Node, Version: seal.Version,
-		Plain: k.Send == 0 || c.config.AllowPlain, Send: k.Send,
+		Plain: c.config.Send == 0 || c.config.AllowPlain, Send: c.config.Send,
 	}
-	numbers := make([]int, 0, len(k.Keys))
-	for i := range k.Keys {
-		numbers = append(numbers, int(k.Keys[i].Number))
+	numbers := make([]int, 0, len(c.config.Keys))
+	for i := range c.config.Keys {
+		numbers = append(numbers, int(c.config.Keys[i].Number))
 	}
 	slices.Sort(numbers)
 	for i, n := range numbers[:min(len(numbers), len(o.Keys))] {
@@ -71,7 +63,7 @@ func (c *cluster) wanted() proto.Version {
 	return best
 }
 
-// reconsider puts a new clause before the decisions about the peers.
+// reconsider decides anew, for each peer, which version to use with it under the clause in force.
 func (c *cluster) reconsider() {
 	for _, m := range c.members {
 		if m != nil {
@@ -79,17 +71,17 @@ func (c *cluster) reconsider() {
 		}
 	}
 	c.speak(c.wanted())
-	c.sayPlain()
+	c.warnAllowPlain()
 }
 
-// sayPlain warns of AllowPlain, which is for a migration only.
-func (c *cluster) sayPlain() {
+// warnAllowPlain logs a warning if AllowPlain is on: it is for a migration only.
+func (c *cluster) warnAllowPlain() {
 	if c.config.AllowPlain && c.config.Send != 0 {
 		c.log.Warn("AllowPlain is on: what is not sealed is accepted from a peer that has sealed nothing lately. Turn it off when all nodes have the keys")
 	}
 }
 
-// agreed carries out what the decision about a peer has led to.
+// agreed handles the events of a decision about a peer: it switches the version if need be, and logs why.
 func (c *cluster) agreed(m *member, e proto.VersionEvents) {
 	if e == 0 {
 		return
@@ -99,11 +91,11 @@ func (c *cluster) agreed(m *member, e proto.VersionEvents) {
 	}
 	before := c.version
 	c.speak(c.wanted())
-	c.sayAgreed(m, e, before)
+	c.logAgreed(m, e, before)
 }
 
-// sayAgreed logs it.
-func (c *cluster) sayAgreed(m *member, e proto.VersionEvents, before proto.Version) {
+// logAgreed logs the events of a decision about a peer. before is the version that was in use before them.
+func (c *cluster) logAgreed(m *member, e proto.VersionEvents, before proto.Version) {
 	if c.version != before {
 		how := map[proto.Version]string{
 			proto.Version1:       "version 1 of the protocol is spoken",
@@ -137,7 +129,7 @@ func (c *cluster) sayAgreed(m *member, e proto.VersionEvents, before proto.Versi
 	}
 }
 
-// whyOnly2 says why version 1 is not allowed.
+// whyOnly2 returns why version 1 is not allowed.
 func (c *cluster) whyOnly2() string {
 	if len(c.config.Peers) > 1 {
 		return "it is for two nodes only"
@@ -145,7 +137,7 @@ func (c *cluster) whyOnly2() string {
 	return "there are keys, and AllowPlain is off"
 }
 
-// speak goes over to a version.
+// speak switches to a version of the protocol.
 func (c *cluster) speak(v proto.Version) {
 	before := c.version
 	c.version = v
@@ -187,8 +179,8 @@ func (c *cluster) newStream(now time.Duration) *proto.Stream {
 	return stream
 }
 
-// exchange puts another machine in the place of the present one. Everything that lives is announced
-// anew by a bulk, with which the other side also forgets what has ended meanwhile.
+// exchange replaces the machine. A bulk announces all live objects again, and the other side
+// deletes those that have ended meanwhile.
 func (c *cluster) exchange(next proto.Machine) {
 	next.SetDelays(delaysOf(&c.cfg.Delay))
 	c.machine.(interface{ Retire(proto.Machine) }).Retire(next)
@@ -207,9 +199,9 @@ func (c *cluster) exchange(next proto.Machine) {
 	}
 }
 
-// sayGoodbye sends the offer of a new clause before its keys come into force: a peer that seals, and will not be
-// able to any more, can believe it only while it is sealed.
-func (c *cluster) sayGoodbye() {
+// announceKeyChange sends the offer of a new clause, sealed with the key that was in force before. A peer that
+// shares no key with the new clause trusts the offer only under the old one.
+func (c *cluster) announceKeyChange() {
 	if c.version == proto.Version2Sealed {
 		c.announce(0)
 		c.Transmit()
@@ -224,7 +216,7 @@ func (c *cluster) fillOffer(n *wire.Notice) {
 	}
 }
 
-// tickOffers has the offer sent, if that is due.
+// tickOffers sends the offer if it is due.
 func (c *cluster) tickOffers(now time.Duration) {
 	if now < c.offers {
 		return

@@ -48,7 +48,7 @@ func newMigration(t *testing.T, seed uint64) *migration {
 			return c
 		},
 		"other": func(n int) *conf.Sync { c := clusterConfig(n); c.Cluster.Name = "core"; return c },
-		"twin": func(n int) *conf.Sync {
+		"duplicate": func(n int) *conf.Sync {
 			c := clusterConfig(n)
 			c.Cluster.Node, c.Cluster.Peers[0].Number = c.Cluster.Peers[0].Number, c.Cluster.Node
 			return c
@@ -213,7 +213,7 @@ func together(a, b string) (v proto.Version, ok bool) {
 	has := func(names ...string) bool { return slices.Contains(names, a) || slices.Contains(names, b) }
 	plain := func(s string) bool { return s != "sealed" && s != "wrong" }
 	switch {
-	case has("other", "twin"):
+	case has("other", "duplicate"):
 		return 0, false
 	case has("version 1"):
 		return proto.Version1, plain(a) && plain(b)
@@ -227,7 +227,7 @@ func together(a, b string) (v proto.Version, ok bool) {
 func TestNodesThatDoNotFit(t *testing.T) {
 	for _, c := range []struct{ a, b, says string }{
 		{"cluster", "other", "fw2 is of another cluster: nothing in the clear is accepted from it. Here Name is edge"},
-		{"cluster", "twin", "fw2 sends as Node 1, which is this node: each node of a Cluster needs a number of its own"},
+		{"cluster", "duplicate", "fw2 sends as Node 1, which is this node: each node of a Cluster needs a number of its own"},
 		{"sealed", "version 1", "refused version 1 of the protocol from fw2: there are keys, and AllowPlain is off"},
 		{"sealed", "cluster", "refused version 1 of the protocol from fw2: there are keys, and AllowPlain is off"},
 		{"sealed", "wrong", "refused a datagram of fw2 from 192.0.2.2: it was altered, or the key of that number or the cluster's Name is another one there"},

@@ -31,7 +31,7 @@ func newDelaying(mode conf.Mode, d conf.Delay) *delaying {
 func (r *delaying) delay(d conf.Delay) {
 	s := *r.cfg
 	s.Delay = d
-	r.Reconfigure(&s)
+	r.Reconfigure(&s, Keys{})
 }
 
 // event stores a flow as an event does, and returns its handle.

@@ -219,8 +219,8 @@ func (r *Replicator) Close() {
 	r.started.Close()
 }
 
-// Reconfigure puts another Sync in force.
-func (r *Replicator) Reconfigure(s *conf.Sync) {
+// Reconfigure puts another Sync in force. keys are what ReadKeys has read for it.
+func (r *Replicator) Reconfigure(s *conf.Sync, keys Keys) {
 	r.cfg = s
 	r.encoder.OmitTimeout, r.encoder.WindowTracking = s.CommitTimeout > 0, s.TCPWindowTracking
 	r.machine.SetDelays(delaysOf(&s.Delay))
@@ -230,7 +230,7 @@ func (r *Replicator) Reconfigure(s *conf.Sync) {
 	if r.alarm != nil {
 		r.alarm.SetRefresh(s.RefreshTime)
 	}
-	r.cluster.reconfigure(s.Cluster)
+	r.cluster.reconfigure(s.Cluster, keys)
 }
 
 // RequestResync asks the peers for everything that they have (-n).
