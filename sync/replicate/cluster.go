@@ -153,14 +153,32 @@ func (c *cluster) setMembers(config *conf.Cluster) {
 			c.nodes[l][p.Addresses[l].WithZone("")] = p.Number
 		}
 	}
-	if former != nil && len(former.Peers) == 1 && len(config.Peers) == 1 {
-		// The only peer may have got another number. A bulk will compare what is here.
-		old, m := before[former.Peers[0].Number], c.peer()
-		if old != m && !slices.ContainsFunc(c.copies, func(p *peerCopy) bool { return p.node == m.number }) {
-			m.copy, m.held = old.copy, old.held
+	c.adoptCopies(former, &before)
+	c.setCopies()
+}
+
+// adoptCopies gives a peer that has another number than before the copy that it had: the only peer, or one with the
+// address of a former one. Otherwise this node would hold its flows twice until PurgeTimeout. A bulk will
+// compare what is here.
+func (c *cluster) adoptCopies(former *conf.Cluster, before *[seal.MaxNode + 1]*member) {
+	if former == nil {
+		return
+	}
+	only := len(former.Peers) == 1 && len(c.config.Peers) == 1
+	for i := range former.Peers {
+		old := &former.Peers[i]
+		if c.members[old.Number] != nil {
+			continue // it has its number still
+		}
+		for j := range c.config.Peers {
+			p := &c.config.Peers[j]
+			m := c.members[p.Number]
+			if (only || slices.Equal(p.Addresses, old.Addresses)) && m.copy == nil &&
+				!slices.ContainsFunc(c.copies, func(copied *peerCopy) bool { return copied.node == p.Number }) {
+				m.copy, m.held = before[old.Number].copy, before[old.Number].held
+			}
 		}
 	}
-	c.setCopies()
 }
 
 // setCopies gives each peer a copy of its own. The copies of former peers stay for PurgeTimeout: a

@@ -29,6 +29,7 @@ type asking struct {
 
 	round  uint32        // of the takeover, which ends walks of those before
 	lasts  bool          // the Book takes
+	whole  bool          // and it takes everything of its nodes
 	endsAt time.Duration // when it ends, once everything is in the kernel; 0 before
 }
 
@@ -96,7 +97,10 @@ func (c *cluster) say(m *wire.StreamMessage) {
 // takeQuestion answers a peer that asks who keeps its flows.
 func (c *cluster) takeQuestion(m *member, msg *wire.StreamMessage) {
 	nodes := owner.Nodes(msg.Nodes)
-	answer := wire.StreamMessage{Type: wire.Mine, Node: m.number, Question: msg.Question, Nodes: uint16(c.taking() & nodes)}
+	answer := wire.StreamMessage{Type: wire.Mine, Node: m.number, Question: msg.Question}
+	if c.whole {
+		answer.Nodes = uint16(c.taking() & nodes)
+	}
 	if c.question != nil {
 		answer.Nodes |= uint16(c.question.Asked(m.number, nodes))
 	}
@@ -125,11 +129,14 @@ func (c *cluster) takeAnswer(m *member, msg *wire.StreamMessage) {
 
 // released passes on that a node which has lately refused its flows gives them up.
 func (c *cluster) released(m *member, now time.Duration) {
-	at := c.keptAt[m.number]
-	c.keptAt[m.number] = 0
-	if now-at > keptLasts+peerQuiet || c.onRelease == nil || c.flags&flagPrimary == 0 {
+	if now-c.keptAt[m.number] > keptLasts+peerQuiet {
+		c.keptAt[m.number] = 0
 		return
 	}
+	if c.onRelease == nil || c.flags&flagPrimary == 0 {
+		return // this node's own role may come into force a moment later
+	}
+	c.keptAt[m.number] = 0
 	c.log.Notice(m.name + " gives up the flows that it kept: they are taken over now")
 	c.onRelease(owner.NodesOf(m.number))
 }
@@ -143,7 +150,7 @@ func (r *Replicator) BeginTake(nodes owner.Nodes, s owner.Selector) (
 	c := r.cluster
 	c.book.Take(nodes, s)
 	c.round++
-	c.lasts, c.endsAt = true, 0
+	c.lasts, c.whole, c.endsAt = true, s.Empty(), 0
 	return c.book.Takes, func(node uint8, x *ctnetlink.Expect) bool { return c.takesExpect(nodes, s, node, x) }
 }
 
