@@ -12,11 +12,11 @@ import (
 )
 
 // An entry is the part of a line of a cache's dump that the wire carries: without the reply
-// tuple, ages, and fields that mean the same as their absence.
+// tuple, ages, the owner, and fields that mean the same as their absence.
 type entry = string
 
 var (
-	ages    = regexp.MustCompile(` \[(active since|expires in) -?\d+s\]`)
+	ages    = regexp.MustCompile(` \[((active since|expires in) -?\d+s|owner=\w+)\]`)
 	nothing = regexp.MustCompile(` (mark=0|secctx=null|zone=0|helper=\S+)\b`)
 	numbers = regexp.MustCompile(` (sport|dport|srckey|dstkey)=\w+`)
 	address = regexp.MustCompile(` src=\S+ dst=\S+`)

@@ -1,16 +1,10 @@
-//go:build torture
-
 package interop
 
 import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"math/rand/v2"
-	"net"
-	"os"
-	"runtime"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -49,6 +43,10 @@ type ack struct {
 	at          time.Time
 	first, next uint32
 }
+
+// settled is the age from which a change in the dead primary's kernel must be known to the
+// backup.
+const settled = 100 * time.Millisecond
 
 // newLoad returns a load that does not run yet.
 func newLoad(n *node, seed uint64, rate, target int) *load {
@@ -203,12 +201,15 @@ func (l *load) submit(p *nl.Pipeline, from, to uint32, request func(*ctnetlink.F
 	return p.Submit(b)
 }
 
+// firstNumbered is the lowest source port of numbered flows.
+const firstNumbered = 1024
+
 // numbered returns flow number i of a side: TCP and UDP, both families, all kinds of NAT. The
 // tuples of any 400,000 consecutive flows are distinct, in both directions.
 func (s *side) numbered(i uint32) ctnetlink.Flow {
 	const perDestination, destinations = 50000, 8
 	turn, low := i/perDestination, uint16(i%perDestination)
-	f := s.flow(1024 + low)
+	f := s.flow(firstNumbered + low)
 	t := &f.Orig
 	t.DstPort = 80 + uint16(turn%destinations)
 	_, t.Src = parseAddr(s.host4(1 + int(turn/destinations%90)))
@@ -247,104 +248,31 @@ func (s *side) numbered(i uint32) ctnetlink.Flow {
 	return f
 }
 
-// connections are consecutive real TCP connections through a firewall, translated at both ends.
-type connections struct {
-	stop  chan struct{}
-	done  sync.WaitGroup
-	count atomic.Int64
+// by is the last that the kernel had confirmed by then.
+func (l *load) by(then time.Time) (last ack) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, a := range l.acked {
+		if a.at.After(then) {
+			break
+		}
+		last = a
+	}
+	return last
 }
 
-// startConnections opens connections at this rate per second until end.
-func (n *node) startConnections(rate int) *connections {
-	t := n.kernel.t
-	t.Helper()
-	for _, a := range []string{n.host4(client), n.host4(server), n.host4(server + 1), n.outside} {
-		n.ns.IP("addr", "replace", a+"/32", "dev", "lo")
-	}
-	for state, seconds := range map[string]string{"time_wait": "1", "close": "1", "close_wait": "2", "last_ack": "2", "fin_wait": "2"} {
-		n.ns.Sysctl("net.netfilter.nf_conntrack_tcp_timeout_"+state, seconds)
-	}
-	var listener net.Listener
-	var err error
-	n.ns.Do(func() {
-		listener, err = (&net.ListenConfig{KeepAlive: -1}).Listen(t.Context(), "tcp", net.JoinHostPort(n.host4(server+1), "9000"))
+// repair makes what the load did in the last moments of a dead primary come true
+// in its new kernel.
+func (l *load) repair(then ack) error {
+	l.acked = nil
+	p := l.conn.NewPipeline(context.Background(), l.complete)
+	err := l.submit(p, then.next, l.next, func(f *ctnetlink.Flow) nl.Request {
+		return nl.Request{Type: ctnetlink.TypeFlowNew, Flags: unix.NLM_F_CREATE | unix.NLM_F_EXCL, Family: f.Family(), Attrs: f.Append}
 	})
-	if err != nil {
-		t.Fatal(err)
+	if err == nil {
+		err = l.submit(p, then.first, l.first, func(f *ctnetlink.Flow) nl.Request {
+			return nl.Request{Type: ctnetlink.TypeFlowDelete, Family: f.Family(), Attrs: (&ctnetlink.Flow{Orig: f.Orig}).Append}
+		})
 	}
-	c := &connections{stop: make(chan struct{})}
-	c.done.Go(func() {
-		for {
-			conn, err := listener.Accept()
-			if err != nil {
-				return
-			}
-			c.done.Go(func() {
-				defer conn.Close()
-				conn.SetDeadline(time.Now().Add(time.Second))
-				io.Copy(conn, conn)
-			})
-		}
-	})
-	c.done.Go(func() {
-		defer listener.Close()
-		c.dial(n, time.Second/time.Duration(rate))
-	})
-	return c
-}
-
-func (c *connections) end() {
-	close(c.stop)
-	c.done.Wait()
-}
-
-// dial connects again and again. Its thread stays in the namespace and ends with
-// the goroutine.
-func (c *connections) dial(n *node, every time.Duration) {
-	runtime.LockOSThread()
-	if unix.Setns(n.ns.FD(), unix.CLONE_NEWNET) != nil {
-		return
-	}
-	d := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(n.host4(client))}, Timeout: time.Second, KeepAlive: -1}
-	ticks := time.NewTicker(every)
-	defer ticks.Stop()
-	for {
-		select {
-		case <-c.stop:
-			return
-		case <-ticks.C:
-		}
-		conn, err := d.Dial("tcp", net.JoinHostPort(n.host4(server), "8000"))
-		if err != nil {
-			continue // the kernel's table may have been flushed in between
-		}
-		conn.SetDeadline(time.Now().Add(time.Second))
-		if pass(conn, conn, "hello") == nil {
-			c.count.Add(1)
-		}
-		conn.Close()
-	}
-}
-
-// usage is a process's use of resources at one moment.
-type usage struct {
-	pid     int
-	rss     int // KiB
-	threads int
-	files   int
-	cpu     time.Duration
-}
-
-func usageOf(pid int) (u usage) {
-	u.pid = pid
-	status, _ := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
-	u.rss, u.threads = field(status, "VmRSS:"), field(status, "Threads:")
-	files, _ := os.ReadDir(fmt.Sprintf("/proc/%d/fd", pid))
-	u.files = len(files)
-	u.cpu = cpuOf(pid)
-	return u
-}
-
-func (u usage) String() string {
-	return fmt.Sprintf("%.1f MiB, %d threads, %d files", float64(u.rss)/1024, u.threads, u.files)
+	return errors.Join(err, p.Close())
 }

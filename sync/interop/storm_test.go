@@ -33,6 +33,8 @@ const (
 	laneDisk    = "disk"
 	laneKernel  = "kernel"
 	laneControl = "control"
+
+	lanePartition = "partition"
 )
 
 // wires are the faults of a wire.
@@ -111,6 +113,36 @@ func storms(longestStop time.Duration) []fault {
 	}
 }
 
+// partitions are cuts of all kinds between three nodes.
+func partitions() fault {
+	return fault{name: "partition", lane: lanePartition, weight: 5, shortest: 200 * time.Millisecond, longest: 8 * time.Second,
+		begin: func(a *arena, n *node, arg uint32) string {
+			others := slices.DeleteFunc(slices.Clone(a.nodes), func(o *node) bool { return o == n })
+			other := others[arg/8%2]
+			there, back := way{n.name, other.name}, way{other.name, n.name}
+			switch arg % 8 {
+			case 0, 1:
+				a.wire.isolate(there, back)
+				return "from " + other.name
+			case 2, 3:
+				a.wire.isolate(partition([]*node{n}, others)...)
+				return "from both others"
+			case 4:
+				a.wire.isolate(there)
+				return other.name + " does not hear it"
+			case 5:
+				a.wire.isolate(way{n.name, others[0].name}, way{n.name, others[1].name})
+				return "nobody hears it"
+			case 6:
+				a.wire.isolate(way{others[0].name, n.name}, way{others[1].name, n.name})
+				return "it hears nobody"
+			}
+			a.wire.isolate(append(partition([]*node{n}, others), partition(others[:1], others[1:])...)...)
+			return "of all nodes"
+		},
+		end: func(a *arena, _ *node) { a.wire.isolate() }}
+}
+
 // tinyBuffer makes the kernel drop events. Only ctbox's daemon needs a clause for that, since its buffer grows.
 func tinyBuffer(p program) string {
 	general := "NetlinkBufferSize 4096\n\tNetlinkBufferSizeMaxGrowth 4096\n"
@@ -148,8 +180,8 @@ func plan(random *rand.Rand, all []fault, nodes int, long time.Duration, lanes .
 			s.until += time.Duration(random.Int64N(int64(more)))
 		}
 		lane := fmt.Sprint(s.fault.lane, s.node)
-		if s.fault.lane == laneWire {
-			lane = laneWire // all nodes share one
+		if s.fault.lane == laneWire || s.fault.lane == lanePartition {
+			lane = s.fault.lane // all nodes share one
 		}
 		if at < busy[lane] || len(lanes) > 0 && !slices.Contains(lanes, s.fault.lane) {
 			continue

@@ -4,7 +4,6 @@ package interop
 
 import (
 	"context"
-	"errors"
 	"flag"
 	"fmt"
 	"math/rand/v2"
@@ -13,10 +12,7 @@ import (
 	"time"
 
 	"ctbox/internal/netnstest"
-	"ctbox/nl"
 	"ctbox/nl/ctnetlink"
-
-	"golang.org/x/sys/unix"
 )
 
 var (
@@ -25,10 +21,6 @@ var (
 	takeoverBurst = flag.Int("takeover.burst", 4000, "how many changes come at once at least")
 	takeoverRate  = flag.Int("takeover.rate", 2000, "flows that begin in a second; as many change, and as many end")
 )
-
-// settled is the age from which a change in the dead primary's kernel must be known to the
-// backup.
-const settled = 100 * time.Millisecond
 
 // TestTakeover repeatedly kills the primary under load, with the shipped example configuration,
 // lets the backup take over, and continues with exchanged roles. The backup must report missing
@@ -129,33 +121,4 @@ func (n *node) lacks(l *load, then ack) (missing, stale, had int) {
 		delete(there, f.Orig)
 	}
 	return missing, len(there), had
-}
-
-// by is the last that the kernel had confirmed by then.
-func (l *load) by(then time.Time) (last ack) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	for _, a := range l.acked {
-		if a.at.After(then) {
-			break
-		}
-		last = a
-	}
-	return last
-}
-
-// repair makes what the load did in the last moments of a dead primary come true
-// in its new kernel.
-func (l *load) repair(then ack) error {
-	l.acked = nil
-	p := l.conn.NewPipeline(context.Background(), l.complete)
-	err := l.submit(p, then.next, l.next, func(f *ctnetlink.Flow) nl.Request {
-		return nl.Request{Type: ctnetlink.TypeFlowNew, Flags: unix.NLM_F_CREATE | unix.NLM_F_EXCL, Family: f.Family(), Attrs: f.Append}
-	})
-	if err == nil {
-		err = l.submit(p, then.first, l.first, func(f *ctnetlink.Flow) nl.Request {
-			return nl.Request{Type: ctnetlink.TypeFlowDelete, Family: f.Family(), Attrs: (&ctnetlink.Flow{Orig: f.Orig}).Append}
-		})
-	}
-	return errors.Join(err, p.Close())
 }

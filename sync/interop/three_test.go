@@ -42,7 +42,7 @@ func (c *cluster) clause(n *node, nodes ...*node) string {
 	var peers strings.Builder
 	for _, p := range nodes {
 		if p != n {
-			fmt.Fprintf(&peers, "\tPeer %d %s {\n\t\tIPv4_Destination_Address %s\n\t}\n", p.number(), p.side.name, p.link(4, 0))
+			fmt.Fprintf(&peers, "\tPeer %d %s {\n\t\tIPv4_Destination_Address %s\n\t}\n", p.number(), p.name, p.link(4, 0))
 		}
 	}
 	return fmt.Sprintf(`Mode FTFW {
@@ -61,7 +61,7 @@ Cluster {
 %s	Key 1 %s
 }
 %s
-`, c.mode, n.link(4, 0), n.number(), n.side.name, peers.String(), c.key, withExpects)
+`, c.mode, n.link(4, 0), n.number(), n.name, peers.String(), c.key, withExpects)
 }
 
 // configure writes the configuration of these nodes, which are each other's peers.
@@ -153,14 +153,14 @@ func (c *cluster) inSync(when string, nodes ...*node) {
 				if p == n {
 					continue
 				}
-				s, ok := states[p.side.name]
+				s, ok := states[p.name]
 				switch {
 				case !ok:
-					return fmt.Sprintf("%s has not heard %s", n.side.name, p.side.name)
+					return fmt.Sprintf("%s has not heard %s", n.name, p.name)
 				case !s.InSync:
-					return fmt.Sprintf("%s lacks of %s: %s", n.side.name, p.side.name, s.Lacks)
+					return fmt.Sprintf("%s lacks of %s: %s", n.name, p.name, s.Lacks)
 				case s.Digest == nil || !s.Digest.Equal:
-					return fmt.Sprintf("%s has not proven that its copy of %s is equal", n.side.name, p.side.name)
+					return fmt.Sprintf("%s has not proven that its copy of %s is equal", n.name, p.name)
 				}
 			}
 		}
@@ -191,7 +191,7 @@ func (c *cluster) replicated(when string, nodes ...*node) {
 	c.eventually(when+": all have the flows of the others", func() string {
 		for _, n := range nodes {
 			if diff := n.holds(nodes...); diff != "" {
-				return "external cache of " + n.side.name + " against the other kernels (- missing, + too many):\n" + diff
+				return "external cache of " + n.name + " against the other kernels (- missing, + too many):\n" + diff
 			}
 		}
 		return ""
@@ -245,7 +245,7 @@ func (c *cluster) flow(n *node, step, i int) ctnetlink.Flow {
 func partition(some, others []*node) (ways []way) {
 	for _, a := range some {
 		for _, b := range others {
-			ways = append(ways, way{a.side.name, b.side.name}, way{b.side.name, a.side.name})
+			ways = append(ways, way{a.name, b.name}, way{b.name, a.name})
 		}
 	}
 	return ways
@@ -342,8 +342,8 @@ func TestPeersByReload(t *testing.T) {
 		}
 		settled("the third node was removed", pair...)
 		for _, n := range pair {
-			if _, there := n.peerStates()[third.side.name]; there {
-				t.Errorf("%s has the removed node in -s peers", n.side.name)
+			if _, there := n.peerStates()[third.name]; there {
+				t.Errorf("%s has the removed node in -s peers", n.name)
 			}
 		}
 		c.configure(c.nodes...)

@@ -43,7 +43,8 @@ type arena struct {
 	rate  int // changes a second at each node
 	flows int // at each node
 
-	key string // a key file: the nodes are a sealed Cluster; "" for version 1
+	key     string   // a key file: the nodes are a sealed Cluster; "" for version 1
+	cluster *cluster // of more than two nodes, or nil
 
 	seed  uint64
 	long  time.Duration
@@ -72,6 +73,7 @@ func arenas() []*arena {
 	return []*arena{
 		{name: "FTFW/ours+ours", mode: ftfw, who: []program{ours, ours}, share: 4, rate: 2000, flows: 3000},
 		{name: "sealed/ours+ours", mode: ftfw, who: []program{ours, ours}, share: 4, rate: 2000, flows: 3000, key: "made at the start"},
+		{name: "sealed/ours+ours+ours", mode: ftfw, who: []program{ours, ours, ours}, share: 6, rate: 1000, flows: 2000, key: "made at the start"},
 		{name: "FTFW/ours+Debian", mode: ftfw, who: []program{ours, debian}, share: 3, rate: 1000, flows: 2000},
 		{name: "NOTRACK/ours+ours+Debian", mode: notrack, who: []program{ours, ours, debian}, share: 2, rate: 700, flows: 1500},
 		{name: "ALARM/ours+ours+Debian", mode: alarm, who: []program{ours, ours, debian}, share: 2, rate: 500, flows: 1000},
@@ -113,6 +115,9 @@ func (a *arena) run() {
 	random := rand.New(rand.NewPCG(a.seed, 1))
 	stop := min(20*time.Second, max(time.Second, a.long/10))
 	all := storms(stop)
+	if a.cluster != nil {
+		all = append(all, partitions())
+	}
 	// Long enough for several faults at once, short enough for many ends.
 	long := 4*time.Second + 2*stop
 	rounds := 0
@@ -148,6 +153,9 @@ func (a *arena) open() {
 		a.loads = append(a.loads, newLoad(n, a.seed+uint64(i), a.rate, a.flows))
 	}
 	a.wire = connect(a.t, faults{}, a.seed, a.nodes...)
+	if a.key != "" && len(a.nodes) > 2 {
+		a.cluster = &cluster{t: a.t, nodes: a.nodes, wire: a.wire, key: a.key}
+	}
 	for _, n := range a.nodes {
 		a.configure(n, "")
 		n.daemon.start()
@@ -176,6 +184,11 @@ func mountSmall(t *testing.T, path string) {
 
 // configure writes a node's configuration.
 func (a *arena) configure(n *node, general string) {
+	general = "NetlinkOverrunResync 1\n\tLogFile " + filepath.Join(n.daemon.path("disk"), "log") + "\n\t" + general
+	if a.cluster != nil {
+		n.daemon.configure(a.cluster.clause(n, a.nodes...), general)
+		return
+	}
 	clause := udp(4, 0, "sync0", "")
 	if a.key != "" {
 		clause = inCluster(4, a.key).clause
@@ -183,8 +196,7 @@ func (a *arena) configure(n *node, general string) {
 		clause = multicast(4)
 	}
 	link := strings.Replace(clause(n.side, a.peerOf(n)), "Interface sync0\n", "Interface sync0\n\tRcvSocketBuffer 8388608\n\tSndSocketBuffer 8388608\n", 1)
-	n.daemon.configure(fmt.Sprintf("Mode %s {\n\t%s\n}\n%s\n", a.mode.name, a.mode.options, link),
-		"NetlinkOverrunResync 1\n\tLogFile "+filepath.Join(n.daemon.path("disk"), "log")+"\n\t"+general)
+	n.daemon.configure(fmt.Sprintf("Mode %s {\n\t%s\n}\n%s\n", a.mode.name, a.mode.options, link), general)
 }
 
 // peerOf is the other node of two.
@@ -262,9 +274,17 @@ func (a *arena) round(steps []step, exact bool, long time.Duration) {
 	a.wire.set(faults{})
 	a.note("quiet")
 	a.settle()
+	if a.cluster != nil {
+		a.cluster.inSync("after the round", a.nodes...)
+		if os.Getenv("NOOWNERS") == "" {
+			a.oneOwner()
+		}
+	}
 	if a.key != "" {
-		for _, n := range a.nodes {
-			n.provenEqual("after the round")
+		if a.cluster == nil {
+			for _, n := range a.nodes {
+				n.provenEqual("after the round")
+			}
 		}
 		exact = false // the wire cannot read what is sealed
 	}
@@ -412,6 +432,12 @@ func (a *arena) countLoss(unheard map[*node]int, lost map[*node]uint64, exact bo
 // again.
 func (a *arena) commit() {
 	a.t.Helper()
+	if a.cluster != nil {
+		if os.Getenv("NOOWNERS") == "" {
+			a.take()
+		}
+		return
+	}
 	for _, to := range a.nodes {
 		to.daemon.commit()
 		for _, from := range a.nodes {
@@ -431,6 +457,52 @@ func (a *arena) commit() {
 			}
 		}
 	}
+}
+
+// oneOwner checks that every node shows the flows of each other one, and no others, as owned by it.
+func (a *arena) oneOwner() {
+	a.t.Helper()
+	for _, to := range a.nodes {
+		all := 0
+		for _, from := range a.nodes {
+			if from == to {
+				continue
+			}
+			owned := entriesOf(to.daemon.client("-e", "--owner", from.name))
+			all += len(owned)
+			if d := difference(from.kernel.entries(), owned); d != "" {
+				a.t.Fatalf("%s shows as owned by %s, against its kernel (- missing, + too many):\n%s", to.name, from.name, d+a.logs())
+			}
+		}
+		if n := len(to.external()); n != all {
+			a.t.Fatalf("%s shows %d flows, and %d with an owner\n%s", to.name, n, all, a.logs())
+		}
+	}
+}
+
+// take is commit in a cluster of several nodes, all of which live: each takes the flows of the next one, which
+// takes them back.
+func (a *arena) take() {
+	a.t.Helper()
+	for i, to := range a.nodes {
+		from := a.nodes[(i+1)%len(a.nodes)]
+		to.daemon.client("-c", "--owner", from.name)
+		a.compare(from, to)
+		for _, net := range []string{from.net4 + "0/24", from.net6 + "/64"} {
+			from.daemon.client("-c", "--src", net)
+		}
+		a.settle()
+		for _, f := range to.kernel.flows() {
+			if !to.ownsTuple(&f.Orig) {
+				to.kernel.remove(&f)
+			}
+		}
+	}
+	if a.t.Failed() {
+		a.t.FailNow()
+	}
+	a.settle()
+	a.oneOwner()
 }
 
 // compare compares the kernel of a node that has committed with another node's.
