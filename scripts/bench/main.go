@@ -89,7 +89,7 @@ func (b *bench) run(bin, only string) (err error) {
 	if err := b.conntrack(); err != nil {
 		return err
 	}
-	return errors.Join(b.conntrackd(), b.versions(), b.nodes(), b.short(), b.exports())
+	return errors.Join(b.conntrackd(), b.versions(), b.nodes(), b.short(), b.hotStandby(), b.exports())
 }
 
 // wanted reports whether a row was selected.

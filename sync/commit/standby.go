@@ -27,6 +27,7 @@ type Standby struct {
 	internal *cache.Flows
 	copies   Copies
 	timer    *sched.Timer
+	gather   *sched.Timer // hands over the slice being filled
 	pace     pace
 	walk     walk
 	flow     ctnetlink.Flow // reused
@@ -43,6 +44,10 @@ const (
 	renewalPeriod = time.Second / 4
 )
 
+// gathering is how long orders gather to a slice. The kernel's time for a small one is mostly that of
+// the system calls.
+const gathering = 20 * time.Millisecond
+
 // A flow that comes before its master is tried again each renewalPeriod, so often. The master has
 // usually been announced just before or behind it.
 const (
@@ -50,10 +55,14 @@ const (
 	maxLate    = 8
 )
 
-// Copies is what the peers announce. Both functions are called with the lock held.
+// Copies is what the peers announce. The functions are called with the lock held.
 type Copies struct {
-	All       func() []*cache.Flows                         // of each peer; neither changed nor kept
-	Announced func(orig *ctnetlink.Tuple, zone uint16) bool // whether one of them has a flow
+	// All returns the copies, which are neither changed nor kept.
+	All func() []Source
+	// Owns reports whether an entry of a node's copy, which is f, is to be in the kernel: the node owns f.
+	Owns func(node uint8, h cache.Handle, f *ctnetlink.Flow) bool
+	// Announced reports whether a peer announces a flow.
+	Announced func(orig *ctnetlink.Tuple, zone uint16) bool
 }
 
 // NewStandby returns a Standby, which does nothing before Run. internal is this kernel's own flows.
@@ -65,6 +74,7 @@ func NewStandby(s *sched.Scheduler, log daemonlog.Log, cfg *conf.Sync, internal 
 	b := &Standby{Injector: i, internal: internal, copies: copies}
 	b.Reconfigure(cfg)
 	i.late = b.late
+	b.gather = s.NewTimer(i.Hand)
 	b.timer = s.NewTimer(b.renew)
 	b.timer.After(renewalPeriod)
 	return b, nil
@@ -74,6 +84,13 @@ func NewStandby(s *sched.Scheduler, log daemonlog.Log, cfg *conf.Sync, internal 
 func (b *Standby) Reconfigure(cfg *conf.Sync) {
 	b.restore = newRestorer(cfg)
 	b.restore.timeout = standbyTimeout
+}
+
+// Hand has the slice being filled handed over, soon.
+func (b *Standby) Hand() {
+	if len(b.next) > 0 && !b.gather.Pending() {
+		b.gather.After(gathering)
+	}
 }
 
 // Flow brings a peer's change of a flow into the kernel, after it was made in the copy.
@@ -139,10 +156,13 @@ func (b *Standby) renew() {
 		held := 0
 		copies := b.copies.All()
 		for _, c := range copies {
-			held += c.Len()
+			held += c.Side.Flows.Len()
 		}
-		ended := b.walk.next(copies, b.pace.due(b.sched.Now(), held), &b.flow, func() { b.order(wire.FlowUpdate, &b.flow, true) })
-		if ended {
+		if b.walk.next(copies, b.pace.due(b.sched.Now(), held), &b.flow, func(node uint8, h cache.Handle) {
+			if b.copies.Owns(node, h, &b.flow) {
+				b.order(wire.FlowUpdate, &b.flow, true)
+			}
+		}) {
 			b.pace.begin(held)
 		}
 	}
@@ -193,17 +213,17 @@ type walk struct {
 
 // next calls visit for the next n flows, after it has loaded each into f, and reports whether the walk
 // has come to its end, where the next one begins.
-func (w *walk) next(copies []*cache.Flows, n int, f *ctnetlink.Flow, visit func()) (ended bool) {
+func (w *walk) next(copies []Source, n int, f *ctnetlink.Flow, visit func(node uint8, h cache.Handle)) (ended bool) {
 	for n > 0 {
 		if w.node >= len(copies) {
 			w.node, w.cursor = 0, cache.Cursor{}
 			return true
 		}
-		table := copies[w.node]
+		table := copies[w.node].Side.Flows
 		got, more := table.Next(&w.cursor, w.handles[:min(n, len(w.handles))])
 		for _, h := range w.handles[:got] {
 			if table.Load(h, f) {
-				visit()
+				visit(copies[w.node].Node, h)
 			}
 		}
 		if n -= got; !more {

@@ -54,10 +54,19 @@ func newWaiting(t *testing.T) *waiting {
 	return w
 }
 
-func copiesOf(all ...*cache.Flows) Copies {
-	return Copies{func() []*cache.Flows { return all }, func(orig *ctnetlink.Tuple, zone uint16) bool {
-		return slices.ContainsFunc(all, func(c *cache.Flows) bool { return c.FindTuple(orig, zone) != 0 })
-	}}
+// copiesOf is the copies of nodes 0, 1 and so on.
+func copiesOf(tables ...*cache.Flows) Copies {
+	var all []Source
+	for i, t := range tables {
+		all = append(all, Source{uint8(i), cache.Side{Flows: t}})
+	}
+	return Copies{
+		All:  func() []Source { return all },
+		Owns: func(node uint8, h cache.Handle, f *ctnetlink.Flow) bool { return tables[node].Find(f) == h },
+		Announced: func(orig *ctnetlink.Tuple, zone uint16) bool {
+			return slices.ContainsFunc(tables, func(c *cache.Flows) bool { return c.FindTuple(orig, zone) != 0 })
+		},
+	}
 }
 
 // announced is what the peer announces, in the copy and in the kernel.
@@ -75,7 +84,7 @@ func (w *waiting) announced(change wire.Type, f ctnetlink.Flow) {
 // carry does what has been ordered.
 func (w *waiting) carry() {
 	w.t.Helper()
-	w.Hand()
+	w.Injector.Hand()
 	for len(w.orders) > 0 {
 		if err := w.carryOut(w.t.Context(), <-w.orders); err != nil {
 			w.t.Fatal(err)
@@ -452,9 +461,8 @@ func TestRenewalsComeInTime(t *testing.T) {
 			if most := int(int64(p.most)*int64(2*renewalPeriod)/int64(renewalWalk)) + 1; due > most {
 				t.Fatalf("seed %d: %d of %d are due at once", seed, due, p.most)
 			}
-			if w.next(tables, due, &f, func() {
-				id := [2]uint64{uint64(w.node), uint64(tables[w.node].Find(&f))}
-				last[id] = now
+			if w.next(copiesOf(tables...).All(), due, &f, func(node uint8, h cache.Handle) {
+				last[[2]uint64{uint64(node), uint64(h)}] = now
 			}) {
 				p.begin(held)
 			}

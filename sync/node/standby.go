@@ -23,12 +23,13 @@ func (n *Node) openStandby(s *conf.Sync, c *replicate.Config) (err error) {
 	}
 	n.log.Notice("hot standby: the peers' flows are kept in the kernel's table")
 	n.standby, err = commit.NewStandby(n.sched, n.log, s, n.internal.Flows, commit.Copies{
-		All: func() (all []*cache.Flows) {
+		All: func() (all []commit.Source) {
 			for _, c := range n.replicator.Copies() {
-				all = append(all, c.Side.Flows)
+				all = append(all, commit.Source{Node: c.Node, Side: c.Side})
 			}
 			return all
 		},
+		Owns:      func(node uint8, h cache.Handle, f *ctnetlink.Flow) bool { return n.replicator.Shows(node, h, f) },
 		Announced: func(orig *ctnetlink.Tuple, zone uint16) bool { return n.replicator.Announced(orig, zone) },
 	})
 	c.Injector = n.standby
@@ -133,7 +134,7 @@ func (n *Node) stepAside(purge bool) {
 	n.sched.Step(func() bool {
 		got, more := n.internal.Flows.Next(&cur, handles)
 		for _, h := range handles[:got] {
-			if n.internal.Flows.Load(h, &f) && (purge || n.standby.Announced(&f)) {
+			if n.internal.Flows.Load(h, &f) && (purge || n.standby.Announced(&f) && n.replicator.Owner(&f) != n.cfg.Sync.Cluster.NodeName) {
 				n.replicator.Forget(h)
 				n.internal.Flows.Delete(h)
 				n.standby.Adopt(&f)

@@ -46,6 +46,8 @@ type Status struct {
 	Uptime           time.Duration // since the node's start
 	TaskFail         uint64        // tasks that ended with an error
 	Ready            Readiness     // whether the node may take over; empty without Sync
+	// Standby counts what was done in the kernel's table with the peers' flows. It is empty without HotStandby.
+	Standby CacheStatus
 }
 
 // CacheStatus is one cache with its two tables.
@@ -114,6 +116,10 @@ func (n *Node) snapshot() Status {
 	s.Status, s.Commits = n.replicator.Status(), n.committer.Status()
 	s.Replica.EndedByPeer = n.failback.Removed()
 	n.readiness(&s)
+	if n.standby != nil {
+		s.Standby.Kind = CacheInject
+		s.Standby.Flows, _ = n.standby.Status()
+	}
 	if n.internal.Flows == nil {
 		s.Internal.Kind = CacheBypass
 		s.Internal.Flows, s.Internal.Expects = n.replicator.Forwarded()

@@ -122,6 +122,15 @@ func families() []family {
 
 		{"conntrackd_flows_ended_by_peer", "counter", "", "Flows deleted from the kernel of a node that stepped down because its peer has ended them.",
 			inSync(func(s *node.Status) uint64 { return s.Replica.EndedByPeer })},
+		{"conntrackd_standby_flows", "counter", "", "Changes of the peers' flows in the kernel's table (HotStandby). refused is what the kernel refused.",
+			func(m *metricsWriter, s *node.Status, _ *Local) {
+				if f := &s.Standby.Flows; s.Standby.Kind != node.CacheAbsent {
+					m.number(f.Created, "result", "created")
+					m.number(f.Updated, "result", "updated")
+					m.number(f.Destroyed, "result", "deleted")
+					m.number(f.CreateFailed+f.UpdateFailed+f.DestroyFailed, "result", "refused")
+				}
+			}},
 		{"conntrackd_replication_lag_seconds", "gauge", "seconds", "How long there have been changes that are not sent yet, without a break.",
 			func(m *metricsWriter, s *node.Status, _ *Local) {
 				if s.Mode.Sync() {

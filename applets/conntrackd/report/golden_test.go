@@ -74,7 +74,7 @@ func everything() (*node.Status, *Local) {
 	number(reflect.ValueOf(s).Elem(), &next)
 	number(reflect.ValueOf(l).Elem(), &next)
 	s.Mode = node.ModeFTFW
-	s.Internal.Kind, s.External.Kind = node.CacheStored, node.CacheInject
+	s.Internal.Kind, s.External.Kind, s.Standby.Kind = node.CacheStored, node.CacheInject, node.CacheInject
 	s.Links[0].Transport, s.Links[0].Interface, s.Links[0].State = link.TCP, "sync0", link.Running
 	s.Links[1].Transport, s.Links[1].Interface, s.Links[1].State = link.UDP, "sync1", link.NoCarrier
 	s.Links[1].Active = false

@@ -45,6 +45,7 @@ func AppendStatusJSON(dst []byte, s *node.Status, l *Local, section Section) []b
 		internal, external := cacheNames(s.Mode)
 		o.cache(internal, &s.Internal, s.ExpectationSync)
 		o.cache(external, &s.External, s.ExpectationSync)
+		o.cache("standby", &s.Standby, false)
 		o.End()
 		o.Open("traffic")
 		o.Uint("bytes", s.Traffic.Bytes)

@@ -18,6 +18,9 @@ func AppendSummary(dst []byte, s *node.Status, t cache.Tables) []byte {
 	internal, external := cacheNames(s.Mode)
 	dst = appendCounts(dst, internal, &s.Internal, t)
 	dst = appendCounts(dst, external, &s.External, t)
+	if t == cache.FlowTable {
+		dst = appendCounts(dst, "", &s.Standby, t)
+	}
 	dst = append(dst, "traffic processed:\n"...)
 	dst = appendFields(dst,
 		field{"", w20, s.Traffic.Bytes, " Bytes      "},
