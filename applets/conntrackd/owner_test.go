@@ -7,6 +7,8 @@ import (
 	"testing"
 
 	"ctbox/internal/netnstest"
+
+	"golang.org/x/sys/unix"
 )
 
 // inserted are flows of a peer by port, with what one selector has to take of them.
@@ -134,4 +136,85 @@ func TestSelectorsThatFail(t *testing.T) {
 	if r := h.Run("", ours(t), "-C", config, "-c"); r != (netnstest.Result{}) {
 		t.Errorf("-c: %+v", r)
 	}
+}
+
+// newThree returns three hosts on one wire, whose daemons have a Cluster of three nodes.
+func newThree(t *testing.T) (hosts [3]*host) {
+	t.Helper()
+	wire := netnstest.New(t, "wire")
+	wire.IP("link", "add", "br0", "type", "bridge")
+	wire.IP("link", "set", "br0", "up")
+	for i := range hosts {
+		hosts[i] = &host{netnstest.New(t, fmt.Sprintf("fw%d", i+1)), t, t.TempDir()}
+		port := fmt.Sprintf("port%d", i+1)
+		netnstest.Link(t, netnstest.End{NS: wire, Dev: port},
+			netnstest.End{NS: hosts[i].NS, Dev: "sync0", Addrs: []string{fmt.Sprintf("192.0.2.%d/24", i+1)}})
+		wire.IP("link", "set", port, "master", "br0")
+	}
+	for i, h := range hosts {
+		clause := fmt.Sprintf("Cluster {\nName edge\nNode %d fw%d\n", i+1, i+1)
+		for p := range hosts {
+			if p != i {
+				clause += fmt.Sprintf("Peer %d fw%d {\nIPv4_Destination_Address 192.0.2.%d\n}\n", p+1, p+1, p+1)
+			}
+		}
+		h.configure("", fmt.Sprintf("Sync {\nMode FTFW {\n}\n%s}\nUDP {\nIPv4_address 192.0.2.%d\nPort 3780\nInterface sync0\n}\n}", clause, i+1))
+	}
+	return hosts
+}
+
+// owned waits until -e shows the flows with these ports, each with its owner.
+func (h *host) owned(flows map[int]string) {
+	h.t.Helper()
+	var text string
+	netnstest.Eventually(h.t, patience, fmt.Sprintf("-e shows %v", flows), func() bool {
+		text = h.client("-e")
+		for port, owner := range flows {
+			if !strings.Contains(text, fmt.Sprintf("sport=%d ", port)) || !strings.Contains(text, fmt.Sprintf("s] [owner=%s]\n", owner)) {
+				return false
+			}
+		}
+		return strings.Count(text, "\n") == len(flows)
+	})
+	for line := range strings.Lines(text) {
+		for port, owner := range flows {
+			if strings.Contains(line, fmt.Sprintf("sport=%d ", port)) && !strings.HasSuffix(line, fmt.Sprintf("s] [owner=%s]\n", owner)) {
+				h.t.Errorf("%d is not of %s: %s", port, owner, line)
+			}
+		}
+	}
+}
+
+// In a Cluster of three nodes a plain -c takes the flows of the dead node and leaves those of the living
+// one, whose copy primary-backup.sh does not empty. --owner takes without asking.
+func TestCommitAmongThree(t *testing.T) {
+	hosts := newThree(t)
+	var daemons [3]*netnstest.Process
+	for i, h := range hosts {
+		daemons[i] = h.start(ours(t), h.path("conntrackd.conf"))
+	}
+	fw1, fw2, fw3 := hosts[0], hosts[1], hosts[2]
+	fw1.insert("198.51.100.1", 1001)
+	fw1.insert("198.51.100.1", 1002)
+	fw3.insert("198.51.100.3", 3001)
+	fw2.owned(map[int]string{1001: "fw1", 1002: "fw1", 3001: "fw3"})
+	if text := fw2.client("-e", "--owner", "3"); strings.Count(text, "\n") != 1 || !strings.Contains(text, "sport=3001 ") {
+		t.Errorf("-e --owner 3: %s", text)
+	}
+	fw2.reaches("fw3 has said that it has traffic", `conntrackd_node_primary{node="fw3"}`, 1)
+	daemons[0].Stop(unix.SIGKILL)
+	cmd := fw2.Command("dash", scripts+"primary-backup.sh", "primary")
+	cmd.Env = append(cmd.Env, "CONNTRACKD_BIN="+ours(t), "CONNTRACKD_CONFIG="+fw2.path("conntrackd.conf"), "CONNTRACKD_LOCK="+fw2.path("lock"))
+	out, err := cmd.CombinedOutput()
+	if text := string(out); err != nil || !strings.HasPrefix(text, "fw1: heard ") || !strings.Contains(text, ": 2 flows taken\n") || !strings.HasSuffix(text, "fw3 keeps its flows\n") {
+		t.Errorf("primary-backup.sh: %v, %s", err, text)
+	}
+	fw2.caches("-i", map[int]bool{1001: true, 1002: true, 3001: false})
+	fw2.owned(map[int]string{3001: "fw3"})
+	fw3.owned(map[int]string{1001: "fw2", 1002: "fw2"})
+	if out := fw2.client("-c", "--owner", "fw3"); !strings.HasPrefix(out, "fw3: heard ") || !strings.HasSuffix(out, ": 1 flow taken\n") {
+		t.Errorf("-c --owner fw3: %s", out)
+	}
+	fw2.caches("-i", map[int]bool{1001: true, 1002: true, 3001: true})
+	fw3.owned(map[int]string{1001: "fw2", 1002: "fw2", 3001: "fw2"})
 }
