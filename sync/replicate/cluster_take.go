@@ -150,7 +150,9 @@ func (r *Replicator) BeginTake(nodes owner.Nodes, s owner.Selector) (
 	c := r.cluster
 	c.book.Take(nodes, s)
 	c.round++
-	c.lasts, c.whole, c.endsAt = true, s.Empty(), 0
+	conditions := s
+	conditions.Node = 0 // nodes has it
+	c.lasts, c.whole, c.endsAt = true, conditions.Empty(), 0
 	return c.book.Takes, func(node uint8, x *ctnetlink.Expect) bool { return c.takesExpect(nodes, s, node, x) }
 }
 
