@@ -145,18 +145,18 @@ func drawFailover(root string) (*svg, error) {
 	if len(lines) == 0 {
 		return nil, fmt.Errorf("demo.cast has no lines")
 	}
-	s := newTerminal(columns, len(lines)+1, "make demo: a pair of firewalls, one of them killed",
-		"The failover demo: fw1 is killed, fw2 commits its flows, and the connections through them go on")
+	s := newTerminal(columns, len(lines)+1, "make demo: a sealed pair of firewalls, one of them killed",
+		"The failover demo: fw1 is killed, fw2 commits its flows, and the connections go on; fw1 returns and takes over again")
 	length := lines[len(lines)-1].at + hold
 	var css strings.Builder
 	seen := map[string]string{} // the animation of a moment
-	s.cells(" dim", 0, 0, "# make demo", "")
+	s.cells(" dim", 0, 0, "# scripts/demo-failover.sh ours-ours", "")
 	for i, l := range lines {
 		class := ""
 		switch {
 		case strings.HasPrefix(l.text, "== "):
 			class = " hd"
-		case strings.HasPrefix(l.text, "demo: "), strings.Contains(l.text, "none lost"):
+		case strings.HasPrefix(l.text, "demo: "), strings.Contains(l.text, "none lost"), strings.Contains(l.text, "proven equal: yes"):
 			class = " ok"
 		}
 		moment := fmt.Sprintf("%.1f", 100*l.at/length)
