@@ -25,6 +25,9 @@ var inserted = []struct {
 	{1006, []string{"-s", "198.51.100.1", "-d", "203.0.113.1"}, nil},
 }
 
+// otherSide makes the clauses of node 2 of those of node 1 (inCluster).
+var otherSide = strings.NewReplacer("Node 1 fw1", "Node 2 fw2", "Peer 2 fw2", "Peer 1 fw1", "192.0.2.2", "192.0.2.1", "192.0.2.1", "192.0.2.2")
+
 // A commit with a selector takes the flows that it selects, with version 1 of the protocol and
 // with a Cluster of two nodes.
 func TestCommitOfAPart(t *testing.T) {
@@ -35,7 +38,7 @@ func TestCommitOfAPart(t *testing.T) {
 			sync := [2]string{ofMode("FTFW", "192.0.2.1", ""), ofMode("FTFW", "192.0.2.2", "")}
 			if cluster {
 				sync[0] = a.inCluster("", "")
-				sync[1] = strings.NewReplacer("Node 1 fw1", "Node 2 fw2", "Peer 2 fw2", "Peer 1 fw1", "192.0.2.2", "192.0.2.1", "192.0.2.1", "192.0.2.2").Replace(sync[0])
+				sync[1] = otherSide.Replace(sync[0])
 			}
 			a.start(ours(t), a.configure("", sync[0]))
 			b.start(ours(t), b.configure("", sync[1]))
@@ -217,4 +220,20 @@ func TestCommitAmongThree(t *testing.T) {
 	}
 	fw2.caches("-i", map[int]bool{1001: true, 1002: true, 3001: true})
 	fw3.owned(map[int]string{1001: "fw2", 1002: "fw2", 3001: "fw2"})
+}
+
+// With HotStandby nothing is committed, and -c says so.
+func TestCommitOfAHotStandby(t *testing.T) {
+	a, b := newPair(t)
+	sync := a.inCluster("HotStandby on\n", "")
+	a.start(ours(t), a.configure("", sync))
+	b.start(ours(t), b.configure("", otherSide.Replace(sync)))
+	a.insert("198.51.100.1", 1001)
+	b.caches("-e", map[int]bool{1001: true})
+	if out := b.client("-c", "--owner", "fw1"); !strings.HasPrefix(out, "fw1: heard ") || !strings.HasSuffix(out, ": taken, in the kernel already\n") {
+		t.Errorf("-c --owner fw1 prints %q", out)
+	}
+	if out := b.client("-c", "--json"); !strings.Contains(out, `"flows":{"committed":0,"failed":0}`) || strings.Contains(out, "taken") {
+		t.Errorf("-c --json prints %q", out)
+	}
 }

@@ -49,6 +49,8 @@ type Taken struct {
 	// Flows is how many flows of the copy were chosen. It includes those that the kernel
 	// refused. The Committer counts them.
 	Flows uint64
+	// InKernel says that the flows are in the kernel already (HotStandby). Flows does not count them.
+	InKernel bool
 }
 
 // same reports whether both select the same.

@@ -47,6 +47,10 @@ type takeover struct {
 // the kernel is committed. Then the peers are sent what this node has now, and done is called.
 func (n *Node) takeOver(asked, tables cache.Tables, from commit.Selection, ended func(commit.Result, error), done func()) error {
 	result := commit.Result{Tables: tables, Began: time.Now(), Missing: n.replicator.PeersMissing(), Taken: slices.Clone(from.Taken), Kept: from.Kept}
+	for i := range result.Taken {
+		result.Taken[i].InKernel = true
+	}
+	from.Taken = result.Taken // for the commits of what is missing
 	held := 0
 	for i := range from.Sources {
 		held += from.Sources[i].Side.Flows.Len()

@@ -277,10 +277,12 @@ func families() []family {
 			lastCommit(func(m *metricsWriter, c *commit.Status) { m.seconds(c.Last.Took) })},
 		{"conntrackd_last_commit_events_missing", "gauge", "", "Events of the peer that were lost and not yet made up when the last commit began.",
 			lastCommit(func(m *metricsWriter, c *commit.Status) { m.number(c.Last.Missing) })},
-		{"conntrackd_last_commit_flows_taken", "gauge", "", "Flows of a node that the last commit has taken over, with those that the kernel has refused.",
+		{"conntrackd_last_commit_flows_taken", "gauge", "", "Flows of a node that the last commit has taken over, with those that the kernel has refused; absent with HotStandby, which has them in the kernel.",
 			lastCommit(func(m *metricsWriter, c *commit.Status) {
 				for i := range c.Last.Taken {
-					m.number(c.Last.Taken[i].Flows, "node", c.Last.Taken[i].Name)
+					if t := &c.Last.Taken[i]; !t.InKernel {
+						m.number(t.Flows, "node", t.Name)
+					}
 				}
 			})},
 		{"conntrackd_last_commit_entries", "gauge", "", "Entries of the last commit, by table and result.",

@@ -84,7 +84,7 @@ func everything() (*node.Status, *Local) {
 	s.Queues.Queues[0].Name = "txqueue"
 	s.Commits.Last.Tables = cache.FlowTable | cache.ExpectTable
 	s.Commits.Last.Kept = []string{"fw3"}
-	s.Commits.Last.Taken[0].Name = "fw2"
+	s.Commits.Last.Taken[0].Name, s.Commits.Last.Taken[0].InKernel = "fw2", false
 	s.Commits.Last.Refused = []commit.Refusal{{Reason: "commit-create: File exists", Entry: "udp 17 30 src=192.0.2.1"}}
 	return s, l
 }

@@ -343,19 +343,22 @@ func TestTaken(t *testing.T) {
 		{Node: 1, Name: "fw1", Heard: 400 * time.Millisecond, Proven: true, Equal: 1200 * time.Millisecond, Unproven: 1204, Flows: 3},
 		{Node: 4, Name: "fw4", Heard: 7 * time.Second, Holes: 1, Proven: true, Unproven: 1, Flows: 1},
 		{Heard: -1, Holes: 2},
+		{Node: 5, Name: "fw5", Flows: 2, InKernel: true},
 	}, Kept: []string{"fw3"}}
 	want := `fw1: heard 0.4 s ago, no hole, equal 1.2 s ago, 1204 changes since then unproven: 3 flows taken
 fw4: heard 7 s ago, 1 hole, equal 0 s ago, 1 change since then unproven: 1 flow taken
 the peer: never heard, 2 holes, never proven equal: 0 flows taken
+fw5: heard 0 s ago, no hole, never proven equal: taken, in the kernel already
 fw3 keeps its flows
 `
 	if diff := cmp.Diff(want, string(AppendTaken(nil, &r))); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
 	}
 	want = `{"took":0.025,"missing":0,"flows":{"committed":4,"failed":0},"taken":[` +
-		`{"node":1,"name":"fw1","last_message":0.4,"holes":0,"last_equal":1.2,"unproven":1204,"flows":3},` +
-		`{"node":4,"name":"fw4","last_message":7,"holes":1,"last_equal":0,"unproven":1,"flows":1},` +
-		`{"holes":2,"flows":0}],"kept":[{"name":"fw3"}]}` + "\n"
+		`{"node":1,"name":"fw1","last_message":0.4,"holes":0,"last_equal":1.2,"unproven":1204,"in_kernel":false,"flows":3},` +
+		`{"node":4,"name":"fw4","last_message":7,"holes":1,"last_equal":0,"unproven":1,"in_kernel":false,"flows":1},` +
+		`{"holes":2,"in_kernel":false,"flows":0},` +
+		`{"node":5,"name":"fw5","last_message":0,"holes":0,"in_kernel":true}],"kept":[{"name":"fw3"}]}` + "\n"
 	if diff := cmp.Diff(want, string(AppendCommitJSON(nil, &r))); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
 	}

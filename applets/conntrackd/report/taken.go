@@ -25,7 +25,11 @@ func AppendTaken(dst []byte, r *commit.Result) []byte {
 		if t.Proven {
 			equal = "equal " + ready.Seconds(t.Equal) + " ago, " + count(t.Unproven, "change") + " since then unproven"
 		}
-		dst = append(dst, nameOf(t)+": "+heard+", "+holes+", "+equal+": "+count(t.Flows, "flow")+" taken\n"...)
+		taken := count(t.Flows, "flow") + " taken"
+		if t.InKernel {
+			taken = "taken, in the kernel already"
+		}
+		dst = append(dst, nameOf(t)+": "+heard+", "+holes+", "+equal+": "+taken+"\n"...)
 	}
 	for _, name := range r.Kept {
 		dst = append(dst, name+" keeps its flows\n"...)
@@ -88,7 +92,10 @@ func (o *object) commit(r *commit.Result) {
 				o.seconds("last_equal", t.Equal)
 				o.Uint("unproven", t.Unproven)
 			}
-			o.Uint("flows", t.Flows)
+			o.Bool("in_kernel", t.InKernel)
+			if !t.InKernel {
+				o.Uint("flows", t.Flows)
+			}
 		})
 	}
 	if len(r.Kept) > 0 {
