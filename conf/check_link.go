@@ -123,7 +123,7 @@ func (k *check) cluster(c *Cluster) {
 
 // What a flow of a peer costs with HotStandby, as measured with Linux 6.18 on amd64: 342 bytes of
 // the kernel's memory, extensions included, and 9 to 12 µs of the daemon's and the kernel's time for
-// a creation, a change or an end, of which more than half is for the kernel's event.
+// a creation, a change, an end or a renewal, under load and with the kernel's events.
 const (
 	standbyBytes = 350
 	standbyTime  = "10 µs"
@@ -135,7 +135,7 @@ func (k *check) hotStandby(c *Cluster) {
 	most := strconv.FormatUint(limit*nodes, 10) + " flows (HashLimit for each of " + strconv.FormatUint(nodes, 10) + " nodes)"
 	k.report(Note, "HotStandby keeps the peers' flows in this kernel, too: each costs about "+strconv.Itoa(standbyBytes)+
 		" bytes of kernel memory, "+strconv.FormatUint(limit*(nodes-1)*standbyBytes>>20, 10)+" MB at most, and about "+standbyTime+
-		" of CPU time when it begins, changes or ends, and twice an hour", &c.HotStandby)
+		" of CPU time when it begins, changes or ends, and four times an hour", &c.HotStandby)
 	if v, ok := k.sysctl("net/netfilter/nf_conntrack_max"); ok {
 		if n, err := strconv.ParseUint(v, 10, 64); err == nil && n < limit*nodes {
 			k.reportHost(Caution, "net.netfilter.nf_conntrack_max is "+v+": with HotStandby the table has up to "+most+

@@ -154,16 +154,16 @@ func TestCheck(t *testing.T) {
 			"C 4:1: Cluster has no Key: flows cross the link in the clear, and can be forged"}},
 		{sync(link + "\nCluster { Name a Node 1 x Key 1 /k HotStandby on Peer 2 y { IPv4_Destination_Address 192.0.2.2 } }"), []string{
 			"N 4:36: HotStandby keeps the peers' flows in this kernel, too: each costs about 350 bytes of kernel memory, 87 MB at most, " +
-				"and about 10 µs of CPU time when it begins, changes or ends, and twice an hour",
+				"and about 10 µs of CPU time when it begins, changes or ends, and four times an hour",
 			"C 4:36: net.netfilter.nf_conntrack_max is 262144: with HotStandby the table has up to 524288 flows (HashLimit for each of 2 nodes), " +
 				"and a full one takes no flow of a peer and no new connection"}},
 		{"General { HashLimit 131072 } " + sync(link+"\nCluster { Name a Node 1 x Key 1 /k HotStandby on Peer 2 y { IPv4_Destination_Address 192.0.2.2 } }"), []string{
 			"N 4:36: HotStandby keeps the peers' flows in this kernel, too: each costs about 350 bytes of kernel memory, 43 MB at most, " +
-				"and about 10 µs of CPU time when it begins, changes or ends, and twice an hour"}},
+				"and about 10 µs of CPU time when it begins, changes or ends, and four times an hour"}},
 		{"General { HashLimit 131071 } " + sync(link+"\nCluster { Name a Node 1 x Key 1 /k HotStandby on Peer 2 y { IPv4_Destination_Address 192.0.2.2 } }"), []string{
 			"N 1:11: HashLimit 131071 is below net.netfilter.nf_conntrack_max, 262144: a full table of 2 nodes' flows does not fit their caches",
 			"N 4:36: HotStandby keeps the peers' flows in this kernel, too: each costs about 350 bytes of kernel memory, 43 MB at most, " +
-				"and about 10 µs of CPU time when it begins, changes or ends, and twice an hour"}},
+				"and about 10 µs of CPU time when it begins, changes or ends, and four times an hour"}},
 		{sync("UDP { }"), []string{"F 3:1: the UDP link needs a Port from 1 to 65535",
 			"F 3:1: the UDP link needs the peer's address, in IPv4_Destination_Address or IPv6_Destination_Address",
 			"F 3:1: the UDP link needs an Interface"}},
