@@ -157,7 +157,50 @@ It can change the clauses that are marked
 If any other clause has changed, it changes nothing.
 `
 
-const manTail = `.SH FILES
+const manTail = `.SH EXAMPLES
+A sealed Cluster of two nodes, on fw1. On fw2 exchange the addresses, and the numbers and names of Node and Peer.
+.PP
+.nf
+Sync {
+    Mode FTFW {
+        StartupResync on
+    }
+    UDP {
+        IPv4_address 203.0.113.1
+        Port 3780
+        Interface eth0
+    }
+    Cluster {
+        Name edge
+        Node 1 fw1
+        Peer 2 fw2 {
+            IPv4_Destination_Address 203.0.113.2
+        }
+        Key 1 /etc/conntrackd/cluster.key1
+    }
+}
+.fi
+.PP
+A further node is another Peer, by a reload of the nodes that run:
+.PP
+.nf
+        Peer 3 fw3 {
+            IPv4_Destination_Address 203.0.113.3
+        }
+.fi
+.PP
+While the key is being changed, there are two:
+.PP
+.nf
+        Key 1 /etc/conntrackd/cluster.key1
+        Key 2 /etc/conntrackd/cluster.key2
+        Send 1
+.fi
+.PP
+The section CLUSTER of
+.BR conntrackd (8)
+has the steps, and what to do with keys and at a takeover.
+.SH FILES
 .TP
 .I /etc/conntrackd/conntrackd.conf
 The default file, if
@@ -176,6 +219,45 @@ func appendManPage(dst []byte) []byte {
 		dst = appendManNested(dst, c, false)
 	}
 	return append(dst, manTail...)
+}
+
+// TestManPageExamples checks that the Cluster of the man page's examples is right as it is, and that a reload
+// can put the clauses of the other examples in force.
+func TestManPageExamples(t *testing.T) {
+	var examples []string
+	for rest := manTail; ; {
+		_, after, found := strings.Cut(rest, ".nf\n")
+		if !found {
+			break
+		}
+		var example string
+		example, rest, _ = strings.Cut(after, ".fi\n")
+		examples = append(examples, example)
+	}
+	if len(examples) != 3 {
+		t.Fatalf("%d examples", len(examples))
+	}
+	whole, peer, keys := examples[0], examples[1], examples[2]
+	before, warnings, err := Parse("whole", []byte(whole))
+	if err != nil || len(warnings) > 0 {
+		t.Fatalf("%v, %v", err, warnings)
+	}
+	const key = "        Key 1 /etc/conntrackd/cluster.key1\n"
+	for _, clauses := range []string{key + peer, keys, strings.Replace(keys, "Send 1", "Send 2", 1)} {
+		after, warnings, err := Parse("changed", []byte(strings.Replace(whole, key, clauses, 1)))
+		if err != nil || len(warnings) > 0 {
+			t.Fatalf("%s: %v, %v", clauses, err, warnings)
+		}
+		changes := before.Changes(after)
+		if len(changes) == 0 {
+			t.Errorf("%s changes nothing", clauses)
+		}
+		for _, c := range changes {
+			if !c.Live {
+				t.Errorf("a reload can't make this change: %v", c)
+			}
+		}
+	}
 }
 
 // appendManNested appends a clause with a block: its description, then its clauses.

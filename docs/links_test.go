@@ -2,6 +2,7 @@ package docs_test
 
 import (
 	"os"
+	"os/exec"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -73,9 +74,12 @@ var foreignPages = []string{
 	"netlink(7)", "nft(8)", "protocols(5)", "sched(7)", "seccomp(2)", "sysctl(8)", "syslog(3)", "systemd(1)", "systemd.service(5)",
 }
 
+var document = regexp.MustCompile(`\bdocs/[a-z0-9.-]+\.md\b`)
+
 var reference = regexp.MustCompile(`(?m)([a-zA-Z][a-zA-Z0-9.\-\\]+)[ "]*\(([1-8])\)`)
 
-// TestManPages holds that man pages refer to pages that exist.
+// TestManPages checks that groff reports nothing about the man pages, and that they refer to pages and documents
+// that exist.
 func TestManPages(t *testing.T) {
 	root, _ := pages(t)
 	paths, err := filepath.Glob(filepath.Join(root, "docs/man/*.[1-8]"))
@@ -91,6 +95,16 @@ func TestManPages(t *testing.T) {
 		text, err := os.ReadFile(path)
 		if err != nil {
 			t.Fatal(err)
+		}
+		lint := exec.Command("groff", "-man", "-Tutf8", "-ww", "-z", path)
+		lint.Env = append(os.Environ(), "LC_ALL=C.UTF-8")
+		if out, err := lint.CombinedOutput(); err != nil || len(out) > 0 {
+			t.Errorf("groff -ww %s: %v\n%s", filepath.Base(path), err, out)
+		}
+		for _, name := range document.FindAllString(strings.ReplaceAll(string(text), `\`, ""), -1) {
+			if _, err := os.Stat(filepath.Join(root, name)); err != nil {
+				t.Errorf("%s: refers to %s, which is not there", filepath.Base(path), name)
+			}
 		}
 		for _, m := range reference.FindAllStringSubmatch(string(text), -1) {
 			name := strings.ReplaceAll(m[1], `\`, "") + "(" + m[2] + ")"

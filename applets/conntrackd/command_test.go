@@ -2,6 +2,8 @@ package conntrackd
 
 import (
 	"errors"
+	"os"
+	"regexp"
 	"strings"
 	"testing"
 
@@ -208,6 +210,48 @@ func TestParse(t *testing.T) {
 		if err != nil || got.op != c.want.op || got.config != c.want.config || got.request != c.want.request || got.strict != c.want.strict || got.selection != c.want.selection ||
 			strings.Join(got.notes, "\n") != strings.Join(c.want.notes, "\n") {
 			t.Errorf("%.40s: %+v, %v, want %+v", c.args, got, err, c.want)
+		}
+	}
+}
+
+// TestManualPage checks the man page: its command lines are valid, and it has each option of the help.
+func TestManualPage(t *testing.T) {
+	text, err := os.ReadFile("../../docs/man/conntrackd.8")
+	if err != nil {
+		t.Fatal(err)
+	}
+	page := strings.ReplaceAll(string(text), `\-`, "-")
+	commands := 0
+	for rest := page; ; {
+		_, after, found := strings.Cut(rest, ".nf\n")
+		if !found {
+			break
+		}
+		var block string
+		block, rest, _ = strings.Cut(after, ".fi\n")
+		for _, piece := range strings.FieldsFunc(block, func(r rune) bool { return strings.ContainsRune("\n();&|", r) }) {
+			piece, _, _ = strings.Cut(piece, ">")
+			args := strings.Fields(piece)
+			if len(args) == 0 || args[0] != "conntrackd" {
+				continue
+			}
+			commands++
+			if _, err := parse(args[1:]); err != nil {
+				t.Errorf("%q: %v", args, err)
+			}
+		}
+	}
+	if commands != 8 {
+		t.Errorf("%d commands", commands)
+	}
+	for line := range strings.Lines(usage("conntrackd")) {
+		option, ok := strings.CutPrefix(line, "  -")
+		if !ok {
+			continue
+		}
+		option = "-" + strings.FieldsFunc(option, func(r rune) bool { return strings.ContainsRune(" ,\n", r) })[0]
+		if !regexp.MustCompile(`(?m)^\.BI?R? "?` + option + `\b`).MatchString(page) {
+			t.Errorf("the man page lacks %s", option)
 		}
 	}
 }
