@@ -221,7 +221,7 @@ func (m *Stream) Pending() int {
 	}
 	ready := m.background.len
 	if m.bulk.queued {
-		ready = m.bulk.left
+		ready = max(ready, m.bulk.left)
 	}
 	return n + min(ready, max(0, m.bulkRoom(m.config.Window, m.config.Resend, m.bulk.shrink)))
 }

@@ -466,6 +466,20 @@ func TestStreamClaim(t *testing.T) {
 	a.says("106 f2, 107 f4")
 }
 
+// Claims are pending at once, also after a bulk: what has nothing pending does not send.
+func TestStreamClaimIsPending(t *testing.T) {
+	a, b := newStreamEnds(t)
+	a.m.BeginBulk(*a.now)
+	a.m.EndBulk()
+	b.get(a.send())
+	a.is("pending after the bulk", a.m.Pending(), 0)
+	for flow := 2; flow < 5; flow++ {
+		a.flows[flow] = flow
+		a.m.Claim(Object{Flows, uint64(flow)})
+	}
+	a.is("pending claims", a.m.Pending(), 3)
+}
+
 // Everything is requested of one peer or of all, but of none that is not known.
 func TestStreamRequestsEverythingOfOnePeer(t *testing.T) {
 	m := NewStream(0, StreamConfig{ID: 1, Node: 1, Peers: []uint8{2, 3, 4}})
