@@ -35,7 +35,7 @@ func (n *Node) nextTakeover() {
 	q := all.waiting[0]
 	all.waiting, all.running = all.waiting[1:], true
 	switch {
-	case q.nodes != 0:
+	case q.nodes != 0 || !n.replicator.HasOwners():
 		n.takeFrom(q, q.nodes, 0)
 	case q.selector.Empty():
 		n.replicator.AskOwners(func(take, kept owner.Nodes) { n.takeFrom(q, take, kept) })
@@ -47,18 +47,11 @@ func (n *Node) nextTakeover() {
 }
 
 // takeFrom takes the flows of these nodes over; those that have kept theirs are named in the result.
+// If a reload has left one peer since the request, flows have no owners and nodes does not matter.
 func (n *Node) takeFrom(q request, nodes, kept owner.Nodes) {
-	from := commit.Selection{Sources: []commit.Source{}, By: q.selector}
-	from.Wants, from.WantsExpect = n.replicator.BeginTake(nodes, q.selector)
-	copies := n.copies()
-	for i := range copies {
-		switch c := &copies[i]; {
-		case nodes.Has(c.Node):
-			from.Sources = append(from.Sources, commit.Source{Node: c.Node, Side: c.Side})
-			from.Taken = append(from.Taken, n.taken(c, false))
-		case kept.Has(c.Node):
-			from.Kept = append(from.Kept, c.Name)
-		}
+	from := n.selection(q.selector)
+	if n.replicator.HasOwners() {
+		from = n.selectionOf(nodes, kept, q.selector)
 	}
 	done := func() {
 		n.replicator.EndTake()
@@ -69,6 +62,23 @@ func (n *Node) takeFrom(q request, nodes, kept owner.Nodes) {
 		q.ended(commit.Result{}, err)
 		done()
 	}
+}
+
+// selectionOf returns what a takeover of these nodes' flows takes, and begins it.
+func (n *Node) selectionOf(nodes, kept owner.Nodes, s owner.Selector) commit.Selection {
+	from := commit.Selection{Sources: []commit.Source{}, By: s}
+	from.Wants, from.WantsExpect = n.replicator.BeginTake(nodes, s)
+	copies := n.copies()
+	for i := range copies {
+		switch c := &copies[i]; {
+		case nodes.Has(c.Node):
+			from.Sources = append(from.Sources, commit.Source{Node: c.Node, Side: c.Side})
+			from.Taken = append(from.Taken, n.taken(c, false))
+		case kept.Has(c.Node):
+			from.Kept = append(from.Kept, c.Name)
+		}
+	}
+	return from
 }
 
 // bringIn brings what from selects into the kernel, where it may be already (HotStandby). ended is

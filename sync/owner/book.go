@@ -20,6 +20,7 @@
 package owner
 
 import (
+	"slices"
 	"time"
 
 	"ctbox/nl/ctnetlink"
@@ -92,9 +93,16 @@ type Book struct {
 	peers   [MaxNode + 1]peer
 	copies  []uint8 // the nodes with a copy
 
-	taking Nodes
-	taken  Selector
-	flow   ctnetlink.Flow // reused
+	takes     []take         // the takeovers that last
+	lastTaken uint32         // number of the last takeover
+	flow      ctnetlink.Flow // reused
+}
+
+// take is a takeover: the flows of nodes that a selector matches.
+type take struct {
+	number uint32
+	nodes  Nodes
+	flows  Selector
 }
 
 // peer is another node.
@@ -174,7 +182,11 @@ func (b *Book) mine(f *ctnetlink.Flow) (rank, cache.Handle) {
 }
 
 // epoch returns the epoch of a flow of the internal cache.
-func (b *Book) epoch(h cache.Handle) uint32 { return b.own.Epoch(h) & maxEpoch }
+func (b *Book) epoch(h cache.Handle) uint32 { return Epoch(b.own.Epoch(h)) }
+
+// Epoch returns the number in an epoch of the internal cache, which messages have: it is without
+// the marks of a Book.
+func Epoch(marked uint32) uint32 { return marked & maxEpoch }
 
 // Stored decides about f, which was stored in the internal cache as h, and reports whether to
 // announce it now. What it leaves unannounced may be claimed later.
@@ -190,10 +202,10 @@ func (b *Book) Stored(now time.Duration, h cache.Handle, f *ctnetlink.Flow, why 
 		}
 		b.over(h, top, there)
 		return why != Silent
-	case why == ByKernel && b.mayMove(now, best.node, entry), why != Silent && b.takes(best.node, f):
+	case why == ByKernel && b.mayMove(now, best.node, entry), why != Silent && b.isTaken(best.node, f):
 		b.raise(h, top)
 		return true
-	case b.takes(best.node, f):
+	case b.isTaken(best.node, f):
 		b.raise(h, top)
 		b.do.Claimed(h)
 	case why == ByKernel:
@@ -301,8 +313,9 @@ func (b *Book) end(ended rank, f *ctnetlink.Flow) bool {
 }
 
 // Wins reports whether a peer's announcement of f, which its copy has as entry, is the owner's.
+// It is not if the copy was removed.
 func (b *Book) Wins(node uint8, entry cache.Handle, f *ctnetlink.Flow) bool {
-	if b.peers[node].copy.Epoch(entry)&cache.EpochMark != 0 {
+	if t := b.peers[node].copy; t == nil || t.Epoch(entry)&cache.EpochMark != 0 {
 		return false
 	}
 	owner, _ := b.Owner(f)
@@ -332,35 +345,51 @@ func (b *Book) Mine(h cache.Handle, f *ctnetlink.Flow) bool {
 	return true
 }
 
-// Take begins a takeover: until EndTake this node claims the flows of these nodes that the
-// selector matches, when they are stored in the internal cache or ClaimTaken finds them there.
-func (b *Book) Take(nodes Nodes, s Selector) { b.taking, b.taken = nodes, s }
-
-// EndTake ends a takeover.
-func (b *Book) EndTake() { b.taking = 0 }
-
-// Taking returns the nodes whose flows are being taken.
-func (b *Book) Taking() Nodes { return b.taking }
-
-// takes reports whether f, which a node owns, is taken.
-func (b *Book) takes(node uint8, f *ctnetlink.Flow) bool {
-	return b.taking.Has(node) && b.taken.Matches(f)
+// Take begins a takeover and returns its number: until EndTake this node claims the flows of
+// these nodes that the selector matches, when they are stored in the internal cache or
+// ClaimTaken finds them there. The takeovers before it last until they end.
+func (b *Book) Take(nodes Nodes, s Selector) (number uint32) {
+	b.lastTaken++
+	s.Node = 0 // nodes says it
+	b.takes = append(b.takes, take{b.lastTaken, nodes, s})
+	return b.lastTaken
 }
 
-// Takes reports whether f, which a peer's copy has as entry, is taken: the peer owns it, is one
-// of the nodes of Take, and the selector matches.
-func (b *Book) Takes(node uint8, entry cache.Handle, f *ctnetlink.Flow) bool {
-	return b.takes(node, f) && b.Wins(node, entry, f)
+// EndTake ends the takeover with this number.
+func (b *Book) EndTake(number uint32) {
+	b.takes = slices.DeleteFunc(b.takes, func(t take) bool { return t.number == number })
+}
+
+// Taking returns the nodes of whose flows some are being taken, and those of whose flows all are.
+func (b *Book) Taking() (some, all Nodes) {
+	for i := range b.takes {
+		t := &b.takes[i]
+		some |= t.nodes
+		if t.flows.Empty() {
+			all |= t.nodes
+		}
+	}
+	return some, all
+}
+
+// isTaken reports whether f, which a node owns, is taken.
+func (b *Book) isTaken(node uint8, f *ctnetlink.Flow) bool {
+	for i := range b.takes {
+		if t := &b.takes[i]; t.nodes.Has(node) && t.flows.Matches(f) {
+			return true
+		}
+	}
+	return false
 }
 
 // ClaimTaken claims those of a peer's entries that are taken and that the internal cache has.
 func (b *Book) ClaimTaken(node uint8, entries []cache.Handle) {
 	t := b.peers[node].copy
-	if t == nil || !b.taking.Has(node) {
+	if t == nil {
 		return
 	}
 	for _, entry := range entries {
-		if !t.Load(entry, &b.flow) || !b.Takes(node, entry, &b.flow) {
+		if !t.Load(entry, &b.flow) || !b.isTaken(node, &b.flow) || !b.Wins(node, entry, &b.flow) {
 			continue
 		}
 		if h := b.own.Find(&b.flow); h != 0 {

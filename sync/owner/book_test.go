@@ -167,9 +167,9 @@ func TestClaimTaken(t *testing.T) {
 	x.Take(NodesOf(1), Selector{})
 	x.ClaimTaken(1, []cache.Handle{entry})
 	x.want(2, 1)
-	x.EndTake()
-	if x.claimed != 1 || x.Taking() != 0 {
-		t.Error(x.claimed, x.Taking())
+	x.EndTake(1)
+	if some, all := x.Taking(); x.claimed != 1 || some != 0 || all != 0 {
+		t.Error(x.claimed, some, all)
 	}
 }
 
@@ -203,5 +203,35 @@ func TestQuestion(t *testing.T) {
 	}
 	if taken := q.Asked(1, NodesOf(2, 3, 4)); taken != 0 || q.Nodes() != NodesOf(1) {
 		t.Errorf("node 1 gets %b, %b stay", taken, q.Nodes())
+	}
+}
+
+// A takeover lasts until it ends, whatever begins after it.
+func TestTakeoversLastTogether(t *testing.T) {
+	x := newTable(t)
+	x.hear(0, 1, 3)
+	first := x.Take(NodesOf(1), Selector{Node: 1})
+	second := x.Take(NodesOf(3), Selector{HasMark: true, Mark: 1, Mask: 1})
+	if some, all := x.Taking(); some != NodesOf(1, 3) || all != NodesOf(1) {
+		t.Errorf("some flows of %b and all of %b are taken", some, all)
+	}
+	x.EndTake(second)
+	x.store(0, Silent)
+	x.want(2, 4)
+	x.hear(0, 1, 5)
+	x.EndTake(first)
+	x.store(0, Silent)
+	x.want(1, 5)
+}
+
+// A copy that is removed is nobody's, also for a walk that began before.
+func TestWinsWithoutACopy(t *testing.T) {
+	x := newTable(t)
+	x.hear(0, 1, 0)
+	f := &flowtest.Flows(1)[0]
+	entry := x.peers[1].copy.Find(f)
+	x.SetCopy(1, nil)
+	if x.Wins(1, entry, f) {
+		t.Error("an entry of no copy wins")
 	}
 }

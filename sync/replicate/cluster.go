@@ -79,7 +79,6 @@ type member struct {
 	lives    uint64     // of its streams
 	versions *proto.Versions
 	refused  [seal.Verdicts]uint64
-	living   bool // it was heard lately, at the last look
 	comparison
 }
 

@@ -108,7 +108,7 @@ func (c *cluster) heardExpect() {
 // keepsExpect notes that an expectation of the internal cache was stored and is not announced,
 // unless a takeover has brought it into the kernel.
 func (c *cluster) keepsExpect(h cache.Handle) {
-	if c.taking() != 0 {
+	if some, _ := c.taking(); some != 0 {
 		c.stream.Claim(expectObject(h))
 		return
 	}
@@ -136,11 +136,9 @@ func (c *cluster) lookAtPeers(now time.Duration) {
 			c.book.SetPeer(uint8(n), false, false)
 			continue
 		}
-		was := m.living
-		m.living = c.hears(m)
-		primary := m.flags&flagPrimary != 0
-		c.book.SetPeer(m.number, m.living, primary)
-		if c.keptAt[n] != 0 && (was && !m.living || m.living && !primary) {
+		living, primary := c.hears(m), m.flags&flagPrimary != 0
+		c.book.SetPeer(m.number, living, primary)
+		if c.keptAt[n] != 0 && !(living && primary) {
 			c.released(m, now)
 		}
 	}

@@ -215,3 +215,79 @@ func TestAsymmetricPaths(t *testing.T) {
 	w.bothProven("both have ended")
 	w.owns("both have ended", all, "", 0, 1, 2)
 }
+
+// Takeovers that follow each other at once, as of several VRRP instances, all claim what they have taken, also
+// what the internal cache had before and what the kernel reports only after the next one has begun.
+func TestTakeoversInARow(t *testing.T) {
+	w := newTownOf(t, 3)
+	all := flowtest.Flows(600)
+	for i := range all {
+		w.nodes[2*(i%2)].store(&all[i], true)
+	}
+	w.bothProven("before")
+	b := w.nodes[1]
+	b.primary(true)
+	for i := range all {
+		b.store(&all[i], false)
+	}
+	b.BeginTake(owner.NodesOf(1), owner.Selector{Node: 1})
+	b.EndTake()
+	b.BeginTake(owner.NodesOf(3), owner.Selector{Node: 3})
+	h := b.internal.Flows.Find(&all[0])
+	b.FlowStored(h, &all[0], owner.Silent)
+	b.EndTake()
+	w.pass(takeLingers + 2*time.Second)
+	w.owns("taken", all, "fw2", 0, 1, 2)
+	if some, _ := b.cluster.taking(); some != 0 {
+		t.Errorf("flows of %b are still being taken", some)
+	}
+}
+
+// A reload that leaves one peer ends a question, and a takeover that is under way goes on to its end.
+func TestReloadDuringTakeover(t *testing.T) {
+	w := newTownOf(t, 3)
+	all := flowtest.Flows(20)
+	for i := range all {
+		w.nodes[2].store(&all[i], true)
+	}
+	w.bothProven("before")
+	b := w.nodes[1]
+	wants, wantsExpect := b.BeginTake(owner.NodesOf(3), owner.Selector{})
+	answered := false
+	w.silence(0)
+	b.AskOwners(func(owner.Nodes, owner.Nodes) { answered = true })
+	b.reload(2)
+	w.until("the answer", time.Second, func() bool { return answered })
+	entry := b.copyOf(2).Flows.Find(&all[0])
+	if x := testExpect(&all[0], 1); b.HasOwners() || !wants(3, entry, &all[0]) || !wantsExpect(3, &x) {
+		t.Error("the takeover from fw3 takes nothing any more")
+	}
+	b.EndTake()
+	b.reload(0, 2)
+	w.pass(takeLingers + time.Second)
+	if some, _ := b.cluster.taking(); some != 0 || b.cluster.current.book != nil || len(b.cluster.lasting) > 0 {
+		t.Errorf("flows of %b are still being taken", some)
+	}
+}
+
+// The marks of a flow in the internal cache are in no message: with them an end would be that of the owner.
+func TestMarksAreNotSent(t *testing.T) {
+	w := newTownOf(t, 3)
+	f := flowtest.Flows(1)[0]
+	a, b := w.nodes[0], w.nodes[1]
+	b.store(&f, true)
+	w.bothProven("before")
+	// fw1 claims the flow and ends it before the claim is sent, and then has another one with the same tuple.
+	h := b.internal.Flows.Find(&f)
+	if !b.cluster.book.Ended(1, &f, 1) {
+		t.Error("the owner's end does not count")
+	}
+	own, _ := a.internal.Flows.Replace(&f, w.now)
+	a.internal.Flows.SetEpoch(own, 2)
+	a.machine.Changed(flowObject(own))
+	w.pass(20 * time.Millisecond)
+	b.internal.Flows.Kill(h)
+	b.FlowEnded(h, true)
+	w.pass(20 * time.Millisecond)
+	w.owns("ended by fw2", []ctnetlink.Flow{f}, "fw1", 0, 1, 2)
+}

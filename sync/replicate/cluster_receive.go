@@ -199,7 +199,7 @@ func (c *cluster) stored(from *member, h cache.Handle, change wire.Type) {
 	if l := from.held[proto.Flows]; l != nil {
 		l.Stored(h)
 	}
-	if c.book == nil || c.book.Wins(from.number, h, &c.flow) {
+	if c.injector != nil && (c.book == nil || c.book.Wins(from.number, h, &c.flow)) {
 		c.inject(change, &c.flow)
 	}
 }

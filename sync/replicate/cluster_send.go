@@ -4,6 +4,7 @@ package replicate
 
 import (
 	"ctbox/sync/cache"
+	"ctbox/sync/owner"
 	"ctbox/sync/proto"
 	"ctbox/sync/wire"
 )
@@ -145,7 +146,11 @@ func (c *cluster) encodeFlow(s *proto.Send) (typ wire.StreamType, ok bool) {
 		c.withhold(s)
 		return 0, false
 	}
-	c.body = wire.AppendCompactEpoch(body, r.internal.Flows.Epoch(h)&^cache.EpochMark)
+	epoch := owner.Epoch(r.internal.Flows.Epoch(h))
+	if !end && c.book == nil {
+		r.internal.Flows.SetEpoch(h, epoch) // without the marks of a Book that a reload has ended
+	}
+	c.body = wire.AppendCompactEpoch(body, epoch)
 	if end {
 		c.ended(s.Object, living)
 	} else {

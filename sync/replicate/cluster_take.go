@@ -27,10 +27,15 @@ type asking struct {
 	// onRelease is called when a node that has kept its flows steps down soon after.
 	onRelease func(nodes owner.Nodes)
 
-	round  uint32        // of the takeover, which ends walks of those before
-	lasts  bool          // the Book takes
-	whole  bool          // and it takes everything of its nodes
-	endsAt time.Duration // when it ends, once everything is in the kernel; 0 before
+	current taking   // the takeover that is being brought into the kernel; its book is nil without one
+	lasting []taking // those before, until they end
+}
+
+// taking is a takeover of a Book.
+type taking struct {
+	book   *owner.Book
+	number uint32
+	endsAt time.Duration
 }
 
 const (
@@ -43,7 +48,8 @@ const (
 )
 
 // AskOwners asks the peers which of them keep their flows, and calls answer, with the lock
-// held, with the nodes whose flows may be taken and those that keep theirs. One call at a time.
+// held, with the nodes whose flows may be taken and those that keep theirs. One call at a time. A reload
+// that leaves one peer ends the question: HasOwners may be false when answer is called.
 func (r *Replicator) AskOwners(answer func(take, kept owner.Nodes)) {
 	c, now := r.cluster, r.sched.Now()
 	c.number++
@@ -74,7 +80,7 @@ func (c *cluster) tickQuestion(now time.Duration) {
 	q := c.question
 	switch {
 	case q == nil:
-	case q.Done(now):
+	case q.Done(now) || c.book == nil:
 		c.question = nil
 		for n := range c.keptAt {
 			if q.Kept().Has(uint8(n)) {
@@ -97,10 +103,8 @@ func (c *cluster) say(m *wire.StreamMessage) {
 // takeQuestion answers a peer that asks who keeps its flows.
 func (c *cluster) takeQuestion(m *member, msg *wire.StreamMessage) {
 	nodes := owner.Nodes(msg.Nodes)
-	answer := wire.StreamMessage{Type: wire.Mine, Node: m.number, Question: msg.Question}
-	if c.whole {
-		answer.Nodes = uint16(c.taking() & nodes)
-	}
+	_, all := c.taking()
+	answer := wire.StreamMessage{Type: wire.Mine, Node: m.number, Question: msg.Question, Nodes: uint16(all & nodes)}
 	if c.question != nil {
 		answer.Nodes |= uint16(c.question.Asked(m.number, nodes))
 	}
@@ -110,10 +114,10 @@ func (c *cluster) takeQuestion(m *member, msg *wire.StreamMessage) {
 	c.say(&answer)
 }
 
-// taking returns the nodes whose flows this node takes now.
-func (c *cluster) taking() owner.Nodes {
+// taking returns the nodes of whose flows this node takes some now, and those of which it takes all.
+func (c *cluster) taking() (some, all owner.Nodes) {
 	if c == nil || c.book == nil {
-		return 0
+		return 0, 0
 	}
 	return c.book.Taking()
 }
@@ -142,26 +146,23 @@ func (c *cluster) released(m *member, now time.Duration) {
 }
 
 // BeginTake begins a takeover of these nodes' flows. The functions that it returns say which
-// entries of the copies are taken; they are called with the lock held.
+// entries of the copies are taken; they are called with the lock held. HasOwners is true.
 func (r *Replicator) BeginTake(nodes owner.Nodes, s owner.Selector) (
 	wants func(node uint8, entry cache.Handle, f *ctnetlink.Flow) bool,
 	wantsExpect func(node uint8, x *ctnetlink.Expect) bool,
 ) {
-	c := r.cluster
-	c.book.Take(nodes, s)
-	c.round++
-	conditions := s
-	conditions.Node = 0 // nodes has it
-	c.lasts, c.whole, c.endsAt = true, conditions.Empty(), 0
-	return c.book.Takes, func(node uint8, x *ctnetlink.Expect) bool { return c.takesExpect(nodes, s, node, x) }
+	c, book := r.cluster, r.cluster.book // a reload may put another Book, or none, in its place
+	c.current = taking{book: book, number: book.Take(nodes, s)}
+	return func(node uint8, entry cache.Handle, f *ctnetlink.Flow) bool {
+			return nodes.Has(node) && s.Matches(f) && book.Wins(node, entry, f)
+		}, func(node uint8, x *ctnetlink.Expect) bool {
+			return nodes.Has(node) && c.takesExpect(book, &s, node, x)
+		}
 }
 
 // takesExpect reports whether an expectation of a node is taken: with its master, which may have
 // been claimed already.
-func (c *cluster) takesExpect(nodes owner.Nodes, s owner.Selector, node uint8, x *ctnetlink.Expect) bool {
-	if !nodes.Has(node) {
-		return false
-	}
+func (c *cluster) takesExpect(book *owner.Book, s *owner.Selector, node uint8, x *ctnetlink.Expect) bool {
 	for _, p := range c.copies {
 		if p.node != node {
 			continue
@@ -170,7 +171,7 @@ func (c *cluster) takesExpect(nodes owner.Nodes, s owner.Selector, node uint8, x
 		if h == 0 || !p.Flows.Load(h, &c.known) || !s.Matches(&c.known) {
 			return false
 		}
-		n, _ := c.book.Owner(&c.known)
+		n, _ := book.Owner(&c.known)
 		return n == node || n == c.config.Node
 	}
 	return false
@@ -179,21 +180,23 @@ func (c *cluster) takesExpect(nodes owner.Nodes, s owner.Selector, node uint8, x
 // EndTake notes that everything which was taken is in the kernel.
 func (r *Replicator) EndTake() {
 	c := r.cluster
-	if c == nil || !c.lasts {
+	if c == nil || c.current.book == nil {
 		return
 	}
-	c.endsAt = c.sched.Now() + takeLingers
+	c.current.endsAt = c.sched.Now() + takeLingers
+	c.lasting = append(c.lasting, c.current)
+	c.current = taking{}
 	c.claimTaken(func() {})
 }
 
 // claimTaken walks in slices over the copies of the nodes that are taken, claims what the internal
 // cache has of their flows, and then calls ended.
 func (c *cluster) claimTaken(ended func()) {
-	round, handles := c.round, make([]cache.Handle, sliceLen)
+	book, handles := c.book, make([]cache.Handle, sliceLen)
 	copies := append([]*peerCopy(nil), c.copies...)
 	var cur cache.Cursor
 	c.sched.Step(func() bool {
-		if round != c.round || c.book == nil {
+		if book == nil || book != c.book {
 			return false
 		}
 		if len(copies) == 0 {
@@ -202,10 +205,10 @@ func (c *cluster) claimTaken(ended func()) {
 		}
 		p := copies[0]
 		more := false
-		if c.taking().Has(p.node) {
+		if some, _ := book.Taking(); some.Has(p.node) {
 			var got int
 			got, more = p.Flows.Next(&cur, handles)
-			c.book.ClaimTaken(p.node, handles[:got])
+			book.ClaimTaken(p.node, handles[:got])
 		}
 		if !more {
 			copies, cur = copies[1:], cache.Cursor{}
@@ -214,15 +217,14 @@ func (c *cluster) claimTaken(ended func()) {
 	})
 }
 
-// tickTake ends a takeover when its time is over.
+// tickTake ends takeovers when their time is over.
 func (c *cluster) tickTake(now time.Duration) {
-	if c.lasts && c.endsAt != 0 && now >= c.endsAt {
-		c.lasts, c.endsAt = false, 0
-		c.claimTaken(c.endTake)
+	for len(c.lasting) > 0 && now >= c.lasting[0].endsAt {
+		t := c.lasting[0]
+		c.lasting = c.lasting[1:]
+		c.claimTaken(func() { t.book.EndTake(t.number) })
 	}
 }
-
-func (c *cluster) endTake() { c.book.EndTake() }
 
 // takeDue returns when tickQuestion or tickTake has something to do.
 func (c *cluster) takeDue() time.Duration {
@@ -230,8 +232,8 @@ func (c *cluster) takeDue() time.Duration {
 	if c.question != nil {
 		due = c.question.Deadline()
 	}
-	if c.lasts && c.endsAt != 0 {
-		due = min(due, c.endsAt)
+	if len(c.lasting) > 0 {
+		due = min(due, c.lasting[0].endsAt)
 	}
 	return due
 }
