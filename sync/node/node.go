@@ -170,6 +170,7 @@ func (n *Node) openSync(s *conf.Sync) (err error) {
 	}
 	n.failback.SetOwners(n.replicator.HasOwners())
 	n.replicator.OnRelease(n.released)
+	n.replicator.OnAsked(func() { n.decide() })
 	return nil
 }
 

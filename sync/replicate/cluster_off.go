@@ -44,6 +44,7 @@ func (r *Replicator) Announces() bool                                 { return f
 func (r *Replicator) Owner(*ctnetlink.Flow) string                    { return "" }
 func (r *Replicator) AskOwners(func(take, kept owner.Nodes))          {}
 func (r *Replicator) OnRelease(func(owner.Nodes))                     {}
+func (r *Replicator) OnAsked(func())                                  {}
 func (r *Replicator) CopyNodes() owner.Nodes                          { return 0 }
 func (r *Replicator) EndTake()                                        {}
 func (r *Replicator) Shows(uint8, cache.Handle, *ctnetlink.Flow) bool { return true }

@@ -146,6 +146,21 @@ func TestTwoTakeOver(t *testing.T) {
 	}
 }
 
+// A node whose role has changed since its last decision answers with that of now.
+func TestRoleOfTheMoment(t *testing.T) {
+	w := newTownOf(t, 3)
+	f := flowtest.TCP("192.0.2.1", "198.51.100.1")
+	w.nodes[2].store(&f, true)
+	w.bothProven("before")
+	w.nodes[2].primary(false)
+	w.nodes[2].OnAsked(func() { w.nodes[2].primary(true) })
+	w.nodes[1].primary(true)
+	w.silence(0)
+	if taken, kept := w.nodes[1].take(0, owner.Selector{}); taken != owner.NodesOf(1) || kept != owner.NodesOf(3) {
+		t.Errorf("the flows of %b are taken, %b keep theirs", taken, kept)
+	}
+}
+
 // A selector takes from living nodes without asking, and what it does not match stays.
 func TestTakeSome(t *testing.T) {
 	w := newTownOf(t, 3)

@@ -26,6 +26,8 @@ type asking struct {
 	keptAt [owner.MaxNode + 1]time.Duration
 	// onRelease is called when a node that has kept its flows steps down soon after.
 	onRelease func(nodes owner.Nodes)
+	// onAsked is called before a peer's question is answered.
+	onAsked func()
 
 	current taking   // the takeover that is being brought into the kernel; its book is nil without one
 	lasting []taking // those before, until they end
@@ -62,6 +64,15 @@ func (r *Replicator) AskOwners(answer func(take, kept owner.Nodes)) {
 func (r *Replicator) OnRelease(f func(nodes owner.Nodes)) {
 	if r.cluster != nil {
 		r.cluster.onRelease = f
+	}
+}
+
+// OnAsked sets what is called, with the lock held, before a peer that asks which nodes keep their
+// flows is answered. It calls SetReadiness: the role may have changed since the last decision, for
+// example because the node has its first flow.
+func (r *Replicator) OnAsked(f func()) {
+	if r.cluster != nil {
+		r.cluster.onAsked = f
 	}
 }
 
@@ -107,6 +118,9 @@ func (c *cluster) takeQuestion(m *member, msg *wire.StreamMessage) {
 	answer := wire.StreamMessage{Type: wire.Mine, Node: m.number, Question: msg.Question, Nodes: uint16(all & nodes)}
 	if c.question != nil {
 		answer.Nodes |= uint16(c.question.Asked(m.number, nodes))
+	}
+	if c.onAsked != nil {
+		c.onAsked()
 	}
 	if c.flags&flagPrimary != 0 {
 		answer.Flags = wire.MineOwn
