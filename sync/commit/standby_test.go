@@ -476,3 +476,18 @@ func TestRenewalsComeInTime(t *testing.T) {
 		}
 	}
 }
+
+// Nothing is allocated for each change of a peer.
+func TestStandbyOrdersWithoutAllocation(t *testing.T) {
+	w := newWaiting(t)
+	f := established(1001)
+	w.next = make([]order, 0, injectSlice)
+	if allocated := testing.AllocsPerRun(1000, func() {
+		w.next = w.next[:0]
+		w.Flow(wire.FlowNew, &f)
+		w.Withdrawn(&f)
+		w.Adopt(&f)
+	}); allocated != 0 {
+		t.Errorf("%v allocations", allocated)
+	}
+}
