@@ -21,7 +21,7 @@ func TestExamples(t *testing.T) {
 	if err != nil || len(names) < 8 {
 		t.Fatal(names, err)
 	}
-	modes := map[string]conf.Mode{"ftfw": conf.ModeFTFW, "ftfw-cluster": conf.ModeFTFW, "multicast": conf.ModeFTFW, "alarm": conf.ModeALARM,
+	modes := map[string]conf.Mode{"ftfw": conf.ModeFTFW, "ftfw-cluster": conf.ModeFTFW, "ftfw-cluster3": conf.ModeFTFW, "multicast": conf.ModeFTFW, "alarm": conf.ModeALARM,
 		"notrack": conf.ModeNOTRACK, "active-active": conf.ModeNOTRACK}
 	for _, name := range names {
 		cfg, warnings, err := conf.Load(name)
