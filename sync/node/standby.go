@@ -150,13 +150,14 @@ func (n *Node) stepAside(purge bool) {
 
 // adoptLeft is called each time that the node has decided about its readiness. Once after the node's start,
 // when it has the peers' flows, those of a former life that are in the kernel go from the internal cache, where the
-// first reading has put them, to the Standby. A node that has the traffic keeps its own.
+// first reading has put them, to the Standby. A node that has the traffic keeps its own: where flows have
+// owners that is decided for each flow.
 func (n *Node) adoptLeft(inSync bool) {
 	if n.standby == nil || n.adopted || !inSync {
 		return
 	}
 	n.adopted = true
-	if n.takeover == nil && !n.primary() {
+	if n.takeover == nil && (n.replicator.HasOwners() || !n.primary()) {
 		n.stepAside(false)
 	}
 }

@@ -45,6 +45,8 @@ type cluster struct {
 	look    time.Duration // when to look at the peers
 	// primariesSaid is how many nodes were primary at the last look.
 	primariesSaid int
+	began         time.Duration  // the node's start
+	knowsOthers   bool           // awaitsCopies has nothing more to wait for
 	known         ctnetlink.Flow // reused
 
 	members [seal.MaxNode + 1]*member // the peers by number; nil for others
@@ -100,7 +102,7 @@ func (r *Replicator) openCluster() error {
 	}
 	r.awaitRandom()
 	now := r.sched.Now()
-	c := &cluster{Replicator: r, opened: make([]byte, 0, 1<<16), body: make([]byte, 0, wire.MaxCompactBody)}
+	c := &cluster{Replicator: r, began: now, opened: make([]byte, 0, 1<<16), body: make([]byte, 0, wire.MaxCompactBody)}
 	c.uevents = openUevents()
 	c.renewal = renewal{clocks: clocks, uevent: c.uevents.changed}
 	c.renewal.begin()
@@ -308,6 +310,9 @@ func (s clusterSource) Run() error {
 	s.c.tickTake(now)
 	if now >= s.c.look {
 		s.c.lookAtPeers(now)
+		if !s.c.filling {
+			s.c.waitingBulk() // awaitsCopies may have waited long enough
+		}
 	}
 	return nil
 }

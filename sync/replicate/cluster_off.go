@@ -35,6 +35,7 @@ func (*cluster) announces(_ cache.Handle, _ *ctnetlink.Flow, why owner.Why) bool
 }
 func (*cluster) mayAnnounce(proto.Object) bool                    { return true }
 func (*cluster) keepsExpect(cache.Handle)                         {}
+func (*cluster) awaitsCopies() bool                               { return false }
 func (*cluster) ending(cache.Handle)                              {}
 func (*cluster) endsFlow(*peerCopy, *ctnetlink.Flow, uint32) bool { return true }
 

@@ -65,6 +65,40 @@ func (c *cluster) mayAnnounce(o proto.Object) bool {
 	return c.internal.Flows.Load(h, &c.known) && c.book.Mine(h, &c.known)
 }
 
+const (
+	// peersAppear is how long after its start a node waits for the first STATE of a peer, which sends
+	// one each second.
+	peersAppear = 2 * time.Second
+	// copiesArrive is how long it waits for the copies.
+	copiesArrive = 30 * time.Second
+)
+
+// awaitsCopies reports whether this node has started and does not know yet which of the flows in its
+// kernel others own: its first bulk would announce these too, and with a lower number it would own
+// them. A peer that has not announced everything itself, because it starts as well, is not waited
+// for.
+func (c *cluster) awaitsCopies() bool {
+	if c == nil || c.book == nil || c.knowsOthers {
+		return false
+	}
+	now := c.sched.Now()
+	for _, m := range c.members {
+		switch {
+		case m == nil:
+		case m.stream == 0:
+			if now-c.began < peersAppear {
+				return true
+			}
+		case c.stream.Complete(m.number) && c.stream.Receipt(m.number, now).Copy != proto.CopyArrived:
+			if now-c.began < copiesArrive {
+				return true
+			}
+		}
+	}
+	c.knowsOthers = true
+	return false
+}
+
 // ending notes that this node is about to announce the end of a flow, if it announces the flow.
 func (c *cluster) ending(h cache.Handle) {
 	if c != nil && c.book != nil {

@@ -306,3 +306,25 @@ func TestMarksAreNotSent(t *testing.T) {
 	w.pass(20 * time.Millisecond)
 	w.owns("ended by fw2", []ctnetlink.Flow{f}, "fw1", 0, 1, 2)
 }
+
+// A node that starts again finds flows in its kernel that others own. It does not announce them: it would
+// own them, if its number is lower.
+func TestStartWithOthersFlows(t *testing.T) {
+	w := newTownOf(t, 3)
+	all := flowtest.Flows(300)
+	for i := range all[:200] {
+		w.nodes[1].store(&all[i], true)
+	}
+	for i := range all[200:] {
+		w.nodes[0].store(&all[200+i], true)
+	}
+	w.bothProven("before")
+	left := cache.NewSide(cache.Config{})
+	for i := range all {
+		left.Flows.Replace(&all[i], w.now)
+	}
+	w.start(0, w.nodes[0].cfg, left)
+	w.bothProven("restarted")
+	w.owns("the others'", all[:200], "fw2", 0, 1, 2)
+	w.owns("its own", all[200:], "fw1", 0, 1, 2)
+}

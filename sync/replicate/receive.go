@@ -220,7 +220,7 @@ func (r *Replicator) protocolEvents(p *peerCopy, e proto.Events) {
 		{proto.ResyncSent, func() { r.log.Notice("resync requested") }},
 		{proto.ResyncReceived, func() { r.replica.ResyncsServed++; r.log.Notice("resync requested by other node") }},
 		{proto.BulkBegan, func() { r.beginExternalSweep(p) }},
-		{proto.BulkComplete, func() { r.endExternalSweep(p, e&proto.BulkUnasked != 0) }},
+		{proto.BulkComplete, func() { r.endExternalSweep(p, e&proto.BulkUnasked != 0); r.waitingBulk() }},
 		{proto.BulkWanted, r.Bulk},
 	} {
 		if e&row.event != 0 {

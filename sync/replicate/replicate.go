@@ -204,6 +204,11 @@ func (r *Replicator) Begin(filling bool) {
 // Filled reports that the first reading of the kernel's tables has ended.
 func (r *Replicator) Filled() {
 	r.filling = false
+	r.waitingBulk()
+}
+
+// waitingBulk sends the bulk that was asked for while this node was not ready for it.
+func (r *Replicator) waitingBulk() {
 	if r.bulkWaits {
 		r.bulkWaits = false
 		r.Bulk()

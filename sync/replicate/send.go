@@ -167,7 +167,7 @@ func (r *Replicator) waitForLink(ctx context.Context) error {
 // Bulk sends the whole internal cache to the peers, slice by slice (-B, or when a peer has
 // asked for it).
 func (r *Replicator) Bulk() {
-	if r.filling {
+	if r.filling || r.cluster.awaitsCopies() {
 		// A peer that starts together with this node asks before the kernel's table
 		// has been read here: a bulk now would be empty.
 		r.bulkWaits = true
