@@ -1,8 +1,8 @@
 package cache
 
-// EpochMark is the top bit of a flow's epoch. It is no part of the number: no message and no hash
-// has it. What the mark means is the table's user's choice.
-const EpochMark = 1 << 31
+// EpochMark is the two top bits of a flow's epoch. They are no part of the number: no message and no
+// hash has them. What each of them means is the table's user's choice.
+const EpochMark = 3 << 30
 
 // epochs are the epochs of flows by slot. A segment has memory once an epoch in it is not 0.
 type epochs struct{ slab[uint32] }

@@ -12,8 +12,8 @@
 // same flow. A node whose claim had to wait remembers it until the next change, or until the
 // owner ends the flow.
 //
-// An end counts only from the owner. Announcements of lower rank are over then: their nodes,
-// which may be dead, have not withdrawn them yet, and they must not bring the flow back.
+// An end counts only from the owner. Announcements of lower rank by nodes that are dead are over
+// then: these nodes have not withdrawn them, and they must not bring the flow back.
 //
 // A Book has these rules for one node, a Question asks the peers before a takeover. Both are
 // pure: they have no clock, no lock and no socket, and are not safe for concurrent use.
@@ -71,20 +71,22 @@ type Actions interface {
 }
 
 // moveLeast is how long a flow stays with an owner that lives and is primary. The age of an
-// entry is known in whole seconds, so that one more makes it 10 at least.
+// entry is known in whole seconds, so that one more makes it 10 at least. An announcement with
+// another epoch is another entry (Begins): the end of the former one may not have come.
 const moveLeast = 11 * time.Second
 
-// endedMark says of a flow of the internal cache that its owner, another node, has ended it, and
-// that this kernel still has it: only packets bring such a flow back. It is a bit of the epoch
-// in the cache beside cache.EpochMark.
-const endedMark = 1 << 30
-
 // maxEpoch is the highest epoch, where epochs stop to grow.
-const maxEpoch = endedMark - 1
+const maxEpoch = ended - 1
+
+// The marks beside an epoch in a cache.
+const (
+	over  = 1 << 31 // an entry of a copy: an end of higher rank was heard since, see isOver
+	waits = 1 << 31 // a flow of the internal cache: a claim waits
+	ended = 1 << 30 // ...: its owner has ended it, and only packets here bring it back
+)
 
 // Book has what one node knows about the owners of flows. The epoch of each flow is in the
-// cache (cache.Flows.Epoch). Its mark says of an entry of a copy that the flow is over, and of a
-// flow of the internal cache that a claim waits.
+// cache (cache.Flows.Epoch), with marks.
 type Book struct {
 	self    uint8
 	primary bool
@@ -96,6 +98,8 @@ type Book struct {
 	takes     []take         // the takeovers that last
 	lastTaken uint32         // number of the last takeover
 	flow      ctnetlink.Flow // reused
+	ends      ends
+	found     [MaxNode + 1]cache.Handle // what rival has found in the copies
 }
 
 // take is a takeover: the flows of nodes that a selector matches.
@@ -159,17 +163,22 @@ func (b *Book) rival(f *ctnetlink.Flow) (best rank, entry cache.Handle, top uint
 	for _, n := range b.copies {
 		t := b.peers[n].copy
 		h := t.Find(f)
-		if h == 0 {
+		if b.found[n] = h; h == 0 {
 			continue
 		}
 		epoch := t.Epoch(h)
 		top, there = max(top, epoch&^cache.EpochMark), true
-		if r := (rank{epoch, n}); epoch&cache.EpochMark == 0 && r.outranks(best) {
+		if r := (rank{epoch &^ cache.EpochMark, n}); !b.isOver(n, epoch) && r.outranks(best) {
 			best, entry = r, h
 		}
 	}
 	return best, entry, top, there
 }
+
+// isOver reports whether a peer's announcement, with its epoch and marks, is nobody's. A peer that
+// lives knows better: it has withdrawn the flow, or will once it has heard of the end, unless it has
+// begun to announce another connection.
+func (b *Book) isOver(node uint8, epoch uint32) bool { return epoch&over != 0 && !b.peers[node].living }
 
 // mine returns the rank of this node's announcement of f, and its flow. The rank is zero if
 // this node does not announce it.
@@ -195,35 +204,38 @@ func (b *Book) Stored(now time.Duration, h cache.Handle, f *ctnetlink.Flow, why 
 		return why != Silent
 	}
 	best, entry, top, there := b.rival(f)
-	switch {
-	case best.node == 0:
-		if b.own.Epoch(h)&endedMark != 0 && why != ByKernel {
+	if epoch := b.own.Epoch(h); epoch&ended != 0 {
+		if state, _ := b.own.State(h); why != ByKernel && state != cache.New && best.node == 0 {
 			return false
 		}
-		b.over(h, top, there)
+		b.raise(h, epoch&^cache.EpochMark)
+	}
+	takes := best.node != 0 && b.isTaken(best.node, entry, f)
+	switch {
+	case best.node == 0:
+		b.outrank(h, f, top, there)
 		return why != Silent
-	case why == ByKernel && b.mayMove(now, best.node, entry), why != Silent && b.isTaken(best.node, f):
+	case why == ByKernel && b.mayMove(now, best.node, entry), why != Silent && takes:
 		b.raise(h, top)
 		return true
-	case b.isTaken(best.node, f):
+	case takes:
 		b.raise(h, top)
 		b.do.Claimed(h)
 	case why == ByKernel:
-		b.own.SetEpoch(h, b.own.Epoch(h)|cache.EpochMark)
+		b.own.SetEpoch(h, b.own.Epoch(h)|waits)
 	}
 	return false
 }
 
-// over gives a flow that nobody announces an epoch above those of announcements that are over,
-// which may be repeated.
-func (b *Book) over(h cache.Handle, top uint32, there bool) {
-	switch epoch := b.own.Epoch(h); {
-	case there && top >= b.epoch(h):
+// outrank gives h, which no peer announces, an epoch that is higher than those of its former
+// announcements as far as they are known: of entries that are over, and of the last ends.
+func (b *Book) outrank(h cache.Handle, f *ctnetlink.Flow, top uint32, there bool) {
+	b.own.SetEpoch(h, b.epoch(h)) // no claim waits any more
+	if there && top >= b.epoch(h) {
 		b.raise(h, top)
-	case epoch&endedMark != 0:
-		b.raise(h, b.epoch(h))
-	default:
-		b.own.SetEpoch(h, b.epoch(h)) // no claim waits any more
+	}
+	if last := b.ends.find(f); last.outranks(rank{b.epoch(h), b.self}) {
+		b.raise(h, last.epoch)
 	}
 }
 
@@ -241,16 +253,22 @@ func (b *Book) mayMove(now time.Duration, node uint8, entry cache.Handle) bool {
 	return now-began >= moveLeast
 }
 
+// Begins reports whether an announcement with this epoch is not the one that a peer's copy has as
+// entry, although it is an update: the copy replaces the entry then, whose age begins anew.
+func (b *Book) Begins(node uint8, entry cache.Handle, epoch uint32) bool {
+	return b.peers[node].copy.Epoch(entry)&^cache.EpochMark != epoch
+}
+
 // Heard notes that a peer has announced f, which its copy has as entry, with this epoch. Where
 // this node loses the flow it withdraws it.
 func (b *Book) Heard(node uint8, entry cache.Handle, f *ctnetlink.Flow, epoch uint32) {
 	t := b.peers[node].copy
 	epoch &^= cache.EpochMark
-	if before := t.Epoch(entry); before&cache.EpochMark != 0 && epoch <= before&^cache.EpochMark {
-		t.SetEpoch(entry, epoch|cache.EpochMark) // the same announcement once more
-		return
+	if before := t.Epoch(entry); before&over != 0 && epoch <= before&^cache.EpochMark {
+		t.SetEpoch(entry, epoch|over) // the same announcement once more
+	} else {
+		t.SetEpoch(entry, epoch)
 	}
-	t.SetEpoch(entry, epoch)
 	mine, h := b.mine(f)
 	if mine.node != 0 && (rank{epoch, node}).outranks(mine) {
 		b.own.SetEpoch(h, mine.epoch)
@@ -265,48 +283,70 @@ func (b *Book) Heard(node uint8, entry cache.Handle, f *ctnetlink.Flow, epoch ui
 // This node claims f where its own kernel has the flow and sees packets of it: an owner that
 // is not primary, or whose path has changed, ends what goes on here.
 func (b *Book) Ended(node uint8, f *ctnetlink.Flow, epoch uint32) (owner bool) {
-	ended := rank{epoch &^ cache.EpochMark, node}
+	by := rank{epoch &^ cache.EpochMark, node}
 	mine, h := b.mine(f)
-	if mine.outranks(ended) || !b.end(ended, f) {
+	if mine.outranks(by) || !b.end(by, f) {
 		return false
 	}
+	b.ends.add(f, by)
 	if mine.node != 0 {
 		b.do.Withdraw(h)
-		mine = rank{}
 	}
 	if h == 0 {
 		return true
 	}
-	waits := b.own.Epoch(h)&cache.EpochMark != 0
-	if waits || b.primary && !b.peers[node].primary {
-		b.raise(h, ended.epoch)
+	epoch = b.own.Epoch(h)
+	if epoch&waits != 0 || epoch&ended == 0 && b.primary && !b.peers[node].primary {
+		b.raise(h, by.epoch)
 		b.do.Claimed(h)
 		return false
 	}
-	b.own.SetEpoch(h, max(ended.epoch, b.epoch(h))|endedMark)
+	b.own.SetEpoch(h, max(b.epoch(h), by.epoch)|ended)
 	return true
+}
+
+// Gone notes that a peer no longer announces f, which it announced with this epoch, and has not
+// ended it, after the entry has left the copy: the peer has withdrawn it, or has started again and
+// does not have it. If nobody else announces f, and this kernel has it, this node does, with no more
+// than that epoch: a node that has claimed f, which may not be known here yet, keeps it.
+func (b *Book) Gone(f *ctnetlink.Flow, epoch uint32) {
+	h := b.own.Find(f)
+	if h == 0 || b.do.Announced(h) {
+		return
+	}
+	before := b.own.Epoch(h)
+	best, _, top, there := b.rival(f)
+	if best.node != 0 || before&ended != 0 {
+		return
+	}
+	b.own.SetEpoch(h, max(b.epoch(h), epoch&^cache.EpochMark))
+	b.outrank(h, f, top, there)
+	b.do.Claimed(h)
 }
 
 // OwnEnded notes that this node ends h, which it announces.
 func (b *Book) OwnEnded(h cache.Handle) {
 	if b.do.Announced(h) && b.own.Load(h, &b.flow) {
-		b.end(rank{b.epoch(h), b.self}, &b.flow)
+		by := rank{b.epoch(h), b.self}
+		if b.end(by, &b.flow) && by.epoch > 0 {
+			b.ends.add(&b.flow, by)
+		}
 	}
 }
 
-// end marks the peers' announcements of lower rank than ended as over. It does nothing, and
+// end marks the peers' announcements of lower rank than by's as over. It does nothing, and
 // returns false, if one of them has a higher rank.
-func (b *Book) end(ended rank, f *ctnetlink.Flow) bool {
-	if best, _, _, _ := b.rival(f); best.node != ended.node && best.outranks(ended) {
+func (b *Book) end(by rank, f *ctnetlink.Flow) bool {
+	if best, _, _, _ := b.rival(f); best.node != by.node && best.outranks(by) {
 		return false
 	}
 	for _, n := range b.copies {
-		if n == ended.node {
+		if n == by.node {
 			continue
 		}
 		t := b.peers[n].copy
-		if entry := t.Find(f); entry != 0 {
-			t.SetEpoch(entry, t.Epoch(entry)|cache.EpochMark)
+		if entry := b.found[n]; entry != 0 {
+			t.SetEpoch(entry, t.Epoch(entry)|over)
 		}
 	}
 	return true
@@ -315,7 +355,7 @@ func (b *Book) end(ended rank, f *ctnetlink.Flow) bool {
 // Wins reports whether a peer's announcement of f, which its copy has as entry, is the owner's.
 // It is not if the copy was removed.
 func (b *Book) Wins(node uint8, entry cache.Handle, f *ctnetlink.Flow) bool {
-	if t := b.peers[node].copy; t == nil || t.Epoch(entry)&cache.EpochMark != 0 {
+	if t := b.peers[node].copy; t == nil || t.Epoch(entry)&over != 0 {
 		return false
 	}
 	owner, _ := b.Owner(f)
@@ -331,17 +371,20 @@ func (b *Book) Owner(f *ctnetlink.Flow) (node uint8, epoch uint32) {
 	return best.node, best.epoch
 }
 
-// Mine reports whether this node announces h, whose contents are f, or may: nobody else does.
-// It is for bulks.
+// Mine reports whether this node announces h, whose contents are f, or may: nobody else does, and
+// the flow has not ended. It is for bulks.
 func (b *Book) Mine(h cache.Handle, f *ctnetlink.Flow) bool {
 	if b.do.Announced(h) {
 		return true
 	}
-	best, _, top, there := b.rival(f)
-	if best.node != 0 || b.own.Epoch(h)&endedMark != 0 {
+	if b.own.Epoch(h)&ended != 0 {
 		return false
 	}
-	b.over(h, top, there)
+	best, _, top, there := b.rival(f)
+	if best.node != 0 {
+		return false
+	}
+	b.outrank(h, f, top, there)
 	return true
 }
 
@@ -372,8 +415,11 @@ func (b *Book) Taking() (some, all Nodes) {
 	return some, all
 }
 
-// isTaken reports whether f, which a node owns, is taken.
-func (b *Book) isTaken(node uint8, f *ctnetlink.Flow) bool {
+// isTaken reports whether f, which a node owns by its entry, is taken.
+func (b *Book) isTaken(node uint8, entry cache.Handle, f *ctnetlink.Flow) bool {
+	if len(b.takes) == 0 || b.peers[node].copy.Epoch(entry)&over != 0 {
+		return false
+	}
 	for i := range b.takes {
 		if t := &b.takes[i]; t.nodes.Has(node) && t.flows.Matches(f) {
 			return true
@@ -389,7 +435,7 @@ func (b *Book) ClaimTaken(node uint8, entries []cache.Handle) {
 		return
 	}
 	for _, entry := range entries {
-		if !t.Load(entry, &b.flow) || !b.isTaken(node, &b.flow) || !b.Wins(node, entry, &b.flow) {
+		if !t.Load(entry, &b.flow) || !b.isTaken(node, entry, &b.flow) || !b.Wins(node, entry, &b.flow) {
 			continue
 		}
 		if h := b.own.Find(&b.flow); h != 0 {

@@ -105,6 +105,8 @@ func TestEndCountsFromTheOwnerOnly(t *testing.T) {
 	if !x.end(3, 1) {
 		t.Error("the owner's end does not count")
 	}
+	x.want(1, 0) // has not heard of the end yet, or announces another connection
+	x.SetPeer(1, false, true)
 	x.want(0, 0)
 	x.hear(0, 1, 0) // a repair repeats it
 	x.want(0, 0)
@@ -152,6 +154,7 @@ func TestTake(t *testing.T) {
 	x.Take(NodesOf(1), Selector{})
 	x.store(0, Silent)
 	x.want(2, 4)
+	x.SetPeer(1, false, true)
 	x.OwnEnded(x.flow)
 	delete(x.announced, x.flow)
 	x.want(0, 0)
@@ -233,5 +236,122 @@ func TestWinsWithoutACopy(t *testing.T) {
 	x.SetCopy(1, nil)
 	if x.Wins(1, entry, f) {
 		t.Error("an entry of no copy wins")
+	}
+}
+
+// An announcement of lower rank counts again while its node lives, which speaks for itself, and not
+// once it is dead. It is never shown or taken.
+func TestEndHidesWhatTheDeadAnnounce(t *testing.T) {
+	f := &flowtest.Flows(1)[0]
+	x := newTable(t)
+	x.hear(0, 1, 0)
+	x.hear(0, 3, 1)
+	x.end(3, 1)
+	x.want(1, 0)
+	entry := x.peers[1].copy.Find(f)
+	if x.Wins(1, entry, f) {
+		t.Error("what has ended is shown")
+	}
+	x.Take(NodesOf(1), Selector{})
+	x.store(0, Silent)
+	x.want(1, 0)
+	if x.claimed != 0 {
+		t.Error("what has ended is taken")
+	}
+	x.SetPeer(1, false, true)
+	x.want(0, 0)
+}
+
+// A connection that begins right after the end of another one with its addresses outranks the end,
+// which a third node may hear of later.
+func TestNextConnectionOutranksTheEnd(t *testing.T) {
+	for _, c := range []struct {
+		by          uint8
+		epoch, want uint32
+	}{{1, 0, 1}, {3, 0, 0}, {1, 4, 5}, {3, 4, 5}} {
+		x := newTable(t)
+		x.hear(0, c.by, c.epoch)
+		x.end(c.by, c.epoch)
+		x.store(0, ByKernel)
+		x.want(2, c.want)
+	}
+}
+
+// A flow that its owner no longer announces, without an end, is this node's if its kernel has it.
+func TestGone(t *testing.T) {
+	f := &flowtest.Flows(1)[0]
+	gone := func(x *table, node uint8, epoch uint32) {
+		flows := x.peers[node].copy
+		flows.Delete(flows.Find(f))
+		x.Gone(f, epoch)
+	}
+	x := newTable(t)
+	x.hear(0, 1, 3)
+	gone(x, 1, 3)
+	x.want(0, 0) // this kernel does not have it
+	x.hear(0, 1, 3)
+	x.hear(0, 3, 2)
+	x.store(0, ByKernel)
+	gone(x, 1, 3)
+	x.want(3, 2)
+	gone(x, 3, 2)
+	x.want(2, 2)
+
+	x = newTable(t)
+	x.hear(0, 1, 3)
+	x.store(0, Silent)
+	x.end(1, 3)
+	x.hear(0, 3, 1)
+	gone(x, 3, 1)
+	x.want(0, 0) // it has ended
+}
+
+// An owner that is not primary ends what goes on at a primary, but not what has ended before.
+func TestEndByABackup(t *testing.T) {
+	x := newTable(t)
+	x.SetPrimary(true)
+	x.hear(0, 1, 0)
+	x.store(0, Silent)
+	x.end(1, 0)
+	x.want(0, 0)
+	x.SetPeer(1, true, false)
+	x.hear(0, 1, 2)
+	x.end(1, 2)
+	x.want(0, 0)
+
+	x = newTable(t)
+	x.SetPrimary(true)
+	x.SetPeer(1, true, false)
+	x.hear(0, 1, 2)
+	x.store(0, Silent)
+	x.end(1, 2)
+	x.want(2, 3)
+}
+
+// A flow that comes back to a peer with another epoch has just moved, although its withdrawal before
+// was not heard.
+func TestBegins(t *testing.T) {
+	f := &flowtest.Flows(1)[0]
+	x := newTable(t)
+	x.hear(0, 1, 1)
+	entry := x.peers[1].copy.Find(f)
+	if x.Begins(1, entry, 1) || !x.Begins(1, entry, 3) {
+		t.Error("an update begins the announcement, or another epoch does not")
+	}
+}
+
+// The repetition of an announcement that is over counts against this node's, since its node lives.
+func TestRepeatedAnnouncementOutranks(t *testing.T) {
+	x := newTable(t)
+	x.hear(0, 1, 1)
+	x.hear(0, 3, 2)
+	x.end(3, 2)
+	x.announced[x.flow] = false
+	h, _ := x.own.Put(&flowtest.Flows(1)[0], 0)
+	x.own.SetEpoch(h, 0)
+	x.announced[h] = true
+	x.hear(0, 1, 1)
+	if x.withdrawn != 1 {
+		t.Errorf("%d withdrawn", x.withdrawn)
 	}
 }

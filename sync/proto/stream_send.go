@@ -399,7 +399,7 @@ func (m *Stream) Deleted(o Object) {
 func (m *Stream) Withdrawn(o Object) {
 	m.Deleted(o)
 	_, e := m.object(o)
-	e.withdrawn = true
+	e.withdrawn, e.silent = true, true
 }
 
 // Dropped implements Machine.
@@ -508,6 +508,9 @@ func (m *Stream) toFront(l *list) {
 func (m *Stream) Bulk(o Object) {
 	i, e := m.object(o)
 	switch {
+	case e.dead && e.withdrawn:
+		m.Changed(o)
+		return
 	case e.waits() || e.dead || e.inBulk || e.queue == transmit:
 		return
 	case m.bulkBegun && e.held && uint32(e.seq-m.bulkFrom) < uint32(m.seq-m.bulkFrom):
@@ -515,7 +518,7 @@ func (m *Stream) Bulk(o Object) {
 	case e.queue != resend:
 		m.move(&m.background, i, e)
 	}
-	e.inBulk = true
+	e.withdrawn, e.silent, e.inBulk = false, false, true
 	m.bulk.left++
 }
 

@@ -204,7 +204,7 @@ func (c *cluster) act(m *member, table int, a digest.Action) {
 		if proto.Table(table) == proto.Expects {
 			p.Expects.Delete(h)
 		} else if p.Flows.Load(h, &c.flow) {
-			c.endExternal(p, h, &c.flow, p.Flows.Epoch(h))
+			c.leaveExternal(p, h, &c.flow)
 		}
 	}
 	what := [...]string{proto.Flows: "flows", proto.Expects: "expectations"}[table]

@@ -37,6 +37,7 @@ func (*cluster) mayAnnounce(proto.Object) bool                    { return true 
 func (*cluster) keepsExpect(cache.Handle)                         {}
 func (*cluster) awaitsCopies() bool                               { return false }
 func (*cluster) ending(cache.Handle)                              {}
+func (*cluster) goneFlow(*ctnetlink.Flow, uint32)                 {}
 func (*cluster) endsFlow(*peerCopy, *ctnetlink.Flow, uint32) bool { return true }
 
 // HasOwners reports whether flows have owners: never. The methods below are not called.

@@ -123,6 +123,14 @@ func (c *cluster) endsFlow(p *peerCopy, f *ctnetlink.Flow, epoch uint32) bool {
 	return c == nil || c.book == nil || c.book.Ended(p.node, f, epoch)
 }
 
+// goneFlow notes that a peer no longer announces f, which it announced with this epoch, and has not
+// ended it. The copy has no entry of it any more.
+func (c *cluster) goneFlow(f *ctnetlink.Flow, epoch uint32) {
+	if c != nil && c.book != nil {
+		c.book.Gone(f, epoch)
+	}
+}
+
 // heardExpect gives up an expectation that this node announces, too, if its master is another
 // node's.
 func (c *cluster) heardExpect() {

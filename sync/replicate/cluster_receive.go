@@ -177,13 +177,17 @@ func (c *cluster) applyObject(from *member, m *wire.StreamMessage) {
 		c.heardFlow(from, h, epoch)
 		c.stored(from, h, wire.FlowNew)
 	case wire.StreamFlowUpdate:
-		h, _ := p.Flows.Update(&r.flow, now)
+		h, outcome := p.Flows.Update(&r.flow, now)
+		if outcome == cache.Updated && c.book != nil && c.book.Begins(from.number, h, epoch) {
+			h, _ = p.Flows.Replace(&r.flow, now)
+		}
 		c.heardFlow(from, h, epoch)
 		c.stored(from, h, wire.FlowUpdate)
 	case wire.StreamFlowEnd:
 		r.endExternal(p, p.Flows.Find(&r.flow), &r.flow, epoch)
 	default: // the peer no longer announces it, and it has not ended
 		p.Flows.Delete(p.Flows.Find(&r.flow))
+		c.goneFlow(&r.flow, epoch)
 		if r.injector != nil {
 			r.injector.Withdrawn(&r.flow)
 		}

@@ -194,6 +194,21 @@ func (r *Replicator) endExternal(p *peerCopy, h cache.Handle, f *ctnetlink.Flow,
 	}
 }
 
+// leaveExternal removes f from the copy of a peer's flows, where h is its entry: the peer no longer
+// announces f, and its end, if there was one, has not come.
+func (r *Replicator) leaveExternal(p *peerCopy, h cache.Handle, f *ctnetlink.Flow) {
+	epoch := p.Flows.Epoch(h)
+	if !r.cluster.several() {
+		r.endExternal(p, h, f, epoch)
+		return
+	}
+	p.Flows.Delete(h)
+	r.cluster.goneFlow(f, epoch)
+	if r.injector != nil {
+		r.injector.Withdrawn(f)
+	}
+}
+
 func (r *Replicator) applyExpect(typ wire.Type, now time.Duration) {
 	table := r.external.Expects
 	if typ == wire.ExpectDelete {

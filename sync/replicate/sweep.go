@@ -76,7 +76,7 @@ func (r *Replicator) removeLeftOut(p *peerCopy) {
 	r.eachLeftOut(p, func(flows, expects []cache.Handle) {
 		for _, h := range flows {
 			if p.Flows.Load(h, &r.flow) {
-				r.endExternal(p, h, &r.flow, p.Flows.Epoch(h))
+				r.leaveExternal(p, h, &r.flow)
 			}
 		}
 		for _, h := range expects {

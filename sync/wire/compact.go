@@ -89,7 +89,7 @@ var compactSizes = [256]compactSize{
 const MaxCompactBody = 255
 
 // MaxEpoch is the largest epoch of a flow.
-const MaxEpoch = 1<<31 - 1
+const MaxEpoch = 1<<30 - 1
 
 // AppendCompactFlow appends the body of a compact message about f, for an end only what
 // identifies f. Translations are those of the reply tuple. A flow whose addresses, protocol or
