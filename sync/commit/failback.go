@@ -51,6 +51,8 @@ type Failback struct {
 	// ends are what the peer has ended of this kernel's flows, until it is known what that
 	// means, or they are removed.
 	ends []endedFlow
+	// closed are those of them that go although this node has not stepped down.
+	closed []endedFlow
 	// began are flows that began here since the node has stepped down.
 	began map[cache.Handle]struct{}
 
@@ -161,8 +163,10 @@ func (b *Failback) PeerCommitted(ago time.Duration) {
 
 // PeerEnded notes a flow that the peer has ended and that has left the external cache, if it
 // was there; then announced is when the peer last announced it. With owners the peer is the
-// flow's owner.
-func (b *Failback) PeerEnded(f *ctnetlink.Flow, announced time.Duration, there bool) {
+// flow's owner. Then a closed connection goes from the kernel at once, also where this node has not stepped down:
+// the address may have moved that it was translated to, and comes back with connections that
+// need its port. Other ends do not prove that no packet comes through this node.
+func (b *Failback) PeerEnded(f *ctnetlink.Flow, announced time.Duration, there, closed bool) {
 	rules := b.owners || b.speaks && b.peerRules()
 	if !b.down && !rules || b.internal.Flows == nil {
 		return
@@ -178,8 +182,12 @@ func (b *Failback) PeerEnded(f *ctnetlink.Flow, announced time.Duration, there b
 		return
 	}
 	k := &b.known
-	b.ends = append(b.ends, endedFlow{b.sched.Now(), mine, k.Orig, k.Has & (ctnetlink.HasID | ctnetlink.HasZone), k.Zone, k.ID,
-		b.epoch(mine)})
+	e := endedFlow{b.sched.Now(), mine, k.Orig, k.Has & (ctnetlink.HasID | ctnetlink.HasZone), k.Zone, k.ID, b.epoch(mine)}
+	if b.owners && !b.down && closed && len(b.closed) < maxEnds {
+		b.closed = append(b.closed, e)
+	} else {
+		b.ends = append(b.ends, e)
+	}
 	b.settleEnds()
 }
 
@@ -216,10 +224,13 @@ func (b *Failback) undecided() bool { return !b.owners && b.speaks && !b.peerRul
 
 // settleEnds begins the removal of what the peer has ended, once that is certain.
 func (b *Failback) settleEnds() {
-	if !b.down || len(b.ends) == 0 || b.removing != nil || b.undecided() {
+	if b.removing != nil || b.undecided() {
 		return
 	}
-	gone := b.certain()
+	gone := b.certain(&b.closed)
+	if b.down {
+		gone = append(gone, b.certain(&b.ends)...)
+	}
 	if len(gone) == 0 {
 		return
 	}
@@ -233,18 +244,17 @@ func (b *Failback) settleEnds() {
 	})
 }
 
-// certain takes those of the ends that are to be removed, and forgets the others: what
-// the peer ended before it took over, what it has announced again, and what this node has claimed
-// since.
-func (b *Failback) certain() []endedFlow {
+// certain empties a list of ends. It returns those that are to be removed; the others are what the peer ended
+// before it took over, what it has announced again, and what this node has claimed since.
+func (b *Failback) certain(ends *[]endedFlow) []endedFlow {
 	var gone []endedFlow
-	for _, e := range b.ends {
+	for _, e := range *ends {
 		_, own := b.began[e.handle]
 		if !own && (b.owners || !b.speaks || e.at >= b.peer) && b.epoch(e.handle) == e.epoch && !b.announced(&e.orig, e.zone) {
 			gone = append(gone, e)
 		}
 	}
-	b.ends = b.ends[:0]
+	*ends = (*ends)[:0]
 	return gone
 }
 
@@ -293,8 +303,9 @@ func (b *Failback) clear(ctx context.Context) error {
 	if err := b.sched.Do(ctx, func() {
 		removing = b.removing
 		if b.down && !b.undecided() {
-			gone = b.certain()
+			gone = b.certain(&b.ends)
 		}
+		gone = append(gone, b.certain(&b.closed)...)
 		b.StepUp()
 	}); err != nil {
 		return err

@@ -86,7 +86,7 @@ func (f *failedBack) do(at time.Duration, step func()) {
 func (f *failedBack) ended(port uint16) {
 	flow := f.flows[port]
 	flow.Has &^= ctnetlink.HasID
-	f.PeerEnded(&flow, f.sched.Now(), true)
+	f.PeerEnded(&flow, f.sched.Now(), true, false)
 }
 
 // left returns the ports of the kernel's flows.
@@ -145,6 +145,29 @@ func TestFailbackWithOwners(t *testing.T) {
 	f.do(118*s, func() { f.ended(6) })
 	if err := f.clear(t.Context()); err != nil || len(f.left()) != 6 {
 		t.Errorf("%v, %v are left", err, f.left())
+	}
+}
+
+// A closed connection goes at once, also from a node that has not stepped down, unless this node has claimed
+// it or a peer announces it.
+func TestFailbackOfClosedConnections(t *testing.T) {
+	f := failingBack(t, true, 4)
+	f.do(100*time.Second, func() {
+		f.TookOver()
+		f.removing = make(chan struct{}) // as if another removal were under way
+		for port := range uint16(3) {
+			flow := f.flows[port]
+			flow.Has &^= ctnetlink.HasID
+			f.PeerEnded(&flow, f.sched.Now(), true, true)
+		}
+		again, claimed := f.flows[1], f.flows[2]
+		f.external.Flows.Put(&again, 0)
+		f.internal.Flows.SetEpoch(f.internal.Flows.Find(&claimed), 5)
+		f.removing = nil
+		f.settleEnds()
+	})
+	if diff := cmp.Diff([]uint16{1, 2, 3}, f.left()); diff != "" {
+		t.Error(diff)
 	}
 }
 

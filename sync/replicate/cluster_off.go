@@ -24,12 +24,13 @@ func (r *Replicator) openCluster() error { return nil }
 
 func setPeers(*link.Config, *conf.Cluster, int) {}
 
-func (*cluster) speaks() bool                       { return false }
-func (*cluster) several() bool                      { return false }
-func (*cluster) takes(int, netip.Addr, []byte) bool { return false }
-func (*cluster) sendChallenges()                    {}
-func (*cluster) fillOffer(*wire.Notice)             {}
-func (*cluster) unannounced(proto.Object)           {}
+func (*cluster) speaks() bool                        { return false }
+func (*cluster) several() bool                       { return false }
+func (*cluster) takes(int, netip.Addr, []byte) bool  { return false }
+func (*cluster) sendChallenges()                     {}
+func (*cluster) fillOffer(*wire.Notice)              {}
+func (*cluster) unannounced(proto.Object)            {}
+func (*cluster) closed(*peerCopy, cache.Handle) bool { return false }
 func (*cluster) announces(_ cache.Handle, _ *ctnetlink.Flow, why owner.Why) bool {
 	return why != owner.Silent
 }

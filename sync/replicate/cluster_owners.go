@@ -131,6 +131,15 @@ func (c *cluster) goneFlow(f *ctnetlink.Flow, epoch uint32) {
 	}
 }
 
+// closed reports whether the hosts have closed the connection of a peer's entry. Without owners it does
+// not look.
+func (c *cluster) closed(p *peerCopy, h cache.Handle) bool {
+	if c == nil || c.book == nil || !p.Flows.Load(h, &c.known) || c.known.Has&ctnetlink.HasTCPState == 0 {
+		return false
+	}
+	return c.known.TCPState == ctnetlink.TCPStateTimeWait || c.known.TCPState == ctnetlink.TCPStateClose
+}
+
 // heardExpect gives up an expectation that this node announces, too, if its master is another
 // node's.
 func (c *cluster) heardExpect() {

@@ -184,10 +184,11 @@ func (r *Replicator) inject(change wire.Type, f *ctnetlink.Flow) {
 func (r *Replicator) endExternal(p *peerCopy, h cache.Handle, f *ctnetlink.Flow, epoch uint32) {
 	ends := r.cluster.endsFlow(p, f, epoch)
 	_, announced, there := p.Flows.Times(h)
+	closed := ends && r.cluster.closed(p, h)
 	p.Flows.Delete(h)
 	switch {
 	case ends:
-		r.takeover.PeerEnded(f, announced, there)
+		r.takeover.PeerEnded(f, announced, there, closed)
 		r.inject(wire.FlowDelete, f)
 	case r.injector != nil:
 		r.injector.Withdrawn(f)

@@ -63,8 +63,9 @@ type Injector interface {
 // called with the lock held.
 type Takeover interface {
 	// PeerEnded reports a flow that the peer has ended and that has left the external cache,
-	// if it was there; then announced is when the peer last announced it.
-	PeerEnded(f *ctnetlink.Flow, announced time.Duration, there bool)
+	// if it was there; then announced is when the peer last announced it. closed: with
+	// owners, the hosts have closed the connection.
+	PeerEnded(f *ctnetlink.Flow, announced time.Duration, there, closed bool)
 	// PeerCommitted reports that the peer's last commit ended so long ago.
 	PeerCommitted(ago time.Duration)
 	// PeerAnnouncesCommits reports that the peer would announce a commit.

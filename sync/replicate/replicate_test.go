@@ -49,11 +49,11 @@ func (r *Replicator) store(f *ctnetlink.Flow, announce bool) {
 // nobody is the Takeover of a node that never takes over.
 type nobody struct{}
 
-func (nobody) PeerEnded(*ctnetlink.Flow, time.Duration, bool) {}
-func (nobody) PeerCommitted(time.Duration)                    {}
-func (nobody) PeerAnnouncesCommits()                          {}
-func (nobody) PeerStarted()                                   {}
-func (nobody) FlowBegan(cache.Handle)                         {}
+func (nobody) PeerEnded(*ctnetlink.Flow, time.Duration, bool, bool) {}
+func (nobody) PeerCommitted(time.Duration)                          {}
+func (nobody) PeerAnnouncesCommits()                                {}
+func (nobody) PeerStarted()                                         {}
+func (nobody) FlowBegan(cache.Handle)                               {}
 
 // In ALARM peers keep only flows that are announced periodically, also committed ones.
 func TestAlarmAnnouncesAllFlows(t *testing.T) {
