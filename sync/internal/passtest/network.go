@@ -27,7 +27,9 @@ const (
 type Network struct {
 	Clients []*netnstest.NS
 	Server  *netnstest.NS
-	t       testing.TB
+
+	t        testing.TB
+	gateways []*netnstest.NS
 }
 
 // New makes a number of clients, at most 7, and a server, and links each to every gateway. A
@@ -36,7 +38,7 @@ type Network struct {
 // has the traffic.
 func New(t testing.TB, clients int, gateways ...*netnstest.NS) *Network {
 	t.Helper()
-	n := &Network{Server: netnstest.New(t, "server"), t: t}
+	n := &Network{Server: netnstest.New(t, "server"), t: t, gateways: gateways}
 	for i := range clients {
 		n.Clients = append(n.Clients, netnstest.New(t, fmt.Sprintf("client%d", i)))
 	}
@@ -126,4 +128,27 @@ func (n *Network) Through(gateway int) {
 			h.IP("-6", "route", "replace", to, "via", via6, "src", h.addr6)
 		}
 	}
+}
+
+// Float makes client 0 reach another address of the server through a gateway, and the server an
+// address of Outside4. A gateway that translates the client to the second one on the way to the
+// first can so have a part of the traffic, which a further call moves.
+func (n *Network) Float(server4, outside4 string, gateway int) {
+	n.t.Helper()
+	n.Server.IP("addr", "replace", server4+"/32", "dev", "lo")
+	for g, ns := range n.gateways {
+		_, via := linkAddrs(g, serverLink, false)
+		ns.IP("route", "replace", server4, "via", via)
+	}
+	n.FloatBack(outside4, gateway)
+	via, _ := linkAddrs(gateway, 0, false)
+	n.Clients[0].IP("route", "replace", server4, "via", via, "src", Client4)
+}
+
+// FloatBack moves only the way from the server to client 0: what is for this address passes
+// through a gateway.
+func (n *Network) FloatBack(addr4 string, gateway int) {
+	n.t.Helper()
+	via, _ := linkAddrs(gateway, serverLink, false)
+	n.Server.IP("route", "replace", addr4, "via", via)
 }
