@@ -264,11 +264,16 @@ func (b *Book) Begins(node uint8, entry cache.Handle, epoch uint32) bool {
 func (b *Book) Heard(node uint8, entry cache.Handle, f *ctnetlink.Flow, epoch uint32) {
 	t := b.peers[node].copy
 	epoch &^= cache.EpochMark
-	if before := t.Epoch(entry); before&over != 0 && epoch <= before&^cache.EpochMark {
-		t.SetEpoch(entry, epoch|over) // the same announcement once more
-	} else {
-		t.SetEpoch(entry, epoch)
+	switch before := t.Epoch(entry); {
+	case before&over != 0 && epoch <= before&^cache.EpochMark:
+		epoch |= over // the same announcement once more
+	case before&over == 0 && epoch < before:
+		// The peer has started again and knows no epochs. What it outranked before, mostly the
+		// announcements of a node that is dead, must not outrank it now.
+		b.end(rank{before, node}, f)
 	}
+	t.SetEpoch(entry, epoch)
+	epoch &^= over
 	mine, h := b.mine(f)
 	if mine.node != 0 && (rank{epoch, node}).outranks(mine) {
 		b.own.SetEpoch(h, mine.epoch)

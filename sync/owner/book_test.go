@@ -116,6 +116,27 @@ func TestEndCountsFromTheOwnerOnly(t *testing.T) {
 	x.want(1, 2)
 }
 
+// A node that starts again announces its flows with epoch 0. Those that it had taken over from a dead
+// node stay its own, and end with it.
+func TestOwnerStartsAgain(t *testing.T) {
+	x := newTable(t)
+	x.hear(0, 1, 2)
+	x.SetPeer(1, false, true)
+	x.hear(0, 3, 3)
+	x.hear(0, 3, 0)
+	x.want(3, 0)
+	if f := &flowtest.Flows(1)[0]; x.Wins(1, x.peers[1].copy.Find(f), f) {
+		t.Error("a takeover from the dead node would take the flow")
+	}
+	if !x.end(3, 0) {
+		t.Error("the owner's end does not count")
+	}
+	x.want(0, 0)
+	x.SetPeer(1, true, true)
+	x.hear(0, 1, 3) // the dead node is back and has packets
+	x.want(1, 3)
+}
+
 func TestEndedFlowStaysEnded(t *testing.T) {
 	x := newTable(t)
 	x.hear(0, 1, 4)

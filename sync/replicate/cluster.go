@@ -45,6 +45,7 @@ type cluster struct {
 	look    time.Duration // when to look at the peers
 	// primariesSaid is how many nodes were primary at the last look.
 	primariesSaid int
+	sayNext       time.Duration  // when the log may say next that there are several
 	began         time.Duration  // the node's start
 	knowsOthers   bool           // awaitsCopies has nothing more to wait for
 	known         ctnetlink.Flow // reused

@@ -169,11 +169,16 @@ func (c *cluster) keepsExpect(h cache.Handle) {
 // lookPeriod is the period of looking at which peers live and are primary.
 const lookPeriod = 500 * time.Millisecond
 
+// primariesPeriod is the least time between two lines about several primaries, where flows have
+// owners: a standby is primary for as long as it announces a flow, such as those of its own NTP.
+const primariesPeriod = time.Hour
+
 // lookAtPeers tells the Book which peers live, and which are primary.
 func (c *cluster) lookAtPeers(now time.Duration) {
 	c.look = now + lookPeriod
 	primaries := c.primaries()
-	if primaries > 1 && c.primariesSaid < 2 {
+	if primaries > 1 && c.primariesSaid < 2 && (now >= c.sayNext || !c.several()) {
+		c.sayNext = now + primariesPeriod
 		c.sayPrimaries(primaries)
 	}
 	c.primariesSaid = primaries

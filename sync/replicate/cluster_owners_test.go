@@ -3,6 +3,7 @@
 package replicate
 
 import (
+	"strings"
 	"testing"
 	"time"
 
@@ -327,4 +328,20 @@ func TestStartWithOthersFlows(t *testing.T) {
 	w.bothProven("restarted")
 	w.owns("the others'", all[:200], "fw2", 0, 1, 2)
 	w.owns("its own", all[200:], "fw1", 0, 1, 2)
+}
+
+// A standby is primary while it announces a flow, and is not when that has ended. The log does not say it each time.
+func TestPrimariesAreSaidOnce(t *testing.T) {
+	w := newTownOf(t, 3)
+	a, b := w.nodes[0], w.nodes[1]
+	a.primary(true)
+	for range 20 {
+		b.primary(true)
+		w.pass(2 * time.Second)
+		b.primary(false)
+		w.pass(2 * time.Second)
+	}
+	if n := strings.Count(a.log.String(), "say that they are primary"); n != 1 {
+		t.Errorf("%d lines", n)
+	}
 }
