@@ -46,7 +46,7 @@ type order struct {
 	expect ctnetlink.Expect
 	// The peer sent no timeout (its CommitTimeout): flow has one only for its creation.
 	untimed bool
-	renewal bool  // of Standby: an update that begins with a look
+	renewal bool  // of Standby: an update or an end that begins with a look
 	late    uint8 // how often it has waited for its flow's master
 }
 
@@ -154,7 +154,7 @@ const (
 	plain     attempt = iota // create, update or delete, as the peer announced it
 	creation                 // an update of what isn't there
 	anew                     // delete, then create
-	look                     // of a renewal: what has the kernel?
+	look                     // of Standby: what has the kernel?
 	extension                // of a renewal: the timeout
 )
 
@@ -262,7 +262,7 @@ func (o *order) requests(a attempt) (requests []nl.Request, removal bool) {
 		typ, gone = ctnetlink.TypeFlowNew, ctnetlink.TypeFlowDelete
 		request.Family, request.Attrs = o.flow.Orig.Family, o.flow.Append
 	}
-	if a == anew || o.typ == wire.FlowDelete || o.typ == wire.ExpectDelete {
+	if a == anew || a != look && (o.typ == wire.FlowDelete || o.typ == wire.ExpectDelete) {
 		named := request
 		named.Type = gone
 		if o.typ.IsExpect() {
@@ -321,6 +321,7 @@ func (i *Injector) judge(orders []order, b *nl.Batch) (again []trial) {
 		switch {
 		case t.removal:
 			// The creation behind it shows whether the removal helped.
+		case t.attempt == look && err == nil: // judgeLooks has the answer
 		case o.typ == wire.FlowDelete || o.typ == wire.ExpectDelete:
 			if err == nil {
 				status.Destroyed++
@@ -328,7 +329,6 @@ func (i *Injector) judge(orders []order, b *nl.Batch) (again []trial) {
 				status.DestroyFailed++
 				i.warn(o.pick("could not destroy ct entry", "could not delete exp entry"), o, err)
 			}
-		case t.attempt == look && err == nil: // judgeLooks has the answer
 		case (t.attempt == look || t.attempt == extension) && errors.Is(err, unix.ENOENT):
 			again = append(again, trial{order: t.order, attempt: creation})
 		case o.typ == wire.FlowUpdate && err == nil:

@@ -22,6 +22,10 @@ import (
 // renews. The first packet gives it the kernel's own timeout, which an update of the peer
 // does not change, and a renewal only makes longer. What the kernel has lost or refused, the walk
 // brings back. A flow whose owner has vanished thus stays for as long as its copy does.
+//
+// With several peers the owner may be a node that no packet passes any more, because routing has moved
+// the flow here. Such a flow ends for the owner when its kernel has waited for packets in vain. So an
+// end deletes only what no packet has passed here; the rest is left to the kernel.
 type Standby struct {
 	*Injector
 	internal *cache.Flows
@@ -94,7 +98,12 @@ func (b *Standby) Hand() {
 }
 
 // Flow brings a peer's change of a flow into the kernel, after it was made in the copy.
-func (b *Standby) Flow(change wire.Type, f *ctnetlink.Flow) { b.order(change, f, false) }
+func (b *Standby) Flow(change wire.Type, f *ctnetlink.Flow) {
+	b.order(change, f, change == wire.FlowDelete && b.several())
+}
+
+// several reports whether there are several peers.
+func (b *Standby) several() bool { return len(b.copies.All()) > 1 }
 
 // Expect does nothing: expectations are committed at a takeover.
 func (b *Standby) Expect(wire.Type, *ctnetlink.Expect) {}
@@ -103,15 +112,19 @@ func (b *Standby) Expect(wire.Type, *ctnetlink.Expect) {}
 // announces it.
 func (b *Standby) Withdrawn(f *ctnetlink.Flow) {
 	if !b.Announced(f) {
-		b.order(wire.FlowDelete, f, false)
+		b.order(wire.FlowDelete, f, b.several())
 	}
 }
 
 // Adopt makes a flow of this kernel one of those that the Standby keeps, which the caller has removed from
-// the internal cache, or deletes it from the kernel if no peer announces it.
+// the internal cache, or deletes it from the kernel if no peer announces it. With several peers it
+// gets standbyTimeout even if its own is longer: only packets that pass from now on count.
 func (b *Standby) Adopt(f *ctnetlink.Flow) {
 	if b.Announced(f) {
-		b.order(wire.FlowUpdate, f, true)
+		several := b.several()
+		if o := b.order(wire.FlowUpdate, f, !several); o != nil {
+			o.untimed = !several
+		}
 	} else {
 		b.order(wire.FlowDelete, f, false)
 	}
@@ -126,9 +139,11 @@ func (b *Standby) Announced(f *ctnetlink.Flow) bool {
 	return b.copies.Announced(&f.Orig, zone)
 }
 
-func (b *Standby) order(change wire.Type, f *ctnetlink.Flow, renewal bool) {
+// order adds an order to the slice being filled, unless the internal cache has the flow. It is the
+// caller's to change until the next one.
+func (b *Standby) order(change wire.Type, f *ctnetlink.Flow, renewal bool) *order {
 	if b.internal.Find(f) != 0 {
-		return
+		return nil
 	}
 	o := b.add(change)
 	b.restore.flow(&o.flow, f, 0)
@@ -136,6 +151,7 @@ func (b *Standby) order(change wire.Type, f *ctnetlink.Flow, renewal bool) {
 	o.flow.Status &^= ctnetlink.StatusFixedTimeout
 	detach(&o.flow)
 	o.untimed, o.renewal, o.late = true, renewal, 0
+	return o
 }
 
 // renew is called each renewalPeriod. It orders the renewals that are due, and what has waited for
@@ -234,8 +250,16 @@ func (w *walk) next(copies []Source, n int, f *ctnetlink.Flow, visit func(node u
 	return false
 }
 
-// judgeLooks decides what a renewal does with the flow that the kernel has: one that another flow has
-// taken the place of is made anew, and one whose timeout is not longer than Standby's is extended.
+// passed reports whether packets have passed a flow of the Standby's with this timeout in the kernel
+// since it was made or renewed: they give it the kernel's own timeout, which is hardly ever in the range.
+func passed(seconds uint32) bool {
+	left := time.Duration(seconds) * time.Second
+	return left > standbyTimeout || left < standbyTimeout-2*renewalWalk-time.Minute
+}
+
+// judgeLooks decides what a renewal or an end does with the flow that the kernel has: one that another
+// flow has taken the place of is made anew, and one whose timeout is not longer than Standby's is extended. What
+// has ended is deleted if no packet has passed.
 func (i *Injector) judgeLooks(orders []order, b *nl.Batch, again *[]trial) error {
 	of := b.Tag.([]trial)
 	return b.Answers(func(index int, m *nl.Message) error {
@@ -245,6 +269,10 @@ func (i *Injector) judgeLooks(orders []order, b *nl.Batch, again *[]trial) error
 			return nil // a look again in the next walk
 		}
 		switch {
+		case o.typ == wire.FlowDelete:
+			if !passed(i.seen.Timeout) {
+				*again = append(*again, trial{order: t.order, attempt: plain})
+			}
 		case !o.sameReply(&i.seen.Reply):
 			*again = append(*again, trial{order: t.order, attempt: anew})
 		case i.seen.Timeout < o.flow.Timeout:

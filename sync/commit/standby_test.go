@@ -204,6 +204,39 @@ func TestStandbyWithdrawn(t *testing.T) {
 	}
 }
 
+// With several peers an end deletes what no packet has passed here, and leaves the rest to the kernel.
+func TestStandbyEndsOfSeveralPeers(t *testing.T) {
+	w := newWaiting(t)
+	w.copies = copiesOf(w.copy, cache.NewFlows(cache.Config{}))
+	// Packets give a flow the kernel's own timeout, here that of an established connection or of UDP.
+	timeouts := map[uint16]uint32{1001: 3600, 1002: 432_000, 1003: 120, 1004: 2000}
+	for port, timeout := range timeouts {
+		f := established(port)
+		w.announced(wire.FlowNew, f)
+		f.Timeout = timeout
+		w.change(f, ctnetlink.HasTimeout)
+	}
+	adopted := established(1005)
+	w.announced(wire.FlowNew, adopted)
+	adopted.Timeout = 432_000
+	w.change(adopted, ctnetlink.HasTimeout)
+	w.Adopt(&adopted)
+	w.carry()
+	if got, _ := w.has(1005); got.Timeout > 3600 {
+		t.Errorf("the adopted flow has a timeout of %d", got.Timeout)
+	}
+	w.announced(wire.FlowDelete, established(999)) // which is not there
+	for port := uint16(1001); port <= 1005; port++ {
+		w.announced(wire.FlowDelete, established(port))
+		if _, has := w.has(port); has != (port == 1002 || port == 1003) {
+			t.Errorf("port %d after the end: %v", port, has)
+		}
+	}
+	if flows, _ := w.Status(); flows.Destroyed != 3 || flows.DestroyFailed != 0 || flows.Created != 5 {
+		t.Errorf("counted %+v", flows)
+	}
+}
+
 // A walk renews timeouts that are not longer already, creates what the kernel has lost, and makes flows anew
 // that another one has taken the place of.
 func TestStandbyRenews(t *testing.T) {
