@@ -9,6 +9,7 @@
 #   FUZZJOBS=2          how many targets it fuzzes in parallel
 #   LONG=yes            `make test` with all cases, as CI runs it
 #   TORTURETIME=10m     how long `make torture` takes
+#   SIMULATIONS=500     seeds of `make simulate`
 #   TORTUREFLAGS=       for torture, failover and soak: -seed N, -arena NAME
 
 GO       ?= go
@@ -17,6 +18,7 @@ PREFIX   ?= /usr/local
 FUZZTIME ?= 20s
 FUZZJOBS ?= 2
 TORTURETIME ?= 10m
+SIMULATIONS ?= 500
 WITHOUT  ?= conntrackd nfct doctor helpers json metrics export cluster top match allnetns box
 
 MODULE = ctbox
@@ -171,6 +173,10 @@ torture: ## disturb busy nodes with random faults, for TORTURETIME
 failover: ## kill the primary of two nodes 50 times at 200,000 flows, and one of three, and count the flows that are missing
 	@scripts/need test
 	$(TORTURE) -run '^TestTakeover(ByKeepalived|OfThree)?$$' -cluster.kills 50 -cluster.flows 66000 -cluster.rate 700 -cluster.exact
+
+.PHONY: simulate
+simulate: ## simulate 16 nodes in virtual time, with SIMULATIONS times 20,000 changes, and print figures
+	$(GO) test -count=1 -tags $(TAGS) -timeout 4h ./sync/owner -run '^TestSimulation$$' -simulations $(SIMULATIONS) -figures
 
 .PHONY: soak
 soak: ## replicate a steady load for an hour: memory, threads and CPU must not grow

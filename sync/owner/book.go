@@ -99,7 +99,6 @@ type Book struct {
 	lastTaken uint32         // number of the last takeover
 	flow      ctnetlink.Flow // reused
 	ends      ends
-	found     [MaxNode + 1]cache.Handle // what rival has found in the copies
 }
 
 // take is a takeover: the flows of nodes that a selector matches.
@@ -163,7 +162,7 @@ func (b *Book) rival(f *ctnetlink.Flow) (best rank, entry cache.Handle, top uint
 	for _, n := range b.copies {
 		t := b.peers[n].copy
 		h := t.Find(f)
-		if b.found[n] = h; h == 0 {
+		if h == 0 {
 			continue
 		}
 		epoch := t.Epoch(h)
@@ -339,18 +338,24 @@ func (b *Book) OwnEnded(h cache.Handle) {
 	}
 }
 
-// end marks the peers' announcements of lower rank than by's as over. It does nothing, and
-// returns false, if one of them has a higher rank.
+// end marks the announcements of lower rank than by, those of other peers, as over. It does nothing,
+// and returns false, if one of them has a higher rank.
 func (b *Book) end(by rank, f *ctnetlink.Flow) bool {
-	if best, _, _, _ := b.rival(f); best.node != by.node && best.outranks(by) {
-		return false
-	}
+	var entries [MaxNode + 1]cache.Handle
 	for _, n := range b.copies {
 		if n == by.node {
-			continue
+			continue // it may be another connection's by now
 		}
 		t := b.peers[n].copy
-		if entry := b.found[n]; entry != 0 {
+		entries[n] = t.Find(f)
+		epoch := t.Epoch(entries[n])
+		if entries[n] != 0 && !b.isOver(n, epoch) && (rank{epoch &^ cache.EpochMark, n}).outranks(by) {
+			return false
+		}
+	}
+	for n, entry := range entries {
+		if entry != 0 {
+			t := b.peers[n].copy
 			t.SetEpoch(entry, t.Epoch(entry)|over)
 		}
 	}

@@ -260,6 +260,42 @@ func TestWinsWithoutACopy(t *testing.T) {
 	}
 }
 
+// The end of a peer that has lost the flow to this node says nothing.
+func TestEndOfAFormerOwner(t *testing.T) {
+	x := newTable(t)
+	x.hear(0, 1, 0)
+	x.store(11*time.Second, ByKernel)
+	if x.end(1, 0) || x.withdrawn > 0 {
+		t.Error("the end of a former owner counts")
+	}
+	x.want(2, 1)
+}
+
+// An end counts by its own epoch, whatever its node announces by now.
+func TestLateEndOfLowerRank(t *testing.T) {
+	x := newTable(t)
+	x.hear(0, 3, 1)
+	x.hear(0, 1, 2)
+	if x.Ended(1, &flowtest.Flows(1)[0], 0) {
+		t.Error("an end of lower rank counts")
+	}
+}
+
+// A bulk has what this node announces, and what nobody does.
+func TestMine(t *testing.T) {
+	f := &flowtest.Flows(1)[0]
+	x := newTable(t)
+	x.hear(0, 3, 0)
+	x.store(0, Silent)
+	if x.Mine(x.flow, f) {
+		t.Error("a bulk has the flow of another node")
+	}
+	x.peers[3].copy.Delete(x.peers[3].copy.Find(f))
+	if !x.Mine(x.flow, f) {
+		t.Error("a bulk does not have a flow that nobody announces")
+	}
+}
+
 // An announcement of lower rank counts again while its node lives, which speaks for itself, and not
 // once it is dead. It is never shown or taken.
 func TestEndHidesWhatTheDeadAnnounce(t *testing.T) {

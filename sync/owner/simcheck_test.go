@@ -96,10 +96,29 @@ func (n *simNode) heardFlow(from uint8, p *simPeer, i int, version, epoch uint32
 }
 
 // heardEnd notes that a peer has ended a flow, before its entry goes.
-func (n *simNode) heardEnd(from uint8, p *simPeer, i int, epoch uint32, owner bool) {
+func (n *simNode) heardEnd(from uint8, p *simPeer, i int, epoch uint32, owner bool, higher uint8) {
+	if owner && higher != 0 {
+		n.s.errorf("node %d takes the end of flow %d by %d for the owner's, and %d owns it", n.id, i, from, higher)
+	}
 	if owner {
 		n.ends(i, n.s.connections[p.has.flows[i].version], rank{epoch, from})
 	}
+}
+
+// outrankedBy returns a living node whose announcement of a flow, as this node knows it, outranks an end;
+// 0 for none.
+func (n *simNode) outrankedBy(i int, end rank) uint8 {
+	if h := n.own.Flows.Find(n.s.probe(i)); h != 0 && n.Announced(h) && (rank{n.own.Flows.Epoch(h) &^ cache.EpochMark, n.id}).outranks(end) {
+		return n.id
+	}
+	for node, p := range &n.peers {
+		if p != nil && p.living && uint8(node) != end.node {
+			if e := p.has.flows[i]; e.version != 0 && (rank{e.epoch, uint8(node)}).outranks(end) {
+				return uint8(node)
+			}
+		}
+	}
+	return 0
 }
 
 // endsOwn notes that the kernel of a node ends a flow.
