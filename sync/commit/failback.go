@@ -44,9 +44,11 @@ type Failback struct {
 	down bool // this node has stepped down
 	// steppedDown is down, also where no flow is to be removed.
 	steppedDown bool
-	committed   time.Duration // the last commit here ended; 0: none
-	speaks      bool          // the peer announces its commits
-	peer        time.Duration // its last commit ended; 0: none that is known
+	// requested: since then this node was requested to take over.
+	requested bool
+	committed time.Duration // the last commit here ended; 0: none
+	speaks    bool          // the peer announces its commits
+	peer      time.Duration // its last commit ended; 0: none that is known
 
 	// ends are what the peer has ended of this kernel's flows, until it is known what that
 	// means, or they are removed.
@@ -110,7 +112,7 @@ func (b *Failback) SetOwners(on bool) { b.owners = on }
 
 // StepDown notes that the peer takes over.
 func (b *Failback) StepDown() {
-	b.steppedDown = true
+	b.steppedDown, b.requested = true, false
 	if b.down || b.internal.Flows == nil || b.announced == nil {
 		return
 	}
@@ -128,8 +130,17 @@ func (b *Failback) StepUp() {
 	b.ends, b.began = nil, nil
 }
 
-// TookOver notes that a commit has ended here.
-func (b *Failback) TookOver() { b.committed, b.steppedDown = max(b.sched.Now(), 1), false }
+// Requested notes that this node is requested to take over, by a commit that ends later.
+func (b *Failback) Requested() { b.requested = true }
+
+// TookOver notes that a commit has ended here. A node that has stepped down since it was requested, or that took
+// over by itself what a peer gave up, stays as it is.
+func (b *Failback) TookOver() {
+	b.committed = max(b.sched.Now(), 1)
+	if b.requested {
+		b.steppedDown = false
+	}
+}
 
 // PeerStarted notes a new life of the peer, which has committed nothing yet. With owners it
 // changes nothing: the node has other peers.
@@ -306,7 +317,9 @@ func (b *Failback) clear(ctx context.Context) error {
 			gone = b.certain(&b.ends)
 		}
 		gone = append(gone, b.certain(&b.closed)...)
-		b.StepUp()
+		if !b.steppedDown || b.requested {
+			b.StepUp()
+		}
 	}); err != nil {
 		return err
 	}

@@ -233,7 +233,9 @@ func TestFailbackForgetsEnds(t *testing.T) {
 func TestPrimary(t *testing.T) {
 	const s = time.Second
 	down := func(b *Failback) { b.StepDown() }
-	took := func(b *Failback) { b.TookOver() }
+	asked := func(b *Failback) { b.Requested() }
+	ended := func(b *Failback) { b.TookOver() }
+	took := func(b *Failback) { b.Requested(); b.TookOver() }
 	peer := func(b *Failback) { b.PeerCommitted(0) }
 	for _, c := range []struct {
 		name   string
@@ -247,6 +249,8 @@ func TestPrimary(t *testing.T) {
 		{"stepped down", []func(*Failback){down}, false, false, false},
 		{"took over, stepped down", []func(*Failback){took, down}, false, false, false},
 		{"stepped down, took over", []func(*Failback){down, took}, true, true, true},
+		{"stepped down during a commit", []func(*Failback){asked, down, ended}, false, false, false},
+		{"stepped down, took what a peer gave up", []func(*Failback){took, down, ended}, false, false, false},
 		{"took over, a peer too", []func(*Failback){took, peer}, false, true, true},
 		{"a peer took over", []func(*Failback){peer}, false, false, true},
 	} {

@@ -108,6 +108,7 @@ func (n *Node) Commit(ctx context.Context, tables cache.Tables, s owner.Selector
 			return ErrUnsupported
 		}
 		n.purge.Stop()
+		n.failback.Requested()
 		answer := func(r commit.Result, err error) { done <- r; ended(err) }
 		if n.replicator.HasOwners() {
 			n.queueTakeover(request{asked: asked, tables: tables, selector: s, ended: answer})
