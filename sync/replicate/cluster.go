@@ -46,8 +46,8 @@ type cluster struct {
 	// primariesSaid is how many nodes were primary at the last look.
 	primariesSaid int
 	sayNext       time.Duration  // when the log may say next that there are several
-	began         time.Duration  // the node's start
-	knowsOthers   bool           // awaitsCopies has nothing more to wait for
+	lacking       time.Duration  // when there were last no copies
+	lacks         bool           // awaitsCopies waits since then
 	known         ctnetlink.Flow // reused
 
 	members [seal.MaxNode + 1]*member // the peers by number; nil for others
@@ -103,13 +103,14 @@ func (r *Replicator) openCluster() error {
 	}
 	r.awaitRandom()
 	now := r.sched.Now()
-	c := &cluster{Replicator: r, began: now, opened: make([]byte, 0, 1<<16), body: make([]byte, 0, wire.MaxCompactBody)}
+	c := &cluster{Replicator: r, opened: make([]byte, 0, 1<<16), body: make([]byte, 0, wire.MaxCompactBody)}
 	c.uevents = openUevents()
 	c.renewal = renewal{clocks: clocks, uevent: c.uevents.changed}
 	c.renewal.begin()
 	c.refusals = loglimit.New[refusal](1, time.Minute, c.logSuppressed)
 	c.challenges = wire.NewPacker(1)
 	c.keys = keys
+	c.lackCopies()
 	c.setMembers(r.cfg.Cluster)
 	numbers := c.numbers()
 	c.session = seal.NewSession(now, seal.Config{

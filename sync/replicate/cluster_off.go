@@ -36,6 +36,7 @@ func (*cluster) announces(_ cache.Handle, _ *ctnetlink.Flow, why owner.Why) bool
 }
 func (*cluster) mayAnnounce(proto.Object) bool                    { return true }
 func (*cluster) keepsExpect(cache.Handle)                         {}
+func (*cluster) lackCopies()                                      {}
 func (*cluster) awaitsCopies() bool                               { return false }
 func (*cluster) ending(cache.Handle)                              {}
 func (*cluster) goneFlow(*ctnetlink.Flow, uint32)                 {}

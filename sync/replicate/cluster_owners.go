@@ -73,12 +73,15 @@ const (
 	copiesArrive = 30 * time.Second
 )
 
-// awaitsCopies reports whether this node has started and does not know yet which of the flows in its
-// kernel others own: its first bulk would announce these too, and with a lower number it would own
+// lackCopies notes that this node has no copies, because it has started or they were flushed.
+func (c *cluster) lackCopies() { c.lacking, c.lacks = c.sched.Now(), true }
+
+// awaitsCopies reports whether this node has no copies yet and does not know which of the flows in its
+// kernel others own: a bulk would announce these too, and with a lower number it would own
 // them. A peer that has not announced everything itself, because it starts as well, is not waited
 // for.
 func (c *cluster) awaitsCopies() bool {
-	if c == nil || c.book == nil || c.knowsOthers {
+	if c == nil || c.book == nil || !c.lacks {
 		return false
 	}
 	now := c.sched.Now()
@@ -86,16 +89,16 @@ func (c *cluster) awaitsCopies() bool {
 		switch {
 		case m == nil:
 		case m.stream == 0:
-			if now-c.began < peersAppear {
+			if now-c.lacking < peersAppear {
 				return true
 			}
 		case c.stream.Complete(m.number) && c.stream.Receipt(m.number, now).Copy != proto.CopyArrived:
-			if now-c.began < copiesArrive {
+			if now-c.lacking < copiesArrive {
 				return true
 			}
 		}
 	}
-	c.knowsOthers = true
+	c.lacks = false
 	return false
 }
 

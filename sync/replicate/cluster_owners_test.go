@@ -345,3 +345,24 @@ func TestPrimariesAreSaidOnce(t *testing.T) {
 		t.Errorf("%d lines", n)
 	}
 }
+
+// A bulk that is asked for while the copies are empty after a flush does not announce others' flows.
+func TestFlushWithOthersFlows(t *testing.T) {
+	w := newTownOf(t, 3)
+	all := flowtest.Flows(300)
+	a, b := w.nodes[0], w.nodes[1]
+	for i := range all {
+		b.store(&all[i], true)
+	}
+	w.bothProven("before")
+	for i := range all {
+		a.store(&all[i], false)
+	}
+	a.FlushExternal()
+	a.Bulk()
+	w.bothProven("flushed")
+	w.owns("flushed", all, "fw2", 0, 1, 2)
+	if n := a.machine.Stats().Bulks; n < 2 {
+		t.Errorf("%d bulks were sent", n)
+	}
+}

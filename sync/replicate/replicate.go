@@ -267,6 +267,7 @@ func (r *Replicator) FlushExternal() {
 		p.Expects.Flush()
 	}
 	if r.cluster.several() {
+		r.cluster.lackCopies()
 		r.RequestResync()
 	}
 }
