@@ -92,7 +92,7 @@ func (c *cluster) awaitsCopies() bool {
 			if now-c.lacking < peersAppear {
 				return true
 			}
-		case c.stream.Complete(m.number) && c.stream.Receipt(m.number, now).Copy != proto.CopyArrived:
+		case c.hears(m) && c.stream.Complete(m.number) && c.stream.Receipt(m.number, now).Copy != proto.CopyArrived:
 			if now-c.lacking < copiesArrive {
 				return true
 			}
@@ -102,9 +102,10 @@ func (c *cluster) awaitsCopies() bool {
 	return false
 }
 
-// ending notes that this node is about to announce the end of a flow, if it announces the flow.
+// ending notes that this node is about to announce the end of a flow, if it announces the flow. The end of a
+// flow that still waits (Delay) is not announced: the peers go on with their own.
 func (c *cluster) ending(h cache.Handle) {
-	if c != nil && c.book != nil {
+	if c != nil && c.book != nil && !c.stream.Waits(flowObject(h)) {
 		c.book.OwnEnded(h)
 	}
 }

@@ -11,6 +11,7 @@ import (
 	"ctbox/sync/cache"
 	"ctbox/sync/internal/flowtest"
 	"ctbox/sync/owner"
+	"ctbox/sync/proto"
 )
 
 // primary has a node say that it is primary, or that it is not.
@@ -365,4 +366,38 @@ func TestFlushWithOthersFlows(t *testing.T) {
 	if n := a.machine.Stats().Bulks; n < 2 {
 		t.Errorf("%d bulks were sent", n)
 	}
+}
+
+// The end of a flow that waits is not announced, so it says nothing about a peer's announcement of the flow.
+func TestEndOfAWaitingFlow(t *testing.T) {
+	w := newTownOf(t, 3)
+	f := flowtest.Flows(1)[0]
+	a, b := w.nodes[0], w.nodes[1]
+	b.store(&f, true)
+	w.bothProven("before")
+	h, _ := a.internal.Flows.Replace(&f, w.now)
+	a.machine.SetDelays([proto.Classes]time.Duration{proto.ClassTCP: time.Minute})
+	a.machine.Wait(w.now, flowObject(h), proto.ClassTCP)
+	a.internal.Flows.Kill(h)
+	a.FlowEnded(h, true)
+	w.bothProven("ended")
+	w.owns("ended", []ctnetlink.Flow{f}, "fw2", 0, 1, 2)
+	copied := a.copyOf(1).Flows
+	if !a.Shows(2, copied.Find(&f), &f) {
+		t.Error("a takeover would not take the flow")
+	}
+}
+
+// A bulk after a flush does not wait for the copy of a peer that is dead.
+func TestFlushWithADeadPeer(t *testing.T) {
+	w := newTownOf(t, 3)
+	w.bothProven("before")
+	w.silence(2)
+	w.pass(2 * peerQuiet)
+	a := w.nodes[0]
+	before := a.machine.Stats().Bulks
+	a.FlushExternal()
+	w.pass(time.Second)
+	a.Bulk()
+	w.until("a bulk", time.Second, func() bool { return a.machine.Stats().Bulks > before })
 }
