@@ -114,15 +114,18 @@ func (c *cluster) say(m *wire.StreamMessage) {
 // takeQuestion answers a peer that asks who keeps its flows.
 func (c *cluster) takeQuestion(m *member, msg *wire.StreamMessage) {
 	nodes := owner.Nodes(msg.Nodes)
-	_, all := c.taking()
-	answer := wire.StreamMessage{Type: wire.Mine, Node: m.number, Question: msg.Question, Nodes: uint16(all & nodes)}
+	answer := wire.StreamMessage{Type: wire.Mine, Node: m.number, Question: msg.Question}
 	if c.question != nil {
-		answer.Nodes |= uint16(c.question.Asked(m.number, nodes))
+		answer.Nodes = uint16(c.question.Asked(m.number, nodes))
 	}
 	if c.onAsked != nil {
 		c.onAsked()
 	}
 	if c.flags&flagPrimary != 0 {
+		// A node that has stepped down gives up what it has taken over as well, of which a part may not have been
+		// announced yet.
+		_, all := c.taking()
+		answer.Nodes |= uint16(all & nodes)
 		answer.Flags = wire.MineOwn
 	}
 	c.say(&answer)
