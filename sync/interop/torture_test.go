@@ -276,9 +276,7 @@ func (a *arena) round(steps []step, exact bool, long time.Duration) {
 	a.settle()
 	if a.cluster != nil {
 		a.cluster.inSync("after the round", a.nodes...)
-		if os.Getenv("NOOWNERS") == "" {
-			a.oneOwner()
-		}
+		a.oneOwner()
 	}
 	if a.key != "" {
 		if a.cluster == nil {
@@ -433,9 +431,7 @@ func (a *arena) countLoss(unheard map[*node]int, lost map[*node]uint64, exact bo
 func (a *arena) commit() {
 	a.t.Helper()
 	if a.cluster != nil {
-		if os.Getenv("NOOWNERS") == "" {
-			a.take()
-		}
+		a.take()
 		return
 	}
 	for _, to := range a.nodes {
