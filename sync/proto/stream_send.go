@@ -592,6 +592,9 @@ func (m *Stream) Claim(o Object) {
 	m.move(&m.background, i, e)
 }
 
+// Backlog returns how many objects wait in the background: claims, and a part of a bulk.
+func (m *Stream) Backlog() int { return m.background.len }
+
 // Announces reports whether o is announced by this node: the peers hold it, or will by what is
 // queued, or it waits. An object that has ended or is withdrawn is not.
 func (m *Stream) Announces(o Object) bool {

@@ -401,3 +401,37 @@ func TestFlushWithADeadPeer(t *testing.T) {
 	a.Bulk()
 	w.until("a bulk", time.Second, func() bool { return a.machine.Stats().Bulks > before })
 }
+
+// While its claims wait to be sent a node says that it has the flows: another one that asks must not take
+// them.
+func TestTakeoverLastsUntilItIsAnnounced(t *testing.T) {
+	w := emptyTown(t, 3)
+	for i := range w.nodes {
+		config := clusterConfigOf(3, i)
+		if i == 1 {
+			config.ResendQueueSize = 10 // an acknowledgement each second makes room
+		}
+		w.start(i, config, cache.NewSide(cache.Config{}))
+	}
+	all := flowtest.Flows(150)
+	for i := range all {
+		w.nodes[0].store(&all[i], true)
+	}
+	w.bothProven("before")
+	w.silence(0)
+	b, c := w.nodes[1], w.nodes[2]
+	b.primary(true)
+	b.take(0, owner.Selector{})
+	w.pass(takeLingers + 2*time.Second)
+	if n := c.copyOf(1).Flows.Len(); n == 150 {
+		t.Fatal("everything is announced already")
+	}
+	var take owner.Nodes
+	c.AskOwners(func(t, _ owner.Nodes) { take = t })
+	w.pass(250 * time.Millisecond)
+	if take != 0 {
+		t.Errorf("fw3 would take the flows of %b", take)
+	}
+	w.until("all claims", time.Minute, func() bool { return c.copyOf(1).Flows.Len() == 150 })
+	w.until("the takeover's end", 2*time.Second, func() bool { some, _ := b.cluster.taking(); return some == 0 })
+}

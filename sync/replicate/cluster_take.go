@@ -37,13 +37,18 @@ type asking struct {
 type taking struct {
 	book   *owner.Book
 	number uint32
-	endsAt time.Duration
+	endsAt time.Duration // unless claims wait to be sent then
+	latest time.Duration // when it ends in any case
 }
 
 const (
 	// takeLingers is how long a takeover goes on after the kernel has everything: the events
 	// of that may not have been followed yet.
 	takeLingers = 5 * time.Second
+	// A takeover goes on while its claims wait to be sent, which is looked at each claimsPeriod, for
+	// claimsMost: until then only the answers to questions say whose flows this node has.
+	claimsPeriod = 100 * time.Millisecond
+	claimsMost   = time.Minute
 	// keptLasts is how long a refusal is remembered. keepalived's scripts on two nodes run in
 	// any order: the new primary may ask before the old one has stepped down.
 	keptLasts = 10 * time.Second
@@ -201,6 +206,7 @@ func (r *Replicator) EndTake() {
 		return
 	}
 	c.current.endsAt = c.sched.Now() + takeLingers
+	c.current.latest = c.current.endsAt + claimsMost
 	c.lasting = append(c.lasting, c.current)
 	c.current = taking{}
 	c.claimTaken(func() {})
@@ -238,6 +244,10 @@ func (c *cluster) claimTaken(ended func()) {
 func (c *cluster) tickTake(now time.Duration) {
 	for len(c.lasting) > 0 && now >= c.lasting[0].endsAt {
 		t := c.lasting[0]
+		if c.stream.Backlog() > 0 && now < t.latest {
+			c.lasting[0].endsAt = now + claimsPeriod
+			return
+		}
 		c.lasting = c.lasting[1:]
 		c.claimTaken(func() { t.book.EndTake(t.number) })
 	}
