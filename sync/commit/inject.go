@@ -96,6 +96,9 @@ func (i *Injector) Flow(change wire.Type, f *ctnetlink.Flow) {
 // Withdrawn removes a flow that a peer no longer announces.
 func (i *Injector) Withdrawn(f *ctnetlink.Flow) { i.Flow(wire.FlowDelete, f) }
 
+// Adopt does nothing: without an external cache no flow has another owner.
+func (i *Injector) Adopt(*ctnetlink.Flow) {}
+
 // Expect is Flow for an expectation.
 func (i *Injector) Expect(change wire.Type, e *ctnetlink.Expect) {
 	o := i.add(change)

@@ -381,6 +381,15 @@ func (b *Book) Owner(f *ctnetlink.Flow) (node uint8, epoch uint32) {
 	return best.node, best.epoch
 }
 
+// Rival returns the peer that owns f, and its entry; 0 if this node owns f, or nobody does.
+func (b *Book) Rival(f *ctnetlink.Flow) (node uint8, entry cache.Handle) {
+	best, entry, _, _ := b.rival(f)
+	if mine, _ := b.mine(f); mine.outranks(best) || best.node == 0 {
+		return 0, 0
+	}
+	return best.node, entry
+}
+
 // Mine reports whether this node announces h, whose contents are f, or may: nobody else does, and
 // the flow has not ended. It is for bulks.
 func (b *Book) Mine(h cache.Handle, f *ctnetlink.Flow) bool {

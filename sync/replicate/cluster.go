@@ -12,6 +12,7 @@ import (
 	"ctbox/conf"
 	"ctbox/internal/loglimit"
 	"ctbox/nl/ctnetlink"
+	"ctbox/sync/cache"
 	"ctbox/sync/link"
 	"ctbox/sync/owner"
 	"ctbox/sync/proto"
@@ -49,6 +50,7 @@ type cluster struct {
 	lacking       time.Duration  // when there were last no copies
 	lacks         bool           // awaitsCopies waits since then
 	known         ctnetlink.Flow // reused
+	lost          cache.Handle   // the flow of the internal cache that was withdrawn last
 
 	members [seal.MaxNode + 1]*member // the peers by number; nil for others
 	nodes   []map[netip.Addr]uint8    // for each link, the peer by address

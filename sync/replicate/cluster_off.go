@@ -34,13 +34,16 @@ func (*cluster) closed(*peerCopy, cache.Handle) bool { return false }
 func (*cluster) announces(_ cache.Handle, _ *ctnetlink.Flow, why owner.Why) bool {
 	return why != owner.Silent
 }
-func (*cluster) mayAnnounce(proto.Object) bool                    { return true }
-func (*cluster) keepsExpect(cache.Handle)                         {}
-func (*cluster) lackCopies()                                      {}
-func (*cluster) awaitsCopies() bool                               { return false }
-func (*cluster) ending(cache.Handle)                              {}
-func (*cluster) goneFlow(*ctnetlink.Flow, uint32)                 {}
-func (*cluster) endsFlow(*peerCopy, *ctnetlink.Flow, uint32) bool { return true }
+func (*cluster) mayAnnounce(proto.Object) bool                       { return true }
+func (*cluster) keepsExpect(cache.Handle)                            {}
+func (*cluster) lackCopies()                                         {}
+func (*cluster) awaitsCopies() bool                                  { return false }
+func (*cluster) ending(cache.Handle)                                 {}
+func (*cluster) goneFlow(*ctnetlink.Flow, uint32)                    {}
+func (*cluster) endsFlow(*peerCopy, *ctnetlink.Flow, uint32) bool    { return true }
+func (*cluster) goesOn(cache.Handle)                                 {}
+func (*cluster) withdrawn(*ctnetlink.Flow, bool)                     {}
+func (*cluster) shows(*peerCopy, cache.Handle, *ctnetlink.Flow) bool { return true }
 
 // HasOwners reports whether flows have owners: never. The methods below are not called.
 func (r *Replicator) HasOwners() bool                                 { return false }

@@ -10,6 +10,7 @@ import (
 	"ctbox/sync/cache"
 	"ctbox/sync/owner"
 	"ctbox/sync/proto"
+	"ctbox/sync/wire"
 )
 
 // With several peers a node announces the flows that it owns, and no others: owner.Book decides
@@ -22,8 +23,11 @@ type announcements struct{ c *cluster }
 func (a announcements) Announced(h cache.Handle) bool {
 	return a.c.stream != nil && a.c.stream.Announces(flowObject(h))
 }
-func (a announcements) Claimed(h cache.Handle)  { a.c.stream.Claim(flowObject(h)) }
-func (a announcements) Withdraw(h cache.Handle) { a.c.stream.Withdrawn(flowObject(h)) }
+func (a announcements) Claimed(h cache.Handle) { a.c.stream.Claim(flowObject(h)) }
+func (a announcements) Withdraw(h cache.Handle) {
+	a.c.lost = h
+	a.c.stream.Withdrawn(flowObject(h))
+}
 
 // setOwners adopts a change of the peers.
 func (c *cluster) setOwners() {
@@ -110,15 +114,62 @@ func (c *cluster) ending(h cache.Handle) {
 	}
 }
 
-// heardFlow notes that a peer's copy has stored flow, whose message has this epoch.
-func (c *cluster) heardFlow(m *member, h cache.Handle, epoch uint32) {
-	switch {
-	case h == 0:
-	case c.book == nil:
+// heardFlow notes that a peer's copy has stored flow, whose message has this epoch. It reports whether
+// this node has thereby lost the flow, and does not keep it in the internal cache.
+func (c *cluster) heardFlow(m *member, h cache.Handle, epoch uint32) (handedOver bool) {
+	if c.book == nil {
 		m.copy.Flows.SetEpoch(h, epoch)
-	default:
-		c.book.Heard(m.number, h, &c.flow, epoch)
+		return false
 	}
+	c.lost = 0
+	c.book.Heard(m.number, h, &c.flow, epoch)
+	return c.lost != 0 && c.handsOver(m) && c.internal.Flows.Kill(c.lost) // freed when the peers know that it is withdrawn
+}
+
+// handsOver reports whether a flow that this node has just lost to a peer becomes one that the
+// Injector of a hot standby keeps in the kernel: as one of the internal cache the kernel would keep
+// it when the peer ends it, and lose it when no packet comes here. A primary that loses a flow to a
+// peer which is none keeps it: the packets may still come here.
+func (c *cluster) handsOver(to *member) bool {
+	return c.injector != nil && (c.flags&flagPrimary == 0 || to.flags&flagPrimary != 0)
+}
+
+// goesOn gives a hot standby's kernel back what has ended there, as h of the internal cache, and
+// a peer owns: the end is that of a flow of which perhaps no packet came here.
+func (c *cluster) goesOn(h cache.Handle) {
+	if c == nil || c.book == nil || c.injector == nil || !c.internal.Flows.Load(h, &c.known) {
+		return
+	}
+	if c.rival(&c.known, &c.known) {
+		c.injector.Adopt(&c.known)
+	}
+}
+
+// rival loads the announcement of the peer that owns f, and reports whether a peer does. The two may
+// be the same.
+func (c *cluster) rival(f, announced *ctnetlink.Flow) bool {
+	node, entry := c.book.Rival(f)
+	for _, p := range c.copies {
+		if p.node == node {
+			return c.book.Wins(node, entry, f) && p.Flows.Load(entry, announced)
+		}
+	}
+	return false
+}
+
+// shows is Shows for one of the copies.
+func (c *cluster) shows(p *peerCopy, h cache.Handle, f *ctnetlink.Flow) bool {
+	return c == nil || c.book == nil || c.book.Wins(p.node, h, f)
+}
+
+// withdrawn follows the removal of f, which has not ended, from the copy of a peer. owned says that
+// the peer owned it: the announcement of the owner of now takes its place in the kernel.
+func (c *cluster) withdrawn(f *ctnetlink.Flow, owned bool) {
+	if owned && c.book != nil && c.rival(f, &c.known) {
+		c.inject(wire.FlowUpdate, &c.known)
+		return
+	}
+	c.injector.Withdrawn(f)
 }
 
 // endsFlow reports whether the end of f, which a peer has announced with this epoch, is the

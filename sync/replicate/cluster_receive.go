@@ -174,36 +174,43 @@ func (c *cluster) applyObject(from *member, m *wire.StreamMessage) {
 	switch m.Type {
 	case wire.StreamFlowNew:
 		h, _ := p.Flows.Replace(&r.flow, now)
-		c.heardFlow(from, h, epoch)
-		c.stored(from, h, wire.FlowNew)
+		c.stored(from, h, epoch, wire.FlowNew)
 	case wire.StreamFlowUpdate:
 		h, outcome := p.Flows.Update(&r.flow, now)
 		if outcome == cache.Updated && c.book != nil && c.book.Begins(from.number, h, epoch) {
 			h, _ = p.Flows.Replace(&r.flow, now)
 		}
-		c.heardFlow(from, h, epoch)
-		c.stored(from, h, wire.FlowUpdate)
+		c.stored(from, h, epoch, wire.FlowUpdate)
 	case wire.StreamFlowEnd:
 		r.endExternal(p, p.Flows.Find(&r.flow), &r.flow, epoch)
 	default: // the peer no longer announces it, and it has not ended
-		p.Flows.Delete(p.Flows.Find(&r.flow))
+		h := p.Flows.Find(&r.flow)
+		owned := c.injector != nil && h != 0 && c.shows(p, h, &r.flow)
+		p.Flows.Delete(h)
 		c.goneFlow(&r.flow, epoch)
 		if r.injector != nil {
-			r.injector.Withdrawn(&r.flow)
+			c.withdrawn(&r.flow, owned)
 		}
 	}
 }
 
-// stored follows the storing of a peer's flow, which is in c.flow, by a message. It does nothing if h is 0: the
-// flow was not stored.
-func (c *cluster) stored(from *member, h cache.Handle, change wire.Type) {
+// stored follows the storing of a peer's flow, which is in c.flow, by a message with this epoch. It does nothing
+// if h is 0: the flow was not stored.
+func (c *cluster) stored(from *member, h cache.Handle, epoch uint32, change wire.Type) {
 	if h == 0 {
 		return
 	}
+	handedOver := c.heardFlow(from, h, epoch)
 	if l := from.held[proto.Flows]; l != nil {
 		l.Stored(h)
 	}
-	if c.injector != nil && (c.book == nil || c.book.Wins(from.number, h, &c.flow)) {
+	switch {
+	case c.injector == nil:
+	case handedOver:
+		if c.rival(&c.flow, &c.known) {
+			c.injector.Adopt(&c.known)
+		}
+	case c.book == nil || c.book.Wins(from.number, h, &c.flow):
 		c.inject(change, &c.flow)
 	}
 }

@@ -135,7 +135,7 @@ func (c *cluster) encodeFlow(s *proto.Send) (typ wire.StreamType, ok bool) {
 		if living != 0 && !c.mayAnnounce(flowObject(living)) {
 			living = 0 // it is another node's
 		}
-		if living != 0 && !s.Withdrawn && !c.stream.Waits(flowObject(living)) {
+		if living != 0 && !c.stream.Waits(flowObject(living)) {
 			c.superseded(s, flowObject(living))
 			return 0, false
 		}

@@ -182,6 +182,7 @@ func (r *Replicator) inject(change wire.Type, f *ctnetlink.Flow) {
 // endExternal removes f, which the peer has ended, from the copy of its flows, where h is its
 // entry. epoch is that of the end.
 func (r *Replicator) endExternal(p *peerCopy, h cache.Handle, f *ctnetlink.Flow, epoch uint32) {
+	owned := r.injector != nil && h != 0 && r.cluster.shows(p, h, f)
 	ends := r.cluster.endsFlow(p, f, epoch)
 	_, announced, there := p.Flows.Times(h)
 	closed := ends && r.cluster.closed(p, h)
@@ -191,7 +192,7 @@ func (r *Replicator) endExternal(p *peerCopy, h cache.Handle, f *ctnetlink.Flow,
 		r.takeover.PeerEnded(f, announced, there, closed)
 		r.inject(wire.FlowDelete, f)
 	case r.injector != nil:
-		r.injector.Withdrawn(f)
+		r.cluster.withdrawn(f, owned)
 	}
 }
 
@@ -203,10 +204,11 @@ func (r *Replicator) leaveExternal(p *peerCopy, h cache.Handle, f *ctnetlink.Flo
 		r.endExternal(p, h, f, epoch)
 		return
 	}
+	owned := r.injector != nil && h != 0 && r.cluster.shows(p, h, f)
 	p.Flows.Delete(h)
 	r.cluster.goneFlow(f, epoch)
 	if r.injector != nil {
-		r.injector.Withdrawn(f)
+		r.cluster.withdrawn(f, owned)
 	}
 }
 

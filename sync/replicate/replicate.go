@@ -52,7 +52,9 @@ type Injector interface {
 	// Withdrawn is a flow that a peer no longer announces and that has not ended. Its entry has left the
 	// external cache.
 	Withdrawn(f *ctnetlink.Flow)
-	// Hand ends a series of calls of the two.
+	// Adopt is a flow that this kernel has and that has left the internal cache, because a peer owns it now.
+	Adopt(f *ctnetlink.Flow)
+	// Hand ends a series of calls of the others.
 	Hand()
 	// Full reports whether the links' readers should wait before they hand over more. It
 	// may be called without the lock.
@@ -347,6 +349,7 @@ func (r *Replicator) FlowEnded(h cache.Handle, announce bool) {
 	if announce {
 		r.cluster.ending(h)
 	}
+	r.cluster.goesOn(h)
 	r.ended(flowObject(h), announce)
 }
 

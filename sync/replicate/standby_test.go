@@ -34,6 +34,7 @@ func markOf(f *ctnetlink.Flow) uint32 {
 }
 
 func (k injected) Withdrawn(f *ctnetlink.Flow)         { delete(k, f.Key()) }
+func (k injected) Adopt(f *ctnetlink.Flow)             { k[f.Key()] = markOf(f) }
 func (k injected) Expect(wire.Type, *ctnetlink.Expect) {}
 func (k injected) Hand()                               {}
 func (k injected) Full() bool                          { return false }
