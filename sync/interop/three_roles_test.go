@@ -54,8 +54,13 @@ func exchange(from, to *node, manner string) {
 // shown returns the source ports of what a node's -e shows.
 func (n *node) shown() map[uint16]bool {
 	n.daemon.t.Helper()
+	return sourcePorts(n.external())
+}
+
+// sourcePorts returns the source ports of entries.
+func sourcePorts(entries map[entry]bool) map[uint16]bool {
 	set := map[uint16]bool{}
-	for e := range n.external() {
+	for e := range entries {
 		_, rest, _ := strings.Cut(e, " sport=")
 		var port uint16
 		fmt.Sscan(rest, &port)

@@ -19,6 +19,7 @@ type cluster struct {
 	key   string
 
 	mode  string        // options of the mode
+	role  string        // options of the Cluster
 	steps int           // of begin
 	last  map[*node]int // the last step that has made flows of a node, which are there
 }
@@ -58,10 +59,11 @@ UDP {
 Cluster {
 	Name edge
 	Node %d %s
+	%s
 %s	Key 1 %s
 }
 %s
-`, c.mode, n.link(4, 0), n.number(), n.name, peers.String(), c.key, withExpects)
+`, c.mode, n.link(4, 0), n.number(), n.name, c.role, peers.String(), c.key, withExpects)
 }
 
 // configure writes the configuration of these nodes, which are each other's peers.
