@@ -298,3 +298,61 @@ func TestNodesChange(t *testing.T) {
 		return ""
 	})
 }
+
+// TestTakeBack takes the flows of a living node, all by its name, and has that node take them back by their
+// addresses: the flows of the other two nodes stay where they are.
+func TestTakeBack(t *testing.T) {
+	t.Parallel()
+	c := newCluster(t, 3)
+	a, b, third := c.nodes[0], c.nodes[1], c.nodes[2]
+	c.start(c.nodes...)
+	const flows = 300
+	for _, n := range c.nodes {
+		for i := range uint32(flows) {
+			f := n.numbered(i)
+			n.kernel.create(&f)
+		}
+	}
+	owns := func(when string, numbers ...int) {
+		t.Helper()
+		c.eventually(when, func() string {
+			for _, n := range c.nodes {
+				for i, of := range c.nodes {
+					if n == of {
+						continue
+					}
+					if got := len(entriesOf(n.daemon.client("-e", "--owner", of.name))); got != numbers[i] {
+						return fmt.Sprintf("%s shows %d flows of %s, not %d", n.name, got, of.name, numbers[i])
+					}
+				}
+			}
+			return ""
+		})
+	}
+	owns("at the start", flows, flows, flows)
+	a.daemon.client("-c", "--owner", "b")
+	owns("a has taken b's flows", 2*flows, 0, flows)
+	back := func(n *node) {
+		for _, net := range []string{n.net4 + "0/24", n.net6 + "/64"} {
+			n.daemon.client("-c", "--src", net)
+		}
+	}
+	back(b)
+	owns("b has taken them back", flows, flows, flows)
+	c.replicated("b has taken them back", c.nodes...)
+	if missing := difference(b.kernel.entries(), about(a.kernel.entries(), b.side)); missing != "" {
+		t.Errorf("a's kernel against b's:\n%s", missing)
+	}
+	if n := len(third.kernel.entries()); n != flows {
+		t.Errorf("c's kernel has %d flows", n)
+	}
+	// In quick succession the claims of one takeover are under way when the next one begins.
+	for i := range 6 {
+		to, from := c.nodes[i%3], c.nodes[(i+1)%3]
+		to.daemon.client("-c", "--owner", from.name)
+		back(from)
+		when := fmt.Sprintf("%d: %s has taken them back at once from %s", i+1, from.name, to.name)
+		owns(when, flows, flows, flows)
+		c.replicated(when, c.nodes...)
+	}
+}
