@@ -10,7 +10,7 @@
 // changed the flow, or in a takeover. While the owner lives and is primary the kernel's changes
 // move a flow once in 10 seconds at most: with asymmetric paths both nodes see packets of the
 // same flow. A node whose claim had to wait remembers it until the next change, or until the
-// owner ends the flow.
+// owner ends the flow, for 10 minutes at most.
 //
 // An end counts only from the owner. Announcements of lower rank by nodes that are dead are over
 // then: these nodes have not withdrawn them, and they must not bring the flow back.
@@ -74,6 +74,10 @@ type Actions interface {
 // entry is known in whole seconds, so that one more makes it 10 at least. An announcement with
 // another epoch is another entry (Begins): the end of the former one may not have come.
 const moveLeast = 11 * time.Second
+
+// claimLasts is how long a claim waits after the last change by this kernel. A packet that went
+// astray at a takeover must not bring the flow back here when its owner ends it hours later.
+const claimLasts = 10 * time.Minute
 
 // maxEpoch is the highest epoch, where epochs stop to grow.
 const maxEpoch = ended - 1
@@ -286,7 +290,7 @@ func (b *Book) Heard(node uint8, entry cache.Handle, f *ctnetlink.Flow, epoch ui
 //
 // This node claims f where its own kernel has the flow and sees packets of it: an owner that
 // is not primary, or whose path has changed, ends what goes on here.
-func (b *Book) Ended(node uint8, f *ctnetlink.Flow, epoch uint32) (owner bool) {
+func (b *Book) Ended(now time.Duration, node uint8, f *ctnetlink.Flow, epoch uint32) (owner bool) {
 	by := rank{epoch &^ cache.EpochMark, node}
 	mine, h := b.mine(f)
 	if mine.outranks(by) || !b.end(by, f) {
@@ -300,7 +304,7 @@ func (b *Book) Ended(node uint8, f *ctnetlink.Flow, epoch uint32) (owner bool) {
 		return true
 	}
 	epoch = b.own.Epoch(h)
-	if epoch&waits != 0 || epoch&ended == 0 && b.primary && !b.peers[node].primary {
+	if _, changed, _ := b.own.Times(h); epoch&waits != 0 && now-changed < claimLasts || epoch&ended == 0 && b.primary && !b.peers[node].primary {
 		b.raise(h, by.epoch)
 		b.do.Claimed(h)
 		return false

@@ -52,9 +52,11 @@ func (x *table) hear(now time.Duration, node uint8, epoch uint32) {
 	x.Heard(node, h, f, epoch)
 }
 
-func (x *table) end(node uint8, epoch uint32) bool {
+func (x *table) end(node uint8, epoch uint32) bool { return x.endAt(0, node, epoch) }
+
+func (x *table) endAt(now time.Duration, node uint8, epoch uint32) bool {
 	f, flows := &flowtest.Flows(1)[0], x.peers[node].copy
-	owner := x.Ended(node, f, epoch)
+	owner := x.Ended(now, node, f, epoch)
 	flows.Delete(flows.Find(f))
 	return owner
 }
@@ -162,6 +164,16 @@ func TestWaitingClaim(t *testing.T) {
 		t.Error("the flow goes on here")
 	}
 	x.want(2, 1)
+}
+
+func TestOldWaitingClaim(t *testing.T) {
+	x := newTable(t)
+	x.hear(0, 1, 0)
+	x.store(time.Second, ByKernel)
+	if !x.endAt(time.Second+claimLasts, 1, 0) {
+		t.Error("one packet of long ago brings the flow back")
+	}
+	x.want(0, 0)
 }
 
 func TestTake(t *testing.T) {
@@ -276,7 +288,7 @@ func TestLateEndOfLowerRank(t *testing.T) {
 	x := newTable(t)
 	x.hear(0, 3, 1)
 	x.hear(0, 1, 2)
-	if x.Ended(1, &flowtest.Flows(1)[0], 0) {
+	if x.Ended(0, 1, &flowtest.Flows(1)[0], 0) {
 		t.Error("an end of lower rank counts")
 	}
 }

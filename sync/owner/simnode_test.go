@@ -300,7 +300,7 @@ func (n *simNode) apply(from uint8, p *simPeer, m *wire.StreamMessage) {
 		h := p.copy.Find(f)
 		if m.Type == wire.StreamFlowEnd {
 			higher := n.outrankedBy(i, rank{epoch, from})
-			n.heardEnd(from, p, i, epoch, n.book.Ended(from, f, epoch), higher)
+			n.heardEnd(from, p, i, epoch, n.book.Ended(s.now, from, f, epoch), higher)
 		}
 		p.copy.Delete(h)
 		p.has.set(i, 0, 0)

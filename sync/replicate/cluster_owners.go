@@ -175,7 +175,7 @@ func (c *cluster) withdrawn(f *ctnetlink.Flow, owned bool) {
 // endsFlow reports whether the end of f, which a peer has announced with this epoch, is the
 // flow's: only its owner ends a flow.
 func (c *cluster) endsFlow(p *peerCopy, f *ctnetlink.Flow, epoch uint32) bool {
-	return c == nil || c.book == nil || c.book.Ended(p.node, f, epoch)
+	return c == nil || c.book == nil || c.book.Ended(c.sched.Now(), p.node, f, epoch)
 }
 
 // goneFlow notes that a peer no longer announces f, which it announced with this epoch, and has not

@@ -296,7 +296,7 @@ func TestMarksAreNotSent(t *testing.T) {
 	w.bothProven("before")
 	// fw1 claims the flow and ends it before the claim is sent, and then has another one with the same tuple.
 	h := b.internal.Flows.Find(&f)
-	if !b.cluster.book.Ended(1, &f, 1) {
+	if !b.cluster.book.Ended(w.now, 1, &f, 1) {
 		t.Error("the owner's end does not count")
 	}
 	own, _ := a.internal.Flows.Replace(&f, w.now)
