@@ -165,6 +165,9 @@ func (r rank) outranks(other rank) bool {
 func (b *Book) rival(f *ctnetlink.Flow) (best rank, entry cache.Handle, top uint32, there bool) {
 	for _, n := range b.copies {
 		t := b.peers[n].copy
+		if t.Len() == 0 {
+			continue // a backup announces nothing
+		}
 		h := t.Find(f)
 		if h == 0 {
 			continue
