@@ -34,6 +34,7 @@ type runner interface {
 	control.Node
 	Reconfigure(context.Context, *conf.Config) error
 	Run(context.Context) error
+	InjectorPorts() []uint32
 }
 
 // opener creates a node and opens everything that its configuration requires.

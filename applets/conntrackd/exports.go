@@ -58,6 +58,7 @@ func exportOptions(d *daemon, clause *conf.Export) export.Options {
 		TemplateRefresh: clause.TemplateRefresh,
 		ActiveTimeout:   clause.ActiveTimeout,
 		QueueLimit:      int(clause.QueueLimit),
+		Injectors:       d.node.InjectorPorts(),
 		OpenFile:        logging.OpenAppend,
 		Log:             d.log,
 		Choice: export.Choice{

@@ -20,6 +20,9 @@ type Options struct {
 	TemplateRefresh time.Duration // IPFIX over UDP: how often templates are sent
 	ActiveTimeout   time.Duration // how often a flow that goes on is recorded; 0 for never
 	QueueLimit      int           // records that wait for the destination
+	// Injectors are the netlink ports of the sockets that bring other nodes' flows into the kernel. Such a
+	// flow is recorded when packets have passed it here.
+	Injectors []uint32
 
 	// OpenFile opens a file for appending and creates it if necessary. Writing to it must
 	// not block for longer than its deadline, except on a disk.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"slices"
 	"time"
 
 	"ctbox/conf"
@@ -85,14 +86,51 @@ func (e *Exporter) open() (*source, error) {
 	s.flows = cache.NewFlows(cache.Config{Limit: int(e.general.HashLimit), Buckets: int(e.general.HashSize)})
 	s.sched = sched.New(func() { e.out.flowsNow.Store(int64(s.flows.Len())) }, func(what string, err error) { log.Error(what + ": " + err.Error()) })
 	side := cache.Side{Flows: s.flows}
-	s.follower = follow.New(s.sched, log, follow.Config{General: &e.general, Cache: side, Announcer: follow.Local{Cache: side}, Recorder: s,
-		LifeOnly: lifeOnly(&e.general.Filter)})
+	config := follow.Config{General: &e.general, Cache: side, Announcer: follow.Local{Cache: side}, Recorder: s,
+		LifeOnly: lifeOnly(&e.general.Filter)}
+	if len(e.options.Injectors) > 0 {
+		config.Skip = func(f *ctnetlink.Flow) bool { return passing(f) == passedNever }
+	}
+	s.follower = follow.New(s.sched, log, config)
+	for _, port := range e.options.Injectors {
+		s.follower.Ignore(port)
+	}
 	s.interim = s.sched.NewTimer(s.recordInterim)
 	if err := s.follower.Open(); err != nil {
 		s.follower.Close()
 		return nil, err
 	}
 	return s, nil
+}
+
+// passage is whether packets have passed a flow in this kernel.
+type passage uint8
+
+const (
+	passedUnknown passage = iota // net.netfilter.nf_conntrack_acct was off when the flow began
+	passedNever
+	passed
+)
+
+func passing(f *ctnetlink.Flow) passage {
+	switch {
+	case f.Has&(ctnetlink.HasCountersOrig|ctnetlink.HasCountersReply) == 0:
+		return passedUnknown
+	case f.CountersOrig.Packets == 0 && f.CountersReply.Packets == 0:
+		return passedNever
+	}
+	return passed
+}
+
+// isOthers reports whether the end of a flow, which was not known, is that of another node's flow that was brought
+// into this kernel and that no packet has passed, as far as the kernel says.
+func (s *source) isOthers(f *ctnetlink.Flow, portID uint32) bool {
+	injectors := s.exporter.options.Injectors
+	if len(injectors) == 0 {
+		return false
+	}
+	p := passing(f)
+	return p == passedNever || p == passedUnknown && slices.Contains(injectors, portID)
 }
 
 // lifeOnly reports whether a flow that passes the filter when it begins passes it until it ends.
@@ -179,7 +217,7 @@ func (s *source) FlowEnded(f *ctnetlink.Flow, c follow.Cause, known bool) {
 	switch {
 	case !c.Event:
 		s.remember(key)
-	case !known && (s.remembers(key) || !s.follower.Filter().Passes(f, false)):
+	case !known && (s.isOthers(f, c.PortID) || s.remembers(key) || !s.follower.Filter().Passes(f, false)):
 		return // the filter passes the end of each flow, since one that passed may have changed
 	case !known:
 		s.out.observed.Add(1)

@@ -202,7 +202,7 @@ func (fo *Follower) flowEvent(m *nl.Message, at time.Time) {
 	if m.PortID == 0 {
 		from = foreign
 	}
-	if from == ownInjector {
+	if from == ownInjector && (fo.recorder == nil || !ctnetlink.IsDelete(m)) {
 		return
 	}
 	if err := f.Decode(m.Attrs); err != nil {

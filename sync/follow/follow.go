@@ -286,7 +286,8 @@ func (fo *Follower) Close() {
 // follows them, and they are not announced.
 func (fo *Follower) Own(portID uint32) { fo.own[portID] = ownChange }
 
-// Ignore names a socket whose changes of the kernel's tables are not followed.
+// Ignore names a socket whose changes of the kernel's tables are not followed. A Recorder gets the
+// ends all the same: packets may have passed such a flow.
 func (fo *Follower) Ignore(portID uint32) { fo.own[portID] = ownInjector }
 
 // CommitBegan and CommitEnded enclose a commit, whose events come faster than any others.

@@ -3,6 +3,7 @@ package interop
 import (
 	"fmt"
 	"net"
+	"os"
 	"strings"
 	"testing"
 
@@ -145,5 +146,82 @@ func TestHotStandbyStartsAgainAndStepsDown(t *testing.T) {
 	netnstest.Eventually(t, patience, "what the new primary ends is gone", has(p.a, 1003, 1004))
 	if got := p.b.kernel.ports(); len(got) != 2 {
 		t.Errorf("the new primary has %v", got)
+	}
+}
+
+// A hot standby's exporter does not record the flows that are only kept in its kernel, neither their begin nor
+// their end there. What packets have passed since a takeover it does.
+func TestHotStandbyRecordsWhatPasses(t *testing.T) {
+	t.Parallel()
+	g := newGateways(t, 1, hiding+"\n"+strict, standby)
+	for i, n := range g.nodes {
+		n.ns.Sysctl("net.netfilter.nf_conntrack_acct", "1")
+		n.daemon.stop()
+		n.daemon.configure(g.clause(i, standby), "}\nExport json {\n\tFile "+n.daemon.path("flows")+"\n\tRecords flow")
+		n.daemon.start()
+	}
+	records := func(number int, event string, port uint16) int {
+		text, err := os.ReadFile(g.nodes[number].daemon.path("flows"))
+		if err != nil && !os.IsNotExist(err) {
+			t.Fatal(err)
+		}
+		got := 0
+		for line := range strings.Lines(string(text)) {
+			original, _, _ := strings.Cut(line, `"reply"`)
+			_, to, _ := strings.Cut(original, `"dport":`)
+			if strings.Contains(original, `"event":"`+event+`"`) && strings.HasPrefix(strings.ReplaceAll(to, "}", ","), fmt.Sprintf("%d,", port)) {
+				got++
+			}
+		}
+		return got
+	}
+	defer func() {
+		if t.Failed() {
+			for _, n := range g.nodes {
+				text, err := os.ReadFile(n.daemon.path("flows"))
+				t.Logf("%s, %v:\n%s\n%s", n.name, err, text, n.daemon.log())
+			}
+		}
+	}()
+	recorded := func(number int, event string, port uint16) {
+		t.Helper()
+		netnstest.Eventually(t, patience, fmt.Sprintf("%s has recorded %s of a flow to port %d", g.nodes[number].name, event, port), func() bool {
+			return records(number, event, port) == 1
+		})
+	}
+	s := passtest.DialFTP(t, g.Clients[0], g.Server, passtest.Client4, passtest.Server4)
+	data, gone := s.Offer().Connect(), s.Offer().Connect()
+	port := func(c *passtest.Conn) uint16 { return uint16(c.Client.RemoteAddr().(*net.TCPAddr).Port) }
+	g.kernelHas(1, 21, 1, "before the takeover")
+	g.kernelHas(1, port(data), 1, "before the takeover")
+	g.kernelHas(1, port(gone), 1, "before the takeover")
+	end := func(number int, port uint16) {
+		for _, f := range g.nodes[number].kernel.flows() {
+			if f.Orig.DstPort == port {
+				g.nodes[number].kernel.removeExactly(&f)
+			}
+		}
+	}
+	end(0, port(gone))
+	g.kernelHas(1, port(gone), 0, "after an end")
+	recorded(0, "new", port(data))
+	recorded(0, "new", port(gone))
+	recorded(0, "destroy", port(gone))
+	// What the backup records after all that says that it has seen it.
+	marker := g.nodes[1].flow(1)
+	marker.Orig.DstPort, marker.Reply.SrcPort = 81, 81
+	g.nodes[1].kernel.create(&marker)
+	recorded(1, "new", 81)
+
+	g.nodes[0].daemon.kill()
+	g.Through(1)
+	g.nodes[1].daemon.commit()
+	data.Pass("after the takeover")
+	end(1, port(data))
+	recorded(1, "destroy", port(data))
+	for _, event := range []string{"new", "destroy"} {
+		if n := records(1, event, port(gone)) + records(1, event, 21); n > 0 {
+			t.Errorf("the backup has recorded %d times %s of flows that did not pass it", n, event)
+		}
 	}
 }

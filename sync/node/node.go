@@ -212,6 +212,18 @@ func (n *Node) openKernel() (err error) {
 // and an error when the node can't go on.
 func (n *Node) Run(ctx context.Context) error { return n.sched.Run(ctx, n.begin, n.close) }
 
+// InjectorPorts returns the netlink ports of the sockets that bring the peers' flows into this kernel as
+// they are announced (HotStandby, DisableExternalCache). It does not need the lock.
+func (n *Node) InjectorPorts() (ports []uint32) {
+	if n.injector != nil {
+		ports = append(ports, n.injector.PortID())
+	}
+	if n.standby != nil {
+		ports = append(ports, n.standby.PortID())
+	}
+	return ports
+}
+
 // begin starts what runs beside the loop, and the first reading of the kernel's tables.
 func (n *Node) begin() {
 	if n.injector != nil {
