@@ -137,6 +137,7 @@ func TestHotStandbyStartsAgainAndStepsDown(t *testing.T) {
 	end(p.a, 1001)
 	netnstest.Eventually(t, patience, "what has ended is gone", has(p.b, 1002, 1003, 1004))
 
+	p.b.daemon.client("-c", "--mark", "1") // none of them; it reads the kernel's table in the background
 	p.b.daemon.client("-c")
 	p.a.daemon.client("-t")
 	netnstest.Eventually(t, patience, "the new primary owns the flows", inCache(p.b, 3))

@@ -40,6 +40,7 @@ func (n *Node) openStandby(s *conf.Sync, c *replicate.Config) (err error) {
 type takeover struct {
 	from  commit.Selection
 	ended chan struct{} // closed at the end
+	next  []func()      // what later commits have left to do
 }
 
 // takeOver is a commit with HotStandby. The kernel has the peers' flows, so ended is called at once. In the
@@ -60,11 +61,17 @@ func (n *Node) takeOver(asked, tables cache.Tables, from commit.Selection, ended
 	n.replicator.Committed()
 	n.decide()
 	ended(result, nil)
-	if n.takeover != nil {
-		done()
-		return nil
+	n.bringTheRest(asked, tables, from, done)
+	return nil
+}
+
+// bringTheRest does what takeOver leaves to the background, after the takeovers before it.
+func (n *Node) bringTheRest(asked, tables cache.Tables, from commit.Selection, done func()) {
+	if t := n.takeover; t != nil {
+		t.next = append(t.next, func() { n.bringTheRest(asked, tables, from, done) })
+		return
 	}
-	t := &takeover{from, make(chan struct{})}
+	t := &takeover{from: from, ended: make(chan struct{})}
 	n.takeover = t
 	end := func() {
 		n.takeover = nil
@@ -73,6 +80,9 @@ func (n *Node) takeOver(asked, tables cache.Tables, from commit.Selection, ended
 			n.replicator.Bulk()
 		}
 		done()
+		for _, next := range t.next {
+			next()
+		}
 	}
 	n.after(asked, tables&cache.ExpectTable, from, func() {
 		n.follower.Refill(cache.FlowTable, func(err error) {
@@ -87,7 +97,6 @@ func (n *Node) takeOver(asked, tables cache.Tables, from commit.Selection, ended
 			n.after(cache.FlowTable, cache.FlowTable, missing, end)
 		})
 	})
-	return nil
 }
 
 // after commits, if tables has any, and then calls do.
@@ -105,7 +114,7 @@ func (n *Node) awaitTakeover(ctx context.Context) error {
 	}
 	select {
 	case <-t.ended:
-		return nil
+		return n.awaitTakeover(ctx) // another one may follow
 	case <-ctx.Done():
 		return context.Cause(ctx)
 	case <-n.sched.Stopped():
