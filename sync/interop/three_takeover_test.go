@@ -47,6 +47,7 @@ func TestTakeoverOfThree(t *testing.T) {
 	c := newCluster(t, 3)
 	random := rand.New(rand.NewPCG(3, 6))
 	at := homes{}
+	c.limit = fmt.Sprintf("HashLimit %d\n\tNetlinkBufferSize 33554432\n\tNetlinkBufferSizeMaxGrowth 134217728", 8**clusterFlows)
 	c.start(c.nodes...) // first, or the kernels make no events for the ends of these flows
 	for i, n := range c.nodes {
 		l := newLoad(n, uint64(i), 3**clusterRate, *clusterFlows)
@@ -60,9 +61,7 @@ func TestTakeoverOfThree(t *testing.T) {
 	missing, stale, foreign := 0, 0, 0
 	for kill := range *clusterKills {
 		c.inSync(fmt.Sprintf("before death %d", kill+1), c.nodes...)
-		if !*clusterExact {
-			c.spread(at, fmt.Sprintf("before death %d", kill+1))
-		}
+		c.spread(at, fmt.Sprintf("before death %d", kill+1))
 		order := random.Perm(3)
 		if len(at.of(c.nodes[order[0]])) == 0 {
 			order[0], order[1] = order[1], order[0]

@@ -19,6 +19,7 @@ type cluster struct {
 	key   string
 
 	mode  string        // options of the mode
+	limit string        // of flows, if it is not that of newDaemon
 	role  string        // options of the Cluster
 	steps int           // of begin
 	last  map[*node]int // the last step that has made flows of a node, which are there
@@ -73,7 +74,7 @@ func (c *cluster) configure(nodes ...*node) {
 		if n.daemon == nil {
 			n.daemon = newDaemon(c.t, n.ns, ours, "", "")
 		}
-		n.daemon.configure(c.clause(n, nodes...), "")
+		n.daemon.configure(c.clause(n, nodes...), c.limit)
 	}
 }
 
