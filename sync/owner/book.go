@@ -108,6 +108,7 @@ type Book struct {
 // take is a takeover: the flows of nodes that a selector matches.
 type take struct {
 	number uint32
+	began  time.Duration
 	nodes  Nodes
 	flows  Selector
 }
@@ -216,7 +217,7 @@ func (b *Book) Stored(now time.Duration, h cache.Handle, f *ctnetlink.Flow, why 
 		}
 		b.raise(h, epoch&^cache.EpochMark)
 	}
-	takes := best.node != 0 && b.isTaken(best.node, entry, f)
+	takes := best.node != 0 && b.isTaken(0, best.node, entry, f)
 	switch {
 	case best.node == 0:
 		b.outrank(h, f, top, there)
@@ -416,11 +417,12 @@ func (b *Book) Mine(h cache.Handle, f *ctnetlink.Flow) bool {
 
 // Take begins a takeover and returns its number: until EndTake this node claims the flows of
 // these nodes that the selector matches, when they are stored in the internal cache or
-// ClaimTaken finds them there. The takeovers before it last until they end.
-func (b *Book) Take(nodes Nodes, s Selector) (number uint32) {
+// ClaimTaken finds them there. The takeovers before it last until they end. What a node that lives
+// and is primary announces later than now is not taken: it has taken flows back, or has new ones.
+func (b *Book) Take(now time.Duration, nodes Nodes, s Selector) (number uint32) {
 	b.lastTaken++
 	s.Node = 0 // nodes says it
-	b.takes = append(b.takes, take{b.lastTaken, nodes, s})
+	b.takes = append(b.takes, take{b.lastTaken, now, nodes, s})
 	return b.lastTaken
 }
 
@@ -441,27 +443,34 @@ func (b *Book) Taking() (some, all Nodes) {
 	return some, all
 }
 
-// isTaken reports whether f, which a node owns by its entry, is taken.
-func (b *Book) isTaken(node uint8, entry cache.Handle, f *ctnetlink.Flow) bool {
-	if len(b.takes) == 0 || b.peers[node].copy.Epoch(entry)&over != 0 {
+// isTaken reports whether f, which a node owns by its entry, is taken by the takeover with this
+// number; 0 for any.
+func (b *Book) isTaken(number uint32, node uint8, entry cache.Handle, f *ctnetlink.Flow) bool {
+	p := &b.peers[node]
+	if len(b.takes) == 0 || p.copy.Epoch(entry)&over != 0 {
 		return false
 	}
+	began := time.Duration(0)
+	if p.living && p.primary {
+		began, _, _ = p.copy.Times(entry)
+	}
 	for i := range b.takes {
-		if t := &b.takes[i]; t.nodes.Has(node) && t.flows.Matches(f) {
+		if t := &b.takes[i]; (number == 0 || t.number == number) && began <= t.began && t.nodes.Has(node) && t.flows.Matches(f) {
 			return true
 		}
 	}
 	return false
 }
 
-// ClaimTaken claims those of a peer's entries that are taken and that the internal cache has.
-func (b *Book) ClaimTaken(node uint8, entries []cache.Handle) {
+// ClaimTaken claims those of a peer's entries that the takeover with this number takes and that the
+// internal cache has.
+func (b *Book) ClaimTaken(number uint32, node uint8, entries []cache.Handle) {
 	t := b.peers[node].copy
 	if t == nil {
 		return
 	}
 	for _, entry := range entries {
-		if !t.Load(entry, &b.flow) || !b.isTaken(node, entry, &b.flow) || !b.Wins(node, entry, &b.flow) {
+		if !t.Load(entry, &b.flow) || !b.isTaken(number, node, entry, &b.flow) || !b.Wins(node, entry, &b.flow) {
 			continue
 		}
 		if h := b.own.Find(&b.flow); h != 0 {

@@ -181,10 +181,10 @@ func TestTake(t *testing.T) {
 	x.hear(0, 1, 3)
 	x.store(0, Silent)
 	x.want(1, 3)
-	x.Take(NodesOf(3), Selector{})
+	x.Take(0, NodesOf(3), Selector{})
 	x.store(0, Silent)
 	x.want(1, 3)
-	x.Take(NodesOf(1), Selector{})
+	x.Take(0, NodesOf(1), Selector{})
 	x.store(0, Silent)
 	x.want(2, 4)
 	x.SetPeer(1, false, true)
@@ -198,15 +198,39 @@ func TestClaimTaken(t *testing.T) {
 	x.store(0, Silent)
 	x.hear(0, 1, 0)
 	entry := x.peers[1].copy.Find(&flowtest.Flows(1)[0])
-	x.ClaimTaken(1, []cache.Handle{entry})
+	x.ClaimTaken(0, 1, []cache.Handle{entry})
 	x.want(1, 0)
-	x.Take(NodesOf(1), Selector{})
-	x.ClaimTaken(1, []cache.Handle{entry})
+	number := x.Take(0, NodesOf(1), Selector{})
+	x.ClaimTaken(number+1, 1, []cache.Handle{entry})
+	x.want(1, 0)
+	x.ClaimTaken(number, 1, []cache.Handle{entry})
 	x.want(2, 1)
 	x.EndTake(1)
 	if some, all := x.Taking(); x.claimed != 1 || some != 0 || all != 0 {
 		t.Error(x.claimed, some, all)
 	}
+}
+
+// A takeover that lasts does not claim again what a living primary has taken back.
+func TestTakenBack(t *testing.T) {
+	x := newTable(t)
+	x.hear(0, 1, 3)
+	number := x.Take(0, NodesOf(1), Selector{})
+	x.store(0, Silent)
+	x.want(2, 4)
+	back := func(now time.Duration) []cache.Handle {
+		f, flows := &flowtest.Flows(1)[0], x.peers[1].copy
+		flows.Delete(flows.Find(f))
+		x.hear(now, 1, 5)
+		return []cache.Handle{flows.Find(f)}
+	}
+	entries := back(2 * time.Second)
+	x.store(2*time.Second, Silent)
+	x.ClaimTaken(number, 1, entries)
+	x.want(1, 5)
+	x.SetPeer(1, true, false) // it steps down, and what it has announced late is taken
+	x.ClaimTaken(number, 1, entries)
+	x.want(2, 6)
 }
 
 func TestEqualEpochs(t *testing.T) {
@@ -246,8 +270,8 @@ func TestQuestion(t *testing.T) {
 func TestTakeoversLastTogether(t *testing.T) {
 	x := newTable(t)
 	x.hear(0, 1, 3)
-	first := x.Take(NodesOf(1), Selector{Node: 1})
-	second := x.Take(NodesOf(3), Selector{HasMark: true, Mark: 1, Mask: 1})
+	first := x.Take(0, NodesOf(1), Selector{Node: 1})
+	second := x.Take(0, NodesOf(3), Selector{HasMark: true, Mark: 1, Mask: 1})
 	if some, all := x.Taking(); some != NodesOf(1, 3) || all != NodesOf(1) {
 		t.Errorf("some flows of %b and all of %b are taken", some, all)
 	}
@@ -321,7 +345,7 @@ func TestEndHidesWhatTheDeadAnnounce(t *testing.T) {
 	if x.Wins(1, entry, f) {
 		t.Error("what has ended is shown")
 	}
-	x.Take(NodesOf(1), Selector{})
+	x.Take(0, NodesOf(1), Selector{})
 	x.store(0, Silent)
 	x.want(1, 0)
 	if x.claimed != 0 {

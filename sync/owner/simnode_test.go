@@ -644,7 +644,7 @@ func (n *simNode) take(nodes Nodes) {
 	}
 	n.taken, n.takenTil = nodes, n.s.now+10*time.Second
 	t := &n.taking
-	t.number = n.book.Take(nodes, Selector{})
+	t.number = n.book.Take(n.s.now, nodes, Selector{})
 	t.running, t.nodes, t.entries, t.next = true, nodes, t.entries[:0], 0
 	for other, p := range &n.peers {
 		if p == nil || !nodes.Has(uint8(other)) {
@@ -673,7 +673,7 @@ func (n *simNode) takeSome() {
 		}
 		e := t.entries[t.next]
 		t.next++
-		if p := n.peers[e.node]; !p.copy.Load(e.entry, f) || !n.book.isTaken(e.node, e.entry, f) || !n.book.Wins(e.node, e.entry, f) {
+		if p := n.peers[e.node]; !p.copy.Load(e.entry, f) || !n.book.isTaken(t.number, e.node, e.entry, f) || !n.book.Wins(e.node, e.entry, f) {
 			continue
 		}
 		i := int(f.Orig.SrcPort)
@@ -682,7 +682,7 @@ func (n *simNode) takeSome() {
 		}
 		n.s.figures.Taken++
 		if k := &n.kernel[i]; k.there {
-			n.book.ClaimTaken(e.node, []cache.Handle{e.entry})
+			n.book.ClaimTaken(t.number, e.node, []cache.Handle{e.entry})
 		} else {
 			*k = kernelFlow{there: true, id: n.s.newID(), version: f.Mark}
 			n.event(i, true, Silent)

@@ -595,6 +595,19 @@ func (m *Stream) Claim(o Object) {
 // Backlog returns how many objects wait in the background: claims, and a part of a bulk.
 func (m *Stream) Backlog() int { return m.background.len }
 
+// DropClaims takes back claims that were not sent: the node leaves the flows to their owners.
+func (m *Stream) DropClaims() {
+	for i := m.background.head; i != none; {
+		e := m.at(i)
+		next := e.next
+		if !i.isControl() && !e.inBulk && !e.held && !e.dead {
+			m.remove(i, e)
+			e.silent = true
+		}
+		i = next
+	}
+}
+
 // Announces reports whether o is announced by this node: the peers hold it, or will by what is
 // queued, or it waits. An object that has ended or is withdrawn is not.
 func (m *Stream) Announces(o Object) bool {

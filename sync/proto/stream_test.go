@@ -464,6 +464,13 @@ func TestStreamClaim(t *testing.T) {
 	a.m.Claim(object(4))
 	a.end(4)
 	a.says("106 f2, 107 f4")
+
+	a.flows[5] = 50
+	a.m.Claim(object(5))
+	a.m.DropClaims()
+	announces(5, false)
+	a.is("overlooked", a.m.Overlooked(object(5)), false)
+	a.says("")
 }
 
 // Claims are pending at once, also after a bulk: what has nothing pending does not send.

@@ -29,6 +29,9 @@ func (c *cluster) setFlags(inSync, promotable, primary bool) {
 	}
 	if (before^c.flags)&flagPrimary != 0 {
 		c.look = c.sched.Now()
+		if before&flagPrimary != 0 {
+			c.stepDown()
+		}
 		if c.speaks() {
 			c.announce(0) // the peers decide by it who owns a flow
 		}

@@ -174,7 +174,7 @@ func (r *Replicator) BeginTake(nodes owner.Nodes, s owner.Selector) (
 	wantsExpect func(node uint8, x *ctnetlink.Expect) bool,
 ) {
 	c, book := r.cluster, r.cluster.book // a reload may put another Book, or none, in its place
-	c.current = taking{book: book, number: book.Take(nodes, s)}
+	c.current = taking{book: book, number: book.Take(c.sched.Now(), nodes, s)}
 	return func(node uint8, entry cache.Handle, f *ctnetlink.Flow) bool {
 			return nodes.Has(node) && s.Matches(f) && book.Wins(node, entry, f)
 		}, func(node uint8, x *ctnetlink.Expect) bool {
@@ -208,13 +208,14 @@ func (r *Replicator) EndTake() {
 	c.current.endsAt = c.sched.Now() + takeLingers
 	c.current.latest = c.current.endsAt + claimsMost
 	c.lasting = append(c.lasting, c.current)
+	number := c.current.number
 	c.current = taking{}
-	c.claimTaken(func() {})
+	c.claimTaken(number, func() {})
 }
 
 // claimTaken walks in slices over the copies of the nodes that are taken, claims what the internal
-// cache has of their flows, and then calls ended.
-func (c *cluster) claimTaken(ended func()) {
+// cache has of the flows that the takeover with this number takes, and then calls ended.
+func (c *cluster) claimTaken(number uint32, ended func()) {
 	book, handles := c.book, make([]cache.Handle, sliceLen)
 	copies := append([]*peerCopy(nil), c.copies...)
 	var cur cache.Cursor
@@ -231,7 +232,7 @@ func (c *cluster) claimTaken(ended func()) {
 		if some, _ := book.Taking(); some.Has(p.node) {
 			var got int
 			got, more = p.Flows.Next(&cur, handles)
-			book.ClaimTaken(p.node, handles[:got])
+			book.ClaimTaken(number, p.node, handles[:got])
 		}
 		if !more {
 			copies, cur = copies[1:], cache.Cursor{}
@@ -249,7 +250,19 @@ func (c *cluster) tickTake(now time.Duration) {
 			return
 		}
 		c.lasting = c.lasting[1:]
-		c.claimTaken(func() { t.book.EndTake(t.number) })
+		c.claimTaken(t.number, func() { t.book.EndTake(t.number) })
+	}
+}
+
+// stepDown ends the takeovers that last, and takes back the claims that have not been sent: the
+// next primary takes these flows, and must not lose them again to this node.
+func (c *cluster) stepDown() {
+	for _, t := range c.lasting {
+		t.book.EndTake(t.number)
+	}
+	c.lasting = nil
+	if c.book != nil && c.stream != nil {
+		c.stream.DropClaims()
 	}
 }
 
