@@ -339,6 +339,12 @@ func TestTakeBack(t *testing.T) {
 	}
 	back(b)
 	owns("b has taken them back", flows, flows, flows)
+	for range 5 { // while the takeovers before it last
+		a.daemon.client("-c", "--owner", "b")
+		owns("a has taken b's flows again", 2*flows, 0, flows)
+		back(b)
+		owns("b has taken them back again", flows, flows, flows)
+	}
 	c.replicated("b has taken them back", c.nodes...)
 	if missing := difference(b.kernel.entries(), about(a.kernel.entries(), b.side)); missing != "" {
 		t.Errorf("a's kernel against b's:\n%s", missing)
