@@ -44,9 +44,9 @@ type cluster struct {
 	due     time.Duration // when the session has to be ticked
 	offers  time.Duration // when the offer is due
 	look    time.Duration // when to look at the peers
-	// primariesSaid is how many nodes were primary at the last look.
-	primariesSaid int
-	sayNext       time.Duration  // when the log may say next that there are several
+	// primariesSeen is how many nodes were primary at the last look.
+	primariesSeen int
+	logNext       time.Duration  // when the log may say next that there are several
 	lacking       time.Duration  // when there were last no copies
 	lacks         bool           // awaitsCopies waits since then
 	known         ctnetlink.Flow // reused

@@ -232,11 +232,11 @@ const primariesPeriod = time.Hour
 func (c *cluster) lookAtPeers(now time.Duration) {
 	c.look = now + lookPeriod
 	primaries := c.primaries()
-	if primaries > 1 && c.primariesSaid < 2 && (now >= c.sayNext || !c.several()) {
-		c.sayNext = now + primariesPeriod
-		c.sayPrimaries(primaries)
+	if primaries > 1 && c.primariesSeen < 2 && (now >= c.logNext || !c.several()) {
+		c.logNext = now + primariesPeriod
+		c.logPrimaries(primaries)
 	}
-	c.primariesSaid = primaries
+	c.primariesSeen = primaries
 	if c.book == nil {
 		return
 	}
@@ -271,8 +271,8 @@ func (c *cluster) living() (nodes owner.Nodes) {
 	return nodes
 }
 
-// sayPrimaries logs that more than one node is primary.
-func (c *cluster) sayPrimaries(n int) {
+// logPrimaries logs that more than one node is primary.
+func (c *cluster) logPrimaries(n int) {
 	text := fmt.Sprintf("%d nodes say that they are primary", n)
 	if c.several() {
 		c.log.Notice(text)

@@ -105,12 +105,12 @@ func (c *cluster) tickQuestion(now time.Duration) {
 		}
 		c.answer(q.Nodes(), q.Kept())
 	case q.Due(now):
-		c.say(&wire.StreamMessage{Type: wire.Take, Question: q.Number(), Nodes: uint16(q.Nodes())})
+		c.sendUnnumbered(&wire.StreamMessage{Type: wire.Take, Question: q.Number(), Nodes: uint16(q.Nodes())})
 	}
 }
 
-// say has a message sent that has no number.
-func (c *cluster) say(m *wire.StreamMessage) {
+// sendUnnumbered sends a message that has no number with the next payload.
+func (c *cluster) sendUnnumbered(m *wire.StreamMessage) {
 	c.digests.packed = true
 	c.payload.SetCapacity(c.payloadCapacity())
 	c.payload.Message(m)
@@ -133,7 +133,7 @@ func (c *cluster) takeQuestion(m *member, msg *wire.StreamMessage) {
 		answer.Nodes |= uint16(all & nodes)
 		answer.Flags = wire.MineOwn
 	}
-	c.say(&answer)
+	c.sendUnnumbered(&answer)
 }
 
 // taking returns the nodes of whose flows this node takes some now, and those of which it takes all.
