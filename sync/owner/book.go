@@ -301,6 +301,13 @@ func (b *Book) Ended(now time.Duration, node uint8, f *ctnetlink.Flow, epoch uin
 		return false
 	}
 	b.ends.add(f, by)
+	if mine.epoch == by.epoch && mine.node != 0 && b.peers[node].copy.Find(f) == 0 {
+		// The announcement that has ended never came here, and was not a claim of this node's. So
+		// it was of a former connection, and this node's announcement has to outrank the end.
+		b.raise(h, by.epoch)
+		b.do.Claimed(h)
+		return false
+	}
 	if mine.node != 0 {
 		b.do.Withdraw(h)
 	}

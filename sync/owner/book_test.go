@@ -211,6 +211,23 @@ func TestClaimTaken(t *testing.T) {
 	}
 }
 
+// The end of a former connection, whose announcement never came here, does not end this node's.
+func TestLateEndOfTheSameEpoch(t *testing.T) {
+	x := newTable(t)
+	x.store(0, ByKernel)
+	if x.end(1, 0) {
+		t.Error("the end of another connection counts")
+	}
+	x.want(2, 1)
+	x.hear(0, 1, 2)
+	x.store(time.Minute, ByKernel)
+	x.want(2, 3)
+	if !x.end(1, 4) || x.withdrawn != 2 {
+		t.Error("the end of a claim does not count")
+	}
+	x.want(0, 0)
+}
+
 // A takeover that lasts does not claim again what a living primary has taken back.
 func TestTakenBack(t *testing.T) {
 	x := newTable(t)

@@ -254,7 +254,13 @@ func (s *sim) finish() {
 // claims checks that packets make a node the owner of a flow that has stayed for long enough where
 // it is.
 func (s *sim) claims() {
-	s.run(s.now+moveLeast+time.Second, 0)
+	// A bulk that a node has asked for again replaces entries, whose age begins anew.
+	for end := s.now + 4*time.Minute; s.youngest() < moveLeast+time.Second; {
+		if s.run(s.now+time.Second, 0); s.now > end {
+			s.errorf("entries are replaced all the time")
+			return
+		}
+	}
 	for i := range s.flows {
 		s.home[i] = s.anyNode()
 		s.traffic(s.node(s.home[i]), i)
@@ -266,6 +272,29 @@ func (s *sim) claims() {
 		}
 		s.oneOwner(i)
 	}
+}
+
+// youngest returns the age of the youngest entry of all copies.
+func (s *sim) youngest() time.Duration {
+	age := time.Hour
+	var batch [64]cache.Handle
+	for _, n := range s.nodes {
+		for _, p := range &n.peers {
+			if p == nil {
+				continue
+			}
+			var at cache.Cursor
+			for more := true; more; {
+				var got int
+				got, more = p.copy.Next(&at, batch[:])
+				for _, h := range batch[:got] {
+					began, _, _ := p.copy.Times(h)
+					age = min(age, s.now-began)
+				}
+			}
+		}
+	}
+	return age
 }
 
 // same checks that a copy is what its model is and what the peer announces, entry by entry.
