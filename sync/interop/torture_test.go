@@ -484,6 +484,10 @@ func (a *arena) take() {
 		from := a.nodes[(i+1)%len(a.nodes)]
 		to.daemon.client("-c", "--owner", from.name)
 		a.compare(from, to)
+		// A selector takes what the node shows as another's: the claims have to be here.
+		netnstest.Eventually(a.t, patience, from.name+" shows its flows as owned by "+to.name, func() bool {
+			return difference(from.kernel.entries(), about(entriesOf(from.daemon.client("-e", "--owner", to.name)), from.side)) == ""
+		})
 		for _, net := range []string{from.net4 + "0/24", from.net6 + "/64"} {
 			from.daemon.client("-c", "--src", net)
 		}

@@ -108,7 +108,7 @@ type Book struct {
 // take is a takeover: the flows of nodes that a selector matches.
 type take struct {
 	number uint32
-	began  time.Duration
+	latest time.Duration // when an entry of a living primary has begun at the latest
 	nodes  Nodes
 	flows  Selector
 }
@@ -433,6 +433,17 @@ func (b *Book) Take(now time.Duration, nodes Nodes, s Selector) (number uint32) 
 	return b.lastTaken
 }
 
+// LetLast notes that everything which the takeover with this number takes was claimed, but for
+// what its events have not shown yet. When an entry has begun is known in whole seconds: from now on
+// one of the second of the takeover counts as one that its owner has taken back.
+func (b *Book) LetLast(number uint32) {
+	for i := range b.takes {
+		if t := &b.takes[i]; t.number == number {
+			t.latest = t.latest.Truncate(time.Second) - 1
+		}
+	}
+}
+
 // EndTake ends the takeover with this number.
 func (b *Book) EndTake(number uint32) {
 	b.takes = slices.DeleteFunc(b.takes, func(t take) bool { return t.number == number })
@@ -457,12 +468,10 @@ func (b *Book) isTaken(number uint32, node uint8, entry cache.Handle, f *ctnetli
 	if len(b.takes) == 0 || p.copy.Epoch(entry)&over != 0 {
 		return false
 	}
-	began := time.Duration(0)
-	if p.living && p.primary {
-		began, _, _ = p.copy.Times(entry)
-	}
+	rules := p.living && p.primary
+	began, _, _ := p.copy.Times(entry)
 	for i := range b.takes {
-		if t := &b.takes[i]; (number == 0 || t.number == number) && began <= t.began && t.nodes.Has(node) && t.flows.Matches(f) {
+		if t := &b.takes[i]; (number == 0 || t.number == number) && (!rules || began <= t.latest) && t.nodes.Has(node) && t.flows.Matches(f) {
 			return true
 		}
 	}

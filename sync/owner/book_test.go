@@ -245,6 +245,11 @@ func TestTakenBack(t *testing.T) {
 	x.store(2*time.Second, Silent)
 	x.ClaimTaken(number, 1, entries)
 	x.want(1, 5)
+	entries = back(0) // within the second of the takeover
+	x.LetLast(number)
+	x.store(0, Silent)
+	x.ClaimTaken(number, 1, entries)
+	x.want(1, 5)
 	x.SetPeer(1, true, false) // it steps down, and what it has announced late is taken
 	x.ClaimTaken(number, 1, entries)
 	x.want(2, 6)

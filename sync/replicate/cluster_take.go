@@ -210,7 +210,8 @@ func (r *Replicator) EndTake() {
 	c.lasting = append(c.lasting, c.current)
 	number := c.current.number
 	c.current = taking{}
-	c.claimTaken(number, func() {})
+	book := c.book
+	c.claimTaken(number, func() { book.LetLast(number) })
 }
 
 // claimTaken walks in slices over the copies of the nodes that are taken, claims what the internal
