@@ -25,6 +25,9 @@ package cache
 // even after the slot was reused for another object.
 type Handle uint64
 
+// Generation returns the generation of the object that h refers to; see the tables' Generation.
+func (h Handle) Generation() uint32 { return uint32(h >> 32) }
+
 func handle(slot, gen uint32) Handle { return Handle(uint64(gen)<<32 | uint64(slot)) }
 
 // State selects the message that announces an object at the moment of transmission:

@@ -150,6 +150,10 @@ func (o *objects) slot(h Handle) uint32 {
 
 func (o *objects) handle(slot uint32) Handle { return handle(slot, o.heads.at(slot).gen) }
 
+// Generation returns the generation of the object that was inserted last. Those of later ones are higher,
+// by serial number arithmetic.
+func (o *objects) Generation() uint32 { return o.gen }
+
 // State returns the state of h; ok is false if h is stale.
 func (o *objects) State(h Handle) (s State, ok bool) {
 	slot := o.slot(h)

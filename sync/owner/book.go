@@ -108,7 +108,7 @@ type Book struct {
 // take is a takeover: the flows of nodes that a selector matches.
 type take struct {
 	number uint32
-	latest time.Duration // when an entry of a living primary has begun at the latest
+	last   [MaxNode + 1]uint32 // generation of the last entry of each copy when it began
 	nodes  Nodes
 	flows  Selector
 }
@@ -223,10 +223,10 @@ func (b *Book) Stored(now time.Duration, h cache.Handle, f *ctnetlink.Flow, why 
 		b.outrank(h, f, top, there)
 		return why != Silent
 	case why == ByKernel && b.mayMove(now, best.node, entry), why != Silent && takes:
-		b.raise(h, top)
+		b.raise(h, max(top, b.ends.find(f).epoch))
 		return true
 	case takes:
-		b.raise(h, top)
+		b.raise(h, max(top, b.ends.find(f).epoch))
 		b.do.Claimed(h)
 	case why == ByKernel:
 		b.own.SetEpoch(h, b.own.Epoch(h)|waits)
@@ -241,7 +241,7 @@ func (b *Book) outrank(h cache.Handle, f *ctnetlink.Flow, top uint32, there bool
 	if there && top >= b.epoch(h) {
 		b.raise(h, top)
 	}
-	if last := b.ends.find(f); last.outranks(rank{b.epoch(h), b.self}) {
+	if last := b.ends.find(f); last.node != 0 && !(rank{b.epoch(h), b.self}).outranks(last) {
 		b.raise(h, last.epoch)
 	}
 }
@@ -303,9 +303,7 @@ func (b *Book) Ended(now time.Duration, node uint8, f *ctnetlink.Flow, epoch uin
 	b.ends.add(f, by)
 	if mine.epoch == by.epoch && mine.node != 0 && b.peers[node].copy.Find(f) == 0 {
 		// The announcement that has ended never came here, and was not a claim of this node's. So
-		// it was of a former connection, and this node's announcement has to outrank the end.
-		b.raise(h, by.epoch)
-		b.do.Claimed(h)
+		// it was of a former connection.
 		return false
 	}
 	if mine.node != 0 {
@@ -425,23 +423,16 @@ func (b *Book) Mine(h cache.Handle, f *ctnetlink.Flow) bool {
 // Take begins a takeover and returns its number: until EndTake this node claims the flows of
 // these nodes that the selector matches, when they are stored in the internal cache or
 // ClaimTaken finds them there. The takeovers before it last until they end. What a node that lives
-// and is primary announces later than now is not taken: it has taken flows back, or has new ones.
-func (b *Book) Take(now time.Duration, nodes Nodes, s Selector) (number uint32) {
+// and is primary announces later is not taken: it has taken flows back, or has new ones.
+func (b *Book) Take(nodes Nodes, s Selector) (number uint32) {
 	b.lastTaken++
 	s.Node = 0 // nodes says it
-	b.takes = append(b.takes, take{b.lastTaken, now, nodes, s})
-	return b.lastTaken
-}
-
-// LetLast notes that everything which the takeover with this number takes was claimed, but for
-// what its events have not shown yet. When an entry has begun is known in whole seconds: from now on
-// one of the second of the takeover counts as one that its owner has taken back.
-func (b *Book) LetLast(number uint32) {
-	for i := range b.takes {
-		if t := &b.takes[i]; t.number == number {
-			t.latest = t.latest.Truncate(time.Second) - 1
-		}
+	t := take{number: b.lastTaken, nodes: nodes, flows: s}
+	for _, n := range b.copies {
+		t.last[n] = b.peers[n].copy.Generation()
 	}
+	b.takes = append(b.takes, t)
+	return b.lastTaken
 }
 
 // EndTake ends the takeover with this number.
@@ -469,9 +460,8 @@ func (b *Book) isTaken(number uint32, node uint8, entry cache.Handle, f *ctnetli
 		return false
 	}
 	rules := p.living && p.primary
-	began, _, _ := p.copy.Times(entry)
 	for i := range b.takes {
-		if t := &b.takes[i]; (number == 0 || t.number == number) && (!rules || began <= t.latest) && t.nodes.Has(node) && t.flows.Matches(f) {
+		if t := &b.takes[i]; (number == 0 || t.number == number) && (!rules || int32(entry.Generation()-t.last[node]) <= 0) && t.nodes.Has(node) && t.flows.Matches(f) {
 			return true
 		}
 	}
@@ -491,7 +481,7 @@ func (b *Book) ClaimTaken(number uint32, node uint8, entries []cache.Handle) {
 		}
 		if h := b.own.Find(&b.flow); h != 0 {
 			_, _, top, _ := b.rival(&b.flow)
-			b.raise(h, top)
+			b.raise(h, max(top, b.ends.find(&b.flow).epoch))
 			b.do.Claimed(h)
 		}
 	}

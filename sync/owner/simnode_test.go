@@ -315,6 +315,9 @@ func (n *simNode) apply(from uint8, p *simPeer, m *wire.StreamMessage) {
 	} else {
 		var outcome cache.Outcome
 		if h, outcome = p.copy.Update(f, s.now); outcome == cache.Updated && n.book.Begins(from, h, epoch) {
+			if p.copy.Epoch(h)&^cache.EpochMark < epoch {
+				p.copy.Delete(h)
+			}
 			h, _ = p.copy.Replace(f, s.now)
 		}
 	}
@@ -644,7 +647,7 @@ func (n *simNode) take(nodes Nodes) {
 	}
 	n.taken, n.takenTil = nodes, n.s.now+10*time.Second
 	t := &n.taking
-	t.number = n.book.Take(n.s.now, nodes, Selector{})
+	t.number = n.book.Take(nodes, Selector{})
 	t.running, t.nodes, t.entries, t.next = true, nodes, t.entries[:0], 0
 	for other, p := range &n.peers {
 		if p == nil || !nodes.Has(uint8(other)) {

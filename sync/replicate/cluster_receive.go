@@ -178,6 +178,9 @@ func (c *cluster) applyObject(from *member, m *wire.StreamMessage) {
 	case wire.StreamFlowUpdate:
 		h, outcome := p.Flows.Update(&r.flow, now)
 		if outcome == cache.Updated && c.book != nil && c.book.Begins(from.number, h, epoch) {
+			if p.Flows.Epoch(h)&^cache.EpochMark < epoch {
+				p.Flows.Delete(h) // a claim is another entry: a takeover that began before leaves it alone
+			}
 			h, _ = p.Flows.Replace(&r.flow, now)
 		}
 		c.stored(from, h, epoch, wire.FlowUpdate)

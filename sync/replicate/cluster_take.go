@@ -14,8 +14,8 @@ import (
 
 // A takeover has three steps. A plain one asks the peers which of them keep their flows
 // (AskOwners). BeginTake names the flows that are taken; the caller brings them into the kernel,
-// and what the internal cache gets of them is claimed. EndTake claims what the internal cache had
-// before.
+// and what the internal cache gets of them is claimed, as its events come. EndTake lets a last walk
+// claim what the internal cache has had before, or has got without an event.
 
 // asking is what a node knows of takeovers.
 type asking struct {
@@ -174,7 +174,7 @@ func (r *Replicator) BeginTake(nodes owner.Nodes, s owner.Selector) (
 	wantsExpect func(node uint8, x *ctnetlink.Expect) bool,
 ) {
 	c, book := r.cluster, r.cluster.book // a reload may put another Book, or none, in its place
-	c.current = taking{book: book, number: book.Take(c.sched.Now(), nodes, s)}
+	c.current = taking{book: book, number: book.Take(nodes, s)}
 	return func(node uint8, entry cache.Handle, f *ctnetlink.Flow) bool {
 			return nodes.Has(node) && s.Matches(f) && book.Wins(node, entry, f)
 		}, func(node uint8, x *ctnetlink.Expect) bool {
@@ -208,10 +208,7 @@ func (r *Replicator) EndTake() {
 	c.current.endsAt = c.sched.Now() + takeLingers
 	c.current.latest = c.current.endsAt + claimsMost
 	c.lasting = append(c.lasting, c.current)
-	number := c.current.number
 	c.current = taking{}
-	book := c.book
-	c.claimTaken(number, func() { book.LetLast(number) })
 }
 
 // claimTaken walks in slices over the copies of the nodes that are taken, claims what the internal
