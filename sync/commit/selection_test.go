@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"ctbox/internal/netnstest"
 	"ctbox/nl"
 	"ctbox/nl/ctnetlink"
 	"ctbox/sync/cache"
@@ -47,7 +48,7 @@ func TestOrderOfCommit(t *testing.T) {
 	sources[1].Side.Flows.Put(&master, 0)
 	sources[0].Side.Expects.Put(&x, 0)
 
-	c := committing(t, cache.Side{})
+	c := committingIn(t, netnstest.New(t, "node"), cache.Side{})
 	s, err := ctnetlink.Subscribe(ctnetlink.EventOptions{NetNS: c.ns.FD(), Groups: ctnetlink.GroupFlowNew | ctnetlink.AllExpectEvents, Buffer: 8 << 20})
 	if err != nil {
 		t.Fatal(err)
