@@ -249,8 +249,8 @@ func (c *cluster) lookAtPeers(now time.Duration) {
 		}
 		living, primary := c.hears(m), m.flags&flagPrimary != 0
 		c.book.SetPeer(m.number, living, primary)
-		if c.keptAt[n] != 0 && !(living && primary) {
-			c.released(m, now)
+		if c.keptAt[n] != 0 {
+			c.lookAtRefusal(m, now, living, primary)
 		}
 	}
 }

@@ -23,7 +23,8 @@ type asking struct {
 	answer   func(take, kept owner.Nodes)
 	number   uint32
 	// keptAt is when each node last answered that it keeps its flows; 0 for never.
-	keptAt [owner.MaxNode + 1]time.Duration
+	keptAt   [owner.MaxNode + 1]time.Duration
+	keptLife [owner.MaxNode + 1]uint64 // the node's life then
 	// onRelease is called when a node that has kept its flows steps down soon after.
 	onRelease func(nodes owner.Nodes)
 	// onAsked is called before a peer's question is answered.
@@ -65,7 +66,7 @@ func (r *Replicator) AskOwners(answer func(take, kept owner.Nodes)) {
 }
 
 // OnRelease sets what is called, with the lock held, when nodes whose flows were refused to this one
-// have stepped down or died within seconds.
+// have stepped down within seconds.
 func (r *Replicator) OnRelease(f func(nodes owner.Nodes)) {
 	if r.cluster != nil {
 		r.cluster.onRelease = f
@@ -101,6 +102,9 @@ func (c *cluster) tickQuestion(now time.Duration) {
 		for n := range c.keptAt {
 			if q.Kept().Has(uint8(n)) {
 				c.keptAt[n] = max(now, 1)
+				if m := c.members[n]; m != nil {
+					c.keptLife[n] = m.lives
+				}
 			}
 		}
 		c.answer(q.Nodes(), q.Kept())
@@ -153,18 +157,17 @@ func (c *cluster) takeAnswer(m *member, msg *wire.StreamMessage) {
 	c.tickQuestion(c.sched.Now())
 }
 
-// released passes on that a node which has lately refused its flows gives them up.
-func (c *cluster) released(m *member, now time.Duration) {
-	if now-c.keptAt[m.number] > keptLasts+peerQuiet {
+// lookAtRefusal passes on that a node which has lately refused its flows has stepped down. A node
+// that has died or started anew meanwhile has not: another node may be taking its flows over.
+func (c *cluster) lookAtRefusal(m *member, now time.Duration, living, primary bool) {
+	switch {
+	case !living || m.lives != c.keptLife[m.number] || now-c.keptAt[m.number] > keptLasts:
 		c.keptAt[m.number] = 0
-		return
+	case !primary && c.onRelease != nil && c.flags&flagPrimary != 0: // this node's own role may come into force a moment later
+		c.keptAt[m.number] = 0
+		c.log.Notice(m.name + " gives up the flows that it kept: they are taken over now")
+		c.onRelease(owner.NodesOf(m.number))
 	}
-	if c.onRelease == nil || c.flags&flagPrimary == 0 {
-		return // this node's own role may come into force a moment later
-	}
-	c.keptAt[m.number] = 0
-	c.log.Notice(m.name + " gives up the flows that it kept: they are taken over now")
-	c.onRelease(owner.NodesOf(m.number))
 }
 
 // BeginTake begins a takeover of these nodes' flows. The functions that it returns say which
