@@ -84,7 +84,7 @@ func TestRefillAnnouncesEndedFlows(t *testing.T) {
 	a.silent(1001, 1002)
 	a.start(ours(t), a.configure("NetlinkOverrunResync Off", notrack("192.0.2.1", "192.0.2.2")))
 	b.start(ours(t), b.configure("", notrack("192.0.2.2", "192.0.2.1")))
-	netnstest.Eventually(t, soon, "b is told of both flows", func() bool {
+	netnstest.Eventually(t, soon, "b receives both flows", func() bool {
 		a.client("-B")
 		return strings.Count(b.client("-e"), "\n") == 2
 	})

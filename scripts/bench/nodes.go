@@ -1,7 +1,6 @@
 package main
 
 import (
-	"crypto/rand"
 	"errors"
 	"fmt"
 	"os"
@@ -9,8 +8,6 @@ import (
 	"path/filepath"
 	"strings"
 	"time"
-
-	"ctbox/sync/seal"
 )
 
 // sizes are the clusters that nodes compares.
@@ -22,12 +19,8 @@ func (b *bench) nodes() error {
 	if !b.wanted("nodes") {
 		return nil
 	}
-	key, err := seal.GenerateKey(rand.Reader)
+	file, err := b.writeKey()
 	if err != nil {
-		return err
-	}
-	file := filepath.Join(b.dir, "key")
-	if err := os.WriteFile(file, []byte(key), 0o600); err != nil {
 		return err
 	}
 	for _, flows := range b.replicated {

@@ -36,18 +36,24 @@ type way struct {
 	news, bulk   []usage
 }
 
+// writeKey writes the key file of a sealed Cluster and returns its path.
+func (b *bench) writeKey() (file string, err error) {
+	key, err := seal.GenerateKey(rand.Reader)
+	if err != nil {
+		return "", err
+	}
+	file = filepath.Join(b.dir, "key")
+	return file, os.WriteFile(file, []byte(key), 0o600)
+}
+
 // versions compares the versions of the protocol, each between two nodes of ours: with new flows, as
 // conntrackd does, and then with a bulk of all of them.
 func (b *bench) versions() error {
 	if !b.wanted("versions") {
 		return nil
 	}
-	key, err := seal.GenerateKey(rand.Reader)
+	file, err := b.writeKey()
 	if err != nil {
-		return err
-	}
-	file := filepath.Join(b.dir, "key")
-	if err := os.WriteFile(file, []byte(key), 0o600); err != nil {
 		return err
 	}
 	for _, n := range b.replicated {

@@ -67,7 +67,7 @@ func TestStandbyGetsWhatTheCopyGets(t *testing.T) {
 					a.rewrite(f)
 				case 2:
 					a.end(f)
-				case 3: // it leaves the cache, and nobody is told
+				case 3: // the entry leaves the cache without an announcement
 					if h := a.internal.Flows.Find(f); h != 0 {
 						a.Forget(h)
 						a.internal.Flows.Delete(h)
